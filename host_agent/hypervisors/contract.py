@@ -1,0 +1,125 @@
+"""What a hypervisor driver promises: the primitive acts on VMs that this host agent made.
+
+A driver carries out one act from a state in which it is legal (``host_agent.vm.TRANSITIONS``); refusing illegal verbs
+and letting repeated ones succeed is done once, above, in ``host_agent.inventory``. A driver never touches a VM that
+does not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find its VMs
+again lies in its directory. Every method is awaited on the agent's event loop and never blocks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from host_agent.vm import Verb, VmState
+
+
+class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """An image ready to boot: read-only files, verified against their SHA-256 by ``host_agent.images``."""
+
+    id: str
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str = ""
+
+
+class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to create. ``id`` is the principal's name (``vm-…``) and names everything that the driver makes."""
+
+    id: str
+    name: str
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+    #: None only for drivers whose capabilities say that they need no image.
+    image: ImageFiles | None
+    #: The one address that the guest may reach: the broker, through our relay.
+    broker_host: str
+    broker_port: int
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver can do at all; a verb outside ``verbs`` is refused with the driver's name and ``notes``."""
+
+    verbs: frozenset[Verb]
+    #: False: the guest shares the host's kernel, files and network, and we say so loudly.
+    isolates: bool
+    needs_image: bool
+    notes: str = ""
+
+
+class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a VM from outside; None where it does not run or the driver cannot tell."""
+
+    pid: int | None = None
+    #: ``kvm``, ``tcg``, ``none`` (a process) or ``memory`` (the fake).
+    accelerator: str | None = None
+    cpu_seconds: float | None = None
+    resident_bytes: int | None = None
+
+
+#: Called on the event loop with (VM id, new state) when a VM changes state without being asked.
+StateListener = Callable[[str, VmState], None]
+
+
+class Hypervisor(Protocol):
+    """A driver. Errors are ``host_agent.errors.HypervisorError`` and its children only."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def open(self, listener: StateListener) -> None:
+        """Find the VMs of an earlier run and attach to those that live.
+
+        Post-condition: ``list`` names every VM that bears our marker; half-made ones are removed. Idempotent.
+        """
+
+    async def close(self) -> None:
+        """Let go of every VM without changing its state. Idempotent."""
+
+    async def list(self) -> list[str]:
+        """Name the VMs that exist, in order of creation."""
+
+    async def state(self, vm: str) -> VmState:
+        """Say what state a VM is in now; ``absent`` if there is none, ``unknown`` if it cannot be asked."""
+
+    async def facts(self, vm: str) -> VmFacts:
+        """Say what is known of a VM from outside; empty for one that is absent."""
+
+    async def create(self, spec: VmSpec) -> None:
+        """Make a VM, powered off. After a failure nothing of it is left behind."""
+
+    async def start(self, vm: str, seed: bytes) -> None:
+        """Boot from poweredoff or aborted, or go on from saved, with ``seed`` as the newest word to the guest.
+
+        Post-condition: running. After a failure: the state it had before, with no process left.
+        """
+
+    async def stop(self, vm: str, timeout_s: float) -> None:
+        """Ask the guest to shut down and wait. Post-condition: poweredoff. Raises StopTimedOut, state unchanged."""
+
+    async def pause(self, vm: str) -> None:
+        """Freeze the VM. Post-condition: paused, its memory kept in RAM."""
+
+    async def resume(self, vm: str) -> None:
+        """Let a paused VM go on. Post-condition: running."""
+
+    async def reset(self, vm: str, seed: bytes) -> None:
+        """Reboot without asking the guest, which will find ``seed``. Post-condition: running."""
+
+    async def poweroff(self, vm: str) -> None:
+        """End the VM from whatever state. Post-condition: poweredoff and no process of it is left; a saved state is
+        kept. Succeeds when there is nothing to end."""
+
+    async def savestate(self, vm: str) -> None:
+        """Write memory to disk and end the VM. Post-condition: saved. After a failure: the state it had before."""
+
+    async def delete(self, vm: str) -> None:
+        """Remove every trace of a VM that does not run. Succeeds when it is already gone."""
+
+    async def offer_seed(self, vm: str, seed: bytes) -> None:
+        """Make ``seed`` what the guest finds from now on, by a medium that changes while the VM lives."""
