@@ -1,0 +1,203 @@
+"""A principal's connection to the broker: one that comes back.
+
+It reconnects with jitter for ever, starts its consumers again, and asks its address source for another credential when
+the login or a queue is refused. What is in flight when a link breaks fails with Disconnected: outcome unknown, publish
+again with the same id (``deliver`` does so). It never decides what a message means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from broker.address import Address
+from broker.backoff import backoff
+from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, NotDelivered, QueueGone, Unroutable
+from broker.link import Delivery, DeliveryHandler, Link, Properties, Subscription
+
+log = logging.getLogger(__name__)
+
+__all__ = ["AddressSource", "Connection", "Delivery", "DeliveryHandler", "Properties", "Subscription"]
+
+#: Asked for the address at first (False) and whenever the broker refused the last one (True).
+AddressSource = Callable[[bool], Awaitable[Address]]
+
+#: Messages that may be on their way unconfirmed.
+WINDOW = 1000
+
+
+class Connection:
+    """See the module. All methods belong to the loop that opened it."""
+
+    def __init__(self, source: Address | AddressSource, *, name: str, heartbeat_s: int = 10) -> None:
+        self._source = source
+        self._name = name
+        self._heartbeat_s = heartbeat_s
+        self._link: Link | None = None
+        self._subscriptions: list[Subscription] = []
+        self._direct: DeliveryHandler | None = None
+        self._up = asyncio.Event()
+        self._window = asyncio.Semaphore(WINDOW)
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+        self._opened: asyncio.Future[None] | None = None
+        #: Called each time a link is up and its consumers run; for hellos and for what must be said again.
+        self.on_up: list[Callable[[], None]] = []
+        #: Links made so far; above 1 means reconnects.
+        self.links = 0
+        #: Monotonic time since when the link is up; None while it is down.
+        self.up_since: float | None = None
+        self.last_error = ""
+
+    @property
+    def user(self) -> str:
+        """The principal as whom the last link logged in; empty before the first."""
+        return self._link.user if self._link else ""
+
+    @property
+    def is_up(self) -> bool:
+        """A link is open and its consumers run."""
+        return self._up.is_set()
+
+    async def __aenter__(self) -> Connection:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self, *, patience_s: float | None = None) -> None:
+        """Connect for the first time.
+
+        With ``patience_s`` None it waits for a broker that is down for as long as it takes; a refused login or queue
+        of a fixed address raises LoginRefused or QueueGone. Raises Disconnected when the patience is at its end.
+        """
+        self._opened = asyncio.get_running_loop().create_future()
+        self._runner = asyncio.create_task(self._run(), name=f"connection {self._name}")
+        try:
+            await asyncio.wait_for(asyncio.shield(self._opened), patience_s)
+        except TimeoutError as error:
+            await self.close()
+            raise Disconnected(f"no broker in {patience_s:.0f} s: {self.last_error}") from error
+        except BrokerError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop consumers and tasks, close the link. Idempotent."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        if self._link is not None:
+            await self._link.close()
+        self._mark_down()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def wait_up(self) -> None:
+        """Wait until a link is open and its consumers run."""
+        await self._up.wait()
+
+    async def publish(self, exchange: str, key: str, body: bytes, *, mandatory: bool = True, **properties: Any) -> None:
+        """Publish and wait for the confirm. Raises Unroutable, Refused, Forbidden or Disconnected."""
+        async with self._window:
+            await self.send(exchange, key, body, mandatory=mandatory, **properties)
+
+    def send(
+        self, exchange: str, key: str, body: bytes, *, mandatory: bool = True, **properties: Any
+    ) -> asyncio.Future[None]:
+        """Publish at once and return the confirm's future; the caller bounds how many it leaves open."""
+        if self._link is None or not self._up.is_set():
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future.set_exception(Disconnected(f"not connected: {self.last_error}"))
+            future.exception()
+            return future
+        return self._link.send(exchange, key, body, Properties(**properties), mandatory=mandatory)
+
+    async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **properties: Any) -> None:
+        """Publish until confirmed, with the same id each time; only Unroutable and Forbidden end it."""
+        for wait_s in backoff(0.05, 10.0):
+            try:
+                await self.wait_up()
+                return await self.publish(exchange, key, body, message_id=message_id, **properties)
+            except (Unroutable, Forbidden):
+                raise
+            except NotDelivered as error:
+                log.info("publish again", extra={"key": key, "why": str(error)})
+                await asyncio.sleep(wait_s)
+        return None
+
+    async def consume(self, queue: str, handler: DeliveryHandler, *, prefetch: int = 100, **options: Any) -> None:
+        """Consume ``queue`` from now on and after every reconnect. Raises QueueGone or Disconnected this first time."""
+        subscription = Subscription(queue=queue, handler=handler, prefetch=prefetch, **options)
+        self._subscriptions.append(subscription)
+        if self._link is not None and self._up.is_set():
+            await self._link.subscribe(subscription, self._start)
+
+    async def consume_direct(self, handler: DeliveryHandler) -> None:
+        """Take answers by direct reply-to, from now on and after every reconnect."""
+        self._direct = handler
+        if self._link is not None and self._up.is_set():
+            await self._link.subscribe_direct(handler, self._start)
+
+    async def _run(self) -> None:
+        waits = backoff()
+        refused = False
+        while True:
+            try:
+                self._link = await self._connect(refused)
+                refused = False
+                waits = backoff()
+                reason = await self._serve(self._link)
+            except BrokerError as error:
+                reason = error
+            self._mark_down()
+            self.last_error = str(reason)
+            refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)
+            if refused and isinstance(self._source, Address) and self._fail_open(reason):
+                return
+            log.info("link down", extra={"connection": self._name, "why": str(reason)})
+            await asyncio.sleep(next(waits))
+
+    async def _connect(self, refused: bool) -> Link:
+        address = self._source if isinstance(self._source, Address) else await self._source(refused)
+        return await Link.connect(address, name=self._name, heartbeat_s=self._heartbeat_s)
+
+    async def _serve(self, link: Link) -> BrokerError:
+        if self._direct is not None:
+            await link.subscribe_direct(self._direct, self._start)
+        for subscription in self._subscriptions:
+            await link.subscribe(subscription, self._start)
+        self.links += 1
+        self.up_since = time.monotonic()
+        self._up.set()
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_result(None)
+        for callback in self.on_up:
+            callback()
+        return await asyncio.shield(link.closed)
+
+    def _fail_open(self, reason: BrokerError) -> bool:
+        if self._opened is None or self._opened.done():
+            return False
+        self._opened.set_exception(reason)
+        return True
+
+    def _mark_down(self) -> None:
+        self._up.clear()
+        self.up_since = None
+
+    def _start(self, awaitable: Awaitable[None]) -> None:
+        """Run a handler's coroutine as a task of ours; its errors end in the log, never in silence."""
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("handler failed", exc_info=task.exception(), extra={"connection": self._name})

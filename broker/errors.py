@@ -1,0 +1,106 @@
+"""What can go wrong on the wire, named after what the caller can do about it.
+
+BrokerError
+├── NotDelivered             a publish did not succeed
+│   ├── Unroutable           no queue is bound there: the receiver does not exist (any more)
+│   ├── Refused              the broker nacked it, a queue is full: wait, then publish again
+│   ├── Disconnected         the outcome is unknown: publish again with the same id
+│   └── Forbidden            the broker does not let this principal write that: mend the permission
+├── LoginRefused             user, password or vhost are not accepted: enrol again, or mend the credential
+├── QueueGone                a queue that should be there is not, or may not be read: enrol again
+├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
+├── RemoteError              the other side answered with an error; carries its code, message and hint
+├── TransferFailed           a file did not arrive; nothing under its name was changed
+├── NodeError                the private RabbitMQ node did not start or stop
+└── ManagementError          the management API refused or could not be reached
+
+pika's and the socket's errors are mapped in ``broker.connection`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from schemas.errors import ErrorCode
+
+
+class BrokerError(Exception):
+    """Base of every error of the wire."""
+
+    code = ErrorCode.INTERNAL
+
+
+class NotDelivered(BrokerError):
+    """A publish did not succeed."""
+
+
+class Unroutable(NotDelivered):
+    """No queue is bound to that key."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class Refused(NotDelivered):
+    """The broker nacked the message: a queue that it goes to is full."""
+
+
+class Disconnected(NotDelivered):
+    """The connection broke before the broker confirmed; the message may or may not be there."""
+
+
+class Forbidden(NotDelivered):
+    """The broker does not let this principal write or read there."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class LoginRefused(BrokerError):
+    """The broker does not accept the credential."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class QueueGone(BrokerError):
+    """A queue to consume from does not exist or may not be read."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class CallTimeout(BrokerError):
+    """No answer came before the deadline."""
+
+    code = ErrorCode.TIMEOUT
+
+    def __init__(self, message: str, *, accepted: bool = False) -> None:
+        super().__init__(message)
+        #: The agent journalled the command, so it is, or was, at work.
+        self.accepted = accepted
+
+
+class RemoteError(BrokerError):
+    """The other side answered that it did not do it."""
+
+    def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} ({hint})" if hint else message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+
+class TransferFailed(BrokerError):
+    """A file transfer ended without the file."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NodeError(BrokerError):
+    """The private node failed; the message names its log."""
+
+
+class ManagementError(BrokerError):
+    """The management API answered with an error, or not at all."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        #: HTTP status; 0 where nothing answered.
+        self.status = status

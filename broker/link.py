@@ -1,0 +1,297 @@
+"""One life of one AMQP connection: pika's asyncio adapter made awaitable. Alone imports pika.
+
+A link connects once and breaks once; reconnecting, and starting consumers again, is ``broker.connection``'s. Publishes
+are pipelined: each is a future that resolves on the broker's confirm. Foreign errors are mapped here and leak nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pika
+from msgspec import Struct
+from pika import exceptions as foreign
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from broker.address import Address
+from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+
+#: How long a TCP connection and the AMQP handshake may take, seconds.
+CONNECT_TIMEOUT_S = 10.0
+#: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+
+# pika logs every refused login and broken socket with a traceback of its own; ours say it once, in our words.
+logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class Properties(Struct, frozen=True, kw_only=True):
+    """The AMQP properties that we use; ``user_id`` is always the connection's own and checked by the broker."""
+
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    persistent: bool = True
+    expiration_ms: int | None = None
+    headers: dict[str, Any] | None = None
+
+
+class Delivery:
+    """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
+    will be delivered again."""
+
+    __slots__ = ("_channel", "_tag", "body", "exchange", "properties", "redelivered", "routing_key", "user_id")
+
+    def __init__(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._channel, self._tag = channel, method.delivery_tag
+        self.body = body
+        self.exchange: str = method.exchange
+        self.routing_key: str = method.routing_key
+        self.redelivered: bool = method.redelivered
+        #: The sender, checked by the broker; empty when it said nothing.
+        self.user_id: str = properties.user_id or ""
+        self.properties = Properties(
+            message_id=properties.message_id,
+            correlation_id=properties.correlation_id,
+            reply_to=properties.reply_to,
+            persistent=properties.delivery_mode == 2,
+            headers=properties.headers,
+        )
+
+    def ack(self) -> None:
+        """Tell the broker to forget it. At most once."""
+        if self._channel.is_open:
+            self._channel.basic_ack(self._tag)
+
+    def reject(self, *, requeue: bool = False) -> None:
+        """Send it to the dead letters, or back to its queue. At most once."""
+        if self._channel.is_open:
+            self._channel.basic_nack(self._tag, requeue=requeue)
+
+
+#: Called for each delivery; a coroutine is run as a task.
+DeliveryHandler = Callable[[Delivery], Awaitable[None] | None]
+
+
+class Subscription(Struct, frozen=True, kw_only=True):
+    """What to consume. ``bind_to`` set: declare the queue as ours alone first, and bind it to (exchange, key)."""
+
+    queue: str
+    handler: Any
+    prefetch: int = 100
+    bind_to: tuple[str, str] | None = None
+    #: Bytes that an exclusive queue may hold.
+    max_bytes: int = 16 << 20
+
+
+class Link:
+    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself."""
+
+    def __init__(self, user: str) -> None:
+        loop = asyncio.get_running_loop()
+        self.user = user
+        self.closed: asyncio.Future[BrokerError] = loop.create_future()
+        self._loop = loop
+        self._amqp: Any = None
+        self._publisher: Any = None
+        self._pending: dict[int, tuple[asyncio.Future[None], str]] = {}
+        self._returned: set[str] = set()
+        self._next_tag = 1
+        self._first_unconfirmed = 1
+
+    @classmethod
+    async def connect(cls, address: Address, *, name: str, heartbeat_s: int) -> Link:
+        """Connect, log in and open the publishing channel. Raises LoginRefused or Disconnected."""
+        link = cls(address.user)
+        opened: asyncio.Future[Any] = link._loop.create_future()
+        link._amqp = AsyncioConnection(
+            _parameters(address, name, heartbeat_s),
+            on_open_callback=lambda _: _resolve(opened, None),
+            on_open_error_callback=lambda _, error: _fail(opened, _map(error)),
+            on_close_callback=lambda _, error: link._break(_map(error)),
+            custom_ioloop=link._loop,
+        )
+        try:
+            await asyncio.wait_for(opened, CONNECT_TIMEOUT_S * 2)
+            link._publisher = await link._open_channel()
+            await link._confirm_mode()
+        except TimeoutError as error:
+            link.abandon()
+            raise Disconnected(f"{address!r} did not answer in {CONNECT_TIMEOUT_S * 2:.0f} s") from error
+        return link
+
+    def send(
+        self, exchange: str, key: str, body: bytes, properties: Properties, *, mandatory: bool
+    ) -> asyncio.Future[None]:
+        """Write a message and return the future of its confirm: Unroutable, Refused or Disconnected else."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self.closed.done():
+            future.set_exception(Disconnected("the connection is closed"))
+            return future
+        tag, self._next_tag = self._next_tag, self._next_tag + 1
+        message_id = properties.message_id or f"t{tag}"
+        self._pending[tag] = (future, message_id)
+        self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
+        return future
+
+    async def subscribe(self, subscription: Subscription, start: Callable[[Awaitable[None]], None]) -> None:
+        """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is broken then."""
+        channel = await self._open_channel()
+        if subscription.bind_to:
+            await self._declare_own(channel, subscription)
+        await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
+        channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
+        await self._call(channel.basic_consume, subscription.queue, _receiver(subscription.handler, start))
+
+    async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
+        """Take answers by direct reply-to for what is published from now on."""
+        await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, _receiver(handler, start), auto_ack=True)
+
+    async def close(self) -> None:
+        """Say goodbye and wait until it is said. Idempotent."""
+        if self._amqp is not None and self._amqp.is_open:
+            self._amqp.close()
+        if not self.closed.done():
+            await asyncio.wait([self.closed], timeout=CONNECT_TIMEOUT_S)
+            self._break(Disconnected("closed"))
+
+    def abandon(self) -> None:
+        """Break at once, without a word to the broker."""
+        transport = getattr(self._amqp, "_transport", None)
+        if transport is not None:
+            transport.abort()
+        self._break(Disconnected("abandoned"))
+
+    async def _open_channel(self) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        channel = self._amqp.channel(on_open_callback=lambda opened: _resolve(future, opened))
+        channel.add_on_close_callback(lambda _, error: self._give_up(_map(error)))
+        return await self._unless_closed(future)
+
+    async def _confirm_mode(self) -> None:
+        self._publisher.add_on_return_callback(self._on_return)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._publisher.confirm_delivery(self._on_confirm, callback=lambda _: _resolve(future, None))
+        await self._unless_closed(future)
+
+    async def _declare_own(self, channel: Any, subscription: Subscription) -> None:
+        arguments = {"x-max-length-bytes": subscription.max_bytes, "x-overflow": "drop-head"}
+        await self._call(channel.queue_declare, subscription.queue, exclusive=True, arguments=arguments)
+        exchange, key = subscription.bind_to or ("", "")
+        await self._call(channel.queue_bind, subscription.queue, exchange, routing_key=key)
+
+    async def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Call a pika method that answers by callback, and await the answer."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        method(*args, callback=lambda frame: _resolve(future, frame), **options)
+        return await self._unless_closed(future)
+
+    async def _unless_closed(self, future: asyncio.Future[Any]) -> Any:
+        await asyncio.wait([future, self.closed], return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        raise self.closed.result()
+
+    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
+        self._returned.add(properties.message_id)
+
+    def _on_confirm(self, frame: Any) -> None:
+        tag, is_ack = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
+        first = self._first_unconfirmed if frame.method.multiple else tag
+        for one in range(first, tag + 1):
+            entry = self._pending.pop(one, None)
+            if entry is not None:
+                self._settle(*entry, is_ack=is_ack)
+        if frame.method.multiple:
+            self._first_unconfirmed = tag + 1
+
+    def _settle(self, future: asyncio.Future[None], message_id: str, *, is_ack: bool) -> None:
+        unroutable = message_id in self._returned
+        self._returned.discard(message_id)
+        if unroutable:
+            _fail(future, Unroutable("no queue is bound to that key: the receiver does not exist"))
+        elif is_ack:
+            _resolve(future, None)
+        else:
+            _fail(future, Refused("the broker refused it: a queue that it goes to is full"))
+
+    def _give_up(self, reason: BrokerError) -> None:
+        """A channel broke: the whole link goes, so that one path recovers everything."""
+        self._break(reason)
+        if self._amqp.is_open:
+            self._amqp.close()
+
+    def _break(self, reason: BrokerError) -> None:
+        _resolve(self.closed, reason)
+        pending, self._pending = self._pending, {}
+        for future, _ in pending.values():
+            _fail(future, reason if isinstance(reason, Forbidden) else Disconnected(str(reason)))
+
+
+def _receiver(handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> Callable[..., None]:
+    def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        awaitable = handler(Delivery(channel, method, properties, body))
+        if awaitable is not None:
+            start(awaitable)
+
+    return receive
+
+
+def _parameters(address: Address, name: str, heartbeat_s: int) -> pika.ConnectionParameters:
+    return pika.ConnectionParameters(
+        host=address.host,
+        port=address.port,
+        virtual_host=address.vhost,
+        credentials=pika.PlainCredentials(address.user, address.password),
+        heartbeat=heartbeat_s,
+        socket_timeout=CONNECT_TIMEOUT_S,
+        stack_timeout=CONNECT_TIMEOUT_S,
+        blocked_connection_timeout=300,
+        client_properties={"connection_name": name},
+    )
+
+
+def _render(properties: Properties, message_id: str, user: str) -> pika.BasicProperties:
+    return pika.BasicProperties(
+        content_type="application/x-msgpack",
+        delivery_mode=2 if properties.persistent else 1,
+        message_id=message_id,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        expiration=None if properties.expiration_ms is None else str(max(0, properties.expiration_ms)),
+        headers=properties.headers,
+        user_id=user,
+    )
+
+
+def _map(error: BaseException) -> BrokerError:
+    """The one place where pika's errors become ours."""
+    causes = [error, *getattr(error, "exceptions", ()), *error.args]
+    text = str(error) or type(error).__name__
+    if any(
+        isinstance(
+            e, foreign.ProbableAuthenticationError | foreign.AuthenticationError | foreign.ProbableAccessDeniedError
+        )
+        for e in causes
+    ):
+        return LoginRefused(f"the broker refused the login: {text}")
+    code = getattr(error, "reply_code", 0)
+    if code == 404:
+        return QueueGone(getattr(error, "reply_text", text))
+    if code == 403:
+        return Forbidden(getattr(error, "reply_text", text))
+    return Disconnected(text)
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: BrokerError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # a publish that nobody awaits is no "exception was never retrieved"

@@ -1,0 +1,61 @@
+"""Where a message goes: exchange and routing key for each pair of ends. Pure; the topology declares the same names.
+
+A principal's name is a broker user (``vm-1f3a``); its queue has the same name with a dot for the first dash
+(``vm.1f3a``). What agents write starts with their own name, which the broker checks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+UP, DOWN, CALLS, DEAD = "vc.up", "vc.down", "vc.calls", "vc.dead"
+
+
+class Route(NamedTuple):
+    """An exchange and a routing key."""
+
+    exchange: str
+    key: str
+
+
+def queue_of(principal: str) -> str:
+    """Name the queue of a host, VM or site."""
+    return principal.replace("-", ".", 1)
+
+
+def kind_of(principal: str) -> str:
+    """Say what a principal is: the word before its first dash."""
+    return principal.partition("-")[0]
+
+
+def down(principal: str) -> Route:
+    """To a host's, VM's or site's own queue."""
+    return Route(DOWN, queue_of(principal))
+
+
+def down_files(principal: str) -> Route:
+    """To a host's or VM's queue for chunks."""
+    return Route(DOWN, f"{queue_of(principal)}.files")
+
+
+def up(user: str, kind: str, destination: str = "") -> Route:
+    """From ``user`` to the centre: consoles have an exchange of their own, all others write ``vc.up``."""
+    exchange = CALLS if kind_of(user) == "console" else UP
+    return Route(exchange, ".".join(filter(None, (user, kind, destination))))
+
+
+def reply(user: str, to: str, suffix: str) -> Route:
+    """From ``user`` back to ``to``: a console's reply queue, else the queue that its broker-checked name says."""
+    if kind_of(to) == "console":
+        return Route(UP, f"{user}.reply.{to}-{suffix}")
+    return down(to)
+
+
+def reply_queue(console: str, suffix: str) -> str:
+    """Name a console's own, exclusive queue."""
+    return f"vc.replies.{console}.{suffix}"
+
+
+def sender_of(routing_key: str, user_id: str) -> str | None:
+    """Give the sender's name if the broker vouches for it: ``user_id`` set and the key's first word; else None."""
+    return user_id if user_id and routing_key.partition(".")[0] == user_id else None

@@ -1,0 +1,66 @@
+"""The one codec: a message to bytes and back, typed, with a cap on length before anything is decoded.
+
+Nothing untyped is ever decoded from the wire, so depth and shape are bounded by the types.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import msgspec
+
+from schemas import enrol, envelope, execs, files, jobs, ledger, vms
+from schemas.envelope import MAX_BODY_BYTES, Message
+from schemas.errors import DecodeError
+
+#: AMQP content type of every body.
+CONTENT_TYPE = "application/x-msgpack"
+
+
+def _tagged(kind: type[Message]) -> list[type[Message]]:
+    """List the concrete messages below ``kind``; families (Command, Reply) have no tag of their own."""
+    own = [kind] if kind.__struct_config__.tag in _tags_of(kind) else []
+    return own + [leaf for child in kind.__subclasses__() for leaf in _tagged(child)]
+
+
+def _tags_of(kind: type[Message]) -> set[Any]:
+    """A family's tag is its class name, which holds no dot; a message's holds one."""
+    tag = kind.__struct_config__.tag
+    return {tag} if isinstance(tag, str) and "." in tag else set()
+
+
+#: Every message of the wire by its op. The modules above are imported so that the family is complete.
+MESSAGES: dict[str, type[Message]] = {
+    str(kind.__struct_config__.tag): kind
+    for module in (envelope, vms, execs, files, enrol, jobs, ledger)
+    for kind in _tagged(Message)
+    if kind.__module__ == module.__name__
+}
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(reduce(or_, MESSAGES.values()))
+
+
+def encode(message: Message) -> bytes:
+    """Render a message. Raises DecodeError when it is longer than the wire allows, so that nobody sends it."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_BODY_BYTES:
+        raise DecodeError(f"{op_of(message)}: {len(body)} bytes are over the limit of {MAX_BODY_BYTES} bytes a message")
+    return body
+
+
+def decode(body: bytes) -> Message:
+    """Read a message. Raises DecodeError saying what is wrong; never anything else, whatever the bytes."""
+    if len(body) > MAX_BODY_BYTES:
+        raise DecodeError(f"{len(body)} bytes are over the limit of {MAX_BODY_BYTES} bytes a message")
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a message: {error}") from error
+
+
+def op_of(message: Message) -> str:
+    """Name what a message is, as on the wire."""
+    return str(type(message).__struct_config__.tag)

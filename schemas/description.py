@@ -1,0 +1,148 @@
+"""The job description: what a submitter writes, in TOML, JSON or a msgpack message.
+
+It refuses unknown keys with the nearest known name, unlike the envelope: a misspelt key in a description is a mistake
+of a person, a new field in the envelope is a newer peer.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from schemas.errors import DecodeError
+from schemas.ids import JobId, Sha256
+
+#: An input that rides in the description itself, bytes.
+MAX_INLINE_INPUT_BYTES = 64 * 1024
+#: What one submission may hold; its rows are made in one transaction.
+MAX_ARRAY = 100_000
+
+FileNameInJob = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*)*$")]
+
+
+class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file that stands in the job's directory before it runs: by digest from the store, or inline."""
+
+    name: FileNameInJob
+    sha256: Sha256 | None = None
+    size: Annotated[int, Meta(ge=0)] = 0
+    content: bytes | None = None
+    executable: bool = False
+
+
+class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A file that the job leaves in its directory; without it the job has failed, unless ``optional``."""
+
+    name: FileNameInJob
+    optional: bool = False
+
+
+class Requirements(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a VM must offer. Empty words and zeros ask for nothing."""
+
+    cpus: Annotated[int, Meta(ge=1, le=256)] = 1
+    memory_mib: Annotated[int, Meta(ge=0)] = 0
+    disk_mib: Annotated[int, Meta(ge=0)] = 0
+    platform: str = ""
+    image: str = ""
+    features: list[str] = []
+
+
+class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A job, or an array of them. ``{index}`` in an argument becomes the job's index, from 1."""
+
+    id: JobId
+    executable: Annotated[str, Meta(min_length=1, max_length=1024)]
+    arguments: list[str] = []
+    environment: dict[str, str] = {}
+    inputs: list[Input] = []
+    outputs: list[Output] = []
+    requirements: Requirements = Requirements()
+    #: Higher runs first; equal ones first come, first served.
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    wall_time_s: Annotated[float, Meta(gt=0, le=31 * 86400)] = 86400.0
+    #: Payload failures until the job is held.
+    attempts: Annotated[int, Meta(ge=1, le=100)] = 1
+    #: Name of an input that is run after the payload; its exit status 0 says the output is good.
+    validation: str = ""
+    array: Annotated[int, Meta(ge=1, le=MAX_ARRAY)] = 1
+    labels: dict[str, str] = {}
+
+
+def read_description(fields: dict[str, Any]) -> JobDescription:
+    """Turn parsed TOML or JSON into a description.
+
+    Raises DecodeError naming field, value and what is allowed; for an unknown key, the nearest known one.
+    """
+    _refuse_unknown(fields, JobDescription, "")
+    try:
+        job = msgspec.convert(fields, JobDescription)
+    except msgspec.ValidationError as error:
+        raise DecodeError(_name_value(str(error), fields)) from error
+    problems = check_description(job)
+    if problems:
+        raise DecodeError("; ".join(problems))
+    return job
+
+
+def check_description(job: JobDescription) -> list[str]:
+    """Say what is wrong with a description that its types cannot say; empty when it is sound."""
+    problems = [
+        *_twice("inputs", [i.name for i in job.inputs]),
+        *_twice("outputs", [o.name for o in job.outputs]),
+        *(p for i in job.inputs for p in _input_problems(i)),
+    ]
+    names = [*(i.name for i in job.inputs), *(o.name for o in job.outputs)]
+    problems += [f"file name {n!r}: '..' is not allowed" for n in names if ".." in n.split("/")]
+    if job.validation and job.validation not in {i.name for i in job.inputs}:
+        problems.append(f"validation = {job.validation!r}: must be the name of one of the inputs")
+    return problems
+
+
+def _input_problems(item: Input) -> list[str]:
+    if (item.sha256 is None) == (item.content is None):
+        return [f"inputs: {item.name!r} needs exactly one of sha256 (a stored file) and content (at most 64 KiB)"]
+    if item.content is not None and len(item.content) > MAX_INLINE_INPUT_BYTES:
+        return [f"inputs: {item.name!r}: content of {len(item.content)} bytes is over {MAX_INLINE_INPUT_BYTES}"]
+    return []
+
+
+def _twice(field: str, names: list[str]) -> list[str]:
+    return [f"{field}: {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+
+
+def _refuse_unknown(fields: dict[str, Any], kind: type[Struct], where: str) -> None:
+    known = [f.encode_name for f in msgspec.structs.fields(kind)]
+    for key, value in fields.items():
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+            raise DecodeError(f"unknown key {where}{key!s}: {advice}")
+        inner = _NESTED.get((kind, key))
+        for item in (value if isinstance(value, list) else [value]) if inner else []:
+            if inner and isinstance(item, dict):
+                _refuse_unknown(item, inner, f"{where}{key}.")
+
+
+def _name_value(text: str, fields: dict[str, Any]) -> str:
+    """Add the offending value to msgspec's message, which names only the path."""
+    path = text.rpartition("`$.")[2].rstrip("`")
+    value: Any = fields
+    for part in path.replace("[", ".[").split("."):
+        if part.startswith("[") and isinstance(value, list) and part[1:-1].isdigit():
+            value = value[int(part[1:-1])]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return text
+    return f"{path} = {value!r}: {text.partition(' - at')[0]}"
+
+
+_NESTED: dict[tuple[type[Struct], str], type[Struct]] = {
+    (JobDescription, "inputs"): Input,
+    (JobDescription, "outputs"): Output,
+    (JobDescription, "requirements"): Requirements,
+}

@@ -1,0 +1,56 @@
+"""Credentials on the wire: a host asks for its VM, the VM trades a one-time login for its own, consoles mint sites."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from schemas.envelope import Message, Reply
+
+
+class EnrolGrant(Message, frozen=True, kw_only=True, tag="enrol.grant"):
+    """A host asks for a one-time login for a VM of its own at that ``generation``."""
+
+    vm: str
+
+
+class EnrolGranted(Reply, frozen=True, kw_only=True, tag="reply.enrol_granted"):
+    """The one-time login of a VM's generation; it can ask for that VM's credential and nothing else."""
+
+    vm: str
+    user: str
+    password: str
+
+
+class EnrolTrade(Message, frozen=True, kw_only=True, tag="enrol.trade"):
+    """The holder of a one-time login asks for the VM's credential; the answer comes by direct reply-to."""
+
+
+class Credential(Reply, frozen=True, kw_only=True, tag="reply.credential"):
+    """A broker user and its password."""
+
+    user: str
+    password: str
+
+
+class EnrolConfirm(Message, frozen=True, kw_only=True, tag="enrol.confirm"):
+    """A VM has connected with its own credential: the one-time login may go."""
+
+
+class EnrolRevoke(Message, frozen=True, kw_only=True, tag="enrol.revoke"):
+    """A host has deleted a VM of its own: delete that principal and its queues. Answered by done."""
+
+    vm: str
+
+
+class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
+    """A console asks for a site's principal; answered by its credential, the same one each time."""
+
+    site: Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+
+
+class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):
+    """A console asks that a site's, a host's or a VM's principal be deleted with its queues. Answered by done."""
+
+    principal: str

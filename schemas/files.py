@@ -1,0 +1,95 @@
+"""Files on the wire: offer, get, window, chunk, done. One protocol for every pair of ends.
+
+The receiver rules: its ``file.window`` names the epoch, the durable offset and how far the sender may go; chunks of an
+older epoch or at another offset are dropped. See ``broker.transfer`` for both ends' state machines.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.envelope import Message
+from schemas.errors import ErrorCode
+from schemas.ids import JobRef, MessageId, Sha256
+
+#: Largest chunk, bytes.
+MAX_CHUNK_BYTES = 256 * 1024
+#: Most that a receiver lets be on its way, bytes.
+MAX_WINDOW_BYTES = 1 << 20
+
+Bytes = Annotated[int, Meta(ge=0)]
+RelativePath = Annotated[str, Meta(min_length=1, max_length=1024)]
+
+
+class InputFile(Struct, frozen=True, kw_only=True, tag="input"):
+    """A file in the content-addressed store."""
+
+    sha256: Sha256
+
+
+class OutputFile(Struct, frozen=True, kw_only=True, tag="output"):
+    """An output of one attempt of a job."""
+
+    job: JobRef
+    attempt: int
+    name: RelativePath
+
+
+class GuestFile(Struct, frozen=True, kw_only=True, tag="path", omit_defaults=True):
+    """A file inside a VM, its path below the agent's file area or absolute."""
+
+    path: RelativePath
+    executable: bool = False
+
+
+FileName = InputFile | OutputFile | GuestFile
+
+
+class FileOffer(Message, frozen=True, kw_only=True, tag="file.offer"):
+    """ "I have a file for you": ``id`` names the transfer; sent again, the receiver says how far it came."""
+
+    file: FileName
+    size: Bytes
+    sha256: Sha256
+
+
+class FileGet(Message, frozen=True, kw_only=True, tag="file.get"):
+    """ "Give me that file": answered by an offer with the same id."""
+
+    file: FileName
+
+
+class FileWindow(Message, frozen=True, kw_only=True, tag="file.window"):
+    """Grant, acknowledgement and nack in one: in ``epoch``, send from ``offset`` on, up to ``limit``."""
+
+    transfer: MessageId
+    epoch: int
+    #: All before it is durable at the receiver.
+    offset: Bytes
+    limit: Bytes
+
+
+class FileChunk(Message, frozen=True, kw_only=True, tag="file.chunk"):
+    """A piece of a file. ``crc32`` is of ``data``."""
+
+    transfer: MessageId
+    epoch: int
+    offset: Bytes
+    crc32: int
+    data: bytes
+
+
+class FileDone(Message, frozen=True, kw_only=True, tag="file.done"):
+    """The receiver has the whole file, its SHA-256 as offered, durable under its name."""
+
+    transfer: MessageId
+
+
+class FileAbort(Message, frozen=True, kw_only=True, tag="file.abort"):
+    """Either end gives up; nothing under the file's name was changed."""
+
+    transfer: MessageId
+    code: ErrorCode
+    message: str

@@ -1,0 +1,56 @@
+"""Identifiers: how they are made and which characters they may hold.
+
+Principal names are broker users and the first word of a routing key, so they hold no dot; a job's own id is its
+submitter's, scoped by owner. Nothing here is secret: see ``broker.principals`` for what a name may do.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+#: Broker user and first word of every routing key that it writes.
+PRINCIPAL_PATTERN = r"^(host|vm|site|adapter|console|once)-[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$|^keys$"
+#: The submitter's own id of a job; no dot, because ``id.index`` names one job of an array.
+JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+#: ``owner/id.index``: one job everywhere in the system.
+JOB_REF_PATTERN = r"^[a-z0-9-]+/[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[1-9][0-9]{0,6}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+#: The random end of a console's reply queue: no dash, so that ``<user>-<random>`` has one reading.
+REPLY_PATTERN = r"^[a-z0-9]{0,32}$"
+
+Principal = Annotated[str, Meta(pattern=PRINCIPAL_PATTERN)]
+JobId = Annotated[str, Meta(pattern=JOB_ID_PATTERN)]
+JobRef = Annotated[str, Meta(pattern=JOB_REF_PATTERN)]
+Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
+MessageId = Annotated[str, Meta(min_length=1, max_length=64)]
+Index = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+def uuid7() -> str:
+    """Make a UUID of version 7 (RFC 9562): unique, and sorted by the millisecond in which it was made."""
+    stamp = time.time_ns() // 1_000_000
+    number = (stamp & (1 << 48) - 1) << 80 | 7 << 76 | int.from_bytes(os.urandom(10)) & (1 << 76) - 1
+    return str(UUID(int=number & ~(3 << 62) | 2 << 62))
+
+
+def unguessable(kind: str) -> str:
+    """Make a principal's name that nobody can guess: ``kind-`` and 80 random bits."""
+    return f"{kind}-{secrets.token_hex(10)}"
+
+
+def job_ref(owner: str, job_id: str, index: int) -> JobRef:
+    """Name one job: ``owner/id.index``."""
+    return f"{owner}/{job_id}.{index}"
+
+
+def split_job_ref(ref: JobRef) -> tuple[str, str, int]:
+    """Take a job's name apart into owner, id and index. Raises ValueError for what is not one."""
+    owner, _, rest = ref.partition("/")
+    job_id, _, index = rest.rpartition(".")
+    return owner, job_id, int(index)

@@ -1,0 +1,189 @@
+"""Jobs on the wire, between guests and adapters: asking for work, assignments, beats, completions.
+
+Every message about a running job carries its attempt; one of a superseded attempt changes nothing.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.description import Input, Output
+from schemas.envelope import Command, Message, Reply
+from schemas.ids import JobRef, Sha256
+
+#: Outputs up to this size ride in the completion, bytes (all of one job's together).
+MAX_INLINE_OUTPUT_BYTES = 64 * 1024
+#: stdout and stderr are each kept up to this size, bytes.
+MAX_STREAM_BYTES = 1 << 20
+
+Slot = Annotated[int, Meta(ge=0, le=1023)]
+Attempt = Annotated[int, Meta(ge=1)]
+
+
+class Phase(StrEnum):
+    """Where an attempt is, as its guest sees it."""
+
+    ASSIGNED = "assigned"
+    STAGE_IN = "stage-in"
+    RUNNING = "running"
+    VALIDATING = "validating"
+    STAGE_OUT = "stage-out"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended, as its guest sees it."""
+
+    DONE = "done"
+    #: The payload's fault: counted against ``attempts``.
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    #: Not the payload's fault: the agent or the VM went away under it.
+    LOST = "lost"
+
+
+class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a guest offers to a job; matched against its requirements."""
+
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+    platform: str
+    image: str = ""
+    features: list[str] = []
+    #: The guest kernel's boot id: changes with every boot, differs from the host's in a real VM.
+    boot_id: str = ""
+    agent_version: str = ""
+    python: str = ""
+
+
+class AttemptRef(Struct, frozen=True, kw_only=True):
+    """One attempt of one job."""
+
+    job: JobRef
+    attempt: Attempt
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt has used so far."""
+
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt that a guest holds, and where it is."""
+
+    job: JobRef
+    attempt: Attempt
+    phase: Phase
+    usage: Usage = Usage()
+
+
+class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
+    """ "Job slot ``slot`` of this VM is free." A newer one replaces an older one."""
+
+    slot: Slot
+    machine: Machine
+    #: What this guest holds; whatever else the ledger thinks it holds is lost.
+    holding: list[AttemptRef] = []
+
+
+class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):
+    """A job for a slot. All that the guest needs, and nothing of the submitter's credentials."""
+
+    job: JobRef
+    attempt: Attempt
+    slot: Slot
+    executable: str
+    arguments: list[str] = []
+    environment: dict[str, str] = {}
+    inputs: list[Input] = []
+    outputs: list[Output] = []
+    validation: str = ""
+    wall_time_s: float = 86400.0
+    #: 0 = the guest's own share.
+    memory_mib: int = 0
+
+
+class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):
+    """End an attempt: cancelled, or superseded. One that overtakes its assignment wins."""
+
+    job: JobRef
+    attempt: Attempt
+    reason: str
+
+
+class JobBeat(Message, frozen=True, kw_only=True, tag="job.beat"):
+    """ "These attempts live": renews their leases. Answered by ``job.beat_answer``."""
+
+    holding: list[Holding]
+    #: Load of the guest, for people: 1-minute load average.
+    load: float = 0.0
+    #: Messages that the agent refused since it started, by reason.
+    refused: dict[str, int] = {}
+
+
+class JobBeatAnswer(Reply, frozen=True, kw_only=True, tag="job.beat_answer"):
+    """The centre's time, and which attempts to stop."""
+
+    server_time_ms: int
+    stop: list[AttemptRef] = []
+
+
+class Steps(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How long each step of an attempt took, seconds of the guest's monotonic clock."""
+
+    wait_s: float = 0.0
+    stage_in_s: float = 0.0
+    run_s: float = 0.0
+    validate_s: float = 0.0
+    stage_out_s: float = 0.0
+
+
+class OutputEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An output of an attempt: inline, or already in the store under the attempt's area."""
+
+    name: str
+    size: int
+    sha256: Sha256
+    content: bytes | None = None
+    #: The stream was longer than this; only its head is kept.
+    truncated: bool = False
+
+
+class JobCompletion(Message, frozen=True, kw_only=True, tag="job.completion"):
+    """An attempt has ended. Sent until it is answered; the answer says that it counts, or why not."""
+
+    job: JobRef
+    attempt: Attempt
+    outcome: Outcome
+    #: The payload's; 128 + n for a death by signal n; -1 where it never ran.
+    exit_status: int = -1
+    #: Why it did not end well, in words for a person.
+    cause: str = ""
+    usage: Usage = Usage()
+    steps: Steps = Steps()
+    outputs: list[OutputEntry] = []
+    boot_id: str = ""
+    #: The freed slot asks for work in the same breath.
+    request: JobRequest | None = None
+
+
+class JobCompletionAnswer(Reply, frozen=True, kw_only=True, tag="job.completion_answer"):
+    """The ledger has it. ``counted`` false: superseded or unknown, drop it."""
+
+    job: JobRef
+    attempt: Attempt
+    counted: bool
+    reason: str = ""
+
+
+class AgentHello(Message, frozen=True, kw_only=True, tag="agent.hello"):
+    """A guest agent is up: which boot it is, what it offers, what it still holds."""
+
+    machine: Machine
+    holding: list[AttemptRef] = []

@@ -1,0 +1,127 @@
+"""Virtual machines on the wire: the verbs that a host agent takes, and what it says of its VMs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from schemas.envelope import Command, Message, Reply
+
+VmName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+
+
+class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM as its host sees it."""
+
+    vm: str
+    name: str
+    state: str
+    generation: int
+    hypervisor: str
+    cpus: int
+    memory_mib: int
+    disk_mib: int
+    image: str = ""
+    #: Process id of the hypervisor on its host; 0 where there is none.
+    pid: int = 0
+    accelerator: str = ""
+    cpu_seconds: float = 0.0
+    resident_bytes: int = 0
+    #: Why it is in this state, where that needs saying.
+    reason: str = ""
+    #: Started again when it aborts.
+    autostart: bool = False
+
+
+class VmCreate(Command, frozen=True, kw_only=True, tag="vm.create"):
+    """Make a VM; answered by its status. The same name again, with the same size, succeeds."""
+
+    name: VmName
+    cpus: Annotated[int, Meta(ge=1, le=256)] = 1
+    memory_mib: Annotated[int, Meta(ge=64, le=1 << 24)] = 512
+    disk_mib: Annotated[int, Meta(ge=64, le=1 << 30)] = 4096
+    #: SHA-256 id of an image on the host's allow-list; empty = the host's default.
+    image: str = ""
+    autostart: bool = False
+
+
+class VmCommand(Command, frozen=True, kw_only=True):
+    """A verb on one VM; answered by its status *after* the verb."""
+
+    vm: str
+
+
+class VmStart(VmCommand, frozen=True, kw_only=True, tag="vm.start"):
+    """Boot it, or go on from its saved state."""
+
+
+class VmStop(VmCommand, frozen=True, kw_only=True, tag="vm.stop"):
+    """Ask the guest to shut down, and wait."""
+
+    timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
+
+
+class VmPause(VmCommand, frozen=True, kw_only=True, tag="vm.pause"):
+    """Freeze it, memory kept."""
+
+
+class VmResume(VmCommand, frozen=True, kw_only=True, tag="vm.resume"):
+    """Let a paused VM go on."""
+
+
+class VmReset(VmCommand, frozen=True, kw_only=True, tag="vm.reset"):
+    """Reboot it without asking the guest."""
+
+
+class VmPoweroff(VmCommand, frozen=True, kw_only=True, tag="vm.poweroff"):
+    """End it at once."""
+
+
+class VmSavestate(VmCommand, frozen=True, kw_only=True, tag="vm.savestate"):
+    """Write its memory to disk and end it."""
+
+
+class VmDelete(VmCommand, frozen=True, kw_only=True, tag="vm.delete"):
+    """Remove it and all that belongs to it."""
+
+
+class VmList(Message, frozen=True, kw_only=True, tag="vm.list"):
+    """Ask a host for all its VMs."""
+
+
+class Vms(Reply, frozen=True, kw_only=True, tag="reply.vms"):
+    """VMs as their host sees them now."""
+
+    vms: list[VmStatus]
+
+
+class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A host as its agent sees it."""
+
+    hostname: str
+    platform: str
+    cpus: int
+    memory_mib: int
+    free_disk_mib: int
+    hypervisor: str
+    accelerator: str = ""
+    agent_version: str = ""
+    #: False: guests are not separated from the host.
+    isolates: bool = True
+    images: list[str] = []
+
+
+class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
+    """HELLO and every later beat of a host: its facts and the full state of its VMs. Decides nothing about a job."""
+
+    host: HostFacts
+    vms: list[VmStatus]
+    #: Agent time, ms; tells an old report from a new one.
+    at_ms: int
+
+
+class HostBye(Message, frozen=True, kw_only=True, tag="host.bye"):
+    """The agent stops; its VMs may live on."""
+
+    reason: str = ""
