@@ -98,6 +98,11 @@ class Connection:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def reconnect(self) -> None:
+        """Drop the link; the next one asks the address source for a credential of the newest generation."""
+        if self._link is not None:
+            await self._link.close()
+
     async def wait_up(self) -> None:
         """Wait until a link is open and its consumers run."""
         await self._up.wait()
@@ -153,8 +158,8 @@ class Connection:
                 refused = False
                 waits = backoff()
                 reason = await self._serve(self._link)
-            except BrokerError as error:
-                reason = error
+            except (BrokerError, OSError) as error:
+                reason = error if isinstance(error, BrokerError) else Disconnected(str(error))
             self._mark_down()
             self.last_error = str(reason)
             refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)

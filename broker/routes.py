@@ -59,3 +59,12 @@ def reply_queue(console: str, suffix: str) -> str:
 def sender_of(routing_key: str, user_id: str) -> str | None:
     """Give the sender's name if the broker vouches for it: ``user_id`` set and the key's first word; else None."""
     return user_id if user_id and routing_key.partition(".")[0] == user_id else None
+
+
+def file_route(user: str, peer: str, suffix: str, *, is_chunk: bool) -> Route:
+    """From one end of a transfer to the other, of whatever kinds the two are."""
+    if kind_of(peer) == "adapter":
+        return up(user, "chunk" if is_chunk else "control", peer)
+    if kind_of(peer) == "console":
+        return reply(user, peer, suffix)
+    return down_files(peer)

@@ -65,6 +65,12 @@ class Failed(Reply, frozen=True, kw_only=True, tag="reply.failed"):
     hint: str = ""
 
 
+class ServerTime(Reply, frozen=True, kw_only=True, tag="reply.time"):
+    """The centre's time: what deadlines are judged by."""
+
+    server_time_ms: int
+
+
 class CommandState(Message, frozen=True, kw_only=True, tag="command.state"):
     """Ask an agent what became of a command; the answer is its reply, ``reply.accepted``, or ``not_found``."""
 

@@ -81,6 +81,8 @@ class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attempt: Attempt
     phase: Phase
     usage: Usage = Usage()
+    #: What keeps it from going on, in words for a person; empty while all is well.
+    trouble: str = ""
 
 
 class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):

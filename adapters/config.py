@@ -1,0 +1,44 @@
+"""What the adapters are told at their start."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class JobAdapterConfig(Struct, frozen=True, kw_only=True):
+    """Settings of ``job_adapter``."""
+
+    #: File with this adapter's broker credential.
+    credential: str
+    #: SQLAlchemy URL of the ledger.
+    ledger: str
+    #: Where the content-addressed inputs are; submissions that name one not there are refused.
+    store: str
+    lease_s: Seconds = 90.0
+    #: How long a paused or saved VM keeps its jobs.
+    pause_limit_s: Seconds = 7 * 86400.0
+    #: How often leases, the outbox and the gauges are looked at.
+    sweep_s: Seconds = 5.0
+    #: 0 = no metrics.
+    metrics_port: Port = 0
+    metrics_address: str = "127.0.0.1"
+
+
+class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
+    """Settings of ``storage_adapter``."""
+
+    credential: str
+    ledger: str
+    #: fsspec URL of the store, such as ``file:///srv/volcloud/store``.
+    store: str
+    #: Local directory for files on their way.
+    staging: str
+    #: Attempts keep this lease when a completion's request is matched here.
+    lease_s: Seconds = 90.0
+    metrics_port: Port = 0
+    metrics_address: str = "127.0.0.1"

@@ -1,0 +1,51 @@
+"""A daemon's configuration: one TOML file into one frozen object; a mistake is named with key, value and what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names file, key, value and what is allowed."""
+
+
+def read_config(path: Path, kind: type[T]) -> T:
+    """Read a daemon's configuration. Raises ConfigError."""
+    try:
+        fields = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
+    _refuse_unknown(path, fields, kind)
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_with_value(str(error), fields)}") from error
+
+
+def show_config(config: msgspec.Struct) -> dict[str, Any]:
+    """Give a configuration for the log: no secret is in one, credentials are named by their files."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain
+
+
+def _refuse_unknown(path: Path, fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:
+    known = [f.encode_name for f in msgspec.structs.fields(kind)]
+    for key in fields:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+            raise ConfigError(f"{path}: unknown key {key!r}: {advice}")
+
+
+def _with_value(text: str, fields: dict[str, Any]) -> str:
+    key = text.rpartition("`$.")[2].rstrip("`").split(".")[0].split("[")[0]
+    return f"{key} = {fields[key]!r}: {text}" if key in fields else text

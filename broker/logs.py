@@ -1,0 +1,27 @@
+"""Logs as events: one line each, a constant message and key=value fields, to standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+_OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
+class EventFormatter(logging.Formatter):
+    """``time level process message key=value …``; fields are what a call gave as ``extra``."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {process} %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Render the line, its fields last."""
+        fields = [f"{k}={v!r}" for k, v in record.__dict__.items() if k not in _OWN]
+        return " ".join([super().formatMessage(record), *fields])
+
+
+def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:
+    """Send this process's log to standard error, where its supervisor keeps it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter(process))
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,331 @@
+"""A private RabbitMQ node: one broker in one directory, for one machine, with nothing left behind.
+
+The node listens on loopback only, has no Erlang distribution port and needs no epmd. It is a child of the process that
+started it and stops by itself, cleanly, when that process is gone. Ports and the administrator's password are chosen
+once and remembered; a port that someone else has taken meanwhile is chosen anew. All calls block.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import IO
+
+import msgspec
+
+from broker.address import VHOST, write_private
+from broker.errors import NodeError
+from broker.process_record import ProcessRecord, read_record, record_of
+
+#: The only address that a private node listens on.
+LOOPBACK = "127.0.0.1"
+#: Below the range from which Linux takes the ports of outgoing connections.
+PORT_RANGE = range(20000, 32000)
+#: How long a node may take until it answers AMQP, seconds; 2 to 6 are usual.
+START_TIMEOUT_S = 60.0
+#: How long a node may take to stop before it is killed, seconds.
+STOP_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+
+#: Where packages put the scripts that run as the calling user. Debian's in /usr/sbin want to be root or rabbitmq.
+SCRIPT_DIRS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/usr/local/opt/rabbitmq/sbin")
+
+#: Run inside the node once it is up. Ends it when its input does, and stops the monitor that would start epmd each
+#: minute. ``rabbit:stop_and_halt`` because a plain SIGTERM takes 5 s longer in 3.10 (statistics wait for themselves).
+_IN_NODE = """
+spawn(fun Watch() ->
+    case io:get_line("") of
+        Line when is_list(Line) -> Watch();
+        _ -> rabbit:stop_and_halt()
+    end
+end),
+rabbit_sup:stop_child(rabbit_epmd_monitor_sup).
+"""
+
+#: No Erlang distribution: a name is needed, a port is not. The port given here is never opened or asked.
+_NO_DISTRIBUTION = "-start_epmd false -dist_listen false -erl_epmd_port 1"
+
+Progress = Callable[[str], None]
+
+
+class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a private node listens and who administers it; kept in ``node.json``, mode 0600."""
+
+    host: str
+    amqp_port: int
+    management_port: int
+    prometheus_port: int
+    admin_user: str
+    admin_password: str
+
+    def __repr__(self) -> str:
+        return f"NodeAddress({self.host}, amqp {self.amqp_port}, management {self.management_port})"
+
+
+class PrivateNode:
+    """The node of one directory. One object at a time may run it; calls come from one thread, ``wait`` from any."""
+
+    def __init__(self, directory: Path, *, scripts: Path | None = None) -> None:
+        self.directory = directory.absolute()
+        #: Where the node writes what it has to say.
+        self.log = self.directory / "log" / "node.log"
+        self._scripts = scripts
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> NodeAddress:
+        """Where it listens, or will after its next start. Raises NodeError before the first."""
+        return read_node_address(self.directory)
+
+    @property
+    def pid(self) -> int | None:
+        """The node's process, a child of this one; None when it is not running."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def is_running(self) -> bool:
+        """The node's process lives; it may still be starting."""
+        return self.pid is not None
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Wait for the process to end and return its exit code; None if it has not in time, or was never started."""
+        if self._process is None:
+            return None
+        try:
+            return self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def start(self, progress: Progress = lambda _: None, *, timeout_s: float = START_TIMEOUT_S) -> NodeAddress:
+        """Bring the node up and return when it answers AMQP; at once if it runs.
+
+        A node that an earlier process left in this directory is ended first. Raises NodeError naming the log; then no
+        process is left and the data are as they were.
+        """
+        if self.is_running():
+            return self.address
+        began = time.monotonic()
+        server = find_server(self._scripts)
+        self._prepare_directory()
+        self._end_leftover(progress)
+        address = self._settle_address()
+        progress(f"starting RabbitMQ on port {address.amqp_port}")
+        self._process = self._launch(server)
+        try:
+            self._wait_ready(address, began + timeout_s, progress)
+        except BaseException:
+            self.kill()
+            raise
+        progress(f"RabbitMQ is up after {time.monotonic() - began:.1f} s")
+        return address
+
+    def stop(self, *, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Stop the node and wait until its process is gone; kill it when the time is up. Idempotent, keeps the data."""
+        if self._process is None:
+            return
+        if self._process.stdin:
+            self._process.stdin.close()
+        if self.wait(timeout_s) is None:
+            self.kill()
+        self._forget()
+
+    def kill(self) -> None:
+        """Kill the node and what it started, and reap it. Idempotent; the next start recovers the data."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = None
+        self._record_path.unlink(missing_ok=True)
+
+    @property
+    def _record_path(self) -> Path:
+        return self.directory / "node.pid"
+
+    def _prepare_directory(self) -> None:
+        for path in (self.directory, self.directory / "log", self.directory / "data"):
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o700)
+
+    def _end_leftover(self, progress: Progress) -> None:
+        """End the node of an earlier run, told apart from a stranger with its pid by its start time."""
+        record = read_record(self._record_path)
+        if record is None or not record.is_alive():
+            return
+        progress(f"ending the node of an earlier run (pid {record.pid})")
+        record.end(STOP_TIMEOUT_S)
+
+    def _settle_address(self) -> NodeAddress:
+        """Remember who we are and where we listen; choose what is missing or taken."""
+        path = self.directory / "node.json"
+        address = read_node_address(self.directory) if path.exists() else _fresh_address()
+        ports = _free_ports((address.amqp_port, address.management_port, address.prometheus_port))
+        address = msgspec.structs.replace(
+            address, amqp_port=ports[0], management_port=ports[1], prometheus_port=ports[2]
+        )
+        write_private(path, msgspec.json.format(msgspec.json.encode(address)))
+        write_private(self.directory / "rabbitmq.conf", render_config(address).encode())
+        write_private(self.directory / "enabled_plugins", _package_text("enabled_plugins").encode())
+        return address
+
+    def _launch(self, server: Path) -> subprocess.Popen[bytes]:
+        """Start the process; its record is on disk before the node can do anything."""
+        with self._boot_log.open("wb") as output:
+            process = subprocess.Popen(
+                [server, "-sname", "volunteer-cloud@localhost", "-noshell", "-eval", _IN_NODE],
+                env=self._environment(),
+                cwd=self.directory,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        write_private(self._record_path, record_of(process.pid).encode())
+        return process
+
+    @property
+    def _boot_log(self) -> Path:
+        return self.directory / "log" / "boot.log"
+
+    def _environment(self) -> dict[str, str]:
+        """Build the node's whole environment: nothing of the caller's, nor of /etc/rabbitmq, reaches it."""
+        home = str(self.directory)
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": home,
+            "ERL_FLAGS": _NO_DISTRIBUTION,
+            "ERL_CRASH_DUMP_BYTES": "0",
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_NODENAME": "volunteer-cloud@localhost",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_CONFIG_FILE": f"{home}/rabbitmq.conf",
+            "RABBITMQ_CONFIG_FILES": f"{home}/conf.d/*.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{home}/advanced.config",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/enabled_plugins",
+            "RABBITMQ_MNESIA_BASE": f"{home}/data",
+            "RABBITMQ_LOG_BASE": f"{home}/log",
+            # Tables of the size that rabbitmq-env takes for a server cost 30 MB of memory each start.
+            "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "262144",
+        }
+
+    def _wait_ready(self, address: NodeAddress, deadline: float, progress: Progress) -> None:
+        next_word = time.monotonic() + 5
+        while not is_answering(address.host, address.amqp_port):
+            code = self.wait(_POLL_S)
+            if code is not None:
+                raise NodeError(self._failure(f"the RabbitMQ node ended with code {code} while starting"))
+            now = time.monotonic()
+            if now > deadline:
+                raise NodeError(self._failure("the RabbitMQ node did not answer in time and was killed"))
+            if now > next_word:
+                progress("RabbitMQ is still starting")
+                next_word = now + 5
+
+    def _failure(self, what: str) -> str:
+        said = self._boot_log.read_text(errors="replace").strip().splitlines()
+        last = " | ".join(line.strip()[:200] for line in said[-3:])
+        return f"{what}; see {self.log} and {self._boot_log}; its last words: {last or 'none'}"
+
+
+def find_server(scripts: Path | None = None) -> Path:
+    """Find the ``rabbitmq-server`` that runs as the calling user. Raises NodeError saying how to install it."""
+    known = [scripts] if scripts else [Path(directory) for directory in SCRIPT_DIRS]
+    for directory in known:
+        if os.access(directory / "rabbitmq-server", os.X_OK):
+            return directory / "rabbitmq-server"
+    found = shutil.which("rabbitmq-server") if scripts is None else None
+    if found:
+        return Path(found)
+    places = ", ".join(str(directory) for directory in known)
+    raise NodeError(f"rabbitmq-server is not in {places}: install RabbitMQ (apt install rabbitmq-server)")
+
+
+def read_node_address(directory: Path) -> NodeAddress:
+    """Read where the node of a directory listens. Raises NodeError when there is none, or its file is damaged."""
+    path = directory / "node.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeAddress)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise NodeError(f"{path}: no address of a private node: {error}") from error
+
+
+def render_config(address: NodeAddress) -> str:
+    """Fill the node's configuration in."""
+    values = {field: getattr(address, field) for field in address.__struct_fields__}
+    return Template(_package_text("rabbitmq.conf")).substitute(values, vhost=VHOST)
+
+
+def is_answering(host: str, port: int) -> bool:
+    """Whether an AMQP 0-9-1 broker answers there."""
+    try:
+        with socket.create_connection((host, port), timeout=2) as probe:
+            probe.sendall(b"AMQP\x00\x00\x09\x01")
+            return probe.recv(1) == b"\x01"
+    except OSError:
+        return False
+
+
+def _fresh_address() -> NodeAddress:
+    return NodeAddress(
+        host=LOOPBACK,
+        amqp_port=0,
+        management_port=0,
+        prometheus_port=0,
+        admin_user="administrator",
+        admin_password=secrets.token_urlsafe(24),
+    )
+
+
+def _free_ports(wanted: tuple[int, ...]) -> list[int]:
+    """Give the wanted ports, others for those that are 0 or taken; all are held until all are chosen."""
+    held: list[socket.socket] = []
+    try:
+        for port in wanted:
+            held.append(_hold(port) or _hold_any())
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+def _hold(port: int) -> socket.socket | None:
+    """Take a port; None if it is 0 or someone has it."""
+    if not port:
+        return None
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind((LOOPBACK, port))
+    except OSError:
+        one.close()
+        return None
+    return one
+
+
+def _hold_any() -> socket.socket:
+    for _ in range(100):
+        one = _hold(secrets.choice(PORT_RANGE))
+        if one:
+            return one
+    raise NodeError(f"no free port between {PORT_RANGE.start} and {PORT_RANGE.stop} on {LOOPBACK}")
+
+
+def _package_text(name: str) -> str:
+    return (resources.files("deploy.rabbitmq") / name).read_text()

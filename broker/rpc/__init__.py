@@ -1,0 +1,8 @@
+"""Calls over queues: commands journalled before they are acknowledged, answers that can be trusted."""
+
+from broker.rpc.caller import Caller
+from broker.rpc.clock import ServerClock
+from broker.rpc.journal import Entry, Journal
+from broker.rpc.responder import Call, Handler, Responder
+
+__all__ = ["Call", "Caller", "Entry", "Handler", "Journal", "Responder", "ServerClock"]

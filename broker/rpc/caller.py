@@ -1,0 +1,186 @@
+"""The console's end of a call: send, wait, and tell every silence apart.
+
+An answer counts only for a pending call with that id, from the principal that was called, delivered on our own reply
+queue; everything else is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+import msgspec
+
+from broker.connection import Connection, Delivery
+from broker.errors import CallTimeout, NotDelivered, Refused, RemoteError, Unroutable
+from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
+from schemas.codec import decode, encode, op_of
+from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
+from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import uuid7
+
+#: How long an agent that lives may take to journal a command and say so, seconds.
+ACCEPT_TIMEOUT_S = 20.0
+#: How often an accepted command is asked after, seconds: an answer lost on the way is found so.
+STATE_EVERY_S = 10.0
+
+R = TypeVar("R", bound=Message)
+
+
+class _Pending:
+    """A call that has no final answer yet."""
+
+    def __init__(self, message: Message, expected: Callable[[str], bool]) -> None:
+        self.message = message
+        self.expected = expected
+        self.inbox: asyncio.Queue[tuple[str, Message]] = asyncio.Queue()
+        self.accepted = False
+
+
+class Caller:
+    """Calls agents and the centre as one console, over one exclusive reply queue."""
+
+    def __init__(self, connection: Connection, *, clock_offset_ms: int = 0) -> None:
+        self._connection = connection
+        self.suffix = secrets.token_hex(6)
+        self._offset_ms = clock_offset_ms
+        self._pending: dict[str, _Pending] = {}
+        #: Messages dropped, by reason.
+        self.refused: Counter[str] = Counter()
+
+    async def open(self, user: str) -> None:
+        """Have the reply queue. ``user`` is the connection's principal; called once the connection is open."""
+        self._key = f"reply.{user}-{self.suffix}"
+        await self._connection.consume(
+            reply_queue(user, self.suffix), self._on_delivery, bind_to=(UP, f"*.{self._key}"), prefetch=500
+        )
+
+    async def call(self, target: str, message: Message, kind: type[R], *, timeout_s: float = 60.0) -> R:
+        """Call an agent and give its final answer, which must be a ``kind``.
+
+        Raises RemoteError for an answer that says no, CallTimeout (see ``accepted``), Unroutable when there is no such
+        principal, Refused when its queue is full, Disconnected.
+        """
+        async for _, answer in self.stream(target, message, timeout_s=timeout_s):
+            if isinstance(answer, kind):
+                return answer
+        raise RemoteError(ErrorCode.INTERNAL, f"{target} sent no {kind.__name__}")
+
+    async def ask(self, what: str, message: Message, kind: type[R], *, timeout_s: float = 30.0) -> R:
+        """Call the centre (``what`` is the kind in the routing key: call, submit, keys) and give its answer."""
+        async for _, answer in self.exchange(what, message, timeout_s=timeout_s):
+            if isinstance(answer, kind):
+                return answer
+        raise RemoteError(ErrorCode.INTERNAL, f"the centre sent no {kind.__name__}")
+
+    async def stream(self, target: str, message: Message, *, timeout_s: float) -> AsyncIterator[tuple[str, Message]]:
+        """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last."""
+        message = self._address(message, target=target, timeout_s=timeout_s)
+        pending = _Pending(message, lambda sender: sender == target)
+        async for item in self._converse(pending, down(target), timeout_s, target):
+            yield item
+
+    async def exchange(self, what: str, message: Message, *, timeout_s: float) -> AsyncIterator[tuple[str, Message]]:
+        """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last."""
+        message = self._address(message, timeout_s=timeout_s)
+        pending = _Pending(message, lambda sender: kind_of(sender) in ("adapter", "keys"))
+        async for item in self._converse(pending, up(self._connection.user, what), timeout_s, "the centre"):
+            yield item
+
+    async def tell(self, route: Route, message: Message) -> None:
+        """Send a message that has no answer of its own (a window, a signal, a chunk)."""
+        message = self._address(message)
+        await self._connection.publish(*route, encode(message), message_id=message.id, persistent=False)
+
+    def send(self, route: Route, message: Message) -> asyncio.Future[None]:
+        """As ``tell``, at once; gives the confirm's future."""
+        message = self._address(message)
+        return self._connection.send(*route, encode(message), message_id=message.id, persistent=False)
+
+    def _address(self, message: Message, *, target: str = "", timeout_s: float | None = None) -> Message:
+        deadline = None if timeout_s is None else int((time.time() + timeout_s) * 1000) + self._offset_ms
+        return msgspec.structs.replace(message, target=target, reply=self.suffix, deadline_ms=deadline)
+
+    async def _converse(
+        self, pending: _Pending, route: Route, timeout_s: float, whom: str
+    ) -> AsyncIterator[tuple[str, Message]]:
+        message, deadline = pending.message, time.monotonic() + timeout_s
+        self._pending[message.id] = pending
+        try:
+            await self._publish(route, message, whom)
+            while True:
+                sender, answer = await self._next(pending, route, deadline, whom)
+                if isinstance(answer, Failed):
+                    raise RemoteError(answer.code, answer.message, answer.hint)
+                if isinstance(answer, Accepted):
+                    pending.accepted = True
+                    continue
+                yield sender, answer
+                if isinstance(answer, Reply):
+                    return
+        finally:
+            self._pending.pop(message.id, None)
+
+    async def _publish(self, route: Route, message: Message, whom: str) -> None:
+        try:
+            await self._connection.publish(*route, encode(message), message_id=message.id)
+        except Unroutable as error:
+            raise Unroutable(f"there is no {whom}: the broker has no queue for it") from error
+        except Refused as error:
+            raise Refused(f"{whom} has too much waiting: its queue is full; wait, then try again") from error
+
+    async def _next(self, pending: _Pending, route: Route, deadline: float, whom: str) -> tuple[str, Message]:
+        """Wait for the next message of a call; ask after it when it is long in coming."""
+        asked_at = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= deadline or (not pending.accepted and now - asked_at > ACCEPT_TIMEOUT_S):
+                raise _silence(pending, whom, now >= deadline)
+            patience = min(deadline - now, STATE_EVERY_S if pending.accepted else ACCEPT_TIMEOUT_S)
+            try:
+                return await asyncio.wait_for(pending.inbox.get(), patience)
+            except TimeoutError:
+                if pending.accepted and time.monotonic() < deadline:
+                    await self._ask_after(pending, route)
+
+    async def _ask_after(self, pending: _Pending, route: Route) -> None:
+        question = self._address(CommandState(command=pending.message.id, id=uuid7()))
+        try:
+            await self._connection.publish(*route, encode(question), message_id=question.id, persistent=False)
+        except NotDelivered:
+            return  # asked again after the next wait; the deadline ends it
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        delivery.ack()
+        sender = sender_of(delivery.routing_key, delivery.user_id)
+        if sender is None or delivery.routing_key != f"{sender}.{self._key}":
+            self.refused["foreign_key"] += 1
+            return
+        try:
+            message = decode(delivery.body)
+        except DecodeError:
+            self.refused["undecodable"] += 1
+            return
+        self._hand_over(sender, message)
+
+    def _hand_over(self, sender: str, message: Message) -> None:
+        call = getattr(message, "call", None) or getattr(message, "transfer", None) or message.id
+        pending = self._pending.get(call)
+        if pending is None:
+            self.refused["no_such_call"] += 1
+        elif not pending.expected(sender):
+            self.refused["wrong_sender"] += 1
+        else:
+            pending.inbox.put_nowait((sender, message))
+
+
+def _silence(pending: _Pending, whom: str, is_deadline: bool) -> CallTimeout:
+    op = op_of(pending.message)
+    if pending.accepted:
+        return CallTimeout(f"{whom} accepted {op} and has not finished it in time; ask again later", accepted=True)
+    what = "it passed its deadline there" if is_deadline else "it stays queued until its deadline"
+    return CallTimeout(f"{whom} does not answer: {op} is in its queue, the agent is down or cut off; {what}")

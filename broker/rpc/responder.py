@@ -1,0 +1,281 @@
+"""The agent's end of a call: check, journal, acknowledge, work, answer.
+
+A command that comes again is answered from the journal and never run again, also after kill -9. What an agent cannot
+read it rejects, counts and reports. Which messages there are is the handlers' table; what they do is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from broker.connection import Connection, Delivery
+from broker.errors import Unroutable
+from broker.routes import kind_of, reply
+from broker.rpc.clock import ServerClock
+from broker.rpc.journal import Entry, Journal
+from schemas.codec import decode, encode, op_of
+from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
+from schemas.envelope import Done as DoneReply
+from schemas.errors import DecodeError, ErrorCode
+
+log = logging.getLogger(__name__)
+
+#: A result that comes within this time needs no ``accepted`` before it, seconds.
+ACCEPT_AFTER_S = 0.1
+#: How long a command with a deadline waits for the first word about the server's time, seconds.
+CLOCK_PATIENCE_S = 20.0
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call being answered: who asked, and the ways to talk back while it runs."""
+
+    responder: Any
+    message: Message
+    sender: str
+
+    async def send(self, message: Message) -> None:
+        """Send something to the caller before the answer. Raises Unroutable when the caller is gone."""
+        await self.responder.send_to(self.sender, self.message.reply, message)
+
+    async def started(self) -> None:
+        """Say that the effect begins: after a crash from here on the answer is ``interrupted``."""
+        if isinstance(self.message, Command):
+            await self.responder.journal.start(self.message.id)
+
+
+#: Runs a message and gives its answer; None where none is due. Errors with a ``code`` become ``reply.failed``.
+Run = Callable[[Call, Any], Awaitable[Reply | None]]
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """How to deal with one kind of message."""
+
+    run: Run
+    #: Kinds of principal that may send it.
+    senders: frozenset[str] = frozenset({"console"})
+    #: Run again after a crash in its midst: its effect is a goal, not a step.
+    repeatable: bool = False
+    #: The answer is not the handler's return value: someone else ends the journal's entry later.
+    ends_elsewhere: bool = False
+    #: Deals with a command whose effect had begun when the agent died, in place of the answer ``interrupted``.
+    interrupted: Run | None = None
+
+
+class Responder:
+    """Answers what comes to one principal's queue."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        journal: Journal,
+        handlers: dict[type[Message], Handler],
+        *,
+        clock: ServerClock,
+        generation: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._connection = connection
+        self.journal = journal
+        self._handlers = dict(handlers)
+        self._handlers.setdefault(Ping, Handler(run=_pong, senders=frozenset({"console", "adapter", "keys"})))
+        self._handlers.setdefault(CommandState, Handler(run=self._tell_state))
+        self._clock = clock
+        self._generation = generation
+        self._running: set[asyncio.Task[None]] = set()
+        #: Messages refused since the start, by reason; goes out with the beats.
+        self.refused: Counter[str] = Counter()
+
+    def recover(self) -> None:
+        """Deal with the commands that an earlier process accepted and did not answer: run them, or answer
+        ``interrupted`` where their effect may have begun. Call once, when handlers can run."""
+        for entry in self.journal.unfinished():
+            self._spawn(self._recover(entry))
+
+    async def close(self) -> None:
+        """Cancel what runs; the journal still holds it."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def on_delivery(self, delivery: Delivery) -> None:
+        """Take one delivery to its acknowledgement; the work goes on after that."""
+        try:
+            message = decode(delivery.body)
+        except DecodeError as error:
+            return await self._refuse(delivery, "undecodable", error.reason)
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            return await self._refuse(delivery, "unknown_op", f"this agent does not take {op_of(message)}", message)
+        if kind_of(delivery.user_id) not in handler.senders:
+            return await self._refuse(delivery, "forbidden", f"{delivery.user_id!r} may not send {op_of(message)}")
+        problem = await self._problem(message)
+        if problem is not None:
+            delivery.ack()
+            return await self._answer(delivery.user_id, message, problem)
+        return await self._take(delivery, handler, message)
+
+    async def send_to(self, principal: str, suffix: str, message: Message) -> None:
+        """Send until confirmed. Raises Unroutable when that console's queue is gone."""
+        route = reply(self._connection.user, principal, suffix)
+        await self._connection.deliver(route.exchange, route.key, encode(message), message_id=message.id)
+
+    async def _take(self, delivery: Delivery, handler: Handler, message: Message) -> None:
+        if not isinstance(message, Command):
+            delivery.ack()
+            self._spawn(self._run_plain(handler, Call(self, message, delivery.user_id)))
+            return
+        known = self.journal.get(message.id)
+        if known is None:
+            await self.journal.accept(message.id, delivery.user_id, delivery.body)
+            delivery.ack()
+            self._spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
+        else:
+            delivery.ack()
+            await self._answer_again(delivery.user_id, message, known)
+
+    async def _answer_again(self, sender: str, message: Message, known: Entry) -> None:
+        answer = Accepted(call=message.id) if known.reply is None else _stored(known)
+        if answer is not None:
+            await self._answer(sender, message, answer)
+
+    async def _problem(self, message: Message) -> Failed | None:
+        """Say why a message must not take effect, whatever it asks."""
+        mine = self._generation()
+        if message.generation and mine and message.generation != mine:
+            return Failed(
+                call=message.id,
+                code=ErrorCode.STALE_GENERATION,
+                message=f"generation = {message.generation}: this VM is at {mine}",
+                hint="look the VM up again and repeat the command",
+            )
+        if message.deadline_ms is None or not await self._is_past(message.deadline_ms):
+            return None
+        return Failed(
+            call=message.id, code=ErrorCode.DEADLINE, message="its deadline passed before it came", hint="send it again"
+        )
+
+    async def _is_past(self, deadline_ms: int) -> bool:
+        if self._clock.now_ms() is None:
+            try:
+                await asyncio.wait_for(self._clock.wait_known(), CLOCK_PATIENCE_S)
+            except TimeoutError:
+                log.warning("server time unknown, deadline taken as met")
+        now = self._clock.now_ms()
+        return now is not None and now > deadline_ms
+
+    async def _run_plain(self, handler: Handler, call: Call) -> None:
+        answer = await self._guarded(handler, call)
+        if answer is not None:
+            await self._answer(call.sender, call.message, answer)
+
+    async def _run_command(self, handler: Handler, call: Call) -> None:
+        if handler.ends_elsewhere:
+            await self._guarded(handler, call)
+            return
+        work = asyncio.ensure_future(self._guarded(handler, call))
+        try:
+            done, _ = await asyncio.wait([work], timeout=ACCEPT_AFTER_S)
+            if not done:
+                await self._answer(call.sender, call.message, Accepted(call=call.message.id))
+            answer = await work or DoneReply(call=call.message.id)
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
+        await self.journal.end(call.message.id, encode(answer))
+        await self._answer(call.sender, call.message, answer)
+
+    async def _guarded(self, handler: Handler, call: Call) -> Reply | None:
+        """Run a handler; an error with a code of the wire is an answer, any other is one with a log entry."""
+        try:
+            return await handler.run(call, call.message)
+        except Exception as error:  # a handler's top: whatever broke, the caller is told
+            code = getattr(error, "code", None)
+            if code is None:
+                log.exception("command failed", extra={"op": op_of(call.message), "command": call.message.id})
+            text = str(error) or type(error).__name__
+            return Failed(
+                call=call.message.id,
+                code=ErrorCode(code) if code else ErrorCode.INTERNAL,
+                message=text,
+                hint=getattr(error, "hint", "") if code else "see the agent's log",
+            )
+
+    async def _recover(self, entry: Entry) -> None:
+        try:
+            message = decode(entry.command or b"")
+        except DecodeError:
+            message = None
+        handler = self._handlers.get(type(message)) if message is not None else None
+        if message is not None and handler is not None and (handler.repeatable or not entry.started):
+            await self._run_command(handler, Call(self, message, entry.sender))
+            return
+        if message is not None and handler is not None and handler.interrupted is not None:
+            await handler.interrupted(Call(self, message, entry.sender), message)
+            return
+        answer = Failed(
+            call=entry.id,
+            code=ErrorCode.INTERRUPTED,
+            message="the agent was restarted while this ran; it may have had its effect",
+            hint="look at what it did, then send a new command",
+        )
+        await self.journal.end(entry.id, encode(answer))
+        if message is not None:
+            await self._answer(entry.sender, message, answer)
+
+    async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
+        """Answer a console. An adapter is answered by what its order brings about: a completion, a beat."""
+        if kind_of(sender) != "console":
+            return
+        try:
+            await self.send_to(sender, message.reply, answer)
+        except Unroutable:
+            log.info("caller gone", extra={"caller": sender, "command": message.id})
+
+    async def _refuse(self, delivery: Delivery, reason: str, text: str, message: Message | None = None) -> None:
+        """To the dead letters; the sender is told where it could be read, the centre in any case."""
+        self.refused[reason] += 1
+        log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
+        delivery.reject()
+        if message is not None:
+            await self._answer(
+                delivery.user_id, message, Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text)
+            )
+
+    async def _tell_state(self, call: Call, message: CommandState) -> Reply:
+        entry = self.journal.get(message.command)
+        if entry is None:
+            return Failed(
+                call=message.command,
+                code=ErrorCode.NOT_FOUND,
+                message=f"command {message.command} never came here",
+                hint="send it again with the same id",
+            )
+        stored = _stored(entry) if entry.ended else None
+        return stored if stored is not None else Accepted(call=message.command)
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("answering failed", exc_info=task.exception())
+
+
+def _stored(entry: Entry) -> Reply | None:
+    """Read an answer that the journal holds; an empty one says that there was nothing to answer."""
+    if not entry.reply:
+        return None
+    message = decode(entry.reply)
+    return message if isinstance(message, Reply) else None
+
+
+async def _pong(call: Call, message: Ping) -> Reply:
+    return DoneReply(call=message.id)

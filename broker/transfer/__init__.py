@@ -1,0 +1,7 @@
+"""Files over queues, in chunks under a window that the receiver grants; both ends resume."""
+
+from broker.transfer.receiving import Receiving
+from broker.transfer.sending import Sending
+from broker.transfer.transfers import Transfers
+
+__all__ = ["Receiving", "Sending", "Transfers"]

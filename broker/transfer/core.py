@@ -1,0 +1,100 @@
+"""Both ends of a transfer as pure state: which chunk counts, what may be sent, what to grant.
+
+The receiver rules. An epoch is one unbroken run of chunks; whatever breaks the run (a gap, a bad CRC, a silence, a new
+offer) starts the next one at the offset that the receiver names, and chunks of older epochs are dropped. Epochs are
+made of the receiver's clock, so that another receiver that takes over has later ones.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from msgspec import Struct
+
+from schemas.files import MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, FileChunk, FileWindow
+
+
+class Inbound(Struct, kw_only=True):
+    """The receiving end."""
+
+    transfer: str
+    size: int
+    epoch: int = 0
+    #: All before it has been taken in order.
+    taken: int = 0
+    #: All before it is on disk.
+    durable: int = 0
+    granted: int = 0
+    window: int = MAX_WINDOW_BYTES
+    dropped: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Everything has been taken."""
+        return self.taken == self.size
+
+    def begin(self, offset: int, now_ms: int) -> FileWindow:
+        """Start the next epoch at ``offset``, and give the grant that says so."""
+        self.epoch = max(self.epoch + 1, now_ms)
+        self.taken = offset
+        return self.grant()
+
+    def take(self, chunk: FileChunk) -> bool:
+        """Say whether a chunk is the next piece. False: dropped; ``is_broken`` tells whether the run is at its end."""
+        fits = chunk.epoch == self.epoch and chunk.offset == self.taken and chunk.data != b""
+        if not fits or self.taken + len(chunk.data) > min(self.size, self.granted):
+            self.dropped += 1
+            return False
+        if zlib.crc32(chunk.data) != chunk.crc32:
+            self.dropped += 1
+            return False
+        self.taken += len(chunk.data)
+        return True
+
+    def is_broken_by(self, chunk: FileChunk) -> bool:
+        """Say whether a dropped chunk shows that the run has a gap: only a new epoch can mend that."""
+        return chunk.epoch == self.epoch and chunk.offset >= self.taken and not self.is_whole
+
+    def wants_grant(self) -> bool:
+        """Say whether half the window is used up and there is more to come."""
+        return self.granted < self.size and self.granted - self.taken <= self.window // 2
+
+    def grant(self) -> FileWindow:
+        """Let the sender go one window beyond what has been taken."""
+        self.granted = min(self.size, self.taken + self.window)
+        return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=self.granted)
+
+
+class Outbound(Struct, kw_only=True):
+    """The sending end."""
+
+    transfer: str
+    size: int
+    epoch: int = -1
+    next: int = 0
+    limit: int = 0
+    chunk: int = MAX_CHUNK_BYTES
+    #: All bytes handed to the wire, those sent again included.
+    sent: int = 0
+
+    def on_window(self, window: FileWindow) -> None:
+        """Take a grant; one of an older epoch changes nothing."""
+        if window.epoch > self.epoch:
+            self.epoch, self.next, self.limit = window.epoch, window.offset, window.limit
+        elif window.epoch == self.epoch:
+            self.limit = max(self.limit, window.limit)
+
+    def piece(self) -> tuple[int, int] | None:
+        """Name (offset, length) of the next chunk, or None while the window is used up."""
+        length = min(self.chunk, self.limit - self.next, self.size - self.next)
+        if length <= 0:
+            return None
+        offset, self.next = self.next, self.next + length
+        self.sent += length
+        return offset, length
+
+    def render(self, offset: int, data: bytes) -> FileChunk:
+        """Make the chunk."""
+        return FileChunk(
+            transfer=self.transfer, epoch=self.epoch, offset=offset, crc32=zlib.crc32(data), data=data, id="c"
+        )

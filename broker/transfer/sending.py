@@ -1,0 +1,128 @@
+"""The sending end at work: a file to a queue, never beyond what the receiver has granted.
+
+It offers until it hears of the receiver, sends while the window allows, and offers again after a silence, which finds
+out how far the receiver came, or another receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from broker.errors import NotDelivered, TransferFailed
+from broker.transfer.core import Outbound
+from schemas.envelope import Message
+from schemas.errors import ErrorCode
+from schemas.files import FileAbort, FileChunk, FileOffer, FileWindow
+
+#: Silence of the receiver after which the file is offered again, seconds.
+SILENCE_S = 4.0
+#: Offers in a row without an answer until the transfer is given up.
+MOST_OFFERS = 75
+
+
+class Sending:
+    """One file going out. ``offer`` publishes the offer; ``send`` a chunk, and gives its confirm."""
+
+    def __init__(
+        self,
+        offer: FileOffer,
+        path: Path,
+        send: Callable[[FileChunk], asyncio.Future[None]],
+        tell: Callable[[Message], None],
+        *,
+        silence_s: float = SILENCE_S,
+        most_offers: int = MOST_OFFERS,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._offer, self._path = offer, path
+        self._send, self._tell = send, tell
+        self._silence_s = silence_s
+        self._most_offers = most_offers
+        self._progress = progress or (lambda _: None)
+        self._core = Outbound(transfer=offer.id, size=offer.size)
+        self._wake = asyncio.Event()
+        self._done = False
+        self._failure: TransferFailed | None = None
+
+    @property
+    def sent_bytes(self) -> int:
+        """All that was sent, what was sent again included."""
+        return self._core.sent
+
+    async def run(self) -> None:
+        """Send the whole file. Post-condition: the receiver has it, durable. Raises TransferFailed."""
+        file = await asyncio.to_thread(os.open, self._path, os.O_RDONLY)
+        offers = 0
+        try:
+            self._tell(self._offer)
+            while not self._done:
+                if self._failure is not None:
+                    raise self._failure
+                offers = 0 if await self._heard() else offers + 1
+                if offers >= self._most_offers:
+                    raise TransferFailed(ErrorCode.TIMEOUT, f"nobody takes {self._path.name!r}: the receiver is silent")
+                await self._send_granted(file)
+        except OSError as error:
+            self._give_up(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}")
+            raise TransferFailed(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}") from error
+        finally:
+            os.close(file)
+
+    def on_window(self, window: FileWindow) -> None:
+        """The receiver grants, acknowledges or starts anew."""
+        self._core.on_window(window)
+        self._wake.set()
+
+    def on_done(self) -> None:
+        """The receiver has it."""
+        self._done = True
+        self._wake.set()
+
+    def on_abort(self, abort: FileAbort) -> None:
+        """The receiver gives up."""
+        self._failure = TransferFailed(abort.code, abort.message)
+        self._wake.set()
+
+    async def _heard(self) -> bool:
+        """Wait for a word of the receiver; after a silence offer again."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), self._silence_s)
+        except TimeoutError:
+            self._tell(self._offer)
+            return False
+        self._wake.clear()
+        return True
+
+    async def _send_granted(self, file: int) -> None:
+        while not self._done and self._failure is None and (piece := self._core.piece()) is not None:
+            offset, length = piece
+            epoch = self._core.epoch
+            data = await asyncio.to_thread(os.pread, file, length, offset)
+            if len(data) != length:
+                self._give_up(ErrorCode.CONFLICT, f"{self._path.name!r} became shorter while it was sent")
+                return
+            if epoch == self._core.epoch:
+                self._send(self._core.render(offset, data)).add_done_callback(_forgive)
+                self._progress(offset + length)
+
+    def _give_up(self, code: ErrorCode, message: str) -> None:
+        self._failure = TransferFailed(code, message)
+        self._wake.set()
+        self._tell(FileAbort(transfer=self._offer.id, code=code, message=message))
+
+
+def _forgive(confirm: asyncio.Future[None]) -> None:
+    """A chunk that was not confirmed is a gap at the receiver, which asks for it again."""
+    if not confirm.cancelled() and isinstance(confirm.exception(), NotDelivered):
+        return
+
+
+def digest_file(path: Path) -> tuple[int, str]:
+    """Give a file's size and SHA-256. Blocking; raises OSError."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()

@@ -1,0 +1,222 @@
+"""The transfers that one principal has open, and who may speak in each.
+
+A message of a transfer counts only from its peer: a VM, a console, or, where any storage adapter may take over, any
+adapter. Everything else is dropped and counted; nothing is ever written for a transfer that is not open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from broker.connection import Connection, Delivery
+from broker.errors import TransferFailed
+from broker.routes import Route, file_route, kind_of, up
+from broker.transfer.receiving import Receiving
+from broker.transfer.sending import MOST_OFFERS, Sending
+from schemas.codec import decode, encode
+from schemas.envelope import Message
+from schemas.errors import DecodeError
+from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWindow
+
+#: The peer of a transfer that any storage adapter may serve.
+ANY_ADAPTER = "adapter-"
+
+
+class _Open(msgspec.Struct, kw_only=True):
+    peer: str
+    suffix: str = ""
+    end: Receiving | Sending | None = None
+    offered: asyncio.Future[FileOffer] | None = None
+
+
+class Transfers:
+    """See the module. Feed it every delivery of files that comes to its principal."""
+
+    def __init__(self, connection: Connection, *, my_suffix: str = "") -> None:
+        self._connection = connection
+        self._my_suffix = my_suffix
+        self._open: dict[str, _Open] = {}
+        self.refused: Counter[str] = Counter()
+        #: Bytes of files that went by, as (received, sent).
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+    async def send_file(
+        self,
+        path: Path,
+        offer: FileOffer,
+        peer: str,
+        suffix: str = "",
+        *,
+        most_offers: int = MOST_OFFERS,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sending:
+        """Send a file to ``peer`` (ANY_ADAPTER: whichever takes it). Raises TransferFailed."""
+        entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
+        sending = Sending(
+            offer,
+            path,
+            lambda chunk: self._chunk(entry, chunk),
+            lambda m: self._tell(entry, m),
+            most_offers=most_offers,
+            progress=progress,
+        )
+        entry.end = sending
+        try:
+            await sending.run()
+        finally:
+            self._open.pop(offer.id, None)
+            self.sent_bytes += sending.sent_bytes
+        return sending
+
+    async def receive_file(
+        self,
+        offer: FileOffer,
+        target: Path,
+        partial: Path,
+        peer: str,
+        suffix: str = "",
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Take the file that ``peer`` offers. Raises TransferFailed."""
+        entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
+        await self._receive(entry, offer, target, partial, None, progress)
+
+    async def fetch_file(
+        self,
+        get: FileGet,
+        target: Path,
+        partial: Path,
+        peer: str,
+        *,
+        progress: Callable[[int], None] | None = None,
+        ask_every_s: float = 4.0,
+    ) -> FileOffer:
+        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it. Raises TransferFailed."""
+        offered: asyncio.Future[FileOffer] = asyncio.get_running_loop().create_future()
+        entry = self._open[get.id] = _Open(peer=peer, offered=offered)
+        try:
+            offer = await self._until_offered(entry, get, offered, ask_every_s)
+        except BaseException:
+            self._open.pop(get.id, None)
+            raise
+        await self._receive(entry, offer, target, partial, lambda: self._ask(entry, get), progress)
+        return offer
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Take a delivery of the files queue; acknowledges it whatever it is."""
+        delivery.ack()
+        try:
+            message = decode(delivery.body)
+        except DecodeError:
+            self.refused["undecodable"] += 1
+            return
+        if not self.on_message(delivery.user_id, message):
+            self.refused["no_such_transfer"] += 1
+
+    def tell(self, peer: str, suffix: str, message: Message) -> None:
+        """Say something to a peer with whom no transfer is open: that there will be none."""
+        self._publish(file_route(self._connection.user, peer, suffix, is_chunk=False), message)
+
+    def is_open(self, transfer: str) -> bool:
+        """Say whether a transfer is going on."""
+        return transfer in self._open
+
+    def on_message(self, sender: str, message: Message) -> bool:
+        """Hand a message to its transfer. False: there is none, or the sender is not its peer."""
+        transfer = message.id if isinstance(message, FileOffer) else getattr(message, "transfer", "")
+        entry = self._open.get(transfer)
+        if entry is None or not self._may_speak(entry, sender):
+            return False
+        if kind_of(sender) == "adapter" and isinstance(message, FileWindow | FileOffer):
+            if isinstance(message, FileOffer) and entry.peer not in (sender, ANY_ADAPTER) and not _is_stalled(entry):
+                return False
+            entry.peer = sender
+        self._dispatch(entry, message)
+        return True
+
+    def _may_speak(self, entry: _Open, sender: str) -> bool:
+        if kind_of(entry.peer) == "adapter":
+            return kind_of(sender) == "adapter"
+        return sender == entry.peer
+
+    def _dispatch(self, entry: _Open, message: Message) -> None:
+        match entry.end, message:
+            case Receiving() as end, FileChunk():
+                end.on_chunk(message)
+            case Receiving() as end, FileOffer():
+                end.on_offer()
+            case Receiving() | Sending() as end, FileAbort():
+                end.on_abort(message)
+            case Sending() as end, FileWindow():
+                end.on_window(message)
+            case Sending() as end, FileDone():
+                end.on_done()
+            case None, FileOffer() | FileAbort() if entry.offered is not None:
+                _settle(entry.offered, message)
+
+    async def _receive(
+        self,
+        entry: _Open,
+        offer: FileOffer,
+        target: Path,
+        partial: Path,
+        again: Callable[[], None] | None,
+        progress: Callable[[int], None] | None,
+    ) -> None:
+        receiving = Receiving(offer, target, partial, lambda m: self._tell(entry, m), again=again, progress=progress)
+        entry.end = receiving
+        try:
+            await receiving.run()
+            self.received_bytes += offer.size
+        finally:
+            self._open.pop(offer.id, None)
+
+    async def _until_offered(
+        self, entry: _Open, get: FileGet, offered: asyncio.Future[FileOffer], every_s: float
+    ) -> FileOffer:
+        while not offered.done():
+            self._ask(entry, get)
+            await asyncio.wait([offered], timeout=every_s)
+        return offered.result()
+
+    def _ask(self, entry: _Open, get: FileGet) -> None:
+        self._publish(self._opening_route(entry), get)
+
+    def _tell(self, entry: _Open, message: Message) -> None:
+        if isinstance(message, FileOffer):
+            self._publish(self._opening_route(entry), message)
+        elif entry.peer != ANY_ADAPTER:
+            self._publish(file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False), message)
+
+    def _chunk(self, entry: _Open, chunk: FileChunk) -> asyncio.Future[None]:
+        route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=True)
+        return self._connection.send(*route, encode(chunk), mandatory=False, persistent=False)
+
+    def _opening_route(self, entry: _Open) -> Route:
+        if kind_of(entry.peer) == "adapter":
+            return up(self._connection.user, "offer")
+        return file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
+
+    def _publish(self, route: Route, message: Message) -> None:
+        message = msgspec.structs.replace(message, reply=self._my_suffix)
+        self._connection.send(*route, encode(message), mandatory=False, persistent=False)
+
+
+def _is_stalled(entry: _Open) -> bool:
+    return not isinstance(entry.end, Receiving) or entry.end.is_stalled
+
+
+def _settle(offered: asyncio.Future[FileOffer], message: Message) -> None:
+    if offered.done():
+        return
+    if isinstance(message, FileAbort):
+        offered.set_exception(TransferFailed(message.code, message.message))
+    elif isinstance(message, FileOffer):
+        offered.set_result(message)

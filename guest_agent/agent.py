@@ -1,0 +1,161 @@
+"""The guest agent put together: identity, connection, commands, files, the job loop, and how they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from broker.connection import Connection, Delivery
+from broker.errors import Unroutable
+from broker.rpc import Journal, Responder, ServerClock
+from broker.routes import queue_of
+from broker.transfer import Transfers
+from broker.transfer.sending import digest_file
+from broker.transfer.transfers import ANY_ADAPTER
+from guest_agent import accounts
+from guest_agent.attempt import Room
+from guest_agent.cache import InputCache
+from guest_agent.execs import Execs
+from guest_agent.files import ConsoleFiles
+from guest_agent.identity import Identity
+from guest_agent.machine import boot_id, describe
+from guest_agent.seed import SeedSource
+from guest_agent.slots import JobLoop, Timing
+from guest_agent.uplink import Uplink
+from schemas.codec import decode
+from schemas.enrol import EnrolConfirm
+from schemas.errors import DecodeError
+from schemas.files import FileGet, FileOffer, InputFile, OutputFile
+from schemas.ids import uuid7
+from schemas.jobs import AgentHello, Machine, OutputEntry
+
+log = logging.getLogger(__name__)
+
+
+class GuestAgent:
+    """One VM's agent. ``run`` until cancelled."""
+
+    def __init__(self, source: SeedSource, state: Path, *, image: str = "") -> None:
+        self._state = state
+        self._source = source
+        self._image = image
+        self.identity = Identity(source, state)
+        self._clock = ServerClock()
+
+    async def run(self) -> None:
+        """Enrol, serve and work until cancelled. VM's broker or centre away: waits, for ever."""
+        seed = await self.identity.load()
+        self._connection = Connection(self.identity.address, name=f"{seed.vm} {seed.name}")
+        self._uplink = Uplink(self._connection, lambda: self.identity.generation)
+        self._transfers = Transfers(self._connection)
+        self._journal = Journal(self._state / "journal")
+        self._journal.open()
+        self._build(seed.slots or os.cpu_count() or 1, seed.settings)
+        try:
+            await self._serve(seed.vm)
+        finally:
+            await self._responder.close()
+            await self._files.close()
+            await self._connection.close()
+            await self._journal.close()
+
+    def _build(self, slots: int, settings: dict[str, float]) -> None:
+        execs = Execs(self._state / "files")
+        self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
+        self._loop = JobLoop(
+            self._uplink,
+            self._room(settings),
+            slots=slots,
+            machine=self._describe,
+            clock=self._clock,
+            store=self._storer,
+            end=lambda command: self._journal.end(command, b""),
+            timing=msgspec.convert({k: v for k, v in settings.items() if k in Timing.__struct_fields__}, Timing),
+            refused=lambda: dict(self._responder.refused + self._transfers.refused),
+        )
+        self._responder = Responder(
+            self._connection,
+            self._journal,
+            {**execs.handlers(), **self._loop.handlers()},
+            clock=self._clock,
+            generation=lambda: self.identity.generation,
+        )
+
+    def _room(self, settings: dict[str, float]) -> Room:
+        jobs = self._state / "jobs"
+        jobs.mkdir(parents=True, exist_ok=True)
+        return Room(
+            directory=jobs,
+            cache=InputCache(self._state / "inputs", self._fetch),
+            boot_id=boot_id(),
+            account=accounts.of_slots(jobs),
+            memory_bytes=int(settings.get("payload_memory_mib", 0)) << 20,
+            store_patience_s=settings.get("store_patience_s", 3600.0),
+        )
+
+    async def _serve(self, vm: str) -> None:
+        queue = queue_of(vm)
+        await self._connection.consume(queue, self._responder.on_delivery, prefetch=4)
+        await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
+        self._connection.on_up.append(self._on_up)
+        await self._connection.open()
+        self._responder.recover()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._loop.run(), name="job loop")
+            group.create_task(self._watch_seed(), name="seed watcher")
+
+    def _on_up(self) -> None:
+        """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""
+        self._clock.forget()
+        self._greeting = asyncio.ensure_future(self._greet())
+        self._loop.ask_all()
+
+    async def _greet(self) -> None:
+        try:
+            await self._uplink.say("enrol", EnrolConfirm(target="keys"))
+            await self._uplink.say("request", AgentHello(machine=self._describe(), holding=self._loop.holding()))
+        except Unroutable as error:
+            log.warning("greeting not delivered", extra={"why": str(error)})
+
+    async def _watch_seed(self) -> None:
+        """A newer seed comes while we live: after a restore the old credential is refused, so come back as the new."""
+        async for body in self._source.watch():
+            if self.identity.renew(body):
+                log.info("newer generation", extra={"generation": self.identity.generation})
+                await self._connection.reconnect()
+
+    def _on_file(self, delivery: Delivery) -> None:
+        try:
+            message = decode(delivery.body)
+        except DecodeError as error:
+            log.warning("message refused", extra={"reason": "undecodable", "detail": error.reason})
+            self._responder.refused["undecodable"] += 1
+            delivery.reject()
+            return
+        delivery.ack()
+        is_opening = isinstance(message, FileOffer | FileGet)
+        if is_opening and self._files.on_opening(delivery.user_id, message):  # type: ignore[arg-type]
+            return
+        if not self._transfers.on_message(delivery.user_id, message):
+            self._responder.refused["no_such_transfer"] += 1
+
+    def _describe(self) -> Machine:
+        return describe(self._state, image=self._image)
+
+    async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
+        await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)
+
+    def _storer(self, output: OutputFile) -> Callable[[Path, str], object]:
+        async def store(path: Path, name: str) -> OutputEntry:
+            size, sha256 = await asyncio.to_thread(digest_file, path)
+            file = msgspec.structs.replace(output, name=name)
+            offer = FileOffer(id=uuid7(), file=file, size=size, sha256=sha256, generation=self.identity.generation)
+            await self._transfers.send_file(path, offer, ANY_ADAPTER)
+            return OutputEntry(name=name, size=size, sha256=sha256)
+
+        return store

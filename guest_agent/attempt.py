@@ -1,0 +1,340 @@
+"""One attempt of a job, from its assignment to its completion: stage-in, run, validate, stage-out.
+
+Whatever happens in here becomes an outcome with a cause that a person can read; nothing escapes as an exception but the
+agent's own shutdown. The payload sees a fresh directory and nothing of the agent's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from broker.backoff import backoff
+from broker.errors import TransferFailed
+from guest_agent.cache import InputCache, digest_of
+from guest_agent.errors import CannotRun
+from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, start_time_of
+from schemas.description import Input
+from schemas.errors import ErrorCode
+from schemas.jobs import (
+    MAX_INLINE_OUTPUT_BYTES,
+    MAX_STREAM_BYTES,
+    Holding,
+    JobAssign,
+    JobCompletion,
+    Outcome,
+    OutputEntry,
+    Phase,
+    Steps,
+    Usage,
+)
+
+log = logging.getLogger(__name__)
+
+#: Search path of a payload.
+PATH = "/usr/local/bin:/usr/bin:/bin"
+#: A payload killed by the kernel for want of memory.
+KILLED = 137
+
+#: Sends one output (path, name in the attempt) to the store. Raises TransferFailed.
+Store = Callable[[Path, str], Awaitable[OutputEntry]]
+
+
+class Failure(Exception):
+    """The attempt is at its end, with this outcome and cause."""
+
+    def __init__(self, outcome: Outcome, cause: str) -> None:
+        super().__init__(cause)
+        self.outcome, self.cause = outcome, cause
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """What every attempt of a guest shares."""
+
+    directory: Path
+    cache: InputCache
+    boot_id: str
+    #: The account that payloads of a slot run as; None = the agent's own.
+    account: Callable[[int], Account | None]
+    memory_bytes: int = 0
+    #: How long an output may wait for a store that is full or away, seconds.
+    store_patience_s: float = 3600.0
+
+
+class Attempt:
+    """See the module. ``run`` once; ``stop`` any time."""
+
+    def __init__(self, assign: JobAssign, room: Room, store: Store) -> None:
+        self.assign = assign
+        self.phase = Phase.ASSIGNED
+        self.trouble = ""
+        self.stopped: str | None = None
+        self._room = room
+        self._store = store
+        self._came = self._mark = time.monotonic()
+        self._steps = Steps()
+        self._usage = Usage()
+        self._exit_status = -1
+        self._outputs: list[OutputEntry] = []
+        self._payload: Payload | None = None
+        self._task: asyncio.Task[None] | None = None
+        name = assign.job.replace("/", "_")
+        self._base = room.directory / f"{name}.{assign.attempt}"
+        self._work = self._base / "work"
+
+    @property
+    def run_seconds(self) -> float:
+        """How long the payload ran."""
+        return self._steps.run_s
+
+    def holding(self) -> Holding:
+        """Say where it is, for a beat."""
+        usage = self._usage
+        if self._payload is not None and self.phase == Phase.RUNNING:
+            usage = msgspec.structs.replace(usage, wall_seconds=time.monotonic() - self._mark)
+        return Holding(
+            job=self.assign.job, attempt=self.assign.attempt, phase=self.phase, usage=usage, trouble=self.trouble
+        )
+
+    def stop(self, reason: str) -> None:
+        """End it: cancelled, or superseded. Idempotent."""
+        if self.stopped is None:
+            self.stopped = reason
+            if self._task is not None:
+                self._task.cancel()
+
+    async def run(self) -> JobCompletion:
+        """Take the attempt to its end and say how it ended. Leaves no process; its files stay until ``discard``."""
+        self._step(wait_s=self._since_mark())
+        self._task = asyncio.ensure_future(self._pipeline())
+        try:
+            await self._task
+            outcome, cause = Outcome.DONE, ""
+        except Failure as failure:
+            outcome, cause = failure.outcome, failure.cause
+        except asyncio.CancelledError:
+            if self.stopped is None:
+                self._task.cancel()
+                raise
+            outcome, cause = Outcome.CANCELLED, self.stopped
+        if outcome is not Outcome.DONE:
+            await self._keep_streams()
+        return self._completion(outcome, cause)
+
+    def discard(self) -> None:
+        """Remove its files: its completion counts. Blocking."""
+        shutil.rmtree(self._base, ignore_errors=True)
+
+    def bury(self) -> JobCompletion | None:
+        """If an agent before us had begun it, kill what is left of it and say that it was lost; else None. Blocking."""
+        if not self._base.exists():
+            return None
+        with suppress(FileNotFoundError, ValueError):
+            pid, start_time = (self._base / "process").read_text().split()
+            kill_group_left_behind(int(pid), start_time)
+        return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
+
+    async def _pipeline(self) -> None:
+        if self.stopped is not None:
+            raise Failure(Outcome.CANCELLED, self.stopped)
+        await self._stage_in()
+        await self._run()
+        if self.assign.validation:
+            await self._validate()
+        await self._stage_out()
+
+    async def _stage_in(self) -> None:
+        self.phase = Phase.STAGE_IN
+        try:
+            account = self._room.account(self.assign.slot)
+            await asyncio.to_thread(_make_directory, self._base, self._work, account)
+            for item in self.assign.inputs:
+                cached = await self._room.cache.get(item.sha256) if item.sha256 else None
+                await asyncio.to_thread(_place, item, cached, self._work, account)
+        except TransferFailed as failure:
+            outcome = Outcome.FAILED if failure.code == ErrorCode.NOT_FOUND else Outcome.LOST
+            raise Failure(outcome, f"stage-in: {failure}") from failure
+        except OSError as error:
+            raise Failure(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
+        self._step(stage_in_s=self._since_mark())
+
+    async def _run(self) -> None:
+        self.phase = Phase.RUNNING
+        ended = await self._execute(
+            [_program(self.assign.executable, self._work), *self.assign.arguments], "", self.assign.wall_time_s
+        )
+        self._exit_status = ended.exit_status
+        self._usage = Usage(
+            cpu_seconds=ended.cpu_seconds, wall_seconds=ended.wall_seconds, peak_rss_bytes=ended.peak_rss_bytes
+        )
+        self._step(run_s=self._since_mark())
+        if ended.timed_out:
+            raise Failure(Outcome.FAILED, f"wall time: it ran longer than wall_time_s = {self.assign.wall_time_s:g}")
+        if ended.exit_status:
+            raise Failure(Outcome.FAILED, _exit_cause(ended, self._memory_bytes()))
+
+    async def _validate(self) -> None:
+        self.phase = Phase.VALIDATING
+        program = _program(self.assign.validation, self._work)
+        ended = await self._execute([program], "validation.", self.assign.wall_time_s)
+        self._step(validate_s=self._since_mark())
+        if ended.exit_status or ended.timed_out:
+            raise Failure(Outcome.FAILED, f"validation {self.assign.validation!r} ended with {ended.exit_status}")
+
+    async def _execute(self, command: list[str], prefix: str, wall_time_s: float) -> Ended:
+        streams = [CappedFile(self._base / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")]
+        try:
+            self._payload = Payload.start(
+                command,
+                directory=self._work,
+                environment=self._environment(),
+                stdout=streams[0],
+                stderr=streams[1],
+                account=self._room.account(self.assign.slot),
+                memory_bytes=self._memory_bytes(),
+            )
+            self._note_process(self._payload.pid)
+            return await self._payload.wait(wall_time_s)
+        except CannotRun as error:
+            raise Failure(Outcome.FAILED, str(error)) from error
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def _memory_bytes(self) -> int:
+        return self.assign.memory_mib << 20 or self._room.memory_bytes
+
+    def _environment(self) -> dict[str, str]:
+        """What a payload sees: its own variables and the few that programs take for granted, none of the agent's."""
+        base = {"PATH": PATH, "HOME": str(self._work), "TMPDIR": str(self._work), "LANG": "C.UTF-8"}
+        return {**base, **self.assign.environment}
+
+    def _note_process(self, pid: int) -> None:
+        """For an agent that comes after us: which group to kill."""
+        (self._base / "process").write_text(f"{pid} {start_time_of(pid)}")
+
+    async def _stage_out(self) -> None:
+        self.phase = Phase.STAGE_OUT
+        wanted = [(o.name, self._work / o.name, o.optional) for o in self.assign.outputs]
+        for name, path, optional in wanted:
+            problem = _output_problem(path, self._work)
+            if problem and not optional:
+                raise Failure(Outcome.FAILED, f"outputs: {name!r} {problem}")
+        present = [(name, path) for name, path, _ in wanted if not _output_problem(path, self._work)]
+        await self._store_all([*present, *self._streams()])
+        self._step(stage_out_s=self._since_mark())
+
+    def _streams(self) -> list[tuple[str, Path]]:
+        names = ("stdout", "stderr", "validation.stdout", "validation.stderr")
+        return [(name, self._base / name) for name in names if (self._base / name).exists()]
+
+    async def _keep_streams(self) -> None:
+        """What a failed payload printed is what its owner will ask for."""
+        self._outputs = []
+        with suppress(Failure):
+            await self._store_all(self._streams())
+
+    async def _store_all(self, files: list[tuple[str, Path]]) -> None:
+        """Small outputs ride in the completion as long as they fit together; the others go to the store."""
+        room = MAX_INLINE_OUTPUT_BYTES
+        for name, path in sorted(files, key=lambda f: f[1].stat().st_size):
+            size = path.stat().st_size
+            if size <= room:
+                room -= size
+                content = path.read_bytes()
+                self._outputs.append(OutputEntry(name=name, size=size, sha256=digest_of(content), content=content))
+            else:
+                self._outputs.append(await self._insist(path, name))
+
+    async def _insist(self, path: Path, name: str) -> OutputEntry:
+        """Store one output, again and again while the store is full or away; the beats say what is the trouble."""
+        deadline = time.monotonic() + self._room.store_patience_s
+        for wait_s in backoff(0.5, 30.0):
+            try:
+                entry = await self._store(path, name)
+                self.trouble = ""
+                return entry
+            except TransferFailed as failure:
+                self.trouble = f"stage-out of {name!r}: {failure}"
+                log.warning("stage-out failed", extra={"job": self.assign.job, "why": str(failure)})
+                if time.monotonic() + wait_s > deadline:
+                    raise Failure(Outcome.LOST, self.trouble) from failure
+                await asyncio.sleep(wait_s)
+        raise AssertionError("backoff has no end")
+
+    def _completion(self, outcome: Outcome, cause: str) -> JobCompletion:
+        return JobCompletion(
+            job=self.assign.job,
+            attempt=self.assign.attempt,
+            outcome=outcome,
+            exit_status=self._exit_status,
+            cause=cause,
+            usage=self._usage,
+            steps=self._steps,
+            outputs=self._outputs,
+            boot_id=self._room.boot_id,
+        )
+
+    def _step(self, **seconds: float) -> None:
+        self._steps = msgspec.structs.replace(self._steps, **seconds)
+        self._mark = time.monotonic()
+
+    def _since_mark(self) -> float:
+        return time.monotonic() - self._mark
+
+
+def _make_directory(base: Path, work: Path, account: Account | None) -> None:
+    shutil.rmtree(base, ignore_errors=True)
+    work.mkdir(parents=True)
+    base.chmod(0o711)
+    if account is not None:
+        os.chown(work, account.uid, account.gid)
+
+
+def _place(item: Input, cached: Path | None, work: Path, account: Account | None) -> None:
+    """Put an input where the payload expects it. A payload of another account cannot change a linked file."""
+    path = work / item.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if cached is None:
+        path.write_bytes(item.content or b"")
+    elif account is not None and not item.executable:
+        os.link(cached, path)
+        return
+    else:
+        shutil.copyfile(cached, path)
+    path.chmod(0o755 if item.executable else 0o644)
+
+
+def _program(name: str, work: Path) -> str:
+    """An input of that name is run by its path; anything else is looked up in the payload's PATH."""
+    local = work / name
+    if local.is_file():
+        local.chmod(local.stat().st_mode | 0o111)
+        return str(local)
+    return shutil.which(name, path=PATH) or name
+
+
+def _output_problem(path: Path, work: Path) -> str:
+    if not path.exists():
+        return "was not made by the job; check the name, or mark it optional"
+    if path.is_symlink() or not path.resolve().is_relative_to(work.resolve()):
+        return "is a link out of the job's directory"
+    return "" if path.is_file() else "is not a regular file"
+
+
+def _exit_cause(ended: Ended, memory_bytes: int) -> str:
+    cause = f"payload ended with {ended.exit_status}"
+    if ended.exit_status == KILLED:
+        cause += " (killed; out of memory is the usual reason)"
+    if ended.exit_status > 128:
+        cause += f", by signal {ended.exit_status - 128}"
+    limit = f", its limit was {memory_bytes >> 20} MiB" if memory_bytes else ""
+    return f"{cause}; it used {ended.peak_rss_bytes >> 20} MiB of memory at most{limit}"

@@ -1,0 +1,136 @@
+"""Who this VM is: its seed, the one-time login traded for a credential of its own, the file that keeps it.
+
+The address source of the agent's connection: asked again after a refusal, it looks for a newer seed and enrols anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+
+from broker.address import Address, write_private
+from broker.backoff import backoff
+from broker.connection import Connection, Delivery
+from broker.errors import BrokerError, NotDelivered
+from broker.routes import up
+from guest_agent.errors import NotEnrolled
+from guest_agent.seed import SeedSource
+from schemas.codec import decode, encode
+from schemas.enrol import Credential, EnrolTrade
+from schemas.errors import DecodeError
+from schemas.seed import Seed, decode_seed
+
+log = logging.getLogger(__name__)
+
+#: How long the key manager may take to answer a one-time login, seconds.
+TRADE_TIMEOUT_S = 15.0
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A credential on disk: good for one generation of one VM."""
+
+    vm: str
+    generation: int
+    address: Address
+
+
+class Identity:
+    """See the module."""
+
+    def __init__(self, source: SeedSource, state: Path) -> None:
+        self._source = source
+        self._file = state / "credential.json"
+        self._seed: Seed | None = None
+
+    @property
+    def seed(self) -> Seed:
+        """The newest seed. Raises NotEnrolled before ``load``."""
+        if self._seed is None:
+            raise NotEnrolled("no seed was found: this VM was not started by a host agent")
+        return self._seed
+
+    @property
+    def generation(self) -> int:
+        """The boot generation that this agent speaks for."""
+        return self.seed.generation
+
+    async def load(self) -> Seed:
+        """Find the first seed, for as long as it takes."""
+        for wait_s in backoff(0.2, 5.0):
+            try:
+                self._seed = decode_seed(await self._source.read())
+                return self._seed
+            except (DecodeError, OSError) as error:
+                log.warning("no seed yet", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
+        raise NotEnrolled("no seed")
+
+    def renew(self, body: bytes) -> bool:
+        """Take a seed that the host handed in. True when it is of a newer generation."""
+        try:
+            seed = decode_seed(body)
+        except DecodeError as error:
+            log.warning("seed not readable", extra={"why": error.reason})
+            return False
+        is_newer = seed.generation > self.generation
+        if is_newer:
+            self._seed = seed
+        return is_newer
+
+    async def address(self, refused: bool) -> Address:
+        """Give the credential: the kept one if it is of this generation, else one got for the one-time login."""
+        if refused:
+            self._file.unlink(missing_ok=True)
+            self.renew(await self._source.ask_newer())
+        kept = self._read()
+        if kept is not None:
+            return kept.address
+        address = await self._trade(self.seed)
+        kept = Kept(self.seed.vm, self.seed.generation, address)
+        await asyncio.to_thread(write_private, self._file, msgspec.json.encode(kept))
+        return address
+
+    def _read(self) -> Kept | None:
+        try:
+            kept = msgspec.json.decode(self._file.read_bytes(), type=Kept)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return kept if (kept.vm, kept.generation) == (self.seed.vm, self.seed.generation) else None
+
+    async def _trade(self, seed: Seed) -> Address:
+        """Trade the one-time login for a credential. Raises NotEnrolled or a BrokerError; asked again it goes on."""
+        login = Address(
+            host=seed.broker_host,
+            port=seed.broker_port,
+            user=seed.login_user,
+            password=seed.login_password,
+            vhost=seed.vhost,
+        )
+        connection = Connection(login, name=f"{seed.vm} enrol")
+        try:
+            await connection.open(patience_s=30.0)
+            credential = await _ask(connection, seed)
+        finally:
+            await connection.close()
+        return msgspec.structs.replace(login, user=credential.user, password=credential.password)
+
+
+async def _ask(connection: Connection, seed: Seed) -> Credential:
+    answered: asyncio.Future[Credential] = asyncio.get_running_loop().create_future()
+
+    def take(delivery: Delivery) -> None:
+        message = decode(delivery.body)
+        if isinstance(message, Credential) and not answered.done():
+            answered.set_result(message)
+
+    await connection.consume_direct(take)
+    trade = EnrolTrade(target="keys", generation=seed.generation)
+    try:
+        route = up(connection.user, "enrol")
+        await connection.publish(*route, encode(trade), reply_to="amq.rabbitmq.reply-to", correlation_id=trade.id)
+        return await asyncio.wait_for(answered, TRADE_TIMEOUT_S)
+    except (TimeoutError, NotDelivered) as error:
+        raise BrokerError("the key manager gave no credential for the one-time login") from error

@@ -1,0 +1,39 @@
+"""``guest_agent``: the command that a VM's init, or the process driver, starts."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+from broker.logs import log_to_stderr
+from guest_agent.agent import GuestAgent
+from guest_agent.seed import SeedSource
+
+
+def main() -> None:
+    """Run the agent until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="guest_agent", description="Run jobs and commands inside a VM.")
+    parser.add_argument("--seed", default="auto", help="file with the seed, or auto: look where hypervisors put it")
+    parser.add_argument("--state-dir", type=Path, required=True, help="directory that survives restarts of the agent")
+    parser.add_argument("--image", default="", help="SHA-256 id of the image that this VM was made from")
+    options = parser.parse_args()
+    log_to_stderr("guest_agent")
+    options.state_dir.mkdir(parents=True, exist_ok=True)
+    source = SeedSource(None if options.seed == "auto" else Path(options.seed))
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_run(GuestAgent(source, options.state_dir, image=options.image)))
+
+
+async def _run(agent: GuestAgent) -> None:
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel if task else loop.stop)
+    await agent.run()
+
+
+if __name__ == "__main__":
+    main()
