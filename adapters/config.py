@@ -20,6 +20,8 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     #: Where the content-addressed inputs are; submissions that name one not there are refused.
     store: str
     lease_s: Seconds = 90.0
+    #: How often guests beat; three missed and an agent counts as not ready.
+    beat_s: Seconds = 15.0
     #: How long a paused or saved VM keeps its jobs.
     pause_limit_s: Seconds = 7 * 86400.0
     #: How often leases, the outbox and the gauges are looked at.

@@ -1,4 +1,4 @@
-"""A daemon's configuration: one TOML file into one frozen object; a mistake is named with key, value and what is allowed."""
+"""A daemon's configuration: one TOML file into one frozen object, each mistake named with key, value and cure."""
 
 from __future__ import annotations
 

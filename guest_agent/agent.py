@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
-from broker.rpc import Journal, Responder, ServerClock
 from broker.routes import queue_of
+from broker.rpc import Journal, Responder, ServerClock
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts
-from guest_agent.attempt import Room
+from guest_agent.attempt import Room, Store
 from guest_agent.cache import InputCache
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
@@ -150,7 +149,7 @@ class GuestAgent:
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
         await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)
 
-    def _storer(self, output: OutputFile) -> Callable[[Path, str], object]:
+    def _storer(self, output: OutputFile) -> Store:
         async def store(path: Path, name: str) -> OutputEntry:
             size, sha256 = await asyncio.to_thread(digest_file, path)
             file = msgspec.structs.replace(output, name=name)

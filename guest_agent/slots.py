@@ -15,7 +15,7 @@ import msgspec
 from broker.backoff import backoff
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Call, Handler, ServerClock
-from guest_agent.attempt import Attempt, Room
+from guest_agent.attempt import Attempt, Room, Store
 from guest_agent.machine import load
 from guest_agent.uplink import Uplink
 from schemas.envelope import Failed, Message, Reply
@@ -30,7 +30,6 @@ from schemas.jobs import (
     JobRequest,
     JobStop,
     Machine,
-    OutputEntry,
     Outcome,
     Phase,
 )
@@ -66,7 +65,7 @@ class JobLoop:
         slots: int,
         machine: Callable[[], Machine],
         clock: ServerClock,
-        store: Callable[[OutputFile], Callable[..., Awaitable[OutputEntry]]],
+        store: Callable[[OutputFile], Store],
         end: Callable[[str], Awaitable[None]],
         timing: Timing,
         refused: Callable[[], dict[str, int]] = dict,
@@ -118,7 +117,7 @@ class JobLoop:
                 self._spawn(self._ask(slot))
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
-        """Take an assignment. One that an agent before us had begun is reported lost; one already stopped, cancelled."""
+        """Take an assignment. One that an agent before us had begun is reported lost, one already stopped cancelled."""
         slot = message.slot % len(self._queues)
         attempt = Attempt(message, self._room, self._store(_output_of(message)))
         key = (message.job, message.attempt)

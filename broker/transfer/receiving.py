@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.errors import TransferFailed
@@ -41,7 +41,10 @@ class Receiving:
         stall_s: float = STALL_S,
         again: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer."""
+        self._confirm = confirm
         self._offer = offer
         self._target, self._partial = target, partial
         self._mark = partial.with_suffix(".mark")
@@ -73,6 +76,8 @@ class Receiving:
             while self._written < self._core.size:
                 await self._step()
             await asyncio.to_thread(self._finish)
+            if self._confirm is not None:
+                await self._confirm()
         except OSError as error:
             raise self._abort(ErrorCode.STORE, f"cannot write {self._target.name!r}: {error.strerror}") from error
         except TransferFailed as failure:

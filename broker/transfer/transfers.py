@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -83,10 +84,11 @@ class Transfers:
         suffix: str = "",
         *,
         progress: Callable[[int], None] | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the file that ``peer`` offers. Raises TransferFailed."""
+        """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed."""
         entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
-        await self._receive(entry, offer, target, partial, None, progress)
+        await self._receive(entry, offer, target, partial, progress=progress, confirm=confirm)
 
     async def fetch_file(
         self,
@@ -106,7 +108,7 @@ class Transfers:
         except BaseException:
             self._open.pop(get.id, None)
             raise
-        await self._receive(entry, offer, target, partial, lambda: self._ask(entry, get), progress)
+        await self._receive(entry, offer, target, partial, again=lambda: self._ask(entry, get), progress=progress)
         return offer
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -167,10 +169,9 @@ class Transfers:
         offer: FileOffer,
         target: Path,
         partial: Path,
-        again: Callable[[], None] | None,
-        progress: Callable[[int], None] | None,
+        **hooks: Any,
     ) -> None:
-        receiving = Receiving(offer, target, partial, lambda m: self._tell(entry, m), again=again, progress=progress)
+        receiving = Receiving(offer, target, partial, lambda m: self._tell(entry, m), **hooks)
         entry.end = receiving
         try:
             await receiving.run()

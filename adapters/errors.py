@@ -1,0 +1,52 @@
+"""What can go wrong at the centre, named after what the caller can do about it.
+
+AdapterError
+└── LedgerError              the ledger did not do it; nothing of that transaction happened
+    ├── LedgerUnavailable    the database is down, full, or the outcome of a commit is unknown: do the same again later
+    │   └── Contended        others held the rows or the lock for too long: do the same again
+    ├── Conflict             a rule of the tables forbids it: a fault of the program, look at the chained error
+    ├── NotFound             no such job: mend the name
+    └── Ambiguous            the name fits jobs of several owners: name the owner
+
+SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from schemas.errors import ErrorCode
+
+
+class AdapterError(Exception):
+    """Base of every error of the centre."""
+
+    code = ErrorCode.INTERNAL
+
+
+class LedgerError(AdapterError):
+    """The ledger did not do it."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The database cannot be used now; every function of the ledger may be called again with the same message."""
+
+
+class Contended(LedgerUnavailable):
+    """The database was busy with others for longer than we wait."""
+
+
+class Conflict(LedgerError):
+    """A constraint refused a row."""
+
+    code = ErrorCode.CONFLICT
+
+
+class NotFound(LedgerError):
+    """The ledger has no such job."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class Ambiguous(LedgerError):
+    """Several owners have a submission of that id."""
+
+    code = ErrorCode.CONFLICT

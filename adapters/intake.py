@@ -1,0 +1,285 @@
+"""How an adapter takes messages in: many to a transaction; commit, then publish, then acknowledge.
+
+One thread writes the ledger. What gathers while a transaction runs makes up the next one. A message that fails alone is
+moved to the dead letters with its reason; a database that is away keeps everything waiting, unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from msgspec import Struct
+
+from adapters.errors import LedgerUnavailable
+from adapters.ledger import outbox
+from adapters.ledger.engine import Ledger
+from adapters.ledger.transaction import OutboxRow, Tx
+from adapters.metrics import Metrics
+from broker.backoff import backoff
+from broker.connection import Connection, Delivery
+from broker.errors import NotDelivered, Unroutable
+from broker.routes import DEAD, reply, sender_of
+from schemas.codec import decode, encode, op_of
+from schemas.envelope import Failed, Message, Reply
+from schemas.errors import DecodeError, ErrorCode
+
+log = logging.getLogger(__name__)
+
+#: Messages in one transaction.
+MOST_IN_BATCH = 400
+#: An answer to a sender, or None where the outbox or silence is the answer.
+Answers = Sequence[Reply | None]
+#: Deals with all messages of one kind in a batch: (sender, message) each.
+Room = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
+
+
+class Kind(Struct, frozen=True, kw_only=True):
+    """How to deal with one kind of message."""
+
+    room: Room
+    #: Said again anyway (beats, inventories): its transaction need not wait for the disk.
+    light: bool = False
+    #: Kinds of principal that may send it.
+    senders: frozenset[str]
+
+
+class Item(Struct, frozen=True):
+    """A message on its way through: its own delivery, or None for the adapter's own work."""
+
+    sender: str
+    message: Message
+    delivery: Delivery | None
+
+
+class _Written(Struct):
+    answers: list[tuple[Item, Reply]]
+    outgoing: list[OutboxRow]
+    counts: dict[str, int]
+    observations: list[tuple[str, float]]
+
+
+class Intake:
+    """See the module. ``run`` until cancelled; ``on_delivery`` is the consumers' callback."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        ledger: Ledger,
+        kinds: dict[type[Message], Kind],
+        metrics: Metrics,
+        *,
+        after: Callable[[Tx], object],
+    ) -> None:
+        """``after`` ends every durable transaction: the matching."""
+        self._connection, self._ledger, self._kinds, self._metrics = connection, ledger, kinds, metrics
+        self._after = after
+        self._waiting: list[Item] = []
+        self._ticks: list[str] = []
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: Monotonic time since when no message has waited for longer than one batch; None while there is a backlog.
+        self.clear_since: float | None = time.monotonic()
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Queue a delivery whose sender the broker vouches for; move aside what cannot be read."""
+        sender = sender_of(delivery.routing_key, delivery.user_id)
+        if sender is None:
+            self._spawn(self._bury(delivery, "foreign_key", "user_id is not the first word of the routing key"))
+            return
+        try:
+            message = decode(delivery.body)
+        except DecodeError as error:
+            self._spawn(self._bury(delivery, "undecodable", error.reason))
+            return
+        kind = self._kinds.get(type(message))
+        if kind is None or sender.partition("-")[0] not in kind.senders:
+            reason = f"{op_of(message)} is not taken from {sender}"
+            self._spawn(self._bury(delivery, "not_taken", reason, sender, message))
+            return
+        self._waiting.append(Item(sender, message, delivery))
+        self._wake.set()
+
+    def add(self, sender: str, message: Message, delivery: Delivery | None) -> None:
+        """Queue a message that was already read."""
+        self._waiting.append(Item(sender, message, delivery))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Take batches until cancelled."""
+        while True:
+            await self._wake.wait()
+            batch, self._waiting = self._waiting[:MOST_IN_BATCH], self._waiting[MOST_IN_BATCH:]
+            self._note_backlog()
+            if batch:
+                await self._take(batch)
+
+    async def write(self, work: Callable[[Tx], Any]) -> Any:
+        """Run ``work`` of the adapter's own in the writer thread, and publish what it put out. Raises LedgerError."""
+        return await self._publish_after(work, light=False)
+
+    async def read(self, work: Callable[[Tx], Any]) -> Any:
+        """Run ``work`` on a reading connection. Raises LedgerError."""
+        return await asyncio.to_thread(self._ledger.read, work)
+
+    async def publish_stale(self, older_than_s: float) -> None:
+        """Publish again what nobody has ticked off, and tick off what was confirmed."""
+        ticks, self._ticks = self._ticks, []
+
+        def work(tx: Tx) -> list[OutboxRow]:
+            outbox.tick(tx, ticks)
+            return outbox.stale(tx, int(older_than_s * 1000))
+
+        self._start_publishing(await self._in_thread(lambda: self._ledger.write_lightly(work)))
+
+    async def close(self) -> None:
+        """Let what is being published be confirmed, tick it off and stop."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ticks, self._ticks = self._ticks, []
+        if ticks:
+            await self._in_thread(lambda: self._ledger.write_lightly(lambda tx: outbox.tick(tx, ticks)))
+        self._thread.shutdown()
+
+    def _note_backlog(self) -> None:
+        if self._waiting:
+            self.clear_since = None
+        else:
+            self._wake.clear()
+            self.clear_since = self.clear_since or time.monotonic()
+
+    async def _take(self, batch: list[Item]) -> None:
+        light = [item for item in batch if self._kinds[type(item.message)].light]
+        durable = [item for item in batch if not self._kinds[type(item.message)].light]
+        for items, is_light in ((durable, False), (light, True)):
+            if items:
+                await self._commit(items, light=is_light)
+
+    async def _commit(self, items: list[Item], *, light: bool) -> None:
+        """Write a batch. When it fails, write each alone, so that one bad message holds up no other."""
+        try:
+            written = await self._write_items(items, light=light)
+        except Exception as error:  # noqa: BLE001  whatever broke, it is found out message by message
+            if len(items) == 1:
+                await self._give_up(items[0], error)
+                return
+            log.warning("batch failed, one by one", extra={"messages": len(items), "why": str(error)})
+            for item in items:
+                await self._commit([item], light=light)
+            return
+        self._spawn(self._finish(items, written))
+
+    async def _write_items(self, items: list[Item], *, light: bool) -> _Written:
+        ticks, self._ticks = self._ticks, []
+        write = self._ledger.write_lightly if light else self._ledger.write
+        for wait_s in backoff(0.2, 10.0):
+            try:
+                written: _Written = await self._in_thread(lambda: write(lambda tx: self._work(tx, items, ticks, light)))
+                return written
+            except LedgerUnavailable as error:
+                log.error("ledger unavailable, waiting", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
+        raise AssertionError("backoff has no end")
+
+    def _work(self, tx: Tx, items: list[Item], ticks: list[str], light: bool) -> _Written:
+        """One transaction's work, in the writer thread: all messages of a kind at once, kinds in the table's order."""
+        outbox.tick(tx, ticks)
+        answers: list[tuple[Item, Reply]] = []
+        for message_type, kind in self._kinds.items():
+            mine = [item for item in items if type(item.message) is message_type]
+            if mine:
+                given = kind.room(tx, [(item.sender, item.message) for item in mine])
+                answers += [(item, answer) for item, answer in zip(mine, given, strict=True) if answer is not None]
+        if not light:
+            self._after(tx)
+        return _Written(answers, outbox.fresh(tx), dict(tx.counts), list(tx.observations))
+
+    async def _publish_after(self, work: Callable[[Tx], Any], *, light: bool) -> Any:
+        write = self._ledger.write_lightly if light else self._ledger.write
+
+        def whole(tx: Tx) -> tuple[Any, _Written]:
+            result = work(tx)
+            return result, _Written([], outbox.fresh(tx), dict(tx.counts), list(tx.observations))
+
+        result, written = await self._in_thread(lambda: write(whole))
+        self._spawn(self._finish([], written))
+        return result
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _finish(self, items: list[Item], written: _Written) -> None:
+        """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
+        self._metrics.note(written.counts, written.observations)
+        await self._publish(written.outgoing)
+        for item, answer in written.answers:
+            self._answer(item.sender, item.message, answer)
+        for item in items:
+            if item.delivery is not None:
+                item.delivery.ack()
+
+    def _start_publishing(self, rows: list[OutboxRow]) -> None:
+        if rows:
+            self._metrics.outbox_again.inc(len(rows))
+            self._spawn(self._publish(rows))
+
+    async def _publish(self, rows: list[OutboxRow]) -> None:
+        """Publish outbox rows at once and note each confirm; what is not confirmed stays in the outbox."""
+        if not rows:
+            return
+        began = time.monotonic()
+        sends = [self._connection.send(r.exchange, r.routing_key, r.body, message_id=r.message_id) for r in rows]
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        self._metrics.confirm_seconds.observe(time.monotonic() - began)
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if outcome is None or isinstance(outcome, Unroutable):
+                self._ticks.append(row.message_id)
+            if isinstance(outcome, NotDelivered):
+                self._metrics.not_delivered(type(outcome).__name__)
+                log.info("not delivered", extra={"key": row.routing_key, "why": str(outcome)})
+
+    def _answer(self, sender: str, message: Message, answer: Reply) -> None:
+        """Send an answer that nobody stores: it is asked for again if it is lost."""
+        route = reply(self._connection.user, sender, message.reply)
+        self._connection.send(*route, encode(answer), message_id=answer.id, mandatory=False)
+
+    async def _give_up(self, item: Item, error: Exception) -> None:
+        log.exception("message failed", exc_info=error, extra={"op": op_of(item.message), "sender": item.sender})
+        if item.delivery is not None:
+            await self._bury(item.delivery, "failed", f"{type(error).__name__}: {error}", item.sender, item.message)
+
+    async def _bury(
+        self, delivery: Delivery, reason: str, text: str, sender: str = "", message: Message | None = None
+    ) -> None:
+        """Move a message to the dead letters, its origin in headers since we cannot publish as another user; tell the
+        sender; acknowledge last."""
+        self._metrics.refused(reason)
+        log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
+        headers = {
+            "x-volcloud-reason": f"{reason}: {text}"[:1000],
+            "x-volcloud-sender": delivery.user_id,
+            "x-volcloud-exchange": delivery.exchange,
+            "x-volcloud-key": delivery.routing_key,
+        }
+        await self._connection.deliver(
+            DEAD, "", delivery.body, message_id=delivery.properties.message_id or "unnamed", headers=headers
+        )
+        if message is not None or delivery.user_id.startswith("site-"):
+            call = message.id if message is not None else delivery.properties.message_id or "unnamed"
+            failed = Failed(call=call[:64], code=ErrorCode.BAD_REQUEST, message=text, hint="mend the message")
+            self._answer(delivery.user_id, message or failed, failed)
+        delivery.ack()
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("intake: a step failed", exc_info=task.exception())

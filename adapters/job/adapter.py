@@ -1,0 +1,159 @@
+"""The job adapter put together: submissions, requests, beats, inventories, calls; leases and the outbox swept.
+
+The lease clock runs only while beats are being consumed: after a start, a reconnect or a backlog nothing expires for
+one whole lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from adapters.config import JobAdapterConfig
+from adapters.errors import LedgerError
+from adapters.intake import Answers, Intake, Kind
+from adapters.job.calls import Calls
+from adapters.ledger import assignments, inventory, leases, orders, queries, requests, submissions
+from adapters.ledger.engine import Ledger
+from adapters.ledger.transaction import Policy, Tx
+from adapters.metrics import VM_STATES, Metrics
+from adapters.storage.store import Store
+from broker.address import read_address
+from broker.connection import Connection
+from schemas.envelope import Failed, Message, Reply, ServerTime
+from schemas.jobs import AgentHello, JobBeat, JobRequest
+from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit
+from schemas.vms import HostBye, HostInventory
+
+log = logging.getLogger(__name__)
+
+#: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, seconds.
+STALE_S = 10.0
+#: Messages taken and not yet acknowledged, a queue.
+PREFETCH = 500
+
+
+class JobAdapter:
+    """One instance; several share the queues."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, store: Store, policy: Policy, metrics: Metrics) -> None:
+        self._connection, self._ledger, self._metrics, self._policy = connection, ledger, metrics, policy
+        self._intake = Intake(connection, ledger, kinds(store), metrics, after=assignments.match)
+        self._calls = Calls(connection, self._intake)
+
+    async def run(self, sweep_s: float) -> None:
+        """Serve until cancelled."""
+        for queue in ("vc.submissions", "vc.requests", "vc.beats", "vc.inventory"):
+            await self._connection.consume(queue, self._intake.on_delivery, prefetch=PREFETCH)
+        await self._connection.consume("vc.calls", self._calls.on_delivery, prefetch=50)
+        await self._connection.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._intake.run(), name="ledger intake")
+                group.create_task(self._sweeps(sweep_s), name="sweeps")
+        finally:
+            await self._connection.close()
+            await self._intake.close()
+
+    async def _sweeps(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self._sweep()
+            except LedgerError as error:
+                log.error("sweep failed, again soon", extra={"why": str(error)})
+
+    async def _sweep(self) -> None:
+        await self._intake.publish_stale(STALE_S)
+        if self._may_expire():
+            await self._intake.write(_expire)
+        self._show(await self._intake.read(queries.stats))
+
+    def _may_expire(self) -> bool:
+        """Whether beats have been consumed without a break or a backlog for one whole lease."""
+        since = (self._connection.up_since, self._intake.clear_since)
+        now = time.monotonic()
+        return all(moment is not None and now - moment >= self._policy.lease_s for moment in since)
+
+    def _show(self, stats: queries.Stats) -> None:
+        metrics = self._metrics
+        metrics.set_state(metrics.states, stats.jobs, tuple(JobState))
+        metrics.set_state(metrics.vms, stats.vms, VM_STATES)
+        metrics.set_state(metrics.hosts, stats.hosts, ("present", "absent"))
+        metrics.requests.set(stats.requests)
+        metrics.oldest_wait.set(stats.oldest_wait_ms / 1000)
+        metrics.leases.set(stats.leases)
+        metrics.outbox.set(stats.outbox)
+        metrics.connected.set(1 if self._connection.is_up else 0)
+        metrics.reconnects.set(self._connection.links)
+
+
+def kinds(store: Store) -> dict[type[Message], Kind]:
+    """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
+    vm, host = frozenset({"vm"}), frozenset({"host"})
+    feeders = frozenset({"site", "console"})
+    console = frozenset({"console"})
+    return {
+        JobSubmit: Kind(room=lambda tx, items: submissions.submit_all(tx, items, store.has_input), senders=feeders),
+        AgentHello: Kind(room=_each(requests.hello), senders=vm),
+        JobRequest: Kind(room=_ask, senders=vm),
+        JobCancel: Kind(room=_each(_cancel), senders=console),
+        JobRetry: Kind(room=_each(_retry), senders=console),
+        JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
+        HostInventory: Kind(room=_each(_report), senders=host, light=True),
+        HostBye: Kind(room=_each(inventory.bye), senders=host, light=True),
+    }
+
+
+def _each(one: Callable[[Tx, str, Message], Reply | None]) -> Callable[[Tx, Sequence[tuple[str, Message]]], Answers]:
+    return lambda tx, items: [one(tx, sender, message) for sender, message in items]
+
+
+def _ask(tx: Tx, items: Sequence[tuple[str, JobRequest]]) -> Answers:
+    requests.ask_all(tx, items)
+    return [None] * len(items)
+
+
+def _report(tx: Tx, host: str, message: HostInventory) -> Reply:
+    inventory.report(tx, host, message)
+    return ServerTime(call=message.id, server_time_ms=tx.now_ms)
+
+
+def _cancel(tx: Tx, sender: str, message: JobCancel) -> Reply:
+    return _ordered(message, lambda: orders.cancel(tx, message))
+
+
+def _retry(tx: Tx, sender: str, message: JobRetry) -> Reply:
+    return _ordered(message, lambda: orders.retry(tx, message))
+
+
+def _ordered(message: Message, order: Callable[[], Reply]) -> Reply:
+    try:
+        return order()
+    except LedgerError as error:
+        return Failed(call=message.id, code=error.code, message=str(error), hint="`volcloud job list` shows the names")
+
+
+def _expire(tx: Tx) -> None:
+    if leases.expire(tx):
+        assignments.match(tx)
+
+
+async def run(config: JobAdapterConfig) -> None:
+    """Run an adapter with this configuration until cancelled."""
+    address = read_address(Path(config.credential))
+    metrics = Metrics(address.user, CollectorRegistry())
+    metrics.serve(config.metrics_port, config.metrics_address)
+    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, pause_limit_s=config.pause_limit_s)
+    ledger = Ledger(config.ledger, instance=address.user, policy=policy)
+    await asyncio.to_thread(ledger.open)
+    connection = Connection(address, name=address.user)
+    try:
+        await JobAdapter(connection, ledger, Store(config.store), policy, metrics).run(config.sweep_s)
+    finally:
+        await asyncio.to_thread(ledger.close)

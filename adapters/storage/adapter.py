@@ -1,0 +1,141 @@
+"""The storage adapter put together: transfers, and the ends of jobs.
+
+An end that carries small outputs is first stored and then written to the ledger, whose row alone makes it final. A
+store that will not have them leaves the guest holding them: it is told why and sends them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from adapters.config import StorageAdapterConfig
+from adapters.intake import Intake, Kind
+from adapters.ledger import assignments, attempts, completions
+from adapters.ledger.engine import Ledger
+from adapters.ledger.transaction import Policy
+from adapters.metrics import Metrics
+from adapters.storage.courier import Courier
+from adapters.storage.errors import StoreError
+from adapters.storage.store import Store
+from broker.address import read_address
+from broker.connection import Connection, Delivery
+from broker.routes import kind_of, reply, sender_of
+from broker.transfer import Transfers
+from schemas.codec import decode, encode
+from schemas.envelope import Failed
+from schemas.errors import DecodeError
+from schemas.files import OutputFile
+from schemas.jobs import JobCompletion
+
+log = logging.getLogger(__name__)
+
+#: Completions taken and not yet acknowledged.
+PREFETCH = 500
+
+
+class StorageAdapter:
+    """One instance; several share the queues."""
+
+    def __init__(self, connection: Connection, ledger: Ledger, store: Store, staging: Path, metrics: Metrics) -> None:
+        self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
+        self._transfers = Transfers(connection)
+        self._courier = Courier(self._transfers, store, staging, self._may_store, metrics)
+        kind = Kind(room=_complete, senders=frozenset({"vm"}))
+        self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, user: str) -> None:
+        """Serve until cancelled."""
+        await self._connection.consume("vc.offers", self._courier.on_opening, prefetch=64)
+        await self._connection.consume(f"vc.chunks.{user}", self._courier.on_message, prefetch=256)
+        await self._connection.consume(f"vc.control.{user}", self._courier.on_message, prefetch=256)
+        await self._connection.consume("vc.completions", self._on_completion, prefetch=PREFETCH)
+        await self._connection.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._intake.run(), name="ledger intake")
+                group.create_task(self._sweep(), name="sweep")
+        finally:
+            await self._courier.close()
+            await self._connection.close()
+            await self._intake.close()
+
+    def _on_completion(self, delivery: Delivery) -> None:
+        """Completions without outputs go straight to the ledger; the others by the store."""
+        try:
+            message = decode(delivery.body)
+        except DecodeError:
+            message = None
+        if isinstance(message, JobCompletion) and message.outputs:
+            task = asyncio.ensure_future(self._store_first(delivery, message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._intake.on_delivery(delivery)
+
+    async def _store_first(self, delivery: Delivery, message: JobCompletion) -> None:
+        sender = sender_of(delivery.routing_key, delivery.user_id)
+        if sender is None or kind_of(sender) != "vm":
+            self._intake.on_delivery(delivery)
+            return
+        try:
+            stored = await asyncio.to_thread(self._keep_inline, message)
+        except StoreError as error:
+            log.error("store refused", extra={"job": message.job, "why": str(error)})
+            failed = Failed(call=message.id, code=error.code, message=str(error), hint="keep the output, send it again")
+            self._connection.send(*reply(self._connection.user, sender, ""), encode(failed), mandatory=False)
+            delivery.ack()
+            return
+        self._intake.add(sender, stored, delivery)
+
+    def _keep_inline(self, message: JobCompletion) -> JobCompletion:
+        """Store what rides in the completion; the ledger gets the entries alone."""
+        entries = []
+        for entry in message.outputs:
+            if entry.content is not None:
+                file = OutputFile(job=message.job, attempt=message.attempt, name=entry.name)
+                self._store.put_bytes(entry.content, file)
+            entries.append(msgspec.structs.replace(entry, content=None))
+        return msgspec.structs.replace(message, outputs=entries)
+
+    async def _may_store(self, sender: str, file: OutputFile) -> bool:
+        """Say whether ``sender`` is the VM that holds the attempt."""
+
+        def work(tx: object) -> bool:
+            held = attempts.by_ref(tx, [(file.job, file.attempt)]).get((file.job, file.attempt))  # type: ignore[arg-type]
+            return held is not None and held.vm == sender
+
+        return bool(await self._intake.read(work))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(2.0)
+            await self._intake.publish_stale(10.0)
+            self._metrics.connected.set(1 if self._connection.is_up else 0)
+            self._metrics.reconnects.set(self._connection.links)
+
+
+def _complete(tx: object, items: object) -> list[None]:
+    """Ends of jobs; their answers are in the outbox."""
+    completions.complete_all(tx, items)  # type: ignore[arg-type]
+    return [None] * len(items)  # type: ignore[arg-type]
+
+
+async def run(config: StorageAdapterConfig) -> None:
+    """Run an adapter with this configuration until cancelled."""
+    address = read_address(Path(config.credential))
+    metrics = Metrics(address.user, CollectorRegistry())
+    metrics.serve(config.metrics_port, config.metrics_address)
+    ledger = Ledger(config.ledger, instance=address.user, policy=Policy(lease_s=config.lease_s))
+    await asyncio.to_thread(ledger.open)
+    connection = Connection(address, name=address.user)
+    try:
+        adapter = StorageAdapter(connection, ledger, Store(config.store), Path(config.staging), metrics)
+        await adapter.run(address.user)
+    finally:
+        await asyncio.to_thread(ledger.close)

@@ -1,0 +1,167 @@
+"""The storage adapter's transfers: who may offer or get which file, and the way between the wire and the store.
+
+A file comes into a staging directory that all storage adapters of a machine share, so that another one can go on with
+it; it moves to the store when its SHA-256 was found right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from adapters.errors import AdapterError
+from adapters.metrics import Metrics
+from adapters.storage.errors import StoreError
+from adapters.storage.store import Store, StoredFile
+from broker.connection import Delivery
+from broker.errors import TransferFailed
+from broker.routes import kind_of, sender_of
+from broker.transfer import Transfers
+from broker.transfer.sending import digest_file
+from schemas.codec import decode
+from schemas.errors import DecodeError, ErrorCode
+from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
+
+log = logging.getLogger(__name__)
+
+#: Transfers at work at once: their windows together fill at most half of the chunk queue.
+MOST_OPEN = 32
+#: Openings that wait for one to end; more are dropped, their senders ask again.
+MOST_WAITING = 1000
+#: Offers in a row that a receiver may leave unanswered before it counts as gone.
+OFFERS_TO_THE_SILENT = 5
+
+#: Says whether a VM may store an output of an attempt: it holds it.
+MayStore = Callable[[str, OutputFile], Awaitable[bool]]
+
+
+class Courier:
+    """See the module."""
+
+    def __init__(
+        self, transfers: Transfers, store: Store, staging: Path, may_store: MayStore, metrics: Metrics
+    ) -> None:
+        self._transfers, self._store, self._staging = transfers, store, staging
+        self._may_store = may_store
+        self._metrics = metrics
+        self._serving: dict[str, asyncio.Task[None]] = {}
+        self._room = asyncio.Semaphore(MOST_OPEN)
+        staging.mkdir(parents=True, exist_ok=True)
+
+    def on_opening(self, delivery: Delivery) -> None:
+        """Take a delivery of ``vc.offers``; acknowledges it, since whoever opens a transfer asks until it is done."""
+        delivery.ack()
+        sender = sender_of(delivery.routing_key, delivery.user_id)
+        try:
+            message = decode(delivery.body)
+        except DecodeError:
+            self._metrics.refused("undecodable")
+            return
+        if sender is None or not isinstance(message, FileOffer | FileGet):
+            self._metrics.refused("foreign_key" if sender is None else "not_taken")
+            return
+        self._open(sender, message)
+
+    def on_message(self, delivery: Delivery) -> None:
+        """Take a chunk, a window or an end."""
+        sender = sender_of(delivery.routing_key, delivery.user_id)
+        if sender is None:
+            delivery.ack()
+            self._metrics.refused("foreign_key")
+            return
+        self._transfers.on_delivery(delivery)
+
+    async def close(self) -> None:
+        """End what is going on; the other ends ask again, and another adapter goes on."""
+        for task in list(self._serving.values()):
+            task.cancel()
+        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+
+    def _open(self, sender: str, message: FileOffer | FileGet) -> None:
+        if message.id in self._serving:
+            if isinstance(message, FileOffer):
+                self._transfers.on_message(sender, message)
+            return
+        if len(self._serving) >= MOST_WAITING:
+            self._metrics.refused("flood")
+            return
+        task = asyncio.create_task(self._serve(sender, message))
+        self._serving[message.id] = task
+        task.add_done_callback(lambda _: self._serving.pop(message.id, None))
+
+    async def _serve(self, sender: str, message: FileOffer | FileGet) -> None:
+        try:
+            async with self._room:
+                if isinstance(message, FileOffer):
+                    await self._take(sender, message)
+                else:
+                    await self._give(sender, message)
+        except TransferFailed as failure:
+            log.info("transfer failed", extra={"transfer": message.id, "peer": sender, "why": str(failure)})
+        except AdapterError as error:
+            log.warning("transfer refused", extra={"transfer": message.id, "peer": sender, "why": str(error)})
+            self._refuse(sender, message, error.code, str(error))
+
+    async def _take(self, sender: str, offer: FileOffer) -> None:
+        file = await self._permitted(sender, offer)
+        if file is None:
+            self._refuse(sender, offer, ErrorCode.FORBIDDEN, f"{sender} may not store {offer.file!r}")
+            return
+        if not await asyncio.to_thread(self._store.holds, file, offer.size, offer.sha256):
+            whole = self._staging / f"in-{_key(offer)}"
+            partial = self._staging / f"in-{_key(offer)}.part"
+            await self._receive(sender, offer, whole, partial, file)
+        self._transfers.tell(sender, offer.reply, FileDone(transfer=offer.id))
+
+    async def _receive(self, sender: str, offer: FileOffer, whole: Path, partial: Path, file: StoredFile) -> None:
+        try:
+            await self._transfers.receive_file(
+                offer, whole, partial, sender, offer.reply, confirm=lambda: self._keep(whole, file)
+            )
+            self._metrics.moved("in", offer.size)
+        finally:
+            await asyncio.to_thread(whole.unlink, missing_ok=True)
+
+    async def _keep(self, whole: Path, file: StoredFile) -> None:
+        """Move a whole file to the store; a store that will not have it fails the transfer."""
+        try:
+            await asyncio.to_thread(self._store.put, whole, file)
+        except StoreError as error:
+            log.error("store refused", extra={"why": str(error)})
+            raise TransferFailed(ErrorCode.STORE, str(error)) from error
+
+    async def _give(self, sender: str, get: FileGet) -> None:
+        if not isinstance(get.file, InputFile | OutputFile) or kind_of(sender) not in ("vm", "console"):
+            self._refuse(sender, get, ErrorCode.FORBIDDEN, f"{sender} may not have {get.file!r}")
+            return
+        if isinstance(get.file, OutputFile) and kind_of(sender) != "console":
+            self._refuse(sender, get, ErrorCode.FORBIDDEN, "outputs are for consoles")
+            return
+        path, is_copy = await asyncio.to_thread(self._store.local, get.file, self._staging)
+        try:
+            size, sha256 = await asyncio.to_thread(digest_file, path)
+            offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
+            await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
+            self._metrics.moved("out", size)
+        finally:
+            if is_copy:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def _permitted(self, sender: str, offer: FileOffer) -> StoredFile | None:
+        """Give the file if the sender may store it: consoles inputs, VMs outputs of the attempts that they hold."""
+        if isinstance(offer.file, InputFile) and kind_of(sender) == "console" and offer.file.sha256 == offer.sha256:
+            return offer.file
+        if isinstance(offer.file, OutputFile) and await self._may_store(sender, offer.file):
+            return offer.file
+        return None
+
+    def _refuse(self, sender: str, message: FileOffer | FileGet, code: ErrorCode, text: str) -> None:
+        self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=text))
+
+
+def _key(offer: FileOffer) -> str:
+    """Name a file on its way by what it is: the same file offered again goes on where it stopped."""
+    return hashlib.sha256(f"{offer.id} {offer.sha256}".encode()).hexdigest()[:40]

@@ -1,0 +1,22 @@
+"""What can go wrong with the store.
+
+StoreError          full, away, or refusing: the sender keeps the file and tries again
+└── NotStored       there is no such file in the store
+"""
+
+from __future__ import annotations
+
+from adapters.errors import AdapterError
+from schemas.errors import ErrorCode
+
+
+class StoreError(AdapterError):
+    """The store did not do it; nothing under the file's name was changed."""
+
+    code = ErrorCode.STORE
+
+
+class NotStored(StoreError):
+    """The store has no such file."""
+
+    code = ErrorCode.NOT_FOUND

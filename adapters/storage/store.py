@@ -1,0 +1,135 @@
+"""The store: inputs by digest and outputs by attempt, on whatever file system fsspec opens.
+
+A file appears under its name by one move, whole. What an attempt stored means nothing until the ledger points to it.
+Every method blocks and may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from adapters.storage.errors import NotStored, StoreError
+from schemas.files import GuestFile, InputFile, OutputFile
+
+StoredFile = InputFile | OutputFile
+
+
+class Store:
+    """The store at an fsspec URL, such as ``file:///srv/volcloud/store``."""
+
+    def __init__(self, url: str) -> None:
+        with mapped(url):
+            self._system, self._root = fsspec.url_to_fs(url)
+        self._url = url
+
+    def holds(self, file: StoredFile, size: int, sha256: str) -> bool:
+        """Say whether a file is there with these bytes. An input's name is its digest; an output is read."""
+        path = self._path(file)
+        with mapped(self._url):
+            if not self._system.exists(path) or self._system.size(path) != size:
+                return False
+            return isinstance(file, InputFile) or self._digest(path) == sha256
+
+    def has_input(self, sha256: str) -> bool:
+        """Say whether an input is there."""
+        with mapped(self._url):
+            return bool(self._system.exists(self._path(InputFile(sha256=sha256))))
+
+    def put(self, local: Path, file: StoredFile) -> None:
+        """Store a local file, which is gone afterwards. Raises StoreError; what was stored is as before then, and the
+        local file stays."""
+        with mapped(self._url), self._appearing(file) as fresh:
+            self._system.put_file(str(local), fresh)
+        local.unlink(missing_ok=True)
+
+    def put_bytes(self, content: bytes, file: StoredFile) -> None:
+        """Store bytes. Raises StoreError; what was stored is as before then."""
+        with mapped(self._url), self._appearing(file) as fresh:
+            self._system.pipe_file(fresh, content)
+
+    @contextlib.contextmanager
+    def _appearing(self, file: StoredFile) -> Iterator[str]:
+        """Give a name to write under; the file appears under its own when that has succeeded."""
+        path = self._path(file)
+        fresh = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        try:
+            yield fresh
+            self._system.mv(fresh, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._system.rm_file(fresh)
+            raise
+
+    def local(self, file: StoredFile, staging: Path) -> tuple[Path, bool]:
+        """Give a file's path on this machine, and whether it is a copy that the caller removes.
+
+        Raises NotStored, StoreError.
+        """
+        path = self._path(file)
+        with mapped(self._url):
+            if not self._system.exists(path):
+                raise NotStored(f"{_name(file)} is not in the store")
+            if "file" in _protocols(self._system):
+                return Path(path), False
+            copy = staging / f"out-{hashlib.sha256(path.encode()).hexdigest()}"
+            self._system.get_file(path, str(copy))
+            return copy, True
+
+    def remove_attempt(self, job: str, attempt: int) -> None:
+        """Remove all that an attempt stored: it did not become the final one. Nothing there is no error."""
+        path = f"{self._root}/outputs/{job}/{attempt}"
+        with mapped(self._url):
+            if self._system.exists(path):
+                self._system.rm(path, recursive=True)
+
+    def _path(self, file: StoredFile | GuestFile) -> str:
+        match file:
+            case InputFile(sha256=digest):
+                return f"{self._root}/inputs/{digest[:2]}/{digest}"
+            case OutputFile(job=job, attempt=attempt, name=name):
+                _refuse_escape(name)
+                return f"{self._root}/outputs/{job}/{attempt}/{name}"
+        raise NotStored(f"{file!r} is not a file of the store")
+
+    def _digest(self, path: str) -> str:
+        digest = hashlib.sha256()
+        with self._system.open(path, "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def mapped(url: str) -> Iterator[None]:
+    """The one place where fsspec's and the system's errors become ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotStored(f"not in the store: {error.filename or error}") from error
+    except OSError as error:
+        raise StoreError(f"store {url}: {error.strerror or error}; free some space or mend it, we try again") from error
+    except ValueError as error:
+        raise StoreError(f"store = {url!r}: {error}") from error
+
+
+def _refuse_escape(name: str) -> None:
+    if name.startswith("/") or ".." in name.split("/"):
+        raise StoreError(f"name = {name!r}: must stay inside the attempt's area")
+
+
+def _name(file: StoredFile) -> str:
+    return f"input {file.sha256}" if isinstance(file, InputFile) else f"output {file.name!r} of {file.job}"
+
+
+def _protocols(system: Any) -> tuple[str, ...]:
+    protocol = system.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
