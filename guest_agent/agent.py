@@ -12,7 +12,7 @@ import msgspec
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
 from broker.routes import queue_of
-from broker.rpc import Journal, Responder, ServerClock
+from broker.rpc import Journal, Responder, ServerClock, Uplink
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
@@ -25,7 +25,6 @@ from guest_agent.identity import Identity
 from guest_agent.machine import boot_id, describe
 from guest_agent.seed import SeedSource
 from guest_agent.slots import JobLoop, Timing
-from guest_agent.uplink import Uplink
 from schemas.codec import decode
 from schemas.enrol import EnrolConfirm
 from schemas.errors import DecodeError

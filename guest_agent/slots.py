@@ -14,10 +14,9 @@ import msgspec
 
 from broker.backoff import backoff
 from broker.errors import CallTimeout, NotDelivered, RemoteError
-from broker.rpc import Call, Handler, ServerClock
+from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt, Room, Store
 from guest_agent.machine import load
-from guest_agent.uplink import Uplink
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
 from schemas.jobs import (

@@ -1,8 +1,8 @@
 """``python relay.py HOST PORT``: join standard input and output to one TCP connection, until either side closes.
 
 QEMU starts one for each connection that a guest opens to the broker's address; that is how a guest without a network
-reaches the broker and nothing else. HOST and PORT come from the host agent's command line, never from the guest. Imports
-only what starts fast. Standard error is the guest's stream too, so nothing may ever be written to it.
+reaches the broker and nothing else. HOST and PORT come from the host agent's command line, never from the guest.
+Imports only what starts fast. Standard error is the guest's stream too, so nothing may ever be written to it.
 """
 
 from __future__ import annotations

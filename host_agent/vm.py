@@ -69,15 +69,11 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.PAUSE: Transition(frozenset({_S.RUNNING}), _S.PAUSING, _S.PAUSED, frozenset({_S.PAUSED})),
     Verb.RESUME: Transition(frozenset({_S.PAUSED}), _S.PAUSED, _S.RUNNING, frozenset({_S.RUNNING})),
-    Verb.RESET: Transition(
-        frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}), _S.STARTING, _S.RUNNING, frozenset(), True
-    ),
+    Verb.RESET: Transition(frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}), _S.STARTING, _S.RUNNING, frozenset(), True),
     Verb.POWEROFF: Transition(
         _EVERY_STATE, _S.STOPPING, _S.POWEREDOFF, frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED})
     ),
-    Verb.SAVESTATE: Transition(
-        frozenset({_S.RUNNING, _S.PAUSED}), _S.SAVING, _S.SAVED, frozenset({_S.SAVED})
-    ),
+    Verb.SAVESTATE: Transition(frozenset({_S.RUNNING, _S.PAUSED}), _S.SAVING, _S.SAVED, frozenset({_S.SAVED})),
     Verb.DELETE: Transition(
         frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED}), _S.STOPPING, _S.ABSENT, frozenset({_S.ABSENT})
     ),

@@ -49,6 +49,8 @@ class Caller:
         self.suffix = secrets.token_hex(6)
         self._offset_ms = clock_offset_ms
         self._pending: dict[str, _Pending] = {}
+        #: Takes (sender, message) of what belongs to no call, such as a file's chunks. False: nobody's.
+        self.on_other: Callable[[str, Message], bool] = lambda sender, message: False
         #: Messages dropped, by reason.
         self.refused: Counter[str] = Counter()
 
@@ -171,7 +173,8 @@ class Caller:
         call = getattr(message, "call", None) or getattr(message, "transfer", None) or message.id
         pending = self._pending.get(call)
         if pending is None:
-            self.refused["no_such_call"] += 1
+            if not self.on_other(sender, message):
+                self.refused["no_such_call"] += 1
         elif not pending.expected(sender):
             self.refused["wrong_sender"] += 1
         else:

@@ -1,4 +1,4 @@
-"""What this VM says to the centre: every message stamped with its boot generation, published until confirmed."""
+"""What an agent says to the centre: stamped with its boot generation, published until confirmed."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Uplink:
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}
 
-    async def say(self, kind: str, message: Message, *, persistent: bool = True) -> None:
-        """Publish until confirmed. Raises Unroutable or Forbidden."""
-        message = msgspec.structs.replace(message, generation=self._generation())
+    async def say(self, kind: str, message: Message, *, persistent: bool = True, as_is: bool = False) -> None:
+        """Publish until confirmed; ``as_is`` keeps the message's own generation. Raises Unroutable or Forbidden."""
+        if not as_is:
+            message = msgspec.structs.replace(message, generation=self._generation())
         await self._connection.wait_up()
         route = up(self._connection.user, kind)
         await self._connection.deliver(*route, encode(message), message_id=message.id, persistent=persistent)
 
-    async def ask(self, kind: str, message: Message, *, timeout_s: float) -> Reply:
+    async def ask(self, kind: str, message: Message, *, timeout_s: float, as_is: bool = False) -> Reply:
         """Publish and wait for the answer to this id. Raises CallTimeout; RemoteError when the answer is a no."""
         future = self._awaited.setdefault(message.id, asyncio.get_running_loop().create_future())
         try:
-            await self.say(kind, message)
+            await self.say(kind, message, as_is=as_is)
             answer = await asyncio.wait_for(asyncio.shield(future), timeout_s)
         except TimeoutError as error:
             raise CallTimeout(f"no answer to {kind} in {timeout_s:g} s") from error

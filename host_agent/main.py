@@ -1,0 +1,72 @@
+"""``host_agent``: the command that BOINC, systemd or a person starts on a volunteer's host."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from broker.config import ConfigError, read_config, show_config
+from broker.errors import BrokerError
+from broker.logs import log_to_stderr
+from host_agent.agent import HostAgent
+from host_agent.config import HostConfig
+from host_agent.errors import HostError
+from host_agent.hypervisors.contract import Hypervisor
+
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the agent until SIGTERM or SIGINT; its VMs live on. Exits 2 for a wrong setting, 1 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="host_agent", description="Run virtual machines for the volunteer cloud.")
+    parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
+    parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
+    options = parser.parse_args()
+    log_to_stderr("host_agent")
+    try:
+        config = read_config(options.config, HostConfig)
+        log.info("starting", extra=show_config(config))
+        Path(config.directory).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(_run(config, poweroff_all=options.poweroff_all))
+    except ConfigError as error:
+        print(f"host_agent: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except (HostError, BrokerError, OSError, ValueError) as error:
+        log.error("cannot go on", extra={"why": str(error)})
+        sys.exit(1)
+
+
+async def _run(config: HostConfig, *, poweroff_all: bool) -> None:
+    agent = HostAgent(config, driver(config.hypervisor, Path(config.directory) / "hypervisor"))
+    work = asyncio.ensure_future(agent.poweroff_all() if poweroff_all else agent.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+    await work
+
+
+def driver(name: str, directory: Path) -> Hypervisor:
+    """Make the driver of that name. Imports only the one that is asked for."""
+    match name:
+        case "qemu":
+            from host_agent.hypervisors.qemu import QemuHypervisor
+
+            return QemuHypervisor(directory)
+        case "process":
+            from host_agent.hypervisors.process import ProcessHypervisor
+
+            return ProcessHypervisor(directory)
+        case "fake":
+            from host_agent.hypervisors.fake import FakeHypervisor
+
+            return FakeHypervisor()
+    raise HostError(f"hypervisor = {name!r}: allowed are qemu, process, fake")
+
+
+if __name__ == "__main__":
+    main()
