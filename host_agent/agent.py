@@ -132,7 +132,9 @@ class HostAgent:
 
     def _handlers(self) -> dict[type[Message], Handler]:
         centre = frozenset({"adapter", "keys"})
-        verbs = {kind: Handler(run=self._verb, repeatable=kind is not VmReset) for kind in VERBS}
+        verbs: dict[type[Message], Handler] = {
+            kind: Handler(run=self._verb, repeatable=kind is not VmReset) for kind in VERBS
+        }
         return {
             **verbs,
             VmCreate: Handler(run=self._create, repeatable=True),

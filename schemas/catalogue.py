@@ -1,0 +1,92 @@
+"""Who says what to whom, by which exchange and key: a row a message. Documents and permission tests are made of it."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+#: Words of the wire's exchanges; ``broker.routes`` uses the same.
+UP, DOWN, CALLS = "vc.up", "vc.down", "vc.calls"
+
+
+class Way(Struct, frozen=True):
+    """One way that a message takes: from kinds of principal, by an exchange, under a key, into a queue."""
+
+    senders: str
+    exchange: str
+    key: str
+    queue: str
+
+
+def _up(senders: str, kind: str, queue: str) -> Way:
+    return Way(senders, UP, f"{{user}}.{kind}", queue)
+
+
+def _calls(kind: str, queue: str) -> Way:
+    return Way("console", CALLS, f"{{user}}.{kind}", queue)
+
+
+_TO_CONSOLE = Way("host, vm, adapter, keys", UP, "{user}.reply.{console}-{random}", "vc.replies.{console}.{random}")
+_TO_HOST = Way("console", DOWN, "host.{id}", "host.{id}")
+_TO_VM = Way("console", DOWN, "vm.{id}", "vm.{id}")
+_ADAPTER_TO_VM = Way("adapter", DOWN, "vm.{id}", "vm.{id}")
+_VM_FILES = Way("adapter, console", DOWN, "vm.{id}.files", "vm.{id}.files")
+_CALL = _calls("call", "vc.calls")
+_OFFERS = [_up("vm", "offer", "vc.offers"), _calls("offer", "vc.offers"), _VM_FILES, _TO_CONSOLE]
+_CONTROL = [
+    _up("vm", "control.{adapter}", "vc.control.{adapter}"),
+    _calls("control.{adapter}", "vc.control.{adapter}"),
+    _VM_FILES,
+    _TO_CONSOLE,
+]
+_CHUNKS = [
+    _up("vm", "chunk.{adapter}", "vc.chunks.{adapter}"),
+    _calls("chunk.{adapter}", "vc.chunks.{adapter}"),
+    _VM_FILES,
+    _TO_CONSOLE,
+]
+_VERBS = ("create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate", "delete", "list")
+
+#: Every message's ways, by op.
+WAYS: dict[str, list[Way]] = {
+    "reply.accepted": [_TO_CONSOLE],
+    "reply.done": [_TO_CONSOLE, Way("keys", DOWN, "host.{id}", "host.{id}")],
+    "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, Way("adapter", DOWN, "site.{id}", "site.{id}")],
+    "reply.time": [Way("adapter", DOWN, "host.{id}", "host.{id}")],
+    "command.state": [_TO_HOST, _TO_VM],
+    "agent.ping": [_TO_HOST, _TO_VM],
+    **{f"vm.{verb}": [_TO_HOST] for verb in _VERBS},
+    "reply.vms": [_TO_CONSOLE],
+    "host.inventory": [_up("host", "inventory", "vc.inventory")],
+    "host.bye": [_up("host", "inventory", "vc.inventory")],
+    "exec.run": [_TO_VM],
+    "exec.window": [_TO_VM],
+    "exec.signal": [_TO_VM],
+    "exec.output": [_TO_CONSOLE],
+    "reply.exec": [_TO_CONSOLE],
+    "file.offer": _OFFERS,
+    "file.get": _OFFERS,
+    "file.window": _CONTROL,
+    "file.done": _CONTROL,
+    "file.abort": _CONTROL,
+    "file.chunk": _CHUNKS,
+    "enrol.grant": [_up("host", "enrol", "vc.enrol")],
+    "enrol.revoke": [_up("host", "enrol", "vc.enrol")],
+    "enrol.trade": [_up("once", "enrol", "vc.enrol")],
+    "enrol.confirm": [_up("vm", "enrol", "vc.enrol")],
+    "reply.enrol_granted": [Way("keys", DOWN, "host.{id}", "host.{id}")],
+    "reply.credential": [_TO_CONSOLE, Way("keys", "", "amq.rabbitmq.reply-to", "direct reply-to")],
+    "keys.mint": [_calls("keys", "vc.enrol")],
+    "keys.delete": [_calls("keys", "vc.enrol")],
+    "agent.hello": [_up("vm", "request", "vc.requests")],
+    "job.request": [_up("vm", "request", "vc.requests")],
+    "job.assign": [_ADAPTER_TO_VM],
+    "job.stop": [_ADAPTER_TO_VM],
+    "job.beat": [_up("vm", "beat", "vc.beats")],
+    "job.beat_answer": [_ADAPTER_TO_VM],
+    "job.completion": [_up("vm", "completion", "vc.completions")],
+    "job.completion_answer": [_ADAPTER_TO_VM],
+    "job.submit": [_up("site", "submit", "vc.submissions"), _calls("submit", "vc.submissions")],
+    "job.verdict": [Way("adapter", DOWN, "site.{id}", "site.{id}"), _TO_CONSOLE],
+    **{op: [_CALL] for op in ("job.list", "job.show", "job.cancel", "job.retry", "host.list", "registry.list")},
+    **{f"reply.{what}": [_TO_CONSOLE] for what in ("jobs", "job", "jobs_changed", "hosts", "registry")},
+}

@@ -1,0 +1,136 @@
+"""One example of every message: the golden corpus is made of them, and the documents show them.
+
+An example that changes is a change of the wire: the files of released versions stay as they are and must still decode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from schemas import description, execs, files, jobs, ledger, vms
+from schemas.codec import MESSAGES
+from schemas.envelope import Message
+from schemas.errors import ErrorCode
+
+_ID = "01936f5e-7b2a-7c3d-8e4f-5a6b7c8d9e0f"
+_OTHER = "01936f5e-7b2b-7c3d-8e4f-5a6b7c8d9e0f"
+_JOB = "site-lyon/zdecays.3"
+_SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_VM = vms.VmStatus(
+    vm="vm-5f0c1d2e3a4b5c6d7e8f", name="vm1", state="running", generation=3, hypervisor="qemu", cpus=1,
+    memory_mib=768, disk_mib=4096, image=_SHA, pid=4711, accelerator="tcg", cpu_seconds=12.5,
+    resident_bytes=268435456, autostart=True,
+)  # fmt: skip
+_HOST = vms.HostFacts(
+    hostname="pc17", platform="linux-x86_64", cpus=2, memory_mib=16384, free_disk_mib=65536, hypervisor="qemu",
+    accelerator="kvm", agent_version="0.1.0", images=[_SHA],
+)  # fmt: skip
+_MACHINE = jobs.Machine(
+    cpus=1, memory_mib=740, disk_mib=3840, platform="linux-x86_64", image=_SHA, features=["python3"],
+    boot_id="f2a1b0c9-0d3e-4f5a-8b7c-6d5e4f3a2b1c", agent_version="0.1.0", python="3.11.2",
+)  # fmt: skip
+_USAGE = jobs.Usage(cpu_seconds=4.2, wall_seconds=4.9, peak_rss_bytes=104857600)
+_STEPS = jobs.Steps(wait_s=0.01, stage_in_s=0.4, run_s=4.9, stage_out_s=0.02)
+_OUTPUT = jobs.OutputEntry(name="result.json", size=2, sha256=_SHA, content=b"{}")
+_DESCRIPTION = description.JobDescription(
+    id="zdecays", executable="python3", arguments=["generate.py", "--seed", "{index}"], environment={"LANG": "C"},
+    inputs=[description.Input(name="generate.py", sha256=_SHA, size=5120)],
+    outputs=[description.Output(name="result.json")],
+    requirements=description.Requirements(cpus=1, memory_mib=512, platform="linux-x86_64"),
+    priority=5, wall_time_s=3600.0, attempts=3, array=4, labels={"campaign": "lep"},
+)  # fmt: skip
+_REQUEST = jobs.JobRequest(id=_OTHER, slot=0, machine=_MACHINE, generation=3)
+_HELD = jobs.AttemptRef(job=_JOB, attempt=2)
+_ROW = ledger.JobRow(
+    number=17, job=_JOB, state=ledger.JobState.HELD, attempt=2, failures=1, submitted_ms=1764000000000,
+    reason="payload ended with 3",
+)  # fmt: skip
+_ATTEMPT = ledger.AttemptRow(
+    attempt=2, state="failed", vm=_VM.vm, vm_name="vm1", host="host-a1", vm_generation=3, assigned_ms=1764000001000,
+    started_ms=1764000002000, ended_ms=1764000007000, exit_status=3, cause="payload ended with 3", usage=_USAGE,
+    steps=_STEPS, outputs=[_OUTPUT], boot_id=_MACHINE.boot_id, hypervisor="qemu", hypervisor_pid=4711,
+)  # fmt: skip
+_EVENT = ledger.JobEvent(at_ms=1764000007000, attempt=2, event="held", noticed_by=_VM.vm, detail="exit 3")
+
+#: Fields beyond ``id`` of the example of each message.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "reply.failed": {
+        "code": ErrorCode.ILLEGAL_STATE,
+        "message": "vm1 is saved: pause is allowed from running",
+        "hint": "start it first",
+    },
+    "reply.time": {"server_time_ms": 1764000000000},
+    "command.state": {"command": _OTHER},
+    "vm.create": {"name": "vm1", "memory_mib": 768, "autostart": True, "reply": "k3j4h5"},
+    "vm.stop": {"timeout_s": 30.0},
+    "reply.vms": {"vms": [_VM]},
+    "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
+    "host.bye": {"reason": "agent stops"},
+    "exec.run": {"command": ["uname", "-a"], "reply": "k3j4h5", "generation": 3, "deadline_ms": 1764000060000},
+    "exec.output": {"number": 0, "stream": execs.Stream.STDOUT, "data": b"Linux\n"},
+    "exec.window": {"limit_bytes": 524288},
+    "exec.signal": {"signal": 2},
+    "reply.exec": {"exit_status": 0, "output_messages": 1, "cpu_seconds": 0.01, "wall_seconds": 0.02},
+    "file.offer": {"file": files.InputFile(sha256=_SHA), "size": 4, "sha256": _SHA},
+    "file.get": {"file": files.OutputFile(job=_JOB, attempt=2, name="result.json")},
+    "file.window": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "limit": 4},
+    "file.chunk": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "crc32": 3632233996, "data": b"test"},
+    "file.done": {"transfer": _OTHER},
+    "file.abort": {"transfer": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
+    "reply.enrol_granted": {"vm": _VM.vm, "user": "once-0a1b2c3d", "password": "secret"},
+    "reply.credential": {"user": _VM.vm, "password": "secret"},
+    "keys.mint": {"site": "lyon"},
+    "keys.delete": {"principal": "site-lyon"},
+    "job.assign": {
+        "job": _JOB, "attempt": 2, "slot": 0, "executable": "python3", "arguments": ["generate.py", "--seed", "3"],
+        "environment": {"VOLCLOUD_ARRAY_INDEX": "3"}, "inputs": _DESCRIPTION.inputs, "outputs": _DESCRIPTION.outputs,
+        "wall_time_s": 3600.0, "memory_mib": 512, "generation": 3,
+    },
+    "job.stop": {"job": _JOB, "attempt": 2, "reason": "cancelled by console-operator"},
+    "job.beat": {
+        "holding": [jobs.Holding(job=_JOB, attempt=2, phase=jobs.Phase.RUNNING, usage=_USAGE)],
+        "load": 0.9, "generation": 3,
+    },
+    "job.beat_answer": {"server_time_ms": 1764000000000, "stop": [_HELD]},
+    "job.completion": {
+        "job": _JOB, "attempt": 2, "outcome": jobs.Outcome.DONE, "exit_status": 0, "usage": _USAGE, "steps": _STEPS,
+        "outputs": [_OUTPUT], "boot_id": _MACHINE.boot_id, "generation": 3, "request": _REQUEST,
+    },
+    "job.completion_answer": {"job": _JOB, "attempt": 2, "counted": True},
+    "job.request": {"slot": 0, "machine": _MACHINE, "holding": [_HELD], "generation": 3},
+    "agent.hello": {"machine": _MACHINE, "holding": [_HELD], "generation": 3},
+    "job.submit": {"job": _DESCRIPTION},
+    "job.verdict": {"accepted": True, "job": "site-lyon/zdecays", "count": 4},
+    "job.list": {"job": "zdecays", "states": [ledger.JobState.HELD], "limit": 50},
+    "reply.jobs": {"jobs": [_ROW], "counts": {"held": 1, "done": 3}},
+    "job.show": {"job": _JOB},
+    "reply.job": {
+        "job": _ROW, "description": _DESCRIPTION, "attempts": [_ATTEMPT], "events": [_EVENT],
+        "next_step": "mend the payload, then `volcloud job retry zdecays.3`",
+    },
+    "job.cancel": {"job": "zdecays"},
+    "job.retry": {"job": "zdecays.3"},
+    "reply.jobs_changed": {"changed": 2, "pending": 1},
+    "reply.hosts": {"hosts": [ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)]},
+    "registry.list": {"pattern": "atlas-*"},
+    "reply.registry": {
+        "vms": [ledger.RegistryRow(host="host-a1", status=_VM, seen_ms=1764000000000, agent_ready=True)]
+    },
+}  # fmt: skip
+
+
+def example(op: str) -> Message:
+    """Give the example of a message. Raises KeyError for an unknown op."""
+    kind = MESSAGES[op]
+    known = set(kind.__struct_fields__)
+    fields = dict(_FIELDS.get(op, {}), id=_ID)
+    if "call" in known:
+        fields.setdefault("call", _OTHER)
+    if "vm" in known:
+        fields.setdefault("vm", _VM.vm)
+    return kind(**fields)
+
+
+def examples() -> dict[str, Message]:
+    """Give the example of every message, by op."""
+    return {op: example(op) for op in sorted(MESSAGES)}

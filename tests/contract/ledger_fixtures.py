@@ -1,0 +1,308 @@
+"""Both databases for the ledger's contract, and a desk that speaks for sites, guests and hosts in one line each."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from adapters.ledger import (
+    assignments,
+    completions,
+    inventory,
+    leases,
+    orders,
+    outbox,
+    queries,
+    requests,
+    submissions,
+)
+from adapters.ledger.engine import Ledger
+from adapters.ledger.transaction import Policy, Tx
+from schemas.codec import decode
+from schemas.description import JobDescription
+from schemas.envelope import Message
+from schemas.ids import job_ref
+from schemas.jobs import (
+    AgentHello,
+    AttemptRef,
+    Holding,
+    JobAssign,
+    JobBeat,
+    JobBeatAnswer,
+    JobCompletion,
+    JobCompletionAnswer,
+    JobRequest,
+    Machine,
+    Outcome,
+    Phase,
+)
+from schemas.ledger import (
+    JobCancel,
+    JobList,
+    JobRecord,
+    JobRetry,
+    JobRow,
+    JobsChanged,
+    JobShow,
+    JobState,
+    JobSubmit,
+    JobVerdict,
+)
+from schemas.vms import HostFacts, HostInventory, VmStatus
+
+T = TypeVar("T")
+
+POSTGRESQL = Path("/usr/lib/postgresql/15/bin")
+SITE = "site-a"
+SMALL = Machine(cpus=1, memory_mib=1024, disk_mib=4096, platform="linux/x86_64")
+BIG = Machine(cpus=8, memory_mib=16384, disk_mib=65536, platform="linux/x86_64", features=["gpu"])
+FACTS = HostFacts(
+    hostname="pc", platform="linux/x86_64", cpus=8, memory_mib=16384, free_disk_mib=90000, hypervisor="fake"
+)
+
+
+class Cluster:
+    """A private PostgreSQL on loopback, in a directory of its own; databases are copies of one migrated template."""
+
+    def __init__(self, directory: Path, port: int) -> None:
+        self.directory, self.port = directory, port
+        self._names = (f"ledger{number}" for number in itertools.count(1))
+
+    def url(self, name: str) -> str:
+        return f"postgresql://ledger@127.0.0.1:{self.port}/{name}"
+
+    def create(self, template: str = "template") -> str:
+        name = next(self._names)
+        engine = create_engine(
+            self.url("postgres").replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+        )
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+        engine.dispose()
+        return self.url(name)
+
+
+def _as_owner(command: Sequence[str | Path]) -> None:
+    """Run a tool of PostgreSQL, which refuses to run as root."""
+    prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    subprocess.run([*prefix, *command], check=True, stdout=subprocess.DEVNULL, cwd="/", timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A real PostgreSQL. Without one: skipped on a laptop, a failure in CI."""
+    if not (POSTGRESQL / "initdb").exists():
+        if os.environ.get("CI"):
+            pytest.fail("CI must run the ledger on PostgreSQL; install postgresql-15")
+        pytest.skip("no PostgreSQL: install postgresql-15 to run the ledger's contract on it")
+    directory = Path(tempfile.mkdtemp(prefix="ledger-postgresql-"))
+    if os.geteuid() == 0:
+        shutil.chown(directory, "postgres")
+    made, control = Cluster(directory, _free_port()), POSTGRESQL / "pg_ctl"
+    settings = f"-p {made.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={directory} -c fsync=on"
+    _as_owner([POSTGRESQL / "initdb", "-D", directory / "data", "-U", "ledger", "-A", "trust", "-E", "UTF8"])
+    _as_owner([control, "-D", directory / "data", "-l", directory / "log", "-o", settings, "-w", "start"])
+    try:
+        _migrated(made.create("template1"), made)
+        yield made
+    finally:
+        _as_owner([control, "-D", directory / "data", "-m", "immediate", "-w", "stop"])
+        shutil.rmtree(directory)
+
+
+def _migrated(url: str, cluster: Cluster) -> None:
+    ledger = Ledger(url)
+    ledger.open()
+    ledger.close()
+    engine = create_engine(
+        cluster.url("postgres").replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {url.rpartition('/')[2]} RENAME TO template"))
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An own database, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.create()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An own database without tables, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    cluster: Cluster = request.getfixturevalue("cluster")
+    return cluster.create("template1")
+
+
+@pytest.fixture
+def desk(url: str) -> Iterator[Desk]:
+    """A ledger on each database in turn."""
+    made = Desk(url)
+    yield made
+    made.ledger.close()
+
+
+class Desk:
+    """Speaks to a ledger as sites, guests, hosts and people do; the time is its own and moves only when told.
+
+    Each line is one transaction that ends with ``match``, as in an adapter. ``sent`` holds what came out of the outbox.
+    """
+
+    def __init__(self, url: str, policy: Policy | None = None, instance: str = "adapter-test") -> None:
+        self.now_ms = 1_000_000_000_000
+        self.policy = policy or Policy()
+        self.ledger = Ledger(url, instance=instance, policy=self.policy, clock=lambda: self.now_ms)
+        self.ledger.open()
+        self.sent: list[Message] = []
+        self.counts: dict[str, int] = {}
+        self._ids = (f"{number:012}" for number in itertools.count(1))
+
+    def write(self, work: Callable[[Tx], T]) -> T:
+        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int]]:
+            result = work(tx)
+            assignments.match(tx)
+            return result, outbox.fresh(tx), dict(tx.counts)
+
+        result, rows, self.counts = self.ledger.write(all_of_it)
+        self.sent += [decode(row.body) for row in rows]
+        return result
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_ms += int(seconds * 1000)
+
+    def id(self) -> str:
+        """A message id that sorts after every earlier one, as one guest's UUIDv7 do."""
+        return next(self._ids)
+
+    # As a site or a person.
+
+    def submit(self, job_id: str, owner: str = SITE, *, stored: Sequence[str] = (), **fields: Any) -> JobVerdict:
+        job = JobDescription(id=job_id, **{"executable": "run.sh", **fields})
+        message = JobSubmit(id=self.id(), job=job)
+        return self.write(lambda tx: submissions.submit(tx, owner, message, lambda digest: digest in stored))
+
+    def cancel(self, job: str, owner: str = "") -> JobsChanged:
+        return self.write(lambda tx: orders.cancel(tx, JobCancel(id=self.id(), job=job), owner))
+
+    def retry(self, job: str, owner: str = "") -> JobsChanged:
+        return self.write(lambda tx: orders.retry(tx, JobRetry(id=self.id(), job=job), owner))
+
+    # As a guest.
+
+    def ask(
+        self, vm: str = "vm-1", slot: int = 0, machine: Machine = SMALL, generation: int = 1, **more: Any
+    ) -> JobRequest:
+        message = self.request(slot, machine, generation, **more)
+        self.write(lambda tx: requests.ask(tx, vm, message))
+        return message
+
+    def request(
+        self, slot: int = 0, machine: Machine = SMALL, generation: int = 1, holding: Sequence[JobAssign] = ()
+    ) -> JobRequest:
+        return JobRequest(
+            id=self.id(), slot=slot, machine=machine, generation=generation, holding=[_ref(job) for job in holding]
+        )
+
+    def hello(self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = ()) -> AgentHello:
+        message = AgentHello(
+            id=self.id(), machine=SMALL, generation=generation, holding=[_ref(job) for job in holding]
+        )
+        self.write(lambda tx: requests.hello(tx, vm, message))
+        return message
+
+    def beat(
+        self, *jobs: JobAssign, phase: Phase = Phase.RUNNING, vm: str = "", generation: int = 1
+    ) -> JobBeatAnswer:
+        message = JobBeat(
+            id=self.id(),
+            generation=generation,
+            holding=[Holding(job=job.job, attempt=job.attempt, phase=phase) for job in jobs],
+        )
+        return self.write(lambda tx: leases.renew(tx, vm or jobs[0].target, message))
+
+    def complete(
+        self, job: JobAssign, outcome: Outcome = Outcome.DONE, vm: str = "", **fields: Any
+    ) -> JobCompletionAnswer:
+        message = JobCompletion(
+            id=self.id(), job=job.job, attempt=job.attempt, generation=job.generation, outcome=outcome, **fields
+        )
+        return self.write(lambda tx: completions.complete(tx, vm or job.target, message))
+
+    def start(self, vm: str = "vm-1", slot: int = 0) -> JobAssign:
+        """Ask and take the job that is given."""
+        self.ask(vm, slot)
+        return self.assigned()[-1]
+
+    # As a host.
+
+    def report(self, host: str, *vms: VmStatus, at_ms: int | None = None) -> None:
+        message = HostInventory(
+            id=self.id(), host=FACTS, vms=list(vms), at_ms=self.now_ms if at_ms is None else at_ms
+        )
+        self.write(lambda tx: inventory.report(tx, host, message))
+
+    # As an adapter.
+
+    def expire(self) -> int:
+        return self.write(leases.expire)
+
+    def assigned(self) -> list[JobAssign]:
+        return [message for message in self.sent if isinstance(message, JobAssign)]
+
+    def of_kind(self, kind: type[T]) -> list[T]:
+        return [message for message in self.sent if isinstance(message, kind)]
+
+    def job(self, name: str, owner: str = SITE) -> JobRow:
+        return self.show(name, owner).job
+
+    def show(self, name: str, owner: str = SITE) -> JobRecord:
+        job_id, _, index = name.partition(".")
+        ref = job_ref(owner, job_id, int(index or 1))
+        return self.ledger.read(lambda tx: queries.show(tx, JobShow(job=ref)))
+
+    def states(self) -> dict[str, int]:
+        return self.ledger.read(lambda tx: queries.list_jobs(tx, JobList())).counts
+
+    def state(self, name: str) -> JobState:
+        return self.job(name).state
+
+
+def _ref(job: JobAssign) -> AttemptRef:
+    return AttemptRef(job=job.job, attempt=job.attempt)
+
+
+def status(vm: str, state: str = "running", generation: int = 1, **more: Any) -> VmStatus:
+    """What a host says of a VM."""
+    fields: dict[str, Any] = {
+        "vm": vm,
+        "name": vm.removeprefix("vm-") + "-name",
+        "state": state,
+        "generation": generation,
+        "hypervisor": "fake",
+        "cpus": 1,
+        "memory_mib": 1024,
+        "disk_mib": 4096,
+    }
+    return VmStatus(**fields | more)

@@ -1,0 +1,428 @@
+"""One contract, every driver: what ``host_agent.hypervisors.contract`` promises, promise by promise."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
+from host_agent.hypervisors.contract import Hypervisor
+from host_agent.hypervisors.detached import find_tree
+from host_agent.vm import Verb, VmState
+
+Eventually = Callable[..., Awaitable[None]]
+SEED = b"\x81\xa1a\x01"
+
+
+async def running(rig: Any, vm: str = "vm-a", driver: Hypervisor | None = None) -> Hypervisor:
+    """A driver with one VM that runs."""
+    driver = await rig.open(driver)
+    await driver.create(rig.spec(vm))
+    await driver.start(vm, SEED)
+    return driver
+
+
+async def bring_to(rig: Any, driver: Hypervisor, state: VmState, eventually: Eventually) -> None:
+    """Bring the running VM ``vm-a`` to a state."""
+    if state is VmState.PAUSED:
+        await driver.pause("vm-a")
+    elif state is VmState.POWEREDOFF:
+        await driver.poweroff("vm-a")
+    elif state is VmState.SAVED:
+        await driver.savestate("vm-a")
+    elif state is VmState.ABORTED:
+        await rig.crash(driver, "vm-a")
+        await eventually(lambda: rig.told)
+    assert await driver.state("vm-a") is state
+
+
+def needs(driver: Hypervisor, verb: Verb) -> None:
+    if verb not in driver.capabilities.verbs:
+        pytest.skip(f"{driver.name} cannot {verb}, and says so")
+
+
+async def test_a_fresh_host_has_no_vms(rig):
+    driver = await rig.open()
+
+    assert await driver.list() == []
+    assert await driver.state("vm-a") is VmState.ABSENT
+
+
+async def test_every_driver_can_do_the_whole_life_but_for_what_it_declares(rig):
+    optional = {Verb.SAVESTATE, Verb.PAUSE, Verb.RESUME}
+
+    assert set(Verb) - optional <= rig.make().capabilities.verbs
+
+
+async def test_created_vms_are_powered_off_and_listed_in_order_of_creation(rig):
+    driver = await rig.open()
+
+    for vm in ("vm-b", "vm-a", "vm-c"):
+        await driver.create(rig.spec(vm))
+
+    assert await driver.list() == ["vm-b", "vm-a", "vm-c"]
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert (await driver.facts("vm-a")).pid is None
+
+
+async def test_creating_a_vm_twice_is_refused_and_harms_nothing(rig):
+    driver = await running(rig)
+
+    with pytest.raises(HypervisorError):
+        await driver.create(rig.spec("vm-a"))
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_a_started_vm_runs_and_has_facts(rig):
+    driver = await running(rig)
+
+    facts = await driver.facts("vm-a")
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+    assert facts.pid
+    assert facts.accelerator in ("kvm", "tcg", "none", "memory")
+    assert facts.cpu_seconds is not None
+    assert facts.resident_bytes is not None
+
+
+async def test_pause_freezes_and_resume_goes_on(rig):
+    driver = await running(rig)
+
+    await driver.pause("vm-a")
+    paused = await driver.state("vm-a")
+    await driver.resume("vm-a")
+
+    assert (paused, await driver.state("vm-a")) == (VmState.PAUSED, VmState.RUNNING)
+    assert rig.told == []
+
+
+async def test_a_paused_vm_uses_no_cpu(rig, eventually):
+    driver = await running(rig)
+    await driver.pause("vm-a")
+
+    before = (await driver.facts("vm-a")).cpu_seconds
+    for _ in range(50):
+        await driver.state("vm-a")
+    after = (await driver.facts("vm-a")).cpu_seconds
+
+    # QEMU itself spends a little on being asked.
+    assert after - before < 0.1
+
+
+async def test_reset_runs_again_and_is_no_news(rig):
+    driver = await running(rig)
+
+    await driver.reset("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+    assert rig.told == []
+
+
+async def test_a_paused_vm_can_be_reset(rig):
+    driver = await running(rig)
+    await driver.pause("vm-a")
+
+    await driver.reset("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_stop_lets_the_guest_shut_down_and_is_no_news(rig):
+    driver = await running(rig)
+
+    await driver.stop("vm-a", rig.stop_timeout_s)
+
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert rig.processes("vm-a") == set()
+    assert rig.told == []
+
+
+async def test_a_guest_that_does_not_stop_in_time_goes_on_running(rig):
+    driver = await running(rig, driver=rig.make_deaf())
+    await rig.guest_is_up("vm-a")
+
+    with pytest.raises(StopTimedOut):
+        await driver.stop("vm-a", 0.3)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+    await driver.poweroff("vm-a")
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.POWEREDOFF, VmState.ABORTED])
+async def test_poweroff_works_from_every_state_and_leaves_no_process(rig, state, eventually):
+    driver = await running(rig)
+    await bring_to(rig, driver, state, eventually)
+    told = list(rig.told)
+
+    await driver.poweroff("vm-a")
+    await driver.poweroff("vm-a")
+
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert rig.processes("vm-a") == set()
+    assert rig.told == told
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
+async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eventually):
+    driver = await running(rig)
+    needs(driver, Verb.SAVESTATE)
+    await bring_to(rig, driver, state, eventually)
+
+    await driver.savestate("vm-a")
+
+    assert await driver.state("vm-a") is VmState.SAVED
+    assert rig.processes("vm-a") == set()
+    await driver.start("vm-a", SEED)
+    assert await driver.state("vm-a") is VmState.RUNNING
+    assert rig.told == []
+
+
+async def test_poweroff_keeps_a_saved_state(rig):
+    driver = await running(rig)
+    needs(driver, Verb.SAVESTATE)
+    await driver.savestate("vm-a")
+
+    await driver.poweroff("vm-a")
+
+    assert await driver.state("vm-a") is VmState.SAVED
+
+
+async def test_a_vm_can_be_saved_again_after_it_was_restored(rig):
+    driver = await running(rig)
+    needs(driver, Verb.SAVESTATE)
+
+    for _ in range(2):
+        await driver.savestate("vm-a")
+        await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_a_driver_that_cannot_save_says_unsupported(rig):
+    driver = await running(rig)
+    if Verb.SAVESTATE in driver.capabilities.verbs:
+        pytest.skip(f"{driver.name} can")
+
+    with pytest.raises(Unsupported, match=driver.name):
+        await driver.savestate("vm-a")
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_a_vm_that_dies_is_aborted_and_the_listener_hears_it_once(rig, eventually):
+    driver = await running(rig)
+
+    await rig.crash(driver, "vm-a")
+    await eventually(lambda: rig.told)
+
+    assert rig.told == [("vm-a", VmState.ABORTED)]
+    assert await driver.state("vm-a") is VmState.ABORTED
+    assert rig.processes("vm-a") == set()
+
+
+async def test_an_aborted_vm_starts_again(rig, eventually):
+    driver = await running(rig)
+    await bring_to(rig, driver, VmState.ABORTED, eventually)
+
+    await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.POWEREDOFF, VmState.SAVED])
+async def test_the_next_agent_finds_the_vm_as_the_last_one_left_it(rig, state, eventually):
+    first = await running(rig)
+    if state is VmState.SAVED:
+        needs(first, Verb.SAVESTATE)
+    await bring_to(rig, first, state, eventually)
+    pid = (await first.facts("vm-a")).pid
+    await first.close()
+
+    second = await rig.open()
+
+    assert await second.list() == ["vm-a"]
+    assert await second.state("vm-a") is state
+    assert (await second.facts("vm-a")).pid == pid
+
+
+async def test_an_adopted_vm_obeys_every_verb(rig):
+    first = await running(rig)
+    await first.close()
+    second = await rig.open()
+
+    await second.pause("vm-a")
+    await second.resume("vm-a")
+    await second.offer_seed("vm-a", b"newer")
+    await second.stop("vm-a", rig.stop_timeout_s)
+
+    assert await second.state("vm-a") is VmState.POWEREDOFF
+    assert rig.told == []
+
+
+async def test_a_vm_that_died_while_no_agent_watched_is_aborted(rig, eventually):
+    first = await running(rig)
+    await first.close()
+    await rig.crash(first, "vm-a")
+    second = await rig.open()
+
+    assert await second.state("vm-a") is VmState.ABORTED
+    assert rig.processes("vm-a") == set()
+    assert rig.told == []
+
+
+async def test_an_adopted_vm_that_dies_is_aborted_and_the_listener_hears_it(rig, eventually):
+    first = await running(rig)
+    await first.close()
+    second = await rig.open()
+
+    await rig.crash(second, "vm-a")
+    await eventually(lambda: rig.told)
+
+    assert rig.told == [("vm-a", VmState.ABORTED)]
+
+
+async def test_opening_and_closing_twice_changes_nothing(rig):
+    driver = await running(rig)
+    await rig.open(driver)
+    opened_twice = await driver.state("vm-a")
+
+    await driver.close()
+    await driver.close()
+
+    assert opened_twice is VmState.RUNNING
+    assert await (await rig.open()).state("vm-a") is VmState.RUNNING
+
+
+async def test_delete_leaves_nothing_and_succeeds_again(rig):
+    driver = await running(rig)
+    await driver.poweroff("vm-a")
+
+    await driver.delete("vm-a")
+    await driver.delete("vm-a")
+
+    assert await driver.state("vm-a") is VmState.ABSENT
+    assert await driver.list() == []
+    assert rig.files() == []
+
+
+async def test_a_running_vm_is_not_deleted(rig):
+    driver = await running(rig)
+
+    with pytest.raises(HypervisorError, match="power it off"):
+        await driver.delete("vm-a")
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_a_vm_that_is_gone_can_be_ended_and_deleted_but_not_started(rig):
+    driver = await rig.open()
+
+    await driver.poweroff("vm-a")
+    await driver.delete("vm-a")
+    with pytest.raises(HypervisorError):
+        await driver.start("vm-a", SEED)
+
+    assert await driver.list() == []
+    assert (await driver.facts("vm-a")).pid is None
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.POWEREDOFF])
+async def test_a_seed_is_taken_in_any_state_and_changes_none(rig, state, eventually):
+    driver = await running(rig)
+    await bring_to(rig, driver, state, eventually)
+
+    await driver.offer_seed("vm-a", b"newer")
+
+    assert await driver.state("vm-a") is state
+
+
+async def test_two_vms_do_not_disturb_each_other(rig):
+    driver = await running(rig)
+    await driver.create(rig.spec("vm-b"))
+    await driver.start("vm-b", SEED)
+
+    await driver.poweroff("vm-a")
+
+    assert await driver.state("vm-b") is VmState.RUNNING
+    assert rig.told == []
+
+
+async def test_what_was_left_half_made_is_removed_by_the_next_agent(rig):
+    if rig.make().name == "fake":
+        pytest.skip("memory has no halves")
+    driver = await running(rig)
+    root = next(rig.directory.rglob("vm.json")).parent.parent
+    (root / ".half-vm-x" / "deep").mkdir(parents=True)
+
+    await driver.close()
+    await rig.open()
+
+    assert not (root / ".half-vm-x").exists()
+
+
+async def test_a_vm_of_someone_else_is_never_touched(rig):
+    if rig.make().name == "fake":
+        pytest.skip("memory is nobody else's")
+    driver = await rig.open()
+    await driver.create(rig.spec("vm-a"))
+    foreign = next(rig.directory.rglob("vm.json")).parent.parent / "vm-foreign"
+    foreign.mkdir()
+    (foreign / "disk").write_text("precious")
+
+    await driver.delete("vm-foreign")
+
+    assert await driver.list() == ["vm-a"]
+    assert (foreign / "disk").read_text() == "precious"
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
+async def test_poweroff_finds_payloads_in_sessions_of_their_own(process_rig, state, eventually):
+    driver = await running(process_rig)
+    await process_rig.guest_is_up("vm-a")
+    await bring_to(process_rig, driver, state, eventually)
+
+    await driver.poweroff("vm-a")
+
+    assert find_tree("vm-a", None) == set()
+
+
+async def test_a_payload_dies_with_its_guest_agent(process_rig, eventually):
+    driver = await running(process_rig)
+    await process_rig.guest_is_up("vm-a")
+
+    await process_rig.crash(driver, "vm-a")
+    await eventually(lambda: process_rig.told)
+
+    assert process_rig.processes("vm-a") == set()
+
+
+async def test_a_process_inherits_no_secret_and_its_seed_is_private(process_rig, monkeypatch):
+    monkeypatch.setenv("BROKER_PASSWORD", "secret")
+    driver = await running(process_rig)
+
+    pid = (await driver.facts("vm-a")).pid
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    seed = process_rig.directory / "vm-a" / "seed"
+
+    assert b"secret" not in environment
+    assert seed.read_bytes() == SEED
+    assert seed.stat().st_mode & 0o077 == 0
+    await driver.poweroff("vm-a")
+    await driver.close()
+
+
+@pytest.mark.qemu
+async def test_a_disk_smaller_than_the_image_is_refused_and_nothing_is_left(qemu_rig):
+    driver = await qemu_rig.open()
+    small = msgspec.structs.replace(qemu_rig.spec("vm-a"), disk_mib=100)
+
+    with pytest.raises(HypervisorError, match="less than"):
+        await driver.create(small)
+
+    assert qemu_rig.files() == []

@@ -1,0 +1,110 @@
+"""The ledger takes submissions."""
+
+from __future__ import annotations
+
+from adapters.ledger import submissions
+from schemas.description import Input, JobDescription
+from schemas.ledger import JobState, JobSubmit
+from tests.contract.ledger_fixtures import Desk, cluster, desk, url
+
+__all__ = ["cluster", "desk", "url"]
+
+DIGEST = "a" * 64
+
+
+def test_a_submitted_job_waits(desk: Desk) -> None:
+    verdict = desk.submit("one")
+
+    assert (verdict.accepted, verdict.job, verdict.count) == (True, "one", 1)
+    assert desk.state("one") is JobState.SUBMITTED
+
+
+def test_the_same_submission_again_is_answered_as_before_and_makes_no_second_job(desk: Desk) -> None:
+    first = desk.submit("one", environment={"B": "2", "A": "1"})
+
+    second = desk.submit("one", environment={"A": "1", "B": "2"})
+
+    assert (second.accepted, second.count) == (first.accepted, first.count)
+    assert desk.states() == {"submitted": 1}
+
+
+def test_another_description_under_the_same_id_is_refused_and_says_what_to_do(desk: Desk) -> None:
+    desk.submit("one")
+
+    verdict = desk.submit("one", executable="other.sh")
+
+    assert not verdict.accepted
+    assert verdict.count == 0
+    assert "choose another id" in verdict.reasons[0]
+    assert desk.states() == {"submitted": 1}
+
+
+def test_two_owners_may_use_the_same_id(desk: Desk) -> None:
+    desk.submit("one", "site-a")
+
+    verdict = desk.submit("one", "site-b", executable="other.sh")
+
+    assert verdict.accepted
+    assert desk.job("one", "site-a").job == "site-a/one.1"
+    assert desk.job("one", "site-b").job == "site-b/one.1"
+
+
+def test_an_input_that_the_store_lacks_refuses_the_job_until_it_is_there(desk: Desk) -> None:
+    inputs = [Input(name="events.dat", sha256=DIGEST)]
+
+    refused = desk.submit("one", inputs=inputs)
+    accepted = desk.submit("one", inputs=inputs, stored=[DIGEST])
+
+    assert "input 'events.dat'" in refused.reasons[0]
+    assert "upload it first" in refused.reasons[0]
+    assert accepted.accepted
+
+
+def test_an_unsound_description_is_refused_with_its_reasons(desk: Desk) -> None:
+    verdict = desk.submit("one", validation="check.py")
+
+    assert not verdict.accepted
+    assert "validation = 'check.py'" in verdict.reasons[0]
+    assert desk.states() == {}
+
+
+def test_an_array_becomes_a_job_for_each_index_in_order(desk: Desk) -> None:
+    verdict = desk.submit("many", array=5)
+
+    assert verdict.count == 5
+    assert desk.states() == {"submitted": 5}
+    numbers = [desk.job(f"many.{index}").number for index in range(1, 6)]
+    assert numbers == sorted(numbers)
+
+
+def test_a_batch_gives_a_verdict_for_each_also_for_repetitions_within_it(desk: Desk) -> None:
+    plain, other = JobDescription(id="one", executable="a"), JobDescription(id="one", executable="b")
+    batch = [("site-a", JobSubmit(job=job)) for job in (plain, plain, other)]
+    batch.append(("site-a", JobSubmit(job=JobDescription(id="two", executable="a", array=3))))
+
+    verdicts = desk.write(lambda tx: submissions.submit_all(tx, batch, lambda digest: True))
+
+    assert [verdict.accepted for verdict in verdicts] == [True, True, False, True]
+    assert [verdict.call for verdict in verdicts] == [message.id for _, message in batch]
+    assert desk.states() == {"submitted": 4}
+
+
+def test_the_store_is_asked_once_for_each_digest_of_a_batch(desk: Desk) -> None:
+    asked: list[str] = []
+    inputs = [Input(name="events.dat", sha256=DIGEST)]
+    batch = [(f"site-{n}", JobSubmit(job=JobDescription(id="one", executable="a", inputs=inputs))) for n in "abc"]
+
+    def is_known(digest: str) -> bool:
+        asked.append(digest)
+        return True
+
+    desk.write(lambda tx: submissions.submit_all(tx, batch, is_known))
+
+    assert asked == [DIGEST]
+
+
+def test_a_job_of_20_000_parts_is_written_in_one_transaction(desk: Desk) -> None:
+    desk.submit("many", array=20_000)
+
+    assert desk.states() == {"submitted": 20_000}
+    assert desk.counts["jobs_submitted"] == 20_000

@@ -1,0 +1,118 @@
+"""The codec: golden bytes of every released version, a second implementation, hostile bytes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.catalogue import WAYS
+from schemas.codec import MESSAGES, decode, encode, op_of
+from schemas.envelope import MAX_BODY_BYTES, Message
+from schemas.errors import DecodeError
+from schemas.examples import example, examples
+from schemas.publish import documents
+
+GOLDEN = Path(__file__).parent / "golden"
+RELEASED = sorted(GOLDEN.glob("v*/*.msgpack"))
+
+
+@pytest.mark.parametrize("path", RELEASED, ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_a_golden_message_of_every_released_version_still_decodes(path: Path) -> None:
+    message = decode(path.read_bytes())
+
+    assert op_of(message) == path.stem
+
+
+@pytest.mark.parametrize("op", sorted(MESSAGES))
+def test_the_newest_golden_bytes_are_what_the_codec_writes(op: str) -> None:
+    assert encode(example(op)) == (GOLDEN / "v1" / f"{op}.msgpack").read_bytes()
+
+
+@pytest.mark.parametrize("op", sorted(MESSAGES))
+def test_a_second_implementation_reads_the_same_message(op: str) -> None:
+    fields = msgpack.unpackb(encode(example(op)))
+
+    assert fields["op"] == op
+    assert decode(msgpack.packb(fields)) == example(op)
+
+
+def test_every_message_has_a_way_and_an_example() -> None:
+    assert set(WAYS) == set(MESSAGES) == set(examples())
+
+
+@pytest.mark.parametrize("name", sorted(documents()))
+def test_a_generated_document_is_the_committed_one(name: str) -> None:
+    committed = Path(__file__).parents[2] / "schemas" / name
+
+    assert documents()[name] == committed.read_text(), "run `python -m schemas.publish` and commit what it wrote"
+
+
+def test_an_unknown_field_of_a_newer_peer_is_ignored() -> None:
+    fields = msgpack.unpackb(encode(example("agent.ping")))
+
+    message = decode(msgpack.packb({**fields, "colour": "red"}))
+
+    assert message == example("agent.ping")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "truncated"),
+        (b"not msgpack at all", "not a message"),
+        (b"\xc1", "malformed"),
+        (b"\x91" * 10_000 + b"\xc0", "Expected `object`"),
+        (msgpack.packb({"op": "vm.fly", "vm": "vm-1"}), "vm.fly"),
+        (msgpack.packb({"op": "vm.start", "vm": 7}), "$.vm"),
+        (msgpack.packb({"op": "vm.start"}), "vm"),
+        (b"\x00" * (MAX_BODY_BYTES + 1), "limit"),
+    ],
+    ids=["empty", "text", "bad opcode", "nested", "unknown op", "wrong type", "missing field", "too long"],
+)
+def test_bad_bytes_give_an_error_that_says_why(body: bytes, said: str) -> None:
+    with pytest.raises(DecodeError, match=said.replace("$", r"\$")):
+        decode(body)
+
+
+def test_ten_thousand_maps_in_each_other_are_refused_in_no_time() -> None:
+    bomb = msgpack.packb({"op": "job.submit"})[:-1] + b"\x81\xa1x" * 10_000 + b"\xc0"
+    began = time.monotonic()
+
+    with pytest.raises(DecodeError):
+        decode(b"\x82\xa2op\xaajob.submit\xa3job" + b"\x81\xa1x" * 10_000 + b"\xc0")
+    with pytest.raises(DecodeError):
+        decode(bomb)
+
+    assert time.monotonic() - began < 1.0
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_give_a_message_or_our_error(body: bytes) -> None:
+    _decodes_or_refuses(body)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(MESSAGES)), st.integers(0, 10_000), st.integers(0, 255))
+def test_a_golden_message_with_a_byte_changed_gives_a_message_or_our_error(op: str, place: int, byte: int) -> None:
+    body = bytearray(encode(example(op)))
+    body[place % len(body)] = byte
+
+    _decodes_or_refuses(bytes(body))
+
+
+def test_a_message_over_the_limit_is_not_even_sent() -> None:
+    with pytest.raises(DecodeError, match="limit"):
+        encode(MESSAGES["exec.output"](call="c", number=0, stream="stdout", data=b"x" * MAX_BODY_BYTES))
+
+
+def _decodes_or_refuses(body: bytes) -> None:
+    try:
+        outcome: object = decode(body)
+    except DecodeError as error:
+        outcome = error.reason
+    assert isinstance(outcome, Message | str)
