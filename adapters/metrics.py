@@ -47,7 +47,7 @@ class Metrics:
         self.wait_seconds = self._histogram("vc_job_wait_seconds", "Submission to assignment")
         self.duration_seconds = self._histogram("vc_job_duration_seconds", "Assignment to the end of a done job")
         self.step_seconds = self._histogram("vc_job_step_seconds", "Time of one step of an attempt", "step", STEPS)
-        self.states = self._gauge("vc_jobs", "Jobs in the ledger", "state", tuple(JobState))
+        self.states = self._gauge("vc_jobs_in_state", "Jobs in the ledger", "state", tuple(JobState))
         self.requests = self._gauge("vc_job_requests_waiting", "Free job slots that wait for a job")
         self.oldest_wait = self._gauge("vc_job_oldest_wait_seconds", "Age of the oldest waiting job")
         self.leases = self._gauge("vc_leases_active", "Attempts that hold a lease")

@@ -35,6 +35,10 @@ from schemas.jobs import AgentHello, Machine, OutputEntry
 log = logging.getLogger(__name__)
 
 
+#: Commands and assignments taken and not yet journalled: enough for one sync of the journal to serve many.
+PREFETCH = 64
+
+
 class GuestAgent:
     """One VM's agent. ``run`` until cancelled."""
 
@@ -98,7 +102,7 @@ class GuestAgent:
 
     async def _serve(self, vm: str) -> None:
         queue = queue_of(vm)
-        await self._connection.consume(queue, self._responder.on_delivery, prefetch=4)
+        await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
         await self._connection.open()

@@ -72,12 +72,13 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 class Attempt:
     """See the module. ``run`` once; ``stop`` any time."""
 
-    def __init__(self, assign: JobAssign, room: Room, store: Store) -> None:
+    def __init__(self, assign: JobAssign, slot: int, room: Room, store: Store) -> None:
         self.assign = assign
         self.phase = Phase.ASSIGNED
         self.trouble = ""
         self.stopped: str | None = None
         self._room = room
+        self._account = room.account(slot)
         self._store = store
         self._came = self._mark = time.monotonic()
         self._steps = Steps()
@@ -154,11 +155,10 @@ class Attempt:
     async def _stage_in(self) -> None:
         self.phase = Phase.STAGE_IN
         try:
-            account = self._room.account(self.assign.slot)
-            await asyncio.to_thread(_make_directory, self._base, self._work, account)
+            await asyncio.to_thread(_make_directory, self._base, self._work, self._account)
             for item in self.assign.inputs:
                 cached = await self._room.cache.get(item.sha256) if item.sha256 else None
-                await asyncio.to_thread(_place, item, cached, self._work, account)
+                await asyncio.to_thread(_place, item, cached, self._work, self._account)
         except TransferFailed as failure:
             outcome = Outcome.FAILED if failure.code == ErrorCode.NOT_FOUND else Outcome.LOST
             raise Failure(outcome, f"stage-in: {failure}") from failure
@@ -198,7 +198,7 @@ class Attempt:
                 environment=self._environment(),
                 stdout=streams[0],
                 stderr=streams[1],
-                account=self._room.account(self.assign.slot),
+                account=self._account,
                 memory_bytes=self._memory_bytes(),
             )
             self._note_process(self._payload.pid)

@@ -1,6 +1,6 @@
 """The job loop: free slots ask for work, assignments run, completions are sent until they are answered.
 
-A slot takes one job ahead while its payloads are short, so that a fast job does not wait for the wire. A stop that
+A slot takes jobs ahead while its payloads are short, so that a fast job does not wait for the wire. A stop that
 overtakes its assignment wins. What counts as done is the ledger's to say: a completion's answer ends it here.
 """
 
@@ -35,8 +35,11 @@ from schemas.jobs import (
 
 log = logging.getLogger(__name__)
 
-#: A slot whose last payload ran shorter than this asks one job ahead, seconds.
-AHEAD_BELOW_S = 5.0
+#: Jobs that a slot has at hand, by how long its last payload ran: at most, seconds; the first that fits counts. The
+#: way of a job over the wire and through the ledger takes some 20 ms (see docs), which short payloads would wait for.
+DEPTHS = ((0.05, 8), (5.0, 2))
+#: A slot asks under so many slot numbers, one request each: its own, and its own plus multiples of the slots' number.
+LANES = 8
 #: How long a completion waits for its answer before it is sent again, seconds.
 ANSWER_S = 30.0
 #: Stops kept in case their assignment is yet to come.
@@ -74,8 +77,9 @@ class JobLoop:
         self._timing = timing
         self._refused = refused
         self._queues: list[asyncio.Queue[Attempt]] = [asyncio.Queue() for _ in range(slots)]
-        self._asked: list[str | None] = [None] * slots
-        self._is_short = [False] * slots
+        #: Request that stands, by lane; lane modulo slots is the slot.
+        self._asked: list[str | None] = [None] * (slots * LANES)
+        self._depths = [1] * slots
         self._held: dict[Key, Attempt] = {}
         self._tombstones: dict[Key, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,21 +114,20 @@ class JobLoop:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def ask_all(self) -> None:
-        """Ask for every idle slot now: the connection is new, or the generation."""
-        for slot, queue in enumerate(self._queues):
-            if queue.empty() and not any(a.assign.slot == slot for a in self._held.values()):
-                self._spawn(self._ask(slot))
+        """Ask anew for every slot that has nothing at hand: the connection is new, or the generation."""
+        for slot in range(len(self._queues)):
+            if not any(a.assign.slot % len(self._queues) == slot for a in self._held.values()):
+                self._ask(slot)
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
         """Take an assignment. One that an agent before us had begun is reported lost, one already stopped cancelled."""
         slot = message.slot % len(self._queues)
-        attempt = Attempt(message, self._room, self._store(_output_of(message)))
+        attempt = Attempt(message, slot, self._room, self._store(_output_of(message)))
         key = (message.job, message.attempt)
         if key in self._held:
             return None
         self._held[key] = attempt
-        if self._asked[slot] is not None:
-            self._asked[slot] = None
+        self._asked[message.slot % len(self._asked)] = None
         lost = await asyncio.to_thread(attempt.bury)
         if lost is not None:
             self._spawn(self._complete(attempt, lost))
@@ -151,33 +154,33 @@ class JobLoop:
         return None
 
     async def _slot(self, slot: int) -> None:
-        await self._ask(slot)
+        self._ask(slot)
         while True:
             attempt = await self._queues[slot].get()
-            if self._wants(slot, busy=True):
-                self._spawn(self._ask(slot))
+            for lane in self._wanted(slot, busy=1):
+                self._ask(lane)
             completion = await attempt.run()
-            self._is_short[slot] = attempt.run_seconds < AHEAD_BELOW_S
-            if self._wants(slot, busy=False):
-                request = self._request(slot)
-                self._asked[slot] = request.id
-                completion = msgspec.structs.replace(completion, request=request)
+            self._depths[slot] = next((d for limit_s, d in DEPTHS if attempt.run_seconds < limit_s), 1)
+            lanes = self._wanted(slot, busy=0)
+            if lanes:
+                completion = msgspec.structs.replace(completion, request=self._request(lanes[0]))
             attempt.phase = Phase.STAGE_OUT
             self._spawn(self._complete(attempt, completion))
 
-    def _wants(self, slot: int, *, busy: bool) -> bool:
-        """Say whether to ask: nothing asked for yet, and fewer jobs at hand than the slot should have."""
-        depth = 2 if self._is_short[slot] else 1
-        at_hand = self._queues[slot].qsize() + (1 if busy else 0)
-        return self._asked[slot] is None and at_hand < depth
+    def _wanted(self, slot: int, *, busy: int) -> list[int]:
+        """List the lanes to ask on, so that with what is asked for already the slot will have enough at hand."""
+        lanes = range(slot, len(self._asked), len(self._queues))
+        free = [lane for lane in lanes if self._asked[lane] is None]
+        coming = len(lanes) - len(free)
+        return free[: max(0, self._depths[slot] - busy - coming - self._queues[slot].qsize())]
 
-    def _request(self, slot: int) -> JobRequest:
-        return JobRequest(slot=slot, machine=self._facts, holding=self.holding())
+    def _request(self, lane: int) -> JobRequest:
+        request = JobRequest(slot=lane, machine=self._facts, holding=self.holding(), generation=self._uplink.generation)
+        self._asked[lane] = request.id
+        return request
 
-    async def _ask(self, slot: int) -> None:
-        request = self._request(slot)
-        self._asked[slot] = request.id
-        await self._uplink.say("request", request)
+    def _ask(self, lane: int) -> None:
+        self._spawn(self._uplink.say("request", self._request(lane)))
 
     async def _complete(self, attempt: Attempt, completion: JobCompletion) -> None:
         """Send a completion until the ledger has answered it, then forget the attempt."""
@@ -216,9 +219,9 @@ class JobLoop:
         """Say requests again that found nothing: should one have been lost, this mends it."""
         while True:
             await asyncio.sleep(self._timing.request_again_s)
-            for slot, asked in enumerate(self._asked):
+            for lane, asked in enumerate(self._asked):
                 if asked is not None:
-                    self._spawn(self._ask(slot))
+                    self._ask(lane)
 
     async def _on_beat_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         self._clock.learn(message.server_time_ms)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry
 
@@ -31,6 +32,8 @@ from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit
 from schemas.vms import HostBye, HostInventory
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
 
 #: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, seconds.
 STALE_S = 10.0
@@ -110,7 +113,7 @@ def kinds(store: Store) -> dict[type[Message], Kind]:
     }
 
 
-def _each(one: Callable[[Tx, str, Message], Reply | None]) -> Callable[[Tx, Sequence[tuple[str, Message]]], Answers]:
+def _each(one: Callable[[Tx, str, M], Reply | None]) -> Callable[[Tx, Sequence[tuple[str, M]]], Answers]:
     return lambda tx, items: [one(tx, sender, message) for sender, message in items]
 
 

@@ -71,7 +71,7 @@ class StorageAdapter:
             message = decode(delivery.body)
         except DecodeError:
             message = None
-        if isinstance(message, JobCompletion) and message.outputs:
+        if isinstance(message, JobCompletion) and any(entry.content for entry in message.outputs):
             task = asyncio.ensure_future(self._store_first(delivery, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -94,10 +94,10 @@ class StorageAdapter:
         self._intake.add(sender, stored, delivery)
 
     def _keep_inline(self, message: JobCompletion) -> JobCompletion:
-        """Store what rides in the completion; the ledger gets the entries alone."""
+        """Store what rides in the completion; the ledger gets the entries alone. An empty file is its entry."""
         entries = []
         for entry in message.outputs:
-            if entry.content is not None:
+            if entry.content:
                 file = OutputFile(job=message.job, attempt=message.attempt, name=entry.name)
                 self._store.put_bytes(entry.content, file)
             entries.append(msgspec.structs.replace(entry, content=None))

@@ -22,6 +22,11 @@ class Uplink:
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}
 
+    @property
+    def generation(self) -> int:
+        """The boot generation that this agent speaks for."""
+        return self._generation()
+
     async def say(self, kind: str, message: Message, *, persistent: bool = True, as_is: bool = False) -> None:
         """Publish until confirmed; ``as_is`` keeps the message's own generation. Raises Unroutable or Forbidden."""
         if not as_is:
