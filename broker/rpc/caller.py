@@ -10,7 +10,8 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TypeVar
 
 import msgspec
@@ -25,10 +26,12 @@ from schemas.ids import uuid7
 
 #: How long an agent that lives may take to journal a command and say so, seconds.
 ACCEPT_TIMEOUT_S = 20.0
-#: How often an accepted command is asked after, seconds: an answer lost on the way is found so.
+#: How often a command without an answer is asked after, seconds: an answer lost on the way is found so.
 STATE_EVERY_S = 10.0
 
 R = TypeVar("R", bound=Message)
+#: What belongs to a call, as (sender, message), its final reply last.
+Conversation = AsyncGenerator[tuple[str, Message], None]
 
 
 class _Pending:
@@ -67,31 +70,36 @@ class Caller:
         Raises RemoteError for an answer that says no, CallTimeout (see ``accepted``), Unroutable when there is no such
         principal, Refused when its queue is full, Disconnected.
         """
-        async for _, answer in self.stream(target, message, timeout_s=timeout_s):
-            if isinstance(answer, kind):
-                return answer
+        async with aclosing(self.stream(target, message, timeout_s=timeout_s)) as conversation:
+            async for _, answer in conversation:
+                if isinstance(answer, kind):
+                    return answer
         raise RemoteError(ErrorCode.INTERNAL, f"{target} sent no {kind.__name__}")
 
     async def ask(self, what: str, message: Message, kind: type[R], *, timeout_s: float = 30.0) -> R:
         """Call the centre (``what`` is the kind in the routing key: call, submit, keys) and give its answer."""
-        async for _, answer in self.exchange(what, message, timeout_s=timeout_s):
-            if isinstance(answer, kind):
-                return answer
+        async with aclosing(self.exchange(what, message, timeout_s=timeout_s)) as conversation:
+            async for _, answer in conversation:
+                if isinstance(answer, kind):
+                    return answer
         raise RemoteError(ErrorCode.INTERNAL, f"the centre sent no {kind.__name__}")
 
-    async def stream(self, target: str, message: Message, *, timeout_s: float) -> AsyncIterator[tuple[str, Message]]:
+    async def stream(self, target: str, message: Message, *, timeout_s: float) -> Conversation:
         """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last."""
         message = self._address(message, target=target, timeout_s=timeout_s)
         pending = _Pending(message, lambda sender: sender == target)
-        async for item in self._converse(pending, down(target), timeout_s, target):
-            yield item
+        async with aclosing(self._converse(pending, down(target), timeout_s, target)) as conversation:
+            async for item in conversation:
+                yield item
 
-    async def exchange(self, what: str, message: Message, *, timeout_s: float) -> AsyncIterator[tuple[str, Message]]:
+    async def exchange(self, what: str, message: Message, *, timeout_s: float) -> Conversation:
         """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last."""
         message = self._address(message, timeout_s=timeout_s)
         pending = _Pending(message, lambda sender: kind_of(sender) in ("adapter", "keys"))
-        async for item in self._converse(pending, up(self._connection.user, what), timeout_s, "the centre"):
-            yield item
+        route = up(self._connection.user, what)
+        async with aclosing(self._converse(pending, route, timeout_s, "the centre")) as conversation:
+            async for item in conversation:
+                yield item
 
     async def tell(self, route: Route, message: Message) -> None:
         """Send a message that has no answer of its own (a window, a signal, a chunk)."""
@@ -107,9 +115,7 @@ class Caller:
         deadline = None if timeout_s is None else int((time.time() + timeout_s) * 1000) + self._offset_ms
         return msgspec.structs.replace(message, target=target, reply=self.suffix, deadline_ms=deadline)
 
-    async def _converse(
-        self, pending: _Pending, route: Route, timeout_s: float, whom: str
-    ) -> AsyncIterator[tuple[str, Message]]:
+    async def _converse(self, pending: _Pending, route: Route, timeout_s: float, whom: str) -> Conversation:
         message, deadline = pending.message, time.monotonic() + timeout_s
         self._pending[message.id] = pending
         try:
@@ -125,7 +131,8 @@ class Caller:
                 if isinstance(answer, Reply):
                     return
         finally:
-            self._pending.pop(message.id, None)
+            if self._pending.get(message.id) is pending:
+                del self._pending[message.id]
 
     async def _publish(self, route: Route, message: Message, whom: str) -> None:
         try:
@@ -142,11 +149,11 @@ class Caller:
             now = time.monotonic()
             if now >= deadline or (not pending.accepted and now - asked_at > ACCEPT_TIMEOUT_S):
                 raise _silence(pending, whom, now >= deadline)
-            patience = min(deadline - now, STATE_EVERY_S if pending.accepted else ACCEPT_TIMEOUT_S)
+            patience = min(deadline - now, STATE_EVERY_S)
             try:
                 return await asyncio.wait_for(pending.inbox.get(), patience)
             except TimeoutError:
-                if pending.accepted and time.monotonic() < deadline:
+                if time.monotonic() < deadline:
                     await self._ask_after(pending, route)
 
     async def _ask_after(self, pending: _Pending, route: Route) -> None:

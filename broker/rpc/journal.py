@@ -52,6 +52,7 @@ class Journal:
         self._keep_ms = int(keep_s * 1000)
         self._wall = wall
         self._entries: dict[str, Entry] = {}
+        self._inherited: list[Entry] = []
         self._buffer: list[bytes] = []
         self._durable: asyncio.Future[None] | None = None
         self._writing = False
@@ -66,6 +67,7 @@ class Journal:
         if self._path.exists():
             for record in _records(self._path):
                 self._replay(record)
+        self._inherited = list(self._entries.values())
         self._rewrite()
 
     async def close(self) -> None:
@@ -81,8 +83,8 @@ class Journal:
         return self._entries.get(command_id)
 
     def unfinished(self) -> list[Entry]:
-        """List the commands that were accepted and have no answer, oldest first."""
-        return [entry for entry in self._entries.values() if not entry.ended]
+        """List the commands that an earlier process accepted and that have no answer, oldest first."""
+        return [entry for entry in self._inherited if not entry.ended]
 
     async def accept(self, command_id: str, sender: str, command: bytes) -> Entry:
         """Note a command. When this returns it survives kill -9 and may be acknowledged."""

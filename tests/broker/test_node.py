@@ -81,7 +81,7 @@ def listeners_of(pid: int) -> set[tuple[str, int]]:
     """Addresses on which a process listens, from /proc: every socket of its that is in state LISTEN."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        match = re.match(r"socket:\[(\d+)\]", os.readlink(link))
+        match = re.match(r"socket:\[(\d+)\]", str(link.readlink()))
         if match:
             inodes.add(match[1])
     found = set()
@@ -132,6 +132,13 @@ def test_messages_survive_the_death_of_the_node(own_node: PrivateNode) -> None:
 
     assert take_one(again, "classic") == b"kept"
     assert take_one(again, "quorum") == b"kept"
+
+
+def test_a_quorum_queue_made_just_before_the_death_of_the_node_takes_messages_again(own_node: PrivateNode) -> None:
+    put_one(own_node.start(), "young", "quorum")
+    own_node.kill()
+
+    put_one(own_node.start(), "young", "quorum")
 
 
 def test_stopping_leaves_no_process_and_may_be_done_twice(own_node: PrivateNode) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
-from host_agent.hypervisors.detached import find_tree
+from host_agent.hypervisors.detached import find_tree, read_stat
 from host_agent.hypervisors.fake import FakeHost, FakeHypervisor, NeverStops
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.hypervisors.qemu import QemuHypervisor
@@ -74,6 +74,7 @@ class Rig:
         pid = (await driver.facts(vm)).pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: (stat := read_stat(pid)) is None or stat.run_state == "Z")
 
     async def guest_is_up(self, vm: str) -> None:
         """Wait until the guest's program has begun, where a test depends on it."""

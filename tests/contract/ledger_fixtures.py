@@ -226,15 +226,11 @@ class Desk:
         )
 
     def hello(self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = ()) -> AgentHello:
-        message = AgentHello(
-            id=self.id(), machine=SMALL, generation=generation, holding=[_ref(job) for job in holding]
-        )
+        message = AgentHello(id=self.id(), machine=SMALL, generation=generation, holding=[_ref(job) for job in holding])
         self.write(lambda tx: requests.hello(tx, vm, message))
         return message
 
-    def beat(
-        self, *jobs: JobAssign, phase: Phase = Phase.RUNNING, vm: str = "", generation: int = 1
-    ) -> JobBeatAnswer:
+    def beat(self, *jobs: JobAssign, phase: Phase = Phase.RUNNING, vm: str = "", generation: int = 1) -> JobBeatAnswer:
         message = JobBeat(
             id=self.id(),
             generation=generation,
@@ -258,9 +254,7 @@ class Desk:
     # As a host.
 
     def report(self, host: str, *vms: VmStatus, at_ms: int | None = None) -> None:
-        message = HostInventory(
-            id=self.id(), host=FACTS, vms=list(vms), at_ms=self.now_ms if at_ms is None else at_ms
-        )
+        message = HostInventory(id=self.id(), host=FACTS, vms=list(vms), at_ms=self.now_ms if at_ms is None else at_ms)
         self.write(lambda tx: inventory.report(tx, host, message))
 
     # As an adapter.

@@ -22,20 +22,20 @@ def reach(host: str, port: int) -> str:
 
 
 def look() -> dict[str, object]:
-    import ctypes  # noqa: PLC0415
-    import ssl  # noqa: PLC0415
-    import zipfile  # noqa: PLC0415
+    import ctypes
+    import ssl
+    import zipfile
 
-    import msgpack  # noqa: PLC0415
-    import msgspec  # noqa: PLC0415
-    import pika  # noqa: PLC0415
+    import msgpack
+    import msgspec
+    import pika
 
     disk = os.statvfs("/")
     return {
         "modules": [module.__name__ for module in (ctypes, ssl, zipfile, msgpack, msgspec, pika)],
         "libstdcxx": ctypes.CDLL("libstdc++.so.6") is not None,
         "disk_mib": disk.f_blocks * disk.f_frsize >> 20,
-        "users": [line.split(":")[0] for line in open("/etc/passwd")],  # noqa: SIM115, PTH123
+        "users": [line.split(":")[0] for line in open("/etc/passwd")],  # noqa: PTH123
         "uptime_s": time_up(),
         "pid": os.getpid(),
     }

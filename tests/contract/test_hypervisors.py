@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,9 @@ import pytest
 
 from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
 from host_agent.hypervisors.contract import Hypervisor
-from host_agent.hypervisors.detached import find_tree
+from host_agent.hypervisors.detached import find_tree, send_signal
+from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.qemu_program import KVM, TCG, QemuProgram
 from host_agent.vm import Verb, VmState
 
 Eventually = Callable[..., Awaitable[None]]
@@ -407,14 +413,12 @@ async def test_a_process_inherits_no_secret_and_its_seed_is_private(process_rig,
     driver = await running(process_rig)
 
     pid = (await driver.facts("vm-a")).pid
-    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    environment = await asyncio.to_thread(Path(f"/proc/{pid}/environ").read_bytes)
     seed = process_rig.directory / "vm-a" / "seed"
 
     assert b"secret" not in environment
     assert seed.read_bytes() == SEED
     assert seed.stat().st_mode & 0o077 == 0
-    await driver.poweroff("vm-a")
-    await driver.close()
 
 
 @pytest.mark.qemu
@@ -426,3 +430,70 @@ async def test_a_disk_smaller_than_the_image_is_refused_and_nothing_is_left(qemu
         await driver.create(small)
 
     assert qemu_rig.files() == []
+
+
+@pytest.mark.qemu
+async def test_a_qemu_that_cannot_start_leaves_the_vm_as_it_was(qemu_rig):
+    driver = await qemu_rig.open(QemuHypervisor(qemu_rig.directory, accelerator="steam"))
+    await driver.create(qemu_rig.spec("vm-a"))
+
+    with pytest.raises(HypervisorError, match="steam"):
+        await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert qemu_rig.processes("vm-a") == set()
+    assert qemu_rig.told == []
+
+
+@pytest.mark.qemu
+async def test_a_saved_memory_that_is_damaged_stays_saved(qemu_rig):
+    driver = await running(qemu_rig)
+    await driver.savestate("vm-a")
+    memory = qemu_rig.directory / "vms" / "vm-a" / "memory"
+    os.truncate(memory, memory.stat().st_size // 2)
+
+    with pytest.raises(HypervisorError):
+        await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.SAVED
+    assert qemu_rig.processes("vm-a") == set()
+    assert qemu_rig.told == []
+
+
+@pytest.mark.qemu
+async def test_a_qemu_that_hangs_is_unknown_and_can_be_powered_off(qemu_rig):
+    driver = await running(qemu_rig)
+    send_signal([(await driver.facts("vm-a")).pid], signal.SIGSTOP)
+
+    hanging = await driver.state("vm-a")
+    await driver.poweroff("vm-a")
+
+    assert hanging is VmState.UNKNOWN
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert qemu_rig.processes("vm-a") == set()
+
+
+@pytest.mark.qemu
+async def test_no_secret_is_on_the_command_line_and_files_are_private(qemu_rig):
+    driver = await running(qemu_rig)
+    home = qemu_rig.directory / "vms" / "vm-a"
+
+    pid = (await driver.facts("vm-a")).pid
+    command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_bytes)
+
+    assert base64.b64encode(SEED) not in command
+    assert home.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.qemu
+async def test_kvm_is_believed_only_after_a_boot_and_the_answer_is_kept(tmp_path, guest_image):
+    first = QemuProgram("qemu-system-x86_64", tmp_path, None)
+    await first.identify()
+    answer = await first.choose_accelerator(guest_image.kernel)
+
+    second = QemuProgram("qemu-system-x86_64", tmp_path, None)
+    await second.identify()
+    remembered = await second.choose_accelerator(None)
+
+    assert answer in (KVM, TCG)
+    assert remembered == answer

@@ -68,6 +68,12 @@ def test_an_unsound_description_is_refused_with_its_reasons(desk: Desk) -> None:
     assert desk.states() == {}
 
 
+def test_a_description_that_would_not_fit_an_assignment_is_refused(desk: Desk) -> None:
+    verdict = desk.submit("one", environment={"BIG": "x" * (1 << 20)})
+
+    assert "upload its inputs" in verdict.reasons[0]
+
+
 def test_an_array_becomes_a_job_for_each_index_in_order(desk: Desk) -> None:
     verdict = desk.submit("many", array=5)
 
