@@ -157,7 +157,10 @@ class Caller:
                     await self._ask_after(pending, route)
 
     async def _ask_after(self, pending: _Pending, route: Route) -> None:
-        question = self._address(CommandState(command=pending.message.id, id=uuid7()))
+        """Ask an agent what became of its command. The centre is asked the same again: its answers are repeatable."""
+        question = pending.message
+        if pending.message.target:
+            question = self._address(CommandState(command=pending.message.id, id=uuid7()))
         try:
             await self._connection.publish(*route, encode(question), message_id=question.id, persistent=False)
         except NotDelivered:

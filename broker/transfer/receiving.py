@@ -96,8 +96,8 @@ class Receiving:
         elif self._core.is_broken_by(chunk):
             self._begin(self._core.taken)
 
-    def on_offer(self) -> None:
-        """The sender asks how far it came: it lost touch, or is another one."""
+    def again(self) -> None:
+        """Begin a new epoch where this one got to: the sender lost touch, or the link is new."""
         if self._file >= 0:
             self._begin(self._core.taken)
 

@@ -77,6 +77,10 @@ class Sending:
         self._core.on_window(window)
         self._wake.set()
 
+    def again(self) -> None:
+        """Offer again: the link is new."""
+        self._tell(self._offer)
+
     def on_done(self) -> None:
         """The receiver has it."""
         self._done = True

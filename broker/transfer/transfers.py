@@ -46,6 +46,7 @@ class Transfers:
         #: Bytes of files that went by, as (received, sent).
         self.received_bytes = 0
         self.sent_bytes = 0
+        connection.on_up.append(self._on_up)
 
     async def send_file(
         self,
@@ -153,7 +154,7 @@ class Transfers:
             case Receiving() as end, FileChunk():
                 end.on_chunk(message)
             case Receiving() as end, FileOffer():
-                end.on_offer()
+                end.again()
             case Receiving() | Sending() as end, FileAbort():
                 end.on_abort(message)
             case Sending() as end, FileWindow():
@@ -162,6 +163,12 @@ class Transfers:
                 end.on_done()
             case None, FileOffer() | FileAbort() if entry.offered is not None:
                 _settle(entry.offered, message)
+
+    def _on_up(self) -> None:
+        """The link is new: what was on its way is lost, so ask for it, or offer, at once."""
+        for entry in self._open.values():
+            if entry.end is not None:
+                entry.end.again()
 
     async def _receive(
         self,
