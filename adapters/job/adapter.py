@@ -73,8 +73,7 @@ class JobAdapter:
 
     async def _sweep(self) -> None:
         await self._intake.publish_stale(STALE_S)
-        if self._may_expire():
-            await self._intake.write(_expire)
+        await self._intake.write(_expire if self._may_expire() else assignments.match)
         self._show(await self._intake.read(queries.stats))
 
     def _may_expire(self) -> bool:
@@ -143,8 +142,9 @@ def _ordered(message: Message, order: Callable[[], Reply]) -> Reply:
 
 
 def _expire(tx: Tx) -> None:
-    if leases.expire(tx):
-        assignments.match(tx)
+    """Expire, then match whatever came: an inventory may have unblocked requests, and its transaction does not."""
+    leases.expire(tx)
+    assignments.match(tx)
 
 
 async def run(config: JobAdapterConfig) -> None:

@@ -27,18 +27,18 @@ class Guest:
         self.stored: dict[str, bytes] = {}
         self.fetches: list[str] = []
         self.full_for = 0
-
-    def attempt(self, *command: str, **fields: Any) -> Attempt:
-        fields = {"attempt": 1, "slot": 0, **fields}
-        assign = JobAssign(job="site-a/j.1", executable=command[0], arguments=list(command[1:]), **fields)
-        room = Room(
-            directory=self.directory / "jobs",
-            cache=InputCache(self.directory / "cache", self.fetch),
+        self.room = Room(
+            directory=directory / "jobs",
+            cache=InputCache(directory / "cache", self.fetch),
             boot_id="boot",
             account=lambda slot: None,
             store_patience_s=5.0,
         )
-        return Attempt(assign, 0, room, self.store)
+
+    def attempt(self, *command: str, **fields: Any) -> Attempt:
+        fields = {"attempt": 1, "slot": 0, **fields}
+        assign = JobAssign(job="site-a/j.1", executable=command[0], arguments=list(command[1:]), **fields)
+        return Attempt(assign, 0, self.room, self.store)
 
     def input(self, name: str, content: bytes, **fields: Any) -> Input:
         sha256 = hashlib.sha256(content).hexdigest()

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.ledger.classes import offer_key, shape_key
+from adapters.ledger.known import MOST_DESCRIPTIONS, Known
 from adapters.ledger.matching import Free, Waiting, assignment, nearest, pair, unmet
 from schemas.description import JobDescription, Requirements
 from schemas.jobs import Machine
@@ -129,3 +130,25 @@ def test_the_environment_of_the_description_cannot_hide_the_jobs_own() -> None:
     made = assignment(waiting(1), free("vm-1"), description)
 
     assert made.environment["VOLCLOUD_ATTEMPT"] == "1"
+
+
+def test_what_is_learnt_is_known_only_once_it_is_kept() -> None:
+    known = Known()
+    layer = known.layer()
+    layer.shape_numbers["key"] = 7
+
+    before = dict(known.shape_numbers)
+    known.keep(layer)
+
+    assert (before, known.shape_numbers, known.layer().shape_numbers["key"]) == ({}, {"key": 7}, 7)
+
+
+def test_what_is_known_is_bounded() -> None:
+    known = Known()
+
+    for number in range(MOST_DESCRIPTIONS + 1):
+        layer = known.layer()
+        layer.descriptions[number] = JobDescription(id="j1", executable="x")
+        known.keep(layer)
+
+    assert set(known.descriptions) == {MOST_DESCRIPTIONS}

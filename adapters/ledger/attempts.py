@@ -1,0 +1,213 @@
+"""Attempts in the tables: read together with their job, under the job's lock, and written back.
+
+Who asks about an attempt always asks about its job as well: an attempt counts only while it is the job's latest.
+Decisions are in ``outcomes`` and ``leases``; this module moves values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy import bindparam, select, update
+
+from adapters.ledger import events, tables
+from adapters.ledger.events import Note
+from adapters.ledger.outcomes import Standing, after_loss
+from adapters.ledger.transaction import Tx, portions
+from schemas.ids import JobRef
+from schemas.jobs import OutputEntry, Steps, Usage
+from schemas.ledger import JobState
+
+_jobs, _attempts, _submissions = tables.jobs, tables.attempts, tables.submissions
+
+
+class AttemptState(StrEnum):
+    """How an attempt ended; while it runs, its state is a ``schemas.jobs.Phase``."""
+
+    #: Its lease ran out. It may come back until the job is assigned again.
+    EXPIRED = "expired"
+    #: Its guest does not have it any more.
+    LOST = "lost"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt used, how long its steps took, what it left; one blob in its row."""
+
+    usage: Usage = Usage()
+    steps: Steps = Steps()
+    outputs: list[OutputEntry] = []
+
+
+class Held(NamedTuple):
+    """An attempt and its job, as the ledger has them."""
+
+    number: int
+    ref: JobRef
+    state: str
+    latest: int
+    failures: int
+    losses: int
+    lost_on: str
+    reason: str
+    cancel_requested: bool
+    submitted_ms: int
+    limit: int
+    attempt: int
+    vm: str
+    host: str
+    slot: int
+    generation: int
+    request_id: str
+    attempt_state: str
+    seen_id: str
+    completion_id: str
+    assigned_ms: int
+    started_ms: int
+    ended_ms: int
+    lease_expires_ms: int
+
+    @property
+    def is_latest(self) -> bool:
+        """No later attempt has been made."""
+        return self.attempt == self.latest
+
+    @property
+    def is_open(self) -> bool:
+        """It has not ended, as far as anybody knows."""
+        return self.ended_ms == 0
+
+    @property
+    def can_return(self) -> bool:
+        """Its lease ran out, but nobody else has its job: it may beat again and live."""
+        return self.is_latest and self.state in _UNASSIGNED and self.attempt_state == AttemptState.EXPIRED
+
+    @property
+    def can_finish(self) -> bool:
+        """Its completion counts: it runs, or was given up by us and nobody else has its job."""
+        given_up = self.attempt_state in (AttemptState.EXPIRED, AttemptState.LOST) and not self.completion_id
+        return self.is_latest and (self.is_open or (given_up and self.state in _UNASSIGNED))
+
+    @property
+    def standing(self) -> Standing:
+        """The job's part, for ``outcomes``."""
+        return Standing(
+            JobState(self.state),
+            self.failures,
+            self.losses,
+            frozenset(self.lost_on.split()),
+            self.reason,
+            self.cancel_requested,
+        )
+
+
+_SELECT = (
+    select(
+        *(_jobs.c[name] for name in ("number", "ref", "state")),
+        _jobs.c.attempt.label("latest"),
+        *(_jobs.c[name] for name in ("failures", "losses", "lost_on", "reason", "cancel_requested", "submitted_ms")),
+        _submissions.c.attempts.label("limit"),
+        *(_attempts.c[name] for name in ("attempt", "vm", "host", "slot", "generation", "request_id")),
+        _attempts.c.state.label("attempt_state"),
+        *(_attempts.c[name] for name in ("seen_id", "completion_id", "assigned_ms", "started_ms", "ended_ms")),
+        _attempts.c.lease_expires_ms,
+    )
+    .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
+    .join(_submissions, _submissions.c.number == _jobs.c.submission)
+    .order_by(_jobs.c.number)
+)
+_BY_REF = _SELECT.where(_jobs.c.ref.in_(bindparam("refs", expanding=True))).with_for_update(of=(_jobs, _attempts))
+_BY_NUMBER = _SELECT.where(
+    _jobs.c.number.in_(bindparam("numbers", expanding=True)), _attempts.c.attempt == _jobs.c.attempt
+)
+_OF_VMS = _SELECT.where(tables.IS_OPEN, _attempts.c.vm.in_(bindparam("vms", expanding=True)))
+
+_STAND = (
+    update(_jobs)
+    .where(_jobs.c.number == bindparam("of_job"))
+    .values(
+        **{name: bindparam(name) for name in ("state", "failures", "losses", "lost_on", "reason", "ended_ms")},
+    )
+)
+_END = (
+    update(_attempts)
+    .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
+    .values(**{name: bindparam(name) for name in ("state", "ended_ms", "cause", "noticed_by")})
+)
+_UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
+_FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+
+
+def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
+    """Read attempts by job and number, locked; those that the ledger does not know are missing."""
+    wanted = set(named)
+    refs = sorted({ref for ref, _ in wanted})
+    rows = [Held._make(row) for some in portions(refs) for row in tx.execute(_BY_REF, {"refs": some})]
+    return {(row.ref, row.attempt): row for row in rows if (row.ref, row.attempt) in wanted}
+
+
+def latest_of(tx: Tx, numbers: Sequence[int], *, skip_locked: bool = False) -> list[Held]:
+    """Read the latest attempt of each of these jobs, locked; ``skip_locked`` leaves out what others hold."""
+    statement = _BY_NUMBER.with_for_update(of=(_jobs, _attempts), skip_locked=skip_locked)
+    chosen = sorted(numbers)
+    return [Held._make(row) for some in portions(chosen) for row in tx.execute(statement, {"numbers": some})]
+
+
+def open_on(tx: Tx, vms: Sequence[str]) -> list[Held]:
+    """Read what these VMs hold as far as the ledger knows, not locked."""
+    return [Held._make(row) for some in portions(vms) for row in tx.execute(_OF_VMS, {"vms": some})]
+
+
+def stand(tx: Tx, standings: Iterable[tuple[int, Standing]]) -> None:
+    """Write where jobs stand, by number."""
+    tx.each(_STAND, [_standing_row(tx, number, job) for number, job in standings])
+
+
+def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
+    return {
+        "of_job": number,
+        "state": job.state,
+        "failures": job.failures,
+        "losses": job.losses,
+        "lost_on": " ".join(sorted(job.lost_on)),
+        "reason": job.reason,
+        "ended_ms": tx.now_ms if job.state in _FINAL else 0,
+    }
+
+
+def give_up(tx: Tx, lost: Sequence[tuple[Held, str]], state: AttemptState, noticed_by: str) -> None:
+    """End attempts whose VM is lost, each with its cause; their jobs wait, are held or are cancelled.
+
+    ``lost`` must have been read locked. Open attempts that are their job's latest only.
+    """
+    after = [(held, cause, after_loss(held.standing, held.host, cause, tx.policy)) for held, cause in lost]
+    tx.each(
+        _END,
+        [
+            {
+                "of_job": held.number,
+                "of_attempt": held.attempt,
+                "state": state,
+                "ended_ms": tx.now_ms,
+                "cause": cause,
+                "noticed_by": noticed_by,
+            }
+            for held, cause, _ in after
+        ],
+    )
+    stand(tx, [(held.number, job) for held, _, job in after])
+    events.note_all(tx, (note for held, cause, job in after for note in _notes(held, cause, job, state, noticed_by)))
+    tx.counts[f"attempts_{state}"] += len(after)
+    for _, _, job in after:
+        tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
+
+
+def _notes(held: Held, cause: str, job: Standing, state: AttemptState, noticed_by: str) -> Iterable[Note]:
+    yield Note(held.number, held.attempt, state, noticed_by, cause)
+    if job.state is JobState.HELD:
+        yield Note(held.number, held.attempt, "held", noticed_by, job.reason)

@@ -1,0 +1,158 @@
+"""Completions: the end of an attempt, counted once, fenced by attempt and VM, answered always.
+
+The storage adapter has put inline outputs into its store and passes entries without content; the commit of this
+transaction is the one act that makes an output final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy import bindparam, update
+
+from adapters.ledger import attempts, events, outbox, requests, tables
+from adapters.ledger.attempts import AttemptState, Held, Work
+from adapters.ledger.events import Note
+from adapters.ledger.outcomes import Standing, after_completion
+from adapters.ledger.transaction import Tx
+from broker.routes import down
+from schemas.ids import JobRef
+from schemas.jobs import JobCompletion, JobCompletionAnswer, Outcome
+from schemas.ledger import JobState
+
+#: Characters of a guest's words that are kept.
+MOST_CAUSE = 4000
+
+_attempts = tables.attempts
+
+_COMPLETE = (
+    update(_attempts)
+    .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
+    .values(
+        {
+            _attempts.c[name]: bindparam(f"new_{name}")
+            for name in (
+                *("state", "completion_id", "started_ms", "ended_ms", "exit_status"),
+                *("cause", "noticed_by", "boot_id", "work"),
+            )
+        }
+    )
+)
+
+
+class Ending(NamedTuple):
+    """A completion that counts, and where it leaves the job."""
+
+    held: Held
+    message: JobCompletion
+    job: Standing
+
+
+def refusal(held: Held | None, vm: str) -> str:
+    """Say why a completion does not count; empty when it does, or did when it came first."""
+    if held is None:
+        return "unknown_attempt"
+    if held.vm != vm:
+        return "foreign_attempt"
+    if held.completion_id or held.can_finish:
+        return ""
+    return "cancelled" if held.is_latest and held.state == JobState.CANCELLED else "superseded"
+
+
+def complete(tx: Tx, vm: str, message: JobCompletion) -> JobCompletionAnswer:
+    """Take one completion; see ``complete_all``."""
+    return complete_all(tx, [(vm, message)])[0]
+
+
+def complete_all(tx: Tx, messages: Sequence[tuple[str, JobCompletion]]) -> list[JobCompletionAnswer]:
+    """End attempts, each by the VM that the broker vouches for; the answers, in order, are in the outbox as well.
+
+    A repeated completion changes nothing and is answered as the first was. Requests that ride along are taken
+    whatever becomes of the completion; ``match`` is the caller's.
+    """
+    held = attempts.by_ref(tx, [(m.job, m.attempt) for _, m in messages])
+    endings: dict[tuple[JobRef, int], Ending] = {}
+    answers = []
+    for vm, message in messages:
+        key = message.job, message.attempt
+        one = held.get(key)
+        reason = refusal(one, vm)
+        answers.append(_answer(message, reason))
+        tx.counts[reason or "completions"] += 1
+        if one and not reason and not one.completion_id and key not in endings:
+            endings[key] = Ending(one, message, _after(tx, one, message))
+    _write(tx, list(endings.values()))
+    outbox.put_all(tx, [(down(vm), a) for (vm, _), a in zip(messages, answers, strict=True)])
+    requests.ask_all(tx, [(vm, m.request) for vm, m in messages if m.request])
+    return answers
+
+
+def _answer(message: JobCompletion, reason: str) -> JobCompletionAnswer:
+    return JobCompletionAnswer(
+        call=message.id, job=message.job, attempt=message.attempt, counted=not reason, reason=reason
+    )
+
+
+def _after(tx: Tx, held: Held, message: JobCompletion) -> Standing:
+    if message.outcome is Outcome.LOST and not held.is_open:
+        return held.standing  # the ledger has counted that loss already
+    cause = _words(message) or f"{message.outcome} with exit status {message.exit_status}"
+    return after_completion(
+        held.standing, message.outcome, limit=held.limit, host=held.host, cause=cause, policy=tx.policy
+    )
+
+
+def _write(tx: Tx, endings: Sequence[Ending]) -> None:
+    tx.each(_COMPLETE, [_row(tx, ending) for ending in endings])
+    attempts.stand(tx, [(ending.held.number, ending.job) for ending in endings])
+    events.note_all(tx, [note for ending in endings for note in _notes(ending)])
+    for ending in endings:
+        _measure(tx, ending)
+
+
+def _row(tx: Tx, ending: Ending) -> dict[str, object]:
+    held, message, _ = ending
+    steps = message.steps
+    ran_ms = int((steps.run_s + steps.validate_s + steps.stage_out_s) * 1000)
+    return {
+        "of_job": held.number,
+        "of_attempt": held.attempt,
+        "new_state": AttemptState(message.outcome.value).value,
+        "new_completion_id": message.id,
+        "new_started_ms": held.started_ms or max(held.assigned_ms, tx.now_ms - ran_ms),
+        "new_ended_ms": tx.now_ms,
+        "new_exit_status": message.exit_status,
+        "new_cause": _words(message),
+        "new_noticed_by": f"{held.vm} (guest agent)",
+        "new_boot_id": message.boot_id.replace("\0", "")[:64],
+        "new_work": msgspec.msgpack.encode(Work(usage=message.usage, steps=steps, outputs=message.outputs)),
+    }
+
+
+def _words(message: JobCompletion) -> str:
+    """Give the cause as PostgreSQL can hold it (no NUL) and a person can read it."""
+    return message.cause.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MOST_CAUSE]
+
+
+def _notes(ending: Ending) -> list[Note]:
+    held, _, job = ending
+    if job.state is JobState.HELD:
+        return [Note(held.number, held.attempt, "held", f"{held.vm} (guest agent)", job.reason)]
+    if not held.is_open:
+        return [Note(held.number, held.attempt, "finished late", f"{held.vm} (guest agent)", "after its lease")]
+    return []
+
+
+def _measure(tx: Tx, ending: Ending) -> None:
+    held, message, job = ending
+    tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
+    tx.counts[f"attempts_{message.outcome}"] += 1
+    if message.outcome is Outcome.DONE:
+        tx.observations += [
+            ("stage_in", message.steps.stage_in_s),
+            ("run", message.steps.run_s),
+            ("stage_out", message.steps.stage_out_s),
+            ("turnaround", max(0, tx.now_ms - held.submitted_ms) / 1000),
+        ]

@@ -1,0 +1,109 @@
+"""Connections to the two databases, how each begins a transaction, and the one place that maps their errors.
+
+SQLite: WAL, BEGIN IMMEDIATE for whatever writes, a plain BEGIN for what reads. PostgreSQL: READ COMMITTED, which
+``adapters.ledger.assignments`` relies on. Nothing here knows a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from sqlite3 import Connection as SqliteConnection
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
+
+#: How long a statement of SQLite waits for the write lock, ms.
+BUSY_TIMEOUT_MS = 10_000
+#: PostgreSQL: serialization failure, deadlock, lock not available.
+_CONTENDED_STATES = frozenset({"40001", "40P01", "55P03"})
+
+
+class Engines(NamedTuple):
+    """Three ways to the same database; ``light`` commits without waiting for the disk."""
+
+    durable: Engine
+    light: Engine
+    reader: Engine
+
+
+def connect(url: str, synchronous: str) -> Engines:
+    """Prepare the engines of ``url``; connects to nothing yet. Raises LedgerError for a URL that cannot be used."""
+    with mapped():
+        parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite(parsed, synchronous)
+    if parsed.get_backend_name() == "postgresql":
+        return _postgresql(parsed.set(drivername="postgresql+psycopg"))
+    raise LedgerError(f"ledger url {parsed.render_as_string()}: must begin with sqlite:/// or postgresql://")
+
+
+def _sqlite(url: URL, synchronous: str) -> Engines:
+    if not url.database or url.database == ":memory:":
+        raise LedgerError("ledger url: SQLite needs a file, sqlite:////var/lib/volunteer-cloud/ledger.db")
+    begin = "BEGIN IMMEDIATE"
+    light = "NORMAL" if synchronous in ("FULL", "EXTRA") else synchronous
+    return Engines(
+        _sqlite_engine(url, synchronous, begin), _sqlite_engine(url, light, begin), _sqlite_engine(url, light, "BEGIN")
+    )
+
+
+def _sqlite_engine(url: URL, synchronous: str, begin: str) -> Engine:
+    engine = create_engine(url, connect_args={"check_same_thread": False, "timeout": BUSY_TIMEOUT_MS / 1000})
+
+    def prepare(connection: SqliteConnection, _record: object) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would be a deferred one
+        for pragma in (f"synchronous={synchronous}", "journal_mode=WAL", "foreign_keys=ON", "cache_size=-65536"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    event.listen(engine, "connect", prepare)
+    event.listen(engine, "begin", start)
+    return engine
+
+
+def _postgresql(url: URL) -> Engines:
+    settings: dict[str, Any] = {"isolation_level": "READ COMMITTED", "pool_use_lifo": True}
+    durable = create_engine(url, **settings)
+    light = create_engine(url, **settings)
+
+    def unhurried(connection: Connection) -> None:
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
+
+    event.listen(light, "begin", unhurried)
+    return Engines(durable, light, create_engine(url, **settings))
+
+
+@contextmanager
+def mapped() -> Iterator[None]:
+    """Turn whatever SQLAlchemy and the drivers raise into our errors, the original chained."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise Conflict(f"the tables refuse it: {error.orig}") from error
+    except DBAPIError as error:
+        raise _of_driver(error) from error
+    except OverflowError as error:
+        raise LedgerError(f"a number is beyond what the ledger can hold: {error}") from error
+    except PoolTimeout as error:
+        raise LedgerUnavailable("all connections to the ledger's database are in use") from error
+    except SQLAlchemyError as error:
+        raise LedgerError(f"the ledger's database: {error}") from error
+
+
+def _of_driver(error: DBAPIError) -> LedgerError:
+    said = str(error.orig).strip()
+    state = getattr(error.orig, "sqlstate", None)
+    name = getattr(error.orig, "sqlite_errorname", "") or ""
+    if state in _CONTENDED_STATES or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return Contended(f"the ledger's database is busy: {said}")
+    if type(error.orig).__name__ in ("OperationalError", "InterfaceError") or error.connection_invalidated:
+        return LedgerUnavailable(f"the ledger's database cannot be used: {said}")
+    return LedgerError(f"the ledger's database refuses it: {said}")

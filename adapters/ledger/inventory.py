@@ -1,0 +1,172 @@
+"""What hosts say of themselves and of their VMs.
+
+It decides nothing about a job, with two exceptions that keep jobs alive: a VM that its own host calls paused or saved
+keeps its leases, and such a VM gets no new job. A host is heard about its own VMs only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import bindparam, case, select, update
+
+from adapters.ledger import guests, tables
+from adapters.ledger.transaction import Tx, portions
+from schemas.vms import HostBye, HostInventory, VmStatus
+
+#: A report that claims to be older than the last one is believed all the same after this time: the clock was wrong.
+REORDER_MS = 600_000
+#: States in which a VM keeps its jobs though it does not beat.
+PAUSED = frozenset({"pausing", "paused", "saving", "saved"})
+#: States in which a VM can take no job.
+NOT_RUNNING = PAUSED | {"poweredoff", "stopping", "aborted", "absent"}
+
+_hosts, _vms, _attempts, _requests = tables.hosts, tables.vms, tables.attempts, tables.requests
+
+
+class Reported(NamedTuple):
+    """A VM as its host reported it last."""
+
+    vm: str
+    host: str
+    state: str
+    generation: int
+    paused_ms: int
+
+
+_KNOWN = select(*(_vms.c[name] for name in Reported._fields)).where(
+    (_vms.c.host == bindparam("of_host")) | _vms.c.vm.in_(bindparam("vms", expanding=True))
+)
+_LAST = select(_hosts.c.reported_ms, _hosts.c.seen_ms).where(_hosts.c.host == bindparam("of_host"))
+_ABSENT = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(state="absent", paused_ms=0)
+_BYE = update(_hosts).where(_hosts.c.host == bindparam("of_host")).values(present=False, seen_ms=bindparam("now_ms"))
+_STRETCH = (
+    update(_attempts)
+    .where(tables.IS_OPEN, _attempts.c.vm.in_(bindparam("vms", expanding=True)))
+    .where(_attempts.c.lease_expires_ms < bindparam("until_ms"))
+    .values(lease_expires_ms=bindparam("until_ms"))
+)
+_ASKED = (
+    select(_requests.c.vm, _requests.c.state).where(_requests.c.vm.in_(bindparam("vms", expanding=True))).distinct()
+)
+_BLOCK = (
+    update(_requests)
+    .where(_requests.c.vm == bindparam("of_vm"), _requests.c.generation <= bindparam("up_to"))
+    .values(state=bindparam("now_in"))
+)
+_READINESS = {True: "ready", False: "blocked"}
+
+
+def report(tx: Tx, host: str, message: HostInventory) -> None:
+    """Take a host's full report; VMs that it no longer lists are absent. An overtaken report is ignored.
+
+    Said again anyway, so ``Ledger.write_lightly`` is enough. Requests of VMs that run again are counted as
+    ``requests_unblocked``: ``match`` finds them, in this transaction if it is a durable one, or in any later one.
+    """
+    if not _is_newest(tx, host, message.at_ms):
+        tx.counts["stale_inventory"] += 1
+        return
+    _save_host(tx, host, message)
+    known = _known(tx, host, message.vms)
+    own = [status for status in message.vms if _is_own(tx, known.get(status.vm), host)]
+    _save_vms(tx, host, own, known)
+    listed = {status.vm for status in own}
+    gone = [vm for vm, was in known.items() if was.host == host and vm not in listed and was.state != "absent"]
+    tx.each(_ABSENT, [{"of_vm": vm} for vm in gone])
+    _stretch(tx, resumed(own, known))
+    _ready(tx, [*((s.vm, s.state, s.generation) for s in own), *((v, "absent", known[v].generation) for v in gone)])
+    raised = [(s.vm, s.generation) for s in own if s.vm in known and s.generation > known[s.vm].generation]
+    guests.forget_outdated(tx, raised)
+
+
+def bye(tx: Tx, host: str, _message: HostBye) -> None:
+    """Take a host agent's end; its VMs may live on."""
+    tx.execute(_BYE, {"of_host": host, "now_ms": tx.now_ms})
+
+
+def paused_since(state: str, before_ms: int, now_ms: int) -> int:
+    """Say since when a VM is paused or saved, 0 = it is not; a host that cannot tell (``unknown``) changes nothing."""
+    if state == "unknown":
+        return before_ms
+    return (before_ms or now_ms) if state in PAUSED else 0
+
+
+def resumed(statuses: Iterable[VmStatus], known: Mapping[str, Reported]) -> list[str]:
+    """Name the VMs that were paused or saved and go on: their guests have yet to beat."""
+    return [
+        status.vm
+        for status in statuses
+        if status.vm in known and known[status.vm].paused_ms and status.state not in NOT_RUNNING | {"unknown"}
+    ]
+
+
+def _is_newest(tx: Tx, host: str, at_ms: int) -> bool:
+    last = tx.execute(_LAST, {"of_host": host}).first()
+    return last is None or at_ms >= last.reported_ms or tx.now_ms - last.seen_ms > REORDER_MS
+
+
+def _save_host(tx: Tx, host: str, message: HostInventory) -> None:
+    values = {
+        "facts": msgspec.msgpack.encode(message.host),
+        "reported_ms": message.at_ms,
+        "seen_ms": tx.now_ms,
+        "present": True,
+    }
+    statement = tx.insert(_hosts).on_conflict_do_update(index_elements=["host"], set_=values)
+    tx.execute(statement, {"host": host, **values})
+
+
+def _known(tx: Tx, host: str, statuses: Sequence[VmStatus]) -> dict[str, Reported]:
+    named = [status.vm for status in statuses]
+    rows = [row for some in [*portions(named)] or [[]] for row in tx.execute(_KNOWN, {"of_host": host, "vms": some})]
+    return {row.vm: Reported._make(row) for row in rows}
+
+
+def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
+    own = known is None or known.host in ("", host)
+    tx.counts["foreign_vm"] += not own
+    return own
+
+
+def _save_vms(tx: Tx, host: str, statuses: Sequence[VmStatus], known: Mapping[str, Reported]) -> None:
+    statement = tx.insert(_vms)
+    new = statement.excluded
+    told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms")}
+    highest = case((new.generation > _vms.c.generation, new.generation), else_=_vms.c.generation)
+    upsert = statement.on_conflict_do_update(index_elements=["vm"], set_=told | {"generation": highest})
+    ordered = sorted(statuses, key=lambda status: status.vm)  # two adapters lock rows in one order
+    tx.each(upsert, [_row(tx, host, status, known.get(status.vm)) for status in ordered])
+
+
+def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[str, Any]:
+    return {
+        "vm": status.vm,
+        "host": host,
+        "state": status.state,
+        "generation": status.generation,
+        "hypervisor": status.hypervisor,
+        "pid": status.pid,
+        "status": msgspec.msgpack.encode(status),
+        "paused_ms": paused_since(status.state, known.paused_ms if known else 0, tx.now_ms),
+        "offer": None,
+        "agent_seen_ms": 0,
+        "agent_since_ms": 0,
+        "hello_id": "",
+    }
+
+
+def _stretch(tx: Tx, vms: Sequence[str]) -> None:
+    for some in portions(vms):
+        tx.execute(_STRETCH, {"vms": some, "until_ms": tx.now_ms + tx.policy.lease_ms})
+
+
+def _ready(tx: Tx, states: Sequence[tuple[str, str, int]]) -> None:
+    """Block or unblock requests as their VMs run; a guest of a newer boot than the report knows is left alone."""
+    runs = {vm: state not in NOT_RUNNING for vm, state, _ in states}
+    asked = [row for some in portions(sorted(runs)) for row in tx.execute(_ASKED, {"vms": some})]
+    upto = {vm: generation for vm, _, generation in states}
+    changed = [vm for vm, now_in in asked if now_in != _READINESS[runs[vm]]]
+    tx.each(_BLOCK, [{"of_vm": vm, "up_to": upto[vm], "now_in": _READINESS[runs[vm]]} for vm in changed])
+    tx.counts["requests_unblocked"] += sum(runs[vm] for vm in changed)

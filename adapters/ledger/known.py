@@ -1,0 +1,61 @@
+"""What an adapter remembers of rows that never change: shapes, offers and descriptions.
+
+A transaction learns into a layer of its own that is kept only once it has committed, since a number that was rolled
+back may be given again to something else. Bounded: a kind that is full is emptied and learnt anew.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import MutableMapping
+from typing import NamedTuple, TypeVar
+
+from schemas.description import JobDescription, Requirements
+from schemas.jobs import Machine
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: Entries of a kind. A description may hold inline inputs of some 100 KiB, hence fewer of these.
+MOST_CLASSES = 20_000
+MOST_FITS = 2_000
+MOST_DESCRIPTIONS = 256
+
+
+class Fits(NamedTuple):
+    """Offers that a shape has been compared with, and those of them that meet it."""
+
+    judged: frozenset[int] = frozenset()
+    meeting: frozenset[int] = frozenset()
+
+
+class Known:
+    """Immutable rows by number, class numbers by key, and which offers meet which shape."""
+
+    def __init__(self, below: Known | None = None) -> None:
+        self.shapes: MutableMapping[int, Requirements] = ChainMap({}, below.shapes) if below else {}
+        self.offers: MutableMapping[int, Machine] = ChainMap({}, below.offers) if below else {}
+        self.shape_numbers: MutableMapping[str, int] = ChainMap({}, below.shape_numbers) if below else {}
+        self.offer_numbers: MutableMapping[str, int] = ChainMap({}, below.offer_numbers) if below else {}
+        self.descriptions: MutableMapping[int, JobDescription] = ChainMap({}, below.descriptions) if below else {}
+        self.fits: MutableMapping[int, Fits] = ChainMap({}, below.fits) if below else {}
+
+    def layer(self) -> Known:
+        """Begin to learn on top of what is known."""
+        return Known(self)
+
+    def keep(self, layer: Known) -> None:
+        """Take over what a committed transaction has learnt."""
+        _take(self.shapes, layer.shapes, MOST_CLASSES)
+        _take(self.offers, layer.offers, MOST_CLASSES)
+        _take(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)
+        _take(self.offer_numbers, layer.offer_numbers, MOST_CLASSES)
+        _take(self.descriptions, layer.descriptions, MOST_DESCRIPTIONS)
+        _take(self.fits, layer.fits, MOST_FITS)
+
+
+def _take(base: MutableMapping[K, V], layer: MutableMapping[K, V], most: int) -> None:
+    learnt = layer.maps[0] if isinstance(layer, ChainMap) else layer
+    if len(base) + len(learnt) > most:
+        base.clear()
+    base.update(learnt)

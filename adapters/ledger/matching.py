@@ -1,0 +1,115 @@
+"""Which waiting job goes to which free slot. Pure: values in, pairs out; ``assignments`` has the SQL.
+
+The oldest request is served first, with the job of highest priority, then lowest number, among those whose every
+requirement its machine meets. A job is compared by its shape, a request by its offer (see ``classes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from schemas.description import JobDescription, Requirements
+from schemas.ids import JobRef
+from schemas.jobs import JobAssign, Machine
+
+
+class Waiting(NamedTuple):
+    """A job that waits."""
+
+    #: Minus the priority; ``(rank, number)`` is the order of service.
+    rank: int
+    number: int
+    shape: int
+    ref: JobRef
+    idx: int
+    attempt: int
+    submission: int
+    submitted_ms: int
+
+
+class Free(NamedTuple):
+    """A job slot that asked for work, and the VM that it is in."""
+
+    vm: str
+    slot: int
+    offer: int
+    request_id: str
+    generation: int
+    asked_ms: int
+    host: str
+    hypervisor: str
+    pid: int
+
+
+def unmet(asked: Requirements, machine: Machine) -> list[str]:
+    """Name each requirement that the machine does not meet, with both values; empty when it may have the job."""
+    numbers = [
+        ("cpus", asked.cpus, machine.cpus),
+        ("memory_mib", asked.memory_mib, machine.memory_mib),
+        ("disk_mib", asked.disk_mib, machine.disk_mib),
+    ]
+    words = [("platform", asked.platform, machine.platform), ("image", asked.image, machine.image)]
+    return [
+        *(f"{name} = {want}: the VM has {has}" for name, want, has in numbers if has < want),
+        *(f"{name} = {want!r}: the VM has {has or 'none'!r}" for name, want, has in words if want and want != has),
+        *(
+            f"feature {want!r}: the VM has {', '.join(machine.features) or 'none'}"
+            for want in asked.features
+            if want not in machine.features
+        ),
+    ]
+
+
+def nearest(asked: Requirements, machines: Iterable[Machine]) -> list[str] | None:
+    """Say what the machine that meets most does not meet; empty when one meets all, None when there is no machine."""
+    return min((unmet(asked, machine) for machine in machines), key=len, default=None)
+
+
+def pair(
+    requests: Iterable[Free], queues: Mapping[int, Iterator[Waiting]], fits: Callable[[int, int], bool]
+) -> Iterator[tuple[Waiting, Free]]:
+    """Pair requests, oldest first, with the jobs at the heads of ``queues`` (by shape, each in order of service).
+
+    Reads no further in either than it must, so both may be pages of a database.
+    """
+    heads = {shape: head for shape, queue in queues.items() if (head := next(queue, None))}
+    for free in requests:
+        if not heads:
+            return
+        fitting = [head for shape, head in heads.items() if fits(shape, free.offer)]
+        if not fitting:
+            continue
+        job = min(fitting, key=lambda head: head[:2])
+        yield job, free
+        follower = next(queues[job.shape], None)
+        if follower is None:
+            del heads[job.shape]
+        else:
+            heads[job.shape] = follower
+
+
+def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssign:
+    """Write the assignment of ``job``'s next attempt: all that the guest needs, its index put in."""
+    index, attempt = str(job.idx), job.attempt + 1
+    told = {
+        "VOLCLOUD_JOB": job.ref,
+        "VOLCLOUD_ARRAY_INDEX": index,
+        "VOLCLOUD_ARRAY_SIZE": str(description.array),
+        "VOLCLOUD_ATTEMPT": str(attempt),
+    }
+    return JobAssign(
+        target=free.vm,
+        generation=free.generation,
+        job=job.ref,
+        attempt=attempt,
+        slot=free.slot,
+        executable=description.executable,
+        arguments=[argument.replace("{index}", index) for argument in description.arguments],
+        environment=description.environment | told,
+        inputs=description.inputs,
+        outputs=description.outputs,
+        validation=description.validation,
+        wall_time_s=description.wall_time_s,
+        memory_mib=description.requirements.memory_mib,
+    )

@@ -1,0 +1,149 @@
+"""One job with all that is known of it: its attempts, its diary, why it waits, and what a person can do.
+
+Turns rows into the wire's words; ``queries`` is what callers use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Row, bindparam, select
+
+from adapters.ledger import assignments, classes, events, tables
+from adapters.ledger.attempts import Work
+from adapters.ledger.matching import nearest
+from adapters.ledger.transaction import Tx
+from schemas.description import JobDescription
+from schemas.ids import MessageId, split_job_ref
+from schemas.ledger import AttemptRow, JobEvent, JobRecord, JobRow, JobState
+from schemas.vms import VmStatus
+
+_attempts, _vms = tables.attempts, tables.vms
+
+_ATTEMPTS = (
+    select(_attempts, _vms.c.status)
+    .select_from(_attempts.outerjoin(_vms, _vms.c.vm == _attempts.c.vm))
+    .where(_attempts.c.job == bindparam("of_job"))
+    .order_by(_attempts.c.attempt)
+)
+_OFFERED = select(_vms.c.offer).where(_vms.c.offer.is_not(None), _vms.c.state != "absent").distinct()
+
+
+class Why(NamedTuple):
+    """Why a job is where it is: the requirements that no VM meets, and what a person can do."""
+
+    waiting_for: list[str]
+    next_step: str
+
+
+def record(tx: Tx, call: MessageId, row: Row[*tuple[Any, ...]]) -> JobRecord:
+    """Tell all about the job of this row of ``queries``."""
+    description = assignments.descriptions(tx, {row.submission})[row.submission]
+    made = tx.execute(_ATTEMPTS, {"of_job": row.number}).all()
+    why = _why(tx, row, description)
+    return JobRecord(
+        call=call,
+        job=job_row(row),
+        description=description,
+        attempts=[_attempt_row(one) for one in made],
+        events=_diary(tx, row, made),
+        waiting_for=why.waiting_for,
+        next_step=why.next_step,
+    )
+
+
+def job_row(row: Row[*tuple[Any, ...]]) -> JobRow:
+    """Turn a row of ``queries`` into the wire's."""
+    waits = row.state in (JobState.SUBMITTED, JobState.HELD)
+    return JobRow(
+        number=row.number,
+        job=row.ref,
+        state=JobState(row.state),
+        attempt=row.attempt,
+        priority=-row.rank,
+        failures=row.failures,
+        losses=row.losses,
+        vm="" if waits else row.vm or "",
+        submitted_ms=row.submitted_ms,
+        started_ms=0 if waits else row.started_ms or 0,
+        ended_ms=row.ended_ms,
+        reason=row.reason,
+    )
+
+
+def _attempt_row(row: Row[*tuple[Any, ...]]) -> AttemptRow:
+    work = msgspec.msgpack.decode(row.work, type=Work) if row.work else Work()
+    status = msgspec.msgpack.decode(row.status, type=VmStatus) if row.status else None
+    return AttemptRow(
+        attempt=row.attempt,
+        state=row.state,
+        vm=row.vm,
+        vm_name=status.name if status else "",
+        host=row.host,
+        slot=row.slot,
+        vm_generation=row.generation,
+        assigned_ms=row.assigned_ms,
+        started_ms=row.started_ms,
+        ended_ms=row.ended_ms,
+        exit_status=row.exit_status,
+        cause=row.cause,
+        usage=work.usage,
+        steps=work.steps,
+        outputs=work.outputs,
+        boot_id=row.boot_id,
+        hypervisor=row.hypervisor,
+        hypervisor_pid=row.hypervisor_pid,
+    )
+
+
+def _diary(tx: Tx, job: Row[*tuple[Any, ...]], made: Sequence[Row[*tuple[Any, ...]]]) -> list[JobEvent]:
+    """Tell the plain course, which the rows hold, and the rest, which was noted, in one order."""
+    owner = split_job_ref(job.ref)[0]
+    told = [JobEvent(at_ms=job.submitted_ms, attempt=0, event="submitted", noticed_by=owner)]
+    for one in made:
+        told += _course(one)
+    return sorted(told + events.of_job(tx, job.number), key=lambda event: (event.at_ms, event.attempt))
+
+
+def _course(one: Row[*tuple[Any, ...]]) -> list[JobEvent]:
+    guest, where = f"{one.vm} (guest agent)", f"{one.vm} slot {one.slot}"
+    steps = [
+        (one.assigned_ms, "assigned", one.assigned_by, f"to {where}" + (f" on {one.host}" if one.host else "")),
+        (one.started_ms, "started", guest, ""),
+        (one.ended_ms if one.completion_id else 0, one.state, one.noticed_by, one.cause),
+    ]
+    return [
+        JobEvent(at_ms=at_ms, attempt=one.attempt, event=event, noticed_by=noticed_by, detail=detail)
+        for at_ms, event, noticed_by, detail in steps
+        if at_ms
+    ]
+
+
+def _why(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription) -> Why:
+    if row.state != JobState.SUBMITTED:
+        return Why([], next_step(row.state, row.ref, row.failures, row.reason, row.cancel_requested))
+    numbers = [number for number in tx.execute(_OFFERED).scalars() if number is not None]
+    lacking = nearest(description.requirements, classes.offers(tx, numbers).values())
+    if lacking is None:
+        return Why(["a VM: none has asked for work yet"], "start a VM: `volcloud vm create`, then `volcloud vm start`")
+    if lacking:
+        return Why(lacking, "start a VM that offers this, or cancel the job and submit it with lower requirements")
+    return Why([], "wait: VMs that can run it exist, and it goes to the next free job slot of one")
+
+
+def next_step(state: str, ref: str, failures: int, reason: str, cancel_requested: bool) -> str:
+    """Say what a person can do about a job in that state; empty where there is nothing to do."""
+    if state == JobState.HELD and failures:
+        times = "1 failure" if failures == 1 else f"{failures} failures"
+        return f"held after {times}: read `volcloud job logs {ref}`, mend the payload, then `volcloud job retry {ref}`"
+    if state == JobState.HELD:
+        return f"held ({reason}): look at its hosts with `volcloud job why {ref}`, then `volcloud job retry {ref}`"
+    if state == JobState.DONE:
+        return f"fetch its output with `volcloud job output {ref}`"
+    if state in (JobState.CANCELLED, JobState.FAILED):
+        return "nothing: it has ended"
+    if cancel_requested:
+        return "wait: its guest has been told to stop"
+    return ""

@@ -1,0 +1,188 @@
+"""Requests for work and hellos of guest agents: free slots become rows, and what a guest no longer has is lost.
+
+What a guest must keep to: ``holding`` names every attempt that it has journalled and whose completion has not been
+answered. Even so a message may cross an assignment, or come twice, so what is missing in ``holding`` is lost only if
+
+* the attempt is of an older boot generation: its guest refuses that assignment, should it still be under way; or
+* a *hello* leaves it out (an agent starts from its journal) and an earlier message showed that the agent had it. An
+  assignment that no message has shown may still lie in the VM's durable queue; should it not, its lease runs out.
+
+Earlier and later are told by the messages' UUIDv7, which the same guest has made: no clock is compared with another.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, case, delete, select, update
+
+from adapters.ledger import attempts, guests, tables
+from adapters.ledger.attempts import AttemptState, Held
+from adapters.ledger.guests import Guest, Sighting
+from adapters.ledger.transaction import Tx
+from schemas.jobs import AgentHello, AttemptRef, JobRequest
+
+_requests, _vms, _attempts = tables.requests, tables.vms, tables.attempts
+
+_HELLO = select(_vms.c.hello_id).where(_vms.c.vm == bindparam("of_vm"))
+_SET_HELLO = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(hello_id=bindparam("hello"))
+_SEEN = (
+    update(_attempts)
+    .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
+    .values(seen_id=bindparam("seen"), generation=bindparam("now_of"))
+)
+_FORGET = delete(_requests).where(_requests.c.repeated_ms < bindparam("before_ms"))
+
+
+def ask(tx: Tx, vm: str, message: JobRequest) -> None:
+    """Take one request; see ``ask_all``."""
+    ask_all(tx, [(vm, message)])
+
+
+def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
+    """Take requests, each from the VM that the broker vouches for; the newest of a slot stands.
+
+    Nothing happens for a stale generation, for a request that has already been served (a repetition), and for a slot
+    whose assignment is still on its way. ``match`` is the caller's.
+    """
+    known = guests.sight(tx, [Sighting(vm, m.generation, m.machine) for vm, m in messages])
+    current = [(vm, m) for vm, m in messages if _is_current(tx, known[vm], m.generation)]
+    held = _held(tx, {vm for vm, _ in current})
+    _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
+    gone = [lost for vm, m in current for lost in held[vm] if is_outlived(lost, m.generation, m.holding)]
+    _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
+    _save(tx, [(vm, m) for vm, m in current if _is_free(tx, held[vm], m)], known)
+
+
+def hello(tx: Tx, vm: str, message: AgentHello) -> None:
+    """Take a guest agent's start: what it should have and does not is lost. Idempotent; an overtaken one is ignored."""
+    known = guests.sight(tx, [Sighting(vm, message.generation, message.machine)])[vm]
+    if not _is_current(tx, known, message.generation):
+        return
+    if message.id <= (tx.execute(_HELLO, {"of_vm": vm}).scalar() or ""):
+        tx.counts["stale_hello"] += 1
+        return
+    tx.execute(_SET_HELLO, {"of_vm": vm, "hello": message.id})
+    held = _held(tx, {vm})
+    _note_held(tx, held, [(vm, message.id, message.generation, message.holding)])
+    gone = [
+        lost
+        for lost in held[vm]
+        if is_outlived(lost, message.generation, message.holding) or is_dropped(lost, message.id, message.holding)
+    ]
+    _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
+
+
+def forget(tx: Tx, before_ms: int) -> None:
+    """Forget requests that have not been repeated since then: their guests are gone."""
+    tx.counts["requests_forgotten"] += tx.execute(_FORGET, {"before_ms": before_ms}).rowcount
+
+
+def is_outlived(held: Held, generation: int, holding: Iterable[AttemptRef]) -> bool:
+    """Whether an attempt is of an older boot of its VM, which the guest did not carry over."""
+    return held.generation < generation and not _is_among(held, holding)
+
+
+def is_dropped(held: Held, hello_id: str, holding: Iterable[AttemptRef]) -> bool:
+    """Whether a starting agent has lost an attempt that it once had."""
+    return "" < held.seen_id < hello_id and not _is_among(held, holding)
+
+
+def is_served(held: Held, message: JobRequest) -> bool:
+    """Whether a request was answered by this very assignment, or by one that was asked for later."""
+    return held.slot == message.slot and message.id <= held.request_id
+
+
+def is_on_its_way(held: Held, message: JobRequest) -> bool:
+    """Whether an assignment to that slot has been sent to this boot, and no message has shown its arrival yet."""
+    same = held.slot == message.slot and held.generation == message.generation
+    return same and not held.seen_id and not _is_among(held, message.holding)
+
+
+def _is_among(held: Held, holding: Iterable[AttemptRef]) -> bool:
+    return any(ref.job == held.ref and ref.attempt == held.attempt for ref in holding)
+
+
+def _is_current(tx: Tx, known: Guest, generation: int) -> bool:
+    if generation < known.generation:
+        tx.counts["stale_generation"] += 1
+    return generation >= known.generation
+
+
+def _is_free(tx: Tx, held: Sequence[Held], message: JobRequest) -> bool:
+    """Say whether the slot may be given a job for this request."""
+    if any(is_served(one, message) for one in held):
+        tx.counts["request_served"] += 1
+        return False
+    if any(is_on_its_way(one, message) for one in held):
+        tx.counts["assignment_on_its_way"] += 1
+        return False
+    return True
+
+
+def _held(tx: Tx, vms: set[str]) -> Mapping[str, list[Held]]:
+    by_vm: defaultdict[str, list[Held]] = defaultdict(list)
+    for held in attempts.open_on(tx, sorted(vms)):
+        by_vm[held.vm].append(held)
+    return by_vm
+
+
+def _note_held(tx: Tx, held: Mapping[str, list[Held]], said: Iterable[tuple[str, str, int, list[AttemptRef]]]) -> None:
+    """Write down which assignments have arrived, and that those carried over a restore are of the new boot."""
+    tx.each(
+        _SEEN,
+        [
+            {
+                "of_job": one.number,
+                "of_attempt": one.attempt,
+                "seen": one.seen_id or message_id,
+                "now_of": max(one.generation, generation),
+            }
+            for vm, message_id, generation, holding in said
+            if holding
+            for one in held[vm]
+            if (not one.seen_id or one.generation < generation) and _is_among(one, holding)
+        ],
+    )
+
+
+def _lose(tx: Tx, gone: Mapping[tuple[int, int], Held]) -> None:
+    """Give up attempts that were read unlocked: those that ended or were carried over meanwhile are left alone."""
+    locked = attempts.latest_of(tx, [number for number, _ in gone]) if gone else []
+    by_vm: defaultdict[str, list[tuple[Held, str]]] = defaultdict(list)
+    for held in locked:
+        before = gone.get((held.number, held.attempt))
+        if before and held.is_open and held.generation == before.generation:
+            by_vm[held.vm].append((held, f"the guest of {held.vm} came up without it"))
+    for vm, lost in by_vm.items():
+        attempts.give_up(tx, lost, AttemptState.LOST, f"{vm} (guest agent)")
+
+
+def _save(tx: Tx, messages: Sequence[tuple[str, JobRequest]], known: Mapping[str, Guest]) -> None:
+    statement = tx.insert(_requests)
+    new = statement.excluded
+    upsert = statement.on_conflict_do_update(
+        index_elements=["vm", "slot"],
+        set_={name: new[name] for name in ("request_id", "generation", "offer", "state", "repeated_ms")}
+        | {"asked_ms": case((new.generation > _requests.c.generation, new.asked_ms), else_=_requests.c.asked_ms)},
+    )
+    tx.each(upsert, [_row(tx, vm, message, known[vm]) for vm, message in sorted(messages, key=_slot)])
+
+
+def _slot(asked: tuple[str, JobRequest]) -> tuple[str, int, str]:
+    return asked[0], asked[1].slot, asked[1].id
+
+
+def _row(tx: Tx, vm: str, message: JobRequest, known: Guest) -> dict[str, Any]:
+    return {
+        "vm": vm,
+        "slot": message.slot,
+        "request_id": message.id,
+        "generation": message.generation,
+        "offer": known.offer,
+        "state": "ready",
+        "asked_ms": tx.now_ms,
+        "repeated_ms": tx.now_ms,
+    }

@@ -1,0 +1,234 @@
+"""The ledger's tables, as the migrations leave them; a test compares the two.
+
+Times are ms since 1970 of the database's clock, 0 = not yet. ``rank`` is minus the priority: lower goes first. Rows of
+``shapes``, ``offers`` and ``submissions`` never change once written, so they may be cached. The row of ``jobs`` is the
+lock of all that concerns that job.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+)
+
+metadata = MetaData()
+
+#: A row number; SQLite counts only columns that are called INTEGER.
+Number = BigInteger().with_variant(Integer, "sqlite")
+
+hosts = Table(
+    "hosts",
+    metadata,
+    Column("host", Text, nullable=False),
+    Column("facts", LargeBinary, nullable=False),
+    Column("reported_ms", BigInteger, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    Column("present", Boolean, nullable=False),
+    PrimaryKeyConstraint("host", name="pk_hosts"),
+)
+
+#: What jobs ask for, once each: ``key`` is the canonical JSON of ``schemas.description.Requirements``.
+shapes = Table(
+    "shapes",
+    metadata,
+    Column("number", Number, nullable=False),
+    Column("key", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_shapes"),
+    UniqueConstraint("key", name="uq_shapes_key"),
+    sqlite_autoincrement=True,
+)
+
+#: What VMs offer, once each: ``key`` is the canonical JSON of the matched fields of ``schemas.jobs.Machine``.
+offers = Table(
+    "offers",
+    metadata,
+    Column("number", Number, nullable=False),
+    Column("key", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_offers"),
+    UniqueConstraint("key", name="uq_offers_key"),
+    sqlite_autoincrement=True,
+)
+
+#: A VM as its host reports it (``host`` to ``paused_ms``) and as its guest agent shows itself.
+vms = Table(
+    "vms",
+    metadata,
+    Column("vm", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("hypervisor", Text, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("status", LargeBinary, nullable=True),
+    Column("paused_ms", BigInteger, nullable=False),
+    Column("offer", BigInteger, nullable=True),
+    Column("agent_seen_ms", BigInteger, nullable=False),
+    Column("agent_since_ms", BigInteger, nullable=False),
+    Column("hello_id", Text, nullable=False),
+    PrimaryKeyConstraint("vm", name="pk_vms"),
+    Index("ix_vms_host", "host"),
+)
+
+#: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("number", Number, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("description", LargeBinary, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("shape", BigInteger, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("submitted_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_submissions"),
+    UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", Number, nullable=False),
+    Column("submission", BigInteger, nullable=False),
+    Column("idx", Integer, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("shape", BigInteger, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("lost_on", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("submitted_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_jobs"),
+    ForeignKeyConstraint(["submission"], ["submissions.number"], name="fk_jobs_submission"),
+    UniqueConstraint("ref", name="uq_jobs_ref"),
+    UniqueConstraint("submission", "idx", name="uq_jobs_submission_idx"),
+    sqlite_autoincrement=True,
+)
+
+#: Literals, since a partial index serves only a query in which the condition stands written out.
+IS_WAITING = jobs.c.state == literal_column("'submitted'")
+IS_HELD = jobs.c.state == literal_column("'held'")
+
+Index(
+    "ix_jobs_waiting",
+    jobs.c.shape,
+    jobs.c.rank,
+    jobs.c.number,
+    sqlite_where=IS_WAITING,
+    postgresql_where=IS_WAITING,
+)
+Index("ix_jobs_held", jobs.c.number, sqlite_where=IS_HELD, postgresql_where=IS_HELD)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("vm", Text, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("hypervisor", Text, nullable=False),
+    Column("hypervisor_pid", BigInteger, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("assigned_by", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    #: The guest's message that first showed that it has the assignment; empty = it may still be under way.
+    Column("seen_id", Text, nullable=False),
+    #: The completion that counted; empty = none yet.
+    Column("completion_id", Text, nullable=False),
+    Column("assigned_ms", BigInteger, nullable=False),
+    Column("started_ms", BigInteger, nullable=False),
+    Column("ended_ms", BigInteger, nullable=False),
+    Column("lease_expires_ms", BigInteger, nullable=False),
+    Column("exit_status", Integer, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("noticed_by", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("work", LargeBinary, nullable=True),
+    PrimaryKeyConstraint("job", "attempt", name="pk_attempts"),
+    ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_attempts_job"),
+    sqlite_with_rowid=False,
+)
+
+IS_OPEN = attempts.c.ended_ms == literal_column("0")
+
+Index("ix_attempts_open", attempts.c.vm, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+
+#: Free job slots, one row each. ``state`` is ``ready``, or ``blocked`` while its VM's host says that it does not run.
+requests = Table(
+    "requests",
+    metadata,
+    Column("vm", Text, nullable=False),
+    Column("slot", Integer, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("offer", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("asked_ms", BigInteger, nullable=False),
+    Column("repeated_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("vm", "slot", name="pk_requests"),
+    sqlite_with_rowid=False,
+)
+
+IS_READY = requests.c.state == literal_column("'ready'")
+
+Index(
+    "ix_requests_ready",
+    requests.c.offer,
+    requests.c.asked_ms,
+    requests.c.vm,
+    requests.c.slot,
+    sqlite_where=IS_READY,
+    postgresql_where=IS_READY,
+)
+
+#: Messages that the ledger's changes cause, until the broker has confirmed them. UUIDv7 ids keep their order.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("message_id", Text, nullable=False),
+    Column("exchange", Text, nullable=False),
+    Column("routing_key", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("claimed_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("message_id", name="pk_outbox"),
+    sqlite_with_rowid=False,
+)
+
+#: What befell a job beside the plain course, which its own row and its attempts' tell.
+events = Table(
+    "events",
+    metadata,
+    Column("number", Number, nullable=False),
+    Column("job", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("noticed_by", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_events"),
+    ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_events_job"),
+    Index("ix_events_job", "job"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,123 @@
+"""One transaction of the ledger: its connection, the time, and what it has to tell beside its rows.
+
+A ``Tx`` lives for one call of ``Ledger.write`` or ``Ledger.read`` and is used by one thread. It commits nothing
+itself: what it gathered (counts, observations, messages) means something only after ``write`` has returned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+from msgspec import Struct
+from sqlalchemy import Connection, CursorResult, Table, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.base import Executable
+
+from adapters.ledger.known import Known
+
+T = TypeVar("T")
+
+_NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
+_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+
+#: Key of the one advisory lock under which PostgreSQL matches; any constant that nobody else uses.
+MATCHING_LOCK = 0x766F6C636C6F7564
+#: Values in one IN list; SQLite allows 32,766 parameters, PostgreSQL 65,535.
+MOST_IN_LIST = 5000
+
+
+class Policy(Struct, frozen=True, kw_only=True):
+    """The ledger's rules that an operator may set."""
+
+    #: How long an assignment lives without a beat.
+    lease_s: float = 90.0
+    #: How often guests beat; three missed ones and the agent counts as not ready.
+    beat_s: float = 15.0
+    #: How long a paused or saved VM keeps its jobs.
+    pause_limit_s: float = 7 * 86400.0
+    #: Losses of its VM until a job is held, if they were on at least ``loss_hosts`` hosts.
+    loss_limit: int = 5
+    loss_hosts: int = 2
+    #: A request that has not been repeated for this long is forgotten; guests repeat theirs every 5 minutes.
+    request_life_s: float = 900.0
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in the ledger's unit."""
+        return int(self.lease_s * 1000)
+
+    @property
+    def pause_limit_ms(self) -> int:
+        """The pause limit in the ledger's unit."""
+        return int(self.pause_limit_s * 1000)
+
+
+class OutboxRow(Struct, frozen=True):
+    """A message on its way out, encoded; ``message_id`` is its message's own id."""
+
+    message_id: str
+    exchange: str
+    routing_key: str
+    body: bytes
+
+
+class Tx:
+    """A transaction in progress."""
+
+    def __init__(
+        self, connection: Connection, known: Known, policy: Policy, instance: str, clock: Callable[[], int] | None
+    ) -> None:
+        self.connection = connection
+        self.policy = policy
+        #: The adapter's principal, for ``noticed_by``.
+        self.instance = instance
+        #: What this transaction did and what it refused or ignored, by the name of the metric.
+        self.counts: Counter[str] = Counter()
+        #: Durations for histograms: name, seconds.
+        self.observations: list[tuple[str, float]] = []
+        #: Messages put into the outbox here, to be published right after the commit.
+        self.outgoing: list[OutboxRow] = []
+        self.known = known.layer()
+        self._clock = clock
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite, where one write lock serialises every writer."""
+        return self.connection.dialect.name == "sqlite"
+
+    @cached_property
+    def now_ms(self) -> int:
+        """The database's time, read once; SQLite's is this machine's, since it is on one machine by definition."""
+        if self._clock is not None:
+            return self._clock()
+        if self.is_sqlite:
+            return time.time_ns() // 1_000_000
+        return int(self.connection.scalar(_NOW) or 0)
+
+    def execute(self, statement: Executable, values: Mapping[str, Any] | None = None) -> CursorResult[*tuple[Any, ...]]:
+        """Run one statement."""
+        return self.connection.execute(statement, values)
+
+    def each(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run one statement for each of ``rows``; nothing for none."""
+        if rows:
+            self.connection.execute(statement, rows)
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """Begin an INSERT that may say ON CONFLICT, which both databases spell alike."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def serialise_matching(self) -> None:
+        """Wait until no other transaction matches; the lock is held to the end of this one."""
+        if not self.is_sqlite:
+            self.connection.execute(_LOCK, {"key": MATCHING_LOCK})
+
+
+def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut ``items`` into lists that fit an IN; yields nothing for none."""
+    for start in range(0, len(items), MOST_IN_LIST):
+        yield items[start : start + MOST_IN_LIST]
