@@ -105,8 +105,8 @@ class GuestAgent:
         await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
-        await self._connection.open()
         self._responder.recover()
+        await self._connection.open()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")

@@ -94,8 +94,8 @@ class HostAgent:
         try:
             await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=4)
             self._connection.on_up.append(self._changed.set)
-            await self._connection.open()
             self._responder.recover()
+            await self._connection.open()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beats(), name="beats")
                 group.create_task(self._make_wanted(), name="wanted VMs")

@@ -17,7 +17,7 @@ class WantedVm(Struct, frozen=True, kw_only=True):
     name: VmName
     cpus: Annotated[int, Meta(ge=1)] = 1
     memory_mib: Annotated[int, Meta(ge=64)] = 768
-    disk_mib: Annotated[int, Meta(ge=64)] = 4096
+    disk_mib: Annotated[int, Meta(ge=1024)] = 4096
 
 
 class HostConfig(Struct, frozen=True, kw_only=True):

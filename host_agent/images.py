@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
@@ -262,9 +262,18 @@ def _append(url: str, target: Path, have: int) -> None:
         is_resumed = getattr(response, "status", None) == http.client.PARTIAL_CONTENT
         with target.open("ab" if is_resumed else "wb") as file:
             try:
-                shutil.copyfileobj(response, file, _BLOCK_BYTES)
+                _copy_whole(response, file)
             except (OSError, http.client.HTTPException) as error:
                 raise ImageError(f"{url} broke off: {error}; try again, it will go on from there") from error
+
+
+def _copy_whole(response: Any, file: IO[bytes]) -> None:
+    """Copy a response; raise ConnectionError if it ends before its announced length, which ``read`` does not."""
+    start = file.tell()
+    shutil.copyfileobj(response, file, _BLOCK_BYTES)
+    announced = response.headers.get("Content-Length")
+    if announced is not None and file.tell() - start != int(announced):
+        raise ConnectionError(f"{file.tell() - start} of {announced} bytes came")
 
 
 def _open_url(url: str, start: int) -> IO[bytes]:

@@ -40,7 +40,7 @@ class VmCreate(Command, frozen=True, kw_only=True, tag="vm.create"):
     name: VmName
     cpus: Annotated[int, Meta(ge=1, le=256)] = 1
     memory_mib: Annotated[int, Meta(ge=64, le=1 << 24)] = 512
-    disk_mib: Annotated[int, Meta(ge=64, le=1 << 30)] = 4096
+    disk_mib: Annotated[int, Meta(ge=1024, le=1 << 30)] = 4096
     #: SHA-256 id of an image on the host's allow-list; empty = the host's default.
     image: str = ""
     autostart: bool = False

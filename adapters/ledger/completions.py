@@ -14,16 +14,13 @@ from sqlalchemy import bindparam, update
 
 from adapters.ledger import attempts, events, outbox, requests, tables
 from adapters.ledger.attempts import AttemptState, Held, Work
-from adapters.ledger.events import Note
+from adapters.ledger.events import Note, readable
 from adapters.ledger.outcomes import Standing, after_completion
 from adapters.ledger.transaction import Tx
 from broker.routes import down
 from schemas.ids import JobRef
 from schemas.jobs import JobCompletion, JobCompletionAnswer, Outcome
 from schemas.ledger import JobState
-
-#: Characters of a guest's words that are kept.
-MOST_CAUSE = 4000
 
 _attempts = tables.attempts
 
@@ -98,7 +95,7 @@ def _answer(message: JobCompletion, reason: str) -> JobCompletionAnswer:
 def _after(tx: Tx, held: Held, message: JobCompletion) -> Standing:
     if message.outcome is Outcome.LOST and not held.is_open:
         return held.standing  # the ledger has counted that loss already
-    cause = _words(message) or f"{message.outcome} with exit status {message.exit_status}"
+    cause = readable(message.cause) or f"{message.outcome} with exit status {message.exit_status}"
     return after_completion(
         held.standing, message.outcome, limit=held.limit, host=held.host, cause=cause, policy=tx.policy
     )
@@ -124,16 +121,11 @@ def _row(tx: Tx, ending: Ending) -> dict[str, object]:
         "new_started_ms": held.started_ms or max(held.assigned_ms, tx.now_ms - ran_ms),
         "new_ended_ms": tx.now_ms,
         "new_exit_status": message.exit_status,
-        "new_cause": _words(message),
+        "new_cause": readable(message.cause),
         "new_noticed_by": f"{held.vm} (guest agent)",
         "new_boot_id": message.boot_id.replace("\0", "")[:64],
         "new_work": msgspec.msgpack.encode(Work(usage=message.usage, steps=steps, outputs=message.outputs)),
     }
-
-
-def _words(message: JobCompletion) -> str:
-    """Give the cause as PostgreSQL can hold it (no NUL) and a person can read it."""
-    return message.cause.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MOST_CAUSE]
 
 
 def _notes(ending: Ending) -> list[Note]:

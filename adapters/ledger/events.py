@@ -24,6 +24,10 @@ _OF_JOB = select(
 ).order_by(tables.events.c.number)
 
 
+#: Characters of a guest's words that are kept.
+MOST_CAUSE = 4000
+
+
 class Note(NamedTuple):
     """Something to remember of a job, by its number."""
 
@@ -43,3 +47,8 @@ def of_job(tx: Tx, number: int) -> list[JobEvent]:
     """Read a job's notes, oldest first."""
     rows = tx.execute(_OF_JOB.where(tables.events.c.job == number))
     return [JobEvent(at_ms=r[0], attempt=r[1], event=r[2], noticed_by=r[3], detail=r[4]) for r in rows]
+
+
+def readable(words: str) -> str:
+    """Give a guest's words as PostgreSQL can hold them (no NUL) and a person can read them."""
+    return words.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MOST_CAUSE]

@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, select, update
 
 from adapters.ledger import attempts, events, guests, requests, tables
 from adapters.ledger.attempts import AttemptState, Held, Work
-from adapters.ledger.events import Note
+from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Sighting
 from adapters.ledger.outcomes import Standing, after_revival
 from adapters.ledger.transaction import Policy, Tx
@@ -165,7 +165,7 @@ def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> d
         "new_started_ms": held.started_ms or (tx.now_ms if runs else 0),
         "new_ended_ms": 0,
         "new_lease_expires_ms": tx.now_ms + tx.policy.lease_ms,
-        "new_cause": "",
+        "new_cause": readable(holding.trouble),
         "new_work": msgspec.msgpack.encode(Work(usage=holding.usage)),
     }
 

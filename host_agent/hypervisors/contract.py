@@ -123,3 +123,6 @@ class Hypervisor(Protocol):
 
     async def offer_seed(self, vm: str, seed: bytes) -> None:
         """Make ``seed`` what the guest finds from now on, by a medium that changes while the VM lives."""
+
+    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
+        """Say under which address a guest reaches the broker that listens at ``host:port``."""

@@ -1,0 +1,201 @@
+"""Processes that outlive the agent: started in a session of their own, known again by pid and start time.
+
+A pid alone names nothing once the agent has been away; pid, start time and boot id together do. Ends are noticed
+through a pidfd, which also works for processes that are not our children. Drivers stand on this; it knows nothing of
+VMs except the mark in the environment by which stray processes of a VM are found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+#: Environment variable that marks every process of a VM with the VM's id.
+MARK = "VOLCLOUD_VM"
+
+#: What a VM's process may inherit. The agent's own environment may hold secrets.
+_INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """One process and no other, ever."""
+
+    pid: int
+    #: Clock ticks from the host's boot to the process's start.
+    started: int
+    boot: str
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """The fields of ``/proc/PID/stat`` that we use."""
+
+    pid: int
+    #: One letter: T is stopped by a signal, Z is dead and not yet reaped.
+    run_state: str
+    parent: int
+    group: int
+    session: int
+    cpu_seconds: float
+    started: int
+    resident_bytes: int
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """Read what the kernel knows of a process; None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses may itself hold spaces and parentheses.
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcessStat(
+        pid=pid,
+        run_state=fields[0],
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        started=int(fields[19]),
+        resident_bytes=int(fields[21]) * _PAGE_BYTES,
+    )
+
+
+def stat_of(identity: ProcessIdentity) -> ProcessStat | None:
+    """Read what the kernel knows of exactly this process; None once it is dead, reaped or not."""
+    stat = read_stat(identity.pid)
+    if stat is None or stat.started != identity.started or stat.run_state in "ZX" or _boot_id() != identity.boot:
+        return None
+    return stat
+
+
+def spawn(vm: str, command: Sequence[str], directory: Path, log: Path) -> ProcessIdentity:
+    """Start ``command`` in ``directory``, in a session of its own, with its output appended to ``log``.
+
+    The process bears ``vm``'s mark and inherits nothing else that is not on a short list. Raises OSError.
+    """
+    with log.open("ab") as output:
+        log.chmod(0o600)
+        child = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=_environment({MARK: vm}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    stat = read_stat(child.pid)
+    if stat is None:
+        raise ChildProcessError(f"process {child.pid} was gone at once")
+    return ProcessIdentity(child.pid, stat.started, _boot_id())
+
+
+def find_tree(vm: str, root: ProcessIdentity | None) -> set[int]:
+    """Find every live process of a VM: those that bear its mark, and all that descend from them in any way.
+
+    A payload in a group or session of its own, a daemon that dropped its parent and a child with a cleaned
+    environment are all found as long as one link to the VM is left.
+    """
+    everything = {stat.pid: stat for stat in _all_processes() if stat.run_state not in "ZX"}
+    members = {pid for pid in everything if _bears_mark(pid, vm)}
+    if root is not None and stat_of(root) is not None:
+        members.add(root.pid)
+    members.discard(os.getpid())
+    while grown := {pid for pid, stat in everything.items() if pid not in members and _is_linked(stat, members)}:
+        members |= grown
+    return members
+
+
+def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
+    """Signal each process; those that ended meanwhile do not matter."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+class Watch:
+    """Tells when a process ends, from the moment of construction until ``close``. Lives on one event loop."""
+
+    def __init__(self, identity: ProcessIdentity, on_end: Callable[[], None]) -> None:
+        """Raise ProcessLookupError if the process is already gone."""
+        self.identity = identity
+        self._on_end = on_end
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._fd = os.pidfd_open(identity.pid)
+        if stat_of(identity) is None:
+            _reap(self._fd)
+            os.close(self._fd)
+            raise ProcessLookupError(f"process {identity.pid} has ended")
+        self._loop.add_reader(self._fd, self._end)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended, as far as this loop has heard."""
+        return self._ended.is_set()
+
+    async def wait(self) -> None:
+        """Wait until the process has ended and ``on_end`` has been called."""
+        await self._ended.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the process; does nothing once it has ended."""
+        if not self._ended.is_set():
+            signal.pidfd_send_signal(self._fd, number)
+
+    def close(self) -> None:
+        """Stop watching; the process goes on. Idempotent."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _end(self) -> None:
+        _reap(self._fd)
+        self.close()
+        self._on_end()
+        self._ended.set()
+
+
+def _reap(fd: int) -> None:
+    # Of a process that an earlier agent started we are not the parent; there is nothing to reap then.
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(extra)
+
+
+def _all_processes() -> Iterator[ProcessStat]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := read_stat(int(entry.name))) is not None:
+            yield stat
+
+
+def _bears_mark(pid: int, vm: str) -> bool:
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except (PermissionError, FileNotFoundError, ProcessLookupError):
+        # Another user's process is none of ours.
+        return False
+    return f"{MARK}={vm}".encode() in environment.split(b"\0")
+
+
+def _is_linked(stat: ProcessStat, members: set[int]) -> bool:
+    return bool({stat.parent, stat.group, stat.session} & members)

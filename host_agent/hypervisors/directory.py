@@ -1,0 +1,140 @@
+"""Where a driver keeps what it made: one directory per VM, complete or not there at all.
+
+``vm.json`` in a VM's directory is our marker: what has none is not ours. ``process.json`` names the process of a VM
+that was started and not put to rest; a dead process there means an aborted VM. Knows files, no hypervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import VmSpec
+from host_agent.hypervisors.detached import ProcessIdentity
+
+_Record = TypeVar("_Record", bound=msgspec.Struct)
+
+_MARKER = "vm.json"
+_PROCESS = "process.json"
+#: Prefix of directories that are being made or removed; the next ``sweep`` finishes their removal.
+_HALF_MADE = ".half-"
+
+
+class VmRecord(msgspec.Struct, frozen=True):
+    """The marker: who made the VM, from what, and when."""
+
+    driver: str
+    created_ns: int
+    spec: VmSpec
+
+
+class VmDirectories:
+    """The directories of one driver's VMs."""
+
+    def __init__(self, root: Path, driver: str) -> None:
+        self.root = root
+        self._driver = driver
+
+    def sweep(self) -> None:
+        """Make the root if need be, and remove what was left half-made."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        for leftover in self.root.glob(f"{_HALF_MADE}*"):
+            shutil.rmtree(leftover)
+
+    def list(self) -> list[str]:
+        """Name this driver's VMs in order of creation."""
+        records = [record for path in self.root.glob(f"*/{_MARKER}") if (record := self._read_marker(path))]
+        return [record.spec.id for record in sorted(records, key=lambda record: (record.created_ns, record.spec.id))]
+
+    def path(self, vm: str) -> Path:
+        """Give the directory of a VM, whether it exists or not."""
+        if not vm or not all(letter.isalnum() or letter == "-" for letter in vm):
+            raise HypervisorError(f"{vm!r} is not a VM id: letters, digits and hyphens")
+        return self.root / vm
+
+    def exists(self, vm: str) -> bool:
+        """Say whether the VM is there and ours."""
+        return self._read_marker(self.path(vm) / _MARKER) is not None
+
+    def spec(self, vm: str) -> VmSpec:
+        """Give what the VM was made from; raise HypervisorError if there is no such VM."""
+        record = self._read_marker(self.path(vm) / _MARKER)
+        if record is None:
+            raise HypervisorError(f"there is no VM {vm}")
+        return record.spec
+
+    @contextlib.contextmanager
+    def making(self, spec: VmSpec) -> Iterator[Path]:
+        """Give a directory to fill; it becomes the VM's if the block succeeds, and is removed if not."""
+        home = self.path(spec.id)
+        scratch = self.root / f"{_HALF_MADE}{spec.id}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True, mode=0o700)
+        try:
+            yield scratch
+            write_record(scratch / _MARKER, VmRecord(self._driver, time.time_ns(), spec))
+            scratch.rename(home)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def remove(self, vm: str) -> None:
+        """Remove every file of a VM; succeeds when it is gone. Interrupted, it is finished by the next ``sweep``."""
+        if self.exists(vm):
+            scratch = self.root / f"{_HALF_MADE}{vm}"
+            shutil.rmtree(scratch, ignore_errors=True)
+            self.path(vm).rename(scratch)
+            shutil.rmtree(scratch)
+
+    def process(self, vm: str) -> ProcessIdentity | None:
+        """Give the process that was started for a VM, alive or not; None if it was put to rest."""
+        return read_record(self.path(vm) / _PROCESS, ProcessIdentity)
+
+    def remember_process(self, vm: str, process: ProcessIdentity) -> None:
+        """Note which process is the VM, so that the next agent finds it."""
+        write_record(self.path(vm) / _PROCESS, process)
+
+    def forget_process(self, vm: str) -> None:
+        """Note that the VM was put to rest."""
+        (self.path(vm) / _PROCESS).unlink(missing_ok=True)
+
+    def _read_marker(self, path: Path) -> VmRecord | None:
+        record = read_record(path, VmRecord)
+        return record if record is not None and record.driver == self._driver else None
+
+
+def write_record(path: Path, record: msgspec.Struct) -> None:
+    """Write a record so that a crash leaves either the old one or the new one."""
+    write_atomically(path, msgspec.json.encode(record, enc_hook=str))
+
+
+def read_record(path: Path, kind: type[_Record]) -> _Record | None:
+    """Read a record; None if there is none. Raises HypervisorError if it makes no sense."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind, dec_hook=_decode_path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise HypervisorError(f"{path} is damaged: {error}; move the directory away") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file, readable by its owner only."""
+    scratch = path.with_name(f".{path.name}.tmp")
+    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _decode_path(kind: type, value: Any) -> Any:
+    return kind(value)

@@ -1,0 +1,242 @@
+"""The guest agent as processes of the host: a VM in name only, with no isolation at all.
+
+For development, and for sites that bring their own sandbox. Pause and resume stop and continue every process of the
+"VM", payloads included; there is no saved state. The processes outlive the agent and are found again by the pid, start
+time and mark that ``detached`` and ``directory`` keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
+from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
+from host_agent.hypervisors.detached import (
+    ProcessIdentity,
+    Watch,
+    find_tree,
+    read_stat,
+    send_signal,
+    spawn,
+    stat_of,
+)
+from host_agent.hypervisors.directory import VmDirectories, write_atomically
+from host_agent.vm import Verb, VmState
+
+log = logging.getLogger(__name__)
+
+#: Payloads that fork while they are being signalled are caught by another round; after this time we give up.
+_SIGNAL_DEADLINE_S = 10.0
+#: Between two looks at /proc for an effect that nothing announces.
+_LOOK_INTERVAL_S = 0.005
+
+_SEED = "seed"
+_LOG = "guest.log"
+_STATE = "state"
+
+
+class ProcessHypervisor:
+    """Runs each VM's guest agent as a process in a session of its own."""
+
+    name = "process"
+    capabilities = Capabilities(
+        verbs=frozenset(Verb) - {Verb.SAVESTATE},
+        isolates=False,
+        needs_image=False,
+        notes="the guest agent runs as this user on this host: no isolation, no saved state",
+    )
+
+    def __init__(self, directory: Path, command: Sequence[str] | None = None) -> None:
+        """``command`` is given ``--seed FILE --state-dir DIR``; by default it is our guest agent."""
+        self._directories = VmDirectories(directory, self.name)
+        self._command = [*command] if command else [sys.executable, "-m", "guest_agent.main"]
+        self._live: dict[str, Watch] = {}
+        #: VMs whose end was asked for; the end of any other is news.
+        self._ending: set[str] = set()
+        self._burials: set[asyncio.Task[None]] = set()
+        self._listener: StateListener | None = None
+
+    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
+        """See the contract."""
+        return host, port
+
+    async def open(self, listener: StateListener) -> None:
+        """Find the processes of an earlier agent by pid and start time, and end strays of half-made starts."""
+        if self._listener is None:
+            log.warning("driver_does_not_isolate driver=process: jobs run as this user, with its files and network")
+        self._listener = listener
+        self._directories.sweep()
+        for vm in self._directories.list():
+            await self._adopt(vm)
+
+    async def close(self) -> None:
+        """Stop watching; the processes go on. Clean-ups that have begun are finished."""
+        self._listener = None
+        for watch in self._live.values():
+            watch.close()
+        self._live.clear()
+        await asyncio.gather(*self._burials)
+
+    async def list(self) -> list[str]:
+        """Name the VMs in order of creation."""
+        return self._directories.list()
+
+    async def state(self, vm: str) -> VmState:
+        """Read the state off the kernel's view of the process."""
+        if not self._directories.exists(vm):
+            return VmState.ABSENT
+        process = self._directories.process(vm)
+        if process is None:
+            return VmState.POWEREDOFF
+        stat = stat_of(process)
+        if stat is None:
+            return VmState.ABORTED
+        return VmState.PAUSED if stat.run_state in "Tt" else VmState.RUNNING
+
+    async def facts(self, vm: str) -> VmFacts:
+        """Sum up all processes of a VM."""
+        process = self._directories.process(vm)
+        if process is None or stat_of(process) is None:
+            return VmFacts()
+        tree = await asyncio.to_thread(find_tree, vm, process)
+        stats = [stat for pid in tree if (stat := read_stat(pid))]
+        return VmFacts(
+            pid=process.pid,
+            accelerator="none",
+            cpu_seconds=sum(stat.cpu_seconds for stat in stats),
+            resident_bytes=sum(stat.resident_bytes for stat in stats),
+        )
+
+    async def create(self, spec: VmSpec) -> None:
+        """Make the VM's directory."""
+        if self._directories.exists(spec.id):
+            raise HypervisorError(f"there is already a VM {spec.id}")
+        with self._directories.making(spec) as home:
+            (home / _STATE).mkdir(mode=0o700)
+
+    async def start(self, vm: str, seed: bytes) -> None:
+        """Start the guest agent with ``seed`` in a file that only this user reads."""
+        self._directories.spec(vm)
+        home = self._directories.path(vm)
+        write_atomically(home / _SEED, seed)
+        command = [*self._command, "--seed", str(home / _SEED), "--state-dir", str(home / _STATE)]
+        try:
+            process = await asyncio.to_thread(spawn, vm, command, home / _STATE, home / _LOG)
+            self._directories.remember_process(vm, process)
+            self._watch(vm)
+        except OSError as error:
+            await self._kill(vm)
+            self._directories.forget_process(vm)
+            raise HypervisorError(f"cannot start {command[0]}: {error}") from error
+
+    async def stop(self, vm: str, timeout_s: float) -> None:
+        """Send SIGTERM to the guest agent, and end what it leaves behind."""
+        watch = self._live.get(vm)
+        if watch is not None:
+            await self._end_politely(vm, watch, timeout_s)
+        await self.poweroff(vm)
+
+    async def pause(self, vm: str) -> None:
+        """Stop every process of the VM, in whatever group it is."""
+        await self._signal_until(vm, signal.SIGSTOP, "Tt")
+
+    async def resume(self, vm: str) -> None:
+        """Continue every process of the VM."""
+        await self._signal_until(vm, signal.SIGCONT, "RSDI")
+
+    async def reset(self, vm: str, seed: bytes) -> None:
+        """Kill and start again."""
+        await self.poweroff(vm)
+        await self.start(vm, seed)
+
+    async def poweroff(self, vm: str) -> None:
+        """Kill every process of the VM."""
+        if not self._directories.exists(vm):
+            return
+        self._ending.add(vm)
+        try:
+            await self._kill(vm)
+            self._directories.forget_process(vm)
+        finally:
+            self._ending.discard(vm)
+
+    async def savestate(self, vm: str) -> None:
+        """Refuse: the memory of a process cannot be kept."""
+        raise Unsupported(f"driver {self.name} cannot save {vm}: {self.capabilities.notes}")
+
+    async def delete(self, vm: str) -> None:
+        """Remove the VM's directory, and any process that escaped so far."""
+        if await self.state(vm) in (VmState.RUNNING, VmState.PAUSED):
+            raise HypervisorError(f"VM {vm} runs; power it off first")
+        await self.poweroff(vm)
+        await asyncio.to_thread(self._directories.remove, vm)
+
+    async def offer_seed(self, vm: str, seed: bytes) -> None:
+        """Replace the seed file; the guest agent watches it."""
+        self._directories.spec(vm)
+        write_atomically(self._directories.path(vm) / _SEED, seed)
+
+    async def _adopt(self, vm: str) -> None:
+        if vm in self._live:
+            return
+        try:
+            self._watch(vm)
+        except ProcessLookupError:
+            await self._kill(vm)
+
+    def _watch(self, vm: str) -> None:
+        process = self._directories.process(vm)
+        if process is None:
+            raise ProcessLookupError(f"VM {vm} has no process")
+        self._live[vm] = Watch(process, lambda: self._has_ended(vm))
+
+    def _has_ended(self, vm: str) -> None:
+        self._live.pop(vm, None)
+        if vm not in self._ending:
+            burial = asyncio.ensure_future(self._bury(vm))
+            self._burials.add(burial)
+            burial.add_done_callback(self._burials.discard)
+
+    async def _bury(self, vm: str) -> None:
+        """End what a dead guest agent left behind, as a crashing machine ends all that runs on it."""
+        try:
+            await self._kill(vm)
+        except HypervisorError as error:
+            log.error("leftovers_survive vm=%s error=%s", vm, error)
+        if self._listener is not None:
+            self._listener(vm, VmState.ABORTED)
+
+    async def _end_politely(self, vm: str, watch: Watch, timeout_s: float) -> None:
+        self._ending.add(vm)
+        watch.send(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(watch.wait(), timeout_s)
+        except TimeoutError as error:
+            raise StopTimedOut(f"the guest agent of {vm} did not end within {timeout_s} s; power it off") from error
+        finally:
+            self._ending.discard(vm)
+
+    async def _kill(self, vm: str) -> None:
+        """Kill rounds of processes until none is found, and wait until our watch has seen the end."""
+        await self._signal_until(vm, signal.SIGKILL, "")
+        if vm in self._live:
+            await self._live[vm].wait()
+
+    async def _signal_until(self, vm: str, number: signal.Signals, wanted: str) -> None:
+        process = self._directories.process(vm)
+        deadline = asyncio.get_running_loop().time() + _SIGNAL_DEADLINE_S
+        while others := await asyncio.to_thread(_find_in_other_state, vm, process, wanted):
+            if asyncio.get_running_loop().time() > deadline:
+                raise HypervisorError(f"processes {sorted(others)} of {vm} do not obey {number.name}")
+            send_signal(others, number)
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+
+
+def _find_in_other_state(vm: str, process: ProcessIdentity | None, wanted: str) -> set[int]:
+    stats = [read_stat(pid) for pid in find_tree(vm, process)]
+    return {stat.pid for stat in stats if stat is not None and stat.run_state not in f"ZX{wanted}"}

@@ -1,0 +1,127 @@
+"""QEMU's command line for one VM, as a pure function of what it should be.
+
+Paths that belong to the VM are relative: QEMU runs in the VM's directory, so a saved state finds the same command line
+wherever the directory lies, and sockets stay shorter than the kernel's limit of 107 bytes. No secret is ever on it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import msgspec
+
+from host_agent import relay
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import VmSpec
+
+OVERLAY = "root.qcow2"
+QMP_SOCKET = "qmp.sock"
+SEED_SOCKET = "seed.sock"
+CONSOLE = "console.log"
+
+#: The seed as the guest reads it from fw_cfg and from the port: one base64 line, padded with newlines. The size never
+#: changes, since a guest that was saved remembers the old one.
+SEED_FILE = "seed.fw"
+SEED_FILE_BYTES = 8192
+
+#: fw_cfg item and virtio-serial port that ``guest_agent.seed`` looks for.
+SEED_ITEM = "opt/org.volunteer-cloud/seed"
+SEED_PORT = "org.volunteer-cloud.seed"
+
+#: The address at which every guest finds the broker.
+BROKER_ADDRESS = "10.0.2.100"
+BROKER_PORT = 5672
+
+
+class MachineCommand(msgspec.Struct, frozen=True):
+    """How a VM was started; kept beside a saved state, which only the same command line can load."""
+
+    accelerator: str
+    arguments: list[str]
+
+
+def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineCommand:
+    """Build the command line of a VM that boots, or (with ``restoring``) waits for its saved state."""
+    arguments = [
+        *(binary, "-name", spec.id, "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", f"{machine},accel={accelerator}", "-cpu", "max"),
+        *("-smp", str(spec.cpus), "-m", f"{spec.memory_mib}M"),
+        # A guest that reboots by itself would find a used seed, and one that powers off while nobody watches must be
+        # told from a crash: both leave QEMU stopped, in state "shutdown", for the driver to see.
+        *("-action", "reboot=shutdown,shutdown=pause"),
+        *_disk(),
+        *_network(spec),
+        *("-device", "virtio-rng-pci"),
+        *_seed(),
+        *("-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
+        *_boot(spec),
+    ]
+    return MachineCommand(accelerator, arguments)
+
+
+def restoring(command: MachineCommand) -> list[str]:
+    """Give the arguments with which QEMU waits for a saved state instead of booting."""
+    return [*command.arguments, "-incoming", "defer"]
+
+
+def encode_seed(seed: bytes) -> bytes:
+    """Encode a seed as the content of ``SEED_FILE``; raise HypervisorError if it is too long."""
+    line = base64.b64encode(seed) + b"\n"
+    if len(line) > SEED_FILE_BYTES:
+        raise HypervisorError(f"a seed of {len(seed)} bytes is too long; at most {SEED_FILE_BYTES * 3 // 4 - 3}")
+    return line.ljust(SEED_FILE_BYTES, b"\n")
+
+
+def _disk() -> list[str]:
+    node = {
+        "driver": "qcow2",
+        "node-name": "root",
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": OVERLAY},
+    }
+    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=root"]
+
+
+def _network(spec: VmSpec) -> list[str]:
+    return [
+        "-netdev",
+        f"user,id=net0,restrict=on,guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(spec))}",
+        # No boot from the network: it costs a second and there is nothing to boot from.
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+    ]
+
+
+def relay_command(spec: VmSpec) -> str:
+    """Give the command that joins one connection of a guest to the broker, a process each.
+
+    QEMU's other form, ``guestfwd=…-tcp:``, shares one connection among all that the guest opens.
+    """
+    # -I -S: no site-packages and no environment, which halves the start and leaves nothing for them to change.
+    script = str(Path(relay.__file__).resolve())
+    return shlex.join([sys.executable, "-I", "-S", script, spec.broker_host, str(spec.broker_port)])
+
+
+def _seed() -> list[str]:
+    return [
+        *("-fw_cfg", f"name={SEED_ITEM},file={SEED_FILE}"),
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", f"socket,id=seed,path={SEED_SOCKET},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=seed,name={SEED_PORT}"),
+    ]
+
+
+def _boot(spec: VmSpec) -> list[str]:
+    if spec.image is None or spec.image.kernel is None:
+        return []
+    initrd = ["-initrd", str(spec.image.initrd)] if spec.image.initrd else []
+    return ["-kernel", str(spec.image.kernel), *initrd, "-append", spec.image.cmdline]
+
+
+def _escape(value: str) -> str:
+    """Double the commas, which separate QEMU's options."""
+    return value.replace(",", ",,")

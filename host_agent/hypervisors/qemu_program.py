@@ -1,0 +1,113 @@
+"""The QEMU that is installed here: which version and machine type it is, and which accelerator it can really use.
+
+``/dev/kvm`` may exist, open and answer while every guest hangs in it; seen with nested virtualisation, where boot
+sectors run and Linux does not. So a kernel is booted once, with a deadline, and the answer is remembered for as long as
+the host's kernel and QEMU stay the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from host_agent.hypervisors.directory import read_record, write_record
+from host_agent.hypervisors.qemu_disk import run
+
+log = logging.getLogger(__name__)
+
+KVM = "kvm"
+TCG = "tcg"
+
+#: A kernel without a root disk panics within a second under KVM that works, and within three under emulation.
+PROBE_DEADLINE_S = 8.0
+_KVM_DEVICE = Path("/dev/kvm")
+_ANSWER = "accelerator.json"
+#: What Linux says last when there is nothing to boot into: it came all the way.
+_PROOF = b"Kernel panic"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A remembered answer and what it depends on."""
+
+    accelerator: str
+    host_kernel: str
+    qemu_version: str
+
+
+class QemuProgram:
+    """One QEMU binary. ``identify`` comes first."""
+
+    def __init__(self, binary: str, directory: Path, accelerator: str | None) -> None:
+        """Remember answers in ``directory``; an ``accelerator`` that is given is not questioned."""
+        self.binary = binary
+        #: The exact type that ``q35`` stands for, so that a newer QEMU can still load what this one saves.
+        self.machine_type = "q35"
+        self._version = ""
+        self._directory = directory
+        self._accelerator = accelerator
+        self._probing = asyncio.Lock()
+
+    async def identify(self) -> None:
+        """Ask the binary what it is. Raises HypervisorError if it is not there."""
+        self._version = (await run(self.binary, "--version")).decode().splitlines()[0]
+        machines = (await run(self.binary, "-machine", "help")).decode()
+        alias = re.search(r"^q35 .*\(alias of (\S+)\)", machines, re.MULTILINE)
+        self.machine_type = alias[1] if alias else "q35"
+
+    async def choose_accelerator(self, kernel: Path | None) -> str:
+        """Answer ``kvm`` or ``tcg``, from memory if possible. ``kernel`` is any bootable Linux; None: ``tcg``."""
+        async with self._probing:
+            if self._accelerator is not None:
+                return self._accelerator
+            if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
+                return TCG
+            answer = self._remembered() or await self._probe(kernel)
+            self._accelerator = answer
+            return answer or TCG
+
+    def _remembered(self) -> str | None:
+        known = read_record(self._directory / _ANSWER, Answer)
+        if known is None or (known.host_kernel, known.qemu_version) != (os.uname().release, self._version):
+            return None
+        return known.accelerator
+
+    async def _probe(self, kernel: Path | None) -> str | None:
+        if kernel is None:
+            log.warning("kvm_not_probed reason='the image has no kernel of its own to try it with'")
+            return None
+        accelerator = KVM if await _boots(self.binary, kernel) else TCG
+        log.info("accelerator_chosen accelerator=%s", accelerator)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        write_record(self._directory / _ANSWER, Answer(accelerator, os.uname().release, self._version))
+        return accelerator
+
+
+async def _boots(binary: str, kernel: Path) -> bool:
+    """Boot ``kernel`` under KVM with nothing to boot into, and see whether it says so in time."""
+    machine = ["-machine", f"q35,accel={KVM}", "-cpu", "max", "-m", "128M", "-nodefaults", "-no-user-config"]
+    boot = ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1 quiet"]
+    process = await asyncio.create_subprocess_exec(
+        binary,
+        *machine,
+        *boot,
+        "-no-reboot",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        output, _ = await asyncio.wait_for(process.communicate(), PROBE_DEADLINE_S)
+    except TimeoutError:
+        log.warning("kvm_probe_hangs deadline_s=%s", PROBE_DEADLINE_S)
+        return False
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    return _PROOF in output
