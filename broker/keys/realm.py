@@ -1,0 +1,115 @@
+"""What the key manager does to the broker: a port of four verbs, the real one, and one in memory for tests.
+
+Every verb blocks, is idempotent, and raises BrokerError (ManagementError with its HTTP status where there is one).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from broker.entities import Declarer, administrator, declare
+from broker.errors import ManagementError
+from broker.management import ConnectionInfo, Management
+from broker.minting import grant, mint, unmint
+from broker.node import NodeAddress
+from broker.principals import EVENTS, Kind, Principal
+from broker.topology import Profile
+
+
+class Realm(Protocol):
+    """The broker's principals."""
+
+    def mint(self, principal: Principal, password: str) -> None:
+        """Make it exist with its queues, rights and that password."""
+
+    def unmint(self, principal: Principal) -> None:
+        """Delete it with its connections and queues."""
+
+    def lock_out(self, principal: Principal) -> None:
+        """Delete its login and drop its connections; its queues and what is in them stay."""
+
+    def named(self, kind: Kind) -> list[Principal]:
+        """Give the principals of a kind that exist."""
+
+
+class BrokerRealm:
+    """A real broker, through its management API and an administrator's AMQP connection."""
+
+    def __init__(self, address: NodeAddress, profile: Profile) -> None:
+        self.address = address
+        self.management = Management(address)
+        self._profile = profile
+
+    def prepare(self) -> None:
+        """Make virtual host, exchanges and the centre's queues exist. Raises BrokerError saying what is missing."""
+        self.management.ensure_vhost()
+        if EVENTS not in self.management.exchanges():
+            raise ManagementError(
+                f"exchange {EVENTS} does not exist: enable the plugin rabbitmq_event_exchange and set "
+                "event_exchange.vhost to this virtual host"
+            )
+        with self._declarer() as connection:
+            declare(connection, self._profile)
+
+    def mint(self, principal: Principal, password: str) -> None:
+        """See ``Realm``; one-time logins and consoles have no queues to declare."""
+        if principal.kind in (Kind.ONCE, Kind.CONSOLE, Kind.KEYS):
+            grant(self.management, principal, password)
+            return
+        with self._declarer() as connection:
+            mint(self.management, connection, principal, password, profile=self._profile)
+
+    def unmint(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        unmint(self.management, principal)
+
+    def lock_out(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.management.delete_user(principal.name)
+
+    def named(self, kind: Kind) -> list[Principal]:
+        """See ``Realm``."""
+        return [Principal(kind, name) for name in self.management.users() if name.startswith(f"{kind}-")]
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Give the live connections, oldest first."""
+        return self.management.connections()
+
+    def close_connection(self, name: str, reason: str) -> None:
+        """Close one connection."""
+        self.management.close_connection(name, reason)
+
+    def _declarer(self) -> Declarer:
+        address = self.address
+        return administrator(address.host, address.amqp_port, address.admin_user, address.admin_password)
+
+
+class FakeRealm:
+    """Principals in memory; public, and the documentation of what the verbs mean."""
+
+    def __init__(self) -> None:
+        #: Passwords by principal.
+        self.passwords: dict[str, str] = {}
+        #: Principals that have queues.
+        self.queues: set[str] = set()
+        #: Whose connections were dropped, in order.
+        self.drops: list[str] = []
+
+    def mint(self, principal: Principal, password: str) -> None:
+        """See ``Realm``."""
+        self.passwords[principal.name] = password
+        self.queues.add(principal.name)
+
+    def unmint(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.lock_out(principal)
+        self.queues.discard(principal.name)
+
+    def lock_out(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.passwords.pop(principal.name, None)
+        self.drops.append(principal.name)
+
+    def named(self, kind: Kind) -> list[Principal]:
+        """See ``Realm``."""
+        return [Principal(kind, name) for name in self.passwords if name.startswith(f"{kind}-")]

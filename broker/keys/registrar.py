@@ -1,0 +1,218 @@
+"""Who gets which credential: the key manager's decisions, one message at a time.
+
+A VM belongs to the host that first asked for it. Its one-time login is good for one generation; the same question gets
+the same answer until the VM has confirmed, so a lost answer or a redelivery costs nothing. What is handed out is on
+disk before the broker knows it. Not for several threads at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker.address import Address, read_address, write_address
+from broker.keys.realm import Realm
+from broker.keys.store import Store, VmRecord
+from broker.minting import new_password
+from broker.principals import Kind, Principal, parse_principal
+from broker.routes import kind_of
+from schemas.codec import op_of
+from schemas.enrol import (
+    Credential,
+    EnrolConfirm,
+    EnrolGrant,
+    EnrolGranted,
+    EnrolRevoke,
+    EnrolTrade,
+    KeysDelete,
+    KeysMint,
+)
+from schemas.envelope import Done, Failed, Message, Reply
+from schemas.errors import ErrorCode
+from schemas.ids import unguessable
+
+log = logging.getLogger(__name__)
+
+#: Kinds that a console may delete.
+_DELETABLE = (Kind.SITE, Kind.HOST, Kind.VM)
+
+
+class Registrar:
+    """See the module. Raises BrokerError where the broker fails: then ask again, nothing is half done for good."""
+
+    def __init__(self, realm: Realm, store: Store, credentials: Path, broker: Address) -> None:
+        """``credentials`` is where ``<principal>.json`` files are; ``broker`` says where they shall point."""
+        self._realm, self._store, self._credentials, self._broker = realm, store, credentials, broker
+        self._takes: dict[type[Message], tuple[Kind, Callable[[str, Any, float], Reply | None]]] = {
+            EnrolGrant: (Kind.HOST, self._grant),
+            EnrolTrade: (Kind.ONCE, self._trade),
+            EnrolConfirm: (Kind.VM, self._confirm),
+            EnrolRevoke: (Kind.HOST, self._revoke),
+            KeysMint: (Kind.CONSOLE, self._mint_site),
+            KeysDelete: (Kind.CONSOLE, self._delete),
+        }
+
+    def ensure(self, principals: Iterable[str]) -> None:
+        """Make principals exist, with the passwords in their files, and new ones where there is no file."""
+        for name in principals:
+            self._ensure(parse_principal(name))
+
+    def handle(self, sender: str, message: Message, now_s: float) -> Reply | None:
+        """Do what a principal asks for and give the answer; None where none is due. Idempotent by (sender, message)."""
+        kind, work = self._takes.get(type(message), (None, None))
+        if work is None or kind_of(sender) != kind:
+            return _failed(message, ErrorCode.FORBIDDEN, f"{op_of(message)} is not taken from {sender}")
+        return work(sender, message, now_s)
+
+    def sweep(self, now_s: float, lifetime_s: float) -> None:
+        """Delete the one-time logins that are too old, and those that nobody remembers."""
+        for record in self._store.with_once():
+            if now_s - record.once_made_s > lifetime_s:
+                log.info("one-time login expired", extra={"vm": record.vm, "generation": record.generation})
+                self._drop_once(record)
+        known = {record.once_user for record in self._store.with_once()}
+        for principal in self._realm.named(Kind.ONCE):
+            if principal.name not in known:
+                self._realm.unmint(principal)
+
+    def _grant(self, host: str, message: EnrolGrant, now_s: float) -> Reply:
+        """Hand out the one-time login of a VM's generation. A newer generation locks the older one out at once."""
+        known, problem = self._store.by_vm(message.vm), _not_a_vm(message)
+        if problem is None and known is not None:
+            problem = _not_grantable(host, message, known)
+        if problem is not None:
+            return problem
+        if known is None or known.generation != message.generation or not known.once_user:
+            known = self._new_once(host, message, known, now_s)
+        self._realm.mint(parse_principal(known.once_user), known.once_password)
+        log.info("one-time login", extra={"host": host, "vm": known.vm, "generation": known.generation})
+        return EnrolGranted(
+            call=message.id,
+            vm=known.vm,
+            generation=known.generation,
+            user=known.once_user,
+            password=known.once_password,
+        )
+
+    def _new_once(self, host: str, message: EnrolGrant, known: VmRecord | None, now_s: float) -> VmRecord:
+        if known is not None:
+            self._drop_once(known)
+            if known.generation != message.generation:
+                self._realm.lock_out(Principal(Kind.VM, known.vm))
+        record = VmRecord(
+            vm=message.vm,
+            host=host,
+            generation=message.generation,
+            once_user=unguessable("once"),
+            once_password=new_password(),
+            once_made_s=now_s,
+        )
+        self._store.put(record)
+        return record
+
+    def _trade(self, once: str, message: EnrolTrade, _: float) -> Reply:
+        """Make the VM's own login, or give the one made before. What connected with an earlier one is dropped."""
+        known = self._store.by_once(once)
+        if known is None:
+            return _failed(message, ErrorCode.NOT_FOUND, f"{once} has been used or is too old", "ask the host anew")
+        if message.generation != known.generation:
+            return _stale(message, known)
+        vm = Principal(Kind.VM, known.vm)
+        if not known.password:
+            self._realm.lock_out(vm)
+            known = msgspec.structs.replace(known, password=new_password())
+            self._store.put(known)
+        self._realm.mint(vm, known.password)
+        log.info("credential traded", extra={"vm": known.vm, "generation": known.generation})
+        return Credential(call=message.id, generation=known.generation, user=known.vm, password=known.password)
+
+    def _confirm(self, vm: str, message: EnrolConfirm, _: float) -> None:
+        """The VM is in with its own credential: the one-time login and our copy of the password go."""
+        known = self._store.by_vm(vm)
+        if known is None or not known.password or message.generation not in (0, known.generation):
+            return
+        self._drop_once(known)
+        log.info("credential confirmed", extra={"vm": vm, "generation": known.generation})
+
+    def _revoke(self, host: str, message: EnrolRevoke, _: float) -> Reply:
+        known = self._store.by_vm(message.vm)
+        if known is not None and known.host != host:
+            return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
+        if known is not None:
+            self._delete_vm(known)
+        return Done(call=message.id)
+
+    def _mint_site(self, console: str, message: KeysMint, _: float) -> Reply:
+        address = self._ensure(Principal(Kind.SITE, f"site-{message.site}"))
+        log.info("site minted", extra={"console": console, "site": address.user})
+        return Credential(call=message.id, user=address.user, password=address.password)
+
+    def _delete(self, console: str, message: KeysDelete, _: float) -> Reply:
+        """Delete a principal; with a host go its VMs, since nobody else may ask for them."""
+        try:
+            principal = parse_principal(message.principal)
+        except ValueError as error:
+            return _failed(message, ErrorCode.BAD_REQUEST, str(error))
+        if principal.kind not in _DELETABLE:
+            kinds = ", ".join(_DELETABLE)
+            return _failed(message, ErrorCode.FORBIDDEN, f"principal = {principal.name!r}: only {kinds} may be deleted")
+        known = self._store.by_vm(principal.name)
+        for record in [*self._store.of_host(principal.name), *([known] if known else [])]:
+            self._delete_vm(record)
+        self._realm.unmint(principal)
+        self._file_of(principal).unlink(missing_ok=True)
+        log.info("principal deleted", extra={"console": console, "principal": principal.name})
+        return Done(call=message.id)
+
+    def _delete_vm(self, record: VmRecord) -> None:
+        """The record goes last, so that a failure before leaves something to try again with."""
+        if record.once_user:
+            self._realm.unmint(parse_principal(record.once_user))
+        self._realm.unmint(Principal(Kind.VM, record.vm))
+        self._store.forget(record.vm)
+        log.info("vm revoked", extra={"vm": record.vm, "host": record.host})
+
+    def _drop_once(self, record: VmRecord) -> None:
+        if record.once_user:
+            self._realm.unmint(parse_principal(record.once_user))
+        self._store.put(msgspec.structs.replace(record, once_user="", once_password="", password=""))
+
+    def _ensure(self, principal: Principal) -> Address:
+        path = self._file_of(principal)
+        password = read_address(path).password if path.exists() else new_password()
+        address = msgspec.structs.replace(self._broker, user=principal.name, password=password)
+        write_address(path, address)
+        self._realm.mint(principal, password)
+        return address
+
+    def _file_of(self, principal: Principal) -> Path:
+        return self._credentials / f"{principal.name}.json"
+
+
+def _not_a_vm(message: EnrolGrant) -> Failed | None:
+    try:
+        principal = parse_principal(message.vm)
+    except ValueError as error:
+        return _failed(message, ErrorCode.BAD_REQUEST, f"vm: {error}")
+    if principal.kind is Kind.VM:
+        return None
+    return _failed(message, ErrorCode.BAD_REQUEST, f"vm = {message.vm!r}: must be vm-<id>")
+
+
+def _not_grantable(host: str, message: EnrolGrant, known: VmRecord) -> Failed | None:
+    if known.host != host:
+        return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
+    return _stale(message, known) if message.generation < known.generation else None
+
+
+def _stale(message: Message, known: VmRecord) -> Failed:
+    text = f"generation = {message.generation}: {known.vm} is at {known.generation}"
+    return _failed(message, ErrorCode.STALE_GENERATION, text, "start the VM again, or give it the newest seed")
+
+
+def _failed(message: Message, code: ErrorCode, text: str, hint: str = "") -> Failed:
+    return Failed(call=message.id, code=code, message=text, hint=hint)

@@ -1,0 +1,56 @@
+"""Making and unmaking principals on a broker, in the order that leaves no gap.
+
+A user without a topic permission may use every key of that exchange, also on channels that are open already: so a
+fresh user gets a password that nobody knows, then its rights and limits, and only then the password that is handed out.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from broker.entities import Declarer, declare_queues
+from broker.management import Management
+from broker.principals import LIMITS, Principal, permissions
+from broker.topology import Profile, queues_of
+
+
+def new_password() -> str:
+    """Make a password that nobody guesses: 192 random bits."""
+    return secrets.token_urlsafe(24)
+
+
+def mint(
+    management: Management,
+    connection: Declarer,
+    principal: Principal,
+    password: str,
+    *,
+    profile: Profile = Profile.SINGLE,
+) -> None:
+    """Make a principal exist with its queues, rights, limits and that password. Idempotent.
+
+    An existing one keeps its live connections and what is in its queues. After a failure it may exist, but nobody
+    knows its password and it has no right that it should not have; call again. Raises ManagementError or BrokerError.
+    """
+    declare_queues(connection, queues_of(principal, profile))
+    grant(management, principal, password)
+
+
+def grant(management: Management, principal: Principal, password: str) -> None:
+    """Do the part of ``mint`` that is not queues."""
+    if not management.user_exists(principal.name):
+        management.put_user(principal.name, new_password())
+    rights = permissions(principal)
+    for exchange, topic in rights.topic.items():
+        management.put_topic_permission(principal.name, exchange, topic.write, topic.read)
+    management.put_permissions(principal.name, rights.configure, rights.write, rights.read)
+    management.put_limit(principal.name, "max-connections", LIMITS.max_connections)
+    management.put_limit(principal.name, "max-channels", LIMITS.max_channels)
+    management.put_user(principal.name, password)
+
+
+def unmint(management: Management, principal: Principal) -> None:
+    """Delete a principal: its login, its live connections, its queues. Idempotent. Raises ManagementError."""
+    management.delete_user(principal.name)
+    for spec in queues_of(principal, Profile.SINGLE):
+        management.delete_queue(spec.name)
