@@ -1,0 +1,86 @@
+"""``python -m console.centre.main --plan FILE --report FD``: the supervisor of a detached system.
+
+It tells how it is getting on through the pipe ``FD``, one JSON line a word, and closes it when that is decided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from broker.errors import BrokerError
+from console.centre.plan import read_plan
+from console.centre.supervisor import hold_until_signal
+from console.errors import ConsoleError
+from console.telling import judge
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A word from the supervisor to whoever started it."""
+
+    what: Literal["progress", "ready", "failed"]
+    text: str = ""
+    next_step: str = ""
+    exit_status: int = 0
+
+
+class Reporter:
+    """The supervisor's end of the pipe; silent once the starter is gone."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def say(self, text: str) -> None:
+        """Tell progress, to the starter and to the log."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+        self._send(Report(what="progress", text=text))
+
+    def ready(self) -> None:
+        """Say that the system is up; the last word."""
+        self._send(Report(what="ready"))
+        self._close()
+
+    def failed(self, error: ConsoleError | BrokerError) -> None:
+        """Say why it is not; the last word."""
+        verdict = judge(error)
+        sys.stderr.write(f"{verdict.message}\n")
+        self._send(
+            Report(what="failed", text=verdict.message, next_step=verdict.next_step, exit_status=verdict.exit_status)
+        )
+        self._close()
+
+    def _send(self, report: Report) -> None:
+        if self._descriptor is not None:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._descriptor, msgspec.json.encode(report) + b"\n")
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def main() -> None:
+    """Hold the system up until a signal. Exits with the status that ``up`` shall have when it does not come up."""
+    parser = argparse.ArgumentParser(prog="console.centre.main")
+    parser.add_argument("--plan", type=Path, required=True)
+    parser.add_argument("--report", type=int, required=True)
+    options = parser.parse_args()
+    reporter = Reporter(options.report)
+    try:
+        asyncio.run(hold_until_signal(read_plan(options.plan), reporter.say, reporter.ready))
+    except (ConsoleError, BrokerError) as error:
+        reporter.failed(error)
+        sys.exit(judge(error).exit_status)
+
+
+if __name__ == "__main__":
+    main()

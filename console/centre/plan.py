@@ -1,0 +1,197 @@
+"""What ``up`` is asked for, and the processes with their configurations that follow from it.
+
+Names and ports are chosen once and remembered, so that the second ``up`` is the same system as the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from broker.address import write_private
+from broker.node import LOOPBACK
+from broker.ports import free_ports
+from console.centre.layout import Layout
+from console.centre.toml_text import render_toml
+from console.data_directory import CONSOLE
+from console.errors import BadInput
+from host_agent.config import HostConfig, WantedVm
+from schemas.ids import unguessable
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=64)]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one system shall consist of."""
+
+    data: str
+    hypervisor: Literal["qemu", "process"] = "qemu"
+    vms: Count = 2
+    #: Of each VM.
+    memory_mib: int = 768
+    cpus: int = 1
+    job_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    storage_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    #: SQLAlchemy URL; empty = SQLite in the data directory.
+    ledger: str = ""
+    lease_s: Seconds = 90.0
+    beat_s: Seconds = 15.0
+    #: Settings handed to guest agents, by name.
+    guest: dict[str, float] = {}
+
+    @property
+    def layout(self) -> Layout:
+        """The places of its data directory."""
+        return Layout(Path(self.data))
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen once for a data directory."""
+
+    host: str
+    #: Metrics port by process.
+    metrics: dict[str, int] = {}
+
+
+class Daemon(msgspec.Struct, frozen=True, kw_only=True):
+    """A process to hold up: ``python -m module --config …``."""
+
+    name: str
+    module: str
+    #: Answers on this port when it is up; 0 = it has none.
+    metrics_port: int = 0
+
+
+#: The processes that go first and last; the adapters stand between them.
+KEY_MANAGER, HOST_AGENT = "key_manager", "host_agent"
+
+
+def job_adapter_names(plan: Plan) -> list[str]:
+    """Name the job adapters' processes."""
+    return [f"job_adapter-{number}" for number in range(1, plan.job_adapters + 1)]
+
+
+def storage_adapter_names(plan: Plan) -> list[str]:
+    """Name the storage adapters' processes."""
+    return [f"storage_adapter-{number}" for number in range(1, plan.storage_adapters + 1)]
+
+
+def principal_of(process: str, names: Names) -> str:
+    """Give the broker user of a process."""
+    if process == HOST_AGENT:
+        return names.host
+    kind, _, number = process.partition("-")
+    return f"adapter-{'job' if kind == 'job_adapter' else 'store'}-{number}"
+
+
+def principals(plan: Plan, names: Names) -> list[str]:
+    """Name every principal that the key manager shall make."""
+    processes = [*job_adapter_names(plan), *storage_adapter_names(plan), HOST_AGENT]
+    return [*(principal_of(process, names) for process in processes), CONSOLE]
+
+
+def settle_names(plan: Plan) -> Names:
+    """Give what was chosen before, and choose what is new; a port that is taken meanwhile is chosen anew."""
+    path = plan.layout.etc / "names.json"
+    names = _read_names(path)
+    processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
+    ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
+    names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
+    write_private(path, msgspec.json.format(msgspec.json.encode(names)))
+    return names
+
+
+def write_configurations(plan: Plan, names: Names, images: list[str]) -> None:
+    """Write the configuration of every adapter and of the host agent."""
+    layout = plan.layout
+    configs: dict[str, msgspec.Struct] = {
+        **{process: _job_adapter(plan, names, process) for process in job_adapter_names(plan)},
+        **{process: _storage_adapter(plan, names, process) for process in storage_adapter_names(plan)},
+        HOST_AGENT: _host_agent(plan, names, images),
+    }
+    for process, config in configs.items():
+        write_private(layout.config(process), render_toml(config).encode())
+
+
+def daemons(plan: Plan, names: Names) -> list[Daemon]:
+    """List the processes in the order in which they start; they stop in the other."""
+    adapters = [
+        *(Daemon(name=n, module="adapters.job.main", metrics_port=names.metrics[n]) for n in job_adapter_names(plan)),
+        *(
+            Daemon(name=n, module="adapters.storage.main", metrics_port=names.metrics[n])
+            for n in storage_adapter_names(plan)
+        ),
+    ]
+    return [
+        Daemon(name=KEY_MANAGER, module="broker.keys.main"),
+        *adapters,
+        Daemon(name=HOST_AGENT, module="host_agent.main"),
+    ]
+
+
+def read_plan(path: Path) -> Plan:
+    """Read what ``up`` was asked for. Raises BadInput."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInput(f"{path}: no plan of a system: {error}", "start it with `volcloud up`") from error
+
+
+def _read_names(path: Path) -> Names:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Names)
+    except FileNotFoundError:
+        return Names(host=unguessable("host"))
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"{path}: {error}", "restore the file: the host's VMs belong to the name in it") from error
+
+
+def _ledger(plan: Plan) -> str:
+    return plan.ledger or f"sqlite:///{plan.layout.root / 'ledger.db'}"
+
+
+def _store(plan: Plan) -> str:
+    return f"file://{plan.layout.root / 'store'}"
+
+
+def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:
+    return JobAdapterConfig(
+        credential=str(plan.layout.credential(principal_of(process, names))),
+        ledger=_ledger(plan),
+        store=_store(plan),
+        lease_s=plan.lease_s,
+        beat_s=plan.beat_s,
+        sweep_s=min(5.0, plan.lease_s / 4),
+        metrics_port=names.metrics[process],
+    )
+
+
+def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterConfig:
+    return StorageAdapterConfig(
+        credential=str(plan.layout.credential(principal_of(process, names))),
+        ledger=_ledger(plan),
+        store=_store(plan),
+        staging=str(plan.layout.root / "staging"),
+        lease_s=plan.lease_s,
+        metrics_port=names.metrics[process],
+    )
+
+
+def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
+    wanted = [
+        WantedVm(name=f"worker-{number}", cpus=plan.cpus, memory_mib=plan.memory_mib)
+        for number in range(1, plan.vms + 1)
+    ]
+    return HostConfig(
+        credential=str(plan.layout.credential(names.host)),
+        directory=str(plan.layout.host),
+        hypervisor=plan.hypervisor,
+        images=images,
+        vms=wanted,
+        beat_s=plan.beat_s,
+        guest={"beat_s": plan.beat_s} | plan.guest,
+    )

@@ -1,0 +1,31 @@
+"""A configuration as TOML text. Knows what our configurations hold: scalars, lists of texts and tables, one table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+
+def render_toml(config: msgspec.Struct) -> str:
+    """Render a configuration; what the reader gives back is equal to it."""
+    fields: dict[str, Any] = msgspec.to_builtins(config)
+    return "".join(f"{key} = {_value(value)}\n" for key, value in fields.items() if value is not None)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_text(str(key))} = {_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    """JSON's strings are TOML's basic strings, but that DEL must be escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

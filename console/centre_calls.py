@@ -1,0 +1,213 @@
+"""The centre as a console sees it: each question a method, each silence an error that says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from broker.errors import CallTimeout, NotDelivered
+from broker.rpc import Caller
+from console.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Unreachable, WaitTimeout
+from console.job_name import JobName, read_job_name
+from schemas.description import JobDescription
+from schemas.enrol import Credential, KeysDelete, KeysMint
+from schemas.envelope import Done, Message
+from schemas.ids import JobRef, job_ref
+from schemas.ledger import (
+    MAX_LISTED,
+    HostList,
+    HostRow,
+    Hosts,
+    JobCancel,
+    JobList,
+    JobRecord,
+    JobRetry,
+    JobRow,
+    Jobs,
+    JobsChanged,
+    JobShow,
+    JobState,
+    JobSubmit,
+    JobVerdict,
+    Registry,
+    RegistryList,
+    RegistryRow,
+)
+
+#: A job in one of these does not change by itself.
+FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD})
+#: How long an answer of the centre may take, seconds.
+ANSWER_S = 30.0
+_POLL_FIRST_S, _POLL_MOST_S = 0.1, 2.0
+_SITE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
+_SILENT = "see with `volcloud status` which process is down, and in DIR/log why"
+
+R = TypeVar("R", bound=Message)
+
+
+class CentreCalls:
+    """Questions and orders to the adapters and the key manager. Raises Unreachable when they do not answer, and
+    RemoteError when they answer no."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def hosts(self) -> list[HostRow]:
+        """List the hosts that the centre knows."""
+        return (await self._ask("call", HostList(), Hosts)).hosts
+
+    async def vms(self, pattern: str = "*") -> list[RegistryRow]:
+        """List the VMs whose name fits a shell pattern, or the one with that id."""
+        if pattern.startswith("vm-"):
+            rows = (await self._ask("call", RegistryList(), Registry)).vms
+            return [row for row in rows if pattern in (row.status.vm, row.status.name)]
+        return (await self._ask("call", RegistryList(pattern=pattern), Registry)).vms
+
+    async def vms_named(self, pattern: str) -> list[RegistryRow]:
+        """As ``vms``, at least one. Raises NoSuchVm naming those that there are."""
+        rows = await self.vms(pattern)
+        if rows:
+            return rows
+        known = sorted({row.status.name for row in await self.vms()})
+        raise NoSuchVm(
+            f"no VM is called {pattern!r}: there {_are(known)}", "`volcloud vm list` shows them; a pattern needs quotes"
+        )
+
+    async def vm_named(self, name: str) -> RegistryRow:
+        """Give the one VM of that name or id. Raises NoSuchVm when there is none, or several."""
+        rows = await self.vms_named(name)
+        if len(rows) > 1:
+            found = ", ".join(f"{row.status.vm} ({row.status.name} on {row.host})" for row in rows)
+            raise NoSuchVm(f"{name!r} fits {len(rows)} VMs: {found}", "give the id of one")
+        return rows[0]
+
+    async def jobs(
+        self,
+        *,
+        owner: str = "",
+        job: str = "",
+        states: Iterable[JobState] = (),
+        limit: int = 100,
+        before: int | None = None,
+    ) -> Jobs:
+        """List jobs, newest first, with the counts by state of all that were asked for."""
+        limit = min(limit, MAX_LISTED)
+        question = JobList(owner=owner, job=job, states=list(states), limit=limit, before=before)
+        return await self._ask("call", question, Jobs)
+
+    async def jobs_named(self, name: str) -> list[JobRow]:
+        """Give every job that a name stands for, by index. Raises NoSuchJob."""
+        return sorted(await self._rows_of(read_job_name(name)), key=lambda row: int(row.job.rpartition(".")[2]))
+
+    async def ref_of(self, name: str) -> JobRef:
+        """Give the full name of the one job that a name stands for. Raises NoSuchJob when it stands for several."""
+        typed = read_job_name(name)
+        if typed.owner and typed.index:
+            return job_ref(typed.owner, typed.job, typed.index)
+        rows = await self._rows_of(typed, limit=2)
+        if len(rows) > 1:
+            names = " and ".join(sorted(row.job for row in rows))
+            raise NoSuchJob(f"job {name!r} stands for several, such as {names}", "name one of them")
+        return rows[0].job
+
+    async def show(self, name: str) -> JobRecord:
+        """Give all that is known of one job. Raises NoSuchJob, BadInput."""
+        return await self._ask("call", JobShow(job=await self.ref_of(name)), JobRecord)
+
+    async def cancel(self, name: str) -> JobsChanged:
+        """Cancel a job, or all of an array: what waits ends at once, what runs soon after."""
+        typed = read_job_name(name)
+        return await self._ask("call", JobCancel(owner=typed.owner, job=typed.within_owner), JobsChanged)
+
+    async def retry(self, name: str) -> JobsChanged:
+        """Release held and failed jobs; their counts start again."""
+        typed = read_job_name(name)
+        return await self._ask("call", JobRetry(owner=typed.owner, job=typed.within_owner), JobsChanged)
+
+    async def submit_description(self, job: JobDescription) -> JobVerdict:
+        """Submit a job whose inputs are in the store. Raises SubmissionRefused. Repeating it is safe."""
+        verdict = await self._ask("submit", JobSubmit(job=job), JobVerdict)
+        if not verdict.accepted:
+            raise SubmissionRefused(job.id, verdict.reasons)
+        return verdict
+
+    async def wait(
+        self, name: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, int]], None] | None = None
+    ) -> list[JobRow]:
+        """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout, NoSuchJob.
+
+        ``on_change`` is called with the counts by state, at first and whenever they change.
+        """
+        typed = read_job_name(name)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause_s, seen = _POLL_FIRST_S, None
+        while (counts := await self._counts(typed)).keys() - FINAL_STATES:
+            if counts != seen and on_change is not None:
+                on_change(counts)
+            if deadline is not None and time.monotonic() > deadline:
+                raise WaitTimeout(f"job {name}: {_told(counts)} after {timeout_s:.0f} s", f"`volcloud job why {name}`")
+            pause_s = _POLL_FIRST_S if counts != seen else min(pause_s * 1.5, _POLL_MOST_S)
+            seen = counts
+            await asyncio.sleep(pause_s)
+        if on_change is not None:
+            on_change(counts)
+        return await self.jobs_named(name)
+
+    async def add_site(self, site: str) -> Credential:
+        """Make a grid site's principal, or give the one that there is."""
+        return await self._ask("keys", KeysMint(site=site), Credential)
+
+    async def delete_principal(self, principal: str) -> None:
+        """Delete a site's, a host's or a VM's principal with its queues."""
+        await self._ask("keys", KeysDelete(principal=principal), Done)
+
+    async def _counts(self, name: JobName) -> dict[str, int]:
+        counts = (await self.jobs(owner=name.owner, job=name.within_owner, limit=1)).counts
+        counts = {state: count for state, count in counts.items() if count}
+        if not counts:
+            raise _unknown(name)
+        return counts
+
+    async def _rows_of(self, name: JobName, limit: int | None = None) -> list[JobRow]:
+        rows: list[JobRow] = []
+        before = None
+        while limit is None or len(rows) < limit:
+            page_size = limit or MAX_LISTED
+            page = (await self.jobs(owner=name.owner, job=name.within_owner, limit=page_size, before=before)).jobs
+            rows += page
+            if len(page) < page_size:
+                break
+            before = page[-1].number
+        if not rows:
+            raise _unknown(name)
+        return rows
+
+    async def _ask(self, what: str, message: Message, kind: type[R]) -> R:
+        try:
+            return await self._caller.ask(what, message, kind, timeout_s=ANSWER_S)
+        except CallTimeout as error:
+            raise Unreachable(f"the centre does not answer in {ANSWER_S:.0f} s", _SILENT) from error
+        except NotDelivered as error:
+            raise Unreachable(f"the broker did not take the question: {error}", _SILENT) from error
+
+
+def check_site_name(name: str) -> str:
+    """Give the name if a site may have it. Raises BadInput."""
+    if not _SITE.match(name):
+        raise BadInput(f"site {name!r}: must be a to z, 0 to 9 and '-' inside, at most 42 characters", "choose another")
+    return name
+
+
+def _unknown(name: JobName) -> NoSuchJob:
+    return NoSuchJob(f"there is no job {name}", "`volcloud job list` shows those that there are")
+
+
+def _are(names: list[str]) -> str:
+    return f"are {', '.join(names)}" if names else "is none"
+
+
+def _told(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))

@@ -1,0 +1,83 @@
+"""``volcloud broker …``: the topology on the broker of a data directory."""
+
+from __future__ import annotations
+
+import click
+
+from broker.entities import administrator, check, declare
+from broker.management import Management
+from broker.node import NodeAddress, read_node_address
+from broker.principals import Principal, parse_principal
+from broker.topology import Profile, QueueSpec, centre_queues, queues_of
+from console.centre.layout import Layout
+from console.invocation import Invocation, data_option, json_option, pass_invocation
+from console.rendering import table
+
+_profile_option = click.option(
+    "--profile",
+    type=click.Choice([profile.value for profile in Profile]),
+    default=Profile.SINGLE.value,
+    show_default=True,
+    help="One machine, or a cluster.",
+)
+
+
+@click.group("broker")
+def broker() -> None:
+    """Make the broker's exchanges and queues, and compare them with what they should be."""
+
+
+@broker.command("declare")
+@_profile_option
+@data_option
+@pass_invocation
+def declare_all(invocation: Invocation, profile: str) -> None:
+    """Make every exchange and queue of the centre exist. What exists already stays as it is.
+
+    \b
+    Example:
+      volcloud broker declare
+    """
+    node = read_node_address(Layout(invocation.directory).node)
+    with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password) as connection:
+        declare(connection, Profile(profile))
+    invocation.say("the broker has every exchange and queue of the centre")
+
+
+@broker.command("check")
+@_profile_option
+@data_option
+@json_option
+@pass_invocation
+def check_all(invocation: Invocation, profile: str) -> None:
+    """Compare the broker with what it should have; exit status 1 when something differs.
+
+    \b
+    Example:
+      volcloud broker check
+    """
+    node = read_node_address(Layout(invocation.directory).node)
+    found = check(Management(node), _expected(node, Profile(profile)))
+    shown = table("WHAT", "EXPECTED", "FOUND")
+    for one in found:
+        shown.add_row(one.entity, one.expected, one.found)
+    invocation.show(found, lambda: shown if found else "the broker is as it should be")
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+def _expected(node: NodeAddress, profile: Profile) -> list[QueueSpec]:
+    specs = list(centre_queues(profile))
+    for name in Management(node).users():
+        principal = _principal(name)
+        if principal is not None:
+            specs += queues_of(principal, profile)
+    return specs
+
+
+def _principal(user: str) -> Principal | None:
+    """Read a user's name; None for the administrator and other users that are nobody of ours."""
+    try:
+        return parse_principal(user)
+    except ValueError:
+        return None

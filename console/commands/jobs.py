@@ -1,0 +1,239 @@
+"""``volcloud job …``: submit, follow and fetch jobs."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from console.client import Client
+from console.commands.waiting import follow
+from console.errors import CommandFailed
+from console.invocation import Invocation, data_option, file_bar, json_option, pass_invocation, screen, transfer_bars
+from console.job_file import PreparedJob, prepare
+from console.rendering import render_jobs, render_record, render_why, told_counts
+from schemas.ledger import JobRow, Jobs, JobState, JobVerdict
+
+#: Jobs that did not end well and are explained after ``--wait``; the others are like them.
+MOST_TOLD = 3
+
+
+@click.group("job")
+def job() -> None:
+    """Submit jobs, follow them, take their outputs home.
+
+    A job is named `id`, `id.index` in an array, or `owner/id.index`.
+    """
+
+
+@job.command("submit")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--id", "job_id", metavar="ID", help="The job's id, in place of the file's.")
+@click.option("--array", type=click.IntRange(1, 100_000), metavar="N", help="Number of jobs, in place of the file's.")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit status 1 unless all are done.")
+@data_option
+@json_option
+@pass_invocation
+def submit(invocation: Invocation, file: Path, job_id: str | None, array: int | None, wait: bool) -> None:
+    """Submit the job that a TOML or JSON FILE describes.
+
+    Inputs with a path are uploaded first; the path is relative to FILE. The same id again changes nothing.
+
+    \b
+    Example:
+      volcloud job submit examples/hello.toml --wait
+    """
+    prepared = prepare(file, job_id=job_id, array=array)
+    with invocation.client() as client:
+        verdict = _submit(client, prepared)
+        if not wait:
+            invocation.show(verdict, lambda: _accepted(verdict))
+            return
+        invocation.say(_accepted(verdict))
+        rows = follow(client, verdict.job)
+        counts = _counted(rows)
+        invocation.show(Jobs(call=verdict.call, jobs=rows, counts=counts), lambda: told_counts(counts))
+        for row in [row for row in rows if row.state != JobState.DONE][:MOST_TOLD]:
+            screen(err=True).print(render_why(client.why(row.job)))
+    if any(row.state != JobState.DONE for row in rows):
+        raise click.exceptions.Exit(1)
+
+
+@job.command("list")
+@click.argument("name", default="")
+@click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in JobState]), help="Only these.")
+@click.option("--owner", default="", help="Only jobs of this principal.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="How many at most.")
+@data_option
+@json_option
+@pass_invocation
+def list_jobs(invocation: Invocation, name: str, states: tuple[str, ...], owner: str, limit: int) -> None:
+    """List jobs, newest first; with NAME those of one submission.
+
+    \b
+    Example:
+      volcloud job list --state running --json
+    """
+    owner_of_name, _, within = name.rpartition("/")
+    with invocation.client() as client:
+        found = client.jobs(
+            owner=owner or owner_of_name, job=within, states=[JobState(word) for word in states], limit=limit
+        )
+    invocation.show(found, lambda: render_jobs(found))
+
+
+@job.command("show")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def show(invocation: Invocation, name: str) -> None:
+    """Show all that is known of one job: its attempts, steps and events.
+
+    \b
+    Example:
+      volcloud job show hello-1.2
+    """
+    with invocation.client() as client:
+        record = client.show(name)
+    invocation.show(record, lambda: render_record(record))
+
+
+@job.command("why")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def why(invocation: Invocation, name: str) -> None:
+    """Tell why a job is where it is: attempt, cause, who noticed, when, and the next step.
+
+    \b
+    Example:
+      volcloud job why hello-1.2
+    """
+    with invocation.client() as client:
+        explanation = client.why(name)
+    invocation.show(explanation, lambda: render_why(explanation))
+
+
+@job.command("logs")
+@click.argument("name")
+@click.option("--attempt", type=click.IntRange(1), metavar="N", help="This attempt's.  [default: the last that ended]")
+@data_option
+@json_option
+@pass_invocation
+def logs(invocation: Invocation, name: str, attempt: int | None) -> None:
+    """Print what a job printed: its stdout to stdout, its stderr to stderr.
+
+    \b
+    Example:
+      volcloud job logs hello-1.2
+    """
+    with invocation.client() as client:
+        streams = client.logs(name, attempt)
+    if invocation.is_json:
+        invocation.show({stream: data.decode(errors="replace") for stream, data in streams.items()}, lambda: "")
+        return
+    for stream, data in streams.items():
+        is_error = stream.endswith("stderr")
+        target = sys.stderr if is_error else sys.stdout
+        target.buffer.write(data)
+        target.buffer.flush()
+
+
+@job.command("cancel")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def cancel(invocation: Invocation, name: str) -> None:
+    """Cancel a job, or all of an array. What waits ends at once, what runs soon after.
+
+    \b
+    Example:
+      volcloud job cancel hello-1
+    """
+    with invocation.client() as client:
+        answer = client.cancel(name)
+    invocation.show(answer, lambda: f"{answer.changed} cancelled, {answer.pending} told to stop")
+
+
+@job.command("retry")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def retry(invocation: Invocation, name: str) -> None:
+    """Release held and failed jobs; their counts start again.
+
+    \b
+    Example:
+      volcloud job retry hello-1.2
+    """
+    with invocation.client() as client:
+        answer = client.retry(name)
+    invocation.show(answer, lambda: f"{answer.changed} released")
+
+
+@job.command("fetch")
+@click.argument("name")
+@click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where to.")
+@data_option
+@json_option
+@pass_invocation
+def fetch(invocation: Invocation, name: str, output: Path | None) -> None:
+    """Bring a job's outputs home, into DIR; those of an array into DIR/INDEX. DIR is the job's id by default.
+
+    \b
+    Example:
+      volcloud job fetch hello-1 -o results
+    """
+    with invocation.client() as client:
+        rows = client.jobs_named(name)
+        done = [row for row in rows if row.state == JobState.DONE]
+        if not done:
+            raise CommandFailed(
+                f"job {name}: {told_counts(_counted(rows))}, so there is no output", f"`volcloud job why {rows[0].job}`"
+            )
+        target = output or Path(rows[0].job.partition("/")[2].rpartition(".")[0])
+        fetched = {row.job: _fetch_one(client, row.job, _place(target, row.job, len(rows))) for row in done}
+    invocation.show(
+        {name: [str(path) for path in paths] for name, paths in fetched.items()},
+        lambda: "\n".join(str(path) for paths in fetched.values() for path in paths),
+    )
+    if len(done) < len(rows):
+        raise CommandFailed(f"{len(rows) - len(done)} of {len(rows)} jobs are not done", f"`volcloud job list {name}`")
+
+
+def _submit(client: Client, prepared: PreparedJob) -> JobVerdict:
+    with transfer_bars() as bars:
+        for path in prepared.uploads.values():
+            client.upload(path, progress=file_bar(bars, path.name))
+    return client.submit(prepared.description)
+
+
+def _accepted(verdict: JobVerdict) -> str:
+    return f"{verdict.job} accepted: {verdict.count} job{'' if verdict.count == 1 else 's'}"
+
+
+def _fetch_one(client: Client, name: str, directory: Path) -> list[Path]:
+    with transfer_bars() as bars:
+        moves = {}
+
+        def progress(output: str, done: int, size: int) -> None:
+            if output not in moves:
+                moves[output] = file_bar(bars, output)
+            moves[output](done, size)
+
+        return client.fetch(name, directory, progress=progress)
+
+
+def _place(directory: Path, job_name: str, count: int) -> Path:
+    return directory / job_name.rpartition(".")[2] if count > 1 else directory
+
+
+def _counted(rows: Iterable[JobRow]) -> dict[str, int]:
+    return dict(Counter(row.state.value for row in rows))

@@ -1,0 +1,240 @@
+"""``volcloud vm …``: virtual machines, the commands run in them, and files to and from them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from broker.errors import BrokerError
+from console.errors import ConsoleError
+from console.invocation import Invocation, data_option, file_bar, json_option, pass_invocation, transfer_bars
+from console.output import LinePrefixer
+from console.rendering import render_vms, state
+from console.telling import judge, tell, telling
+from schemas.execs import ExecEnded, Stream
+from schemas.ledger import RegistryRow
+from schemas.vms import (
+    VmCommand,
+    VmDelete,
+    VmPause,
+    VmPoweroff,
+    VmReset,
+    VmResume,
+    VmSavestate,
+    VmStart,
+    VmStatus,
+    VmStop,
+)
+
+#: Exit status of ``vm run`` when we failed and not the command; docker's.
+WE_FAILED = 125
+
+#: Verb, message, what it does.
+_VERBS: tuple[tuple[str, type[VmCommand], str], ...] = (
+    ("start", VmStart, "Boot VMs, or let them go on from their saved state."),
+    ("stop", VmStop, "Ask the guests to shut down, and wait."),
+    ("pause", VmPause, "Freeze VMs, their memory kept; their jobs wait."),
+    ("resume", VmResume, "Let paused VMs go on."),
+    ("reset", VmReset, "Reboot VMs without asking the guests."),
+    ("poweroff", VmPoweroff, "End VMs at once; their jobs run again elsewhere."),
+    ("savestate", VmSavestate, "Write the memory of VMs to disk and end them; start brings them back."),
+    ("delete", VmDelete, "Remove VMs and all that belongs to them."),
+)
+
+
+@click.group("vm")
+def vm() -> None:
+    """Drive virtual machines.
+
+    A VM is named by its name, its id, or a pattern such as 'atlas-*', which stands for all that it fits.
+    """
+
+
+@vm.command("list")
+@click.argument("pattern", default="*")
+@data_option
+@json_option
+@pass_invocation
+def list_vms(invocation: Invocation, pattern: str) -> None:
+    """List the VMs that the centre knows.
+
+    \b
+    Example:
+      volcloud vm list 'atlas-*'
+    """
+    with invocation.client() as client:
+        rows = client.vms(pattern)
+    invocation.show(rows, lambda: render_vms(rows))
+
+
+@vm.command("create")
+@click.argument("name")
+@click.option("--host", default="", help="On this host.  [default: the only one]")
+@click.option("--cpus", default=1, show_default=True, type=click.IntRange(1, 256), help="Virtual cpus.")
+@click.option("--memory", default=768, show_default=True, type=click.IntRange(64), metavar="MIB", help="Memory.")
+@click.option("--disk", default=4096, show_default=True, type=click.IntRange(64), metavar="MIB", help="Disk.")
+@click.option("--image", default="", metavar="SHA256", help="Image id.  [default: the host's]")
+@click.option("--autostart", is_flag=True, help="Start it again whenever it aborts.")
+@data_option
+@json_option
+@pass_invocation
+def create(
+    invocation: Invocation, name: str, host: str, cpus: int, memory: int, disk: int, image: str, autostart: bool
+) -> None:
+    """Make the VM NAME; start it with `volcloud vm start`.
+
+    \b
+    Example:
+      volcloud vm create atlas-1 --cpus 2 --memory 2048
+    """
+    size = {"cpus": cpus, "memory_mib": memory, "disk_mib": disk}
+    with invocation.client() as client:
+        status = client.vm_create(name, host=host, image=image, autostart=autostart, **size)
+    invocation.show(status, lambda: _told(status.name, status))
+
+
+def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
+    """Make the command for a verb: they differ in nothing but the word and the message."""
+
+    @vm.command(word, help=f"{help_text}\n\n\b\nExample:\n  volcloud vm {word} 'atlas-*'")
+    @click.argument("name")
+    @data_option
+    @json_option
+    @pass_invocation
+    def verb(invocation: Invocation, name: str) -> None:
+        done: dict[str, VmStatus | None] = {}
+        failed = False
+        with invocation.client() as client:
+            for row in client.vms_named(name):
+                try:
+                    done[row.status.name] = client.command(row, message)
+                except (ConsoleError, BrokerError) as error:
+                    failed = True
+                    tell(f"{row.status.name}: {judge(error).message}", judge(error).next_step)
+        invocation.show(done, lambda: "\n".join(_told(*item) for item in done.items()))
+        if failed:
+            raise click.exceptions.Exit(1)
+
+
+for _verb in _VERBS:
+    _add_verb(*_verb)
+
+
+@vm.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set a variable of the command's environment.")
+@click.option("--timeout", default=3600.0, show_default=True, metavar="SECONDS", help="Kill it after this time.")
+@data_option
+@click.argument("name", metavar="VM")
+@click.argument("command", nargs=-1, required=True)
+@pass_invocation
+def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[str, ...], timeout: float) -> None:
+    """Run COMMAND in a VM; its output is ours, and so is its exit status.
+
+    With a pattern it runs in every VM that fits, lines bear the VM's name, and the exit status is the worst. 125 means
+    that we failed and not the command. Ctrl-C goes to the command; twice kills it.
+
+    \b
+    Example:
+      volcloud vm run atlas-1 -- uname -a
+    """
+    with telling(WE_FAILED), invocation.client() as client:
+        rows = client.vms_named(name)
+        printer = _Printer(rows if len(rows) > 1 or "*" in name or "?" in name else [])
+        arguments = command[1:] if command[0] == "--" else command
+        ends = client.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
+        printer.finish()
+    raise click.exceptions.Exit(max(_exit_status(*pair) for pair in zip(rows, ends, strict=True)))
+
+
+@vm.command("push")
+@click.argument("name", metavar="VM")
+@click.argument("local", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", default="")
+@data_option
+@pass_invocation
+def push(invocation: Invocation, name: str, local: Path, path: str) -> None:
+    """Send the file LOCAL into a VM, to PATH below its agent's file area (by default under its own name).
+
+    \b
+    Example:
+      volcloud vm push atlas-1 card.dat inputs/card.dat
+    """
+    with invocation.client() as client, transfer_bars() as bars:
+        sha256 = client.push(local, name, path or local.name, progress=file_bar(bars, local.name))
+    invocation.say(f"{local} is {path or local.name} in {name} (SHA-256 {sha256[:12]}…)")
+
+
+@vm.command("pull")
+@click.argument("name", metavar="VM")
+@click.argument("path")
+@click.argument("local", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@data_option
+@pass_invocation
+def pull(invocation: Invocation, name: str, path: str, local: Path | None) -> None:
+    """Take the file PATH out of a VM's file area, to LOCAL (by default its name, here).
+
+    \b
+    Example:
+      volcloud vm pull atlas-1 outputs/events.root
+    """
+    target = local or Path(Path(path).name)
+    with invocation.client() as client, transfer_bars() as bars:
+        size = client.pull(name, path, target, progress=file_bar(bars, target.name))
+    invocation.say(f"{target}: {size} bytes")
+
+
+class _Printer:
+    """Writes output as it comes; marked by line where it comes from several VMs."""
+
+    def __init__(self, marked: list[RegistryRow]) -> None:
+        self._streams: dict[Stream, BinaryIO] = {
+            Stream.STDOUT: sys.stdout.buffer,
+            Stream.STDERR: sys.stderr.buffer,
+        }
+        width = max((len(row.status.name) for row in marked), default=0)
+        self._prefixers = {
+            (row.status.vm, stream): LinePrefixer(f"{row.status.name:<{width}} | ")
+            for row in marked
+            for stream in self._streams
+        }
+        self._lock = threading.Lock()
+
+    def take(self, row: RegistryRow, stream: Stream, data: bytes) -> None:
+        prefixer = self._prefixers.get((row.status.vm, stream))
+        self._write(stream, prefixer.take(data) if prefixer else data)
+
+    def finish(self) -> None:
+        for (_, stream), prefixer in self._prefixers.items():
+            self._write(stream, prefixer.finish())
+
+    def _write(self, stream: Stream, data: bytes) -> None:
+        with self._lock:
+            self._streams[stream].write(data)
+            self._streams[stream].flush()
+
+
+def _exit_status(row: RegistryRow, end: ExecEnded | BaseException) -> int:
+    if isinstance(end, ExecEnded):
+        if end.timed_out:
+            tell(f"{row.status.name}: killed after its time limit", "give more with --timeout")
+        return end.exit_status
+    if not isinstance(end, ConsoleError | BrokerError):
+        raise end
+    tell(f"{row.status.name}: {judge(end).message}", judge(end).next_step)
+    return WE_FAILED
+
+
+def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair[1:]:
+            raise click.BadParameter(f"{pair!r}: must be NAME=VALUE", param_hint="--env")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _told(name: str, status: VmStatus | None) -> str:
+    word = state(status.state).plain if status else "deleted"
+    return f"{name}: {word}" + (f" ({status.reason})" if status and status.reason else "")

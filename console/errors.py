@@ -1,0 +1,65 @@
+"""What can go wrong for a person, named after what that person does about it.
+
+ConsoleError                 exit status 1; ``next_step`` says what to do
+├── CommandFailed            it was asked for and it was not done
+│   ├── NoSuchVm             no VM has that name: look at the list
+│   ├── NoSuchJob            no job has that name, or it names several: look at the list
+│   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
+│   └── WaitTimeout          the jobs did not end in time; they go on
+├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
+└── Unreachable              exit status 3: no broker, no data directory, no answer
+    └── CentreFailed         a process of ``volcloud up`` did not come up; its log's tail is in the message
+"""
+
+from __future__ import annotations
+
+
+class ConsoleError(Exception):
+    """Base of every error of the console."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+
+class CommandFailed(ConsoleError):
+    """It was asked for and it was not done."""
+
+
+class NoSuchVm(CommandFailed):
+    """No VM has that name, or several have where one is meant."""
+
+
+class NoSuchJob(CommandFailed):
+    """No job has that name, or several have where one is meant."""
+
+
+class SubmissionRefused(CommandFailed):
+    """The centre refused a job."""
+
+    def __init__(self, job: str, reasons: list[str]) -> None:
+        super().__init__(f"job {job} was refused: {'; '.join(reasons)}", "mend the description and submit it again")
+        self.reasons = reasons
+
+
+class WaitTimeout(CommandFailed):
+    """The jobs did not end in time; they go on."""
+
+
+class BadInput(ConsoleError):
+    """A file or an option is wrong; nothing was sent."""
+
+    exit_status = 2
+
+
+class Unreachable(ConsoleError):
+    """There is no broker, no data directory, or no answer."""
+
+    exit_status = 3
+
+
+class CentreFailed(Unreachable):
+    """A process of the centre did not come up."""

@@ -1,0 +1,79 @@
+"""One command in one VM: started, its output taken under a window, signalled, ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from broker.connection import Connection
+from broker.errors import NotDelivered
+from broker.routes import down
+from broker.rpc import Caller
+from console.errors import CommandFailed
+from console.output import OutputOrder
+from schemas.execs import ExecEnded, ExecOutput, ExecRun, ExecSignal, ExecWindow, Stream
+from schemas.ids import uuid7
+
+#: Takes output as it comes; while it runs, the command is held back by its window.
+OnOutput = Callable[[Stream, bytes], Awaitable[None]]
+#: A command may end this much later than its own limit, since its end must come back to us, seconds.
+GRACE_S = 60.0
+
+
+class Execution:
+    """See the module. Belongs to the client's loop."""
+
+    def __init__(
+        self, connection: Connection, caller: Caller, vm: str, command: ExecRun, on_output: OnOutput | None
+    ) -> None:
+        self._connection, self._caller = connection, caller
+        self._vm, self._command = vm, command
+        self._on_output = on_output
+        self._order = OutputOrder()
+        self._telling: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> ExecEnded:
+        """Run it to its end. Raises RemoteError (it cannot be run), CallTimeout, Unroutable; CommandFailed when some
+        of its output was lost on the way."""
+        self._connection.on_up.append(self._on_reconnect)
+        try:
+            return await self._follow()
+        finally:
+            self._connection.on_up.remove(self._on_reconnect)
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to the command's process group. Raises NotDelivered."""
+        await self._caller.tell(down(self._vm), ExecSignal(call=self._command.id, signal=number, id=uuid7()))
+
+    async def _follow(self) -> ExecEnded:
+        timeout_s = self._command.timeout_s + GRACE_S
+        ended = None
+        async for _, message in self._caller.stream(self._vm, self._command, timeout_s=timeout_s):
+            if isinstance(message, ExecOutput):
+                await self._take(message)
+            elif isinstance(message, ExecEnded):
+                ended = message
+        if ended is None:
+            raise CommandFailed(f"{self._vm} answered the command with something else", "update the agent in its image")
+        if lost := self._order.finish(ended.output_messages):
+            text = f"the command ended with {ended.exit_status}; {lost} pieces of its output were lost in a reconnect"
+            raise CommandFailed(text, "send long output to a file in the VM and pull it")
+        return ended
+
+    async def _take(self, piece: ExecOutput) -> None:
+        data = self._order.take(piece)
+        if data and self._on_output is not None:
+            await self._on_output(piece.stream, data)
+        if (limit := self._order.grant()) is not None:
+            await self._allow(limit)
+
+    async def _allow(self, limit: int) -> None:
+        try:
+            await self._caller.tell(down(self._vm), ExecWindow(call=self._command.id, limit_bytes=limit))
+        except NotDelivered:
+            return  # the link broke: the next one grants again
+
+    def _on_reconnect(self) -> None:
+        task = asyncio.ensure_future(self._allow(self._order.grant_again()))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)

@@ -1,0 +1,129 @@
+"""Files as a console moves them: to and from VMs, inputs to the store, outputs out of it.
+
+The transfers themselves are ``broker.transfer``'s. One that stands still for too long is given up here, since no
+receiver ever gives up by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from broker.errors import TransferFailed
+from broker.routes import kind_of
+from broker.transfer import Transfers
+from broker.transfer.sending import digest_file
+from broker.transfer.transfers import ANY_ADAPTER
+from console.errors import BadInput, CommandFailed, ConsoleError, Unreachable
+from schemas.errors import ErrorCode
+from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
+from schemas.jobs import OutputEntry
+
+T = TypeVar("T")
+
+#: Called with (bytes so far, size); the size is 0 while it is not known.
+Progress = Callable[[int, int], None]
+#: A transfer without a byte for this long is given up, seconds; a receiver finds a broken run after 3.
+STILL_S = 45.0
+
+
+class FileCalls:
+    """See the module. Raises TransferFailed when the other side says no, CommandFailed or Unreachable when it says
+    nothing, BadInput for a local file that cannot be used; a local target is whole or as it was."""
+
+    def __init__(self, transfers: Transfers, *, still_s: float = STILL_S) -> None:
+        self._transfers = transfers
+        self._still_s = still_s
+
+    async def push(self, local: Path, vm: str, path: str, progress: Progress | None = None) -> str:
+        """Send a file into a VM; give its SHA-256. An executable one stays so."""
+        executable = await asyncio.to_thread(os.access, local, os.X_OK)
+        return await self._send(local, vm, lambda _: GuestFile(path=path, executable=executable), progress)
+
+    async def pull(self, vm: str, path: str, local: Path, progress: Progress | None = None) -> FileOffer:
+        """Take a file out of a VM."""
+        return await self._take(vm, GuestFile(path=path), local, 0, progress)
+
+    async def upload(self, local: Path, progress: Progress | None = None) -> str:
+        """Put a file in the store as a job's input; give its SHA-256. One that is there already succeeds at once."""
+        return await self._send(local, ANY_ADAPTER, lambda sha256: InputFile(sha256=sha256), progress)
+
+    async def download(self, output: OutputFile, entry: OutputEntry, local: Path, progress: Progress | None) -> None:
+        """Take an output of a job: out of the ledger's record where it rides in it, else out of the store."""
+        if entry.content is not None or entry.size == 0:
+            await asyncio.to_thread(_write, local, entry.content or b"")
+            return
+        offer = await self._take(ANY_ADAPTER, output, local, entry.size, progress)
+        if offer.sha256 != entry.sha256:
+            await asyncio.to_thread(local.unlink, missing_ok=True)
+            raise TransferFailed(ErrorCode.CONFLICT, f"output {entry.name!r}: the store's file is not the job's")
+
+    async def _send(self, local: Path, peer: str, name: Callable[[str], FileName], progress: Progress | None) -> str:
+        try:
+            size, sha256 = await asyncio.to_thread(digest_file, local)
+        except OSError as error:
+            raise BadInput(f"{local}: cannot be read: {error.strerror}", "name a file that can be read") from error
+        offer = FileOffer(file=name(sha256), size=size, sha256=sha256)
+        watch = _Watch(size, progress)
+        await self._while_moving(
+            self._transfers.send_file(local, offer, peer, progress=watch.on_bytes), watch, peer, str(local)
+        )
+        return sha256
+
+    async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
+        get = FileGet(file=file)
+        partial = local.parent / f".{local.name}.{get.id[-12:]}.part"
+        watch = _Watch(size, progress)
+        work = self._transfers.fetch_file(get, local, partial, peer, progress=watch.on_bytes)
+        try:
+            return await self._while_moving(work, watch, peer, local.name)
+        finally:
+            partial.unlink(missing_ok=True)
+            partial.with_suffix(".mark").unlink(missing_ok=True)
+
+    async def _while_moving(self, work: Coroutine[Any, Any, T], watch: _Watch, peer: str, what: str) -> T:
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=1.0)
+                if not task.done() and watch.still_s() > self._still_s:
+                    raise _silence(peer, what, self._still_s)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+class _Watch:
+    """When a transfer last moved."""
+
+    def __init__(self, size: int, progress: Progress | None) -> None:
+        self._size, self._progress = size, progress
+        self._moved_at = time.monotonic()
+
+    def on_bytes(self, count: int) -> None:
+        self._moved_at = time.monotonic()
+        if self._progress is not None:
+            self._progress(count, self._size)
+
+    def still_s(self) -> float:
+        return time.monotonic() - self._moved_at
+
+
+def _silence(peer: str, what: str, still_s: float) -> ConsoleError:
+    if kind_of(peer) == "adapter":
+        text = f"{what}: no storage adapter answered for {still_s:.0f} s"
+        return Unreachable(text, "see with `volcloud status` whether one runs, and its log in DIR/log")
+    text = f"{what}: {peer} did not answer for {still_s:.0f} s"
+    return CommandFailed(text, "see with `volcloud vm list` whether its agent is ready, then try again")
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(content)
+    fresh.replace(path)
