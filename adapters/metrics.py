@@ -1,17 +1,30 @@
 """What an adapter tells Prometheus: throughput, waits, run times, leases, failures.
 
 One registry a process, handed in; every label combination exists from the start, so that the first event shows as an
-increase. Labels are bounded words: never the id of a host, a VM or a job.
+increase. Labels are bounded words: never the id of a host, a VM or a job. Numbers about the whole ledger are the same
+in every job adapter and 0 in a storage adapter: a query takes their maximum, never their sum.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from importlib.metadata import version
+from typing import Any, NamedTuple, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    start_http_server,
+)
 
 from schemas.ledger import JobState
+
+log = logging.getLogger(__name__)
 
 _M = TypeVar("_M", Counter, Gauge, Histogram)
 
@@ -20,94 +33,182 @@ BUCKETS = (
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600,
 )  # fmt: skip
 
-OUTCOMES = ("done", "failed", "cancelled", "lost")
-REASONS = ("undecodable", "foreign_key", "not_taken", "failed", "stale_generation", "superseded", "flood")
-NOT_DELIVERED = ("Unroutable", "Refused", "Disconnected", "Forbidden")
+#: States that a job leaves by an order only.
+OUTCOMES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD)
+#: States that the gauge shows: what has ended is history, which the counters tell.
+OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.FAILED, JobState.CANCELLED))
+#: How an attempt ends: said by its guest, or by the ledger when the guest has gone (lost, expired).
+ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "expired")
+#: Why a message had no effect.
+REASONS = (
+    *("undecodable", "foreign_key", "not_taken", "failed", "flood"),
+    *("stale_generation", "stale_hello", "stale_inventory"),
+    *("unknown_attempt", "foreign_attempt", "foreign_vm", "superseded", "cancelled"),
+)
+NOT_DELIVERED = ("unroutable", "refused", "disconnected", "forbidden", "other")
+VERDICTS = ("accepted", "refused")
 DIRECTIONS = ("in", "out")
-VM_STATES = ("running", "paused", "saved", "poweredoff", "aborted", "other")
+HOST_STATES = ("present", "absent")
+#: What a VM that exists may be; ``other`` is a word of a newer host agent.
+VM_STATES = (
+    *("running", "paused", "saved", "poweredoff", "aborted", "stuck", "unknown"),
+    *("starting", "pausing", "saving", "restoring", "stopping", "other"),
+)
 STEPS = ("stage_in", "run", "validate", "stage_out")
+#: What becomes of a guest's request for work beside an assignment.
+FATES = ("forgotten", "unblocked", "served", "on_its_way")
+
+
+class Target(NamedTuple):
+    """Where a number of the ledger goes: an attribute of ``Metrics``, and its label's value if it has one."""
+
+    metric: str
+    word: str = ""
+
+
+#: Counters by the names in ``Tx.counts``.
+COUNTS: Mapping[str, Target] = {
+    "jobs_submitted": Target("submitted"),
+    "jobs_assigned": Target("assigned"),
+    "jobs_requeued": Target("requeued"),
+    "jobs_retried": Target("retried"),
+    "completions": Target("completions"),
+    "leases_renewed": Target("renewed"),
+    "attempts_revived": Target("revived"),
+    "requests_forgotten": Target("fates", "forgotten"),
+    "requests_unblocked": Target("fates", "unblocked"),
+    "request_served": Target("fates", "served"),
+    "assignment_on_its_way": Target("fates", "on_its_way"),
+    **{f"jobs_{word}": Target("jobs", word) for word in OUTCOMES},
+    **{f"attempts_{word}": Target("attempts", word) for word in ATTEMPT_OUTCOMES},
+    **{f"submissions_{word}": Target("submissions", word) for word in VERDICTS},
+    **{word: Target("refusals", word) for word in REASONS},
+}
+#: Histograms by the names in ``Tx.observations``.
+OBSERVATIONS: Mapping[str, Target] = {
+    "wait": Target("wait_seconds"),
+    "turnaround": Target("duration_seconds"),
+    **{word: Target("step_seconds", word) for word in STEPS},
+}
+
+
+class _Reconnects:
+    """Turns the connection's number of links into a counter, which Prometheus can take rates of."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._seen = 1
+
+    def set(self, links: int) -> None:
+        """Take the number of links made since the start; the first one is no reconnect."""
+        self._counter.inc(max(0, links - self._seen))
+        self._seen = max(links, self._seen)
 
 
 class Metrics:
-    """The metrics of one adapter."""
+    """The metrics of one adapter. Any thread may write them."""
 
     def __init__(self, adapter: str, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._adapter = adapter
-        self.jobs = self._counter("vc_jobs_total", "Attempts that ended, by outcome", "outcome", OUTCOMES)
-        self.submitted = self._counter("vc_jobs_submitted_total", "Jobs accepted into the ledger")
-        self.assigned = self._counter("vc_jobs_assigned_total", "Assignments made")
-        self.refusals = self._counter("vc_messages_refused_total", "Messages that had no effect", "reason", REASONS)
-        self.undelivered = self._counter(
+        self._words: dict[Counter | Gauge | Histogram, tuple[str, ...]] = {}
+        self._make_counters()
+        self._make_histograms()
+        self._make_gauges()
+        ProcessCollector(registry=registry)
+
+    def _make_counters(self) -> None:
+        make = self._counter
+        self.jobs = make("vc_jobs_total", "Jobs that ended or are held, by outcome", "outcome", OUTCOMES)
+        self.attempts = make("vc_attempts_total", "Attempts that ended, by outcome", "outcome", ATTEMPT_OUTCOMES)
+        self.submitted = make("vc_jobs_submitted_total", "Jobs accepted into the ledger")
+        self.assigned = make("vc_jobs_assigned_total", "Assignments made")
+        self.requeued = make("vc_jobs_requeued_total", "Jobs that wait again after a failed or lost attempt")
+        self.retried = make("vc_jobs_retried_total", "Jobs released by a person")
+        self.submissions = make("vc_submissions_total", "Submissions answered, by verdict", "verdict", VERDICTS)
+        self.completions = make("vc_completions_total", "Completions that counted, repeated ones included")
+        self.renewed = make("vc_leases_renewed_total", "Leases renewed by beats")
+        self.revived = make("vc_attempts_revived_total", "Attempts that came back after their lease")
+        self.fates = make("vc_job_requests_total", "Requests for work that led to no assignment", "fate", FATES)
+        self.refusals = make("vc_messages_refused_total", "Messages that had no effect", "reason", REASONS)
+        self.undelivered = make(
             "vc_publish_failed_total", "Publishes that the broker did not confirm", "reason", NOT_DELIVERED
         )
-        self.outbox_again = self._counter("vc_outbox_republished_total", "Messages published again from the outbox")
-        self.transfer = self._counter("vc_transfer_bytes_total", "Bytes of files moved", "direction", DIRECTIONS)
-        self.confirm_seconds = self._histogram("vc_publish_confirm_seconds", "Publish to confirm of a batch")
-        self.wait_seconds = self._histogram("vc_job_wait_seconds", "Submission to assignment")
-        self.duration_seconds = self._histogram("vc_job_duration_seconds", "Assignment to the end of a done job")
-        self.step_seconds = self._histogram("vc_job_step_seconds", "Time of one step of an attempt", "step", STEPS)
-        self.states = self._gauge("vc_jobs_in_state", "Jobs in the ledger", "state", tuple(JobState))
-        self.requests = self._gauge("vc_job_requests_waiting", "Free job slots that wait for a job")
-        self.oldest_wait = self._gauge("vc_job_oldest_wait_seconds", "Age of the oldest waiting job")
-        self.leases = self._gauge("vc_leases_active", "Attempts that hold a lease")
-        self.outbox = self._gauge("vc_outbox_messages", "Messages committed and not confirmed")
-        self.hosts = self._gauge("vc_hosts", "Hosts that the centre knows", "state", ("present", "absent"))
-        self.vms = self._gauge("vc_vms", "VMs that the centre knows", "state", VM_STATES)
-        self.connected = self._gauge("vc_broker_connected", "1 while the broker link is up")
-        self.reconnects = self._gauge("vc_broker_links", "Links made to the broker since the start")
-        self._gauge("vc_build_info", "Always 1", "version", ("0.1.0",)).labels(adapter, "0.1.0").set(1)
+        self.outbox_again = make("vc_outbox_republished_total", "Messages published again from the outbox")
+        self.transfer = make("vc_transfer_bytes_total", "Bytes of whole files moved", "direction", DIRECTIONS)
+        self.reconnects = _Reconnects(make("vc_broker_reconnects_total", "Links made after the first one"))
+
+    def _make_histograms(self) -> None:
+        make = self._histogram
+        self.confirm_seconds = make("vc_publish_confirm_seconds", "Publish to confirm of a batch from the outbox")
+        self.wait_seconds = make("vc_job_wait_seconds", "Submission to assignment")
+        self.duration_seconds = make("vc_job_duration_seconds", "Submission to the end of a done job")
+        self.step_seconds = make("vc_job_step_seconds", "Time of one step of a done attempt", "step", STEPS)
+
+    def _make_gauges(self) -> None:
+        make = self._gauge
+        self.states = make("vc_jobs_in_state", "Jobs that have not ended", "state", OPEN_STATES)
+        self.requests = make("vc_job_requests_waiting", "Requests for work that wait for a job")
+        self.oldest_wait = make("vc_job_oldest_wait_seconds", "Age of the oldest waiting job")
+        self.leases = make("vc_leases_active", "Attempts that hold a lease")
+        self.outbox = make("vc_outbox_messages", "Messages committed and not confirmed")
+        self.hosts = make("vc_hosts", "Hosts that the centre knows", "state", HOST_STATES)
+        self.vms = make("vc_vms", "VMs that the centre knows and that exist", "state", VM_STATES)
+        self.connected = make("vc_broker_connected", "1 while the broker link is up")
+        release = version("volunteer-cloud")
+        make("vc_build_info", "Always 1", "version", (release,)).labels(self._adapter, release).set(1)
 
     def serve(self, port: int, address: str) -> None:
         """Answer scrapes at ``address:port``; nothing for port 0. Raises OSError when the port is taken."""
         if port:
+            # Each counter would have a second series with the time at which it was made.
+            disable_created_metrics()  # type: ignore[no-untyped-call]
             start_http_server(port, address, self._registry)
 
     def note(self, counts: Mapping[str, int], observations: Iterable[tuple[str, float]]) -> None:
         """Take over what a transaction counted and observed, by the names that the ledger gives."""
         for name, number in counts.items():
-            self._count(name, number)
+            counter = self._find(COUNTS, name)
+            if counter is not None:
+                counter.inc(number)
         for name, seconds in observations:
-            self._observe(name, seconds)
+            histogram = self._find(OBSERVATIONS, name)
+            if histogram is not None:
+                histogram.observe(seconds)
 
     def refused(self, reason: str) -> None:
-        """Count a message that had no effect."""
+        """Count a message that had no effect; a reason that is not known counts as ``failed``."""
         self.refusals.labels(self._adapter, reason if reason in REASONS else "failed").inc()
 
     def not_delivered(self, reason: str) -> None:
-        """Count a publish that was not confirmed."""
-        self.undelivered.labels(self._adapter, reason if reason in NOT_DELIVERED else "Disconnected").inc()
+        """Count a publish that was not confirmed, by the name of its error."""
+        word = reason.lower()
+        self.undelivered.labels(self._adapter, word if word in NOT_DELIVERED else "other").inc()
 
     def moved(self, direction: str, size: int) -> None:
         """Count bytes of a file."""
         self.transfer.labels(self._adapter, direction).inc(size)
 
     def set_state(self, gauge: Gauge, values: Mapping[str, int], known: Iterable[str]) -> None:
-        """Set a gauge for every known state; what is not known counts as ``other`` where there is one."""
-        words = list(known)
+        """Set a gauge for those of the known states that it shows.
+
+        What it does not show counts as ``other`` where it has that word, but for VMs that do not exist any more.
+        """
+        words = [word for word in known if word in self._words[gauge]]
         for word in words:
             gauge.labels(self._adapter, word).set(values.get(word, 0))
-        rest = sum(number for word, number in values.items() if word not in words)
         if "other" in words:
+            rest = sum(number for word, number in values.items() if word not in (*words, "absent"))
             gauge.labels(self._adapter, "other").set(rest)
 
-    def _count(self, name: str, number: int) -> None:
-        if name == "jobs_submitted":
-            self.submitted.inc(number)
-        elif name == "jobs_assigned":
-            self.assigned.inc(number)
-        elif name.startswith("attempts_") and name[9:] in OUTCOMES:
-            self.jobs.labels(self._adapter, name[9:]).inc(number)
-        elif name in REASONS:
-            self.refusals.labels(self._adapter, name).inc(number)
-
-    def _observe(self, name: str, seconds: float) -> None:
-        if name == "wait":
-            self.wait_seconds.observe(seconds)
-        elif name == "duration":
-            self.duration_seconds.observe(seconds)
-        elif name in STEPS:
-            self.step_seconds.labels(self._adapter, name).observe(seconds)
+    def _find(self, table: Mapping[str, Target], name: str) -> Any:
+        """Give the metric of one of the ledger's names; None for a name of a newer ledger, which the log tells."""
+        target = table.get(name)
+        if target is None:
+            log.warning("no metric for this number", extra={"number": name})
+            return None
+        metric = getattr(self, target.metric)
+        return metric.labels(self._adapter, target.word) if target.word else metric
 
     def _counter(self, name: str, text: str, label: str = "", values: Iterable[str] = ()) -> Counter:
         return self._labelled(Counter(name, text, self._labels(label), registry=self._registry), values)
@@ -124,9 +225,10 @@ class Metrics:
 
     def _labelled(self, metric: _M, values: Iterable[str]) -> _M:
         """Make every label combination; a metric of this adapter alone comes back bound to it."""
-        words = list(values)
+        words = tuple(values)
         if not words:
             return metric.labels(self._adapter)
         for word in words:
             metric.labels(self._adapter, word)
+        self._words[metric] = words
         return metric

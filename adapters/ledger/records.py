@@ -141,7 +141,7 @@ def next_step(state: str, ref: str, failures: int, reason: str, cancel_requested
     if state == JobState.HELD:
         return f"held ({reason}): look at its hosts with `volcloud job why {ref}`, then `volcloud job retry {ref}`"
     if state == JobState.DONE:
-        return f"fetch its output with `volcloud job output {ref}`"
+        return f"fetch its output with `volcloud job fetch {ref}`"
     if state in (JobState.CANCELLED, JobState.FAILED):
         return "nothing: it has ended"
     if cancel_requested:

@@ -1,0 +1,40 @@
+# What a person types. Each target sets up what it needs first: see deploy/setup.sh and deploy/packages.txt.
+# ARGS goes to the program: make demo ARGS="--hypervisor process", make test ARGS="tests/unit -k lease",
+# make bench ARGS="rpc --quick".
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+ARGS :=
+
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make demo   the whole system on this machine: four physics jobs in two virtual machines"
+	@echo "make test   every check: ruff, mypy, pytest"
+	@echo "make bench  ours beside its peers: rpc, jobs, transfer"
+	@echo "make lint   ruff and mypy alone"
+	@echo "make setup  Debian packages and .venv for the demo, and nothing else"
+	@echo "make clean  remove what the targets made in this directory"
+
+setup:
+	@deploy/setup.sh demo
+
+demo:
+	@began=$$(date +%s.%N); deploy/setup.sh demo && exec $(PYTHON) -m console.demo --began $$began $(ARGS)
+
+test:
+	@deploy/setup.sh test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest $(ARGS)
+
+lint:
+	@deploy/setup.sh test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+bench:
+	@deploy/setup.sh bench && exec $(PYTHON) -m benchmarks $(ARGS)
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

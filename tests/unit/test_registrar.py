@@ -1,0 +1,336 @@
+"""Who gets which credential: hosts ask for their VMs, VMs trade and confirm, consoles mint and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.address import Address, read_address
+from broker.errors import ManagementError
+from broker.keys.realm import FakeRealm
+from broker.keys.registrar import Registrar
+from broker.keys.store import Store
+from broker.principals import Kind, Principal
+from schemas.enrol import (
+    Credential,
+    EnrolConfirm,
+    EnrolGrant,
+    EnrolGranted,
+    EnrolRevoke,
+    EnrolTrade,
+    KeysDelete,
+    KeysMint,
+)
+from schemas.envelope import Done, Failed, Message, Ping
+from schemas.errors import ErrorCode
+
+BROKER = Address(host="broker", port=5672, user="", password="")
+
+
+class Desk:
+    """A registrar with its realm, and the questions that a test asks it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.realm = FakeRealm()
+        self.directory = directory
+        self.store = Store(directory / "keys.sqlite")
+        self.registrar = Registrar(self.realm, self.store, directory / "credentials", BROKER)
+        self.now_s = 1000.0
+
+    def restart(self) -> None:
+        self.store.close()
+        self.store = Store(self.directory / "keys.sqlite")
+        self.registrar = Registrar(self.realm, self.store, self.directory / "credentials", BROKER)
+
+    def ask(self, sender: str, message: Message) -> Any:
+        return self.registrar.handle(sender, message, self.now_s)
+
+    def grant(self, generation: int = 1, host: str = "host-a", vm: str = "vm-a") -> Any:
+        return self.ask(host, EnrolGrant(vm=vm, generation=generation))
+
+    def trade(self, granted: EnrolGranted) -> Any:
+        return self.ask(granted.user, EnrolTrade(generation=granted.generation))
+
+    def enrol(self, generation: int = 1, host: str = "host-a", vm: str = "vm-a") -> Credential:
+        credential = self.trade(self.grant(generation, host, vm))
+        self.ask(vm, EnrolConfirm(generation=generation))
+        assert isinstance(credential, Credential)
+        return credential
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    one = Desk(tmp_path)
+    yield one
+    one.store.close()
+
+
+def code_of(answer: Any) -> ErrorCode:
+    assert isinstance(answer, Failed), answer
+    return answer.code
+
+
+def test_a_vm_gets_its_own_login_for_the_one_in_its_seed(desk: Desk) -> None:
+    granted = desk.grant()
+    credential = desk.trade(granted)
+
+    assert granted.user.startswith("once-")
+    assert credential.user == "vm-a"
+    assert desk.realm.passwords == {granted.user: granted.password, "vm-a": credential.password}
+
+
+def test_the_same_question_gets_the_same_answer_until_the_vm_has_confirmed(desk: Desk) -> None:
+    first = desk.grant()
+    assert desk.grant().user == first.user
+    traded = desk.trade(first)
+    desk.restart()
+
+    again = desk.trade(desk.grant())
+
+    assert (again.user, again.password) == (traded.user, traded.password)
+
+
+def test_a_confirmed_vm_leaves_no_one_time_login_and_no_password_behind(desk: Desk) -> None:
+    granted = desk.grant()
+    credential = desk.trade(granted)
+
+    assert desk.ask("vm-a", EnrolConfirm(generation=1)) is None
+
+    assert desk.realm.passwords == {"vm-a": credential.password}
+    assert code_of(desk.trade(granted)) is ErrorCode.NOT_FOUND
+    record = desk.store.by_vm("vm-a")
+    assert record is not None
+    assert (record.once_user, record.once_password, record.password) == ("", "", "")
+    files = [path for path in desk.directory.iterdir() if path.is_file()]
+    assert all(path.stat().st_mode & 0o077 == 0 for path in files)
+
+
+def test_confirming_twice_or_too_early_changes_nothing(desk: Desk) -> None:
+    desk.ask("vm-a", EnrolConfirm())
+    granted = desk.grant()
+    desk.ask("vm-a", EnrolConfirm(generation=1))
+
+    assert granted.user in desk.realm.passwords
+    desk.trade(granted)
+    desk.ask("vm-a", EnrolConfirm(generation=1))
+    desk.ask("vm-a", EnrolConfirm(generation=1))
+    assert list(desk.realm.passwords) == ["vm-a"]
+
+
+def test_a_newer_generation_locks_the_older_one_out_and_keeps_its_queues(desk: Desk) -> None:
+    old = desk.enrol(generation=1)
+
+    granted = desk.grant(generation=2)
+
+    assert "vm-a" not in desk.realm.passwords
+    assert "vm-a" in desk.realm.queues
+    assert desk.trade(granted).password != old.password
+
+
+def test_a_confirmation_of_the_older_generation_does_not_end_the_newer_ones_login(desk: Desk) -> None:
+    desk.enrol(generation=1)
+    granted = desk.grant(generation=2)
+    desk.trade(granted)
+
+    desk.ask("vm-a", EnrolConfirm(generation=1))
+
+    assert granted.user in desk.realm.passwords
+
+
+def test_an_older_generation_gets_nothing(desk: Desk) -> None:
+    old = desk.grant(generation=1)
+    desk.grant(generation=2)
+
+    assert code_of(desk.grant(generation=1)) is ErrorCode.STALE_GENERATION
+    assert code_of(desk.trade(old)) is ErrorCode.NOT_FOUND
+    assert old.user not in desk.realm.passwords
+
+
+def test_a_trade_for_another_generation_than_the_logins_is_stale(desk: Desk) -> None:
+    granted = desk.grant(generation=2)
+
+    assert code_of(desk.ask(granted.user, EnrolTrade(generation=1))) is ErrorCode.STALE_GENERATION
+    assert "vm-a" not in desk.realm.passwords
+
+
+def test_a_vm_that_lost_its_credential_gets_another_and_the_old_one_is_dropped(desk: Desk) -> None:
+    old = desk.enrol(generation=1)
+
+    new = desk.trade(desk.grant(generation=1))
+
+    assert new.password != old.password
+    assert desk.realm.passwords["vm-a"] == new.password
+    assert "vm-a" in desk.realm.drops
+
+
+def test_a_vm_belongs_to_the_host_that_asked_first(desk: Desk) -> None:
+    credential = desk.enrol(host="host-a")
+
+    assert code_of(desk.grant(generation=9, host="host-b")) is ErrorCode.FORBIDDEN
+    assert code_of(desk.ask("host-b", EnrolRevoke(vm="vm-a"))) is ErrorCode.FORBIDDEN
+    assert desk.realm.passwords == {"vm-a": credential.password}
+
+
+@pytest.mark.parametrize("name", ["host-b", "once-1", "keys", "vm-", "vm-A", "vm-a.b", "adapter-job-1", "", "vm-a\n"])
+def test_a_host_gets_a_login_for_nothing_but_a_vm(desk: Desk, name: str) -> None:
+    assert code_of(desk.grant(vm=name)) is ErrorCode.BAD_REQUEST
+    assert desk.realm.passwords == {}
+
+
+def test_a_deleted_vm_is_gone_with_its_queues_and_its_login(desk: Desk) -> None:
+    desk.trade(desk.grant())
+
+    assert isinstance(desk.ask("host-a", EnrolRevoke(vm="vm-a")), Done)
+    assert isinstance(desk.ask("host-a", EnrolRevoke(vm="vm-a")), Done)
+
+    assert desk.realm.passwords == {}
+    assert "vm-a" not in desk.realm.queues
+    assert desk.store.by_vm("vm-a") is None
+
+
+def test_a_login_that_nobody_used_to_the_end_goes_when_its_time_is_up(desk: Desk) -> None:
+    granted = desk.grant()
+
+    desk.registrar.sweep(desk.now_s + 600, 600)
+    assert granted.user in desk.realm.passwords
+    desk.registrar.sweep(desk.now_s + 601, 600)
+    assert granted.user not in desk.realm.passwords
+
+    assert desk.grant().user != granted.user
+
+
+def test_logins_that_nobody_remembers_are_swept(desk: Desk) -> None:
+    granted = desk.grant()
+    desk.realm.mint(Principal(Kind.ONCE, "once-left"), "x")
+
+    desk.registrar.sweep(desk.now_s, 600)
+
+    assert list(desk.realm.passwords) == [granted.user]
+
+
+def test_a_console_mints_a_site_once_and_reads_the_same_credential_each_time(desk: Desk) -> None:
+    first = desk.ask("console-op", KeysMint(site="cern"))
+    desk.restart()
+    second = desk.ask("console-op", KeysMint(site="cern"))
+
+    assert first.user == "site-cern"
+    assert second.password == first.password == desk.realm.passwords["site-cern"]
+
+
+def test_a_console_deletes_a_site_for_good(desk: Desk) -> None:
+    first = desk.ask("console-op", KeysMint(site="cern"))
+
+    assert isinstance(desk.ask("console-op", KeysDelete(principal="site-cern")), Done)
+    assert isinstance(desk.ask("console-op", KeysDelete(principal="site-cern")), Done)
+
+    assert desk.realm.passwords == {}
+    assert desk.ask("console-op", KeysMint(site="cern")).password != first.password
+
+
+def test_with_a_host_go_its_vms_and_no_others(desk: Desk) -> None:
+    desk.registrar.ensure(["host-a"])
+    desk.enrol(host="host-a", vm="vm-a")
+    desk.grant(host="host-a", vm="vm-b")
+    desk.enrol(host="host-b", vm="vm-c")
+
+    desk.ask("console-op", KeysDelete(principal="host-a"))
+
+    assert list(desk.realm.passwords) == ["vm-c"]
+    assert not (desk.directory / "credentials" / "host-a.json").exists()
+
+
+@pytest.mark.parametrize("name", ["keys", "adapter-job-1", "console-op", "once-1"])
+def test_what_a_console_may_not_delete_stays(desk: Desk, name: str) -> None:
+    desk.registrar.ensure([name])
+
+    assert code_of(desk.ask("console-op", KeysDelete(principal=name))) is ErrorCode.FORBIDDEN
+    assert name in desk.realm.passwords
+
+
+@pytest.mark.parametrize(
+    ("sender", "message"),
+    [
+        ("vm-a", EnrolGrant(vm="vm-b")),
+        ("once-1", EnrolGrant(vm="vm-b")),
+        ("site-a", KeysMint(site="b")),
+        ("host-a", KeysDelete(principal="host-b")),
+        ("vm-a", EnrolRevoke(vm="vm-a")),
+        ("host-a", EnrolTrade()),
+        ("administrator", KeysMint(site="b")),
+        ("host-a", Ping()),
+    ],
+)
+def test_nobody_may_ask_for_what_is_anothers(desk: Desk, sender: str, message: Message) -> None:
+    assert code_of(desk.ask(sender, message)) is ErrorCode.FORBIDDEN
+    assert desk.realm.passwords == {}
+
+
+def test_ensured_principals_keep_their_password_and_follow_the_broker_to_another_port(desk: Desk) -> None:
+    desk.registrar.ensure(["host-a", "adapter-job-1"])
+    path = desk.directory / "credentials" / "host-a.json"
+    first = read_address(path)
+    moved = Address(host="broker", port=7777, user="", password="")
+
+    Registrar(desk.realm, desk.store, path.parent, moved).ensure(["host-a"])
+
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert (read_address(path).port, read_address(path).password) == (7777, first.password)
+    assert desk.realm.passwords["host-a"] == first.password
+
+
+class BreakingRealm(FakeRealm):
+    """Fails at the n-th thing that is asked of it, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails_at = 0
+        self.calls = 0
+
+    def _count(self) -> None:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise ManagementError("away")
+
+    def mint(self, principal: Principal, password: str) -> None:
+        self._count()
+        super().mint(principal, password)
+
+    def unmint(self, principal: Principal) -> None:
+        self._count()
+        super().unmint(principal)
+
+    def lock_out(self, principal: Principal) -> None:
+        self._count()
+        super().lock_out(principal)
+
+
+@pytest.mark.parametrize("fails_at", range(1, 12))
+def test_whatever_breaks_off_asking_again_brings_it_to_its_end(tmp_path: Path, fails_at: int) -> None:
+    desk = Desk(tmp_path)
+    realm = desk.realm = BreakingRealm()
+    desk.restart()
+    realm.fails_at = fails_at
+    script: list[tuple[str, Message]] = [
+        ("host-a", EnrolGrant(vm="vm-a", generation=1)),
+        ("once", EnrolTrade(generation=1)),
+        ("vm-a", EnrolConfirm(generation=1)),
+        ("host-a", EnrolGrant(vm="vm-a", generation=2)),
+        ("once", EnrolTrade(generation=2)),
+        ("vm-a", EnrolConfirm(generation=2)),
+    ]
+    answers: list[Any] = []
+
+    for sender, message in script:
+        who = answers[-1].user if sender == "once" else sender
+        try:
+            answers.append(desk.ask(who, message))
+        except ManagementError:
+            desk.restart()
+            answers.append(desk.ask(who, message))
+
+    desk.store.close()
+    assert realm.passwords == {"vm-a": answers[4].password}
+    assert realm.queues >= {"vm-a"}
