@@ -140,9 +140,11 @@ class Management:
         found = self._get(f"vhosts/{self._vhost}/connections?columns={columns}", list[_RawConnection])
         return sorted(ConnectionInfo(one.connected_at, one.name, one.user, one.user_provided_name) for one in found)
 
-    def close_connection(self, name: str, reason: str) -> None:
-        """Close a connection; its client is told the reason. Idempotent."""
-        self._ask("DELETE", f"connections/{quote(name, safe='')}", None, allowed={404}, headers={"X-Reason": reason})
+    def close_connection(self, name: str, reason: str) -> bool:
+        """Close a connection; its client is told the reason. False for one that is not known: gone, or too young."""
+        path = f"connections/{quote(name, safe='')}"
+        status, _ = self._ask("DELETE", path, None, allowed={404}, headers={"X-Reason": reason})
+        return status != 404
 
     def _get(self, path: str, shape: type[Any]) -> Any:
         _, body = self._ask("GET", path, None)

@@ -75,9 +75,9 @@ class BrokerRealm:
         """Give the live connections, oldest first."""
         return self.management.connections()
 
-    def close_connection(self, name: str, reason: str) -> None:
-        """Close one connection."""
-        self.management.close_connection(name, reason)
+    def close_connection(self, name: str, reason: str) -> bool:
+        """Close one connection; False for one that is not known: gone, or too young."""
+        return self.management.close_connection(name, reason)
 
     def _declarer(self) -> Declarer:
         address = self.address

@@ -2,7 +2,7 @@
 
 A VM belongs to the host that first asked for it. Its one-time login is good for one generation; the same question gets
 the same answer until the VM has confirmed, so a lost answer or a redelivery costs nothing. What is handed out is on
-disk before the broker knows it. Not for several threads at a time.
+disk before. Not for several threads at a time.
 """
 
 from __future__ import annotations
@@ -182,11 +182,12 @@ class Registrar:
         self._store.put(msgspec.structs.replace(record, once_user="", once_password="", password=""))
 
     def _ensure(self, principal: Principal) -> Address:
+        """The file comes last: whoever waits for it can log in."""
         path = self._file_of(principal)
         password = read_address(path).password if path.exists() else new_password()
         address = msgspec.structs.replace(self._broker, user=principal.name, password=password)
-        write_address(path, address)
         self._realm.mint(principal, password)
+        write_address(path, address)
         return address
 
     def _file_of(self, principal: Principal) -> Path:

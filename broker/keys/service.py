@@ -1,7 +1,7 @@
 """The key manager at work: what comes to ``vc.enrol`` goes to the registrar, one by one, and the answers back.
 
 It also hears from the broker itself who connected, and closes what an agent's new connection replaces: RabbitMQ's event
-exchange says so at once, while the management API's list, read at each sweep for what was missed, lags 5 s.
+exchange says so at once, while the management API, whose list is read at each sweep for what was missed, lags 5 s.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 #: Messages that wait here while one is being dealt with.
 PREFETCH = 50
+#: The management API knows a connection some 5 s after it was opened, and closes none before.
+CLOSE_AGAIN_S = 0.5
+CLOSE_ATTEMPTS = 20
 
 
 class Service:
@@ -100,9 +103,16 @@ class Service:
         if route is None:
             log.warning("no way to answer", extra={"sender": sender})
             return
-        properties = {"correlation_id": delivery.properties.correlation_id, "persistent": _keeps_queue(sender)}
         try:
-            await self._connection.deliver(*route, encode(answer), message_id=answer.id, **properties)
+            await self._connection.deliver(
+                *route,
+                encode(answer),
+                message_id=answer.id,
+                correlation_id=delivery.properties.correlation_id,
+                persistent=_keeps_queue(sender),
+                # An answer by direct reply-to arrives, and is nevertheless returned as unroutable (3.10).
+                mandatory=bool(route.exchange),
+            )
         except Unroutable:
             log.info("asker gone", extra={"sender": sender})
 
@@ -124,10 +134,17 @@ class Service:
             log.warning("sweep failed", extra={"why": str(error)})
 
     async def _close(self, names: list[str]) -> None:
-        for name in names:
-            log.info("connection replaced", extra={"connection": name})
-            self._sessions.closed(name)
-            await asyncio.to_thread(self._realm.close_connection, name, "the agent has a newer connection")
+        await asyncio.gather(*(self._close_one(name) for name in names))
+
+    async def _close_one(self, name: str) -> None:
+        """Close a connection; one that the management API does not know yet, for as long as it is open."""
+        for _ in range(CLOSE_ATTEMPTS):
+            if await asyncio.to_thread(self._realm.close_connection, name, "the agent has a newer connection"):
+                log.info("connection replaced", extra={"connection": name})
+                return
+            if not self._sessions.is_open(name):
+                return
+            await asyncio.sleep(CLOSE_AGAIN_S)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -139,11 +156,13 @@ def _keeps_queue(sender: str) -> bool:
 
 
 def _route_back(delivery: Delivery, sender: str, message: Message) -> Route | None:
-    """By what the broker vouches for; a one-time login has no queue, and names nothing but its direct reply-to."""
-    if kind_of(sender) != Kind.ONCE:
+    """By what the broker vouches for; a one-time login has no queue, and names nothing but its direct reply-to. None
+    for those that we may not write to: trying would close our connection."""
+    if kind_of(sender) in (Kind.HOST, Kind.VM, Kind.CONSOLE):
         return reply("keys", sender, message.reply)
     reply_to = delivery.properties.reply_to or ""
-    return Route("", reply_to) if reply_to.startswith(f"{DIRECT_REPLY_TO}.") else None
+    is_direct = kind_of(sender) == Kind.ONCE and reply_to.startswith(f"{DIRECT_REPLY_TO}.")
+    return Route("", reply_to) if is_direct else None
 
 
 def _info(headers: dict[str, Any]) -> ConnectionInfo:

@@ -32,6 +32,10 @@ class Sessions:
             if (one.user, one.label) == (info.user, info.label) and one < info
         ]
 
+    def is_open(self, name: str) -> bool:
+        """Whether a connection is still there, as far as is known."""
+        return name in self._open
+
     def closed(self, name: str) -> None:
         """Note that a connection is gone. Idempotent."""
         self._open.pop(name, None)
