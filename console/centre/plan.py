@@ -12,6 +12,7 @@ import msgspec
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from broker.address import write_private
+from broker.keys.config import KeysConfig
 from broker.node import LOOPBACK
 from broker.ports import free_ports
 from console.centre.layout import Layout
@@ -106,12 +107,13 @@ def settle_names(plan: Plan) -> Names:
 
 
 def write_configurations(plan: Plan, names: Names, images: list[str]) -> None:
-    """Write the configuration of every adapter and of the host agent."""
+    """Write the configuration of every process."""
     layout = plan.layout
     configs: dict[str, msgspec.Struct] = {
         **{process: _job_adapter(plan, names, process) for process in job_adapter_names(plan)},
         **{process: _storage_adapter(plan, names, process) for process in storage_adapter_names(plan)},
         HOST_AGENT: _host_agent(plan, names, images),
+        KEY_MANAGER: _key_manager(plan, names),
     }
     for process, config in configs.items():
         write_private(layout.config(process), render_toml(config).encode())
@@ -156,6 +158,14 @@ def _ledger(plan: Plan) -> str:
 
 def _store(plan: Plan) -> str:
     return f"file://{plan.layout.root / 'store'}"
+
+
+def _key_manager(plan: Plan, names: Names) -> KeysConfig:
+    return KeysConfig(
+        administrator=str(plan.layout.node / "node.json"),
+        directory=str(plan.layout.root),
+        principals=principals(plan, names),
+    )
 
 
 def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:

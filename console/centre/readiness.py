@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
+from broker.address import read_address
 from broker.node import LOOPBACK
 from console.async_client import AsyncClient
 from console.centre.layout import Layout
@@ -19,10 +21,10 @@ READY_S = 240.0
 _POLL_S = 0.1
 
 
-async def wait_credentials(plan: Plan, names: Names) -> None:
-    """Wait until the key manager has written every credential. Raises CentreFailed."""
+async def wait_credentials(plan: Plan, names: Names, port: int) -> None:
+    """Wait until the key manager has written every credential for the broker on ``port``. Raises CentreFailed."""
     deadline = time.monotonic() + CREDENTIALS_S
-    while missing := _missing_credentials(plan.layout, plan, names):
+    while missing := _missing_credentials(plan, names, port):
         _check_time(deadline, missing, plan.layout, KEY_MANAGER)
         await asyncio.sleep(_POLL_S)
 
@@ -69,9 +71,17 @@ async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, began
     return f"VMs: {len(running)} of {plan.vms} running, {len(ready)} ready{told}"
 
 
-def _missing_credentials(layout: Layout, plan: Plan, names: Names) -> str:
-    missing = [name for name in principals(plan, names) if not layout.credential(name).exists()]
+def _missing_credentials(plan: Plan, names: Names, port: int) -> str:
+    missing = [name for name in principals(plan, names) if _port_in(plan.layout.credential(name)) != port]
     return f"no credential for {', '.join(missing)}" if missing else ""
+
+
+def _port_in(credential: Path) -> int:
+    """Say where a credential points; 0 for none. One of an earlier run may point where the broker was then."""
+    try:
+        return read_address(credential).port
+    except FileNotFoundError:
+        return 0
 
 
 def _check_time(deadline: float, missing: str, layout: Layout, process: str) -> None:

@@ -15,13 +15,10 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from broker.backoff import backoff
-from broker.entities import administrator, declare
 from broker.errors import BrokerError, NodeError
 from broker.node import NodeAddress, PrivateNode
-from broker.topology import Profile
 from console.centre.child import Child, daemon_command
 from console.centre.guest_image import provide_image
-from console.centre.keys import write_key_manager
 from console.centre.layout import Layout
 from console.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Plan, daemons, settle_names, write_configurations
 from console.centre.process_state import write_state
@@ -73,14 +70,12 @@ class Supervisor:
         images = [await provide_image(self._layout, self._say)] if self._plan.hypervisor == "qemu" else []
         names = await asyncio.to_thread(settle_names, self._plan)
         address = await self._start_node()
-        await asyncio.to_thread(_declare, address)
         group.create_task(self._watch_node(), name="broker node")
         write_configurations(self._plan, names, images)
-        write_key_manager(self._plan, names)
         processes = daemons(self._plan, names)
         self._say("starting the key manager")
         self._start(group, processes[0])
-        await wait_credentials(self._plan, names)
+        await wait_credentials(self._plan, names, address.amqp_port)
         self._say(f"starting {', '.join(process.name for process in processes[1:])}")
         for process in processes[1:]:
             self._start(group, process)
@@ -164,12 +159,6 @@ async def hold_until_signal(plan: Plan, say: Say, on_ready: Callable[[], None]) 
     except asyncio.CancelledError:
         if not stopping:
             raise
-
-
-def _declare(address: NodeAddress) -> None:
-    user, password = address.admin_user, address.admin_password
-    with administrator(address.host, address.amqp_port, user, password) as connection:
-        declare(connection, Profile.SINGLE)
 
 
 @contextmanager

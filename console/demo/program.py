@@ -109,7 +109,7 @@ class Demo:
         finally:
             with self._steps.step("down", "everything, in order"):
                 holding.cancel()
-                await asyncio.wait([holding])
+                await _wait_out(holding)
         if not holding.cancelled() and (error := holding.exception()):
             raise error
 
@@ -150,6 +150,18 @@ class Demo:
 
     def _print(self, text: str) -> None:
         self._out.print(text, markup=False)
+
+
+async def _wait_out(task: asyncio.Task[None]) -> None:
+    """Wait until a task has ended, also when we are cancelled meanwhile: that is heeded afterwards."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _explained(client: AsyncClient, rows: list[JobRow]) -> CommandFailed:

@@ -53,7 +53,6 @@ _NOW = Row(
             "short",
             "Attempts that the payload itself failed, in the time shown.",
             increase("vc_attempts_total", 'outcome="failed"'),
-            bad_from=1,
         ),
         stat(
             "VMs running",
@@ -214,8 +213,8 @@ _LEASES = Row(
         graph(
             "Messages refused",
             "ops",
-            "undecodable, not_taken and failed ones are dead letters. Stale and superseded ones are normal after a loss; "
-            "a foreign one means that somebody tries what is not theirs.",
+            "undecodable, not_taken and failed ones are dead letters. Stale and superseded ones are normal after a "
+            "loss; a foreign one means that somebody tries what is not theirs.",
             Query(rate("vc_messages_refused_total", "reason"), "{{reason}}"),
         ),
         graph(

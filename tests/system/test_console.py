@@ -1,0 +1,401 @@
+"""``volcloud`` on a real system: broker, key manager, adapters, host agent and two VMs of the process driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from console.client import Client
+from console.errors import SubmissionRefused
+from schemas.ledger import JobState
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+UP = ("up", "--hypervisor", "process", "--vms", "2", "--beat-s", "1", "--lease-s", "6", "--detach")
+
+Done = subprocess.CompletedProcess[str]
+
+
+class System:
+    """A data directory, and ``volcloud`` on it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+
+    def volcloud(self, *arguments: str, timeout_s: float = 90) -> Done:
+        return subprocess.run(
+            [sys.executable, "-m", "console.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def ok(self, *arguments: str) -> str:
+        done = self.volcloud(*arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "VOLCLOUD_DATA": str(self.data)}
+
+    def pid(self, process: str) -> int:
+        found = json.loads(self.volcloud("status", "--json").stdout)["processes"]
+        return next(one["pid"] for one in found if one["name"] == process)
+
+    def processes(self) -> list[str]:
+        """Name every process that mentions the data directory, but for this test's own."""
+        found = subprocess.run(["pgrep", "-fa", str(self.data)], capture_output=True, text=True, check=False).stdout
+        return [line for line in found.splitlines() if not line.startswith(f"{os.getpid()} ")]
+
+
+@pytest.fixture
+def empty() -> Iterator[System]:
+    """A data directory with nothing in it, and nothing left of it afterwards."""
+    data = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    system = System(data)
+    yield system
+    if (data / "run").is_dir():
+        system.ok("down")
+    left = system.processes()
+    shutil.rmtree(data)
+    assert left == []
+
+
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[System]:
+    """A system that is up, for all tests of this module."""
+    data = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    system = System(data)
+    system.ok(*UP)
+    yield system
+    system.ok("down")
+    left = system.processes()
+    shutil.rmtree(data)
+    assert left == []
+
+
+def job_file(directory: Path, text: str) -> str:
+    path = directory / "job.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_status_knows_every_part(cloud: System) -> None:
+    seen = json.loads(cloud.ok("status", "--json"))
+
+    names = {process["name"] for process in seen["processes"]}
+    assert names == {"broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent", "supervisor"}
+    assert {vm["status"]["name"] for vm in seen["vms"]} == {"worker-1", "worker-2"}
+    assert {queue["name"] for queue in seen["queues"]} >= {"vc.submissions", "vc.dead"}
+
+
+def test_the_broker_is_as_it_should_be(cloud: System) -> None:
+    assert cloud.ok("broker", "check") == "the broker is as it should be\n"
+    cloud.ok("broker", "declare")
+
+
+def test_a_job_file_is_submitted_waited_for_and_its_outputs_come_home(cloud: System, tmp_path: Path) -> None:
+    cloud.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--wait")
+    cloud.ok("job", "fetch", "hello-1", "-o", str(tmp_path))
+
+    assert [(tmp_path / str(n) / "square.txt").read_text() for n in (1, 2, 3)] == [
+        "1 squared is 1\n",
+        "2 squared is 4\n",
+        "3 squared is 9\n",
+    ]
+    assert cloud.ok("job", "logs", "hello-1.2").startswith("hello from job 2 on ")
+
+
+def test_an_input_file_reaches_the_job(cloud: System, tmp_path: Path) -> None:
+    (tmp_path / "card.dat").write_bytes(os.urandom(300_000))
+    text = 'id = "with-input"\nexecutable = "/usr/bin/sha256sum"\narguments = ["card.dat"]\n'
+    path = job_file(tmp_path, text + 'inputs = [{ path = "card.dat" }]\n')
+
+    cloud.ok("job", "submit", path, "--wait")
+
+    expected = subprocess.run(["sha256sum", tmp_path / "card.dat"], capture_output=True, text=True, check=True).stdout
+    assert cloud.ok("job", "logs", "with-input").split()[0] == expected.split()[0]
+
+
+def test_a_failing_job_is_exit_status_1_and_why_tells(cloud: System, tmp_path: Path) -> None:
+    path = job_file(tmp_path, 'id = "bad"\nexecutable = "/bin/sh"\narguments = ["-c", "echo oh >&2; exit 3"]\n')
+
+    done = cloud.volcloud("job", "submit", path, "--wait")
+    why = json.loads(cloud.ok("job", "why", "bad", "--json"))
+
+    assert done.returncode == 1
+    assert "payload ended with 3" in why["cause"]
+    assert why["attempt"] == 1
+    assert why["noticed_by"]
+    assert why["at_ms"] > 0
+    assert why["next_step"]
+
+
+def test_why_of_a_job_that_no_vm_can_take_names_the_requirement(cloud: System, tmp_path: Path) -> None:
+    text = 'id = "huge"\nexecutable = "/bin/true"\nrequirements = { memory_mib = 99999999 }\n'
+    cloud.ok("job", "submit", job_file(tmp_path, text))
+
+    why = json.loads(cloud.ok("job", "why", "huge", "--json"))
+
+    assert any("memory_mib" in requirement for requirement in why["waiting_for"])
+    assert json.loads(cloud.ok("job", "cancel", "huge", "--json"))["changed"] == 1
+    assert json.loads(cloud.ok("job", "list", "huge", "--json"))["jobs"][0]["state"] == "cancelled"
+
+
+def test_a_name_that_nobody_gave_is_exit_status_1(cloud: System) -> None:
+    for arguments in (
+        ("job", "show", "nope"),
+        ("job", "cancel", "nope"),
+        ("vm", "stop", "nope"),
+        ("dead", "show", "f"),
+    ):
+        done = cloud.volcloud(*arguments)
+        assert (done.returncode, "nope" in done.stderr or "'f'" in done.stderr) == (1, True)
+
+
+def test_a_command_in_a_vm_has_its_output_and_exit_status(cloud: System) -> None:
+    done = cloud.volcloud("vm", "run", "worker-1", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+
+    assert (done.returncode, done.stdout, done.stderr) == (7, "out\n", "err\n")
+
+
+def test_a_command_in_several_vms_marks_its_lines_and_ends_with_the_worst(cloud: System) -> None:
+    script = 'case "$PWD" in *) echo here;; esac; exit 4'
+
+    done = cloud.volcloud("vm", "run", "-e", "A=b", "worker-*", "--", "sh", "-c", script)
+
+    assert done.returncode == 4
+    assert sorted(done.stdout.splitlines()) == ["worker-1 | here", "worker-2 | here"]
+
+
+def test_more_output_than_the_window_comes_whole(cloud: System) -> None:
+    done = cloud.volcloud("vm", "run", "worker-1", "--", "seq", "300000")
+
+    assert done.stdout == "".join(f"{n}\n" for n in range(1, 300_001))
+
+
+def test_a_command_that_does_not_exist_is_125(cloud: System) -> None:
+    done = cloud.volcloud("vm", "run", "worker-1", "--", "/no/such/command")
+
+    assert done.returncode == 125
+    assert "/no/such/command" in done.stderr
+
+
+def test_ctrl_c_reaches_the_command(cloud: System) -> None:
+    script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done"
+    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "sh", "-c", script]
+    process = subprocess.Popen(command, env=cloud.environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.stdout.read() == "caught\n"
+    assert process.wait(20) == 9
+
+
+def test_a_file_goes_into_a_vm_and_comes_out_again(cloud: System, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(os.urandom(3_000_000))
+
+    cloud.ok("vm", "push", "worker-2", str(tmp_path / "in"), "dir/file")
+    cloud.ok("vm", "pull", "worker-2", "dir/file", str(tmp_path / "out"))
+
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_path_out_of_the_file_area_is_refused(cloud: System, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x")
+
+    done = cloud.volcloud("vm", "push", "worker-2", str(tmp_path / "in"), "../../../evil")
+
+    assert done.returncode == 1
+    assert "../../../evil" in done.stderr
+
+
+def test_a_vm_lives_from_create_to_delete(cloud: System) -> None:
+    cloud.ok("vm", "create", "extra-1")
+    cloud.ok("vm", "start", "extra-1")
+    assert json.loads(cloud.ok("vm", "pause", "extra-*", "--json"))["extra-1"]["state"] == "paused"
+    assert cloud.volcloud("vm", "run", "extra-1", "--", "true").returncode == 125
+    assert json.loads(cloud.ok("vm", "resume", "extra-1", "--json"))["extra-1"]["state"] == "running"
+    assert json.loads(cloud.ok("vm", "poweroff", "extra-1", "--json"))["extra-1"]["state"] == "poweredoff"
+    assert cloud.volcloud("vm", "savestate", "extra-1").returncode == 1
+    cloud.ok("vm", "delete", "extra-1")
+
+    assert json.loads(cloud.ok("vm", "list", "extra-*", "--json")) == []
+
+
+def test_a_site_feeds_a_job_with_nothing_of_ours(cloud: System, tmp_path: Path) -> None:
+    login = tmp_path / "cern.json"
+    cloud.ok("site", "add", "cern", "-o", str(login))
+    assert login.stat().st_mode & 0o777 == 0o600
+
+    def feed(*arguments: str) -> Done:
+        command = [sys.executable, str(EXAMPLES / "feed_kombu.py"), *arguments]
+        with login.open() as file:
+            return subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=60, check=False)
+
+    accepted, again = feed("k-1", "/bin/echo", "hi"), feed("k-1", "/bin/echo", "hi")
+    other, wrong = feed("k-1", "/bin/echo", "ho"), feed("k 1", "/bin/echo")
+
+    assert (accepted.returncode, accepted.stdout) == (0, "accepted k-1\n")
+    assert (again.returncode, again.stdout) == (0, "accepted k-1\n")
+    assert other.returncode == 1
+    assert "another description" in other.stderr
+    assert wrong.returncode == 1
+    assert "k 1" in wrong.stderr or "job.id" in wrong.stderr
+    with Client.connect(cloud.data) as client:
+        assert [row.state for row in client.wait("site-cern/k-1", timeout_s=30)] == [JobState.DONE]
+    cloud.ok("site", "delete", "cern")
+    assert feed("k-2", "/bin/echo").returncode != 0
+
+
+def test_what_cannot_be_read_lies_in_the_dead_letters_with_its_reason(cloud: System, tmp_path: Path) -> None:
+    login = tmp_path / "bad.json"
+    cloud.ok("site", "add", "bad", "-o", str(login))
+    _publish_bytes(json.loads(login.read_text()), b"\xc1 not msgpack")
+    deadline = time.monotonic() + 20
+    while not (found := _dead(cloud, "site-bad")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+    assert found[0]["key"] == "site-bad.submit"
+    assert found[0]["reason"].startswith("undecodable")
+    letter = found[0]["id"]
+    assert "not msgpack" in cloud.ok("dead", "show", letter)
+    cloud.ok("dead", "replay", letter)
+    deadline = time.monotonic() + 20
+    while not _dead(cloud, "site-bad") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    cloud.ok("dead", "drop", letter)
+    assert _dead(cloud, "site-bad") == []
+
+
+def test_the_client_example_runs(cloud: System) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "feed_client.py")],
+        env=cloud.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert [line.split()[1:] for line in done.stdout.splitlines()] == [["done", "17"], ["done", "4"], ["done", "21"]]
+
+
+def test_the_client_runs_submits_and_refuses(cloud: System) -> None:
+    with Client.connect(cloud.data) as client:
+        taken: list[bytes] = []
+        ended = client.run("worker-1", ["echo", "x"], {"A": "b"}, lambda _, data: taken.append(data))
+        assert (ended.exit_status, b"".join(taken)) == (0, b"x\n")
+
+        client.submit({"id": "c-1", "executable": "/bin/true"})
+        with pytest.raises(SubmissionRefused, match="another description"):
+            client.submit({"id": "c-1", "executable": "/bin/false"})
+        assert client.wait("c-1", timeout_s=30)[0].state == JobState.DONE
+        assert client.why("c-1.1").state == JobState.DONE
+
+
+@pytest.mark.parametrize("process", ["broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent"])
+def test_a_process_that_is_killed_comes_back(cloud: System, process: str) -> None:
+    killed = cloud.pid(process)
+    os.kill(killed, signal.SIGKILL)
+    time.sleep(0.3)
+
+    cloud.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--id", f"after-{process}", "--wait")
+
+    assert cloud.pid(process) != killed
+
+
+def test_a_second_up_in_the_same_directory_is_refused(cloud: System) -> None:
+    done = cloud.volcloud(*UP)
+
+    assert done.returncode == 1
+    assert f"held up by process {cloud.pid('supervisor')}" in done.stderr
+
+
+def test_after_the_supervisor_was_killed_the_next_up_and_down_clean_up(empty: System) -> None:
+    empty.ok(*UP)
+    empty.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--wait")
+    os.kill(empty.pid("supervisor"), signal.SIGKILL)
+    time.sleep(0.5)
+    assert empty.volcloud("status").returncode == 3
+
+    empty.ok(*UP)
+    assert json.loads(empty.ok("job", "list", "--json"))["counts"]["done"] == 3
+    os.kill(empty.pid("supervisor"), signal.SIGKILL)
+    empty.ok("down")
+
+    assert empty.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("starting RabbitMQ", signal.SIGINT),
+        ("RabbitMQ is up", signal.SIGTERM),
+        ("starting job_adapter-1", signal.SIGINT),
+        ("the adapters answer", signal.SIGTERM),
+        ("ready", signal.SIGINT),
+    ],
+)
+def test_a_signal_at_any_step_ends_all_of_it(empty: System, said: str, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "console.main", *UP[:-1]]
+    process = subprocess.Popen(command, env=empty.environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while said not in (line := process.stdout.readline()):
+        assert line, "it ended before it said so"
+
+    process.send_signal(number)
+    process.stdout.read()
+
+    assert process.wait(60) == 0
+    assert empty.processes() == []
+
+
+def test_an_interrupted_detached_start_leaves_nothing(empty: System) -> None:
+    command = [sys.executable, "-m", "console.main", *UP]
+    process = subprocess.Popen(command, env=empty.environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "starting the key manager" not in process.stdout.readline():
+        pass
+
+    process.send_signal(signal.SIGTERM)
+    process.stdout.read()
+
+    assert process.wait(60) == 1
+    assert empty.processes() == []
+
+
+def test_a_process_that_will_not_come_up_is_named_with_the_end_of_its_log(empty: System) -> None:
+    done = empty.volcloud(*UP, "--ledger", "nonsense://nowhere")
+
+    assert done.returncode == 3
+    assert "_adapter-1 does not come up" in done.stderr
+    assert "nonsense" in done.stderr
+    assert empty.processes() == []
+
+
+def _dead(cloud: System, sender: str) -> list[dict[str, str]]:
+    return [one for one in json.loads(cloud.ok("dead", "list", "--json")) if one["sender"] == sender]
+
+
+def _publish_bytes(site: dict[str, str], body: bytes) -> None:
+    from kombu import Connection
+
+    with Connection("amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site)) as broker:
+        properties = {"exchange": "vc.up", "routing_key": f"{site['user']}.submit", "user_id": site["user"]}
+        broker.Producer().publish(body, content_type="application/x-msgpack", content_encoding="binary", **properties)
