@@ -22,14 +22,18 @@ from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
+from broker.dead_letters import bury
 from broker.errors import NotDelivered, Unroutable
-from broker.routes import DEAD, reply, sender_of
+from broker.routes import reply, sender_of
 from schemas.codec import decode, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ledger import JobVerdict
 
 log = logging.getLogger(__name__)
 
+#: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, ms.
+STALE_MS = 10_000
 #: Messages in one transaction.
 MOST_IN_BATCH = 400
 #: An answer to a sender, or None where the outbox or silence is the answer.
@@ -127,13 +131,18 @@ class Intake:
         """Run ``work`` on a reading connection. Raises LedgerError."""
         return await asyncio.to_thread(self._ledger.read, work)
 
-    async def publish_stale(self, older_than_s: float) -> None:
-        """Publish again what nobody has ticked off, and tick off what was confirmed."""
+    async def sweep(self) -> None:
+        """Show the link, publish again what nobody has ticked off, tick off what was confirmed. Raises LedgerError."""
+        self._metrics.connected.set(1 if self._connection.is_up else 0)
+        self._metrics.reconnects.set(self._connection.links)
+        await self._publish_stale()
+
+    async def _publish_stale(self) -> None:
         ticks, self._ticks = self._ticks, []
 
         def work(tx: Tx) -> list[OutboxRow]:
             outbox.tick(tx, ticks)
-            return outbox.stale(tx, int(older_than_s * 1000))
+            return outbox.stale(tx, STALE_MS)
 
         self._start_publishing(await self._in_thread(lambda: self._ledger.write_lightly(work)))
 
@@ -255,24 +264,13 @@ class Intake:
     async def _bury(
         self, delivery: Delivery, reason: str, text: str, sender: str = "", message: Message | None = None
     ) -> None:
-        """Move a message to the dead letters, its origin in headers since we cannot publish as another user; tell the
-        sender; acknowledge last."""
+        """Tell the sender, where it can be told, and move the message to the dead letters."""
         self._metrics.refused(reason)
-        log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
-        headers = {
-            "x-volcloud-reason": f"{reason}: {text}"[:1000],
-            "x-volcloud-sender": delivery.user_id,
-            "x-volcloud-exchange": delivery.exchange,
-            "x-volcloud-key": delivery.routing_key,
-        }
-        await self._connection.deliver(
-            DEAD, "", delivery.body, message_id=delivery.properties.message_id or "unnamed", headers=headers
-        )
-        if message is not None or delivery.user_id.startswith("site-"):
-            call = message.id if message is not None else delivery.properties.message_id or "unnamed"
-            failed = Failed(call=call[:64], code=ErrorCode.BAD_REQUEST, message=text, hint="mend the message")
-            self._answer(delivery.user_id, message or failed, failed)
-        delivery.ack()
+        call = message.id if message is not None else delivery.properties.message_id
+        if call and (sender or sender_of(delivery.routing_key, delivery.user_id)):
+            refusal = _refusal(delivery.routing_key, call[:64], text)
+            self._answer(delivery.user_id, message or refusal, refusal)
+        await bury(self._connection, delivery, reason, text)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
@@ -283,3 +281,10 @@ class Intake:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("intake: a step failed", exc_info=task.exception())
+
+
+def _refusal(routing_key: str, call: str, text: str) -> Reply:
+    """Say no in the words that the sender waits for: a submission is answered by a verdict."""
+    if routing_key.endswith(".submit"):
+        return JobVerdict(call=call, accepted=False, job="", reasons=[text])
+    return Failed(call=call, code=ErrorCode.BAD_REQUEST, message=text, hint="mend the message, then send it again")

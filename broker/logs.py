@@ -14,7 +14,7 @@ class EventFormatter(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {process} %(message)s", "%Y-%m-%dT%H:%M:%S")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
         """Render the line, its fields last."""
         fields = [f"{k}={v!r}" for k, v in record.__dict__.items() if k not in _OWN]
         return " ".join([super().formatMessage(record), *fields])

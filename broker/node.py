@@ -62,7 +62,8 @@ Apps = lists:foldl(Closure, #{}, [rabbitmq_prelaunch, rabbit, mnesia | lists:app
 rabbit:boot(),
 rabbit_sup:stop_child(rabbit_epmd_monitor_sup),
 Quorum = [amqqueue:get_pid(Queue) || Queue <- rabbit_amqqueue:list_by_type(quorum)],
-[ra:trigger_election(Server) || {Name, _} = Server <- Quorum, ra_leaderboard:lookup_leader(Name) =:= undefined],
+[try ra:trigger_election(Server) catch exit:{noproc, _} -> being_made end
+    || {Name, _} = Server <- Quorum, ra_leaderboard:lookup_leader(Name) =:= undefined],
 spawn(fun Watch() ->
     case io:get_line("") of
         Line when is_list(Line) -> Watch();

@@ -128,7 +128,7 @@ class JobLoop:
             return None
         self._held[key] = attempt
         self._asked[message.slot % len(self._asked)] = None
-        lost = await asyncio.to_thread(attempt.bury)
+        lost = attempt.bury()
         if lost is not None:
             self._spawn(self._complete(attempt, lost))
             return None

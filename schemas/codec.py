@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from schemas import enrol, envelope, execs, files, jobs, ledger, vms
+from schemas.description import advise
 from schemas.envelope import MAX_BODY_BYTES, Message
 from schemas.errors import DecodeError
 
@@ -58,7 +59,7 @@ def decode(body: bytes) -> Message:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a message: {error}") from error
+        raise DecodeError(f"not a message: {advise(str(error))}") from error
 
 
 def op_of(message: Message) -> str:

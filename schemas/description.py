@@ -6,6 +6,7 @@ of a person, a new field in the envelope is a newer peer.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -86,6 +87,18 @@ def read_description(fields: dict[str, Any]) -> JobDescription:
     if problems:
         raise DecodeError("; ".join(problems))
     return job
+
+
+def advise(reason: str) -> str:
+    """Add to a decoder's words about an unknown field the known name that is nearest."""
+    unknown = re.search(r"unknown field `(.+?)`", reason)
+    if unknown is None:
+        return reason
+    known = [
+        f.encode_name for kind in (JobDescription, Input, Output, Requirements) for f in msgspec.structs.fields(kind)
+    ]
+    near = get_close_matches(unknown[1], known, n=1, cutoff=0.5)
+    return f"{reason}: did you mean {near[0]!r}?" if near else reason
 
 
 def check_description(job: JobDescription) -> list[str]:

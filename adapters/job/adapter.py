@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
-#: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, seconds.
-STALE_S = 10.0
 #: Messages taken and not yet acknowledged, a queue.
 PREFETCH = 500
 
@@ -72,7 +70,7 @@ class JobAdapter:
                 log.error("sweep failed, again soon", extra={"why": str(error)})
 
     async def _sweep(self) -> None:
-        await self._intake.publish_stale(STALE_S)
+        await self._intake.sweep()
         await self._intake.write(_expire if self._may_expire() else assignments.match)
         self._show(await self._intake.read(queries.stats))
 
@@ -91,8 +89,6 @@ class JobAdapter:
         metrics.oldest_wait.set(stats.oldest_wait_ms / 1000)
         metrics.leases.set(stats.leases)
         metrics.outbox.set(stats.outbox)
-        metrics.connected.set(1 if self._connection.is_up else 0)
-        metrics.reconnects.set(self._connection.links)
 
 
 def kinds(store: Store) -> dict[type[Message], Kind]:

@@ -146,5 +146,6 @@ def _measure(tx: Tx, ending: Ending) -> None:
             ("stage_in", message.steps.stage_in_s),
             ("run", message.steps.run_s),
             ("stage_out", message.steps.stage_out_s),
+            *([("validate", message.steps.validate_s)] if message.steps.validate_s else []),
             ("turnaround", max(0, tx.now_ms - held.submitted_ms) / 1000),
         ]

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
-from adapters.intake import Intake, Kind
+from adapters.errors import LedgerError
+from adapters.intake import Answers, Intake, Kind
 from adapters.ledger import assignments, attempts, completions
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy
+from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
 from adapters.storage.courier import Courier
 from adapters.storage.errors import StoreError
@@ -34,6 +36,8 @@ from schemas.jobs import JobCompletion
 
 log = logging.getLogger(__name__)
 
+#: How often the outbox is looked at, seconds.
+SWEEP_S = 2.0
 #: Completions taken and not yet acknowledged.
 PREFETCH = 500
 
@@ -106,24 +110,25 @@ class StorageAdapter:
     async def _may_store(self, sender: str, file: OutputFile) -> bool:
         """Say whether ``sender`` is the VM that holds the attempt."""
 
-        def work(tx: object) -> bool:
-            held = attempts.by_ref(tx, [(file.job, file.attempt)]).get((file.job, file.attempt))  # type: ignore[arg-type]
+        def work(tx: Tx) -> bool:
+            held = attempts.by_ref(tx, [(file.job, file.attempt)]).get((file.job, file.attempt))
             return held is not None and held.vm == sender
 
         return bool(await self._intake.read(work))
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(2.0)
-            await self._intake.publish_stale(10.0)
-            self._metrics.connected.set(1 if self._connection.is_up else 0)
-            self._metrics.reconnects.set(self._connection.links)
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self._intake.sweep()
+            except LedgerError as error:
+                log.error("sweep failed, again soon", extra={"why": str(error)})
 
 
-def _complete(tx: object, items: object) -> list[None]:
-    """Ends of jobs; their answers are in the outbox."""
-    completions.complete_all(tx, items)  # type: ignore[arg-type]
-    return [None] * len(items)  # type: ignore[arg-type]
+def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:
+    """Take the ends of jobs; their answers are in the outbox."""
+    completions.complete_all(tx, items)
+    return [None] * len(items)
 
 
 async def run(config: StorageAdapterConfig) -> None:
