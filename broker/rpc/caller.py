@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from broker.connection import Connection, Delivery
-from broker.errors import CallTimeout, NotDelivered, Refused, RemoteError, Unroutable
+from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
 from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
 from schemas.codec import decode, encode, op_of
 from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
@@ -27,7 +27,7 @@ from schemas.ids import uuid7
 #: How long an agent that lives may take to journal a command and say so, seconds.
 ACCEPT_TIMEOUT_S = 20.0
 #: How often a command without an answer is asked after, seconds: an answer lost on the way is found so.
-STATE_EVERY_S = 10.0
+STATE_EVERY_S = 5.0
 
 R = TypeVar("R", bound=Message)
 #: What belongs to a call, as (sender, message), its final reply last.
@@ -119,7 +119,7 @@ class Caller:
         message, deadline = pending.message, time.monotonic() + timeout_s
         self._pending[message.id] = pending
         try:
-            await self._publish(route, message, whom)
+            await self._publish(route, message, deadline, whom)
             while True:
                 sender, answer = await self._next(pending, route, deadline, whom)
                 if isinstance(answer, Failed):
@@ -134,13 +134,25 @@ class Caller:
             if self._pending.get(message.id) is pending:
                 del self._pending[message.id]
 
-    async def _publish(self, route: Route, message: Message, whom: str) -> None:
+    async def _publish(self, route: Route, message: Message, deadline: float, whom: str) -> None:
+        """Publish a call, after a lost link once more, with the same id, until the deadline."""
         try:
-            await self._connection.publish(*route, encode(message), message_id=message.id)
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                await self._publish_when_up(route, message)
+        except TimeoutError as error:
+            raise Disconnected(f"no broker before the deadline: {self._connection.last_error}") from error
         except Unroutable as error:
             raise Unroutable(f"there is no {whom}: the broker has no queue for it") from error
         except Refused as error:
             raise Refused(f"{whom} has too much waiting: its queue is full; wait, then try again") from error
+
+    async def _publish_when_up(self, route: Route, message: Message) -> None:
+        while True:
+            try:
+                await self._connection.wait_up()
+                return await self._connection.publish(*route, encode(message), message_id=message.id)
+            except Disconnected:
+                continue
 
     async def _next(self, pending: _Pending, route: Route, deadline: float, whom: str) -> tuple[str, Message]:
         """Wait for the next message of a call; ask after it when it is long in coming."""
