@@ -87,6 +87,8 @@ class Responder:
         self._clock = clock
         self._generation = generation
         self._running: set[asyncio.Task[None]] = set()
+        #: Messages that have come and are not yet judged: they may wait for the server's time.
+        self._pondered: set[str] = set()
         #: Messages refused since the start, by reason; goes out with the beats.
         self.refused: Counter[str] = Counter()
 
@@ -113,11 +115,15 @@ class Responder:
             return await self._refuse(delivery, "unknown_op", f"this agent does not take {op_of(message)}", message)
         if kind_of(delivery.user_id) not in handler.senders:
             return await self._refuse(delivery, "forbidden", f"{delivery.user_id!r} may not send {op_of(message)}")
-        problem = await self._problem(message)
-        if problem is not None:
+        self._pondered.add(message.id)
+        try:
+            problem = await self._problem(message)
+            if problem is None:
+                return await self._take(delivery, handler, message)
             delivery.ack()
             return await self._answer(delivery.user_id, message, problem)
-        return await self._take(delivery, handler, message)
+        finally:
+            self._pondered.discard(message.id)
 
     async def send_to(self, principal: str, suffix: str, message: Message) -> None:
         """Send until confirmed. Raises Unroutable when that console's queue is gone."""
@@ -246,8 +252,11 @@ class Responder:
                 delivery.user_id, message, Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text)
             )
 
-    async def _tell_state(self, call: Call, message: CommandState) -> Reply:
+    async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
+        """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""
         entry = self.journal.get(message.command)
+        if entry is None and message.command in self._pondered:
+            return None
         if entry is None:
             return Failed(
                 call=message.command,

@@ -17,7 +17,7 @@ from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc import caller as caller_module
 from broker.rpc.clock import wall_clock
 from schemas.codec import encode
-from schemas.envelope import Done, Message, Ping, Reply
+from schemas.envelope import CommandState, Done, Message, Ping, Reply
 from schemas.errors import ErrorCode
 from schemas.vms import VmList, VmPause, VmReset, VmResume, Vms
 from tests.broker.polling import until
@@ -245,3 +245,18 @@ async def test_a_forged_answer_is_dropped_and_counted(mint: Mint, host: Host) ->
         assert caller.refused == {"wrong_sender": 1, "no_such_call": 1, "undecodable": 1}
         host.go.set()
         await asyncio.wait_for(call, 10)
+
+
+async def test_a_command_that_waits_for_the_servers_time_is_not_said_to_be_unknown(mint: Mint, host: Host) -> None:
+    async with host.up() as responder, caller_of(mint("console")) as caller:
+        responder._clock.forget()
+        command = VmPause(vm="vm-1")
+        call = asyncio.ensure_future(caller.call(host.address.user, command, Done))
+        await until(lambda: command.id in responder._pondered)
+
+        with pytest.raises(CallTimeout):
+            await caller.call(host.address.user, CommandState(command=command.id), Done, timeout_s=0.5)
+        responder._clock.learn(0)
+
+        await asyncio.wait_for(call, 10)
+        assert host.runs == [command.id]

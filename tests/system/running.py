@@ -49,7 +49,7 @@ class System:
         command = [sys.executable, "-m", "console.main", "up", "--data", str(self.directory), *FAST, *options]
         with (self.directory / "up.log").open("ab") as log:
             self.supervisor = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        until(lambda: "ready" in self.said() or self._ended(), f"up is ready: {self.said()}", patience_s)
+        until(lambda: "  ready" in self.said() or self._ended(), f"up is ready: {self.said()}", patience_s)
         if self._ended():
             raise AssertionError(f"up ended: {self.said()}")
 

@@ -1,0 +1,156 @@
+"""The system with a real guest in QEMU: where a job ran, what a killed VM or agent costs, a VM saved under a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.errors import RemoteError
+from console.client import Client
+from guest_agent.machine import boot_id
+from schemas.errors import ErrorCode
+from schemas.ledger import JobState, RegistryRow
+from tests.system.running import System, running, until
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
+
+VM = "worker-1"
+WAIT = "touch /tmp/begun-$VOLCLOUD_ATTEMPT; while [ ! -e /tmp/gate ]; do sleep 0.1; done; echo done > out"
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    with running("--hypervisor", "qemu", "--vms", "1") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(system: System) -> Iterator[Client]:
+    with system.client() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def closed_gate(client: Client) -> None:
+    client.run(VM, ["rm", "-f", "/tmp/gate"])
+
+
+def vm_of(client: Client) -> RegistryRow:
+    return client.vms(VM)[0]
+
+
+def submit(client: Client, name: str, script: str = WAIT) -> None:
+    client.submit({"id": name, "executable": "/bin/sh", "arguments": ["-c", script], "outputs": [{"name": "out"}]})
+
+
+def state_of(client: Client, name: str) -> str:
+    return client.show(f"{name}.1").job.state
+
+
+def output_of(client: Client, *command: str) -> bytes:
+    said: list[bytes] = []
+    client.run(VM, command, on_output=lambda stream, data: said.append(data))
+    return b"".join(said)
+
+
+def open_gate(client: Client) -> None:
+    until(lambda: vm_of(client).agent_ready and vm_of(client).status.state == "running", "the agent is ready", 90)
+    client.run(VM, ["touch", "/tmp/gate"])
+
+
+def test_the_record_of_a_job_shows_the_guests_boot_and_the_qemu_that_ran_it(client: Client) -> None:
+    submit(client, "where", "id -un > out")
+
+    client.wait("where", timeout_s=60)
+
+    attempt = client.show("where.1").attempts[-1]
+    assert attempt.hypervisor == "qemu"
+    assert "qemu-system" in Path(f"/proc/{attempt.hypervisor_pid}/cmdline").read_text()
+    assert attempt.boot_id not in ("", boot_id())
+    assert client.run(VM, ["cat", "/proc/sys/kernel/random/boot_id"]).exit_status == 0
+
+
+def test_a_payload_runs_as_an_unprivileged_user(client: Client, tmp_path: Path) -> None:
+    submit(client, "who", "id -un > out; cat /var/lib/volunteer-cloud/credential.json >> out 2>&1; true")
+
+    client.wait("who", timeout_s=60)
+
+    client.fetch("who.1", tmp_path)
+    said = (tmp_path / "out").read_text()
+    assert said.startswith("job0\n")
+    assert "password" not in said
+
+
+def test_a_killed_vm_costs_an_attempt_and_no_job(client: Client) -> None:
+    submit(client, "vm-kill")
+    until(lambda: state_of(client, "vm-kill") == "running", "the job runs", 60)
+
+    before = vm_of(client).status
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: vm_of(client).status.generation > before.generation, "the VM is started again", 90)
+    open_gate(client)
+    rows = client.wait("vm-kill", timeout_s=120)
+
+    assert [row.state for row in rows] == [JobState.DONE]
+    attempts = client.show("vm-kill.1").attempts
+    assert [a.state for a in attempts].count("done") == 1
+    assert len(attempts) == 2
+    assert attempts[0].cause
+    assert attempts[0].boot_id != attempts[1].boot_id
+
+
+def test_a_killed_guest_agent_comes_back_and_the_job_is_done_once(client: Client) -> None:
+    submit(client, "agent-kill")
+    until(lambda: state_of(client, "agent-kill") == "running", "the job runs", 60)
+
+    with pytest.raises(RemoteError) as caught:
+        client.run(VM, ["sh", "-c", "echo ran >> /tmp/runs; kill -9 $PPID; sleep 60"])
+    assert caught.value.code == ErrorCode.INTERRUPTED
+    until(lambda: client.show("agent-kill.1").job.attempt == 2, "the job is assigned again", 60)
+    open_gate(client)
+    rows = client.wait("agent-kill", timeout_s=90)
+
+    assert [row.state for row in rows] == [JobState.DONE]
+    assert "restarted" in client.show("agent-kill.1").attempts[0].cause
+    assert output_of(client, "cat", "/tmp/runs") == b"ran\n"
+
+
+def test_a_vm_saved_under_a_job_goes_on_with_it(client: Client) -> None:
+    submit(client, "saved")
+    until(lambda: state_of(client, "saved") == "running", "the job runs", 60)
+
+    client.vm_savestate(VM)
+    until(lambda: vm_of(client).status.state == "saved", "the VM is saved")
+    client.vm_start(VM)
+    open_gate(client)
+    rows = client.wait("saved", timeout_s=90)
+
+    assert [(row.state, row.attempt) for row in rows] == [(JobState.DONE, 1)]
+
+
+def test_a_paused_vm_keeps_its_job_beyond_the_lease(client: Client) -> None:
+    submit(client, "paused")
+    until(lambda: state_of(client, "paused") == "running", "the job runs", 60)
+    leases = client.show("paused.1").job.losses
+
+    client.vm_pause(VM)
+    submit(client, "behind", "echo > out")
+    until(lambda: vm_of(client).status.state == "paused", "the VM is paused")
+    paused_since = client.show("behind.1").job.submitted_ms
+    until(lambda: client.jobs(job="behind").jobs[0].submitted_ms + 6000 < _now_ms(), "more than a lease has passed")
+    client.vm_resume(VM)
+    open_gate(client)
+    rows = client.wait("paused", timeout_s=90)
+
+    assert paused_since
+    assert [(row.state, row.attempt, row.losses) for row in rows] == [(JobState.DONE, 1, leases)]
+
+
+def _now_ms() -> float:
+    import time
+
+    return time.time() * 1000
