@@ -11,6 +11,7 @@ import os
 import pwd
 import stat
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from guest_agent.payload import Account
@@ -32,6 +33,7 @@ def of_slots(directory: Path) -> Callable[[int], Account | None]:
     return _account
 
 
+@cache
 def _account(slot: int) -> Account:
     try:
         entry = pwd.getpwnam(f"job{slot}")

@@ -21,7 +21,7 @@ from broker.backoff import backoff
 from broker.errors import TransferFailed
 from guest_agent.cache import InputCache, digest_of
 from guest_agent.errors import CannotRun
-from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, start_time_of
+from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, put, start_time_of
 from schemas.description import Input
 from schemas.errors import ErrorCode
 from schemas.jobs import (
@@ -86,6 +86,7 @@ class Attempt:
         self._exit_status = -1
         self._outputs: list[OutputEntry] = []
         self._payload: Payload | None = None
+        self._streams: list[CappedFile] = []
         self._task: asyncio.Task[None] | None = None
         name = assign.job.replace("/", "_")
         self._base = room.directory / f"{name}.{assign.attempt}"
@@ -191,6 +192,7 @@ class Attempt:
 
     async def _execute(self, command: list[str], prefix: str, wall_time_s: float) -> Ended:
         streams = [CappedFile(self._base / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")]
+        self._streams += streams
         try:
             self._payload = Payload.start(
                 command,
@@ -219,7 +221,7 @@ class Attempt:
 
     def _note_process(self, pid: int) -> None:
         """For an agent that comes after us: which group to kill."""
-        (self._base / "process").write_text(f"{pid} {start_time_of(pid)}")
+        put(f"{self._base}/process", f"{pid} {start_time_of(pid)}".encode())
 
     async def _stage_out(self) -> None:
         self.phase = Phase.STAGE_OUT
@@ -229,30 +231,36 @@ class Attempt:
             if problem and not optional:
                 raise Failure(Outcome.FAILED, f"outputs: {name!r} {problem}")
         present = [(name, path) for name, path, _ in wanted if not _output_problem(path, self._work)]
-        await self._store_all([*present, *self._streams()])
+        self._ride_along()
+        await self._store_all([*present, *self._large_streams()])
         self._step(stage_out_s=self._since_mark())
-
-    def _streams(self) -> list[tuple[str, Path]]:
-        names = ("stdout", "stderr", "validation.stdout", "validation.stderr")
-        return [(name, self._base / name) for name in names if (self._base / name).exists()]
 
     async def _keep_streams(self) -> None:
         """What a failed payload printed is what its owner will ask for."""
         self._outputs = []
+        self._ride_along()
         with suppress(Failure):
-            await self._store_all(self._streams())
+            await self._store_all(self._large_streams())
+
+    def _ride_along(self) -> None:
+        """Small streams go into the completion as they are."""
+        self._outputs += [_entry(s.path.name, s.head, s) for s in self._streams if not s.path.exists()]
+
+    def _large_streams(self) -> list[tuple[str, Path]]:
+        return [(stream.path.name, stream.path) for stream in self._streams if stream.path.exists()]
 
     async def _store_all(self, files: list[tuple[str, Path]]) -> None:
         """Small outputs ride in the completion as long as they fit together; the others go to the store."""
-        room = MAX_INLINE_OUTPUT_BYTES
+        room = MAX_INLINE_OUTPUT_BYTES - sum(entry.size for entry in self._outputs)
         for name, path in sorted(files, key=lambda f: f[1].stat().st_size):
             size = path.stat().st_size
             if size <= room:
                 room -= size
-                content = path.read_bytes()
-                self._outputs.append(OutputEntry(name=name, size=size, sha256=digest_of(content), content=content))
+                self._outputs.append(_entry(name, path.read_bytes()))
             else:
-                self._outputs.append(await self._insist(path, name))
+                entry = await self._insist(path, name)
+                cut = any(s.path == path and s.cut_bytes for s in self._streams)
+                self._outputs.append(msgspec.structs.replace(entry, truncated=cut))
 
     async def _insist(self, path: Path, name: str) -> OutputEntry:
         """Store one output, again and again while the store is full or away; the beats say what is the trouble."""
@@ -289,6 +297,11 @@ class Attempt:
 
     def _since_mark(self) -> float:
         return time.monotonic() - self._mark
+
+
+def _entry(name: str, content: bytes, stream: CappedFile | None = None) -> OutputEntry:
+    truncated = stream is not None and stream.cut_bytes > 0
+    return OutputEntry(name=name, size=len(content), sha256=digest_of(content), content=content, truncated=truncated)
 
 
 def _make_directory(base: Path, work: Path, account: Account | None) -> None:

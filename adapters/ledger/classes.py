@@ -60,8 +60,11 @@ def offers(tx: Tx, numbers: Sequence[int]) -> dict[int, Machine]:
 
 def _numbers(tx: Tx, table: Table, keys: Iterable[str], known: MutableMapping[str, int]) -> dict[str, int]:
     wanted = set(keys)
-    known.update(_find(tx, table, [key for key in wanted if key not in known]))
+    missing = [key for key in wanted if key not in known]
+    known.update(_find(tx, table, missing) if missing else {})
     new = sorted(key for key in wanted if key not in known)  # sorted: two writers lock new keys in one order
+    if not new:
+        return {key: known[key] for key in wanted}
     tx.each(tx.insert(table).on_conflict_do_nothing(index_elements=["key"]), [{"key": key} for key in new])
     known.update(_find(tx, table, new))
     return {key: known[key] for key in wanted}

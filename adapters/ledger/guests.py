@@ -7,12 +7,13 @@ are in ``inventory``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, case, delete, func, select
 
 from adapters.ledger import classes, tables
-from adapters.ledger.transaction import Policy, Tx, portions
+from adapters.ledger.transaction import Insert, Policy, Tx, insert_into, portions
 from schemas.jobs import Machine
 
 #: A guest that says nothing new is written down at most this often, ms.
@@ -96,11 +97,12 @@ def _is_news(before: Guest | None, after: Guest) -> bool:
     return said != before or after.agent_seen_ms >= before.agent_seen_ms + SEEN_STEP_MS
 
 
-def _save(tx: Tx, guests: Sequence[Guest]) -> None:
-    statement = tx.insert(_vms)
+@cache
+def _upsert(is_sqlite: bool) -> Insert:
+    statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
     newer = new.generation >= _vms.c.generation
-    upsert = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=["vm"],
         set_={
             "generation": case((newer, new.generation), else_=_vms.c.generation),
@@ -109,4 +111,7 @@ def _save(tx: Tx, guests: Sequence[Guest]) -> None:
             "agent_since_ms": new.agent_since_ms,
         },
     )
-    tx.each(upsert, [guest._asdict() | UNREPORTED | {"hello_id": ""} for guest in guests])
+
+
+def _save(tx: Tx, guests: Sequence[Guest]) -> None:
+    tx.each(_upsert(tx.is_sqlite), [guest._asdict() | UNREPORTED | {"hello_id": ""} for guest in guests])

@@ -7,13 +7,14 @@ keeps its leases, and such a VM gets no new job. A host is heard about its own V
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import bindparam, case, select, update
 
 from adapters.ledger import guests, tables
-from adapters.ledger.transaction import Tx, portions
+from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from schemas.vms import HostBye, HostInventory, VmStatus
 
 #: A report that claims to be older than the last one is believed all the same after this time: the clock was wrong.
@@ -130,14 +131,18 @@ def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
     return own
 
 
-def _save_vms(tx: Tx, host: str, statuses: Sequence[VmStatus], known: Mapping[str, Reported]) -> None:
-    statement = tx.insert(_vms)
+@cache
+def _upsert(is_sqlite: bool) -> Insert:
+    statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
     told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms")}
     highest = case((new.generation > _vms.c.generation, new.generation), else_=_vms.c.generation)
-    upsert = statement.on_conflict_do_update(index_elements=["vm"], set_=told | {"generation": highest})
+    return statement.on_conflict_do_update(index_elements=["vm"], set_=told | {"generation": highest})
+
+
+def _save_vms(tx: Tx, host: str, statuses: Sequence[VmStatus], known: Mapping[str, Reported]) -> None:
     ordered = sorted(statuses, key=lambda status: status.vm)  # two adapters lock rows in one order
-    tx.each(upsert, [_row(tx, host, status, known.get(status.vm)) for status in ordered])
+    tx.each(_upsert(tx.is_sqlite), [_row(tx, host, status, known.get(status.vm)) for status in ordered])
 
 
 def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, case, delete, select, update
@@ -21,7 +22,7 @@ from sqlalchemy import bindparam, case, delete, select, update
 from adapters.ledger import attempts, guests, tables
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.guests import Guest, Sighting
-from adapters.ledger.transaction import Tx
+from adapters.ledger.transaction import Insert, Tx, insert_into
 from schemas.jobs import AgentHello, AttemptRef, JobRequest
 
 _requests, _vms, _attempts = tables.requests, tables.vms, tables.attempts
@@ -160,15 +161,20 @@ def _lose(tx: Tx, gone: Mapping[tuple[int, int], Held]) -> None:
         attempts.give_up(tx, lost, AttemptState.LOST, f"{vm} (guest agent)")
 
 
-def _save(tx: Tx, messages: Sequence[tuple[str, JobRequest]], known: Mapping[str, Guest]) -> None:
-    statement = tx.insert(_requests)
+@cache
+def _upsert(is_sqlite: bool) -> Insert:
+    statement = insert_into(_requests, is_sqlite)
     new = statement.excluded
-    upsert = statement.on_conflict_do_update(
+    return statement.on_conflict_do_update(
         index_elements=["vm", "slot"],
         set_={name: new[name] for name in ("request_id", "generation", "offer", "state", "repeated_ms")}
         | {"asked_ms": case((new.generation > _requests.c.generation, new.asked_ms), else_=_requests.c.asked_ms)},
     )
-    tx.each(upsert, [_row(tx, vm, message, known[vm]) for vm, message in sorted(messages, key=_slot)])
+
+
+def _save(tx: Tx, messages: Sequence[tuple[str, JobRequest]], known: Mapping[str, Guest]) -> None:
+    rows = [_row(tx, vm, message, known[vm]) for vm, message in sorted(messages, key=_slot)]
+    tx.each(_upsert(tx.is_sqlite), rows)
 
 
 def _slot(asked: tuple[str, JobRequest]) -> tuple[str, int, str]:

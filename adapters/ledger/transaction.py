@@ -56,6 +56,15 @@ class Policy(Struct, frozen=True, kw_only=True):
         return int(self.pause_limit_s * 1000)
 
 
+#: An INSERT that may say ON CONFLICT, which both databases spell alike.
+Insert = postgresql.Insert | sqlite.Insert
+
+
+def insert_into(table: Table, is_sqlite: bool) -> Insert:
+    """Begin an INSERT for one of the two databases. Statements that are used often are built once for each."""
+    return sqlite.insert(table) if is_sqlite else postgresql.insert(table)
+
+
 class OutboxRow(Struct, frozen=True):
     """A message on its way out, encoded; ``message_id`` is its message's own id."""
 
@@ -107,9 +116,9 @@ class Tx:
         if rows:
             self.connection.execute(statement, rows)
 
-    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        """Begin an INSERT that may say ON CONFLICT, which both databases spell alike."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+    def insert(self, table: Table) -> Insert:
+        """Begin an INSERT that may say ON CONFLICT."""
+        return insert_into(table, self.is_sqlite)
 
     def serialise_matching(self) -> None:
         """Wait until no other transaction matches; the lock is held to the end of this one."""
