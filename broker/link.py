@@ -28,6 +28,27 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
+class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika exports no types for it
+    """pika's asyncio connection, but what one turn of the loop writes goes out in one ``send``.
+
+    pika sends each frame by itself, three for a publish: a third of a busy process's time (see docs, performance).
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._gathered: list[bytes] = []
+        super().__init__(*args, **options)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._emit_gathered)
+        self._gathered.append(data)
+
+    def _emit_gathered(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if self._transport is not None:
+            super()._adapter_emit_data(b"".join(gathered))
+
+
 class Properties(Struct, frozen=True, kw_only=True):
     """The AMQP properties that we use; ``user_id`` is always the connection's own and checked by the broker."""
 
@@ -107,7 +128,7 @@ class Link:
         """Connect, log in and open the publishing channel. Raises LoginRefused or Disconnected."""
         link = cls(address.user)
         opened: asyncio.Future[Any] = link._loop.create_future()
-        link._amqp = AsyncioConnection(
+        link._amqp = GatheringConnection(
             _parameters(address, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
             on_open_error_callback=lambda _, error: _fail(opened, _map(error)),

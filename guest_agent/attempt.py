@@ -21,7 +21,7 @@ from broker.backoff import backoff
 from broker.errors import TransferFailed
 from guest_agent.cache import InputCache, digest_of
 from guest_agent.errors import CannotRun
-from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, put, start_time_of
+from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, put, since_boot
 from schemas.description import Input
 from schemas.errors import ErrorCode
 from schemas.jobs import (
@@ -140,8 +140,8 @@ class Attempt:
         if not self._base.exists():
             return None
         with suppress(FileNotFoundError, ValueError):
-            pid, start_time = (self._base / "process").read_text().split()
-            kill_group_left_behind(int(pid), start_time)
+            pid, noted_s = (self._base / "process").read_text().split()
+            kill_group_left_behind(int(pid), float(noted_s))
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
 
     async def _pipeline(self) -> None:
@@ -221,7 +221,7 @@ class Attempt:
 
     def _note_process(self, pid: int) -> None:
         """For an agent that comes after us: which group to kill."""
-        put(f"{self._base}/process", f"{pid} {start_time_of(pid)}".encode())
+        put(f"{self._base}/process", f"{pid} {since_boot()}".encode())
 
     async def _stage_out(self) -> None:
         self.phase = Phase.STAGE_OUT
@@ -244,10 +244,10 @@ class Attempt:
 
     def _ride_along(self) -> None:
         """Small streams go into the completion as they are."""
-        self._outputs += [_entry(s.path.name, s.head, s) for s in self._streams if not s.path.exists()]
+        self._outputs += [_entry(s.path.name, s.head, s) for s in self._streams if s.is_small]
 
     def _large_streams(self) -> list[tuple[str, Path]]:
-        return [(stream.path.name, stream.path) for stream in self._streams if stream.path.exists()]
+        return [(stream.path.name, stream.path) for stream in self._streams if not stream.is_small]
 
     async def _store_all(self, files: list[tuple[str, Path]]) -> None:
         """Small outputs ride in the completion as long as they fit together; the others go to the store."""

@@ -25,6 +25,8 @@ from guest_agent.errors import CannotRun
 READ_BYTES = 64 * 1024
 #: A stream up to this size stays in memory, bytes.
 SMALL_BYTES = 16 * 1024
+#: A payload is noted within this time of its start, seconds.
+NOTED_WITHIN_S = 10.0
 #: How long output of a group whose leader has ended is still awaited, seconds.
 DRAIN_S = 2.0
 
@@ -73,6 +75,11 @@ class CappedFile:
         self.cut_bytes += len(data) - len(kept)
         self._keep(kept)
         return True
+
+    @property
+    def is_small(self) -> bool:
+        """All of it is in ``head``; there is no file."""
+        return self._file is None
 
     def close(self) -> None:
         """Take no more. Idempotent."""
@@ -226,13 +233,22 @@ class Payload:
         self._exited.set_result((code if code >= 0 else 128 - code, usage))
 
 
-def kill_group_left_behind(pid: int, start_time: str) -> bool:
-    """Kill the group that a dead agent left, if ``pid`` still is that process. Says whether there was one."""
-    if start_time_of(pid) != start_time:
+def kill_group_left_behind(pid: int, noted_s: float) -> bool:
+    """Kill the group that a dead agent left, if ``pid`` still is the process that ran at ``noted_s`` (``since_boot``).
+
+    It is when it had started just before: whoever gets the number later starts later. Says whether there was one.
+    """
+    ticks = start_time_of(pid)
+    if not ticks or not noted_s - NOTED_WITHIN_S <= int(ticks) / os.sysconf("SC_CLK_TCK") <= noted_s:
         return False
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     return True
+
+
+def since_boot() -> float:
+    """Give the seconds since the kernel booted, on the clock of processes' start times."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def start_time_of(pid: int) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from guest_agent.errors import CannotRun
-from guest_agent.payload import CappedFile, Payload, kill_group_left_behind, start_time_of
+from guest_agent.payload import CappedFile, Payload, kill_group_left_behind, since_boot, start_time_of
 from tests.broker.polling import until
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
@@ -145,8 +145,9 @@ async def test_a_program_that_cannot_run_is_named(tmp_path: Path, program: str, 
 async def test_a_group_left_by_a_dead_agent_is_killed_only_if_it_is_that_one(tmp_path: Path) -> None:
     payload = start("sleep", "600", directory=tmp_path)
 
-    assert not kill_group_left_behind(payload.pid, "1")
-    assert kill_group_left_behind(payload.pid, start_time_of(payload.pid))
+    assert not kill_group_left_behind(payload.pid, since_boot() - 1000)
+    assert not kill_group_left_behind(payload.pid, since_boot() + 1000)
+    assert kill_group_left_behind(payload.pid, since_boot())
     assert (await payload.wait()).exit_status == 137
 
 
