@@ -7,7 +7,6 @@ that was started and not put to rest; a dead process there means an aborted VM. 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.address import write_private
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.detached import ProcessIdentity
@@ -112,7 +112,7 @@ class VmDirectories:
 
 def write_record(path: Path, record: msgspec.Struct) -> None:
     """Write a record so that a crash leaves either the old one or the new one."""
-    write_atomically(path, msgspec.json.encode(record, enc_hook=str))
+    write_private(path, msgspec.json.encode(record, enc_hook=str))
 
 
 def read_record(path: Path, kind: type[_Record]) -> _Record | None:
@@ -123,17 +123,6 @@ def read_record(path: Path, kind: type[_Record]) -> _Record | None:
         return None
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise HypervisorError(f"{path} is damaged: {error}; move the directory away") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file, readable by its owner only."""
-    scratch = path.with_name(f".{path.name}.tmp")
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
 
 
 def _decode_path(kind: type, value: Any) -> Any:

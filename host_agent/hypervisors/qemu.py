@@ -14,11 +14,12 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from broker.address import write_private
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.detached import ProcessIdentity, find_tree, send_signal, spawn, stat_of
-from host_agent.hypervisors.directory import VmDirectories, read_record, write_atomically, write_record
+from host_agent.hypervisors.directory import VmDirectories, read_record, write_record
 from host_agent.hypervisors.qemu_command import MachineCommand
 from host_agent.hypervisors.qemu_disk import create_overlay
 from host_agent.hypervisors.qemu_machine import CONNECTED, LiveVm, Machine
@@ -320,7 +321,7 @@ class QemuHypervisor:
         return (self._directories.path(vm) / MEMORY).exists()
 
     def _write_seed(self, vm: str, seed: bytes) -> None:
-        write_atomically(self._directories.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
+        write_private(self._directories.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
 
     def _machine(self, vm: str) -> Machine:
         live = self._live.get(vm)
