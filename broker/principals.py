@@ -85,7 +85,7 @@ LIMITS = Limits()
 
 def parse_principal(name: str) -> Principal:
     """Read a principal's name. Raises ValueError for what is none, whatever the characters."""
-    if not re.fullmatch(PRINCIPAL_PATTERN.removesuffix("$"), name):
+    if not re.fullmatch(PRINCIPAL_PATTERN, name):
         kinds = ", ".join(kind for kind in Kind if kind is not Kind.KEYS)
         raise ValueError(
             f"principal = {name!r}: must be <kind>-<id> with kind one of {kinds} and an id of 1 to 63 characters "

@@ -6,9 +6,11 @@ has. An agent that is not root, or whose directory other accounts cannot enter, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
+import signal
 import stat
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +20,8 @@ from guest_agent.payload import Account
 
 log = logging.getLogger(__name__)
 
+#: How often processes are looked for that were made while others were killed.
+MOST_ROUNDS = 20
 #: First of the ids for slots that have no named account.
 FIRST_ID = 64000
 
@@ -40,6 +44,33 @@ def _account(slot: int) -> Account:
     except KeyError:
         return Account(FIRST_ID + slot, FIRST_ID + slot)
     return Account(entry.pw_uid, entry.pw_gid)
+
+
+def end_all_of(account: Account | None) -> None:
+    """Kill every process of a payload's account: one that left its group would meet the slot's next job. Blocking.
+
+    Nothing happens without an account of its own: the processes are the agent's then.
+    """
+    for _ in range(MOST_ROUNDS if account is not None else 0):
+        left = [pid for pid in _processes() if _owner_of(pid) == (account.uid if account else -1)]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _owner_of(pid: int) -> int:
+    """Give a process's user; -1 when it is gone, or dead and not yet buried."""
+    try:
+        process = Path(f"/proc/{pid}")
+        return -1 if b") Z " in (process / "stat").read_bytes() else process.stat().st_uid
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
 
 
 def _is_enterable(directory: Path) -> bool:

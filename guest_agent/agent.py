@@ -91,6 +91,7 @@ class GuestAgent:
     def _room(self, settings: dict[str, float]) -> Room:
         jobs = self._state / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
+        jobs.chmod(0o711)
         return Room(
             directory=jobs,
             cache=InputCache(self._state / "inputs", self._fetch),

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ import msgspec
 
 from broker.backoff import backoff
 from broker.errors import TransferFailed
+from guest_agent.accounts import end_all_of
 from guest_agent.cache import InputCache, digest_of
 from guest_agent.errors import CannotRun
 from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, put, since_boot
@@ -122,11 +124,15 @@ class Attempt:
             outcome, cause = Outcome.DONE, ""
         except Failure as failure:
             outcome, cause = failure.outcome, failure.cause
+        except OSError as error:
+            self._end_payload()
+            outcome, cause = Outcome.LOST, f"{self.phase}: {error.strerror}: {error.filename or self._base}"
         except asyncio.CancelledError:
             if self.stopped is None:
                 self._task.cancel()
                 raise
             outcome, cause = Outcome.CANCELLED, self.stopped
+            await asyncio.to_thread(end_all_of, self._account)
         if outcome is not Outcome.DONE:
             await self._keep_streams()
         return self._completion(outcome, cause)
@@ -170,7 +176,7 @@ class Attempt:
     async def _run(self) -> None:
         self.phase = Phase.RUNNING
         ended = await self._execute(
-            [_program(self.assign.executable, self._work), *self.assign.arguments], "", self.assign.wall_time_s
+            [self._program(self.assign.executable), *self.assign.arguments], "", self.assign.wall_time_s
         )
         self._exit_status = ended.exit_status
         self._usage = Usage(
@@ -184,7 +190,7 @@ class Attempt:
 
     async def _validate(self) -> None:
         self.phase = Phase.VALIDATING
-        program = _program(self.assign.validation, self._work)
+        program = self._program(self.assign.validation)
         ended = await self._execute([program], "validation.", self.assign.wall_time_s)
         self._step(validate_s=self._since_mark())
         if ended.exit_status or ended.timed_out:
@@ -204,12 +210,26 @@ class Attempt:
                 memory_bytes=self._memory_bytes(),
             )
             self._note_process(self._payload.pid)
-            return await self._payload.wait(wall_time_s)
+            ended = await self._payload.wait(wall_time_s)
+            await asyncio.to_thread(end_all_of, self._account)
+            return ended
         except CannotRun as error:
             raise Failure(Outcome.FAILED, str(error)) from error
         finally:
             for stream in streams:
                 stream.close()
+
+    def _end_payload(self) -> None:
+        if self._payload is not None:
+            self._payload.signal(signal.SIGKILL)
+
+    def _program(self, name: str) -> str:
+        """An input of that name is run by its path, made executable; all else is looked up in the payload's PATH."""
+        local = self._work / name
+        if any(item.name == name for item in self.assign.inputs) and not local.is_symlink() and local.is_file():
+            local.chmod(0o755)
+            return str(local)
+        return shutil.which(name, path=PATH) or name
 
     def _memory_bytes(self) -> int:
         return self.assign.memory_mib << 20 or self._room.memory_bytes
@@ -239,8 +259,10 @@ class Attempt:
         """What a failed payload printed is what its owner will ask for."""
         self._outputs = []
         self._ride_along()
-        with suppress(Failure):
+        try:
             await self._store_all(self._large_streams())
+        except (Failure, OSError) as error:
+            log.warning("streams not kept", extra={"job": self.assign.job, "why": str(error)})
 
     def _ride_along(self) -> None:
         """Small streams go into the completion as they are."""
@@ -309,6 +331,7 @@ def _make_directory(base: Path, work: Path, account: Account | None) -> None:
     work.mkdir(parents=True)
     base.chmod(0o711)
     if account is not None:
+        work.chmod(0o700)
         os.chown(work, account.uid, account.gid)
 
 
@@ -324,15 +347,6 @@ def _place(item: Input, cached: Path | None, work: Path, account: Account | None
     else:
         shutil.copyfile(cached, path)
     path.chmod(0o755 if item.executable else 0o644)
-
-
-def _program(name: str, work: Path) -> str:
-    """An input of that name is run by its path; anything else is looked up in the payload's PATH."""
-    local = work / name
-    if local.is_file():
-        local.chmod(local.stat().st_mode | 0o111)
-        return str(local)
-    return shutil.which(name, path=PATH) or name
 
 
 def _output_problem(path: Path, work: Path) -> str:

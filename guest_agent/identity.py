@@ -81,17 +81,31 @@ class Identity:
         return is_newer
 
     async def address(self, refused: bool) -> Address:
-        """Give the credential: the kept one if it is of this generation, else one got for the one-time login."""
+        """Give the credential: the kept one if it is of this generation, else one got for the one-time login.
+
+        A refused one is traded anew where that can be; where it cannot, it is tried again: a refusal may pass.
+        """
         if refused:
-            self._file.unlink(missing_ok=True)
-            self.renew(await self._source.ask_newer())
+            await self._look_for_newer()
         kept = self._read()
-        if kept is not None:
+        if kept is not None and not refused:
             return kept.address
-        address = await self._trade(self.seed)
-        kept = Kept(self.seed.vm, self.seed.generation, address)
-        await asyncio.to_thread(write_private, self._file, msgspec.json.encode(kept))
+        try:
+            address = await self._trade(self.seed)
+        except BrokerError as error:
+            if kept is None:
+                raise
+            log.warning("no newer credential, the kept one again", extra={"why": str(error)})
+            return kept.address
+        fresh = Kept(self.seed.vm, self.seed.generation, address)
+        await asyncio.to_thread(write_private, self._file, msgspec.json.encode(fresh))
         return address
+
+    async def _look_for_newer(self) -> None:
+        try:
+            self.renew(await self._source.ask_newer())
+        except OSError as error:
+            log.warning("no seed to be had", extra={"why": str(error)})
 
     def _read(self) -> Kept | None:
         try:

@@ -95,6 +95,13 @@ class CappedFile:
         if self._file is None and len(self.head) + len(data) <= SMALL_BYTES:
             self.head += data
             return
+        try:
+            self._spill(data)
+        except OSError:  # a full disk cuts the stream, and the mark says so
+            self.cut_bytes += len(data)
+            self._room = 0
+
+    def _spill(self, data: bytes) -> None:
         if self._file is None:
             self._file = self.path.open("wb", buffering=0)
             self._file.write(self.head)

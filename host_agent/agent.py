@@ -49,6 +49,9 @@ AGENT_VERSION = "0.1.0"
 #: How long the key manager may take for a one-time login, seconds.
 GRANT_TIMEOUT_S = 30.0
 
+#: Commands taken and not yet journalled. The word about the time comes by the same queue: it must not wait behind them.
+PREFETCH = 64
+
 VERBS: dict[type[VmCommand], Verb] = {
     VmStart: Verb.START,
     VmPause: Verb.PAUSE,
@@ -92,8 +95,8 @@ class HostAgent:
         await self.open()
         self._journal.open()
         try:
-            await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=4)
-            self._connection.on_up.append(self._changed.set)
+            await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=PREFETCH)
+            self._connection.on_up.append(self._on_up)
             self._responder.recover()
             await self._connection.open()
             async with asyncio.TaskGroup() as group:
@@ -187,6 +190,11 @@ class HostAgent:
     async def _revoke(self, vm: str) -> None:
         await self._uplink.say("enrol", EnrolRevoke(vm=vm, target="keys"))
 
+    def _on_up(self) -> None:
+        """The link is new: this machine may have slept, so what was known of the time is void until told again."""
+        self._clock.forget()
+        self._changed.set()
+
     def _on_state(self, vm: str, state: VmState) -> None:
         """A VM changed by itself: tell the centre; one that is to be kept running is started again."""
         log.info("vm state", extra={"vm": vm, "state": str(state)})
@@ -202,9 +210,9 @@ class HostAgent:
     async def _start_again(self, vm: str) -> None:
         """Start a VM until it runs, or until someone else has decided about it."""
         for wait_s in backoff(0.2, 30.0):
-            if await self._hypervisor.state(vm) not in (VmState.ABORTED, VmState.POWEREDOFF):
-                return
             try:
+                if await self._hypervisor.state(vm) not in (VmState.ABORTED, VmState.POWEREDOFF):
+                    return
                 await self.control.act(Verb.START, vm)
                 self._changed.set()
                 return
@@ -217,7 +225,7 @@ class HostAgent:
         for wanted in self._config.vms:
             await self._have(wanted)
         for record in self._registry.all():
-            if record.autostart and await self._hypervisor.state(record.vm) in (VmState.ABORTED, VmState.POWEREDOFF):
+            if record.autostart:
                 self._keep(record.vm)
 
     async def _have(self, wanted: WantedVm) -> None:
@@ -238,10 +246,11 @@ class HostAgent:
         """Tell the centre what this host and its VMs are: at once when something changed, else every beat."""
         while True:
             self._changed.clear()
-            report = HostInventory(host=self._facts(), vms=await self.control.statuses(), at_ms=int(time.time() * 1000))
             try:
+                statuses = await self.control.statuses()
+                report = HostInventory(host=self._facts(), vms=statuses, at_ms=int(time.time() * 1000))
                 await self._uplink.say("inventory", report, persistent=False)
-            except BrokerError as error:
+            except (BrokerError, HostError, OSError) as error:
                 log.warning("inventory not delivered", extra={"why": str(error)})
             await self._beat_or_change()
 

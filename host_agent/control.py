@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from broker.address import Address
-from host_agent.errors import HostError, IllegalVerb, ImageError, Unsupported
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
+from host_agent.errors import HostError, HypervisorError, IllegalVerb, ImageError, Unsupported
+from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmFacts, VmSpec
 from host_agent.images import ImageStore
-from host_agent.registry import VmRecord, VmRegistry
+from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.vm import TRANSITIONS, Verb, VmState, is_done, is_legal
 from schemas.enrol import EnrolGranted
 from schemas.ids import unguessable
@@ -125,10 +125,14 @@ class VmControl:
         """Say what a VM is now. Raises NoSuchVm."""
         record = self._registry.get(vm)
         facts = await self._hypervisor.facts(vm)
+        return self._told(record, await self._hypervisor.state(vm), facts)
+
+    def _told(self, record: VmRecord, state: VmState, facts: VmFacts, reason: str = "") -> VmStatus:
         return VmStatus(
-            vm=vm,
+            vm=record.vm,
             name=record.name,
-            state=await self._hypervisor.state(vm),
+            state=state,
+            reason=reason[:1000],
             generation=record.generation,
             hypervisor=self._hypervisor.name,
             cpus=record.cpus,
@@ -143,8 +147,18 @@ class VmControl:
         )
 
     async def statuses(self) -> list[VmStatus]:
-        """Say what every VM is now."""
-        return [await self.status(record.vm) for record in self._registry.all()]
+        """Say what every VM is now. One that is deleted meanwhile is left out; one that cannot be asked is unknown."""
+        found = [await self._status_or_unknown(record) for record in self._registry.all()]
+        return [status for status in found if status is not None]
+
+    async def _status_or_unknown(self, record: VmRecord) -> VmStatus | None:
+        try:
+            return await self.status(record.vm)
+        except NoSuchVm:
+            return None
+        except HypervisorError as error:
+            log.warning("vm cannot be asked", extra={"vm": record.vm, "why": str(error)})
+            return self._told(record, VmState.UNKNOWN, VmFacts(), str(error))
 
     def _check(self, verb: Verb, record: VmRecord, state: VmState) -> None:
         if verb not in self._hypervisor.capabilities.verbs:

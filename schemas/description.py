@@ -20,8 +20,15 @@ from schemas.ids import JobId, Sha256
 MAX_INLINE_INPUT_BYTES = 64 * 1024
 #: What one submission may hold; its rows are made in one transaction.
 MAX_ARRAY = 100_000
+#: What the names of outputs may take in a completion, bytes: it has one message, and small outputs ride in it too.
+MAX_OUTPUT_ENTRIES_BYTES = 768 * 1024
+#: What a completion says of an output beside its name: digest, size, the keys, bytes.
+_OUTPUT_ENTRY_BYTES = 128
 
-FileNameInJob = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*)*$")]
+FileNameInJob = Annotated[
+    str,
+    Meta(max_length=200, pattern=r"^[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*)*$(?!\n)"),
+]
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -56,7 +63,7 @@ class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A job, or an array of them. ``{index}`` in an argument becomes the job's index, from 1."""
 
     id: JobId
-    executable: Annotated[str, Meta(min_length=1, max_length=1024)]
+    executable: Annotated[str, Meta(min_length=1, max_length=200)]
     arguments: list[str] = []
     environment: dict[str, str] = {}
     inputs: list[Input] = []
@@ -107,6 +114,7 @@ def check_description(job: JobDescription) -> list[str]:
         *_twice("inputs", [i.name for i in job.inputs]),
         *_twice("outputs", [o.name for o in job.outputs]),
         *(p for i in job.inputs for p in _input_problems(i)),
+        *_too_many(job.outputs),
     ]
     names = [*(i.name for i in job.inputs), *(o.name for o in job.outputs)]
     problems += [f"file name {n!r}: '..' is not allowed" for n in names if ".." in n.split("/")]
@@ -121,6 +129,14 @@ def _input_problems(item: Input) -> list[str]:
     if item.content is not None and len(item.content) > MAX_INLINE_INPUT_BYTES:
         return [f"inputs: {item.name!r}: content of {len(item.content)} bytes is over {MAX_INLINE_INPUT_BYTES}"]
     return []
+
+
+def _too_many(outputs: list[Output]) -> list[str]:
+    size = sum(len(o.name) + _OUTPUT_ENTRY_BYTES for o in outputs)
+    if size <= MAX_OUTPUT_ENTRIES_BYTES:
+        return []
+    most = MAX_OUTPUT_ENTRIES_BYTES * len(outputs) // size
+    return [f"outputs: {len(outputs)} of them do not fit a completion, {most} would: make an archive of them"]
 
 
 def _twice(field: str, names: list[str]) -> list[str]:

@@ -47,7 +47,7 @@ class EnrolRevoke(Message, frozen=True, kw_only=True, tag="enrol.revoke"):
 class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
     """A console asks for a site's principal; answered by its credential, the same one each time."""
 
-    site: Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+    site: Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)")]
 
 
 class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):

@@ -29,7 +29,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     #: The principal that it is for; empty where the queue alone says so.
     target: str = ""
     #: Boot generation of the VM that it is for or from; 0 where none is meant.
-    generation: Annotated[int, Meta(ge=0)] = 0
+    generation: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
     #: Absolute time of the centre, ms since 1970, after which it has no effect.
     deadline_ms: int | None = None
     #: The random end of the sender's reply queue; used only for consoles, behind their broker-checked name.

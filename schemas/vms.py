@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
 
-VmName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+VmName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)")]
 
 
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -101,8 +101,6 @@ class Registrar:
     def _new_once(self, host: str, message: EnrolGrant, known: VmRecord | None, now_s: float) -> VmRecord:
         if known is not None:
             self._drop_once(known)
-            if known.generation != message.generation:
-                self._realm.lock_out(Principal(Kind.VM, known.vm))
         record = VmRecord(
             vm=message.vm,
             host=host,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,7 +80,11 @@ class Service:
             message = decode(delivery.body)
         except DecodeError as error:
             return await bury(self._connection, delivery, "undecodable", error.reason)
-        answer = await self._handle(sender, message)
+        try:
+            answer = await self._handle(sender, message)
+        except Exception as error:
+            log.exception("message failed", extra={"sender": sender})
+            return await bury(self._connection, delivery, "failed", f"{type(error).__name__}: {error}")
         if answer is not None:
             await self._answer(delivery, sender, message, answer)
         return delivery.ack()
@@ -93,8 +98,8 @@ class Service:
                 log.error("broker refused", extra={"sender": sender, "why": str(error)})
                 if 400 <= error.status < 500:
                     return Failed(call=message.id, code=ErrorCode.INTERNAL, message="the broker refused; see the log")
-            except BrokerError as error:
-                log.error("broker away", extra={"sender": sender, "why": str(error)})
+            except (BrokerError, OSError, sqlite3.OperationalError) as error:
+                log.error("broker or disk away", extra={"sender": sender, "why": str(error)})
             await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 

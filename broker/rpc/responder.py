@@ -159,20 +159,20 @@ class Responder:
                 message=f"generation = {message.generation}: this VM is at {mine}",
                 hint="look the VM up again and repeat the command",
             )
-        if message.deadline_ms is None or not await self._is_past(message.deadline_ms):
+        late = "" if message.deadline_ms is None else await self._why_late(message.deadline_ms)
+        if not late:
             return None
-        return Failed(
-            call=message.id, code=ErrorCode.DEADLINE, message="its deadline passed before it came", hint="send it again"
-        )
+        return Failed(call=message.id, code=ErrorCode.DEADLINE, message=late, hint="send it again")
 
-    async def _is_past(self, deadline_ms: int) -> bool:
+    async def _why_late(self, deadline_ms: int) -> str:
+        """Say why a deadline counts as passed; empty when there is time left."""
         if self._clock.now_ms() is None:
             try:
                 await asyncio.wait_for(self._clock.wait_known(), CLOCK_PATIENCE_S)
             except TimeoutError:
-                log.warning("server time unknown, deadline taken as met")
+                return "the centre has not told the time, so its deadline cannot be judged"
         now = self._clock.now_ms()
-        return now is not None and now > deadline_ms
+        return "its deadline passed before it came" if now is None or now > deadline_ms else ""
 
     async def _run_plain(self, handler: Handler, call: Call) -> None:
         answer = await self._guarded(handler, call)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.errors import TransferFailed
+from guest_agent.accounts import _owner_of, _processes
 from guest_agent.attempt import Attempt, Room
 from guest_agent.cache import InputCache
+from guest_agent.payload import Account
 from schemas.description import Input, Output
 from schemas.errors import ErrorCode
 from schemas.jobs import JobAssign, JobCompletion, Outcome, OutputEntry, Phase
@@ -216,3 +221,52 @@ async def test_a_payload_sees_its_own_environment_and_nothing_of_the_agents(
 
     assert b"VOLCLOUD_ARRAY_INDEX=3" in content_of(completion, "stdout")
     assert b"hidden" not in content_of(completion, "stdout")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/" + "y" * 300])
+async def test_a_name_that_no_file_can_have_ends_the_attempt_and_not_the_agent(guest: Guest, name: str) -> None:
+    completion = await guest.run(name)
+
+    assert completion.outcome in (Outcome.FAILED, Outcome.LOST)
+    assert completion.cause
+
+
+async def test_a_full_disk_ends_the_attempt_as_lost_and_leaves_no_payload(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr("guest_agent.attempt.put", full)
+    attempt = guest.attempt("sleep", "600")
+
+    completion = await asyncio.wait_for(attempt.run(), 10)
+
+    assert completion.outcome == Outcome.LOST
+    assert "No space left on device" in completion.cause
+    payload = attempt._payload
+    assert payload is not None
+    await until(lambda: payload._exited.done())
+
+
+async def test_a_program_of_the_machine_is_run_as_it_is(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed: list[Path] = []
+    monkeypatch.setattr(Path, "chmod", lambda self, mode: changed.append(self))
+
+    completion = await guest.run("/bin/true")
+
+    assert completion.outcome == Outcome.DONE
+    assert Path("/bin/true") not in changed
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a payload another account")
+async def test_a_process_that_left_its_group_does_not_outlive_the_attempt(guest: Guest) -> None:
+    account = Account(64017, 64017)
+    guest.room = msgspec.structs.replace(guest.room, account=lambda slot: account)
+    for directory in (guest.directory, *guest.directory.parents):
+        directory.chmod(directory.stat().st_mode | 0o111)
+
+    completion = await guest.run("/bin/sh", "-c", "setsid sleep 600 < /dev/null > /dev/null 2>&1 & sleep 0.2")
+
+    assert completion.outcome == Outcome.DONE, completion.cause
+    assert [pid for pid in _processes() if _owner_of(pid) == account.uid] == []

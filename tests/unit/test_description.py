@@ -25,6 +25,8 @@ def test_a_small_description_is_read_with_its_defaults() -> None:
         ({"requirements": {"cpu": 2}}, "unknown key requirements.cpu: did you mean 'cpus'?"),
         ({"inputs": [{"nam": "a"}]}, "unknown key inputs.nam: did you mean 'name'?"),
         ({"zzz": 1}, "unknown key zzz: allowed are id, executable"),
+        ({"id": "hello\n"}, "id = 'hello"),
+        ({"outputs": [{"name": "x" * 300}]}, "length <= 200"),
         ({"wall_time_s": -1}, "wall_time_s = -1: Expected `float` > 0"),
         ({"array": 0}, "array = 0: Expected `int` >= 1"),
         ({"id": "no dots.please"}, "id = 'no dots.please'"),

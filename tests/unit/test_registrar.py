@@ -124,10 +124,11 @@ def test_a_newer_generation_locks_the_older_one_out_and_keeps_its_queues(desk: D
     old = desk.enrol(generation=1)
 
     granted = desk.grant(generation=2)
+    assert desk.realm.passwords["vm-a"] == old.password, "a boot that never comes locks nobody out"
+    new = desk.trade(granted)
 
-    assert "vm-a" not in desk.realm.passwords
+    assert desk.realm.passwords["vm-a"] == new.password != old.password
     assert "vm-a" in desk.realm.queues
-    assert desk.trade(granted).password != old.password
 
 
 def test_a_confirmation_of_the_older_generation_does_not_end_the_newer_ones_login(desk: Desk) -> None:

@@ -1,0 +1,91 @@
+"""A VM's identity: a refusal that passes costs nothing, a newer generation replaces the older."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from broker.address import Address
+from broker.errors import BrokerError
+from guest_agent.identity import Identity, Kept
+from guest_agent.seed import SeedSource
+from schemas.seed import Seed, encode_seed
+
+
+def seed_of(generation: int) -> Seed:
+    return Seed(
+        vm="vm-1",
+        name="one",
+        generation=generation,
+        broker_host="127.0.0.1",
+        broker_port=1,
+        vhost="v",
+        login_user="once-1",
+        login_password="x",
+    )
+
+
+def address_of(password: str) -> Address:
+    return Address(host="127.0.0.1", port=1, user="vm-1", password=password)
+
+
+class Traded(Identity):
+    """An identity whose trades are answered by the test."""
+
+    answer: Address | None = None
+    trades = 0
+
+    async def _trade(self, seed: Seed) -> Address:
+        self.trades += 1
+        if self.answer is None:
+            raise BrokerError("the one-time login has been used")
+        return self.answer
+
+
+async def identity_of(directory: Path, generation: int = 1) -> Traded:
+    (directory / "seed").write_bytes(encode_seed(seed_of(generation)))
+    identity = Traded(SeedSource(directory / "seed"), directory)
+    await identity.load()
+    return identity
+
+
+def keep(directory: Path, generation: int, password: str) -> None:
+    kept = Kept("vm-1", generation, address_of(password))
+    (directory / "credential.json").write_bytes(msgspec.json.encode(kept))
+
+
+async def test_a_kept_credential_is_used_without_a_trade(tmp_path: Path) -> None:
+    keep(tmp_path, 1, "mine")
+    identity = await identity_of(tmp_path)
+
+    assert (await identity.address(False)).password == "mine"
+    assert identity.trades == 0
+
+
+async def test_a_refusal_that_may_pass_keeps_the_credential(tmp_path: Path) -> None:
+    keep(tmp_path, 1, "mine")
+    identity = await identity_of(tmp_path)
+
+    assert (await identity.address(True)).password == "mine"
+    assert (await identity.address(False)).password == "mine"
+
+
+async def test_a_refusal_with_a_newer_seed_at_hand_is_traded(tmp_path: Path) -> None:
+    keep(tmp_path, 1, "old")
+    identity = await identity_of(tmp_path)
+    identity.answer = address_of("new")
+    (tmp_path / "seed").write_bytes(encode_seed(seed_of(2)))
+
+    assert (await identity.address(True)).password == "new"
+    assert identity.generation == 2
+    assert (await (await identity_of(tmp_path, 2)).address(False)).password == "new"
+
+
+async def test_a_credential_of_an_older_generation_is_not_used(tmp_path: Path) -> None:
+    keep(tmp_path, 1, "old")
+    identity = await identity_of(tmp_path, 2)
+
+    with pytest.raises(BrokerError, match="has been used"):
+        await identity.address(False)
