@@ -1,0 +1,96 @@
+"""Words of the reference that no code of ours has: other systems' names for states, settings without a struct."""
+
+from __future__ import annotations
+
+from host_agent.vm import VmState
+from schemas.errors import ErrorCode
+
+#: Domain states of libvirt (virDomainState).
+LIBVIRT = {
+    VmState.ABSENT: "no such domain",
+    VmState.POWEREDOFF: "`SHUTOFF`",
+    VmState.RUNNING: "`RUNNING`, `BLOCKED`",
+    VmState.PAUSED: "`PAUSED`, `PMSUSPENDED`",
+    VmState.SAVED: "`SHUTOFF` with a managed save image",
+    VmState.STOPPING: "`SHUTDOWN`",
+    VmState.ABORTED: "`SHUTOFF`, reason crashed",
+    VmState.STUCK: "`CRASHED`",
+    VmState.UNKNOWN: "`NOSTATE`",
+}
+#: Power states of vSphere, which has no pause: suspending writes the memory to disk.
+VSPHERE = {
+    VmState.ABSENT: "no such VM",
+    VmState.POWEREDOFF: "`poweredOff`",
+    VmState.RUNNING: "`poweredOn`",
+    VmState.PAUSED: "`suspended`",
+    VmState.SAVED: "`suspended`",
+}
+#: Settings that a guest agent takes from its seed.
+SETTINGS_OF_GUESTS = {
+    "beat_s": "Between two beats.",
+    "request_again_s": "A request for work is said again after this long, as repair.",
+    "store_patience_s": "How long an output waits for a store that does not take it. 3600 without it.",
+    "payload_memory_mib": "Memory that a payload may have whose job requires none. Without it, or 0: no limit.",
+}
+
+#: What a code tells its reader.
+CODES = {
+    ErrorCode.BAD_REQUEST: "The message, or a value in it, is wrong; the same again fails again.",
+    ErrorCode.UNSUPPORTED: "This agent or driver can never do that.",
+    ErrorCode.NOT_FOUND: "What was named does not exist.",
+    ErrorCode.FORBIDDEN: "The sender may not do that.",
+    ErrorCode.CONFLICT: "It contradicts what is there already.",
+    ErrorCode.ILLEGAL_STATE: "The VM is in a state that does not allow the verb; both are named.",
+    ErrorCode.STALE_GENERATION: "It is for, or from, an earlier boot of the VM.",
+    ErrorCode.DEADLINE: "It came after its deadline and was not done.",
+    ErrorCode.INTERRUPTED: "The agent ended while it was at work; it may have been done in part.",
+    ErrorCode.TIMEOUT: "It took longer than it was given.",
+    ErrorCode.HYPERVISOR: "The hypervisor refused or failed.",
+    ErrorCode.IMAGE: "The image is unknown, not allowed on that host, or not what its SHA-256 says.",
+    ErrorCode.STORE: "The store did not take or give the file.",
+    ErrorCode.CANNOT_RUN: "The program could not be started; nothing of it ran.",
+    ErrorCode.INTERNAL: "A fault on the other side; its log has more.",
+}
+
+#: Fields whose struct has no comment, because their name says it to who reads the code.
+MEANINGS = {
+    "HostConfig.hypervisor": "The driver; `process` isolates nothing, `fake` keeps VMs in memory.",
+    "HostConfig.vms": "VMs that this host has and keeps running.",
+    "HostConfig.beat_s": "Between two reports of this host and its VMs.",
+    "WantedVm.name": "Its name, as people type it.",
+    "WantedVm.cpus": "Virtual cpus.",
+    "WantedVm.memory_mib": "Memory.",
+    "WantedVm.disk_mib": "Disk.",
+    "JobAdapterConfig.lease_s": "How long an assignment lives without a beat.",
+    "JobAdapterConfig.metrics_address": "Address on which scrapes are answered.",
+    "StorageAdapterConfig.credential": "File with this adapter's broker credential.",
+    "StorageAdapterConfig.ledger": "SQLAlchemy URL of the ledger; the job adapters' own.",
+    "StorageAdapterConfig.metrics_port": "0 = no metrics.",
+    "StorageAdapterConfig.metrics_address": "Address on which scrapes are answered.",
+    "KeysConfig.profile": "Where the broker runs: on one machine, or as a cluster.",
+    "JobDescription.id": "The submitter's name for it; the same id again, with the same description, changes nothing.",
+    "JobDescription.executable": "A path in the VM, or the name of an input or of a program on the search path.",
+    "JobDescription.arguments": "`{index}` in one becomes the job's index.",
+    "JobDescription.environment": "Added to PATH, HOME, TMPDIR, LANG and the `VOLCLOUD_…` variables of the job.",
+    "JobDescription.inputs": "Files that stand in the job's directory before it runs.",
+    "JobDescription.outputs": "Files that are taken home; stdout and stderr always are.",
+    "JobDescription.requirements": "What a VM must offer.",
+    "JobDescription.wall_time_s": "After this the payload and all that it started are killed.",
+    "JobDescription.array": "Number of jobs made of it; their indices are 1, 2, …",
+    "JobDescription.labels": "Words of the submitter's; kept with the job.",
+    "Input.name": "Path in the job's directory.",
+    "Input.sha256": "Digest of a file in the store.",
+    "Input.size": "Size of that file, bytes.",
+    "Input.content": "The file itself, at most 64 KiB, in place of `sha256`.",
+    "Input.executable": "It may be run.",
+    "Output.name": "Path in the job's directory.",
+    "Output.optional": "Without it the job has not failed.",
+    "Requirements.cpus": "At least so many.",
+    "Requirements.memory_mib": "At least so much; the payload may use no more.",
+    "Requirements.disk_mib": "At least so much free.",
+    "Requirements.platform": "Exactly this, such as `linux-x86_64`.",
+    "Requirements.image": "Exactly the image with this id.",
+    "Requirements.features": "All of these words.",
+    "Message.v": "Version of the wire.",
+    "Message.trace": "For tracing; kept as it is.",
+}
