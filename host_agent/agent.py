@@ -40,6 +40,7 @@ from schemas.vms import (
     Vms,
     VmSavestate,
     VmStart,
+    VmStatus,
     VmStop,
 )
 
@@ -248,7 +249,7 @@ class HostAgent:
             self._changed.clear()
             try:
                 statuses = await self.control.statuses()
-                report = HostInventory(host=self._facts(), vms=statuses, at_ms=int(time.time() * 1000))
+                report = HostInventory(host=self._facts(statuses), vms=statuses, at_ms=int(time.time() * 1000))
                 await self._uplink.say("inventory", report, persistent=False)
             except (BrokerError, HostError, OSError) as error:
                 log.warning("inventory not delivered", extra={"why": str(error)})
@@ -260,7 +261,7 @@ class HostAgent:
         except TimeoutError:
             return
 
-    def _facts(self) -> HostFacts:
+    def _facts(self, statuses: list[VmStatus]) -> HostFacts:
         return HostFacts(
             hostname=platform.node(),
             platform=f"{platform.system().lower()}-{platform.machine()}",
@@ -268,6 +269,7 @@ class HostAgent:
             memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
             free_disk_mib=shutil.disk_usage(self._config.directory).free >> 20,
             hypervisor=self._hypervisor.name,
+            accelerator=next((status.accelerator for status in statuses if status.accelerator), ""),
             agent_version=AGENT_VERSION,
             isolates=self._hypervisor.capabilities.isolates,
             images=self._config.images,
