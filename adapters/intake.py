@@ -24,8 +24,8 @@ from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.dead_letters import bury
 from broker.errors import NotDelivered, Unroutable
-from broker.routes import reply, sender_of
-from schemas.codec import decode, encode, op_of
+from broker.routes import kind_of, reply, sender_of
+from schemas.codec import clip, decode, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ledger import JobVerdict
@@ -39,6 +39,10 @@ STALE_MS = 10_000
 GATHER_S = 0.008
 #: Messages in one transaction.
 MOST_IN_BATCH = 400
+#: Kinds of principal that an adapter may write to; a one-time login listens to the key manager alone.
+ANSWERED = frozenset({"host", "vm", "site", "console"})
+#: How long a batch may take before beats that came meanwhile count as held up, seconds.
+SLOW_S = 15.0
 #: An answer to a sender, or None where the outbox or silence is the answer.
 Answers = Sequence[Reply | None]
 #: Deals with all messages of one kind in a batch: (sender, message) each.
@@ -53,6 +57,21 @@ class Kind(Struct, frozen=True, kw_only=True):
     light: bool = False
     #: Kinds of principal that may send it.
     senders: frozenset[str]
+
+
+def may_answer(principal: str) -> bool:
+    """Say whether the broker lets an adapter write to a sender: an answer to any other would cost the link."""
+    return kind_of(principal) in ANSWERED
+
+
+def body_of(answer: Reply) -> bytes:
+    """Render an answer; one that is longer than the wire allows becomes a failure that says so."""
+    try:
+        return encode(answer)
+    except DecodeError as error:
+        log.error("answer too long", extra={"op": op_of(answer), "why": error.reason})
+        text = f"the answer does not fit a message: {clip(error.reason)}"
+        return encode(Failed(call=answer.call, code=ErrorCode.BAD_REQUEST, message=text, hint="ask for less at once"))
 
 
 class Item(Struct, frozen=True):
@@ -81,17 +100,28 @@ class Intake:
         metrics: Metrics,
         *,
         after: Callable[[Tx], object],
+        slow_s: float = SLOW_S,
     ) -> None:
-        """``after`` ends every durable transaction: the matching."""
+        """``after`` ends every durable transaction: the matching. A batch longer than ``slow_s`` held beats up."""
         self._connection, self._ledger, self._kinds, self._metrics = connection, ledger, kinds, metrics
-        self._after = after
+        self._after, self._slow_s = after, slow_s
         self._waiting: list[Item] = []
         self._ticks: list[str] = []
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Monotonic time since when no message has waited for longer than one batch; None while there is a backlog.
-        self.clear_since: float | None = time.monotonic()
+        #: Monotonic times: since when nothing has held messages up, and since when a batch is being written.
+        self._clear_since: float | None = time.monotonic()
+        self._busy_since: float | None = None
+
+    @property
+    def clear_since(self) -> float | None:
+        """Monotonic time since when no message has waited for longer than one quick batch; None while any does.
+
+        Any thread may ask.
+        """
+        busy = self._busy_since
+        return None if busy is not None and time.monotonic() - busy > self._slow_s else self._clear_since
 
     def on_delivery(self, delivery: Delivery) -> None:
         """Queue a delivery whose sender the broker vouches for; move aside what cannot be read."""
@@ -128,7 +158,9 @@ class Intake:
             batch, self._waiting = self._waiting[:MOST_IN_BATCH], self._waiting[MOST_IN_BATCH:]
             self._note_backlog()
             if batch:
+                self._busy_since = time.monotonic()
                 await self._take(batch)
+                self._note_taken(time.monotonic() - self._busy_since)
 
     async def write(self, work: Callable[[Tx], Any]) -> Any:
         """Run ``work`` of the adapter's own in the writer thread, and publish what it put out. Raises LedgerError."""
@@ -163,10 +195,18 @@ class Intake:
 
     def _note_backlog(self) -> None:
         if self._waiting:
-            self.clear_since = None
+            self._clear_since = None
         else:
             self._wake.clear()
-            self.clear_since = self.clear_since or time.monotonic()
+            self._clear_since = self._clear_since or time.monotonic()
+
+    def _note_taken(self, took_s: float) -> None:
+        """After a batch: one that was slow, or found no ledger, held up whatever came meanwhile."""
+        if took_s > self._slow_s:
+            self._clear_since = None
+        if not self._waiting:
+            self._clear_since = self._clear_since or time.monotonic()
+        self._busy_since = None
 
     async def _take(self, batch: list[Item]) -> None:
         light = [item for item in batch if self._kinds[type(item.message)].light]
@@ -197,6 +237,7 @@ class Intake:
                 written: _Written = await self._in_thread(lambda: write(lambda tx: self._work(tx, items, ticks, light)))
                 return written
             except LedgerUnavailable as error:
+                self._clear_since = None
                 log.error("ledger unavailable, waiting", extra={"why": str(error)})
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
@@ -261,7 +302,7 @@ class Intake:
     def _answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Send an answer that nobody stores: it is asked for again if it is lost."""
         route = reply(self._connection.user, sender, message.reply)
-        self._connection.send(*route, encode(answer), message_id=answer.id, mandatory=False)
+        self._connection.send(*route, body_of(answer), message_id=answer.id, mandatory=False)
 
     async def _give_up(self, item: Item, error: Exception) -> None:
         log.exception("message failed", exc_info=error, extra={"op": op_of(item.message), "sender": item.sender})
@@ -273,8 +314,10 @@ class Intake:
     ) -> None:
         """Tell the sender, where it can be told, and move the message to the dead letters."""
         self._metrics.refused(reason)
+        text = clip(text)
         call = message.id if message is not None else delivery.properties.message_id
-        if call and (sender or sender_of(delivery.routing_key, delivery.user_id)):
+        known = sender or sender_of(delivery.routing_key, delivery.user_id)
+        if call and known and may_answer(known):
             refusal = _refusal(delivery.routing_key, call[:64], text)
             self._answer(delivery.user_id, message or refusal, refusal)
         await bury(self._connection, delivery, reason, text)

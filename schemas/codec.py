@@ -18,6 +18,8 @@ from schemas.errors import DecodeError
 
 #: AMQP content type of every body.
 CONTENT_TYPE = "application/x-msgpack"
+#: Longest text that an error or an answer quotes, characters: a sender's own words must not fill the answer to it.
+MAX_TEXT = 1000
 
 
 def _tagged(kind: type[Message]) -> list[type[Message]]:
@@ -59,7 +61,12 @@ def decode(body: bytes) -> Message:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a message: {advise(str(error))}") from error
+        raise DecodeError(f"not a message: {advise(clip(str(error)))}") from error
+
+
+def clip(text: str, most: int = MAX_TEXT) -> str:
+    """Give the head of a text, with an ellipsis where something was left out; ``most`` characters in all."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def op_of(message: Message) -> str:

@@ -21,6 +21,10 @@ MAX_STREAM_BYTES = 1 << 20
 
 Slot = Annotated[int, Meta(ge=0, le=1023)]
 Attempt = Annotated[int, Meta(ge=1)]
+#: What a machine says of itself; every new one costs the ledger a row.
+Word = Annotated[str, Meta(max_length=64)]
+Phrase = Annotated[str, Meta(max_length=128)]
+Features = Annotated[list[Word], Meta(max_length=64)]
 
 
 class Phase(StrEnum):
@@ -50,13 +54,13 @@ class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpus: int
     memory_mib: int
     disk_mib: int
-    platform: str
-    image: str = ""
-    features: list[str] = []
+    platform: Word
+    image: Phrase = ""
+    features: Features = []
     #: The guest kernel's boot id: changes with every boot, differs from the host's in a real VM.
-    boot_id: str = ""
-    agent_version: str = ""
-    python: str = ""
+    boot_id: Word = ""
+    agent_version: Word = ""
+    python: Word = ""
 
 
 class AttemptRef(Struct, frozen=True, kw_only=True):

@@ -10,9 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 from prometheus_client import CollectorRegistry
 
 from adapters.config import JobAdapterConfig
@@ -26,9 +28,10 @@ from adapters.metrics import VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
 from broker.connection import Connection
+from schemas.codec import clip
 from schemas.envelope import Failed, Message, Reply, ServerTime
 from schemas.jobs import AgentHello, JobBeat, JobRequest
-from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit
+from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,8 @@ M = TypeVar("M", bound=Message)
 
 #: Messages taken and not yet acknowledged, a queue.
 PREFETCH = 500
+#: Reasons that a verdict names; more are counted.
+MOST_REASONS = 100
 
 
 class JobAdapter:
@@ -44,7 +49,7 @@ class JobAdapter:
 
     def __init__(self, connection: Connection, ledger: Ledger, store: Store, policy: Policy, metrics: Metrics) -> None:
         self._connection, self._ledger, self._metrics, self._policy = connection, ledger, metrics, policy
-        self._intake = Intake(connection, ledger, kinds(store), metrics, after=assignments.match)
+        self._intake = Intake(connection, ledger, kinds(store), metrics, after=assignments.match, slow_s=policy.beat_s)
         self._calls = Calls(connection, self._intake)
 
     async def run(self, sweep_s: float) -> None:
@@ -71,8 +76,12 @@ class JobAdapter:
 
     async def _sweep(self) -> None:
         await self._intake.sweep()
-        await self._intake.write(_expire if self._may_expire() else assignments.match)
+        await self._intake.write(self._expire_or_match)
         self._show(await self._intake.read(queries.stats))
+
+    def _expire_or_match(self, tx: Tx) -> None:
+        """Decided in the writer thread: whatever held this transaction up held beats up as well."""
+        (_expire if self._may_expire() else assignments.match)(tx)
 
     def _may_expire(self) -> bool:
         """Whether beats have been consumed without a break or a backlog for one whole lease."""
@@ -97,7 +106,7 @@ def kinds(store: Store) -> dict[type[Message], Kind]:
     feeders = frozenset({"site", "console"})
     console = frozenset({"console"})
     return {
-        JobSubmit: Kind(room=lambda tx, items: submissions.submit_all(tx, items, store.has_input), senders=feeders),
+        JobSubmit: Kind(room=partial(_submit, store), senders=feeders),
         AgentHello: Kind(room=_each(requests.hello), senders=vm),
         JobRequest: Kind(room=_ask, senders=vm),
         JobCancel: Kind(room=_each(_cancel), senders=console),
@@ -110,6 +119,18 @@ def kinds(store: Store) -> dict[type[Message], Kind]:
 
 def _each(one: Callable[[Tx, str, M], Reply | None]) -> Callable[[Tx, Sequence[tuple[str, M]]], Answers]:
     return lambda tx, items: [one(tx, sender, message) for sender, message in items]
+
+
+def _submit(store: Store, tx: Tx, items: Sequence[tuple[str, JobSubmit]]) -> Answers:
+    return [_brief(verdict) for verdict in submissions.submit_all(tx, items, store.has_input)]
+
+
+def _brief(verdict: JobVerdict) -> JobVerdict:
+    """Name the first of many reasons, so that a verdict always fits a message."""
+    reasons = [clip(reason) for reason in verdict.reasons[:MOST_REASONS]]
+    if more := len(verdict.reasons) - len(reasons):
+        reasons.append(f"and {more} more like these")
+    return msgspec.structs.replace(verdict, reasons=reasons)
 
 
 def _ask(tx: Tx, items: Sequence[tuple[str, JobRequest]]) -> Answers:

@@ -1,7 +1,8 @@
 """The storage adapter put together: transfers, and the ends of jobs.
 
-An end that carries small outputs is first stored and then written to the ledger, whose row alone makes it final. A
-store that will not have them leaves the guest holding them: it is told why and sends them again.
+An end that carries small outputs is first stored, if it will count, and then written to the ledger, whose row alone
+makes it final: nobody overwrites the outputs of another's attempt, or of one that has ended. A store that will not have
+them leaves the guest holding them: it is told why and sends them again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
-from adapters.errors import LedgerError
+from adapters.errors import LedgerError, LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
 from adapters.ledger import assignments, attempts, completions
 from adapters.ledger.engine import Ledger
@@ -25,13 +27,16 @@ from adapters.storage.courier import Courier
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
 from broker.address import read_address
+from broker.backoff import backoff
 from broker.connection import Connection, Delivery
+from broker.dead_letters import bury
 from broker.routes import kind_of, reply, sender_of
 from broker.transfer import Transfers
 from schemas.codec import decode, encode
-from schemas.envelope import Failed
-from schemas.errors import DecodeError
+from schemas.envelope import Failed, Reply
+from schemas.errors import DecodeError, ErrorCode
 from schemas.files import OutputFile
+from schemas.ids import JobRef
 from schemas.jobs import JobCompletion
 
 log = logging.getLogger(__name__)
@@ -48,7 +53,7 @@ class StorageAdapter:
     def __init__(self, connection: Connection, ledger: Ledger, store: Store, staging: Path, metrics: Metrics) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._transfers = Transfers(connection)
-        self._courier = Courier(self._transfers, store, staging, self._may_store, metrics)
+        self._courier = Courier(self._transfers, store, staging, self._may_store, partial(bury, connection), metrics)
         kind = Kind(room=_complete, senders=frozenset({"vm"}))
         self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,7 +80,7 @@ class StorageAdapter:
             message = decode(delivery.body)
         except DecodeError:
             message = None
-        if isinstance(message, JobCompletion) and any(entry.content for entry in message.outputs):
+        if isinstance(message, JobCompletion) and _carries(message):
             task = asyncio.ensure_future(self._store_first(delivery, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -88,7 +93,7 @@ class StorageAdapter:
             self._intake.on_delivery(delivery)
             return
         try:
-            stored = await asyncio.to_thread(self._keep_inline, message)
+            stored = await self._stored(sender, message)
         except StoreError as error:
             log.error("store refused", extra={"job": message.job, "why": str(error)})
             failed = Failed(call=message.id, code=error.code, message=str(error), hint="keep the output, send it again")
@@ -96,6 +101,24 @@ class StorageAdapter:
             delivery.ack()
             return
         self._intake.add(sender, stored, delivery)
+
+    async def _stored(self, sender: str, message: JobCompletion) -> JobCompletion:
+        """Store what rides in a completion that will count; any other goes on to its answer as it is.
+
+        Waits for a ledger that is away. Raises StoreError.
+        """
+        for wait_s in backoff(0.2, 10.0):
+            try:
+                return await asyncio.to_thread(self._store_awaited, sender, message)
+            except LedgerUnavailable as error:
+                log.error("ledger unavailable, waiting", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
+        raise AssertionError("backoff has no end")
+
+    def _store_awaited(self, sender: str, message: JobCompletion) -> JobCompletion:
+        if not self._ledger.read(lambda tx: _is_awaited(tx, sender, message.job, message.attempt)):
+            return message
+        return self._keep_inline(message)
 
     def _keep_inline(self, message: JobCompletion) -> JobCompletion:
         """Store what rides in the completion; the ledger gets the entries alone. An empty file is its entry."""
@@ -108,13 +131,8 @@ class StorageAdapter:
         return msgspec.structs.replace(message, outputs=entries)
 
     async def _may_store(self, sender: str, file: OutputFile) -> bool:
-        """Say whether ``sender`` is the VM that holds the attempt."""
-
-        def work(tx: Tx) -> bool:
-            held = attempts.by_ref(tx, [(file.job, file.attempt)]).get((file.job, file.attempt))
-            return held is not None and held.vm == sender
-
-        return bool(await self._intake.read(work))
+        """Say whether ``sender`` is the VM that holds the attempt, and the attempt has not ended."""
+        return bool(await self._intake.read(lambda tx: _is_awaited(tx, sender, file.job, file.attempt)))
 
     async def _sweep(self) -> None:
         while True:
@@ -126,9 +144,29 @@ class StorageAdapter:
 
 
 def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:
-    """Take the ends of jobs; their answers are in the outbox."""
-    completions.complete_all(tx, items)
-    return [None] * len(items)
+    """Take the ends of jobs; their answers are in the outbox.
+
+    One whose outputs were not stored, but which counts by now, as after `job retry`, must come again.
+    """
+    unstored = [_carries(m) and _is_awaited(tx, vm, m.job, m.attempt) for vm, m in items]
+    completions.complete_all(tx, [item for item, left in zip(items, unstored, strict=True) if not left])
+    return [_come_again(m) if left else None for (_, m), left in zip(items, unstored, strict=True)]
+
+
+def _come_again(message: JobCompletion) -> Reply:
+    text = f"{message.job}: its outputs were not stored while its attempt had ended"
+    return Failed(call=message.id, code=ErrorCode.STORE, message=text, hint="keep the output, send it again")
+
+
+def _carries(message: JobCompletion) -> bool:
+    """Say whether outputs ride in it."""
+    return any(entry.content for entry in message.outputs)
+
+
+def _is_awaited(tx: Tx, vm: str, job: JobRef, attempt: int) -> bool:
+    """Say whether a completion of that attempt by that VM would count, and none has yet."""
+    held = attempts.by_ref(tx, [(job, attempt)]).get((job, attempt))
+    return held is not None and not held.completion_id and not completions.refusal(held, vm)
 
 
 async def run(config: StorageAdapterConfig) -> None:

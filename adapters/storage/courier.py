@@ -7,12 +7,16 @@ it; it moves to the store when its SHA-256 was found right.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from adapters.errors import AdapterError
+from adapters.intake import may_answer
 from adapters.metrics import Metrics
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store, StoredFile
@@ -31,39 +35,57 @@ log = logging.getLogger(__name__)
 MOST_OPEN = 32
 #: Openings that wait for one to end; more are dropped, their senders ask again.
 MOST_WAITING = 1000
+#: The same for one sender, so that none takes everybody's room.
+MOST_OPEN_OF_ONE = 4
+MOST_WAITING_OF_ONE = 32
+#: Age at which a copy in the staging directory is nobody's any more: its adapter was killed, seconds.
+LEFT_BEHIND_S = 86400.0
 #: Offers in a row that a receiver may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 5
 
 #: Says whether a VM may store an output of an attempt: it holds it.
 MayStore = Callable[[str, OutputFile], Awaitable[bool]]
+#: Moves a delivery to the dead letters, with a reason and its detail.
+Bury = Callable[[Delivery, str, str], Awaitable[None]]
+
+
+class _Desk:
+    """One sender's transfers: at work and waiting."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.room = asyncio.Semaphore(MOST_OPEN_OF_ONE)
 
 
 class Courier:
     """See the module."""
 
     def __init__(
-        self, transfers: Transfers, store: Store, staging: Path, may_store: MayStore, metrics: Metrics
+        self, transfers: Transfers, store: Store, staging: Path, may_store: MayStore, bury: Bury, metrics: Metrics
     ) -> None:
         self._transfers, self._store, self._staging = transfers, store, staging
-        self._may_store = may_store
+        self._may_store, self._bury = may_store, bury
         self._metrics = metrics
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._room = asyncio.Semaphore(MOST_OPEN)
+        self._desks: defaultdict[str, _Desk] = defaultdict(_Desk)
         staging.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(staging)
 
-    def on_opening(self, delivery: Delivery) -> None:
+    def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; acknowledges it, since whoever opens a transfer asks until it is done."""
-        delivery.ack()
         sender = sender_of(delivery.routing_key, delivery.user_id)
         try:
             message = decode(delivery.body)
-        except DecodeError:
+        except DecodeError as error:
             self._metrics.refused("undecodable")
-            return
-        if sender is None or not isinstance(message, FileOffer | FileGet):
+            return self._bury(delivery, "undecodable", error.reason)
+        delivery.ack()
+        if sender is None or not may_answer(sender) or not isinstance(message, FileOffer | FileGet):
             self._metrics.refused("foreign_key" if sender is None else "not_taken")
-            return
-        self._open(sender, message)
+        else:
+            self._open(sender, message)
+        return None
 
     def on_message(self, delivery: Delivery) -> None:
         """Take a chunk, a window or an end."""
@@ -85,16 +107,25 @@ class Courier:
             if isinstance(message, FileOffer):
                 self._transfers.on_message(sender, message)
             return
-        if len(self._serving) >= MOST_WAITING:
+        if len(self._serving) >= MOST_WAITING or self._desks[sender].count >= MOST_OPEN_OF_ONE + MOST_WAITING_OF_ONE:
             self._metrics.refused("flood")
             return
-        task = asyncio.create_task(self._serve(sender, message))
+        desk = self._desks[sender]
+        desk.count += 1
+        task = asyncio.create_task(self._serve(sender, message, desk.room))
         self._serving[message.id] = task
-        task.add_done_callback(lambda _: self._serving.pop(message.id, None))
+        task.add_done_callback(lambda _: self._ended(sender, message.id))
 
-    async def _serve(self, sender: str, message: FileOffer | FileGet) -> None:
+    def _ended(self, sender: str, transfer: str) -> None:
+        self._serving.pop(transfer, None)
+        desk = self._desks[sender]
+        desk.count -= 1
+        if not desk.count:
+            del self._desks[sender]
+
+    async def _serve(self, sender: str, message: FileOffer | FileGet, own_room: asyncio.Semaphore) -> None:
         try:
-            async with self._room:
+            async with own_room, self._room:
                 if isinstance(message, FileOffer):
                     await self._take(sender, message)
                 else:
@@ -104,6 +135,9 @@ class Courier:
         except AdapterError as error:
             log.warning("transfer refused", extra={"transfer": message.id, "peer": sender, "why": str(error)})
             self._refuse(sender, message, error.code, str(error))
+        except OSError as error:
+            log.error("transfer failed here", extra={"transfer": message.id, "peer": sender, "why": str(error)})
+            self._refuse(sender, message, ErrorCode.STORE, f"the adapter's disk: {error.strerror or error}")
 
     async def _take(self, sender: str, offer: FileOffer) -> None:
         file = await self._permitted(sender, offer)
@@ -143,6 +177,10 @@ class Courier:
         path, is_copy = await asyncio.to_thread(self._store.local, get.file, self._staging)
         try:
             size, sha256 = await asyncio.to_thread(digest_file, path)
+            if isinstance(get.file, InputFile) and get.file.sha256 != sha256:
+                log.error("the store's file is damaged", extra={"path": str(path), "sha256": sha256})
+                self._refuse(sender, get, ErrorCode.CONFLICT, f"the store's file is damaged: input {get.file.sha256}")
+                return
             offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
             await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
             self._metrics.moved("out", size)
@@ -160,6 +198,13 @@ class Courier:
 
     def _refuse(self, sender: str, message: FileOffer | FileGet, code: ErrorCode, text: str) -> None:
         self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=text))
+
+
+def _remove_left_behind(staging: Path) -> None:
+    for copy in staging.glob("out-*"):
+        with contextlib.suppress(FileNotFoundError):  # another adapter shares the directory
+            if time.time() - copy.stat().st_mtime > LEFT_BEHIND_S:
+                copy.unlink()
 
 
 def _key(offer: FileOffer) -> str:

@@ -1,7 +1,7 @@
 """The store: inputs by digest and outputs by attempt, on whatever file system fsspec opens.
 
-A file appears under its name by one move, whole. What an attempt stored means nothing until the ledger points to it.
-Every method blocks and may be called from any thread.
+A file appears under its name by one move, whole, and on a local disk durably. What an attempt stored means nothing
+until the ledger points to it. Every method blocks and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ class Store:
         with mapped(url):
             self._system, self._root = fsspec.url_to_fs(url)
         self._url = url
+        self._is_local = "file" in _protocols(self._system)
 
     def holds(self, file: StoredFile, size: int, sha256: str) -> bool:
         """Say whether a file is there with these bytes. An input's name is its digest; an output is read."""
@@ -36,7 +38,10 @@ class Store:
         with mapped(self._url):
             if not self._system.exists(path) or self._system.size(path) != size:
                 return False
-            return isinstance(file, InputFile) or self._digest(path) == sha256
+            if isinstance(file, OutputFile) and self._digest(path) != sha256:
+                return False
+            self._sync_directories(path)
+            return True
 
     def has_input(self, sha256: str) -> bool:
         """Say whether an input is there."""
@@ -63,11 +68,23 @@ class Store:
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         try:
             yield fresh
+            if self._is_local:
+                _sync(fresh)
             self._system.mv(fresh, path)
+            self._sync_directories(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._system.rm_file(fresh)
             raise
+
+    def _sync_directories(self, path: str) -> None:
+        """Make a name durable: every directory above it, since another thread may just have made any of them."""
+        if not self._is_local:
+            return
+        for directory in Path(path).parents:
+            _sync(directory)
+            if directory == Path(self._root):
+                return
 
     def local(self, file: StoredFile, staging: Path) -> tuple[Path, bool]:
         """Give a file's path on this machine, and whether it is a copy that the caller removes.
@@ -78,11 +95,20 @@ class Store:
         with mapped(self._url):
             if not self._system.exists(path):
                 raise NotStored(f"{_name(file)} is not in the store")
-            if "file" in _protocols(self._system):
+            if self._is_local:
                 return Path(path), False
-            copy = staging / f"out-{hashlib.sha256(path.encode()).hexdigest()}"
-            self._system.get_file(path, str(copy))
-            return copy, True
+            return self._copy(path, staging), True
+
+    def _copy(self, path: str, staging: Path) -> Path:
+        """Make a copy of its own for each caller: it is removed when that one's transfer ends."""
+        handle, name = tempfile.mkstemp(prefix="out-", dir=staging)
+        os.close(handle)
+        try:
+            self._system.get_file(path, name)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return Path(name)
 
     def remove_attempt(self, job: str, attempt: int) -> None:
         """Remove all that an attempt stored: it did not become the final one. Nothing there is no error."""
@@ -119,6 +145,15 @@ def mapped(url: str) -> Iterator[None]:
         raise StoreError(f"store {url}: {error.strerror or error}; free some space or mend it, we try again") from error
     except ValueError as error:
         raise StoreError(f"store = {url!r}: {error}") from error
+
+
+def _sync(path: str | Path) -> None:
+    """Have a file's bytes, or a directory's names, on the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _refuse_escape(name: str) -> None:

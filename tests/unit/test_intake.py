@@ -1,0 +1,300 @@
+"""The intake and what stands on it: who is answered, what fits a message, and when a lease may expire."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import LedgerUnavailable
+from adapters.intake import Intake, Kind, body_of
+from adapters.job.adapter import JobAdapter, kinds
+from adapters.job.calls import ANSWERS, Calls
+from adapters.ledger.engine import Ledger
+from adapters.ledger.transaction import Policy, Tx
+from adapters.metrics import Metrics
+from adapters.storage.store import Store
+from broker.routes import DEAD, DOWN, UP
+from schemas.codec import MAX_TEXT, decode, encode
+from schemas.description import Input, JobDescription
+from schemas.envelope import MAX_BODY_BYTES, Failed, Message, Ping
+from schemas.errors import DecodeError
+from schemas.jobs import JobBeat, Machine
+from schemas.ledger import (
+    AttemptRow,
+    JobEvent,
+    JobList,
+    JobRecord,
+    JobRow,
+    Jobs,
+    JobShow,
+    JobState,
+    JobSubmit,
+    JobVerdict,
+    RegistryList,
+)
+from tests.unit.wires import Post, Wire, until
+
+BEAT = JobBeat(holding=[])
+SLOW_S = 0.2
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger.open()
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"file://{tmp_path}/store")
+
+
+@asynccontextmanager
+async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], Kind]) -> AsyncIterator[Intake]:
+    metrics = Metrics(wire.user, CollectorRegistry())
+    intake = Intake(wire.connection, ledger, table, metrics, after=lambda tx: None, slow_s=SLOW_S)
+    task = asyncio.create_task(intake.run())
+    try:
+        yield intake
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await intake.close()
+
+
+def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], Kind]:
+    return {JobBeat: Kind(room=room, senders=frozenset({"vm"}), light=True)}
+
+
+async def test_a_slow_batch_stops_the_lease_clock_until_its_commit(wire: Wire, ledger: Ledger) -> None:
+    stall = threading.Event()
+
+    def stalled(tx: Tx, items: Any) -> list[None]:
+        stall.wait(5)
+        return [None] * len(items)
+
+    async with running(wire, ledger, beats_by(stalled)) as intake:
+        post = Post("vm-a.beat", BEAT)
+        began = intake.clear_since
+        intake.on_delivery(post.delivery)
+        await asyncio.sleep(SLOW_S / 2)
+        at_first = intake.clear_since
+        await asyncio.sleep(SLOW_S)
+        while_stalled = intake.clear_since
+        stall.set()
+        ended = time.monotonic()
+        await until(lambda: post.acked)
+        await until(lambda: intake.clear_since is not None)
+
+    assert at_first == began
+    assert while_stalled is None
+    assert intake.clear_since is not None
+    assert intake.clear_since >= ended
+
+
+async def test_a_ledger_that_was_away_starts_the_lease_clock_anew(wire: Wire, ledger: Ledger) -> None:
+    times, seen = iter([True, False]), []
+
+    def away_once(tx: Tx, items: Any) -> list[None]:
+        if next(times):
+            raise LedgerUnavailable("restarting")
+        return [None] * len(items)
+
+    async with running(wire, ledger, beats_by(away_once)) as intake:
+        began = intake.clear_since
+        post = Post("vm-a.beat", BEAT)
+        intake.on_delivery(post.delivery)
+        while not post.acked:
+            seen.append(intake.clear_since)
+            await asyncio.sleep(0)
+        await until(lambda: intake.clear_since is not None)
+
+    assert None in seen
+    assert began is not None
+    assert intake.clear_since is not None
+    assert intake.clear_since > began
+
+
+async def test_leases_expire_only_if_the_clock_still_runs_when_the_writer_comes_to_it(
+    wire: Wire, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr("adapters.job.adapter._expire", lambda tx: called.append("expire"))
+    metrics = Metrics(wire.user, CollectorRegistry())
+    adapter = JobAdapter(wire.connection, ledger, store, Policy(lease_s=0.05, beat_s=0.05), metrics)
+    await asyncio.sleep(0.1)
+
+    await adapter._sweep()
+    adapter._intake._busy_since = time.monotonic() - 1
+    await adapter._sweep()
+
+    assert called == ["expire"]
+    await adapter._intake.close()
+
+
+@pytest.mark.parametrize("sender", ["once-x", "keys", "adapter-store-1"])
+@pytest.mark.parametrize("body", [b"\xc1", encode(Ping()), encode(BEAT)], ids=["unreadable", "other", "beat"])
+async def test_who_may_not_be_written_to_is_buried_in_silence(
+    wire: Wire, ledger: Ledger, sender: str, body: bytes
+) -> None:
+    post = Post(f"{sender}.enrol", body)
+
+    async with running(wire, ledger, beats_by(lambda tx, items: [None])) as intake:
+        intake.on_delivery(post.delivery)
+        await until(lambda: post.acked)
+
+    assert [where for where, _, _ in wire.sent] == [DEAD]
+
+
+@pytest.mark.parametrize("sender", ["host-a", "vm-a", "site-a", "console-a"])
+async def test_everybody_else_is_told_why(wire: Wire, ledger: Ledger, sender: str) -> None:
+    post = Post(f"{sender}.request", Ping())
+
+    async with running(wire, ledger, beats_by(lambda tx, items: [None])) as intake:
+        intake.on_delivery(post.delivery)
+        await until(lambda: post.acked)
+
+    assert [where for where, _, _ in wire.sent] == [UP if sender == "console-a" else DOWN, DEAD]
+
+
+async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: Wire, ledger: Ledger) -> None:
+    body = msgspec.msgpack.encode({"op": "x" * (MAX_BODY_BYTES - 100)})
+    post = Post("vm-a.request", body)
+
+    async with running(wire, ledger, {}) as intake:
+        intake.on_delivery(post.delivery)
+        await until(lambda: post.acked)
+
+    assert [where for where, _, _ in wire.sent] == [DOWN, DEAD]
+
+
+def test_the_reason_of_a_long_fault_is_short() -> None:
+    with pytest.raises(DecodeError) as caught:
+        decode(msgspec.msgpack.encode({"op": "x" * (MAX_BODY_BYTES - 100)}))
+
+    assert len(caught.value.reason) < MAX_TEXT + 100
+
+
+async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowledged(
+    wire: Wire, ledger: Ledger, store: Store
+) -> None:
+    inputs = [Input(name=f"input-{n}", sha256=f"{n:064x}") for n in range(9000)]
+    submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
+    posts = [Post("site-a.submit", submission), Post("site-b.submit", submission)]
+
+    async with running(wire, ledger, kinds(store)) as intake:
+        for post in posts:
+            intake.on_delivery(post.delivery)
+        await until(lambda: all(post.acked for post in posts), 20)
+
+    answers = [answer for _, answer in wire.to(DOWN)]
+    assert len(answers) == 2
+    assert isinstance(answers[0], JobVerdict)
+    assert "the store has no file" in answers[0].reasons[0]
+    assert answers[0].reasons[-1] == "and 8900 more like these"
+
+
+def test_an_answer_that_does_not_fit_says_so() -> None:
+    answer = decode(body_of(JobVerdict(call="c", accepted=False, job="j", reasons=["x" * MAX_BODY_BYTES])))
+
+    assert isinstance(answer, Failed)
+    assert answer.call == "c"
+    assert "over the limit" in answer.message
+
+
+def _row(number: int) -> JobRow:
+    return JobRow(number=number, job=f"site-a/j.{number + 1}", state=JobState.HELD, attempt=1, reason="é" * 3000)
+
+
+@asynccontextmanager
+async def asked(wire: Wire, ledger: Ledger, question: Message) -> AsyncIterator[tuple[Post, Message]]:
+    post = Post("console-a.call", question)
+    async with running(wire, ledger, {}) as intake:
+        await Calls(wire.connection, intake).on_delivery(post.delivery)
+        ((_, answer),) = wire.to(UP)
+        yield post, answer
+
+
+async def test_a_page_of_jobs_with_long_reasons_keeps_all_its_rows(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = [_row(number) for number in range(1000)]
+    monkeypatch.setitem(ANSWERS, JobList, lambda tx, m: Jobs(call=m.id, jobs=page, counts={"held": 1000}))
+
+    async with asked(wire, ledger, JobList(limit=1000)) as (post, answer):
+        assert isinstance(answer, Jobs)
+        assert [row.number for row in answer.jobs] == list(range(1000))
+        assert post.acked == 1
+
+
+async def test_a_job_with_a_long_history_is_shown_with_its_end(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [JobEvent(at_ms=n, attempt=1, event="e", noticed_by="x", detail="y" * 5000) for n in range(500)]
+    attempts = [AttemptRow(attempt=n, state="failed", vm="vm-a", cause="z" * 1000) for n in (1, 2)]
+    job = JobDescription(id="j", executable="/bin/true")
+    monkeypatch.setitem(
+        ANSWERS,
+        JobShow,
+        lambda tx, m: JobRecord(call=m.id, job=_row(1), description=job, attempts=attempts, events=events),
+    )
+
+    async with asked(wire, ledger, JobShow(job="site-a/j.2")) as (post, answer):
+        assert isinstance(answer, JobRecord)
+        assert [event.at_ms for event in answer.events] == list(range(400, 500))
+        assert post.acked == 1
+
+
+@pytest.mark.parametrize(
+    ("give", "said"), [("too much", "over the limit"), ("nothing", "KeyError")], ids=["too-long", "broken"]
+)
+async def test_a_question_without_an_answer_is_refused_and_not_asked_again(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, give: str, said: str
+) -> None:
+    def answer_it(tx: Tx, message: Message) -> JobVerdict:
+        long = {"too much": "x" * MAX_BODY_BYTES}[give]
+        return JobVerdict(call=message.id, accepted=False, job="j", reasons=[long])
+
+    monkeypatch.setitem(ANSWERS, RegistryList, answer_it)
+
+    async with asked(wire, ledger, RegistryList()) as (post, answer):
+        assert isinstance(answer, Failed)
+        assert said in answer.message
+        assert post.acked == 1
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [
+        {"platform": "p" * 65},
+        {"image": "i" * 129},
+        {"boot_id": "b" * 65},
+        {"agent_version": "v" * 65},
+        {"python": "p" * 65},
+        {"features": ["f" * 65]},
+        {"features": ["f"] * 65},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_a_machine_says_of_itself_is_bounded(too_much: dict[str, Any]) -> None:
+    fields = {"cpus": 1, "memory_mib": 1, "disk_mib": 1, "platform": "linux-x86_64"}
+
+    msgspec.convert(fields, Machine)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(fields | too_much, Machine)

@@ -1,0 +1,97 @@
+"""The store: durable before anybody is told, and copies that are their caller's alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from adapters.storage.errors import NotStored
+from adapters.storage.store import Store
+from schemas.files import InputFile, OutputFile
+
+CONTENT = b"result"
+OUTPUT = OutputFile(job="site-a/j.1", attempt=1, name="deep/out")
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What reached the disk, and moves, in order."""
+    steps: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def note_sync(handle: int) -> None:
+        steps.append(f"sync {Path(f'/proc/self/fd/{handle}').readlink().name}")
+        sync(handle)
+
+    def note_rename(source: str, target: str) -> None:
+        steps.append(f"move {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    return steps
+
+
+@pytest.mark.parametrize("way", ["file", "bytes"])
+def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+    tmp_path: Path, steps: list[str], way: str
+) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    local = tmp_path / "local"
+    local.write_bytes(CONTENT)
+
+    if way == "file":
+        store.put(local, OUTPUT)
+    else:
+        store.put_bytes(CONTENT, OUTPUT)
+
+    moved = steps.index("move out")
+    assert [step.startswith("sync out.") for step in steps[:moved]] == [True]
+    assert steps[moved + 1 :] == [f"sync {name}" for name in ("deep", "1", "j.1", "site-a", "outputs", "store")]
+
+
+def test_what_is_said_to_be_there_is_there_durably(tmp_path: Path, steps: list[str]) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    store.put_bytes(CONTENT, OUTPUT)
+    steps.clear()
+
+    assert store.holds(OUTPUT, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    assert "sync deep" in steps
+
+
+def test_two_who_get_one_file_from_afar_have_a_copy_each(tmp_path: Path) -> None:
+    store = Store("memory://test-store-copies")
+    store.put_bytes(CONTENT, OUTPUT)
+
+    (first, is_copy), (second, _) = (store.local(OUTPUT, tmp_path) for _ in range(2))
+    first.unlink()
+
+    assert is_copy
+    assert second.read_bytes() == CONTENT
+
+
+def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store("memory://test-store-failing")
+    store.put_bytes(CONTENT, OUTPUT)
+
+    def gone(source: str, target: str) -> None:
+        raise FileNotFoundError(source)
+
+    monkeypatch.setattr(store._system, "get_file", gone)
+
+    with pytest.raises(NotStored):
+        store.local(OUTPUT, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_file_is_given_where_it_is(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    file = InputFile(sha256=hashlib.sha256(CONTENT).hexdigest())
+    store.put_bytes(CONTENT, file)
+
+    path, is_copy = store.local(file, tmp_path)
+
+    assert (path.read_bytes(), is_copy) == (CONTENT, False)
