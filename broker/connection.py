@@ -25,6 +25,8 @@ __all__ = ["AddressSource", "Connection", "Delivery", "DeliveryHandler", "Proper
 #: Asked for the address at first (False) and whenever the broker refused the last one (True).
 AddressSource = Callable[[bool], Awaitable[Address]]
 
+#: Longest wait before the next try to connect, seconds: a broker that is back is found soon, jitter spreads the rush.
+RECONNECT_MOST_S = 10.0
 #: Messages that may be on their way unconfirmed.
 WINDOW = 1000
 
@@ -91,15 +93,16 @@ class Connection:
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
+        self._mark_down()
         if self._link is not None:
             await self._link.close()
-        self._mark_down()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def reconnect(self) -> None:
         """Drop the link; the next one asks the address source for a credential of the newest generation."""
+        self._mark_down()
         if self._link is not None:
             await self._link.close()
 
@@ -150,23 +153,37 @@ class Connection:
             await self._link.subscribe_direct(handler, self._start)
 
     async def _run(self) -> None:
-        waits = backoff()
+        waits = backoff(most_s=RECONNECT_MOST_S)
         refused = False
         while True:
-            try:
-                self._link = await self._connect(refused)
-                refused = False
-                waits = backoff()
-                reason = await self._serve(self._link)
-            except (BrokerError, OSError) as error:
-                reason = error if isinstance(error, BrokerError) else Disconnected(str(error))
+            links = self.links
+            reason = await self._live(refused)
             self._mark_down()
+            if self.links > links:
+                waits = backoff(most_s=RECONNECT_MOST_S)
             self.last_error = str(reason)
             refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)
             if refused and isinstance(self._source, Address) and self._fail_open(reason):
                 return
             log.info("link down", extra={"connection": self._name, "why": str(reason)})
             await asyncio.sleep(next(waits))
+
+    async def _live(self, refused: bool) -> BrokerError:
+        """Live one life of a link and say what ended it; nothing that goes wrong in it may end the runner."""
+        link: Link | None = None
+        try:
+            link = self._link = await self._connect(refused)
+            return await self._serve(link)
+        except BrokerError as error:
+            reason = error
+        except OSError as error:
+            reason = Disconnected(str(error))
+        except Exception as error:
+            log.exception("link failed", extra={"connection": self._name})
+            reason = Disconnected(f"{type(error).__name__}: {error}")
+        if link is not None and not link.closed.done():
+            link.abandon()
+        return reason
 
     async def _connect(self, refused: bool) -> Link:
         address = self._source if isinstance(self._source, Address) else await self._source(refused)
@@ -183,8 +200,15 @@ class Connection:
         if self._opened is not None and not self._opened.done():
             self._opened.set_result(None)
         for callback in self.on_up:
-            callback()
+            self._call(callback)
         return await asyncio.shield(link.closed)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        """Run one of ``on_up``: one that fails takes neither the link nor the others with it."""
+        try:
+            callback()
+        except Exception:
+            log.exception("callback failed", extra={"connection": self._name})
 
     def _fail_open(self, reason: BrokerError) -> bool:
         if self._opened is None or self._opened.done():

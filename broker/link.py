@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pika
@@ -27,6 +29,14 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 # pika logs every refused login and broken socket with a traceback of its own; ours say it once, in our words.
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
+log = logging.getLogger(__name__)
+
+#: What pika raises when it is called on a connection or a channel that is closing.
+GONE = (foreign.AMQPConnectionError, foreign.AMQPChannelError)
+#: What a broker says when a vhost is not there or not ours, and what it adds when that will pass by itself.
+VHOST_REFUSED = re.compile(r"vhost .*not found|access to vhost .*refused")
+PASSING = re.compile(r"limit \(|is down")
+
 
 class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika exports no types for it
     """pika's asyncio connection, but what one turn of the loop writes goes out in one ``send``.
@@ -36,6 +46,8 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._gathered: list[bytes] = []
+        #: Why the stream ended. Before the login is done pika tells its guess, a refused login, in place of this.
+        self.ended_by: Exception | None = None
         super().__init__(*args, **options)
 
     def _adapter_emit_data(self, data: bytes) -> None:
@@ -47,6 +59,10 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         gathered, self._gathered = self._gathered, []
         if self._transport is not None:
             super()._adapter_emit_data(b"".join(gathered))
+
+    def _on_stream_terminated(self, error: Exception | None) -> None:
+        self.ended_by = error or self._error or foreign.StreamLostError("abandoned")
+        super()._on_stream_terminated(self.ended_by)
 
 
 class Properties(Struct, frozen=True, kw_only=True):
@@ -84,13 +100,19 @@ class Delivery:
 
     def ack(self) -> None:
         """Tell the broker to forget it. At most once."""
-        if self._channel.is_open:
-            self._channel.basic_ack(self._tag)
+        self._settle(self._channel.basic_ack)
 
     def reject(self, *, requeue: bool = False) -> None:
         """Send it to the dead letters, or back to its queue. At most once."""
-        if self._channel.is_open:
-            self._channel.basic_nack(self._tag, requeue=requeue)
+        self._settle(self._channel.basic_nack, requeue=requeue)
+
+    def _settle(self, method: Callable[..., None], **options: Any) -> None:
+        if not self._channel.is_open:
+            return
+        try:
+            method(self._tag, **options)
+        except GONE as error:
+            log.debug("not settled, will come again", extra={"key": self.routing_key, "why": repr(error)})
 
 
 #: Called for each delivery; a coroutine is run as a task.
@@ -131,7 +153,7 @@ class Link:
         link._amqp = GatheringConnection(
             _parameters(address, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
-            on_open_error_callback=lambda _, error: _fail(opened, _map(error)),
+            on_open_error_callback=lambda amqp, error: _fail(opened, _map(amqp.ended_by or error)),
             on_close_callback=lambda _, error: link._break(_map(error)),
             custom_ioloop=link._loop,
         )
@@ -142,6 +164,9 @@ class Link:
         except TimeoutError as error:
             link.abandon()
             raise Disconnected(f"{address!r} did not answer in {CONNECT_TIMEOUT_S * 2:.0f} s") from error
+        except BaseException:
+            link.abandon()
+            raise
         return link
 
     def send(
@@ -152,14 +177,19 @@ class Link:
         if self.closed.done():
             future.set_exception(Disconnected("the connection is closed"))
             return future
-        tag, self._next_tag = self._next_tag, self._next_tag + 1
+        tag = self._next_tag
         message_id = properties.message_id or f"t{tag}"
+        try:
+            self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
+        except GONE as error:
+            _fail(future, _map(error))
+            return future
+        self._next_tag = tag + 1
         self._pending[tag] = (future, message_id)
-        self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
         return future
 
     async def subscribe(self, subscription: Subscription, start: Callable[[Awaitable[None]], None]) -> None:
-        """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is broken then."""
+        """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is of no use then."""
         channel = await self._open_channel()
         if subscription.bind_to:
             await self._declare_own(channel, subscription)
@@ -172,30 +202,35 @@ class Link:
         await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, _receiver(handler, start), auto_ack=True)
 
     async def close(self) -> None:
-        """Say goodbye and wait until it is said. Idempotent."""
+        """Say goodbye and wait until it is said; without an answer break at once. Idempotent."""
         if self._amqp is not None and self._amqp.is_open:
             self._amqp.close()
         if not self.closed.done():
             await asyncio.wait([self.closed], timeout=CONNECT_TIMEOUT_S)
-            self._break(Disconnected("closed"))
+        if not self.closed.done():
+            self.abandon()
 
     def abandon(self) -> None:
         """Break at once, without a word to the broker."""
         transport = getattr(self._amqp, "_transport", None)
         if transport is not None:
             transport.abort()
+        elif self._amqp is not None and not (self._amqp.is_closing or self._amqp.is_closed):
+            self._amqp.close()
         self._break(Disconnected("abandoned"))
 
     async def _open_channel(self) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
-        channel = self._amqp.channel(on_open_callback=lambda opened: _resolve(future, opened))
-        channel.add_on_close_callback(lambda _, error: self._give_up(_map(error)))
+        with _ours():
+            channel = self._amqp.channel(on_open_callback=lambda opened: _resolve(future, opened))
+            channel.add_on_close_callback(lambda _, error: self._give_up(_map(error)))
         return await self._unless_closed(future)
 
     async def _confirm_mode(self) -> None:
         self._publisher.add_on_return_callback(self._on_return)
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._publisher.confirm_delivery(self._on_confirm, callback=lambda _: _resolve(future, None))
+        with _ours():
+            self._publisher.confirm_delivery(self._on_confirm, callback=lambda _: _resolve(future, None))
         await self._unless_closed(future)
 
     async def _declare_own(self, channel: Any, subscription: Subscription) -> None:
@@ -207,7 +242,8 @@ class Link:
     async def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a pika method that answers by callback, and await the answer."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        method(*args, callback=lambda frame: _resolve(future, frame), **options)
+        with _ours():
+            method(*args, callback=lambda frame: _resolve(future, frame), **options)
         return await self._unless_closed(future)
 
     async def _unless_closed(self, future: asyncio.Future[Any]) -> Any:
@@ -290,14 +326,8 @@ def _render(properties: Properties, message_id: str, user: str) -> pika.BasicPro
 
 def _map(error: BaseException) -> BrokerError:
     """The one place where pika's errors become ours."""
-    causes = [error, *getattr(error, "exceptions", ()), *error.args]
     text = str(error) or type(error).__name__
-    if any(
-        isinstance(
-            e, foreign.ProbableAuthenticationError | foreign.AuthenticationError | foreign.ProbableAccessDeniedError
-        )
-        for e in causes
-    ):
+    if _is_login_refused(error):
         return LoginRefused(f"the broker refused the login: {text}")
     code = getattr(error, "reply_code", 0)
     if code == 404:
@@ -305,6 +335,24 @@ def _map(error: BaseException) -> BrokerError:
     if code == 403:
         return Forbidden(getattr(error, "reply_text", text))
     return Disconnected(text)
+
+
+def _is_login_refused(error: BaseException) -> bool:
+    """Say whether the broker itself said so: a lost stream, a shutdown or a limit is no word on the credential."""
+    if not isinstance(error, foreign.ConnectionClosedByBroker):
+        return isinstance(error, foreign.AuthenticationError)
+    if error.reply_code == 530:
+        return bool(VHOST_REFUSED.search(error.reply_text)) and not PASSING.search(error.reply_text)
+    return bool(error.reply_code == 403)
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    """Let a call of pika raise our errors: the connection may be closing, and we not have heard of it."""
+    try:
+        yield
+    except GONE as error:
+        raise _map(error) from error
 
 
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:

@@ -15,6 +15,7 @@ from console.job_name import JobName, read_job_name
 from schemas.description import JobDescription
 from schemas.enrol import Credential, KeysDelete, KeysMint
 from schemas.envelope import Done, Message
+from schemas.errors import DecodeError
 from schemas.ids import JobRef, job_ref
 from schemas.ledger import (
     MAX_LISTED,
@@ -192,6 +193,8 @@ class CentreCalls:
             raise Unreachable(f"the centre does not answer in {ANSWER_S:.0f} s", _SILENT) from error
         except NotDelivered as error:
             raise Unreachable(f"the broker did not take the question: {error}", _SILENT) from error
+        except DecodeError as error:
+            raise BadInput(str(error), "make it shorter; what is large belongs into input files") from error
 
 
 def check_site_name(name: str) -> str:

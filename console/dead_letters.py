@@ -14,12 +14,11 @@ from typing import Any
 import msgspec
 
 from broker.entities import Declarer, administrator
-from broker.errors import BrokerError
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
 from broker.routes import CALLS, DEAD, UP, kind_of
-from console.errors import CommandFailed
+from console.errors import CommandFailed, Unreachable
 from schemas.codec import decode, op_of
 from schemas.errors import DecodeError
 from schemas.ids import unguessable
@@ -54,7 +53,7 @@ class DeadLetters:
         self._address = address
 
     def list(self) -> list[DeadLetter]:
-        """Give the letters, oldest first; they stay. Raises BrokerError."""
+        """Give the letters, oldest first; they stay. Raises Unreachable."""
         with self._channel() as channel:
             return [letter for letter, _ in _letters(channel)]
 
@@ -105,7 +104,8 @@ def _connected(connection: Declarer) -> Iterator[Declarer]:
             connection.connect()
             yield connection
     except (*connection.connection_errors, *connection.channel_errors) as error:
-        raise BrokerError(f"{connection.as_uri()}: the dead letters cannot be reached: {error}") from error
+        text = f"{connection.as_uri()}: the dead letters cannot be reached: {error}"
+        raise Unreachable(text, "see with `volcloud status` what runs") from error
 
 
 def _letters(channel: Any) -> Iterator[tuple[DeadLetter, Any]]:

@@ -23,6 +23,7 @@ from broker.errors import (
     Unroutable,
 )
 from console.errors import ConsoleError
+from schemas.errors import SchemaError
 
 _STATUS = "see with `volcloud status` what runs"
 
@@ -35,7 +36,7 @@ class Verdict(Exception):
         self.exit_status, self.message, self.next_step = exit_status, message, next_step
 
 
-def judge(error: ConsoleError | BrokerError) -> Verdict:
+def judge(error: ConsoleError | BrokerError | SchemaError) -> Verdict:
     """Say what to tell of an error, and which exit status it has."""
     match error:
         case ConsoleError():
@@ -48,6 +49,8 @@ def judge(error: ConsoleError | BrokerError) -> Verdict:
             return Verdict(1, str(error), "`volcloud vm list` and `volcloud host list` show what there is")
         case CallTimeout() | NotDelivered() | LoginRefused() | QueueGone() | NodeError() | ManagementError():
             return Verdict(3, str(error), _STATUS)
+        case SchemaError():
+            return Verdict(2, str(error), "make it shorter; what is large belongs into files")
         case _:
             return Verdict(1, str(error), "")
 
@@ -57,7 +60,7 @@ def telling(exit_status: int | None = None) -> Iterator[None]:
     """End the command with a clear error and its exit status, or with the one given here, whatever it was."""
     try:
         yield
-    except (ConsoleError, BrokerError) as error:
+    except (ConsoleError, BrokerError, SchemaError) as error:
         verdict = judge(error)
         tell(verdict.message, verdict.next_step)
         raise click.exceptions.Exit(verdict.exit_status if exit_status is None else exit_status) from error

@@ -15,6 +15,7 @@ _NEXT = {
     JobState.CANCELLED: "nothing; `volcloud job retry {job}` would not bring it back, submit it under a new id",
 }
 _AT_WORK = "nothing, it is at work; `volcloud job show {job}` follows it"
+_IN_TROUBLE = "mend what it names; the job then goes on by itself, `volcloud job show {job}` follows it"
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +54,7 @@ def explain(record: JobRecord) -> Explanation:
         noticed_by=event.noticed_by if event else "",
         at_ms=event.at_ms if event else row.ended_ms or row.started_ms or row.submitted_ms,
         waiting_for=record.waiting_for,
-        next_step=record.next_step or _NEXT.get(row.state, _AT_WORK).format(job=row.job),
+        next_step=record.next_step or _next_step(row.state, last).format(job=row.job),
         earlier=[_sum_up(attempt) for attempt in record.attempts[:-1] if attempt.cause],
     )
 
@@ -76,6 +77,11 @@ def _cause(record: JobRecord, last: AttemptRow | None, event: JobEvent | None) -
     if event is not None:
         return event.detail or event.event
     return "nothing has happened to it yet"
+
+
+def _next_step(state: JobState, last: AttemptRow | None) -> str:
+    """Name the usual next step; a cause while it is at work is trouble, such as a store that is full."""
+    return _NEXT.get(state, _IN_TROUBLE if last is not None and last.cause else _AT_WORK)
 
 
 def _where(attempt: AttemptRow | None) -> str:

@@ -9,21 +9,26 @@ again is answered and not run.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import msgpack
 from msgspec import Struct
 
+log = logging.getLogger(__name__)
+
 #: The file grows by this much at a time, bytes of zeros.
 EXTENT_BYTES = 1 << 20
-#: Above this the file is written anew without what is no longer needed, bytes.
+#: Above this, and twice what was needed last time, the file is written anew without what is not needed, bytes.
 COMPACT_ABOVE_BYTES = 16 << 20
+#: Ended entries that are kept at most; the newest.
+MOST_ENDED = 50_000
 #: A record is never longer: a command's body is at most 1 MiB, and so is a reply's.
 MAX_RECORD_BYTES = (1 << 20) + 4096
 
@@ -55,8 +60,10 @@ class Journal:
         self._inherited: list[Entry] = []
         self._buffer: list[bytes] = []
         self._durable: asyncio.Future[None] | None = None
-        self._writing = False
-        self._file: BinaryIO | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._compact_above = COMPACT_ABOVE_BYTES
+        self._file: FileIO | None = None
         self._end = 0
         self._extent = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -68,13 +75,13 @@ class Journal:
             for record in _records(self._path):
                 self._replay(record)
         self._inherited = list(self._entries.values())
-        self._rewrite()
+        self._forget()
+        self._rewrite(list(self._entries.values()))
 
     async def close(self) -> None:
         """Wait until all is durable and let go of the file."""
-        while self._durable is not None:
-            await asyncio.shield(self._durable)
-        self._thread.shutdown()
+        await self._idle.wait()
+        await asyncio.to_thread(self._thread.shutdown)
         if self._file is not None:
             self._file.close()
 
@@ -87,11 +94,23 @@ class Journal:
         return [entry for entry in self._inherited if not entry.ended]
 
     async def accept(self, command_id: str, sender: str, command: bytes) -> Entry:
-        """Note a command. When this returns it survives kill -9 and may be acknowledged."""
+        """Note a command. When this returns it survives kill -9 and may be acknowledged.
+
+        It is known from the call on, so that it is not run twice; when it raises (OSError), it was never told.
+        """
         entry = Entry(id=command_id, sender=sender, at_ms=self._now_ms(), command=command)
         self._entries[command_id] = entry
-        await self._append(["accept", command_id, sender, entry.at_ms, command])
+        try:
+            await self._append(["accept", command_id, sender, entry.at_ms, command])
+        except BaseException:
+            if self._entries.get(command_id) is entry:
+                del self._entries[command_id]
+            raise
         return entry
+
+    async def barrier(self) -> None:
+        """Wait until what was noted before is durable, or has failed and is forgotten."""
+        await self._append(["barrier"])
 
     async def start(self, command_id: str) -> None:
         """Note that its effect may begin now; from here a restart answers ``interrupted``."""
@@ -112,8 +131,8 @@ class Journal:
         if self._durable is None:
             self._durable = asyncio.get_running_loop().create_future()
         durable = self._durable
-        if not self._writing:
-            self._writing = True
+        if self._idle.is_set():
+            self._idle.clear()
             asyncio.get_running_loop().call_soon(self._flush)
         await asyncio.shield(durable)
 
@@ -122,31 +141,34 @@ class Journal:
         batch, self._buffer = self._buffer, []
         durable, self._durable = self._durable, None
         if durable is None:
-            self._writing = False
+            self._idle.set()
             return
         written = self._thread.submit(self._write, b"".join(batch))
         written.add_done_callback(lambda done: durable.get_loop().call_soon_threadsafe(self._settle, durable, done))
 
-    def _settle(self, durable: asyncio.Future[None], written: object) -> None:
-        error = written.exception()  # type: ignore[attr-defined]
+    def _settle(self, durable: asyncio.Future[None], written: Future[None]) -> None:
+        error = written.exception()
         if durable.cancelled():
             pass
         elif error is not None:
             durable.set_exception(error)
         else:
             durable.set_result(None)
-        if self._end > COMPACT_ABOVE_BYTES:
-            self._rewrite()
+        if self._end > self._compact_above:
+            self._forget()
+            self._thread.submit(self._compact, list(self._entries.values()))
         self._flush()
 
     def _write(self, data: bytes) -> None:
+        """Append and sync. When it raises, nothing of ``data`` is left in the file where a reader would find it."""
         if self._file is None:
             raise OSError(f"{self._path}: the journal is not open")
-        if self._end + len(data) > self._extent:
-            self._extent = self._end + len(data) + EXTENT_BYTES
-            os.posix_fallocate(self._file.fileno(), 0, self._extent)
-        os.pwrite(self._file.fileno(), data, self._end)
-        os.fdatasync(self._file.fileno())
+        try:
+            self._extent = _put(self._file, data, self._end, self._extent)
+        except OSError:
+            self._extent = self._end
+            os.ftruncate(self._file.fileno(), self._end)
+            raise
         self._end += len(data)
 
     def _replay(self, record: list[object]) -> None:
@@ -160,19 +182,53 @@ class Journal:
             case ["end", str(command_id), bytes(reply)] if command_id in self._entries:
                 self._entries[command_id].reply, self._entries[command_id].command = reply, None
 
-    def _rewrite(self) -> None:
-        """Put what is still needed into a new file and take the old one's place with it; both are whole throughout."""
+    def _forget(self) -> None:
+        """Drop ended entries that are too old or too many."""
         oldest = self._now_ms() - self._keep_ms
-        self._entries = {i: e for i, e in self._entries.items() if not e.ended or e.at_ms >= oldest}
+        ended = [i for i, e in self._entries.items() if e.ended]
+        surplus = set(ended[: max(0, len(ended) - MOST_ENDED)])
+        self._entries = {
+            i: e for i, e in self._entries.items() if not e.ended or (e.at_ms >= oldest and i not in surplus)
+        }
+
+    def _compact(self, entries: list[Entry]) -> None:
+        """Rewrite, in the thread, between two flushes. One that fails leaves the old file in use, to be tried later."""
+        try:
+            self._rewrite(entries)
+        except Exception as error:
+            self._compact_above = 2 * self._end
+            log.exception("journal not compacted", extra={"path": str(self._path), "why": str(error)})
+
+    def _rewrite(self, entries: list[Entry]) -> None:
+        """Put what is still needed into a new file and take the old one's place with it; both are whole throughout."""
         fresh = self._path.with_suffix(".new")
-        data = b"".join(_frame(record) for entry in self._entries.values() for record in _retell(entry))
-        if self._file is not None:
-            self._file.close()
-        self._file = fresh.open("w+b", buffering=0)
-        self._end = self._extent = 0
-        self._write(data)
-        fresh.replace(self._path)
+        data = b"".join(_frame(record) for entry in entries for record in _retell(entry))
+        fresh.unlink(missing_ok=True)
+        file = FileIO(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+")
+        try:
+            extent = _put(file, data, 0, 0)
+            fresh.replace(self._path)
+        except BaseException:
+            file.close()
+            raise
+        old, self._file, self._end, self._extent = self._file, file, len(data), extent
+        self._compact_above = max(COMPACT_ABOVE_BYTES, 2 * self._end)
+        if old is not None:
+            old.close()
         _sync_directory(self._path.parent)
+
+
+def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
+    """Write ``data`` durably at an offset, the file laid out ahead of it; give how far it is laid out."""
+    if at + len(data) > extent:
+        extent = at + len(data) + EXTENT_BYTES
+        os.posix_fallocate(file.fileno(), 0, extent)
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, at)
+        view, at = view[written:], at + written
+    os.fdatasync(file.fileno())
+    return extent
 
 
 def _retell(entry: Entry) -> Iterator[list[object]]:

@@ -136,6 +136,9 @@ class Responder:
             self._spawn(self._run_plain(handler, Call(self, message, delivery.user_id)))
             return
         known = self.journal.get(message.id)
+        if known is not None and not known.ended:
+            await self.journal.barrier()
+            known = self.journal.get(message.id)
         if known is None:
             await self.journal.accept(message.id, delivery.user_id, delivery.body)
             delivery.ack()

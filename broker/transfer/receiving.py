@@ -26,6 +26,12 @@ MARK_EVERY_BYTES = 1 << 20
 BACKLOG_BYTES = 4 << 20
 #: Silence after which the run is taken as broken and a new epoch begun, seconds.
 STALL_S = 3.0
+#: Silences in a row after which a receiver that only waits takes the sender as gone.
+MOST_STALLS = 10
+
+
+class _SenderGone(TransferFailed):
+    """The sender was stopped or is silent: whoever offers the file again goes on with the partial file."""
 
 
 class Receiving:
@@ -39,11 +45,15 @@ class Receiving:
         tell: Callable[[Message], None],
         *,
         stall_s: float = STALL_S,
+        most_stalls: int | None = MOST_STALLS,
         again: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer."""
+        """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer.
+
+        ``most_stalls`` None: wait for the sender for ever, for a receiver that asks again at each silence.
+        """
         self._confirm = confirm
         self._offer = offer
         self._target, self._partial = target, partial
@@ -51,7 +61,8 @@ class Receiving:
         self._tell = tell
         self._again = again
         self._progress = progress or (lambda _: None)
-        self._stall_s = stall_s
+        self._stall_s, self._most_stalls = stall_s, most_stalls
+        self._stalls = 0
         self._core = Inbound(transfer=offer.id, size=offer.size)
         self._inbox: list[bytes] = []
         self._written = 0
@@ -69,7 +80,7 @@ class Receiving:
 
     async def run(self) -> None:
         """Take the whole file. Post-condition: ``target`` holds it, durable. Raises TransferFailed, ``target`` as it
-        was; a full disk is one."""
+        was; a full disk is one. After a TIMEOUT the partial file stays, and the same transfer can go on later."""
         try:
             await asyncio.to_thread(self._open)
             self._begin(self._core.durable)
@@ -80,6 +91,8 @@ class Receiving:
                 await self._confirm()
         except OSError as error:
             raise self._abort(ErrorCode.STORE, f"cannot write {self._target.name!r}: {error.strerror}") from error
+        except _SenderGone:
+            raise
         except TransferFailed as failure:
             raise self._abort(failure.code, str(failure)) from failure
         finally:
@@ -91,6 +104,7 @@ class Receiving:
         if self._core.take(chunk):
             self._inbox.append(chunk.data)
             self.is_stalled = False
+            self._stalls = 0
             self._wake.set()
             self._grant_if_wanted()
         elif self._core.is_broken_by(chunk):
@@ -98,22 +112,24 @@ class Receiving:
 
     def again(self) -> None:
         """Begin a new epoch where this one got to: the sender lost touch, or the link is new."""
+        self._stalls = 0
         if self._file >= 0:
             self._begin(self._core.taken)
 
     def on_abort(self, abort: FileAbort) -> None:
-        """The sender gives up."""
-        self._failure = TransferFailed(abort.code, abort.message)
+        """The sender gives up. One that was stopped is silent to a receiver that asks again: another may serve it."""
+        if abort.code == ErrorCode.INTERRUPTED and self._most_stalls is None:
+            self.is_stalled = True
+            return
+        failure = _SenderGone if abort.code == ErrorCode.INTERRUPTED else TransferFailed
+        self._failure = failure(abort.code, abort.message)
         self._wake.set()
 
     async def _step(self) -> None:
         try:
             await asyncio.wait_for(self._wake.wait(), self._stall_s)
         except TimeoutError:
-            self.is_stalled = True
-            self._begin(self._core.taken)
-            if self._again is not None:
-                self._again()
+            self._on_silence()
             return
         self._wake.clear()
         if self._failure is not None:
@@ -122,6 +138,16 @@ class Receiving:
         self._written = await asyncio.to_thread(self._write, batch)
         self._progress(self._written)
         self._grant_if_wanted()
+
+    def _on_silence(self) -> None:
+        self.is_stalled = True
+        self._stalls += 1
+        if self._most_stalls is not None and self._stalls >= self._most_stalls:
+            silent_s = self._stalls * self._stall_s
+            raise _SenderGone(ErrorCode.TIMEOUT, f"{self._target.name!r}: the sender is silent for {silent_s:.0f} s")
+        self._begin(self._core.taken)
+        if self._again is not None:
+            self._again()
 
     def _begin(self, offset: int) -> None:
         self._tell(self._core.begin(offset, int(time.time() * 1000)))

@@ -54,7 +54,10 @@ class Sending:
         return self._core.sent
 
     async def run(self) -> None:
-        """Send the whole file. Post-condition: the receiver has it, durable. Raises TransferFailed."""
+        """Send the whole file. Post-condition: the receiver has it, durable. Raises TransferFailed.
+
+        When cancelled it tells the receiver, which would wait otherwise.
+        """
         file = await asyncio.to_thread(os.open, self._path, os.O_RDONLY)
         offers = 0
         try:
@@ -69,6 +72,10 @@ class Sending:
         except OSError as error:
             self._give_up(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}")
             raise TransferFailed(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}") from error
+        except asyncio.CancelledError:
+            if not self._done:
+                self._give_up(ErrorCode.INTERRUPTED, f"the sender of {self._path.name!r} was stopped")
+            raise
         finally:
             os.close(file)
 

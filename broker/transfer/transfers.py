@@ -21,8 +21,8 @@ from broker.transfer.receiving import Receiving
 from broker.transfer.sending import MOST_OFFERS, Sending
 from schemas.codec import decode, encode
 from schemas.envelope import Message
-from schemas.errors import DecodeError
-from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWindow
+from schemas.errors import DecodeError, ErrorCode
+from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWindow, InputFile
 
 #: The peer of a transfer that any storage adapter may serve.
 ANY_ADAPTER = "adapter-"
@@ -87,7 +87,10 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed."""
+        """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed.
+
+        A peer that is silent for long is gone: TIMEOUT, and the partial file stays for when it offers again.
+        """
         entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
         await self._receive(entry, offer, target, partial, progress=progress, confirm=confirm)
 
@@ -101,15 +104,20 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
         ask_every_s: float = 4.0,
     ) -> FileOffer:
-        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it. Raises TransferFailed."""
+        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever.
+
+        Raises TransferFailed; CONFLICT when what is offered for an input has not the SHA-256 that names it.
+        """
         offered: asyncio.Future[FileOffer] = asyncio.get_running_loop().create_future()
         entry = self._open[get.id] = _Open(peer=peer, offered=offered)
         try:
             offer = await self._until_offered(entry, get, offered, ask_every_s)
+            self._check_asked(entry, get, offer)
         except BaseException:
             self._open.pop(get.id, None)
             raise
-        await self._receive(entry, offer, target, partial, again=lambda: self._ask(entry, get), progress=progress)
+        hooks = {"again": lambda: self._ask(entry, get), "progress": progress, "most_stalls": None}
+        await self._receive(entry, offer, target, partial, **hooks)
         return offer
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -193,6 +201,13 @@ class Transfers:
             self._ask(entry, get)
             await asyncio.wait([offered], timeout=every_s)
         return offered.result()
+
+    def _check_asked(self, entry: _Open, get: FileGet, offer: FileOffer) -> None:
+        """An input is named by its SHA-256: refuse anything else. Raises TransferFailed."""
+        if isinstance(get.file, InputFile) and offer.sha256 != get.file.sha256:
+            text = f"asked for the input {get.file.sha256}, offered a file with SHA-256 {offer.sha256}"
+            self._tell(entry, FileAbort(transfer=get.id, code=ErrorCode.CONFLICT, message=text))
+            raise TransferFailed(ErrorCode.CONFLICT, text)
 
     def _ask(self, entry: _Open, get: FileGet) -> None:
         self._publish(self._opening_route(entry), get)

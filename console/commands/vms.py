@@ -15,6 +15,7 @@ from console.invocation import Invocation, data_option, file_bar, json_option, p
 from console.output import LinePrefixer
 from console.rendering import render_vms, state
 from console.telling import judge, tell, telling
+from schemas.errors import SchemaError
 from schemas.execs import ExecEnded, Stream
 from schemas.ledger import RegistryRow
 from schemas.vms import (
@@ -222,7 +223,7 @@ def _exit_status(row: RegistryRow, end: ExecEnded | BaseException) -> int:
         if end.timed_out:
             tell(f"{row.status.name}: killed after its time limit", "give more with --timeout")
         return end.exit_status
-    if not isinstance(end, ConsoleError | BrokerError):
+    if not isinstance(end, ConsoleError | BrokerError | SchemaError):
         raise end
     tell(f"{row.status.name}: {judge(end).message}", judge(end).next_step)
     return WE_FAILED

@@ -91,6 +91,12 @@ def cut_at(proxy: Proxy, size: int, *, up: bool) -> None:
     proxy.watch = watch
 
 
+def cancel_above(task: asyncio.Future[object], size: int) -> None:
+    """Stop one end in the midst of a file."""
+    if size > 4 * MIB:
+        task.cancel()
+
+
 async def test_a_push_over_a_link_cut_five_times_arrives_with_little_sent_twice(mint: Mint, tmp_path: Path) -> None:
     vm, console = mint("vm"), mint("console")
     offer = a_file(tmp_path / "source", 64 * MIB)
@@ -143,11 +149,12 @@ async def test_another_adapter_takes_over_where_the_partial_file_is_shared(mint:
             _, came = await store.openings.get()
             assert isinstance(came, FileOffer)
             receiving = asyncio.ensure_future(
-                store.transfers.receive_file(came, target, part, console.user, came.reply)
+                store.transfers.receive_file(
+                    came, target, part, console.user, came.reply, progress=lambda size: cancel_above(receiving, size)
+                )
             )
-            await until(lambda: part.exists() and part.stat().st_size > 4 * MIB)
-            receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
+            assert receiving.cancelled()
         async with adapter_end(second) as store:
             _, came = await store.openings.get()
             assert isinstance(came, FileOffer)
@@ -170,10 +177,13 @@ async def test_a_guest_that_loses_its_adapter_gets_the_file_from_another(mint: M
         )
         async with adapter_end(first) as store:
             await store.openings.get()
-            sending = asyncio.ensure_future(store.transfers.send_file(tmp_path / "source", answer, vm.user))
-            await until(lambda: part.exists() and part.stat().st_size > 4 * MIB)
-            sending.cancel()
+            sending = asyncio.ensure_future(
+                store.transfers.send_file(
+                    tmp_path / "source", answer, vm.user, progress=lambda size: cancel_above(sending, size)
+                )
+            )
             await asyncio.gather(sending, return_exceptions=True)
+            assert sending.cancelled()
         async with adapter_end(second) as store:
             await store.openings.get()
             await store.transfers.send_file(tmp_path / "source", answer, vm.user)

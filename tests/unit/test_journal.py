@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,99 @@ async def test_a_file_that_grew_too_long_is_written_anew_while_in_use(
     after = await reopened(tmp_path / "j")
     assert [entry.id for entry in after.unfinished()] == ["last"]
     assert len((tmp_path / "j").read_bytes().rstrip(b"\0")) < 100_000
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_command_whose_record_cannot_be_written_is_not_known_and_can_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await journal_of(tmp_path / "j")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", full)
+        accepting = asyncio.ensure_future(journal.accept("c1", "console-a", b"first"))
+        await asyncio.sleep(0)
+        known_meanwhile = journal.get("c1")
+        with pytest.raises(OSError, match="No space"):
+            await accepting
+
+    assert known_meanwhile is not None
+    assert journal.get("c1") is None
+    assert b"first" not in (tmp_path / "j").read_bytes()
+    await journal.accept("c1", "console-a", b"second")
+    assert [entry.command for entry in (await reopened(tmp_path / "j")).unfinished()] == [b"second"]
+
+
+async def test_a_layout_that_failed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await journal_of(tmp_path / "j")
+    big = bytes((1 << 20) - 100)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space"):
+            await asyncio.gather(journal.accept("c1", "a", big), journal.accept("c2", "a", big))
+
+    await journal.accept("c3", "a", b"x")
+
+    assert (tmp_path / "j").stat().st_size >= 1 << 20
+
+
+async def test_a_rewrite_that_fails_leaves_the_journal_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("broker.rpc.journal.COMPACT_ABOVE_BYTES", 5_000)
+    journal = await journal_of(tmp_path / "j")
+    monkeypatch.setattr(Path, "replace", full)
+
+    for i in range(20):
+        await asyncio.wait_for(journal.accept(f"c{i}", "console-a", bytes(1000)), 5)
+    await asyncio.wait_for(journal.close(), 5)
+    monkeypatch.undo()
+
+    assert "journal not compacted" in caplog.text
+    assert len((await reopened(tmp_path / "j")).unfinished()) == 20
+
+
+async def test_what_is_kept_is_rewritten_when_it_doubled_and_never_on_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.rpc.journal.COMPACT_ABOVE_BYTES", 5_000)
+    threads: list[str] = []
+    real = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        threads.append(threading.current_thread().name)
+        return real(path, target)
+
+    journal = await journal_of(tmp_path / "j")
+    monkeypatch.setattr(Path, "replace", replace)
+    for i in range(100):
+        await journal.accept(f"c{i}", "console-a", bytes(1000))
+    await journal.close()
+
+    assert 2 <= len(threads) <= 6
+    assert all(name.startswith("journal") for name in threads)
+    assert len((await reopened(tmp_path / "j")).unfinished()) == 100
+
+
+async def test_of_ended_commands_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.rpc.journal.MOST_ENDED", 3)
+    journal = await journal_of(tmp_path / "j")
+    for i in range(6):
+        await journal.accept(f"c{i}", "console-a", b"x")
+        if i != 1:
+            await journal.end(f"c{i}", b"answer")
+
+    after = await reopened(tmp_path / "j")
+
+    assert [i for i in range(6) if after.get(f"c{i}")] == [1, 3, 4, 5]
+
+
+async def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
+    (tmp_path / "j").touch(0o644)
+    (tmp_path / "j.new").touch(0o644)
+
+    await journal_of(tmp_path / "j")
+
+    assert (tmp_path / "j").stat().st_mode & 0o777 == 0o600

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import random
 from collections import deque
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from broker.errors import TransferFailed
+from broker.transfer import Transfers
 from broker.transfer.core import Inbound, Outbound
-from schemas.files import FileChunk, FileWindow
+from broker.transfer.receiving import Receiving
+from broker.transfer.sending import Sending
+from broker.transfer.transfers import ANY_ADAPTER
+from schemas.codec import decode
+from schemas.envelope import Message
+from schemas.errors import ErrorCode
+from schemas.files import FileAbort, FileChunk, FileGet, FileOffer, FileWindow, InputFile
 
 
 class Wire:
@@ -114,3 +127,101 @@ def test_a_receiver_that_takes_over_has_the_later_epoch() -> None:
     sender.on_window(second.begin(0, 2_000))
 
     assert sender.epoch == second.epoch
+
+
+class Lone:
+    """A receiver and what it told to a sender that says nothing."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        data = bytes(range(256))
+        self.offer = FileOffer(
+            id="t1", file=InputFile(sha256="0" * 64), size=len(data), sha256=hashlib.sha256(data).hexdigest()
+        )
+        self.data, self.target, self.partial = data, directory / "target", directory / "part"
+        self.told: list[Message] = []
+        self.receiving = Receiving(self.offer, self.target, self.partial, self.told.append, stall_s=0.05, **options)
+
+    def chunk(self, offset: int, length: int) -> FileChunk:
+        sender = Outbound(transfer="t1", size=len(self.data))
+        sender.on_window([m for m in self.told if isinstance(m, FileWindow)][-1])
+        return sender.render(offset, self.data[offset : offset + length])
+
+
+async def test_a_receiver_that_only_waits_gives_up_and_keeps_what_came(tmp_path: Path) -> None:
+    lone = Lone(tmp_path, most_stalls=3)
+
+    with pytest.raises(TransferFailed) as caught:
+        await asyncio.wait_for(lone.receiving.run(), 5)
+
+    assert caught.value.code == ErrorCode.TIMEOUT
+    assert lone.partial.exists()
+    assert not [m for m in lone.told if isinstance(m, FileAbort)]
+
+
+async def test_a_sender_that_speaks_now_and_then_is_not_given_up(tmp_path: Path) -> None:
+    lone = Lone(tmp_path, most_stalls=3)
+    running = asyncio.ensure_future(lone.receiving.run())
+
+    for offset in range(0, 256, 64):
+        await asyncio.sleep(0.12)
+        lone.receiving.on_chunk(lone.chunk(offset, 64))
+    await asyncio.wait_for(running, 5)
+
+    assert lone.target.read_bytes() == lone.data
+
+
+async def test_a_receiver_that_asks_again_does_so_for_ever_even_if_a_sender_was_stopped(tmp_path: Path) -> None:
+    asked: list[int] = []
+    lone = Lone(tmp_path, most_stalls=None, again=lambda: asked.append(1))
+    running = asyncio.ensure_future(lone.receiving.run())
+    lone.receiving.on_abort(FileAbort(transfer="t1", code=ErrorCode.INTERRUPTED, message="stopped"))
+
+    await asyncio.sleep(1.0)
+
+    assert not running.done()
+    assert len(asked) > 10
+    lone.receiving.on_chunk(lone.chunk(0, 256))
+    await asyncio.wait_for(running, 5)
+
+
+async def test_a_cancelled_sender_tells_the_receiver(tmp_path: Path) -> None:
+    lone = Lone(tmp_path)
+    (tmp_path / "source").write_bytes(lone.data)
+    told: list[Message] = []
+    sending = Sending(lone.offer, tmp_path / "source", lambda _: asyncio.Future(), told.append)
+    running = asyncio.ensure_future(sending.run())
+    await asyncio.sleep(0.1)
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert running.cancelled()
+    assert [m.code for m in told if isinstance(m, FileAbort)] == [ErrorCode.INTERRUPTED]
+
+
+async def test_an_input_that_is_not_the_one_asked_for_is_refused(tmp_path: Path) -> None:
+    class Deaf:
+        user = "vm-a"
+
+        def __init__(self) -> None:
+            self.on_up: list[object] = []
+            self.sent: list[Message] = []
+
+        def send(self, _exchange: str, _key: str, body: bytes, **_: Any) -> None:
+            self.sent.append(decode(body))
+
+    connection = Deaf()
+    transfers = Transfers(connection)  # type: ignore[arg-type]
+    get = FileGet(file=InputFile(sha256="1" * 64))
+    fetching = asyncio.ensure_future(transfers.fetch_file(get, tmp_path / "t", tmp_path / "p", ANY_ADAPTER))
+    await asyncio.sleep(0)
+    empty = hashlib.sha256(b"").hexdigest()
+    transfers.on_message("adapter-store-1", FileOffer(id=get.id, file=get.file, size=0, sha256=empty))
+
+    with pytest.raises(TransferFailed) as caught:
+        await asyncio.wait_for(fetching, 5)
+
+    assert caught.value.code == ErrorCode.CONFLICT
+    assert [m.code for m in connection.sent if isinstance(m, FileAbort)] == [ErrorCode.CONFLICT]
+    assert not transfers.is_open(get.id)
+    assert not (tmp_path / "t").exists()

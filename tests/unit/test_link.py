@@ -1,0 +1,281 @@
+"""Links to a broker that closes at the wrong moment: what is told as a refused login, and that nothing else leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from pika import frame, spec
+from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
+
+from broker import link as link_module
+from broker.address import Address
+from broker.connection import Connection
+from broker.errors import BrokerError, Disconnected, LoginRefused
+from broker.link import Delivery, Link, Properties
+
+ABLE = {"capabilities": {"publisher_confirms": True, "basic.nack": True, "authentication_failure_close": True}}
+START = spec.Connection.Start(0, 9, ABLE, "PLAIN AMQPLAIN", "en_US")
+TUNE = spec.Connection.Tune(2047, 131072, 60)
+
+
+class Peer:
+    """A broker's side of one connection: reads what comes, answers what the test says."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._buffer = b""
+
+    async def say(self, *methods: object, channel: int = 0) -> None:
+        self.writer.write(b"".join(frame.Method(channel, method).marshal() for method in methods))
+        await self.writer.drain()
+
+    async def hear(self, kind: type) -> tuple[int, Any]:
+        """Read until a method of that kind comes; give its channel and it."""
+        while True:
+            used, value = frame.decode_frame(self._buffer)
+            self._buffer = self._buffer[used:]
+            if value is None:
+                data = await self.reader.read(65536)
+                if not data:
+                    raise EOFError
+                self._buffer += data
+            elif isinstance(value, frame.Method) and isinstance(value.method, kind):
+                return value.channel_number, value.method
+
+    async def log_in(self) -> None:
+        """Everything up to a publishing channel in confirm mode."""
+        await self.reader.readexactly(8)
+        await self.say(START)
+        await self.hear(spec.Connection.StartOk)
+        await self.say(TUNE)
+        await self.hear(spec.Connection.Open)
+        await self.say(spec.Connection.OpenOk())
+        await self.open_channel()
+        await self.answer(spec.Confirm.Select, spec.Confirm.SelectOk())
+
+    async def open_channel(self) -> None:
+        await self.answer(spec.Channel.Open, spec.Channel.OpenOk())
+
+    async def answer(self, kind: type, answer: object) -> None:
+        channel, _ = await self.hear(kind)
+        await self.say(answer, channel=channel)
+
+
+@asynccontextmanager
+async def broker(serve: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[Address]:
+    """Listen; each connection is served by ``serve`` and cut at its end."""
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(Peer(reader, writer))
+        except (EOFError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    yield Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1], user="vm-a", password="x")
+    server.close()
+
+
+async def until_up(peer: Peer) -> None:
+    await peer.log_in()
+    await peer.hear(spec.Connection.CloseOk)
+
+
+async def linked(address: Address) -> Link:
+    return await Link.connect(address, name="test", heartbeat_s=10)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "close", "expected"),
+    [
+        (False, None, Disconnected),
+        (False, (320, "shutdown"), Disconnected),
+        (False, (403, "Login was refused"), LoginRefused),
+        (True, None, Disconnected),
+        (True, (530, "connection refused for user 'u': user connection limit (4) is reached"), Disconnected),
+        (True, (530, "access to vhost 'v' refused for user 'u': connection limit (4) is reached"), Disconnected),
+        (True, (530, "access to vhost 'v' refused for user 'u': vhost 'v' is down"), Disconnected),
+        (True, (530, "access to vhost 'v' refused for user 'u'"), LoginRefused),
+        (True, (530, "vhost v not found"), LoginRefused),
+    ],
+)
+async def test_only_what_the_broker_says_of_the_credential_is_a_refused_login(
+    tuned: bool, close: tuple[int, str] | None, expected: type[BrokerError]
+) -> None:
+    async def serve(peer: Peer) -> None:
+        await peer.reader.readexactly(8)
+        await peer.say(START)
+        await peer.hear(spec.Connection.StartOk)
+        if tuned:
+            await peer.say(TUNE)
+            await peer.hear(spec.Connection.Open)
+        if close:
+            await peer.say(spec.Connection.Close(close[0], f"NOT_ALLOWED - {close[1]}", 0, 0))
+            await peer.hear(spec.Connection.CloseOk)
+
+    async with broker(serve) as address:
+        with pytest.raises(BrokerError) as caught:
+            await linked(address)
+
+    assert type(caught.value) is expected
+
+
+async def test_a_subscribe_on_a_connection_that_is_closing_is_disconnected() -> None:
+    async with broker(until_up) as address:
+        link = await linked(address)
+        link._amqp.close()
+
+        with pytest.raises(Disconnected):
+            await link._open_channel()
+        link.abandon()
+
+
+async def test_a_publish_on_a_channel_that_is_closing_fails_its_future_and_takes_no_tag(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with broker(until_up) as address:
+        link = await linked(address)
+
+        def closing(*_: object) -> None:
+            raise ChannelWrongStateError("Channel is closing.")
+
+        monkeypatch.setattr(link._publisher, "basic_publish", closing)
+        future = link.send("vc.up", "k", b"x", Properties(), mandatory=False)
+
+        assert isinstance(future.exception(), Disconnected)
+        assert (link._pending, link._next_tag) == ({}, 1)
+        link.abandon()
+
+
+async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
+    class Closing:
+        is_open = True
+
+        def basic_ack(self, _tag: int) -> None:
+            raise ConnectionWrongStateError
+
+    delivery = Delivery(
+        Closing(), spec.Basic.Deliver("c", 1, False, "vc.up", "k"), spec.BasicProperties(user_id="vm-a"), b""
+    )
+
+    delivery.ack()
+
+
+async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT_S", 0.2)
+    ended = asyncio.Event()
+
+    async def serve(peer: Peer) -> None:
+        await peer.log_in()
+        try:
+            while await peer.reader.read(65536):
+                pass
+        finally:
+            ended.set()
+
+    async with broker(serve) as address:
+        link = await linked(address)
+
+        await link.close()
+
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_a_broker_that_closes_while_consumers_start_ends_the_link_and_not_the_runner() -> None:
+    lives = 0
+
+    async def serve(peer: Peer) -> None:
+        nonlocal lives
+        lives += 1
+        await peer.log_in()
+        for _ in range(2):
+            await peer.open_channel()
+            await peer.answer(spec.Basic.Qos, spec.Basic.QosOk())
+            channel, consume = await peer.hear(spec.Basic.Consume)
+            started = spec.Basic.ConsumeOk(consume.consumer_tag)
+            if lives == 1:
+                consumed = frame.Method(channel, started).marshal()
+                peer.writer.write(consumed + frame.Method(0, spec.Connection.Close(320, "bye", 0, 0)).marshal())
+                await peer.hear(spec.Connection.CloseOk)
+                return
+            await peer.say(started, channel=channel)
+        await peer.hear(spec.Connection.CloseOk)
+
+    async with broker(serve) as address:
+        connection = Connection(address, name="test")
+        await connection.consume("one", lambda _: None)
+        await connection.consume("two", lambda _: None)
+
+        await asyncio.wait_for(connection.open(), 10)
+
+        assert (lives, connection.links) == (2, 1)
+        link = connection._link
+        assert link is not None
+        link.abandon()
+        await connection.close()
+
+
+async def test_the_runner_survives_an_error_that_nobody_foresaw(caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(peer: Peer) -> None:
+        await until_up(peer)
+
+    asked = 0
+    async with broker(serve) as address:
+
+        async def source(_refused: bool) -> Address:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                raise ValueError("no address today")
+            return address
+
+        connection = Connection(source, name="test")
+        with caplog.at_level(logging.ERROR):
+            await asyncio.wait_for(connection.open(), 10)
+
+        assert "link failed" in caplog.text
+        assert connection.is_up
+        assert connection._link is not None
+        connection._link.abandon()
+        await connection.close()
+
+
+async def test_a_callback_that_fails_takes_neither_the_link_nor_the_others_with_it() -> None:
+    async with broker(until_up) as address:
+        called: list[int] = []
+        connection = Connection(address, name="test")
+        connection.on_up += [lambda: called.append(1 // 0), lambda: called.append(2)]
+
+        await asyncio.wait_for(connection.open(), 10)
+        await asyncio.sleep(0.05)
+
+        assert (called, connection.is_up) == ([2], True)
+        assert connection._link is not None
+        connection._link.abandon()
+        await connection.close()
+
+
+async def test_while_a_link_is_dropped_the_connection_is_down_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    async with broker(until_up) as address:
+        connection = Connection(address, name="test")
+        await asyncio.wait_for(connection.open(), 10)
+        link = connection._link
+        assert link is not None
+
+        async def close() -> None:
+            seen.append(connection.is_up)
+            link.abandon()
+
+        monkeypatch.setattr(link, "close", close)
+        await connection.reconnect()
+
+        assert seen == [False]
+        await connection.close()
