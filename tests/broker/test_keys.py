@@ -143,7 +143,10 @@ async def test_a_newer_generation_drops_the_older_ones_connection_at_once(centre
     keeper = await host(centre)
     old = await trade(centre, await granted_by(keeper, vm))
     async with Talker(old) as guest:
-        await granted_by(keeper, vm, generation=2)
+        granted = await granted_by(keeper, vm, generation=2)
+        assert guest.connection.is_up, "a boot that never comes locks nobody out"
+
+        await trade(centre, granted)
 
         await until(lambda: not guest.connection.is_up)
     with pytest.raises(LoginRefused):

@@ -48,6 +48,9 @@ with concurrent.futures.ThreadPoolExecutor(64) as pool:
     print(json.dumps(list(pool.map(reach, targets))))
 """
 
+#: Waits in the guest until its IPv6 address has come by autoconfiguration, at most 15 s: it needs none to be probed.
+HAVE_IPV6 = "for i in $(seq 30); do grep -q ^fec0 /proc/net/if_inet6 && break; sleep 0.5; done"
+
 Target = tuple[str, str, int]
 
 
@@ -131,6 +134,7 @@ async def boot(qemu_rig, image, broker: Broker):
     await opened.create(spec)
     await opened.start("vm-a", b"first")
     assert await broker.hear("seed") == "first"
+    await broker.ask("shell", HAVE_IPV6)
 
 
 def targets_of(ports: dict[str, int], echo_port: int) -> list[Target]:
