@@ -49,6 +49,10 @@ Answers = Sequence[Reply | None]
 Room = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
 
 
+#: Deals with a delivery by itself, and says whether it did: (delivery, sender, message).
+Taken = Callable[[Delivery, str, Message], bool]
+
+
 class Kind(Struct, frozen=True, kw_only=True):
     """How to deal with one kind of message."""
 
@@ -123,8 +127,11 @@ class Intake:
         busy = self._busy_since
         return None if busy is not None and time.monotonic() - busy > self._slow_s else self._clear_since
 
-    def on_delivery(self, delivery: Delivery) -> None:
-        """Queue a delivery whose sender the broker vouches for; move aside what cannot be read."""
+    def on_delivery(self, delivery: Delivery, taken: Taken = lambda *_: False) -> None:
+        """Queue a delivery whose sender the broker vouches for; move aside what cannot be read or is not taken.
+
+        ``taken`` may deal with a message first: True says that it will ``add`` it, or has seen to it.
+        """
         sender = sender_of(delivery.routing_key, delivery.user_id)
         if sender is None:
             self._spawn(self._bury(delivery, "foreign_key", "user_id is not the first word of the routing key"))
@@ -139,8 +146,8 @@ class Intake:
             reason = f"{op_of(message)} is not taken from {sender}"
             self._spawn(self._bury(delivery, "not_taken", reason, sender, message))
             return
-        self._waiting.append(Item(sender, message, delivery))
-        self._wake.set()
+        if not taken(delivery, sender, message):
+            self.add(sender, message, delivery)
 
     def add(self, sender: str, message: Message, delivery: Delivery | None) -> None:
         """Queue a message that was already read."""

@@ -38,7 +38,7 @@ OUTCOMES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD)
 #: States that the gauge shows: what has ended is history, which the counters tell.
 OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.FAILED, JobState.CANCELLED))
 #: How an attempt ends: said by its guest, or by the ledger when the guest has gone (lost, expired).
-ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "expired")
+ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "returned", "expired")
 #: Why a message had no effect.
 REASONS = (
     *("undecodable", "foreign_key", "not_taken", "failed", "flood"),

@@ -20,6 +20,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+from schemas.codec import unbundle
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
@@ -76,43 +77,66 @@ class Properties(Struct, frozen=True, kw_only=True):
     headers: dict[str, Any] | None = None
 
 
+class _Settlement:
+    """The one acknowledgement that the messages of a bundle share: given with the last of them. One that was rejected
+    takes the bundle to the dead letters; the others have had their effect, and have it only once."""
+
+    __slots__ = ("_channel", "_left", "_rejected", "_tag")
+
+    def __init__(self, channel: Any, tag: int, messages: int) -> None:
+        self._channel, self._tag, self._left, self._rejected = channel, tag, messages, False
+
+    def settle(self, *, rejected: bool) -> None:
+        self._left -= 1
+        self._rejected |= rejected
+        if self._left or not self._channel.is_open:
+            return
+        try:
+            if self._rejected:
+                self._channel.basic_nack(self._tag, requeue=False)
+            else:
+                self._channel.basic_ack(self._tag)
+        except GONE as error:
+            log.debug("not settled, will come again", extra={"why": repr(error)})
+
+
 class Delivery:
     """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
-    will be delivered again."""
+    will be delivered again. The messages of a bundle come as deliveries of their own."""
 
-    __slots__ = ("_channel", "_tag", "body", "exchange", "properties", "redelivered", "routing_key", "user_id")
+    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id")
 
-    def __init__(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._channel, self._tag = channel, method.delivery_tag
+    def __init__(self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes) -> None:
+        self._settlement = settlement
         self.body = body
         self.exchange: str = method.exchange
         self.routing_key: str = method.routing_key
         self.redelivered: bool = method.redelivered
         #: The sender, checked by the broker; empty when it said nothing.
-        self.user_id: str = properties.user_id or ""
-        self.properties = Properties(
-            message_id=properties.message_id,
-            correlation_id=properties.correlation_id,
-            reply_to=properties.reply_to,
-            persistent=properties.delivery_mode == 2,
-            headers=properties.headers,
-        )
+        self.user_id = user_id
+        self.properties = properties
 
     def ack(self) -> None:
         """Tell the broker to forget it. At most once."""
-        self._settle(self._channel.basic_ack)
+        self._settlement.settle(rejected=False)
 
-    def reject(self, *, requeue: bool = False) -> None:
-        """Send it to the dead letters, or back to its queue. At most once."""
-        self._settle(self._channel.basic_nack, requeue=requeue)
+    def reject(self) -> None:
+        """Send it to the dead letters. At most once."""
+        self._settlement.settle(rejected=True)
 
-    def _settle(self, method: Callable[..., None], **options: Any) -> None:
-        if not self._channel.is_open:
-            return
-        try:
-            method(self._tag, **options)
-        except GONE as error:
-            log.debug("not settled, will come again", extra={"key": self.routing_key, "why": repr(error)})
+
+def deliveries(channel: Any, method: Any, properties: Any, body: bytes) -> list[Delivery]:
+    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle."""
+    bodies = unbundle(body)
+    settlement = _Settlement(channel, method.delivery_tag, len(bodies))
+    ours = Properties(
+        message_id=properties.message_id,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        persistent=properties.delivery_mode == 2,
+        headers=properties.headers,
+    )
+    return [Delivery(settlement, method, properties.user_id or "", ours, one) for one in bodies]
 
 
 #: Called for each delivery; a coroutine is run as a task.
@@ -290,9 +314,10 @@ class Link:
 
 def _receiver(handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> Callable[..., None]:
     def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        awaitable = handler(Delivery(channel, method, properties, body))
-        if awaitable is not None:
-            start(awaitable)
+        for delivery in deliveries(channel, method, properties, body):
+            awaitable = handler(delivery)
+            if awaitable is not None:
+                start(awaitable)
 
     return receive
 

@@ -33,6 +33,11 @@ def down(principal: str) -> Route:
     return Route(DOWN, queue_of(principal))
 
 
+def takes_bundles(route: Route) -> bool:
+    """Whether who reads there is ours, and takes a bundle's messages apart: a VM. Sites read with what they like."""
+    return route.exchange == DOWN and route.key.startswith("vm.") and not route.key.endswith(".files")
+
+
 def down_files(principal: str) -> Route:
     """To a host's or VM's queue for chunks."""
     return Route(DOWN, f"{queue_of(principal)}.files")

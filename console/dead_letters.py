@@ -19,7 +19,7 @@ from broker.minting import new_password
 from broker.node import NodeAddress
 from broker.routes import CALLS, DEAD, UP, kind_of
 from console.errors import CommandFailed, Unreachable
-from schemas.codec import decode, op_of
+from schemas.codec import decode, op_of, unbundle
 from schemas.errors import DecodeError
 from schemas.ids import unguessable
 
@@ -139,8 +139,9 @@ def _read(message: Any) -> DeadLetter:
 
 
 def _op(body: bytes) -> str:
+    """Name what it is; of a bundle, what it holds, each once."""
     try:
-        return op_of(decode(body))
+        return ", ".join(dict.fromkeys(op_of(decode(one)) for one in unbundle(body)))
     except DecodeError as error:
         return f"unreadable: {error.reason}"
 

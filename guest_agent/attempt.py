@@ -23,7 +23,7 @@ from broker.errors import TransferFailed
 from guest_agent.accounts import end_all_of
 from guest_agent.cache import InputCache, digest_of
 from guest_agent.errors import CannotRun
-from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, put, since_boot
+from guest_agent.payload import Account, CappedFile, Ended, Payload, kill_group_left_behind, overwrite, since_boot
 from schemas.description import Input
 from schemas.errors import ErrorCode
 from schemas.jobs import (
@@ -89,10 +89,15 @@ class Attempt:
         self._outputs: list[OutputEntry] = []
         self._payload: Payload | None = None
         self._streams: list[CappedFile] = []
+        self._was_begun_before = False
         self._task: asyncio.Task[None] | None = None
-        name = assign.job.replace("/", "_")
-        self._base = room.directory / f"{name}.{assign.attempt}"
-        self._work = self._base / "work"
+        #: The payload's directory. It is there from the attempt's beginning until its completion is answered, so that
+        #: an agent that comes after us knows what has begun.
+        self._work = room.directory / f"{assign.job.replace('/', '_')}.{assign.attempt}"
+        #: Streams that are not small; not where the payload could put links in our way.
+        self._kept = self._work.with_name(f"{self._work.name}.streams")
+        #: Names the process group that runs in this slot, for such an agent.
+        self._note = room.directory / f"slot-{slot}"
 
     @property
     def run_seconds(self) -> float:
@@ -126,28 +131,41 @@ class Attempt:
             outcome, cause = failure.outcome, failure.cause
         except OSError as error:
             self._end_payload()
-            outcome, cause = Outcome.LOST, f"{self.phase}: {error.strerror}: {error.filename or self._base}"
+            outcome, cause = Outcome.LOST, f"{self.phase}: {error.strerror}: {error.filename or self._work}"
         except asyncio.CancelledError:
             if self.stopped is None:
                 self._task.cancel()
                 raise
             outcome, cause = Outcome.CANCELLED, self.stopped
-            await asyncio.to_thread(end_all_of, self._account)
+            await self._end_all()
         if outcome is not Outcome.DONE:
             await self._keep_streams()
         return self._completion(outcome, cause)
 
-    def discard(self) -> None:
-        """Remove its files: its completion counts. Blocking."""
-        shutil.rmtree(self._base, ignore_errors=True)
+    def give_back(self) -> JobCompletion:
+        """End it before it has begun, for another slot to run it; one that was stopped has been cancelled."""
+        if self.stopped is not None:
+            return self._completion(Outcome.CANCELLED, self.stopped)
+        return self._completion(Outcome.RETURNED, "given back: the job before it in its slot takes long")
+
+    async def discard(self) -> None:
+        """Remove its files: its completion counts."""
+        try:
+            self._work.rmdir()
+        except OSError:  # there is something in it, or it never was
+            await asyncio.to_thread(shutil.rmtree, self._work, ignore_errors=True)
+        if self._was_begun_before or self._large_streams():
+            await asyncio.to_thread(shutil.rmtree, self._kept, ignore_errors=True)
 
     def bury(self) -> JobCompletion | None:
         """If an agent before us had begun it, kill what is left of it and say that it was lost; else None. Blocking."""
-        if not self._base.exists():
+        if not self._work.exists():
             return None
         with suppress(FileNotFoundError, ValueError):
-            pid, noted_s = (self._base / "process").read_text().split()
-            kill_group_left_behind(int(pid), float(noted_s))
+            job, attempt, pid, noted_s = self._note.read_text().split()
+            if (job, attempt) == (self.assign.job, str(self.assign.attempt)):
+                kill_group_left_behind(int(pid), float(noted_s))
+        self._was_begun_before = True
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
 
     async def _pipeline(self) -> None:
@@ -162,7 +180,7 @@ class Attempt:
     async def _stage_in(self) -> None:
         self.phase = Phase.STAGE_IN
         try:
-            await asyncio.to_thread(_make_directory, self._base, self._work, self._account)
+            _make_directory(self._work, self._account)
             for item in self.assign.inputs:
                 cached = await self._room.cache.get(item.sha256) if item.sha256 else None
                 await asyncio.to_thread(_place, item, cached, self._work, self._account)
@@ -197,7 +215,7 @@ class Attempt:
             raise Failure(Outcome.FAILED, f"validation {self.assign.validation!r} ended with {ended.exit_status}")
 
     async def _execute(self, command: list[str], prefix: str, wall_time_s: float) -> Ended:
-        streams = [CappedFile(self._base / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")]
+        streams = [CappedFile(self._kept / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")]
         self._streams += streams
         try:
             self._payload = Payload.start(
@@ -211,13 +229,17 @@ class Attempt:
             )
             self._note_process(self._payload.pid)
             ended = await self._payload.wait(wall_time_s)
-            await asyncio.to_thread(end_all_of, self._account)
+            await self._end_all()
             return ended
         except CannotRun as error:
             raise Failure(Outcome.FAILED, str(error)) from error
         finally:
             for stream in streams:
                 stream.close()
+
+    async def _end_all(self) -> None:
+        if self._account is not None:
+            await asyncio.to_thread(end_all_of, self._account)
 
     def _end_payload(self) -> None:
         if self._payload is not None:
@@ -240,8 +262,8 @@ class Attempt:
         return {**base, **self.assign.environment}
 
     def _note_process(self, pid: int) -> None:
-        """For an agent that comes after us: which group to kill."""
-        put(f"{self._base}/process", f"{pid} {since_boot()}".encode())
+        """In place: a file made and removed for each payload costs as much as all else that is done for it."""
+        overwrite(self._note, f"{self.assign.job} {self.assign.attempt} {pid} {since_boot()}".encode())
 
     async def _stage_out(self) -> None:
         self.phase = Phase.STAGE_OUT
@@ -326,12 +348,11 @@ def _entry(name: str, content: bytes, stream: CappedFile | None = None) -> Outpu
     return OutputEntry(name=name, size=len(content), sha256=digest_of(content), content=content, truncated=truncated)
 
 
-def _make_directory(base: Path, work: Path, account: Account | None) -> None:
-    shutil.rmtree(base, ignore_errors=True)
-    work.mkdir(parents=True)
-    base.chmod(0o711)
+def _make_directory(work: Path, account: Account | None) -> None:
+    """Make an attempt's directory, the payload's own; ``bury`` has seen to it that it is not there. In line: a hop to
+    a thread costs ten times as much."""
+    work.mkdir(mode=0o700, parents=True)
     if account is not None:
-        work.chmod(0o700)
         os.chown(work, account.uid, account.gid)
 
 

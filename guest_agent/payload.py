@@ -27,6 +27,8 @@ READ_BYTES = 64 * 1024
 SMALL_BYTES = 16 * 1024
 #: A payload is noted within this time of its start, seconds.
 NOTED_WITHIN_S = 10.0
+#: Length of a file that ``overwrite`` writes, bytes.
+NOTE_BYTES = 512
 #: How long output of a group whose leader has ended is still awaited, seconds.
 DRAIN_S = 2.0
 
@@ -103,6 +105,7 @@ class CappedFile:
 
     def _spill(self, data: bytes) -> None:
         if self._file is None:
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file = self.path.open("wb", buffering=0)
             self._file.write(self.head)
             self.head = b""
@@ -266,11 +269,11 @@ def start_time_of(pid: int) -> str:
         return ""
 
 
-def put(path: str, content: bytes) -> None:
-    """Write a small file; half the cost of pathlib's way, and there are several for each payload."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def overwrite(path: Path, text: bytes) -> None:
+    """Replace the content of a small file in place, padded with spaces: nothing of the file system's own changes."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, content)
+        os.write(descriptor, text.ljust(NOTE_BYTES))
     finally:
         os.close(descriptor)
 
@@ -286,7 +289,11 @@ def _limit(pid: int, memory_bytes: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError, FileNotFoundError):
         if memory_bytes:
             resource.prlimit(pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        put(f"/proc/{pid}/oom_score_adj", b"1000")
+        descriptor = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
+        try:
+            os.write(descriptor, b"1000")
+        finally:
+            os.close(descriptor)
 
 
 def _why(program: str, directory: Path, error: Exception) -> str:

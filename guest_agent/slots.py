@@ -1,14 +1,15 @@
 """The job loop: free slots ask for work, assignments run, completions are sent until they are answered.
 
-A slot takes jobs ahead while its payloads are short, so that a fast job does not wait for the wire. A stop that
-overtakes its assignment wins. What counts as done is the ledger's to say: a completion's answer ends it here.
+A slot takes jobs ahead while its jobs are short, so that a fast job does not wait for the wire; should one of them take
+long after all, those behind it are given back. A stop that overtakes its assignment wins. What counts as done is the
+ledger's to say: a completion's answer ends it here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -17,6 +18,7 @@ from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt, Room, Store
 from guest_agent.machine import load
+from guest_agent.slot import SHORT_S, Slot
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
 from schemas.jobs import (
@@ -35,11 +37,14 @@ from schemas.jobs import (
 
 log = logging.getLogger(__name__)
 
-#: Jobs that a slot has at hand, by how long its last payload ran: at most, seconds; the first that fits counts. The
-#: way of a job over the wire and through the ledger takes some 20 ms (see docs), which short payloads would wait for.
-DEPTHS = ((0.05, 8), (5.0, 2))
-#: A slot asks under so many slot numbers, one request each: its own, and its own plus multiples of the slots' number.
-LANES = 8
+#: A slot asks under so many slot numbers at most, a job each: its own, and its own plus multiples of the slots' number.
+MOST_LANES = 64
+#: When a slot looks whether its job takes longer than what it took ahead allows for, seconds.
+LOOK_AFTER_S = (0.5, SHORT_S)
+#: Slot numbers that the wire has.
+SLOT_NUMBERS = 1024
+#: How long a completion waits for others to go with, while the slot has more to do, seconds.
+GATHER_S = 0.1
 #: How long a completion waits for its answer before it is sent again, seconds.
 ANSWER_S = 30.0
 #: Stops kept in case their assignment is yet to come.
@@ -76,10 +81,9 @@ class JobLoop:
         self._machine, self._clock, self._end = machine, clock, end
         self._timing = timing
         self._refused = refused
-        self._queues: list[asyncio.Queue[Attempt]] = [asyncio.Queue() for _ in range(slots)]
-        #: Request that stands, by lane; lane modulo slots is the slot.
-        self._asked: list[str | None] = [None] * (slots * LANES)
-        self._depths = [1] * slots
+        lanes = min(MOST_LANES, SLOT_NUMBERS // slots)
+        self._slots = [Slot(range(slot, slots * lanes, slots)) for slot in range(slots)]
+        self._come = [asyncio.Event() for _ in range(slots)]
         self._held: dict[Key, Attempt] = {}
         self._tombstones: dict[Key, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,8 +108,8 @@ class JobLoop:
         """Ask, work and beat until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                for slot in range(len(self._queues)):
-                    group.create_task(self._slot(slot), name=f"slot {slot}")
+                for slot, come in zip(self._slots, self._come, strict=True):
+                    group.create_task(self._work(slot, come), name=f"slot {slot.lanes[0]}")
                 group.create_task(self._beats(), name="beats")
                 group.create_task(self._repair(), name="requests again")
         finally:
@@ -115,26 +119,30 @@ class JobLoop:
 
     def ask_all(self) -> None:
         """Ask anew for every slot that has nothing at hand: the connection is new, or the generation."""
-        for slot in range(len(self._queues)):
-            if not any(a.assign.slot % len(self._queues) == slot for a in self._held.values()):
-                self._ask(slot)
+        busy = {self._slot_of(attempt.assign) for attempt in self._held.values()}
+        for number, slot in enumerate(self._slots):
+            if number not in busy:
+                self._ask(slot, slot.asked or [number])
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
         """Take an assignment. One that an agent before us had begun is reported lost, one already stopped cancelled."""
-        slot = message.slot % len(self._queues)
-        attempt = Attempt(message, slot, self._room, self._store(_output_of(message)))
+        number = self._slot_of(message)
+        attempt = Attempt(message, number, self._room, self._store(_output_of(message)))
         key = (message.job, message.attempt)
         if key in self._held:
             return None
         self._held[key] = attempt
-        self._asked[message.slot % len(self._asked)] = None
+        slot = self._slots[number]
+        slot.serve(message.slot)
         lost = attempt.bury()
         if lost is not None:
             self._spawn(self._complete(attempt, lost))
             return None
         if key in self._tombstones:
             attempt.stop(self._tombstones.pop(key))
-        self._queues[slot].put_nowait(attempt)
+        slot.at_hand.append(attempt)
+        self._come[number].set()
+        self._give_back(slot)
         return None
 
     async def stop(self, call: Call, message: JobStop) -> Reply | None:
@@ -143,6 +151,7 @@ class JobLoop:
         held = self._held.get(key)
         if held is not None:
             held.stop(message.reason)
+            self._drop_stopped(self._slots[self._slot_of(held.assign)])
             return None
         self._tombstones[key] = message.reason
         while len(self._tombstones) > MOST_TOMBSTONES:
@@ -153,40 +162,76 @@ class JobLoop:
         )
         return None
 
-    async def _slot(self, slot: int) -> None:
-        self._ask(slot)
+    def _slot_of(self, assign: JobAssign) -> int:
+        return assign.slot % len(self._slots)
+
+    async def _work(self, slot: Slot, come: asyncio.Event) -> None:
+        """Run a slot's jobs one by one."""
+        self._ask(slot, slot.lanes[:1])
         while True:
-            attempt = await self._queues[slot].get()
-            for lane in self._wanted(slot, busy=1):
-                self._ask(lane)
-            completion = await attempt.run()
-            self._depths[slot] = next((d for limit_s, d in DEPTHS if attempt.run_seconds < limit_s), 1)
-            lanes = self._wanted(slot, busy=0)
+            while not slot.at_hand:
+                come.clear()
+                await come.wait()
+            attempt = slot.at_hand.popleft()
+            completion = await self._run(slot, attempt)
+            lanes = slot.wanted()
             if lanes:
-                completion = msgspec.structs.replace(completion, request=self._request(lanes[0]))
+                completion = msgspec.structs.replace(completion, request=self._request(slot, lanes))
             attempt.phase = Phase.STAGE_OUT
-            self._spawn(self._complete(attempt, completion))
+            in_a_hurry = lanes or not slot.at_hand
+            self._spawn(self._complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
 
-    def _wanted(self, slot: int, *, busy: int) -> list[int]:
-        """List the lanes to ask on, so that with what is asked for already the slot will have enough at hand."""
-        lanes = range(slot, len(self._asked), len(self._queues))
-        free = [lane for lane in lanes if self._asked[lane] is None]
-        coming = len(lanes) - len(free)
-        return free[: max(0, self._depths[slot] - busy - coming - self._queues[slot].qsize())]
+    async def _run(self, slot: Slot, attempt: Attempt) -> JobCompletion:
+        """Run one job. Should it take long, those that wait behind it and those still to come are given back."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        timers = [loop.call_later(after_s, self._learn, slot, after_s) for after_s in LOOK_AFTER_S]
+        slot.busy = 1
+        if lanes := slot.wanted():
+            self._ask(slot, lanes)
+        try:
+            return await attempt.run()
+        finally:
+            slot.busy = 0
+            for timer in timers:
+                timer.cancel()
+            self._learn(slot, loop.time() - began)
 
-    def _request(self, lane: int) -> JobRequest:
-        request = JobRequest(slot=lane, machine=self._facts, holding=self.holding(), generation=self._uplink.generation)
-        self._asked[lane] = request.id
+    def _learn(self, slot: Slot, took_s: float) -> None:
+        slot.learn(took_s)
+        self._give_back(slot)
+
+    def _drop_stopped(self, slot: Slot) -> None:
+        """End at once what was stopped before its turn."""
+        for attempt in [one for one in slot.at_hand if one.stopped is not None]:
+            slot.at_hand.remove(attempt)
+            self._spawn(self._complete(attempt, attempt.give_back()))
+
+    def _give_back(self, slot: Slot) -> None:
+        for attempt in slot.surplus():
+            self._spawn(self._complete(attempt, attempt.give_back()))
+
+    def _request(self, slot: Slot, lanes: Sequence[int]) -> JobRequest:
+        request = JobRequest(
+            slot=lanes[0],
+            more=list(lanes[1:]),
+            machine=self._facts,
+            holding=self.holding(),
+            generation=self._uplink.generation,
+        )
+        slot.ask(lanes, request.id)
         return request
 
-    def _ask(self, lane: int) -> None:
-        self._spawn(self._uplink.say("request", self._request(lane)))
+    def _ask(self, slot: Slot, lanes: Sequence[int]) -> None:
+        self._spawn(self._uplink.say("request", self._request(slot, lanes)))
 
-    async def _complete(self, attempt: Attempt, completion: JobCompletion) -> None:
-        """Send a completion until the ledger has answered it, then forget the attempt."""
+    async def _complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
+        """Send a completion, ``within_s`` at first, until the ledger has answered it; then forget the attempt."""
         for wait_s in backoff(0.5, 20.0):
             try:
-                answer = await self._uplink.ask("completion", completion, timeout_s=ANSWER_S)
+                answer = await self._uplink.ask_together(
+                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
+                )
             except (CallTimeout, NotDelivered) as error:
                 attempt.trouble = f"completion: {error}"
             except RemoteError as error:
@@ -197,7 +242,7 @@ class JobLoop:
                 break
         await self._end(attempt.assign.id)
         self._held.pop((attempt.assign.job, attempt.assign.attempt), None)
-        await asyncio.to_thread(attempt.discard)
+        await attempt.discard()
 
     def _note_answer(self, attempt: Attempt, answer: Reply) -> None:
         if isinstance(answer, JobCompletionAnswer) and not answer.counted:
@@ -219,9 +264,9 @@ class JobLoop:
         """Say requests again that found nothing: should one have been lost, this mends it."""
         while True:
             await asyncio.sleep(self._timing.request_again_s)
-            for lane, asked in enumerate(self._asked):
-                if asked is not None:
-                    self._ask(lane)
+            for slot in self._slots:
+                if slot.asked:
+                    self._ask(slot, slot.asked)
 
     async def _on_beat_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         self._clock.learn(message.server_time_ms)
@@ -229,6 +274,7 @@ class JobLoop:
             held = self._held.get((ref.job, ref.attempt))
             if held is not None:
                 held.stop("superseded or cancelled at the centre")
+                self._drop_stopped(self._slots[self._slot_of(held.assign)])
         return None
 
     async def _on_answer(self, call: Call, message: Reply) -> Reply | None:

@@ -46,6 +46,8 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     #: Not the payload's fault: the agent or the VM went away under it.
     LOST = "lost"
+    #: Never begun: it was taken ahead, and the job before it takes long. Nothing is counted against anybody.
+    RETURNED = "returned"
 
 
 class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +95,8 @@ class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
     """ "Job slot ``slot`` of this VM is free." A newer one replaces an older one."""
 
     slot: Slot
+    #: Further slots that are free, said in the same breath.
+    more: Annotated[list[Slot], Meta(max_length=256)] = []
     machine: Machine
     #: What this guest holds; whatever else the ledger thinks it holds is lost.
     holding: list[AttemptRef] = []

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from schemas.catalogue import WAYS, Way
-from schemas.codec import CONTENT_TYPE, MESSAGES
+from schemas.codec import CONTENT_TYPE, MESSAGES, MOST_IN_BUNDLE
 from schemas.envelope import MAX_BODY_BYTES, WIRE_VERSION
 
 JSON_SCHEMA, ASYNCAPI = "messages.schema.json", "asyncapi.json"
@@ -29,9 +29,10 @@ def json_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Volunteer Cloud messages, wire version {WIRE_VERSION}",
-        "description": f"Each body is one msgpack map of at most {MAX_BODY_BYTES} bytes; bytes are msgpack bin.",
+        "description": f"Each body is one msgpack map of at most {MAX_BODY_BYTES} bytes; bytes are msgpack bin. "
+        "Between the centre and virtual machines it may be a bundle of them.",
         **schema,
-        "$defs": dict(sorted(parts.items())),
+        "$defs": dict(sorted(parts.items())) | {"Bundle": _BUNDLE},
     }
 
 
@@ -98,6 +99,14 @@ def _channel_name(way: Way) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", words).strip("_")
 
 
+_BUNDLE = {
+    "title": "Bundle",
+    "description": "Messages that travel together: each is taken, answered and refused by itself.",
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MOST_IN_BUNDLE,
+    "items": {"$ref": "#"},
+}
 _PARAMETERS = {
     "user": "The sender: a broker user, checked by the broker.",
     "id": "The receiver's name without its kind.",

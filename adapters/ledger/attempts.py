@@ -34,6 +34,8 @@ class AttemptState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    #: Its guest never began it, and gave it back.
+    RETURNED = "returned"
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

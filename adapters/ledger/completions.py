@@ -93,8 +93,8 @@ def _answer(message: JobCompletion, reason: str) -> JobCompletionAnswer:
 
 
 def _after(tx: Tx, held: Held, message: JobCompletion) -> Standing:
-    if message.outcome is Outcome.LOST and not held.is_open:
-        return held.standing  # the ledger has counted that loss already
+    if message.outcome in (Outcome.LOST, Outcome.RETURNED) and not held.is_open:
+        return held.standing  # the ledger has taken the job back already
     cause = readable(message.cause) or f"{message.outcome} with exit status {message.exit_status}"
     return after_completion(
         held.standing, message.outcome, limit=held.limit, host=held.host, cause=cause, policy=tx.policy
@@ -139,7 +139,8 @@ def _notes(ending: Ending) -> list[Note]:
 
 def _measure(tx: Tx, ending: Ending) -> None:
     held, message, job = ending
-    tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
+    if message.outcome is not Outcome.RETURNED:
+        tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
     tx.counts[f"attempts_{message.outcome}"] += 1
     if message.outcome is Outcome.DONE:
         tx.observations += [

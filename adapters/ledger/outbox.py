@@ -1,20 +1,24 @@
 """The outbox: messages that the ledger's changes cause, in the same transaction, until the broker has confirmed them.
 
+What a transaction puts out becomes rows at its end, a row a publish: messages to one VM share rows, as bundles.
 Publishing is the adapter's: ``fresh`` right after the commit, then ``tick``; whatever stays is ``stale`` and published
 again under its own id, so receivers see a message at least once and can tell a repetition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import OutboxRow, Tx, portions
-from broker.routes import Route
-from schemas.codec import encode
+from broker.routes import Route, takes_bundles
+from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle, encode
 from schemas.envelope import Message
+from schemas.ids import uuid7
 
 _table = tables.outbox
 _INSERT = insert(_table)
@@ -40,28 +44,42 @@ def put(tx: Tx, route: Route, message: Message) -> None:
 
 
 def put_all(tx: Tx, messages: Iterable[tuple[Route, Message]]) -> None:
-    """Put messages out with this transaction, all or none of them."""
-    rows = [OutboxRow(message.id, route.exchange, route.key, encode(message)) for route, message in messages]
-    claimed = tx.now_ms if rows else 0
-    tx.each(
-        _INSERT,
-        [
-            {
-                "message_id": row.message_id,
-                "exchange": row.exchange,
-                "routing_key": row.routing_key,
-                "body": row.body,
-                "claimed_ms": claimed,
-            }
-            for row in rows
-        ],
-    )
-    tx.outgoing.extend(rows)
+    """Put messages out with this transaction, all or none of them. Raises DecodeError as ``put``."""
+    tx.gathered += [(route, message.id, encode(message)) for route, message in messages]
+
+
+def write(tx: Tx) -> None:
+    """Make rows of what was put out, in its order for each route; the ledger ends every transaction with it."""
+    by_route: defaultdict[Route, list[tuple[str, bytes]]] = defaultdict(list)
+    for route, message_id, body in tx.gathered:
+        by_route[route].append((message_id, body))
+    tx.gathered.clear()
+    rows = [row for route, bodies in by_route.items() for row in _rows(route, bodies)]
+    tx.each(_INSERT, [{**msgspec.structs.asdict(row), "claimed_ms": tx.now_ms} for row in rows])
+    tx.outgoing += rows
+
+
+def _rows(route: Route, messages: Sequence[tuple[str, bytes]]) -> Iterator[OutboxRow]:
+    for some in _bundles(messages) if takes_bundles(route) else ([one] for one in messages):
+        message_id = some[0][0] if len(some) == 1 else uuid7()
+        yield OutboxRow(message_id, route.exchange, route.key, bundle([body for _, body in some]))
+
+
+def _bundles(messages: Sequence[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    some: list[tuple[str, bytes]] = []
+    size = 0
+    for message_id, body in messages:
+        if some and (len(some) == MOST_IN_BUNDLE or size + len(body) > BUNDLE_BYTES):
+            yield some
+            some, size = [], 0
+        some.append((message_id, body))
+        size += len(body)
+    yield some
 
 
 def fresh(tx: Tx) -> list[OutboxRow]:
-    """List what this transaction put out, to be published once ``write`` has returned."""
-    return list(tx.outgoing)
+    """List what this transaction put out, to be published once ``write`` has returned; the list is filled by then."""
+    return tx.outgoing
 
 
 def stale(tx: Tx, older_than_ms: int, limit: int = 500) -> list[OutboxRow]:

@@ -54,12 +54,19 @@ def after_failure(job: Standing, limit: int, cause: str) -> Standing:
     return job._replace(state=state, failures=failures, reason=cause)
 
 
+def after_return(job: Standing) -> Standing:
+    """Let a job wait again that its guest never began; nothing is counted."""
+    return job._replace(state=JobState.CANCELLED if job.cancel_requested else JobState.SUBMITTED)
+
+
 def after_completion(job: Standing, outcome: Outcome, *, limit: int, host: str, cause: str, policy: Policy) -> Standing:
     """Apply what a guest says of its attempt's end. Done counts even when it crossed a cancel: the work is there."""
     if outcome is Outcome.FAILED:
         return after_failure(job, limit, cause)
     if outcome is Outcome.LOST:
         return after_loss(job, host, cause, policy)
+    if outcome is Outcome.RETURNED:
+        return after_return(job)
     if outcome is Outcome.CANCELLED:
         return job._replace(state=JobState.CANCELLED, reason=cause)
     return job._replace(state=JobState.DONE, reason="")

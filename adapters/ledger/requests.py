@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, case, delete, select, update
 
@@ -37,13 +37,21 @@ _SEEN = (
 _FORGET = delete(_requests).where(_requests.c.repeated_ms < bindparam("before_ms"))
 
 
+class Ask(NamedTuple):
+    """A free slot of a VM, and the request that says so."""
+
+    vm: str
+    slot: int
+    message: JobRequest
+
+
 def ask(tx: Tx, vm: str, message: JobRequest) -> None:
     """Take one request; see ``ask_all``."""
     ask_all(tx, [(vm, message)])
 
 
 def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
-    """Take requests, each from the VM that the broker vouches for; the newest of a slot stands.
+    """Take requests, each from the VM that the broker vouches for, for all slots it names; a slot's newest stands.
 
     Nothing happens for a stale generation, for a request that has already been served (a repetition), and for a slot
     whose assignment is still on its way. ``match`` is the caller's.
@@ -54,7 +62,8 @@ def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
     _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
     gone = [lost for vm, m in current for lost in held[vm] if is_outlived(lost, m.generation, m.holding)]
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
-    _save(tx, [(vm, m) for vm, m in current if _is_free(tx, held[vm], m)], known)
+    free = [Ask(vm, slot, m) for vm, m in current for slot in (m.slot, *m.more) if _is_free(tx, held[vm], slot, m)]
+    _save(tx, free, known)
 
 
 def hello(tx: Tx, vm: str, message: AgentHello) -> None:
@@ -91,14 +100,14 @@ def is_dropped(held: Held, hello_id: str, holding: Iterable[AttemptRef]) -> bool
     return "" < held.seen_id < hello_id and not _is_among(held, holding)
 
 
-def is_served(held: Held, message: JobRequest) -> bool:
-    """Whether a request was answered by this very assignment, or by one that was asked for later."""
-    return held.slot == message.slot and message.id <= held.request_id
+def is_served(held: Held, slot: int, message: JobRequest) -> bool:
+    """Whether a slot's request was answered by this very assignment, or by one that was asked for later."""
+    return held.slot == slot and message.id <= held.request_id
 
 
-def is_on_its_way(held: Held, message: JobRequest) -> bool:
+def is_on_its_way(held: Held, slot: int, message: JobRequest) -> bool:
     """Whether an assignment to that slot has been sent to this boot, and no message has shown its arrival yet."""
-    same = held.slot == message.slot and held.generation == message.generation
+    same = held.slot == slot and held.generation == message.generation
     return same and not held.seen_id and not _is_among(held, message.holding)
 
 
@@ -112,12 +121,12 @@ def _is_current(tx: Tx, known: Guest, generation: int) -> bool:
     return generation >= known.generation
 
 
-def _is_free(tx: Tx, held: Sequence[Held], message: JobRequest) -> bool:
+def _is_free(tx: Tx, held: Sequence[Held], slot: int, message: JobRequest) -> bool:
     """Say whether the slot may be given a job for this request."""
-    if any(is_served(one, message) for one in held):
+    if any(is_served(one, slot, message) for one in held):
         tx.counts["request_served"] += 1
         return False
-    if any(is_on_its_way(one, message) for one in held):
+    if any(is_on_its_way(one, slot, message) for one in held):
         tx.counts["assignment_on_its_way"] += 1
         return False
     return True
@@ -172,21 +181,17 @@ def _upsert(is_sqlite: bool) -> Insert:
     )
 
 
-def _save(tx: Tx, messages: Sequence[tuple[str, JobRequest]], known: Mapping[str, Guest]) -> None:
-    rows = [_row(tx, vm, message, known[vm]) for vm, message in sorted(messages, key=_slot)]
+def _save(tx: Tx, asked: Sequence[Ask], known: Mapping[str, Guest]) -> None:
+    rows = [_row(tx, ask, known[ask.vm]) for ask in sorted(asked, key=lambda ask: (ask.vm, ask.slot, ask.message.id))]
     tx.each(_upsert(tx.is_sqlite), rows)
 
 
-def _slot(asked: tuple[str, JobRequest]) -> tuple[str, int, str]:
-    return asked[0], asked[1].slot, asked[1].id
-
-
-def _row(tx: Tx, vm: str, message: JobRequest, known: Guest) -> dict[str, Any]:
+def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:
     return {
-        "vm": vm,
-        "slot": message.slot,
-        "request_id": message.id,
-        "generation": message.generation,
+        "vm": ask.vm,
+        "slot": ask.slot,
+        "request_id": ask.message.id,
+        "generation": ask.message.generation,
         "offer": known.offer,
         "state": "ready",
         "asked_ms": tx.now_ms,

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 
 from adapters.ledger.known import Known
+from broker.routes import Route
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ def insert_into(table: Table, is_sqlite: bool) -> Insert:
 
 
 class OutboxRow(Struct, frozen=True):
-    """A message on its way out, encoded; ``message_id`` is its message's own id."""
+    """A publish to come: a message or a bundle, encoded; ``message_id`` is the message's own, or the bundle's."""
 
     message_id: str
     exchange: str
@@ -88,7 +89,9 @@ class Tx:
         self.counts: Counter[str] = Counter()
         #: Durations for histograms: name, seconds.
         self.observations: list[tuple[str, float]] = []
-        #: Messages put into the outbox here, to be published right after the commit.
+        #: Messages put into the outbox here: route, id, body.
+        self.gathered: list[tuple[Route, str, bytes]] = []
+        #: The rows that they became at the end, to be published right after the commit.
         self.outgoing: list[OutboxRow] = []
         self.known = known.layer()
         self._clock = clock

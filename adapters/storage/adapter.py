@@ -30,11 +30,11 @@ from broker.address import read_address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.dead_letters import bury
-from broker.routes import kind_of, reply, sender_of
+from broker.routes import reply
 from broker.transfer import Transfers
-from schemas.codec import decode, encode
-from schemas.envelope import Failed, Reply
-from schemas.errors import DecodeError, ErrorCode
+from schemas.codec import encode
+from schemas.envelope import Failed, Message, Reply
+from schemas.errors import ErrorCode
 from schemas.files import OutputFile
 from schemas.ids import JobRef
 from schemas.jobs import JobCompletion
@@ -76,22 +76,17 @@ class StorageAdapter:
 
     def _on_completion(self, delivery: Delivery) -> None:
         """Completions without outputs go straight to the ledger; the others by the store."""
-        try:
-            message = decode(delivery.body)
-        except DecodeError:
-            message = None
-        if isinstance(message, JobCompletion) and _carries(message):
-            task = asyncio.ensure_future(self._store_first(delivery, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            self._intake.on_delivery(delivery)
+        self._intake.on_delivery(delivery, self._take_first)
 
-    async def _store_first(self, delivery: Delivery, message: JobCompletion) -> None:
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        if sender is None or kind_of(sender) != "vm":
-            self._intake.on_delivery(delivery)
-            return
+    def _take_first(self, delivery: Delivery, sender: str, message: Message) -> bool:
+        if not isinstance(message, JobCompletion) or not _carries(message):
+            return False
+        task = asyncio.ensure_future(self._store_first(delivery, sender, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    async def _store_first(self, delivery: Delivery, sender: str, message: JobCompletion) -> None:
         try:
             stored = await self._stored(sender, message)
         except StoreError as error:

@@ -18,7 +18,7 @@ from broker.address import Address, write_address
 from broker.node import read_node_address
 
 #: Jobs of one run, and of a quick one.
-JOBS, QUICK_JOBS = 500, 100
+JOBS, QUICK_JOBS = 2000, 200
 #: Single submissions for the latency.
 SINGLES, QUICK_SINGLES = 120, 20
 

@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 
 from benchmarks.bare import url_of
 
-_POLL_S = 0.02
+_POLL_S = 0.05
 _PATIENCE_S = 300.0
 
 app = Celery("bench")

@@ -17,7 +17,7 @@ from console.client import Client
 from schemas.ledger import JobState
 
 #: How often the ledger is asked whether all jobs are done, seconds.
-_POLL_S = 0.02
+_POLL_S = 0.05
 #: A run of jobs that takes longer has failed, seconds.
 _PATIENCE_S = 300.0
 #: Pause between single submissions, seconds: the VM is idle again, its request is in the ledger.

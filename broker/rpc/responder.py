@@ -133,7 +133,7 @@ class Responder:
     async def _take(self, delivery: Delivery, handler: Handler, message: Message) -> None:
         if not isinstance(message, Command):
             delivery.ack()
-            self._spawn(self._run_plain(handler, Call(self, message, delivery.user_id)))
+            await self._run_plain(handler, Call(self, message, delivery.user_id))
             return
         known = self.journal.get(message.id)
         if known is not None and not known.ended:

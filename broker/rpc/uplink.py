@@ -1,17 +1,37 @@
-"""What an agent says to the centre: stamped with its boot generation, published until confirmed."""
+"""What an agent says to the centre: stamped with its boot generation, published until confirmed.
+
+What may wait a moment is gathered and goes as a bundle: a message of its own costs several times as much.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from broker.connection import Connection
-from broker.errors import CallTimeout, RemoteError
+from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.routes import up
-from schemas.codec import encode
+from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle, encode
 from schemas.envelope import Failed, Message, Reply
+from schemas.ids import uuid7
+
+
+class _Company:
+    """Messages of one kind that wait to go together."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.size = 0
+        self.sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def has_room_for(self, body: bytes) -> bool:
+        return not self.bodies or (len(self.bodies) < MOST_IN_BUNDLE and self.size + len(body) <= BUNDLE_BYTES)
+
+    def add(self, body: bytes) -> None:
+        self.bodies.append(body)
+        self.size += len(body)
 
 
 class Uplink:
@@ -21,6 +41,8 @@ class Uplink:
         self._connection = connection
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}
+        self._companies: dict[str, _Company] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def generation(self) -> int:
@@ -35,11 +57,53 @@ class Uplink:
         route = up(self._connection.user, kind)
         await self._connection.deliver(*route, encode(message), message_id=message.id, persistent=persistent)
 
+    async def say_together(self, kind: str, message: Message, *, within_s: float) -> None:
+        """Like ``say``, persistent, in a bundle with what else of this kind comes ``within_s``; with 0 all goes now."""
+        body = encode(msgspec.structs.replace(message, generation=self._generation()))
+        company = self._companies.get(kind)
+        if company is not None and not company.has_room_for(body):
+            self._send_off(kind, company)
+            company = None
+        if company is None:
+            company = self._companies[kind] = _Company()
+        company.add(body)
+        if not within_s:
+            self._send_off(kind, company)
+        elif len(company.bodies) == 1:
+            asyncio.get_running_loop().call_later(within_s, self._send_off, kind, company)
+        await asyncio.shield(company.sent)
+
+    def _send_off(self, kind: str, company: _Company) -> None:
+        if self._companies.get(kind) is not company:
+            return  # it has gone: it was full, or in a hurry
+        del self._companies[kind]
+        task = asyncio.ensure_future(self._send(kind, company))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, kind: str, company: _Company) -> None:
+        try:
+            await self._connection.wait_up()
+            route = up(self._connection.user, kind)
+            await self._connection.deliver(*route, bundle(company.bodies), message_id=uuid7())
+        except NotDelivered as error:
+            company.sent.set_exception(error)
+            company.sent.exception()  # whoever waited may have given up
+        else:
+            company.sent.set_result(None)
+
     async def ask(self, kind: str, message: Message, *, timeout_s: float, as_is: bool = False) -> Reply:
         """Publish and wait for the answer to this id. Raises CallTimeout; RemoteError when the answer is a no."""
+        return await self._answered(kind, message, self.say(kind, message, as_is=as_is), timeout_s)
+
+    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+        """Like ``ask``, said with ``say_together``."""
+        return await self._answered(kind, message, self.say_together(kind, message, within_s=within_s), timeout_s)
+
+    async def _answered(self, kind: str, message: Message, said: Awaitable[None], timeout_s: float) -> Reply:
         future = self._awaited.setdefault(message.id, asyncio.get_running_loop().create_future())
         try:
-            await self.say(kind, message, as_is=as_is)
+            await said
             answer = await asyncio.wait_for(asyncio.shield(future), timeout_s)
         except TimeoutError as error:
             raise CallTimeout(f"no answer to {kind} in {timeout_s:g} s") from error

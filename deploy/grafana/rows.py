@@ -186,7 +186,8 @@ _LEASES = Row(
         graph(
             "Attempts ended",
             "ops",
-            "failed: the payload's fault. lost: its guest has it no more. expired: its guest fell silent.",
+            "failed: the payload's fault. lost: its guest has it no more. expired: its guest fell silent. "
+            "returned: taken ahead and given back unbegun.",
             Query(rate("vc_attempts_total", "outcome"), "{{outcome}}"),
             width=6,
         ),

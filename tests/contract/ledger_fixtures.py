@@ -28,7 +28,7 @@ from adapters.ledger import (
 )
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
-from schemas.codec import decode
+from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
 from schemas.envelope import Message
 from schemas.ids import job_ref
@@ -186,7 +186,7 @@ class Desk:
             return result, outbox.fresh(tx), dict(tx.counts)
 
         result, rows, self.counts = self.ledger.write(all_of_it)
-        self.sent += [decode(row.body) for row in rows]
+        self.sent += [decode(body) for row in rows for body in unbundle(row.body)]
         return result
 
     def pass_s(self, seconds: float) -> None:
@@ -219,10 +219,20 @@ class Desk:
         return message
 
     def request(
-        self, slot: int = 0, machine: Machine = SMALL, generation: int = 1, holding: Sequence[JobAssign] = ()
+        self,
+        slot: int = 0,
+        machine: Machine = SMALL,
+        generation: int = 1,
+        holding: Sequence[JobAssign] = (),
+        more: Sequence[int] = (),
     ) -> JobRequest:
         return JobRequest(
-            id=self.id(), slot=slot, machine=machine, generation=generation, holding=[_ref(job) for job in holding]
+            id=self.id(),
+            slot=slot,
+            more=list(more),
+            machine=machine,
+            generation=generation,
+            holding=[_ref(job) for job in holding],
         )
 
     def hello(self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = ()) -> AgentHello:

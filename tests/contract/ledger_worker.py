@@ -12,8 +12,8 @@ from collections.abc import Iterable
 
 from adapters.ledger import assignments, completions, outbox, requests, submissions
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Tx
-from schemas.codec import decode
+from adapters.ledger.transaction import OutboxRow, Tx
+from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
 from schemas.jobs import JobAssign, JobCompletion, JobRequest, Machine, Outcome
 from schemas.ledger import JobSubmit
@@ -56,16 +56,17 @@ class Worker:
     def turn(self, role: str, turn: int) -> None:
         last = self.made[-BATCH:] if role == "runs" else []
 
-        def work(tx: Tx) -> list[JobAssign]:
+        def work(tx: Tx) -> list[OutboxRow]:
             if role in ("both", "feeds", "runs"):
                 self.feed(tx, turn)
             if role in ("both", "asks") or not last:
                 self.ask(tx, turn) if role != "feeds" else None
             self.complete(tx, last)
             assignments.match(tx)
-            return [m for row in outbox.fresh(tx) if isinstance(m := decode(row.body), JobAssign)]
+            return outbox.fresh(tx)
 
-        self.made += self.ledger.write(work)
+        sent = [decode(body) for row in self.ledger.write(work) for body in unbundle(row.body)]
+        self.made += [message for message in sent if isinstance(message, JobAssign)]
 
 
 def main(url: str, name: str, role: str, turns: str) -> None:

@@ -131,6 +131,31 @@ def test_an_attempt_that_its_guest_lost_is_a_loss(desk: Desk) -> None:
     assert (job.state, job.losses, job.failures) == (JobState.SUBMITTED, 1, 0)
 
 
+def test_an_attempt_that_was_given_back_counts_against_nobody(desk: Desk) -> None:
+    desk.submit("one", attempts=1)
+
+    first = desk.start("vm-1")
+    desk.complete(first, Outcome.RETURNED, cause="the job before it takes long")
+    counts = desk.counts
+    second = desk.start("vm-2")
+    desk.complete(second)
+
+    job = desk.job("one")
+    assert (job.state, job.attempt, job.losses, job.failures) == (JobState.DONE, 2, 0, 0)
+    assert (counts["attempts_returned"], counts.get("jobs_requeued", 0)) == (1, 0)
+
+
+def test_an_attempt_given_back_after_its_lease_changes_nothing(desk: Desk) -> None:
+    desk.submit("one")
+    job = desk.start("vm-1")
+    desk.pass_s(desk.policy.lease_s + 1)
+    desk.expire()
+
+    desk.complete(job, Outcome.RETURNED)
+
+    assert (desk.state("one"), desk.job("one").losses) == (JobState.SUBMITTED, 1)
+
+
 def test_a_cancelled_attempt_ends_its_job(desk: Desk) -> None:
     desk.submit("one")
     job = desk.start("vm-1")
@@ -141,7 +166,7 @@ def test_a_cancelled_attempt_ends_its_job(desk: Desk) -> None:
     assert desk.state("one") is JobState.CANCELLED
 
 
-@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOST])
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOST, Outcome.RETURNED])
 def test_a_job_to_be_cancelled_that_ends_badly_is_cancelled(desk: Desk, outcome: Outcome) -> None:
     desk.submit("one", attempts=5)
     job = desk.start("vm-1")

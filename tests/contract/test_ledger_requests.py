@@ -181,3 +181,20 @@ def test_a_batch_of_requests_is_served_in_the_order_of_their_coming(desk: Desk) 
 
     assert len(desk.assigned()) == 3
     assert desk.ledger.write(assignments.match) == 0
+
+
+def test_one_request_for_several_slots_gets_a_job_for_each(desk: Desk) -> None:
+    desk.submit("many", array=5)
+
+    desk.ask("vm-1", more=[1, 2, 7])
+
+    assert sorted(job.slot for job in desk.assigned()) == [0, 1, 2, 7]
+
+
+def test_a_request_for_several_slots_that_comes_again_is_served_once(desk: Desk) -> None:
+    desk.submit("many", array=5)
+    message = desk.ask("vm-1", more=[1, 2])
+
+    desk.write(lambda tx: requests.ask(tx, "vm-1", message))
+
+    assert len(desk.assigned()) == 3

@@ -112,7 +112,8 @@ def test_two_adapters_do_not_publish_the_same_stale_message(url: str) -> None:
     ledger = Ledger(url, clock=lambda: 1)
     ledger.open()
     messages = [JobStop(target="vm-1", job="site-a/one.1", attempt=1, reason="x") for _ in range(50)]
-    ledger.write(lambda tx: outbox.put_all(tx, [(down("vm-1"), message) for message in messages]))
+    for message in messages:
+        ledger.write(lambda tx, one=message: outbox.put(tx, down("vm-1"), one))
     ledger.close()
 
     begun = [subprocess.Popen([sys.executable, "-c", STALE, url], stdout=subprocess.PIPE) for _ in range(2)]

@@ -67,7 +67,7 @@ class Guest:
     async def run(self, *command: str, **fields: Any) -> JobCompletion:
         attempt = self.attempt(*command, **fields)
         completion = await attempt.run()
-        attempt.discard()
+        await attempt.discard()
         return completion
 
 
@@ -91,7 +91,7 @@ async def test_a_job_runs_with_its_inputs_and_its_output_comes_back(guest: Guest
 
     assert completion.outcome == Outcome.DONE
     assert (content_of(completion, "out"), content_of(completion, "stdout")) == (b"AB", b"said\n")
-    assert list((guest.directory / "jobs").iterdir()) == []
+    assert [path.name for path in (guest.directory / "jobs").iterdir()] == ["slot-0"]
 
 
 async def test_jobs_at_once_share_one_fetch_of_the_same_input(guest: Guest) -> None:
@@ -199,7 +199,7 @@ async def test_a_stop_that_came_first_wins(guest: Guest) -> None:
 async def test_an_attempt_that_a_dead_agent_had_begun_is_reported_lost_and_its_payload_ended(guest: Guest) -> None:
     before = guest.attempt("sleep", "600")
     running = asyncio.ensure_future(before.run())
-    await until(lambda: (before._base / "process").exists())
+    await until(lambda: before._note.exists())
 
     after = guest.attempt("sleep", "600").bury()
 
@@ -234,10 +234,10 @@ async def test_a_name_that_no_file_can_have_ends_the_attempt_and_not_the_agent(g
 async def test_a_full_disk_ends_the_attempt_as_lost_and_leaves_no_payload(
     guest: Guest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: str, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    def full(path: Path, text: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("guest_agent.attempt.put", full)
+    monkeypatch.setattr("guest_agent.attempt.overwrite", full)
     attempt = guest.attempt("sleep", "600")
 
     completion = await asyncio.wait_for(attempt.run(), 10)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.catalogue import WAYS
-from schemas.codec import MESSAGES, decode, encode, op_of
-from schemas.envelope import MAX_BODY_BYTES, Message
+from schemas.codec import MESSAGES, MOST_IN_BUNDLE, bundle, decode, encode, op_of, unbundle
+from schemas.envelope import MAX_BODY_BYTES, Message, Ping
 from schemas.errors import DecodeError
 from schemas.examples import example, examples
 from schemas.publish import documents
@@ -103,6 +103,57 @@ def test_a_golden_message_with_a_byte_changed_gives_a_message_or_our_error(op: s
     body[place % len(body)] = byte
 
     _decodes_or_refuses(bytes(body))
+
+
+def test_a_bundle_is_an_array_of_messages_to_any_msgpack_library() -> None:
+    bodies = [encode(example(op)) for op in ("agent.ping", "job.request", "job.completion")]
+
+    assert msgpack.unpackb(bundle(bodies)) == [msgpack.unpackb(body) for body in bodies]
+    theirs = unbundle(msgpack.packb([msgpack.unpackb(body) for body in bodies]))
+    assert [decode(body) for body in theirs] == [decode(body) for body in bodies]
+    assert unbundle(bundle(bodies)) == bodies
+
+
+def test_a_message_alone_is_no_bundle() -> None:
+    body = encode(example("agent.ping"))
+
+    assert (bundle([body]), unbundle(body)) == (body, [body])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\x90",
+        b"\xdc\x00",
+        bundle([encode(Ping())] * 2)[:-1],
+        bundle([encode(Ping())] * 2) + b"\x00",
+        b"\xdc" + (MOST_IN_BUNDLE + 1).to_bytes(2, "big") + b"\x80" * (MOST_IN_BUNDLE + 1),
+        b"\xdc\x00\x01" + b"\x91" * 10_000,
+        b"\x91\xc4" + b"\xff" + b"x",
+        b"\x91" * (MAX_BODY_BYTES + 1),
+    ],
+    ids=["empty", "of none", "head", "cut", "more", "too many", "nested", "short", "long"],
+)
+def test_what_is_no_bundle_stays_whole_and_is_refused_as_a_message(body: bytes) -> None:
+    assert unbundle(body) == [body]
+    with pytest.raises(DecodeError):
+        decode(body)
+
+
+def test_a_bundle_in_a_bundle_is_no_message() -> None:
+    inner = bundle([encode(Ping())] * 2)
+
+    assert unbundle(bundle([inner, inner])) == [inner, inner]
+    with pytest.raises(DecodeError, match="not a message"):
+        decode(inner)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_never_break_the_unbundling(body: bytes) -> None:
+    parts = unbundle(body)
+
+    assert parts == [body] or bundle(parts).endswith(b"".join(parts))
 
 
 def test_a_message_over_the_limit_is_not_even_sent() -> None:

@@ -16,7 +16,11 @@ from broker import link as link_module
 from broker.address import Address
 from broker.connection import Connection
 from broker.errors import BrokerError, Disconnected, LoginRefused
-from broker.link import Delivery, Link, Properties
+from broker.link import Link, Properties, deliveries
+from schemas.codec import bundle, encode
+from schemas.envelope import Ping
+
+DELIVER = spec.Basic.Deliver("c", 1, False, "vc.up", "k")
 
 ABLE = {"capabilities": {"publisher_confirms": True, "basic.nack": True, "authentication_failure_close": True}}
 START = spec.Connection.Start(0, 9, ABLE, "PLAIN AMQPLAIN", "en_US")
@@ -161,11 +165,39 @@ async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
         def basic_ack(self, _tag: int) -> None:
             raise ConnectionWrongStateError
 
-    delivery = Delivery(
-        Closing(), spec.Basic.Deliver("c", 1, False, "vc.up", "k"), spec.BasicProperties(user_id="vm-a"), b""
-    )
+    (delivery,) = deliveries(Closing(), DELIVER, spec.BasicProperties(user_id="vm-a"), b"")
 
     delivery.ack()
+
+
+class Settling:
+    """Stands in for a channel; keeps what it was told of deliveries."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def basic_ack(self, tag: int) -> None:
+        self.told.append(("ack", tag))
+
+    def basic_nack(self, tag: int, *, requeue: bool) -> None:
+        self.told.append(("requeue" if requeue else "reject", tag))
+
+
+@pytest.mark.parametrize(("rejected", "told"), [((), "ack"), ((0,), "reject"), ((1, 2), "reject")])
+def test_a_bundle_is_settled_once_with_the_last_of_its_messages(rejected: tuple[int, ...], told: str) -> None:
+    channel = Settling()
+    bodies = [encode(Ping(id=str(number))) for number in range(3)]
+
+    came = deliveries(channel, DELIVER, spec.BasicProperties(user_id="vm-a", message_id="b"), bundle(bodies))
+    for number, delivery in enumerate(came):
+        assert channel.told == []
+        delivery.reject() if number in rejected else delivery.ack()
+
+    assert [delivery.body for delivery in came] == bodies
+    assert {(d.user_id, d.routing_key) for d in came} == {("vm-a", "k")}
+    assert channel.told == [(told, 1)]
 
 
 async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:

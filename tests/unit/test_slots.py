@@ -1,0 +1,146 @@
+"""The job loop with real payloads and an uplink that keeps what is said: what runs, what is given back, what asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from broker.rpc import Call, ServerClock, Uplink
+from guest_agent import slots
+from guest_agent.attempt import Room
+from guest_agent.cache import InputCache
+from guest_agent.slots import JobLoop, Timing
+from schemas.envelope import Message, Reply
+from schemas.jobs import JobAssign, JobCompletion, JobCompletionAnswer, JobRequest, JobStop, Machine, Outcome
+from tests.broker.polling import until
+
+MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p")
+
+
+class Up:
+    """Stands in for an uplink whose every completion counts."""
+
+    generation = 1
+
+    def __init__(self) -> None:
+        self.requests: list[JobRequest] = []
+        self.completions: list[JobCompletion] = []
+        self.hurries: list[bool] = []
+
+    async def say(self, kind: str, message: Message, **_: Any) -> None:
+        if isinstance(message, JobRequest):
+            self.requests.append(message)
+        elif isinstance(message, JobCompletion):
+            self.completions.append(message)
+
+    async def ask_together(self, kind: str, message: JobCompletion, *, timeout_s: float, within_s: float) -> Reply:
+        self.completions.append(message)
+        self.hurries.append(not within_s)
+        return JobCompletionAnswer(call=message.id, job=message.job, attempt=message.attempt, counted=True)
+
+    def ended(self) -> dict[str, Outcome]:
+        return {completion.job: completion.outcome for completion in self.completions}
+
+
+class Guest:
+    """A guest of one slot, and what it is told."""
+
+    def __init__(self, directory: Path) -> None:
+        self.up = Up()
+        self.forgotten: list[str] = []
+        room = Room(
+            directory=directory / "jobs",
+            cache=InputCache(directory / "cache", cast(Any, None)),
+            boot_id="boot",
+            account=lambda slot: None,
+        )
+        self.loop = JobLoop(
+            cast(Uplink, self.up),
+            room,
+            slots=1,
+            machine=lambda: MACHINE,
+            clock=ServerClock(),
+            store=lambda output: cast(Any, None),
+            end=self.end,
+            timing=Timing(),
+        )
+
+    async def end(self, command: str) -> None:
+        self.forgotten.append(command)
+
+    async def assign(self, number: int, *command: str, slot: int = 0) -> None:
+        job = JobAssign(
+            job=f"site-a/j.{number}", attempt=1, slot=slot, executable=command[0], arguments=list(command[1:])
+        )
+        await self.loop.assign(cast(Call, None), job)
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Guest]:
+    (directory / "jobs").mkdir()
+    guest = Guest(directory)
+    task = asyncio.create_task(guest.loop.run())
+    try:
+        yield guest
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_time(tmp_path: Path) -> None:
+    async with running(tmp_path) as guest:
+        for number in range(1, 6):
+            await guest.assign(number, "true", slot=number - 1)
+        await until(lambda: len(guest.up.completions) == 5)
+
+        assert [completion.job for completion in guest.up.completions] == [f"site-a/j.{n}" for n in range(1, 6)]
+        assert set(guest.up.ended().values()) == {Outcome.DONE}
+        asked = [1 + len(c.request.more) for c in guest.up.completions if c.request]
+        assert sum(asked) + sum(1 + len(r.more) for r in guest.up.requests) > 5
+        await until(lambda: guest.loop.holding() == [] and len(guest.forgotten) == 5)
+
+
+async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do(tmp_path: Path) -> None:
+    async with running(tmp_path) as guest:
+        for number in (1, 2, 3):
+            await guest.assign(number, "true", slot=number)
+        await until(lambda: len(guest.up.completions) == 3)
+
+        assert guest.up.hurries[-1]
+        said = zip(guest.up.hurries, guest.up.completions, strict=True)
+        assert all(hurry or completion.request is None for hurry, completion in said)
+
+
+async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "LOOK_AFTER_S", (0.05,))
+    monkeypatch.setattr("guest_agent.slot.SHORT_S", 0.05)
+    async with running(tmp_path) as guest:
+        await guest.assign(1, "sleep", "60")
+        await guest.assign(2, "true", slot=1)
+        await guest.assign(3, "true", slot=2)
+        await until(lambda: len(guest.up.completions) == 2)
+        await guest.assign(4, "true", slot=3)
+        await until(lambda: len(guest.up.completions) == 3)
+
+        assert guest.up.ended() == dict.fromkeys((f"site-a/j.{n}" for n in (2, 3, 4)), Outcome.RETURNED)
+        assert {completion.exit_status for completion in guest.up.completions} == {-1}
+        assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
+        assert [path.name for path in (tmp_path / "jobs").glob("site-a*")] == ["site-a_j.1.1"]
+
+
+async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as guest:
+        await guest.assign(1, "sleep", "60")
+        await guest.assign(2, "true", slot=1)
+        await guest.loop.stop(cast(Call, None), JobStop(job="site-a/j.2", attempt=1, reason="enough"))
+        await until(lambda: len(guest.up.completions) == 1)
+
+        assert guest.up.ended() == {"site-a/j.2": Outcome.CANCELLED}
+        assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
