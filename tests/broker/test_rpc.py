@@ -16,7 +16,7 @@ from broker.routes import queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc import caller as caller_module
 from broker.rpc.clock import wall_clock
-from schemas.codec import encode
+from schemas.codec import bundle, encode
 from schemas.envelope import CommandState, Done, Message, Ping, Reply
 from schemas.errors import ErrorCode
 from schemas.vms import VmList, VmPause, VmReset, VmResume, Vms
@@ -226,6 +226,21 @@ async def test_bytes_that_are_no_message_are_put_aside_and_the_agent_lives_on(mi
         async with caller_of(console) as caller:
             await caller.call(host.address.user, Ping(), Done)
         assert responder.refused == {"undecodable": 1}
+
+
+async def test_what_is_bad_in_a_bundle_takes_nothing_of_it_along(mint: Mint, host: Host) -> None:
+    console = mint("console")
+    commands = [VmPause(vm="vm-1"), VmPause(vm="vm-1")]
+    bodies = [encode(commands[0]), b"\x80", encode(commands[1])]
+    async with host.up() as responder, Connection(console, name="raw") as raw:
+        await raw.publish("vc.down", queue_of(host.address.user), bundle(bodies))
+        await raw.publish("vc.down", queue_of(host.address.user), bundle(bodies))
+
+        async with caller_of(console) as caller:
+            for command in commands:
+                await caller.call(host.address.user, command, Done)
+        await until(lambda: responder.refused["undecodable"] == 2)
+        assert host.runs == [command.id for command in commands]
 
 
 async def test_a_forged_answer_is_dropped_and_counted(mint: Mint, host: Host) -> None:

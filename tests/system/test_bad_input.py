@@ -30,9 +30,11 @@ from broker.principals import parse_principal
 from broker.routes import CALLS, DOWN, UP, queue_of
 from console.client import Client
 from console.errors import BadInput
+from schemas.codec import bundle, encode
+from schemas.description import JobDescription
 from schemas.envelope import MAX_BODY_BYTES
 from schemas.ids import unguessable
-from schemas.ledger import JobState
+from schemas.ledger import JobState, JobSubmit
 from tests.system.running import System, processes_of, until
 
 DAEMONS = ("broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent")
@@ -262,6 +264,22 @@ def test_what_a_console_sends_an_agent_and_it_cannot_read_is_kept(
 
     assert all(letter["op"].startswith("unreadable: ") for letter in letters), letters
     assert {letter["queue"] for letter in letters} == {queue_of(row.status.vm if agent == "vm" else row.host)}
+
+
+def test_of_a_bundle_only_what_cannot_be_read_goes_to_the_dead_letters(
+    system: System, client: Client, login: Mint
+) -> None:
+    site = login("site")
+    jobs = [JobSubmit(job=JobDescription(id=unguessable("one"), executable="/bin/true")) for _ in range(2)]
+
+    with unharmed(system, client):
+        publish(site, UP, f"{site.user}.submit", bundle([encode(jobs[0]), b"\x80", encode(jobs[1])]))
+        (letter,) = in_the_dead_letters(system, site.user, 1)
+        for job in jobs:
+            name = f"{site.user}/{job.job.id}"
+            until(lambda name=name: client.jobs(job=name).counts == {JobState.DONE: 1}, f"{name} done", 20)
+
+    assert (letter["size"], letter["reason"].split(":")[0]) == (1, "undecodable")
 
 
 def test_a_body_over_the_limit_is_refused_by_the_broker(system: System, client: Client, login: Mint) -> None:
