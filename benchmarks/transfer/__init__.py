@@ -59,6 +59,7 @@ def _pika(arena: Arena, source: Path) -> float:
 def _pair(arena: Arena, contestant: str, receiver: list[str], sender: list[str]) -> float:
     """Run both ends, each a process of its own, and give MB/s."""
     role = [sys.executable, "-m", f"benchmarks.transfer.{contestant}"]
+    (arena.directory / "received").unlink(missing_ok=True)  # each writes a new file, none into the last one's pages
     log = arena.directory / f"transfer-{contestant}.log"
     with serving([*role, "receive", *receiver], log):
         seconds = measure([*role, "send", *sender], log)[0]

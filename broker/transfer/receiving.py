@@ -182,9 +182,17 @@ class Receiving:
             offset += len(data)
         if offset - self._core.durable >= MARK_EVERY_BYTES:
             os.fdatasync(self._file)
-            self._mark.write_text(str(offset))
+            self._write_mark(offset)
             self._core.durable = offset
         return offset
+
+    def _write_mark(self, offset: int) -> None:
+        """In place and of one length: less than a sector, it is there whole or as it was."""
+        descriptor = os.open(self._mark, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(descriptor, b"%020d" % offset, 0)
+        finally:
+            os.close(descriptor)
 
     def _finish(self) -> None:
         if self._digest.hexdigest() != self._offer.sha256:

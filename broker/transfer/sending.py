@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker.errors import NotDelivered, TransferFailed
@@ -109,16 +109,30 @@ class Sending:
         return True
 
     async def _send_granted(self, file: int) -> None:
-        while not self._done and self._failure is None and (piece := self._core.piece()) is not None:
-            offset, length = piece
+        """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""
+        while not self._done and self._failure is None and (pieces := list(iter(self._core.piece, None))):
             epoch = self._core.epoch
-            data = await asyncio.to_thread(os.pread, file, length, offset)
-            if len(data) != length:
+            chunks = await asyncio.to_thread(self._read, file, pieces)
+            if len(chunks) < len(pieces):
                 self._give_up(ErrorCode.CONFLICT, f"{self._path.name!r} became shorter while it was sent")
                 return
             if epoch == self._core.epoch:
-                self._send(self._core.render(offset, data)).add_done_callback(_forgive)
-                self._progress(offset + length)
+                self._send_all(chunks)
+
+    def _read(self, file: int, pieces: Sequence[tuple[int, int]]) -> list[FileChunk]:
+        """Make chunks of pieces of the file, up to the first that is not there any more. Blocking."""
+        chunks = []
+        for offset, length in pieces:
+            data = os.pread(file, length, offset)
+            if len(data) != length:
+                break
+            chunks.append(self._core.render(offset, data))
+        return chunks
+
+    def _send_all(self, chunks: Sequence[FileChunk]) -> None:
+        for chunk in chunks:
+            self._send(chunk).add_done_callback(_forgive)
+        self._progress(chunks[-1].offset + len(chunks[-1].data))
 
     def _give_up(self, code: ErrorCode, message: str) -> None:
         self._failure = TransferFailed(code, message)
