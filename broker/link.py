@@ -104,11 +104,15 @@ class Delivery:
     """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
     will be delivered again. The messages of a bundle come as deliveries of their own."""
 
-    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id")
+    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id", "whole")
 
-    def __init__(self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes) -> None:
+    def __init__(
+        self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes, whole: bytes
+    ) -> None:
         self._settlement = settlement
         self.body = body
+        #: What came over the wire: the body, or the bundle that it is of.
+        self.whole = whole
         self.exchange: str = method.exchange
         self.routing_key: str = method.routing_key
         self.redelivered: bool = method.redelivered
@@ -136,7 +140,7 @@ def deliveries(channel: Any, method: Any, properties: Any, body: bytes) -> list[
         persistent=properties.delivery_mode == 2,
         headers=properties.headers,
     )
-    return [Delivery(settlement, method, properties.user_id or "", ours, one) for one in bodies]
+    return [Delivery(settlement, method, properties.user_id or "", ours, one, body) for one in bodies]
 
 
 #: Called for each delivery; a coroutine is run as a task.

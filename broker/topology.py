@@ -133,7 +133,7 @@ def _centre_queue(row: _Row) -> QueueSpec:
 
 
 def _special_queues() -> tuple[QueueSpec, ...]:
-    """Calls come from consoles alone; the dead letters from everywhere."""
+    """Calls come from consoles alone; the dead letters from everywhere, with what agents say of those they refused."""
     calls = QueueSpec(
         name="vc.calls",
         type="quorum",
@@ -147,7 +147,7 @@ def _special_queues() -> tuple[QueueSpec, ...]:
         type="quorum",
         max_bytes=64 * MIB,
         overflow=Overflow.DROP,
-        bindings=(Binding(DEAD, ""),),
+        bindings=(Binding(DEAD, ""), Binding(UP, "*.refused")),
     )
     return calls, dead
 

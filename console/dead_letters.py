@@ -7,9 +7,11 @@ that they stay in their order. Calls block.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,9 +19,10 @@ from broker.entities import Declarer, administrator
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
-from broker.routes import CALLS, DEAD, UP, kind_of
+from broker.routes import CALLS, DEAD, UP, kind_of, queue_of
 from console.errors import CommandFailed, Unreachable
 from schemas.codec import decode, op_of, unbundle
+from schemas.envelope import Refused
 from schemas.errors import DecodeError
 from schemas.ids import unguessable
 
@@ -41,6 +44,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     #: The queue that it lay in; empty where the receiver moved it by itself.
     queue: str
+    #: The agent that rejected it and has said why; empty where the centre moved it.
+    refused_by: str = ""
     op: str
     size: int
     body: bytes
@@ -64,9 +69,10 @@ class DeadLetters:
     def drop(self, letter_id: str) -> DeadLetter:
         """Throw one letter away, and give it. Raises CommandFailed."""
         with self._channel() as channel:
-            letters = {letter.id: (letter, message) for letter, message in _letters(channel)}
-            letter, message = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
-            channel.basic_ack(message.delivery_tag)
+            letters = {letter.id: (letter, tags) for letter, tags in _letters(channel)}
+            letter, tags = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
+            for tag in tags:
+                channel.basic_ack(tag)
             return letter
 
     def replay(self, letter_id: str) -> DeadLetter:
@@ -108,12 +114,52 @@ def _connected(connection: Declarer) -> Iterator[Declarer]:
         raise Unreachable(text, "see with `volcloud status` what runs") from error
 
 
-def _letters(channel: Any) -> Iterator[tuple[DeadLetter, Any]]:
-    for _ in range(MOST_SEEN):
-        message = channel.basic_get(DEAD, no_ack=False)
-        if message is None:
-            return
-        yield _read(message), message
+def _letters(channel: Any) -> list[tuple[DeadLetter, list[int]]]:
+    """Take the letters, each with the delivery tags that go when it goes: its own, and those of what was said of it.
+
+    An agent's word on what it rejected, where that is not there any more, is a letter of its own.
+    """
+    taken = list(islice(iter(lambda: channel.basic_get(DEAD, no_ack=False), None), MOST_SEEN))
+    read = [(_read(message), message.delivery_tag) for message in taken]
+    there = {_named(letter) for letter, _ in read}
+    words: defaultdict[_Name, list[tuple[Refused, int]]] = defaultdict(list)
+    letters = []
+    for letter, tag in read:
+        word = _word(letter)
+        if word is not None and (name := _Name(word.sha256, word.sender, queue_of(letter.sender))) in there:
+            words[name].append((word, tag))
+        else:
+            letters.append((letter, tag))
+    return [_joined(letter, tag, words[_named(letter)]) for letter, tag in letters]
+
+
+class _Name(NamedTuple):
+    """What an agent's word and the letter that it is about have in common."""
+
+    sha256: str
+    sender: str
+    queue: str
+
+
+def _named(letter: DeadLetter) -> _Name:
+    return _Name(hashlib.sha256(letter.body).hexdigest(), letter.sender, letter.queue)
+
+
+def _joined(letter: DeadLetter, tag: int, said: list[tuple[Refused, int]]) -> tuple[DeadLetter, list[int]]:
+    if said:
+        agent = letter.queue.replace(".", "-", 1)
+        letter = msgspec.structs.replace(letter, reason=said[-1][0].reason, refused_by=agent)
+    return letter, [tag, *(tag for _, tag in said)]
+
+
+def _word(letter: DeadLetter) -> Refused | None:
+    """Read an agent's word on what it rejected. The key is the broker's word that the agent has said it."""
+    if letter.exchange != UP or letter.key != f"{letter.sender}.refused":
+        return None
+    with suppress(DecodeError):
+        message = decode(letter.body)
+        return message if isinstance(message, Refused) else None
+    return None
 
 
 def _read(message: Any) -> DeadLetter:
@@ -123,7 +169,7 @@ def _read(message: Any) -> DeadLetter:
     headers = properties.get("application_headers") or {}
     death = (headers.get("x-death") or [{}])[0]
     sender = str(headers.get("x-volcloud-sender") or properties.get("user_id") or "")
-    keys = death.get("routing-keys") or [""]
+    keys = death.get("routing-keys") or [message.delivery_info.get("routing_key", "")]
     return DeadLetter(
         id=hashlib.sha256(body + str(properties.get("message_id")).encode()).hexdigest()[:12],
         message_id=str(properties.get("message_id") or ""),

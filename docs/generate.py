@@ -29,7 +29,7 @@ from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.qemu_machine import STATES
 from host_agent.vm import TRANSITIONS, VmState, is_done, is_legal
 from schemas.catalogue import WAYS
-from schemas.codec import MESSAGES
+from schemas.codec import MESSAGES, MOST_IN_BUNDLE
 from schemas.description import Input, JobDescription, Output, Requirements
 from schemas.envelope import MAX_BODY_BYTES, WIRE_VERSION, Message
 from schemas.errors import ErrorCode
@@ -287,7 +287,9 @@ def messages_page() -> str:
     """Describe every message: what it is, who sends it which way, its fields, an example."""
     intro = (
         f"Wire version {WIRE_VERSION}. A body is one msgpack map of at most {MAX_BODY_BYTES:,} bytes. Its key `op` "
-        "says which message it is; unknown keys are ignored. `schemas/messages.schema.json` (JSON Schema) and "
+        "says which message it is; unknown keys are ignored. Between the centre and VMs a body may be a *bundle*: an "
+        f"array of up to {MOST_IN_BUNDLE} such maps, each of them taken, answered and refused by itself. "
+        "`schemas/messages.schema.json` (JSON Schema) and "
         "`schemas/asyncapi.json` (AsyncAPI 3) say the same for programs. Examples are shown as JSON; bytes, which "
         "msgpack carries as such, as base64."
     )

@@ -136,9 +136,7 @@ class GuestAgent:
         try:
             message = decode(delivery.body)
         except DecodeError as error:
-            log.warning("message refused", extra={"reason": "undecodable", "detail": error.reason})
-            self._responder.refused["undecodable"] += 1
-            delivery.reject()
+            self._responder.refuse(delivery, "undecodable", error.reason)
             return
         delivery.ack()
         is_opening = isinstance(message, FileOffer | FileGet)

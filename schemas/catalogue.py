@@ -54,6 +54,7 @@ WAYS: dict[str, list[Way]] = {
     "reply.time": [Way("adapter", DOWN, "host.{id}", "host.{id}")],
     "command.state": [_TO_HOST, _TO_VM],
     "agent.ping": [_TO_HOST, _TO_VM],
+    "agent.refused": [_up("host, vm", "refused", "vc.dead")],
     **{f"vm.{verb}": [_TO_HOST] for verb in _VERBS},
     "reply.vms": [_TO_CONSOLE],
     "host.inventory": [_up("host", "inventory", "vc.inventory")],

@@ -11,7 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, field
 
 from schemas.errors import ErrorCode
-from schemas.ids import REPLY_PATTERN, MessageId, uuid7
+from schemas.ids import REPLY_PATTERN, MessageId, Sha256, uuid7
 
 #: The version of the wire; raised only by a change that an older peer would misread.
 WIRE_VERSION = 1
@@ -79,3 +79,13 @@ class CommandState(Message, frozen=True, kw_only=True, tag="command.state"):
 
 class Ping(Message, frozen=True, kw_only=True, tag="agent.ping"):
     """Ask an agent to answer at once."""
+
+
+class Refused(Message, frozen=True, kw_only=True, tag="agent.refused"):
+    """An agent has rejected what came to its queue. It lies in the dead letters, whose reason nobody else can tell."""
+
+    #: Of the body as it came: its dead letter is known by it.
+    sha256: Sha256
+    #: Who sent it, as the broker vouched for it.
+    sender: str
+    reason: str

@@ -87,14 +87,20 @@ class Courier:
             self._open(sender, message)
         return None
 
-    def on_message(self, delivery: Delivery) -> None:
+    def on_message(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a chunk, a window or an end."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
+        try:
+            message = decode(delivery.body)
+        except DecodeError as error:
+            self._metrics.refused("undecodable")
+            return self._bury(delivery, "undecodable", error.reason)
+        delivery.ack()
         if sender is None:
-            delivery.ack()
             self._metrics.refused("foreign_key")
-            return
-        self._transfers.on_delivery(delivery)
+        elif not self._transfers.on_message(sender, message):
+            self._metrics.refused("no_such_transfer")
+        return None
 
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""

@@ -7,6 +7,7 @@ read it rejects, counts and reports. Which messages there are is the handlers' t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -16,11 +17,11 @@ import msgspec
 
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
-from broker.routes import kind_of, reply
+from broker.routes import kind_of, reply, up
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
-from schemas.codec import decode, encode, op_of
-from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
+from schemas.codec import clip, decode, encode, op_of
+from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Refused, Reply
 from schemas.envelope import Done as DoneReply
 from schemas.errors import DecodeError, ErrorCode
 
@@ -109,12 +110,15 @@ class Responder:
         try:
             message = decode(delivery.body)
         except DecodeError as error:
-            return await self._refuse(delivery, "undecodable", error.reason)
+            return self.refuse(delivery, "undecodable", error.reason)
         handler = self._handlers.get(type(message))
         if handler is None:
-            return await self._refuse(delivery, "unknown_op", f"this agent does not take {op_of(message)}", message)
+            text = f"this agent does not take {op_of(message)}"
+            self.refuse(delivery, "unknown_op", text)
+            failed = Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text)
+            return await self._answer(delivery.user_id, message, failed)
         if kind_of(delivery.user_id) not in handler.senders:
-            return await self._refuse(delivery, "forbidden", f"{delivery.user_id!r} may not send {op_of(message)}")
+            return self.refuse(delivery, "forbidden", f"{delivery.user_id!r} may not send {op_of(message)}")
         self._pondered.add(message.id)
         try:
             problem = await self._problem(message)
@@ -245,15 +249,15 @@ class Responder:
         except Unroutable:
             log.info("caller gone", extra={"caller": sender, "command": message.id})
 
-    async def _refuse(self, delivery: Delivery, reason: str, text: str, message: Message | None = None) -> None:
-        """To the dead letters; the sender is told where it could be read, the centre in any case."""
+    def refuse(self, delivery: Delivery, reason: str, text: str) -> None:
+        """Reject a delivery, to the dead letters, count it, and report why: an agent cannot write it there itself."""
         self.refused[reason] += 1
         log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
         delivery.reject()
-        if message is not None:
-            await self._answer(
-                delivery.user_id, message, Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text)
-            )
+        digest = hashlib.sha256(delivery.whole).hexdigest()
+        report = Refused(sha256=digest, sender=delivery.user_id, reason=clip(f"{reason}: {text}"))
+        route = up(self._connection.user, "refused")
+        self._spawn(self._connection.deliver(*route, encode(report), message_id=report.id))
 
     async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
         """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""

@@ -260,10 +260,27 @@ def test_what_a_console_sends_an_agent_and_it_cannot_read_is_kept(
     with unharmed(system, client):
         for body, _ in BAD.values():
             publish(who, DOWN, queue_of(row.status.vm if agent == "vm" else row.host), body)
-        letters = in_the_dead_letters(system, who.user, len(BAD))
+        in_the_dead_letters(system, who.user, len(BAD))
+        until(lambda: all(one["refused_by"] for one in dead_from(system, who.user)), "the agent's word on each", 20)
+        letters = dead_from(system, who.user)
 
+    me = row.status.vm if agent == "vm" else row.host
     assert all(letter["op"].startswith("unreadable: ") for letter in letters), letters
-    assert {letter["queue"] for letter in letters} == {queue_of(row.status.vm if agent == "vm" else row.host)}
+    assert all(letter["reason"].startswith("undecodable: ") for letter in letters), letters
+    assert {(letter["queue"], letter["refused_by"]) for letter in letters} == {(queue_of(me), me)}
+    assert dead_from(system, me) == []
+
+
+def test_a_letter_that_is_dropped_takes_the_agents_word_along(system: System, client: Client, login: Mint) -> None:
+    who, host = login("console"), client.vms(VM)[0].host
+    publish(who, DOWN, queue_of(host), b"\xc1 not a message")
+    (letter,) = in_the_dead_letters(system, who.user, 1)
+    until(lambda: dead_from(system, who.user)[0]["refused_by"] == host, "the agent's word", 20)
+
+    dropped = volcloud(system, "dead", "drop", letter["id"])
+
+    assert dropped.returncode == 0, dropped.stderr
+    assert dead_from(system, who.user) == dead_from(system, host) == []
 
 
 def test_of_a_bundle_only_what_cannot_be_read_goes_to_the_dead_letters(
