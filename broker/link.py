@@ -181,7 +181,7 @@ class Link:
         link._amqp = GatheringConnection(
             _parameters(address, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
-            on_open_error_callback=lambda amqp, error: _fail(opened, _map(amqp.ended_by or error)),
+            on_open_error_callback=lambda amqp, error: _fail(opened, _map(_cause(amqp.ended_by or error))),
             on_close_callback=lambda _, error: link._break(_map(error)),
             custom_ioloop=link._loop,
         )
@@ -355,7 +355,7 @@ def _render(properties: Properties, message_id: str, user: str) -> pika.BasicPro
 
 def _map(error: BaseException) -> BrokerError:
     """The one place where pika's errors become ours."""
-    text = str(error) or type(error).__name__
+    text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
     if _is_login_refused(error):
         return LoginRefused(f"the broker refused the login: {text}")
     code = getattr(error, "reply_code", 0)
@@ -364,6 +364,13 @@ def _map(error: BaseException) -> BrokerError:
     if code == 403:
         return Forbidden(getattr(error, "reply_text", text))
     return Disconnected(text)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Dig out what the operating system said: of a connect that failed pika tells the names of its wrappings only."""
+    wrapped = [getattr(error, "exception", None), *getattr(error, "exceptions", ()), *error.args]
+    inner = next((one for one in reversed(wrapped) if isinstance(one, BaseException)), None)
+    return error if isinstance(error, OSError) or inner is None else _cause(inner)
 
 
 def _is_login_refused(error: BaseException) -> bool:
