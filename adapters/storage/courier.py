@@ -26,6 +26,7 @@ from broker.routes import kind_of, sender_of
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from schemas.codec import decode
+from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
 from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
 
@@ -73,22 +74,21 @@ class Courier:
         _remove_left_behind(staging)
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
-        """Take a delivery of ``vc.offers``; acknowledges it, since whoever opens a transfer asks until it is done."""
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        try:
-            message = decode(delivery.body)
-        except DecodeError as error:
-            self._metrics.refused("undecodable")
-            return self._bury(delivery, "undecodable", error.reason)
-        delivery.ack()
-        if sender is None or not may_answer(sender) or not isinstance(message, FileOffer | FileGet):
-            self._metrics.refused("foreign_key" if sender is None else "not_taken")
-        else:
-            self._open(sender, message)
-        return None
+        """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
+        return self._take_up(delivery, self._on_opening)
 
     def on_message(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a chunk, a window or an end."""
+        return self._take_up(delivery, self._on_message)
+
+    async def close(self) -> None:
+        """End what is going on; the other ends ask again, and another adapter goes on."""
+        for task in list(self._serving.values()):
+            task.cancel()
+        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+
+    def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], None]) -> Awaitable[None] | None:
+        """Acknowledge what can be read and hand it on; what cannot goes to the dead letters."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
         try:
             message = decode(delivery.body)
@@ -98,15 +98,19 @@ class Courier:
         delivery.ack()
         if sender is None:
             self._metrics.refused("foreign_key")
-        elif not self._transfers.on_message(sender, message):
-            self._metrics.refused("no_such_transfer")
+        else:
+            handle(sender, message)
         return None
 
-    async def close(self) -> None:
-        """End what is going on; the other ends ask again, and another adapter goes on."""
-        for task in list(self._serving.values()):
-            task.cancel()
-        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+    def _on_opening(self, sender: str, message: Message) -> None:
+        if may_answer(sender) and isinstance(message, FileOffer | FileGet):
+            self._open(sender, message)
+        else:
+            self._metrics.refused("not_taken")
+
+    def _on_message(self, sender: str, message: Message) -> None:
+        if not self._transfers.on_message(sender, message):
+            self._metrics.refused("no_such_transfer")
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
         if message.id in self._serving:
