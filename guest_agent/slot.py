@@ -45,6 +45,10 @@ class Slot:
         """Note that a request has been said for these lanes."""
         self._asked.update(dict.fromkeys(lanes, request))
 
+    def ahead_of(self, lanes: Sequence[int]) -> int:
+        """Count the jobs that are to run before one given on the first of these lanes."""
+        return self.busy + len(self.at_hand) + len(self._asked.keys() - set(lanes))
+
     def serve(self, lane: int) -> None:
         """Note that a lane's request has been answered."""
         self._asked.pop(lane, None)

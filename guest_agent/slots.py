@@ -215,6 +215,7 @@ class JobLoop:
         request = JobRequest(
             slot=lanes[0],
             more=list(lanes[1:]),
+            ahead=slot.ahead_of(lanes),
             machine=self._facts,
             holding=self.holding(),
             generation=self._uplink.generation,

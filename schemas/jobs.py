@@ -97,6 +97,8 @@ class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
     slot: Slot
     #: Further slots that are free, said in the same breath.
     more: Annotated[list[Slot], Meta(max_length=256)] = []
+    #: Jobs that a job for ``slot`` would have to wait for; 0 = it begins at once. For each of ``more`` it is one more.
+    ahead: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     machine: Machine
     #: What this guest holds; whatever else the ledger thinks it holds is lost.
     holding: list[AttemptRef] = []

@@ -54,18 +54,18 @@ _FIRST = (
 _NEXT = _FIRST.where(tuple_(_jobs.c.rank, _jobs.c.number) > tuple_(bindparam("rank"), bindparam("number")))
 _FREE = (
     select(
-        *(_requests.c[name] for name in ("vm", "slot", "offer", "request_id", "generation", "asked_ms")),
+        *(_requests.c[name] for name in ("vm", "slot", "offer", "request_id", "generation", "ahead", "asked_ms")),
         *(_vms.c[name] for name in ("host", "hypervisor", "pid")),
     )
     .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)
     .where(tables.IS_READY, _requests.c.offer.in_(bindparam("offers", expanding=True)))
-    .order_by(_requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
+    .order_by(_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
     .limit(PAGE)
     .with_for_update(of=_requests, skip_locked=True)
 )
 _FREE_NEXT = _FREE.where(
-    tuple_(_requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
-    > tuple_(bindparam("asked_ms"), bindparam("after_vm"), bindparam("after_slot"))
+    tuple_(_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
+    > tuple_(bindparam("ahead"), bindparam("asked_ms"), bindparam("after_vm"), bindparam("after_slot"))
 )
 _STILL = (
     select(_jobs.c.number)
@@ -143,14 +143,15 @@ def _queue(tx: Tx, shape: int) -> Iterator[Waiting]:
 
 
 def _free(tx: Tx, offers: Sequence[int]) -> Iterator[Free]:
-    """Read the free slots of these offers, oldest request first, page by page."""
+    """Read the free slots of these offers, those that begin first and then oldest request first, page by page."""
     page = [Free._make(row) for row in tx.execute(_FREE, {"offers": offers})]
     while page:
         yield from page
         if len(page) < PAGE:
             return
         last = page[-1]
-        after = {"offers": offers, "asked_ms": last.asked_ms, "after_vm": last.vm, "after_slot": last.slot}
+        place = {"ahead": last.ahead, "asked_ms": last.asked_ms, "after_vm": last.vm, "after_slot": last.slot}
+        after = {"offers": offers, **place}
         page = [Free._make(row) for row in tx.execute(_FREE_NEXT, after)]
 
 

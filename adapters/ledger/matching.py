@@ -1,7 +1,8 @@
 """Which waiting job goes to which free slot. Pure: values in, pairs out; ``assignments`` has the SQL.
 
-The oldest request is served first, with the job of highest priority, then lowest number, among those whose every
-requirement its machine meets. A job is compared by its shape, a request by its offer (see ``classes``).
+The request whose job would begin first is served first, among equals the oldest, with the job of highest priority, then
+lowest number, among those whose every requirement its machine meets. A job is compared by its shape, a request by its
+offer (see ``classes``).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Free(NamedTuple):
     offer: int
     request_id: str
     generation: int
+    ahead: int
     asked_ms: int
     host: str
     hypervisor: str
@@ -69,7 +71,7 @@ def nearest(asked: Requirements, machines: Iterable[Machine]) -> list[str] | Non
 def pair(
     requests: Iterable[Free], queues: Mapping[int, Iterator[Waiting]], fits: Callable[[int, int], bool]
 ) -> Iterator[tuple[Waiting, Free]]:
-    """Pair requests, oldest first, with the jobs at the heads of ``queues`` (by shape, each in order of service).
+    """Pair requests, in their order, with the jobs at the heads of ``queues`` (by shape, each in order of service).
 
     Reads no further in either than it must, so both may be pages of a database.
     """

@@ -42,6 +42,7 @@ class Ask(NamedTuple):
 
     vm: str
     slot: int
+    ahead: int
     message: JobRequest
 
 
@@ -62,7 +63,8 @@ def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
     _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
     gone = [lost for vm, m in current for lost in held[vm] if is_outlived(lost, m.generation, m.holding)]
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
-    free = [Ask(vm, slot, m) for vm, m in current for slot in (m.slot, *m.more) if _is_free(tx, held[vm], slot, m)]
+    asked = [Ask(vm, slot, m.ahead + nth, m) for vm, m in current for nth, slot in enumerate((m.slot, *m.more))]
+    free = [ask for ask in asked if _is_free(tx, held[ask.vm], ask.slot, ask.message)]
     _save(tx, free, known)
 
 
@@ -176,7 +178,7 @@ def _upsert(is_sqlite: bool) -> Insert:
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["vm", "slot"],
-        set_={name: new[name] for name in ("request_id", "generation", "offer", "state", "repeated_ms")}
+        set_={name: new[name] for name in ("request_id", "generation", "offer", "state", "repeated_ms", "ahead")}
         | {"asked_ms": case((new.generation > _requests.c.generation, new.asked_ms), else_=_requests.c.asked_ms)},
     )
 
@@ -196,4 +198,5 @@ def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:
         "state": "ready",
         "asked_ms": tx.now_ms,
         "repeated_ms": tx.now_ms,
+        "ahead": ask.ahead,
     }

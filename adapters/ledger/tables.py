@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     literal_column,
+    text,
 )
 
 metadata = MetaData()
@@ -175,7 +176,8 @@ IS_OPEN = attempts.c.ended_ms == literal_column("0")
 
 Index("ix_attempts_open", attempts.c.vm, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 
-#: Free job slots, one row each. ``state`` is ``ready``, or ``blocked`` while its VM's host says that it does not run.
+#: Free job slots, one row each. ``ahead``: jobs that would run before one given to it. ``state`` is ``ready``, or
+#: ``blocked`` while its VM's host says that it does not run.
 requests = Table(
     "requests",
     metadata,
@@ -187,6 +189,7 @@ requests = Table(
     Column("state", Text, nullable=False),
     Column("asked_ms", BigInteger, nullable=False),
     Column("repeated_ms", BigInteger, nullable=False),
+    Column("ahead", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("vm", "slot", name="pk_requests"),
     sqlite_with_rowid=False,
 )
@@ -196,6 +199,7 @@ IS_READY = requests.c.state == literal_column("'ready'")
 Index(
     "ix_requests_ready",
     requests.c.offer,
+    requests.c.ahead,
     requests.c.asked_ms,
     requests.c.vm,
     requests.c.slot,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from adapters.ledger import assignments, requests
 from schemas.jobs import Phase
 from schemas.ledger import JobState
@@ -198,3 +200,27 @@ def test_a_request_for_several_slots_that_comes_again_is_served_once(desk: Desk)
     desk.write(lambda tx: requests.ask(tx, "vm-1", message))
 
     assert len(desk.assigned()) == 3
+
+
+def test_a_slot_that_would_begin_at_once_is_served_before_one_that_takes_ahead(desk: Desk) -> None:
+    desk.ask("vm-1", more=[1, 2, 3])
+    desk.pass_s(1)
+    desk.ask("vm-2", more=[1])
+
+    desk.submit("many", array=4)
+
+    assert sorted((job.target, job.slot) for job in desk.assigned()) == [
+        ("vm-1", 0),
+        ("vm-1", 1),
+        ("vm-2", 0),
+        ("vm-2", 1),
+    ]
+
+
+def test_a_request_says_how_far_ahead_it_asks(desk: Desk) -> None:
+    desk.write(lambda tx: requests.ask(tx, "vm-1", msgspec.structs.replace(desk.request(), ahead=5)))
+    desk.ask("vm-2")
+
+    desk.submit("one")
+
+    assert [job.target for job in desk.assigned()] == ["vm-2"]

@@ -21,7 +21,7 @@ def waiting(number: int, rank: int = 0, shape: int = 1) -> Waiting:
 
 
 def free(vm: str, offer: int = 1) -> Free:
-    return Free(vm, 0, offer, f"request-of-{vm}", 1, 0, "host-1", "fake", 0)
+    return Free(vm, 0, offer, f"request-of-{vm}", 1, 0, 0, "host-1", "fake", 0)
 
 
 def test_requirements_that_ask_for_nothing_are_met_by_any_machine() -> None:

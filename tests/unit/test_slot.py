@@ -88,3 +88,12 @@ def test_a_slow_job_among_many_quick_ones_gives_nothing_back() -> None:
     fill(slot, 60)
 
     assert slot.surplus() == []
+
+
+def test_what_runs_and_waits_before_a_job_is_counted_and_its_own_request_is_not() -> None:
+    slot = slot_after(0.001, 0.001)
+    slot.busy = 1
+    fill(slot, 2)
+    slot.ask([0, 2], "r")
+
+    assert (slot.ahead_of([4, 6]), slot.ahead_of([0, 2])) == (5, 3)
