@@ -327,7 +327,10 @@ class Intake:
         if call and known and may_answer(known):
             refusal = _refusal(delivery.routing_key, call[:64], text)
             self._answer(delivery.user_id, message or refusal, refusal)
-        await bury(self._connection, delivery, reason, text)
+        if delivery.spoil():
+            await bury(self._connection, delivery, reason, text)
+        else:
+            delivery.ack()
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

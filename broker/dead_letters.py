@@ -16,8 +16,9 @@ MAX_REASON = 1000
 async def bury(connection: Connection, delivery: Delivery, reason: str, text: str) -> None:
     """Publish a message to ``vc.dead``, then acknowledge it. Raises Forbidden.
 
-    Its origin goes into headers: nobody may publish under another's ``user_id``. After a failure it is unacknowledged
-    and comes again, so it may lie there twice, never not at all.
+    A message of a bundle takes the bundle along: sent again, the others have no effect. The origin goes into headers:
+    nobody may publish under another's ``user_id``. After a failure it is unacknowledged and comes again, so it may lie
+    there twice, never not at all.
     """
     log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
     headers = {
@@ -27,5 +28,5 @@ async def bury(connection: Connection, delivery: Delivery, reason: str, text: st
         "x-volcloud-key": delivery.routing_key,
     }
     message_id = delivery.properties.message_id or "unnamed"
-    await connection.deliver(DEAD, "", delivery.body, message_id=message_id, headers=headers)
+    await connection.deliver(DEAD, "", delivery.whole, message_id=message_id, headers=headers)
     delivery.ack()

@@ -20,10 +20,13 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+from broker.routes import kind_of
 from schemas.codec import unbundle
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
+#: Kinds of principal that send bundles.
+BUNDLERS = frozenset({"adapter", "vm"})
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -81,10 +84,11 @@ class _Settlement:
     """The one acknowledgement that the messages of a bundle share: given with the last of them. One that was rejected
     takes the bundle to the dead letters; the others have had their effect, and have it only once."""
 
-    __slots__ = ("_channel", "_left", "_rejected", "_tag")
+    __slots__ = ("_channel", "_left", "_rejected", "_tag", "is_spoilt")
 
     def __init__(self, channel: Any, tag: int, messages: int) -> None:
         self._channel, self._tag, self._left, self._rejected = channel, tag, messages, False
+        self.is_spoilt = False
 
     def settle(self, *, rejected: bool) -> None:
         self._left -= 1
@@ -120,6 +124,11 @@ class Delivery:
         self.user_id = user_id
         self.properties = properties
 
+    def spoil(self) -> bool:
+        """Note that it cannot be taken. True for the first of its body: one dead letter, one word of it, is enough."""
+        was_good, self._settlement.is_spoilt = not self._settlement.is_spoilt, True
+        return was_good
+
     def ack(self) -> None:
         """Tell the broker to forget it. At most once."""
         self._settlement.settle(rejected=False)
@@ -129,9 +138,12 @@ class Delivery:
         self._settlement.settle(rejected=True)
 
 
-def deliveries(channel: Any, method: Any, properties: Any, body: bytes) -> list[Delivery]:
-    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle."""
-    bodies = unbundle(body)
+def deliveries(channel: Any, method: Any, properties: Any, body: bytes, *, bundles: bool) -> list[Delivery]:
+    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle where ``bundles`` may come.
+
+    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it.
+    """
+    bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
     settlement = _Settlement(channel, method.delivery_tag, len(bodies))
     ours = Properties(
         message_id=properties.message_id,
@@ -156,6 +168,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     bind_to: tuple[str, str] | None = None
     #: Bytes that an exclusive queue may hold.
     max_bytes: int = 16 << 20
+    #: What comes may be bundles.
+    bundles: bool = False
 
 
 class Link:
@@ -223,7 +237,8 @@ class Link:
             await self._declare_own(channel, subscription)
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
         channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
-        await self._call(channel.basic_consume, subscription.queue, _receiver(subscription.handler, start))
+        receive = _receiver(subscription.handler, start, bundles=subscription.bundles)
+        await self._call(channel.basic_consume, subscription.queue, receive)
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""
@@ -316,9 +331,11 @@ class Link:
             _fail(future, reason if isinstance(reason, Forbidden) else Disconnected(str(reason)))
 
 
-def _receiver(handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> Callable[..., None]:
+def _receiver(
+    handler: DeliveryHandler, start: Callable[[Awaitable[None]], None], *, bundles: bool = False
+) -> Callable[..., None]:
     def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        for delivery in deliveries(channel, method, properties, body):
+        for delivery in deliveries(channel, method, properties, body, bundles=bundles):
             awaitable = handler(delivery)
             if awaitable is not None:
                 start(awaitable)

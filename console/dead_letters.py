@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from broker.entities import Declarer, administrator
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
-from broker.routes import CALLS, DEAD, UP, kind_of, queue_of
+from broker.routes import CALLS, DEAD, DOWN, UP, kind_of, queue_of
 from console.errors import CommandFailed, Unreachable
 from schemas.codec import decode, op_of, unbundle
 from schemas.envelope import Refused
@@ -28,6 +28,8 @@ from schemas.ids import unguessable
 
 #: Letters that one look takes; the queue is bounded, and they are held unacknowledged meanwhile.
 MOST_SEEN = 1000
+#: Kinds of principal whose headers say where a letter comes from.
+_CENTRE = frozenset({"adapter", "keys"})
 #: User tag that lets its bearer set another's user_id.
 _IMPERSONATOR = "impersonator"
 
@@ -79,8 +81,9 @@ class DeadLetters:
         """Send one letter again to where it was sent first, as from its sender, and take it out. Raises CommandFailed
         when no queue takes it; then it stays."""
         letter = self.show(letter_id)
-        if not letter.sender or not letter.exchange:
-            text = f"dead letter {letter.id}: it does not say who sent it, or where to"
+        if not _may_have_sent(letter):
+            where = f"{letter.exchange!r} under {letter.key!r}"
+            text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
         user, password = unguessable("once"), new_password()
         lender = _Lender(self._address)
@@ -146,15 +149,17 @@ def _named(letter: DeadLetter) -> _Name:
 
 
 def _joined(letter: DeadLetter, tag: int, said: list[tuple[Refused, int]]) -> tuple[DeadLetter, list[int]]:
-    if said:
-        agent = letter.queue.replace(".", "-", 1)
-        letter = msgspec.structs.replace(letter, reason=said[-1][0].reason, refused_by=agent)
-    return letter, [tag, *(tag for _, tag in said)]
+    """Give a letter the first word on it that no other letter of the same bytes has."""
+    if not said:
+        return letter, [tag]
+    word, its_tag = said.pop(0)
+    agent = letter.queue.replace(".", "-", 1)
+    return msgspec.structs.replace(letter, reason=word.reason, refused_by=agent), [tag, its_tag]
 
 
 def _word(letter: DeadLetter) -> Refused | None:
-    """Read an agent's word on what it rejected. The key is the broker's word that the agent has said it."""
-    if letter.exchange != UP or letter.key != f"{letter.sender}.refused":
+    """Read an agent's word on what it rejected: what came to the dead letters under that key, by the broker's word."""
+    if letter.key != _word_key(letter.sender):
         return None
     with suppress(DecodeError):
         message = decode(letter.body)
@@ -162,26 +167,54 @@ def _word(letter: DeadLetter) -> Refused | None:
     return None
 
 
+def _word_key(agent: str) -> str:
+    return f"{agent}.refused"
+
+
 def _read(message: Any) -> DeadLetter:
-    """Say what a letter is, from our headers where the centre moved it, else from the broker's."""
+    """Say what a letter is.
+
+    Headers are anybody's words. Ours count where the centre has published the letter: only it may write to the exchange
+    ``vc.dead``, and its ``user_id`` is the broker's word. What agents publish under ``refused`` is theirs as it stands.
+    All else the broker has moved, and says from where.
+    """
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     properties = message.properties
+    user = str(properties.get("user_id") or "")
     headers = properties.get("application_headers") or {}
-    death = (headers.get("x-death") or [{}])[0]
-    sender = str(headers.get("x-volcloud-sender") or properties.get("user_id") or "")
-    keys = death.get("routing-keys") or [message.delivery_info.get("routing_key", "")]
+    if message.delivery_info.get("exchange") == UP:
+        origin = _Origin(user, UP, str(message.delivery_info.get("routing_key")), "refused by an agent", "")
+    elif kind_of(user) in _CENTRE and "x-volcloud-reason" in headers:
+        sender, exchange, key, reason = (str(headers.get(f"x-volcloud-{name}") or "") for name in _HEADERS)
+        origin = _Origin(sender, exchange, key, reason, "")
+    else:
+        origin = _moved(user, (headers.get("x-death") or [{}])[0])
     return DeadLetter(
         id=hashlib.sha256(body + str(properties.get("message_id")).encode()).hexdigest()[:12],
         message_id=str(properties.get("message_id") or ""),
-        reason=str(headers.get("x-volcloud-reason") or death.get("reason") or "unknown"),
-        sender=sender,
-        exchange=str(headers.get("x-volcloud-exchange") or death.get("exchange") or _usual_exchange(sender)),
-        key=str(headers.get("x-volcloud-key") or keys[0]),
-        queue=str(death.get("queue") or ""),
         op=_op(body),
         size=len(body),
         body=body,
+        **origin._asdict(),
     )
+
+
+_HEADERS = ("sender", "exchange", "key", "reason")
+
+
+class _Origin(NamedTuple):
+    sender: str
+    exchange: str
+    key: str
+    reason: str
+    queue: str
+
+
+def _moved(user: str, death: Mapping[str, Any]) -> _Origin:
+    """Read the broker's own note on a message that it moved; its newest comes first."""
+    keys = death.get("routing-keys") or [""]
+    exchange = str(death.get("exchange") or _usual_exchange(user))
+    return _Origin(user, exchange, str(keys[0]), str(death.get("reason") or "unknown"), str(death.get("queue") or ""))
 
 
 def _op(body: bytes) -> str:
@@ -190,6 +223,16 @@ def _op(body: bytes) -> str:
         return ", ".join(dict.fromkeys(op_of(decode(one)) for one in unbundle(body)))
     except DecodeError as error:
         return f"unreadable: {error.reason}"
+
+
+def _may_have_sent(letter: DeadLetter) -> bool:
+    """Say whether its sender has the right to send such a thing: a replay must give nobody more than that."""
+    if letter.key == _word_key(letter.sender):
+        return False
+    if letter.exchange in (UP, CALLS):
+        is_its_own = letter.key.partition(".")[0] == letter.sender
+        return is_its_own and (letter.exchange == CALLS) == (kind_of(letter.sender) == "console")
+    return letter.exchange == DOWN and kind_of(letter.sender) in (*_CENTRE, "console")
 
 
 def _usual_exchange(sender: str) -> str:

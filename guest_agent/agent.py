@@ -103,7 +103,7 @@ class GuestAgent:
 
     async def _serve(self, vm: str) -> None:
         queue = queue_of(vm)
-        await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH)
+        await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
         self._responder.recover()
@@ -136,7 +136,9 @@ class GuestAgent:
         try:
             message = decode(delivery.body)
         except DecodeError as error:
-            self._responder.refuse(delivery, "undecodable", error.reason)
+            log.warning("message refused", extra={"reason": "undecodable", "detail": error.reason})
+            self._responder.refused["undecodable"] += 1
+            delivery.reject()
             return
         delivery.ack()
         is_opening = isinstance(message, FileOffer | FileGet)

@@ -143,7 +143,12 @@ class Attempt:
         return self._completion(outcome, cause)
 
     def give_back(self) -> JobCompletion:
-        """End it before it has begun, for another slot to run it; one that was stopped has been cancelled."""
+        """End it before it has begun, for another slot to run it; one that was stopped has been cancelled.
+
+        Its directory tells an agent that comes after us not to run it.
+        """
+        with suppress(OSError):
+            self._work.mkdir(mode=0o700)
         if self.stopped is not None:
             return self._completion(Outcome.CANCELLED, self.stopped)
         return self._completion(Outcome.RETURNED, "given back: the job before it in its slot takes long")

@@ -1,7 +1,7 @@
 """One job slot: the jobs it has at hand, those it has asked for, and how many it should have. No I/O, no clock.
 
 A job's end and the next job take their way over the wire and through the ledger. A slot takes as many jobs ahead as its
-last one would fit into that time, none when its last one was long, and gives back what proves to be too many.
+last few would fit into that time, none when they were not short, and gives back what proves to be too many.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from guest_agent.attempt import Attempt
 
 #: That way's time under load, seconds (see docs, performance).
 WAY_S = 0.15
-#: A job is short up to here, seconds: a slot whose last job was longer takes none ahead.
-SHORT_S = 5.0
-#: A job at hand should not have to wait longer than this, seconds; one that would is given back.
+#: No job at hand should have to wait longer than this, seconds; behind a job that takes as long there is none.
 PATIENCE_S = 1.0
 #: A job that takes longer than this counts at once, seconds; shorter ones by their mean over the last few.
 TELLING_S = 0.5
@@ -37,17 +35,23 @@ class Slot:
         self._mean_s: float | None = None
 
     @property
+    def is_idle(self) -> bool:
+        """It has nothing to do."""
+        return not self.busy and not self.at_hand
+
+    @property
     def asked(self) -> list[int]:
         """The lanes whose request stands."""
-        return list(self._asked)
+        return sorted(self._asked)
+
+    @property
+    def ahead(self) -> int:
+        """Jobs that one given to it now would have to wait for."""
+        return self.busy + len(self.at_hand)
 
     def ask(self, lanes: Sequence[int], request: str) -> None:
         """Note that a request has been said for these lanes."""
         self._asked.update(dict.fromkeys(lanes, request))
-
-    def ahead_of(self, lanes: Sequence[int]) -> int:
-        """Count the jobs that are to run before one given on the first of these lanes."""
-        return self.busy + len(self.at_hand) + len(self._asked.keys() - set(lanes))
 
     def serve(self, lane: int) -> None:
         """Note that a lane's request has been answered."""
@@ -61,19 +65,33 @@ class Slot:
         before = self._mean_s
         is_telling = before is None or max(took_s, before) >= TELLING_S
         mean_s = self._mean_s = took_s if before is None or is_telling else before + (took_s - before) / FEW
-        fits = 1 + ceil(WAY_S / max(mean_s, 1e-3)) if mean_s < SHORT_S else 1
+        fits = 1 + ceil(WAY_S / max(mean_s, 1e-3)) if mean_s < PATIENCE_S else 1
         self._depth = min(len(self.lanes), fits, 2 * self._depth)
 
     def wanted(self) -> list[int]:
-        """List the lanes to ask on; none before half of what the slot should have is lacking: one request for many."""
-        lacking = self._depth - self.busy - len(self._asked) - len(self.at_hand)
-        if lacking < max(1, self._depth // 2):
+        """List the lanes to ask on; none before half of what the slot should have is lacking: one request for many.
+
+        An idle slot that waits for all it wants says again on one lane that it would begin at once: what it said when
+        it was busy would let others go first.
+        """
+        lacking = self._depth - self.ahead - len(self._asked)
+        if lacking >= max(1, self._depth // 2):
+            return [lane for lane in self.lanes if lane not in self._asked][:lacking]
+        return self.asked[:1] if self.is_idle else []
+
+    def unwanted(self) -> list[int]:
+        """Take out the lanes whose requests no longer hold; none while jobs are short: they will be wanted again."""
+        kept = max(self._depth - self.ahead, 0)
+        if self._mean_s is None or self._mean_s < TELLING_S:
             return []
-        return [lane for lane in self.lanes if lane not in self._asked][:lacking]
+        surplus = self.asked[kept:]
+        for lane in surplus:
+            del self._asked[lane]
+        return surplus
 
     def surplus(self) -> list[Attempt]:
         """Take out what would wait for too long at hand, newest first, for others to run."""
         if self._mean_s is None:
             return []
-        kept = 0 if self._mean_s >= SHORT_S else ceil(PATIENCE_S / max(self._mean_s, 1e-3))
+        kept = 0 if self._mean_s >= PATIENCE_S else ceil(PATIENCE_S / max(self._mean_s, 1e-3))
         return [self.at_hand.pop() for _ in range(len(self.at_hand) - max(kept, 1 - self.busy))]

@@ -1,8 +1,8 @@
 """The job loop: free slots ask for work, assignments run, completions are sent until they are answered.
 
 A slot takes jobs ahead while its jobs are short, so that a fast job does not wait for the wire; should one of them take
-long after all, those behind it are given back. A stop that overtakes its assignment wins. What counts as done is the
-ledger's to say: a completion's answer ends it here.
+long after all, those behind it are given back, and what was asked for is withdrawn. A stop that overtakes its
+assignment wins. What counts as done is the ledger's to say: a completion's answer ends it here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt, Room, Store
 from guest_agent.machine import load
-from guest_agent.slot import SHORT_S, Slot
+from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
 from schemas.jobs import (
@@ -30,6 +30,7 @@ from schemas.jobs import (
     JobCompletionAnswer,
     JobRequest,
     JobStop,
+    JobWithdraw,
     Machine,
     Outcome,
     Phase,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 #: A slot asks under so many slot numbers at most, a job each: its own, and its own plus multiples of the slots' number.
 MOST_LANES = 64
 #: When a slot looks whether its job takes longer than what it took ahead allows for, seconds.
-LOOK_AFTER_S = (0.5, SHORT_S)
+LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 #: Slot numbers that the wire has.
 SLOT_NUMBERS = 1024
 #: How long a completion waits for others to go with, while the slot has more to do, seconds.
@@ -118,11 +119,12 @@ class JobLoop:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def ask_all(self) -> None:
-        """Ask anew for every slot that has nothing at hand: the connection is new, or the generation."""
+        """Ask anew for what every slot has asked for: the connection is new, or the generation, and with an older one's
+        end its requests have gone."""
         busy = {self._slot_of(attempt.assign) for attempt in self._held.values()}
         for number, slot in enumerate(self._slots):
-            if number not in busy:
-                self._ask(slot, slot.asked or [number])
+            if lanes := slot.asked or ([number] if number not in busy else []):
+                self._ask(slot, lanes)
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
         """Take an assignment. One that an agent before us had begun is reported lost, one already stopped cancelled."""
@@ -200,22 +202,26 @@ class JobLoop:
     def _learn(self, slot: Slot, took_s: float) -> None:
         slot.learn(took_s)
         self._give_back(slot)
+        if lanes := slot.unwanted():
+            self._spawn(self._uplink.say("request", JobWithdraw(slots=lanes)))
 
     def _drop_stopped(self, slot: Slot) -> None:
         """End at once what was stopped before its turn."""
         for attempt in [one for one in slot.at_hand if one.stopped is not None]:
             slot.at_hand.remove(attempt)
             self._spawn(self._complete(attempt, attempt.give_back()))
+        if slot.is_idle and (lanes := slot.wanted()):
+            self._ask(slot, lanes)
 
     def _give_back(self, slot: Slot) -> None:
         for attempt in slot.surplus():
-            self._spawn(self._complete(attempt, attempt.give_back()))
+            self._spawn(self._complete(attempt, attempt.give_back(), within_s=GATHER_S))
 
     def _request(self, slot: Slot, lanes: Sequence[int]) -> JobRequest:
         request = JobRequest(
             slot=lanes[0],
             more=list(lanes[1:]),
-            ahead=slot.ahead_of(lanes),
+            ahead=slot.ahead,
             machine=self._facts,
             holding=self.holding(),
             generation=self._uplink.generation,
@@ -266,8 +272,8 @@ class JobLoop:
         while True:
             await asyncio.sleep(self._timing.request_again_s)
             for slot in self._slots:
-                if slot.asked:
-                    self._ask(slot, slot.asked)
+                if lanes := slot.asked or slot.wanted():
+                    self._ask(slot, lanes)
 
     async def _on_beat_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         self._clock.learn(message.server_time_ms)

@@ -203,7 +203,7 @@ class VmControl:
                 vhost=self._broker.vhost,
                 login_user=granted.user,
                 login_password=granted.password,
-                slots=self._guests.slots,
+                slots=self._guests.slots or record.cpus,
                 settings=self._guests.settings,
             )
         )

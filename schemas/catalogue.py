@@ -80,6 +80,7 @@ WAYS: dict[str, list[Way]] = {
     "keys.delete": [_calls("keys", "vc.enrol")],
     "agent.hello": [_up("vm", "request", "vc.requests")],
     "job.request": [_up("vm", "request", "vc.requests")],
+    "job.withdraw": [_up("vm", "request", "vc.requests")],
     "job.assign": [_ADAPTER_TO_VM],
     "job.stop": [_ADAPTER_TO_VM],
     "job.beat": [_up("vm", "beat", "vc.beats")],

@@ -54,6 +54,7 @@ _EVENT = ledger.JobEvent(at_ms=1764000007000, attempt=2, event="held", noticed_b
 
 #: Fields beyond ``id`` of the example of each message.
 _FIELDS: dict[str, dict[str, Any]] = {
+    "job.withdraw": {"generation": 3, "slots": [2, 4]},
     "agent.refused": {"sha256": _SHA, "sender": "console-ada", "reason": "unknown_op: it does not take vm.list"},
     "reply.failed": {
         "code": ErrorCode.ILLEGAL_STATE,

@@ -96,12 +96,18 @@ class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
 
     slot: Slot
     #: Further slots that are free, said in the same breath.
-    more: Annotated[list[Slot], Meta(max_length=256)] = []
+    more: Annotated[list[Slot], Meta(max_length=63)] = []
     #: Jobs that a job for ``slot`` would have to wait for; 0 = it begins at once. For each of ``more`` it is one more.
     ahead: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     machine: Machine
     #: What this guest holds; whatever else the ledger thinks it holds is lost.
     holding: list[AttemptRef] = []
+
+
+class JobWithdraw(Message, frozen=True, kw_only=True, tag="job.withdraw"):
+    """ "These job slots take nothing until they ask again." An assignment that has been sent stands."""
+
+    slots: Annotated[list[Slot], Meta(min_length=1, max_length=64)]
 
 
 class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):

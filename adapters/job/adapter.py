@@ -30,7 +30,7 @@ from broker.address import read_address
 from broker.connection import Connection
 from schemas.codec import clip
 from schemas.envelope import Failed, Message, Reply, ServerTime
-from schemas.jobs import AgentHello, JobBeat, JobRequest
+from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw
 from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
 
@@ -109,6 +109,7 @@ def kinds(store: Store) -> dict[type[Message], Kind]:
         JobSubmit: Kind(room=partial(_submit, store), senders=feeders),
         AgentHello: Kind(room=_each(requests.hello), senders=vm),
         JobRequest: Kind(room=_ask, senders=vm),
+        JobWithdraw: Kind(room=_withdraw, senders=vm),
         JobCancel: Kind(room=_each(_cancel), senders=console),
         JobRetry: Kind(room=_each(_retry), senders=console),
         JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
@@ -135,6 +136,11 @@ def _brief(verdict: JobVerdict) -> JobVerdict:
 
 def _ask(tx: Tx, items: Sequence[tuple[str, JobRequest]]) -> Answers:
     requests.ask_all(tx, items)
+    return [None] * len(items)
+
+
+def _withdraw(tx: Tx, items: Sequence[tuple[str, JobWithdraw]]) -> Answers:
+    requests.withdraw_all(tx, items)
     return [None] * len(items)
 
 

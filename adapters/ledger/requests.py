@@ -13,7 +13,7 @@ Earlier and later are told by the messages' UUIDv7, which the same guest has mad
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from adapters.ledger import attempts, guests, tables
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.transaction import Insert, Tx, insert_into
-from schemas.jobs import AgentHello, AttemptRef, JobRequest
+from schemas.jobs import AgentHello, AttemptRef, JobRequest, JobWithdraw
 
 _requests, _vms, _attempts = tables.requests, tables.vms, tables.attempts
 
@@ -33,6 +33,11 @@ _SEEN = (
     update(_attempts)
     .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
     .values(seen_id=bindparam("seen"), generation=bindparam("now_of"))
+)
+_WITHDRAW = delete(_requests).where(
+    _requests.c.vm == bindparam("of_vm"),
+    _requests.c.slot == bindparam("of_slot"),
+    _requests.c.request_id < bindparam("id"),
 )
 _FORGET = delete(_requests).where(_requests.c.repeated_ms < bindparam("before_ms"))
 
@@ -63,9 +68,17 @@ def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
     _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
     gone = [lost for vm, m in current for lost in held[vm] if is_outlived(lost, m.generation, m.holding)]
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
-    asked = [Ask(vm, slot, m.ahead + nth, m) for vm, m in current for nth, slot in enumerate((m.slot, *m.more))]
-    free = [ask for ask in asked if _is_free(tx, held[ask.vm], ask.slot, ask.message)]
-    _save(tx, free, known)
+    on_slots = _by_slot(held)
+    newest = {(ask.vm, ask.slot): ask for ask in sorted(_asked(current), key=_order)}
+    _save(tx, [ask for ask in newest.values() if _is_free(tx, on_slots[ask.vm, ask.slot], ask)], known)
+
+
+def withdraw_all(tx: Tx, messages: Sequence[tuple[str, JobWithdraw]]) -> None:
+    """Forget requests that a guest does not stand by any more; one that it has said since then stays. Idempotent."""
+    tx.each(
+        _WITHDRAW,
+        [{"of_vm": vm, "of_slot": slot, "id": m.id} for vm, m in messages for slot in sorted(set(m.slots))],
+    )
 
 
 def hello(tx: Tx, vm: str, message: AgentHello) -> None:
@@ -102,15 +115,14 @@ def is_dropped(held: Held, hello_id: str, holding: Iterable[AttemptRef]) -> bool
     return "" < held.seen_id < hello_id and not _is_among(held, holding)
 
 
-def is_served(held: Held, slot: int, message: JobRequest) -> bool:
-    """Whether a slot's request was answered by this very assignment, or by one that was asked for later."""
-    return held.slot == slot and message.id <= held.request_id
+def is_served(held: Held, request: JobRequest) -> bool:
+    """Whether a request for the slot was answered by this very assignment, or by one that was asked for later."""
+    return request.id <= held.request_id
 
 
-def is_on_its_way(held: Held, slot: int, message: JobRequest) -> bool:
-    """Whether an assignment to that slot has been sent to this boot, and no message has shown its arrival yet."""
-    same = held.slot == slot and held.generation == message.generation
-    return same and not held.seen_id and not _is_among(held, message.holding)
+def is_on_its_way(held: Held, request: JobRequest) -> bool:
+    """Whether an assignment to the slot has been sent to this boot, and no message has shown its arrival yet."""
+    return held.generation == request.generation and not held.seen_id and not _is_among(held, request.holding)
 
 
 def _is_among(held: Held, holding: Iterable[AttemptRef]) -> bool:
@@ -123,12 +135,30 @@ def _is_current(tx: Tx, known: Guest, generation: int) -> bool:
     return generation >= known.generation
 
 
-def _is_free(tx: Tx, held: Sequence[Held], slot: int, message: JobRequest) -> bool:
-    """Say whether the slot may be given a job for this request."""
-    if any(is_served(one, slot, message) for one in held):
+def _asked(messages: Iterable[tuple[str, JobRequest]]) -> Iterator[Ask]:
+    for vm, message in messages:
+        for nth, slot in enumerate((message.slot, *message.more)):
+            yield Ask(vm, slot, message.ahead + nth, message)
+
+
+def _order(ask: Ask) -> tuple[str, int, str]:
+    return ask.vm, ask.slot, ask.message.id
+
+
+def _by_slot(held: Mapping[str, Iterable[Held]]) -> Mapping[tuple[str, int], list[Held]]:
+    by_slot: defaultdict[tuple[str, int], list[Held]] = defaultdict(list)
+    for vm, attempts_of_vm in held.items():
+        for one in attempts_of_vm:
+            by_slot[vm, one.slot].append(one)
+    return by_slot
+
+
+def _is_free(tx: Tx, held: Iterable[Held], ask: Ask) -> bool:
+    """Say whether the slot, of which ``held`` is what the ledger thinks it has, may be given a job for this request."""
+    if any(is_served(one, ask.message) for one in held):
         tx.counts["request_served"] += 1
         return False
-    if any(is_on_its_way(one, slot, message) for one in held):
+    if any(is_on_its_way(one, ask.message) for one in held):
         tx.counts["assignment_on_its_way"] += 1
         return False
     return True
@@ -153,9 +183,9 @@ def _note_held(tx: Tx, held: Mapping[str, list[Held]], said: Iterable[tuple[str,
                 "now_of": max(one.generation, generation),
             }
             for vm, message_id, generation, holding in said
-            if holding
+            if (named := {(ref.job, ref.attempt) for ref in holding})
             for one in held[vm]
-            if (not one.seen_id or one.generation < generation) and _is_among(one, holding)
+            if (not one.seen_id or one.generation < generation) and (one.ref, one.attempt) in named
         ],
     )
 
@@ -184,8 +214,7 @@ def _upsert(is_sqlite: bool) -> Insert:
 
 
 def _save(tx: Tx, asked: Sequence[Ask], known: Mapping[str, Guest]) -> None:
-    rows = [_row(tx, ask, known[ask.vm]) for ask in sorted(asked, key=lambda ask: (ask.vm, ask.slot, ask.message.id))]
-    tx.each(_upsert(tx.is_sqlite), rows)
+    tx.each(_upsert(tx.is_sqlite), [_row(tx, ask, known[ask.vm]) for ask in asked])
 
 
 def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class StorageAdapter:
         await self._connection.consume("vc.offers", self._courier.on_opening, prefetch=64)
         await self._connection.consume(f"vc.chunks.{user}", self._courier.on_message, prefetch=256)
         await self._connection.consume(f"vc.control.{user}", self._courier.on_message, prefetch=256)
-        await self._connection.consume("vc.completions", self._on_completion, prefetch=PREFETCH)
+        await self._connection.consume("vc.completions", self._on_completion, prefetch=PREFETCH, bundles=True)
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:

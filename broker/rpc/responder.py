@@ -17,7 +17,7 @@ import msgspec
 
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
-from broker.routes import kind_of, reply, up
+from broker.routes import Route, kind_of, reply, up
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
 from schemas.codec import clip, decode, encode, op_of
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: A result that comes within this time needs no ``accepted`` before it, seconds.
 ACCEPT_AFTER_S = 0.1
+#: Words on refused messages that may be on their way; what comes faster is counted only.
+MOST_REPORTS = 16
 #: How long a command with a deadline waits for the first word about the server's time, seconds.
 CLOCK_PATIENCE_S = 20.0
 
@@ -92,6 +94,7 @@ class Responder:
         self._pondered: set[str] = set()
         #: Messages refused since the start, by reason; goes out with the beats.
         self.refused: Counter[str] = Counter()
+        self._reports = 0
 
     def recover(self) -> None:
         """Deal with the commands that an earlier process accepted and did not answer: run them, or answer
@@ -253,11 +256,21 @@ class Responder:
         """Reject a delivery, to the dead letters, count it, and report why: an agent cannot write it there itself."""
         self.refused[reason] += 1
         log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
+        is_first = delivery.spoil()
         delivery.reject()
+        if not is_first or self._reports >= MOST_REPORTS:
+            return
         digest = hashlib.sha256(delivery.whole).hexdigest()
         report = Refused(sha256=digest, sender=delivery.user_id, reason=clip(f"{reason}: {text}"))
         route = up(self._connection.user, "refused")
-        self._spawn(self._connection.deliver(*route, encode(report), message_id=report.id))
+        self._spawn(self._report(route, report))
+
+    async def _report(self, route: Route, report: Refused) -> None:
+        self._reports += 1
+        try:
+            await self._connection.deliver(*route, encode(report), message_id=report.id)
+        finally:
+            self._reports -= 1
 
     async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
         """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""

@@ -36,17 +36,19 @@ class Host:
         self.begun = asyncio.Event()
 
     @asynccontextmanager
-    async def up(self) -> AsyncIterator[Responder]:
+    async def up(
+        self, senders: frozenset[str] = frozenset({"console"}), *, bundles: bool = False
+    ) -> AsyncIterator[Responder]:
         connection = Connection(self.address, name="host")
         journal = Journal(self.directory / "journal")
         journal.open()
         handlers: dict[type[Message], Handler] = {
-            VmPause: Handler(run=self.pause),
+            VmPause: Handler(run=self.pause, senders=senders),
             VmResume: Handler(run=self.block),
             VmReset: Handler(run=self.fail),
         }
         responder = Responder(connection, journal, handlers, clock=wall_clock())
-        await connection.consume(queue_of(self.address.user), responder.on_delivery, prefetch=4)
+        await connection.consume(queue_of(self.address.user), responder.on_delivery, prefetch=4, bundles=bundles)
         await connection.open()
         responder.recover()
         try:
@@ -229,18 +231,16 @@ async def test_bytes_that_are_no_message_are_put_aside_and_the_agent_lives_on(mi
 
 
 async def test_what_is_bad_in_a_bundle_takes_nothing_of_it_along(mint: Mint, host: Host) -> None:
-    console = mint("console")
-    commands = [VmPause(vm="vm-1"), VmPause(vm="vm-1")]
-    bodies = [encode(commands[0]), b"\x80", encode(commands[1])]
-    async with host.up() as responder, Connection(console, name="raw") as raw:
-        await raw.publish("vc.down", queue_of(host.address.user), bundle(bodies))
-        await raw.publish("vc.down", queue_of(host.address.user), bundle(bodies))
+    adapter = mint("adapter")
+    pings = [VmPause(vm="vm-1"), VmPause(vm="vm-1")]
+    bodies = [encode(pings[0]), b"\x80", encode(pings[1]), b"\x80"]
+    vm = Host(mint("vm"), host.directory)
+    async with vm.up(senders=frozenset({"adapter"}), bundles=True) as responder, Connection(adapter, name="raw") as raw:
+        await raw.publish("vc.down", queue_of(vm.address.user), bundle(bodies))
+        await raw.publish("vc.down", queue_of(vm.address.user), bundle(bodies))
+        await until(lambda: responder.refused["undecodable"] == 4 and len(vm.runs) == 2)
 
-        async with caller_of(console) as caller:
-            for command in commands:
-                await caller.call(host.address.user, command, Done)
-        await until(lambda: responder.refused["undecodable"] == 2)
-        assert host.runs == [command.id for command in commands]
+        assert vm.runs == [ping.id for ping in pings]
 
 
 async def test_a_forged_answer_is_dropped_and_counted(mint: Mint, host: Host) -> None:

@@ -42,6 +42,7 @@ from schemas.jobs import (
     JobCompletion,
     JobCompletionAnswer,
     JobRequest,
+    JobWithdraw,
     Machine,
     Outcome,
     Phase,
@@ -234,6 +235,10 @@ class Desk:
             generation=generation,
             holding=[_ref(job) for job in holding],
         )
+
+    def withdraw(self, vm: str, slots: Sequence[int], message_id: str = "") -> None:
+        message = JobWithdraw(id=message_id or self.id(), slots=list(slots))
+        self.write(lambda tx: requests.withdraw_all(tx, [(vm, message)]))
 
     def hello(self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = ()) -> AgentHello:
         message = AgentHello(id=self.id(), machine=SMALL, generation=generation, holding=[_ref(job) for job in holding])

@@ -224,3 +224,32 @@ def test_a_request_says_how_far_ahead_it_asks(desk: Desk) -> None:
     desk.submit("one")
 
     assert [job.target for job in desk.assigned()] == ["vm-2"]
+
+
+def test_a_withdrawn_slot_gets_nothing_until_it_asks_again(desk: Desk) -> None:
+    desk.ask("vm-1", more=[1, 2])
+    desk.withdraw("vm-1", [1, 2])
+
+    desk.submit("many", array=3)
+    first = [job.slot for job in desk.assigned()]
+    desk.ask("vm-1", slot=2)
+
+    assert (first, [job.slot for job in desk.assigned()]) == ([0], [0, 2])
+
+
+def test_a_withdrawal_that_comes_after_a_newer_request_takes_nothing(desk: Desk) -> None:
+    old = desk.id()
+    desk.ask("vm-1", slot=1)
+
+    desk.withdraw("vm-1", [1], message_id=old)
+    desk.submit("one")
+
+    assert [job.slot for job in desk.assigned()] == [1]
+
+
+def test_of_another_vms_requests_a_withdrawal_takes_nothing(desk: Desk) -> None:
+    desk.ask("vm-1")
+    desk.withdraw("vm-2", [0])
+    desk.submit("one")
+
+    assert [job.target for job in desk.assigned()] == ["vm-1"]

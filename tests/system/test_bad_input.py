@@ -32,8 +32,9 @@ from console.client import Client
 from console.errors import BadInput
 from schemas.codec import bundle, encode
 from schemas.description import JobDescription
-from schemas.envelope import MAX_BODY_BYTES
+from schemas.envelope import MAX_BODY_BYTES, Ping, Refused
 from schemas.ids import unguessable
+from schemas.jobs import JobCompletion, Outcome
 from schemas.ledger import JobState, JobSubmit
 from tests.system.running import System, processes_of, until
 
@@ -161,7 +162,9 @@ def volcloud(system: System, *arguments: str) -> Done:
     )
 
 
-def publish(login: Address, exchange: str, key: str, body: bytes, message_id: str = "") -> None:
+def publish(
+    login: Address, exchange: str, key: str, body: bytes, message_id: str = "", headers: dict[str, str] | None = None
+) -> None:
     """Send any bytes as that principal, with kombu and a confirm."""
     url = f"amqp://{login.user}:{login.password}@{login.host}:{login.port}/{login.vhost}"
     with Connection(url, transport_options={"confirm_publish": True}) as broker:
@@ -173,6 +176,7 @@ def publish(login: Address, exchange: str, key: str, body: bytes, message_id: st
             routing_key=key,
             user_id=login.user,
             delivery_mode=2,
+            headers=headers or {},
             **({"message_id": message_id} if message_id else {}),
         )
 
@@ -283,20 +287,51 @@ def test_a_letter_that_is_dropped_takes_the_agents_word_along(system: System, cl
     assert dead_from(system, who.user) == dead_from(system, host) == []
 
 
-def test_of_a_bundle_only_what_cannot_be_read_goes_to_the_dead_letters(
-    system: System, client: Client, login: Mint
-) -> None:
-    site = login("site")
-    jobs = [JobSubmit(job=JobDescription(id=unguessable("one"), executable="/bin/true")) for _ in range(2)]
+def test_what_is_bad_in_a_bundle_takes_it_to_the_dead_letters_once(system: System, client: Client, login: Mint) -> None:
+    vm = login("vm")
+    good = encode(JobCompletion(job="site-a/none.1", attempt=1, outcome=Outcome.DONE))
+    body = bundle([b"\x80", good, b"\x80"])
 
     with unharmed(system, client):
-        publish(site, UP, f"{site.user}.submit", bundle([encode(jobs[0]), b"\x80", encode(jobs[1])]))
-        (letter,) = in_the_dead_letters(system, site.user, 1)
-        for job in jobs:
-            name = f"{site.user}/{job.job.id}"
-            until(lambda name=name: client.jobs(job=name).counts == {JobState.DONE: 1}, f"{name} done", 20)
+        publish(vm, UP, f"{vm.user}.completion", body)
+        (letter,) = in_the_dead_letters(system, vm.user, 1)
 
-    assert (letter["size"], letter["reason"].split(":")[0]) == (1, "undecodable")
+    assert (letter["size"], letter["reason"].split(":")[0]) == (len(body), "undecodable")
+
+
+def test_a_bundle_of_who_may_send_none_is_no_message(system: System, client: Client, login: Mint) -> None:
+    site = login("site")
+    job = JobSubmit(job=JobDescription(id=unguessable("one"), executable="/bin/true"))
+
+    with unharmed(system, client):
+        publish(site, UP, f"{site.user}.submit", bundle([encode(job)] * 2))
+        (letter,) = in_the_dead_letters(system, site.user, 1)
+
+    assert letter["reason"].startswith("undecodable: ")
+    assert client.jobs(job=f"{site.user}/{job.job.id}").counts == {}
+
+
+def test_an_agent_can_forge_no_dead_letter_of_another(system: System, client: Client, login: Mint) -> None:
+    evil, console = login("vm"), login("console")
+    victim = client.vms(VM)[0].status.vm
+    forged = {
+        "x-volcloud-sender": console.user,
+        "x-volcloud-exchange": DOWN,
+        "x-volcloud-key": queue_of(victim),
+        "x-volcloud-reason": "undecodable: nothing to see here",
+    }
+    word = encode(Refused(sha256="0" * 64, sender=console.user, reason="spoofed"))
+    publish(evil, UP, f"{evil.user}.refused", encode(Ping()), headers=forged)
+    publish(evil, UP, f"{evil.user}.refused", word, headers={**forged, "x-volcloud-sender": victim})
+
+    letters = in_the_dead_letters(system, evil.user, 2)
+    replays = [volcloud(system, "dead", "replay", letter["id"]) for letter in letters]
+
+    assert dead_from(system, console.user) == dead_from(system, victim) == []
+    assert {letter["key"] for letter in letters} == {f"{evil.user}.refused"}
+    assert {letter["refused_by"] for letter in letters} == {""}
+    assert [replay.returncode for replay in replays] == [1, 1]
+    assert all("may not send" in replay.stderr for replay in replays)
 
 
 def test_a_body_over_the_limit_is_refused_by_the_broker(system: System, client: Client, login: Mint) -> None:

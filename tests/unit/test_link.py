@@ -165,7 +165,7 @@ async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
         def basic_ack(self, _tag: int) -> None:
             raise ConnectionWrongStateError
 
-    (delivery,) = deliveries(Closing(), DELIVER, spec.BasicProperties(user_id="vm-a"), b"")
+    (delivery,) = deliveries(Closing(), DELIVER, spec.BasicProperties(user_id="vm-a"), b"", bundles=False)
 
     delivery.ack()
 
@@ -190,7 +190,8 @@ def test_a_bundle_is_settled_once_with_the_last_of_its_messages(rejected: tuple[
     channel = Settling()
     bodies = [encode(Ping(id=str(number))) for number in range(3)]
 
-    came = deliveries(channel, DELIVER, spec.BasicProperties(user_id="vm-a", message_id="b"), bundle(bodies))
+    properties = spec.BasicProperties(user_id="vm-a", message_id="b")
+    came = deliveries(channel, DELIVER, properties, bundle(bodies), bundles=True)
     for number, delivery in enumerate(came):
         assert channel.told == []
         delivery.reject() if number in rejected else delivery.ack()
@@ -198,6 +199,16 @@ def test_a_bundle_is_settled_once_with_the_last_of_its_messages(rejected: tuple[
     assert [delivery.body for delivery in came] == bodies
     assert {(d.user_id, d.routing_key) for d in came} == {("vm-a", "k")}
     assert channel.told == [(told, 1)]
+    assert [delivery.spoil() for delivery in came] == [True, False, False]
+
+
+@pytest.mark.parametrize(("sender", "bundles"), [("vm-a", False), ("console-a", True), ("site-a", True), ("", True)])
+def test_only_who_may_sends_bundles_and_only_to_where_they_are_taken(sender: str, bundles: bool) -> None:
+    body = bundle([encode(Ping()), encode(Ping())])
+
+    (came,) = deliveries(Settling(), DELIVER, spec.BasicProperties(user_id=sender), body, bundles=bundles)
+
+    assert came.body == came.whole == body
 
 
 async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:

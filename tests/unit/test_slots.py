@@ -16,7 +16,16 @@ from guest_agent.attempt import Room
 from guest_agent.cache import InputCache
 from guest_agent.slots import JobLoop, Timing
 from schemas.envelope import Message, Reply
-from schemas.jobs import JobAssign, JobCompletion, JobCompletionAnswer, JobRequest, JobStop, Machine, Outcome
+from schemas.jobs import (
+    JobAssign,
+    JobCompletion,
+    JobCompletionAnswer,
+    JobRequest,
+    JobStop,
+    JobWithdraw,
+    Machine,
+    Outcome,
+)
 from tests.broker.polling import until
 
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p")
@@ -29,12 +38,15 @@ class Up:
 
     def __init__(self) -> None:
         self.requests: list[JobRequest] = []
+        self.withdrawn: list[int] = []
         self.completions: list[JobCompletion] = []
         self.hurries: list[bool] = []
 
     async def say(self, kind: str, message: Message, **_: Any) -> None:
         if isinstance(message, JobRequest):
             self.requests.append(message)
+        elif isinstance(message, JobWithdraw):
+            self.withdrawn += message.slots
         elif isinstance(message, JobCompletion):
             self.completions.append(message)
 
@@ -100,8 +112,7 @@ async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_t
 
         assert [completion.job for completion in guest.up.completions] == [f"site-a/j.{n}" for n in range(1, 6)]
         assert set(guest.up.ended().values()) == {Outcome.DONE}
-        asked = [1 + len(c.request.more) for c in guest.up.completions if c.request]
-        assert sum(asked) + sum(1 + len(r.more) for r in guest.up.requests) > 5
+        assert len(guest.loop._slots[0].asked) > 1
         await until(lambda: guest.loop.holding() == [] and len(guest.forgotten) == 5)
 
 
@@ -120,7 +131,7 @@ async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_ba
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "LOOK_AFTER_S", (0.05,))
-    monkeypatch.setattr("guest_agent.slot.SHORT_S", 0.05)
+    monkeypatch.setattr("guest_agent.slot.PATIENCE_S", 0.05)
     async with running(tmp_path) as guest:
         await guest.assign(1, "sleep", "60")
         await guest.assign(2, "true", slot=1)
@@ -132,7 +143,7 @@ async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_ba
         assert guest.up.ended() == dict.fromkeys((f"site-a/j.{n}" for n in (2, 3, 4)), Outcome.RETURNED)
         assert {completion.exit_status for completion in guest.up.completions} == {-1}
         assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
-        assert [path.name for path in (tmp_path / "jobs").glob("site-a*")] == ["site-a_j.1.1"]
+        await until(lambda: [path.name for path in (tmp_path / "jobs").glob("site-a*")] == ["site-a_j.1.1"])
 
 
 async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_path: Path) -> None:
@@ -144,3 +155,41 @@ async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_pat
 
         assert guest.up.ended() == {"site-a/j.2": Outcome.CANCELLED}
         assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
+
+
+async def test_a_slot_whose_only_job_is_stopped_before_it_begins_asks_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as guest:
+        await until(lambda: len(guest.up.requests) == 1)
+        await guest.assign(1, "true")
+        await guest.loop.stop(cast(Call, None), JobStop(job="site-a/j.1", attempt=1, reason="enough"))
+        await until(lambda: len(guest.up.requests) == 2)
+
+        assert guest.up.requests[1].slot == 0
+
+
+async def test_a_new_link_asks_again_for_what_a_busy_slot_has_asked(tmp_path: Path) -> None:
+    async with running(tmp_path) as guest:
+        for number in range(1, 9):
+            await guest.assign(number, "true", slot=number)
+        await until(lambda: len(guest.up.completions) == 8)
+        await guest.assign(9, "sleep", "60")
+        asked = {lane for slot in guest.loop._slots for lane in slot.asked}
+        before = len(guest.up.requests)
+        guest.loop.ask_all()
+        await until(lambda: len(guest.up.requests) > before)
+
+        again = guest.up.requests[-1]
+        assert {again.slot, *again.more} == asked != set()
+
+
+async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    before, after = Guest(tmp_path), Guest(tmp_path)
+    await before.assign(1, "true")
+    (attempt,) = before.loop._held.values()
+    assert attempt.give_back().outcome == Outcome.RETURNED
+
+    await after.assign(1, "true")
+    await until(lambda: len(after.up.completions) == 1)
+
+    assert after.up.ended() == {"site-a/j.1": Outcome.LOST}

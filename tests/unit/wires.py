@@ -52,10 +52,16 @@ class Post:
         self.properties = Properties(message_id=message_id)
         self.redelivered = False
         self.acked = 0
+        self.whole = self.body
+        self.is_spoilt = False
 
     @property
     def delivery(self) -> Delivery:
         return cast(Delivery, self)
+
+    def spoil(self) -> bool:
+        was_good, self.is_spoilt = not self.is_spoilt, True
+        return was_good
 
     def ack(self) -> None:
         self.acked += 1
