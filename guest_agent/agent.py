@@ -17,7 +17,7 @@ from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts
-from guest_agent.attempt import Room, Store
+from guest_agent.attempt import Room, Store, remove_left_behind
 from guest_agent.cache import InputCache
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
@@ -30,7 +30,7 @@ from schemas.enrol import EnrolConfirm
 from schemas.errors import DecodeError
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import uuid7
-from schemas.jobs import AgentHello, Machine, OutputEntry
+from schemas.jobs import AgentHello, JobAssign, Machine, OutputEntry
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +106,17 @@ class GuestAgent:
         await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
+        await asyncio.to_thread(remove_left_behind, self._state / "jobs", self._unfinished())
         self._responder.recover()
         await self._connection.open()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
+
+    def _unfinished(self) -> list[JobAssign]:
+        """List the assignments that an agent before us has taken and whose completion was not answered."""
+        commands = [decode(entry.command) for entry in self._journal.unfinished() if entry.command]
+        return [command for command in commands if isinstance(command, JobAssign)]
 
     def _on_up(self) -> None:
         """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,6 +41,8 @@ from schemas.jobs import (
 
 log = logging.getLogger(__name__)
 
+#: End of the name of a directory that holds an attempt's streams.
+STREAMS = ".streams"
 #: Search path of a payload.
 PATH = "/usr/local/bin:/usr/bin:/bin"
 #: A payload killed by the kernel for want of memory.
@@ -93,9 +95,9 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         #: The payload's directory. It is there from the attempt's beginning until its completion is answered, so that
         #: an agent that comes after us knows what has begun.
-        self._work = room.directory / f"{assign.job.replace('/', '_')}.{assign.attempt}"
+        self._work = room.directory / _directory_name(assign)
         #: Streams that are not small; not where the payload could put links in our way.
-        self._kept = self._work.with_name(f"{self._work.name}.streams")
+        self._kept = self._work.with_name(f"{self._work.name}{STREAMS}")
         #: Names the process group that runs in this slot, for such an agent.
         self._note = room.directory / f"slot-{slot}"
 
@@ -153,14 +155,14 @@ class Attempt:
             return self._completion(Outcome.CANCELLED, self.stopped)
         return self._completion(Outcome.RETURNED, "given back: the job before it in its slot takes long")
 
-    async def discard(self) -> None:
-        """Remove its files: its completion counts."""
+    def discard(self) -> None:
+        """Remove its files: its completion counts. Blocking."""
         try:
             self._work.rmdir()
         except OSError:  # there is something in it, or it never was
-            await asyncio.to_thread(shutil.rmtree, self._work, ignore_errors=True)
+            shutil.rmtree(self._work, ignore_errors=True)
         if self._was_begun_before or self._large_streams():
-            await asyncio.to_thread(shutil.rmtree, self._kept, ignore_errors=True)
+            shutil.rmtree(self._kept, ignore_errors=True)
 
     def bury(self) -> JobCompletion | None:
         """If an agent before us had begun it, kill what is left of it and say that it was lost; else None. Blocking."""
@@ -351,6 +353,18 @@ class Attempt:
 def _entry(name: str, content: bytes, stream: CappedFile | None = None) -> OutputEntry:
     truncated = stream is not None and stream.cut_bytes > 0
     return OutputEntry(name=name, size=len(content), sha256=digest_of(content), content=content, truncated=truncated)
+
+
+def remove_left_behind(directory: Path, unfinished: Iterable[JobAssign]) -> None:
+    """Remove what attempts have left that were answered before an agent before us could do so. Blocking."""
+    kept = {_directory_name(assign) for assign in unfinished}
+    for path in directory.iterdir():
+        if path.is_dir() and path.name.removesuffix(STREAMS) not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _directory_name(assign: JobAssign) -> str:
+    return f"{assign.job.replace('/', '_')}.{assign.attempt}"
 
 
 def _make_directory(work: Path, account: Account | None) -> None:

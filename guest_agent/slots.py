@@ -46,6 +46,8 @@ LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 SLOT_NUMBERS = 1024
 #: How long a completion waits for others to go with, while the slot has more to do, seconds.
 GATHER_S = 0.1
+#: How long files of attempts that were answered are gathered before they are removed, seconds.
+DISCARD_AFTER_S = 0.1
 #: How long a completion waits for its answer before it is sent again, seconds.
 ANSWER_S = 30.0
 #: Stops kept in case their assignment is yet to come.
@@ -86,6 +88,7 @@ class JobLoop:
         self._slots = [Slot(range(slot, slots * lanes, slots)) for slot in range(slots)]
         self._come = [asyncio.Event() for _ in range(slots)]
         self._held: dict[Key, Attempt] = {}
+        self._done_with: list[Attempt] = []
         self._tombstones: dict[Key, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._facts = machine()
@@ -249,7 +252,18 @@ class JobLoop:
                 break
         await self._end(attempt.assign.id)
         self._held.pop((attempt.assign.job, attempt.assign.attempt), None)
-        await attempt.discard()
+        self._discard_soon(attempt)
+
+    def _discard_soon(self, attempt: Attempt) -> None:
+        """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
+        self._done_with.append(attempt)
+        if len(self._done_with) == 1:
+            self._spawn(self._discard())
+
+    async def _discard(self) -> None:
+        await asyncio.sleep(DISCARD_AFTER_S)
+        done_with, self._done_with = self._done_with, []
+        await asyncio.to_thread(_discard_all, done_with)
 
     def _note_answer(self, attempt: Attempt, answer: Reply) -> None:
         if isinstance(answer, JobCompletionAnswer) and not answer.counted:
@@ -297,6 +311,11 @@ class JobLoop:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("job loop: a step failed", exc_info=task.exception())
+
+
+def _discard_all(attempts: Sequence[Attempt]) -> None:
+    for attempt in attempts:
+        attempt.discard()
 
 
 def _output_of(message: JobAssign) -> OutputFile:

@@ -104,7 +104,8 @@ class Uplink:
         future = self._awaited.setdefault(message.id, asyncio.get_running_loop().create_future())
         try:
             await said
-            answer = await asyncio.wait_for(asyncio.shield(future), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                answer = await future
         except TimeoutError as error:
             raise CallTimeout(f"no answer to {kind} in {timeout_s:g} s") from error
         finally:

@@ -14,7 +14,7 @@ import pytest
 
 from broker.errors import TransferFailed
 from guest_agent.accounts import _owner_of, _processes
-from guest_agent.attempt import Attempt, Room
+from guest_agent.attempt import Attempt, Room, remove_left_behind
 from guest_agent.cache import InputCache
 from guest_agent.payload import Account
 from schemas.description import Input, Output
@@ -67,7 +67,7 @@ class Guest:
     async def run(self, *command: str, **fields: Any) -> JobCompletion:
         attempt = self.attempt(*command, **fields)
         completion = await attempt.run()
-        await attempt.discard()
+        attempt.discard()
         return completion
 
 
@@ -270,3 +270,16 @@ async def test_a_process_that_left_its_group_does_not_outlive_the_attempt(guest:
 
     assert completion.outcome == Outcome.DONE, completion.cause
     assert [pid for pid in _processes() if _owner_of(pid) == account.uid] == []
+
+
+async def test_what_answered_attempts_left_behind_is_removed_and_nothing_else(guest: Guest) -> None:
+    jobs = guest.directory / "jobs"
+    old, begun = guest.attempt("true", attempt=1), guest.attempt("true", attempt=2)
+    for attempt in (old, begun):
+        (jobs / f"site-a_j.1.{attempt.assign.attempt}" / "deep").mkdir(parents=True)
+        (jobs / f"site-a_j.1.{attempt.assign.attempt}.streams").mkdir()
+    (jobs / "slot-0").write_text("a note")
+
+    remove_left_behind(jobs, [begun.assign])
+
+    assert {path.name for path in jobs.iterdir()} == {"site-a_j.1.2", "site-a_j.1.2.streams", "slot-0"}
