@@ -84,7 +84,7 @@ class JobLoop:
         self._machine, self._clock, self._end = machine, clock, end
         self._timing = timing
         self._refused = refused
-        lanes = min(MOST_LANES, SLOT_NUMBERS // slots)
+        lanes = max(1, min(MOST_LANES, SLOT_NUMBERS // slots))
         self._slots = [Slot(range(slot, slots * lanes, slots)) for slot in range(slots)]
         self._come = [asyncio.Event() for _ in range(slots)]
         self._held: dict[Key, Attempt] = {}

@@ -35,4 +35,4 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     #: Settings handed to guest agents, by name: beat_s, request_again_s, store_patience_s, payload_memory_mib.
     guest: dict[str, float] = {}
     #: Job slots of a guest; 0 = as many as its cpus.
-    slots: Annotated[int, Meta(ge=0)] = 0
+    slots: Annotated[int, Meta(ge=0, le=256)] = 0
