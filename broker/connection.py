@@ -15,8 +15,9 @@ from typing import Any
 
 from broker.address import Address
 from broker.backoff import backoff
+from broker.delivery import Delivery, DeliveryHandler, Properties
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, NotDelivered, QueueGone, Unroutable
-from broker.link import Delivery, DeliveryHandler, Link, Properties, Subscription
+from broker.link import Link, Subscription
 
 log = logging.getLogger(__name__)
 

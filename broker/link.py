@@ -19,14 +19,11 @@ from pika import exceptions as foreign
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
+from broker.delivery import DeliveryHandler, Properties, deliveries
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
-from broker.routes import kind_of
-from schemas.codec import unbundle
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
-#: Kinds of principal that send bundles.
-BUNDLERS = frozenset({"adapter", "vm"})
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -67,96 +64,6 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
     def _on_stream_terminated(self, error: Exception | None) -> None:
         self.ended_by = error or self._error or foreign.StreamLostError("abandoned")
         super()._on_stream_terminated(self.ended_by)
-
-
-class Properties(Struct, frozen=True, kw_only=True):
-    """The AMQP properties that we use; ``user_id`` is always the connection's own and checked by the broker."""
-
-    message_id: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    persistent: bool = True
-    expiration_ms: int | None = None
-    headers: dict[str, Any] | None = None
-
-
-class _Settlement:
-    """The one acknowledgement that the messages of a bundle share: given with the last of them. One that was rejected
-    takes the bundle to the dead letters; the others have had their effect, and have it only once."""
-
-    __slots__ = ("_channel", "_left", "_rejected", "_tag", "is_spoilt")
-
-    def __init__(self, channel: Any, tag: int, messages: int) -> None:
-        self._channel, self._tag, self._left, self._rejected = channel, tag, messages, False
-        self.is_spoilt = False
-
-    def settle(self, *, rejected: bool) -> None:
-        self._left -= 1
-        self._rejected |= rejected
-        if self._left or not self._channel.is_open:
-            return
-        try:
-            if self._rejected:
-                self._channel.basic_nack(self._tag, requeue=False)
-            else:
-                self._channel.basic_ack(self._tag)
-        except GONE as error:
-            log.debug("not settled, will come again", extra={"why": repr(error)})
-
-
-class Delivery:
-    """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
-    will be delivered again. The messages of a bundle come as deliveries of their own."""
-
-    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id", "whole")
-
-    def __init__(
-        self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes, whole: bytes
-    ) -> None:
-        self._settlement = settlement
-        self.body = body
-        #: What came over the wire: the body, or the bundle that it is of.
-        self.whole = whole
-        self.exchange: str = method.exchange
-        self.routing_key: str = method.routing_key
-        self.redelivered: bool = method.redelivered
-        #: The sender, checked by the broker; empty when it said nothing.
-        self.user_id = user_id
-        self.properties = properties
-
-    def spoil(self) -> bool:
-        """Note that it cannot be taken. True for the first of its body: one dead letter, one word of it, is enough."""
-        was_good, self._settlement.is_spoilt = not self._settlement.is_spoilt, True
-        return was_good
-
-    def ack(self) -> None:
-        """Tell the broker to forget it. At most once."""
-        self._settlement.settle(rejected=False)
-
-    def reject(self) -> None:
-        """Send it to the dead letters. At most once."""
-        self._settlement.settle(rejected=True)
-
-
-def deliveries(channel: Any, method: Any, properties: Any, body: bytes, *, bundles: bool) -> list[Delivery]:
-    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle where ``bundles`` may come.
-
-    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it.
-    """
-    bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
-    settlement = _Settlement(channel, method.delivery_tag, len(bodies))
-    ours = Properties(
-        message_id=properties.message_id,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        persistent=properties.delivery_mode == 2,
-        headers=properties.headers,
-    )
-    return [Delivery(settlement, method, properties.user_id or "", ours, one, body) for one in bodies]
-
-
-#: Called for each delivery; a coroutine is run as a task.
-DeliveryHandler = Callable[[Delivery], Awaitable[None] | None]
 
 
 class Subscription(Struct, frozen=True, kw_only=True):
@@ -335,12 +242,29 @@ def _receiver(
     handler: DeliveryHandler, start: Callable[[Awaitable[None]], None], *, bundles: bool = False
 ) -> Callable[..., None]:
     def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        for delivery in deliveries(channel, method, properties, body, bundles=bundles):
+        for delivery in deliveries(_settler(channel, method.delivery_tag), method, properties, body, bundles=bundles):
             awaitable = handler(delivery)
             if awaitable is not None:
                 start(awaitable)
 
     return receive
+
+
+def _settler(channel: Any, tag: int) -> Callable[[bool], None]:
+    """Give what acknowledges a delivery, or rejects it; on a channel that is gone nothing happens."""
+
+    def settle(rejected: bool) -> None:
+        if not channel.is_open:
+            return
+        try:
+            if rejected:
+                channel.basic_nack(tag, requeue=False)
+            else:
+                channel.basic_ack(tag)
+        except GONE as error:
+            log.debug("not settled, will come again", extra={"why": repr(error)})
+
+    return settle
 
 
 def _parameters(address: Address, name: str, heartbeat_s: int) -> pika.ConnectionParameters:

@@ -15,8 +15,9 @@ from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
 from broker import link as link_module
 from broker.address import Address
 from broker.connection import Connection
+from broker.delivery import Delivery, Properties
 from broker.errors import BrokerError, Disconnected, LoginRefused
-from broker.link import Link, Properties, deliveries
+from broker.link import Link
 from schemas.codec import bundle, encode
 from schemas.envelope import Ping
 
@@ -158,6 +159,13 @@ async def test_a_publish_on_a_channel_that_is_closing_fails_its_future_and_takes
         link.abandon()
 
 
+def taken(channel: Any, properties: spec.BasicProperties, body: bytes, *, bundles: bool) -> list[Delivery]:
+    """What a handler gets of what pika hands over."""
+    came: list[Delivery] = []
+    link_module._receiver(came.append, lambda _: None, bundles=bundles)(channel, DELIVER, properties, body)
+    return came
+
+
 async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
     class Closing:
         is_open = True
@@ -165,7 +173,7 @@ async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
         def basic_ack(self, _tag: int) -> None:
             raise ConnectionWrongStateError
 
-    (delivery,) = deliveries(Closing(), DELIVER, spec.BasicProperties(user_id="vm-a"), b"", bundles=False)
+    (delivery,) = taken(Closing(), spec.BasicProperties(user_id="vm-a"), b"", bundles=False)
 
     delivery.ack()
 
@@ -191,7 +199,7 @@ def test_a_bundle_is_settled_once_with_the_last_of_its_messages(rejected: tuple[
     bodies = [encode(Ping(id=str(number))) for number in range(3)]
 
     properties = spec.BasicProperties(user_id="vm-a", message_id="b")
-    came = deliveries(channel, DELIVER, properties, bundle(bodies), bundles=True)
+    came = taken(channel, properties, bundle(bodies), bundles=True)
     for number, delivery in enumerate(came):
         assert channel.told == []
         delivery.reject() if number in rejected else delivery.ack()
@@ -206,7 +214,7 @@ def test_a_bundle_is_settled_once_with_the_last_of_its_messages(rejected: tuple[
 def test_only_who_may_sends_bundles_and_only_to_where_they_are_taken(sender: str, bundles: bool) -> None:
     body = bundle([encode(Ping()), encode(Ping())])
 
-    (came,) = deliveries(Settling(), DELIVER, spec.BasicProperties(user_id=sender), body, bundles=bundles)
+    (came,) = taken(Settling(), spec.BasicProperties(user_id=sender), body, bundles=bundles)
 
     assert came.body == came.whole == body
 

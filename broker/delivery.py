@@ -1,0 +1,99 @@
+"""What comes from a queue, taken apart where it is a bundle, and how it is acknowledged. Knows no AMQP library."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from broker.routes import kind_of
+from schemas.codec import unbundle
+
+#: Kinds of principal that send bundles.
+BUNDLERS = frozenset({"adapter", "vm"})
+#: Acknowledges what came (False), or rejects it (True).
+Settle = Callable[[bool], None]
+
+
+class Properties(Struct, frozen=True, kw_only=True):
+    """The AMQP properties that we use; ``user_id`` is always the connection's own and checked by the broker."""
+
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    persistent: bool = True
+    expiration_ms: int | None = None
+    headers: dict[str, Any] | None = None
+
+
+class _Settlement:
+    """The one acknowledgement that the messages of a bundle share: given with the last of them. One that was rejected
+    takes the bundle to the dead letters; the others have had their effect, and have it only once."""
+
+    __slots__ = ("_left", "_rejected", "_settle", "is_spoilt")
+
+    def __init__(self, settle: Settle, messages: int) -> None:
+        self._settle, self._left, self._rejected = settle, messages, False
+        self.is_spoilt = False
+
+    def settle(self, *, rejected: bool) -> None:
+        self._left -= 1
+        self._rejected |= rejected
+        if not self._left:
+            self._settle(self._rejected)
+
+
+class Delivery:
+    """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
+    will be delivered again. The messages of a bundle come as deliveries of their own."""
+
+    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id", "whole")
+
+    def __init__(
+        self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes, whole: bytes
+    ) -> None:
+        self._settlement = settlement
+        self.body = body
+        #: What came over the wire: the body, or the bundle that it is of.
+        self.whole = whole
+        self.exchange: str = method.exchange
+        self.routing_key: str = method.routing_key
+        self.redelivered: bool = method.redelivered
+        #: The sender, checked by the broker; empty when it said nothing.
+        self.user_id = user_id
+        self.properties = properties
+
+    def spoil(self) -> bool:
+        """Note that it cannot be taken. True for the first of its body: one dead letter, one word of it, is enough."""
+        was_good, self._settlement.is_spoilt = not self._settlement.is_spoilt, True
+        return was_good
+
+    def ack(self) -> None:
+        """Tell the broker to forget it. At most once."""
+        self._settlement.settle(rejected=False)
+
+    def reject(self) -> None:
+        """Send it to the dead letters. At most once."""
+        self._settlement.settle(rejected=True)
+
+
+def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, *, bundles: bool) -> list[Delivery]:
+    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle where ``bundles`` may come.
+
+    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it.
+    """
+    bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
+    settlement = _Settlement(settle, len(bodies))
+    ours = Properties(
+        message_id=properties.message_id,
+        correlation_id=properties.correlation_id,
+        reply_to=properties.reply_to,
+        persistent=properties.delivery_mode == 2,
+        headers=properties.headers,
+    )
+    return [Delivery(settlement, method, properties.user_id or "", ours, one, body) for one in bodies]
+
+
+#: Called for each delivery; a coroutine is run as a task.
+DeliveryHandler = Callable[[Delivery], Awaitable[None] | None]
