@@ -30,7 +30,7 @@ class Slot:
         self.at_hand: deque[Attempt] = deque()
         #: 1 while a job runs, 0 between two.
         self.busy = 0
-        self._asked: dict[int, str] = {}
+        self._asked: set[int] = set()
         self._depth = 1
         self._mean_s: float | None = None
 
@@ -49,13 +49,13 @@ class Slot:
         """Jobs that one given to it now would have to wait for."""
         return self.busy + len(self.at_hand)
 
-    def ask(self, lanes: Sequence[int], request: str) -> None:
+    def ask(self, lanes: Sequence[int]) -> None:
         """Note that a request has been said for these lanes."""
-        self._asked.update(dict.fromkeys(lanes, request))
+        self._asked.update(lanes)
 
     def serve(self, lane: int) -> None:
         """Note that a lane's request has been answered."""
-        self._asked.pop(lane, None)
+        self._asked.discard(lane)
 
     def learn(self, took_s: float) -> None:
         """Note how long a job took, or has been running by now, seconds.
@@ -85,8 +85,7 @@ class Slot:
         if self._mean_s is None or self._mean_s < TELLING_S:
             return []
         surplus = self.asked[kept:]
-        for lane in surplus:
-            del self._asked[lane]
+        self._asked.difference_update(surplus)
         return surplus
 
     def surplus(self) -> list[Attempt]:

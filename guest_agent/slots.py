@@ -229,7 +229,7 @@ class JobLoop:
             holding=self.holding(),
             generation=self._uplink.generation,
         )
-        slot.ask(lanes, request.id)
+        slot.ask(lanes)
         return request
 
     def _ask(self, slot: Slot, lanes: Sequence[int]) -> None:

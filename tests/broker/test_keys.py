@@ -265,6 +265,7 @@ async def test_old_one_time_logins_are_swept(address: NodeAddress, node: Private
     granted = await granted_by(keeper, unguessable("vm"))
 
     await until(lambda: not centre.management.user_exists(granted.user))
+    assert centre.management.user_exists("host-k3")
     await keeper.connection.close()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

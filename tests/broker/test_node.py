@@ -139,7 +139,10 @@ def test_a_quorum_queue_made_just_before_the_death_of_the_node_takes_messages_ag
     put_one(own_node.start(), "young", "quorum")
     own_node.kill()
 
-    put_one(own_node.start(), "young", "quorum")
+    again = own_node.start()
+    put_one(again, "young", "quorum")
+
+    assert take_one(again, "young") == b"kept"
 
 
 def test_stopping_leaves_no_process_and_may_be_done_twice(own_node: PrivateNode) -> None:

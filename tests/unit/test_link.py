@@ -170,12 +170,16 @@ async def test_an_ack_on_a_connection_that_is_closing_does_nothing() -> None:
     class Closing:
         is_open = True
 
-        def basic_ack(self, _tag: int) -> None:
+        def basic_ack(self, tag: int) -> None:
+            asked.append(tag)
             raise ConnectionWrongStateError
 
+    asked: list[int] = []
     (delivery,) = taken(Closing(), spec.BasicProperties(user_id="vm-a"), b"", bundles=False)
 
     delivery.ack()
+
+    assert asked == [1]
 
 
 class Settling:
@@ -237,6 +241,7 @@ async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(mo
         await link.close()
 
         await asyncio.wait_for(ended.wait(), 5)
+        assert link.closed.done()
 
 
 async def test_a_broker_that_closes_while_consumers_start_ends_the_link_and_not_the_runner() -> None:

@@ -65,9 +65,10 @@ async def test_the_wall_time_ends_the_whole_group(tmp_path: Path) -> None:
 
 
 async def test_a_child_that_outlives_its_leader_is_ended_too(tmp_path: Path) -> None:
-    await start("sh", "-c", "sleep 600 & echo $! > child", directory=tmp_path).wait()
+    ended = await start("sh", "-c", "sleep 600 & echo $! > child", directory=tmp_path).wait()
 
     child = int((tmp_path / "child").read_text())
+    assert (ended.exit_status, ended.timed_out) == (0, False)
     await until(lambda: start_time_of(child) == "" or "Z" in Path(f"/proc/{child}/stat").read_text())
 
 

@@ -33,7 +33,7 @@ def test_a_slot_that_has_asked_or_is_busy_wants_nothing_more() -> None:
     asked, busy = Slot(LANES), Slot(LANES)
     asked.busy = busy.busy = 1
     asked.learn(0.001)
-    asked.ask([0], "r")
+    asked.ask([0])
 
     assert (asked.wanted(), busy.wanted()) == ([], [])
 
@@ -52,7 +52,7 @@ def test_one_short_job_after_a_long_one_says_little() -> None:
 
 def test_a_slot_asks_for_many_at_once_and_not_for_each_alone() -> None:
     slot = slot_after(*[0.001] * 20)
-    slot.ask(list(LANES), "r")
+    slot.ask(list(LANES))
     slot.busy = 1
     wanted = []
     for lane in LANES:
@@ -65,7 +65,7 @@ def test_a_slot_asks_for_many_at_once_and_not_for_each_alone() -> None:
 
 def test_a_slot_never_asks_twice_on_a_lane() -> None:
     slot = slot_after(*[0.001] * 20)
-    slot.ask([0, 2, 4], "r")
+    slot.ask([0, 2, 4])
 
     assert slot.wanted() == list(LANES)[3:]
 
@@ -96,14 +96,14 @@ def test_what_runs_and_waits_before_a_job_is_counted() -> None:
     slot = slot_after(0.001, 0.001)
     slot.busy = 1
     fill(slot, 2)
-    slot.ask([0, 2], "r")
+    slot.ask([0, 2])
 
     assert slot.ahead == 3
 
 
 def test_an_idle_slot_says_again_that_it_would_begin_at_once() -> None:
     slot = slot_after(*[0.001] * 20)
-    slot.ask(list(LANES), "r")
+    slot.ask(list(LANES))
     slot.serve(0)
 
     assert (slot.wanted(), slot.is_idle) == ([2], True)
@@ -112,7 +112,7 @@ def test_an_idle_slot_says_again_that_it_would_begin_at_once() -> None:
 @pytest.mark.parametrize(("took_s", "busy", "kept"), [(0.5, 1, 1), (0.5, 0, 2), (PATIENCE_S, 1, 0), (0.05, 1, 64)])
 def test_what_a_long_job_makes_needless_is_withdrawn(took_s: float, busy: int, kept: int) -> None:
     slot = slot_after(*[0.001] * 20)
-    slot.ask(list(LANES), "r")
+    slot.ask(list(LANES))
     slot.busy = busy
     slot.learn(took_s)
 
