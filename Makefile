@@ -5,10 +5,14 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 ARGS :=
 
-.PHONY: help setup demo test lint bench clean
+#: Tests that need neither a server nor a guest.
+QUICK := -m "not service and not qemu" tests/unit tests/contract
+
+.PHONY: help setup demo check test lint bench clean
 
 help:
 	@echo "make demo   the whole system on this machine: four physics jobs in two virtual machines"
+	@echo "make check  ruff, mypy and the tests that need no service: in a minute, at every step"
 	@echo "make test   every check: ruff, mypy, pytest"
 	@echo "make bench  ours beside its peers: rpc, jobs, transfer"
 	@echo "make lint   ruff and mypy alone"
@@ -20,6 +24,12 @@ setup:
 
 demo:
 	@began=$$(date +%s.%N); deploy/setup.sh demo && exec $(PYTHON) -m console.demo --began $$began $(ARGS)
+
+check:
+	@deploy/setup.sh test
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q $(QUICK) $(ARGS)
 
 test:
 	@deploy/setup.sh test

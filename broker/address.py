@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
+
+from broker import durable
 
 #: The one virtual host of a deployment.
 VHOST = "volunteer-cloud"
@@ -24,21 +25,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"Address({self.user}@{self.host}:{self.port}/{self.vhost})"
 
 
-def write_private(path: Path, body: bytes) -> None:
-    """Put ``body`` in a file that only its owner reads; the file is whole or as it was. Makes its directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(body)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
 def write_address(path: Path, address: Address) -> None:
     """Keep a credential in a file of mode 0600."""
-    write_private(path, msgspec.json.format(msgspec.json.encode(address)))
+    durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
 
 
 def read_address(path: Path) -> Address:

@@ -21,7 +21,8 @@ from string import Template
 
 import msgspec
 
-from broker.address import VHOST, write_private
+from broker import durable
+from broker.address import VHOST
 from broker.errors import NodeError
 from broker.ports import free_ports
 from broker.process_record import read_record, record_of
@@ -204,9 +205,9 @@ class PrivateNode:
         address = msgspec.structs.replace(
             address, amqp_port=ports[0], management_port=ports[1], prometheus_port=ports[2]
         )
-        write_private(path, msgspec.json.format(msgspec.json.encode(address)))
-        write_private(self.directory / "rabbitmq.conf", render_config(address).encode())
-        write_private(self.directory / "enabled_plugins", _package_text("enabled_plugins").encode())
+        durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
+        durable.replace(self.directory / "rabbitmq.conf", render_config(address).encode())
+        durable.replace(self.directory / "enabled_plugins", _package_text("enabled_plugins").encode())
         return address
 
     def _launch(self, server: Path) -> subprocess.Popen[bytes]:
@@ -221,7 +222,7 @@ class PrivateNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        write_private(self._record_path, record_of(process.pid).encode())
+        durable.replace(self._record_path, record_of(process.pid).encode())
         return process
 
     @property

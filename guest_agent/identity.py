@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.address import Address, write_private
+from broker import durable
+from broker.address import Address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, NotDelivered
@@ -98,7 +99,7 @@ class Identity:
             log.warning("no newer credential, the kept one again", extra={"why": str(error)})
             return kept.address
         fresh = Kept(self.seed.vm, self.seed.generation, address)
-        await asyncio.to_thread(write_private, self._file, msgspec.json.encode(fresh))
+        await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(fresh))
         return address
 
     async def _look_for_newer(self) -> None:

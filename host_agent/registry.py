@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.address import write_private
+from broker import durable
 from host_agent.errors import ConfigError, HostError
 
 
@@ -86,4 +86,4 @@ class VmRegistry:
         return record
 
     def _save(self) -> None:
-        write_private(self._path, msgspec.json.encode(self.all()))
+        durable.replace(self._path, msgspec.json.encode(self.all()))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from broker.address import write_private
+from broker import durable
 from console.centre.layout import tail
 from console.centre.main import Report
 from console.centre.plan import Plan
@@ -27,7 +27,7 @@ def start_detached(plan: Plan, say: Say) -> int:
     """
     layout = plan.layout
     layout.make()
-    write_private(layout.plan, msgspec.json.format(msgspec.json.encode(plan)))
+    durable.replace(layout.plan, msgspec.json.format(msgspec.json.encode(plan)))
     reading, writing = os.pipe()
     with layout.log(SUPERVISOR).open("ab") as log:
         process = subprocess.Popen(

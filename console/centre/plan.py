@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
-from broker.address import write_private
+from broker import durable
 from broker.keys.config import KeysConfig
 from broker.node import LOOPBACK
 from broker.ports import free_ports
@@ -102,7 +102,7 @@ def settle_names(plan: Plan) -> Names:
     processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
     ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
     names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
-    write_private(path, msgspec.json.format(msgspec.json.encode(names)))
+    durable.replace(path, msgspec.json.format(msgspec.json.encode(names)))
     return names
 
 
@@ -116,7 +116,7 @@ def write_configurations(plan: Plan, names: Names, images: list[str]) -> None:
         KEY_MANAGER: _key_manager(plan, names),
     }
     for process, config in configs.items():
-        write_private(layout.config(process), render_toml(config).encode())
+        durable.replace(layout.config(process), render_toml(config).encode())
 
 
 def daemons(plan: Plan, names: Names) -> list[Daemon]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from broker.address import write_private
+from broker import durable
 from broker.process_record import ProcessRecord, record_of
 
 
@@ -36,7 +36,7 @@ def write_state(path: Path, name: str, pid: int, *, restarts: int = 0, last_end:
     """Keep who a process is that was started just now."""
     now_ms = int(time.time() * 1000)
     state = ProcessState(name=name, record=record_of(pid), since_ms=now_ms, restarts=restarts, last_end=last_end)
-    write_private(path, msgspec.json.encode(state))
+    durable.replace(path, msgspec.json.encode(state))
 
 
 def read_state(path: Path) -> ProcessState | None:

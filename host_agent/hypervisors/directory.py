@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.address import write_private
+from broker import durable
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.detached import ProcessIdentity
@@ -112,7 +112,7 @@ class VmDirectories:
 
 def write_record(path: Path, record: msgspec.Struct) -> None:
     """Write a record so that a crash leaves either the old one or the new one."""
-    write_private(path, msgspec.json.encode(record, enc_hook=str))
+    durable.replace(path, msgspec.json.encode(record, enc_hook=str))
 
 
 def read_record(path: Path, kind: type[_Record]) -> _Record | None:

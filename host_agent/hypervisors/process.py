@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.address import write_private
+from broker import durable
 from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.detached import (
@@ -124,7 +124,7 @@ class ProcessHypervisor:
         """Start the guest agent with ``seed`` in a file that only this user reads."""
         self._directories.spec(vm)
         home = self._directories.path(vm)
-        write_private(home / _SEED, seed)
+        durable.replace(home / _SEED, seed)
         command = [*self._command, "--seed", str(home / _SEED), "--state-dir", str(home / _STATE)]
         try:
             process = await asyncio.to_thread(spawn, vm, command, home / _STATE, home / _LOG)
@@ -180,7 +180,7 @@ class ProcessHypervisor:
     async def offer_seed(self, vm: str, seed: bytes) -> None:
         """Replace the seed file; the guest agent watches it."""
         self._directories.spec(vm)
-        write_private(self._directories.path(vm) / _SEED, seed)
+        durable.replace(self._directories.path(vm) / _SEED, seed)
 
     async def _adopt(self, vm: str) -> None:
         if vm in self._live:

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from broker.address import write_private
+from broker import durable
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
@@ -321,7 +321,7 @@ class QemuHypervisor:
         return (self._directories.path(vm) / MEMORY).exists()
 
     def _write_seed(self, vm: str, seed: bytes) -> None:
-        write_private(self._directories.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
+        durable.replace(self._directories.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
 
     def _machine(self, vm: str) -> Machine:
         live = self._live.get(vm)

@@ -1,0 +1,79 @@
+"""What was said to be written is there, whatever the kernel's count and however full the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from broker import durable
+
+
+@pytest.fixture
+def grudging(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A kernel that takes seven bytes at a time, as it may on a disk that is nearly full; gives the counts."""
+    counts: list[int] = []
+    write, pwrite = os.write, os.pwrite
+
+    def some(descriptor: int, data: bytes) -> int:
+        counts.append(write(descriptor, data[:7]))
+        return counts[-1]
+
+    def some_at(descriptor: int, data: bytes, offset: int) -> int:
+        counts.append(pwrite(descriptor, data[:7], offset))
+        return counts[-1]
+
+    monkeypatch.setattr(os, "write", some)
+    monkeypatch.setattr(os, "pwrite", some_at)
+    return counts
+
+
+def test_a_write_that_is_taken_in_pieces_is_written_whole(tmp_path: Path, grudging: list[int]) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        durable.write_all(file.fileno(), bytes(range(100)), 50)
+        durable.write_all(file.fileno(), b"from the start", None)
+
+    content = (tmp_path / "file").read_bytes()
+    assert content[50:] == bytes(range(100))
+    assert content.startswith(b"from the start")
+    assert len(grudging) == 17
+
+
+def test_a_replaced_file_is_whole_and_its_owners_alone(tmp_path: Path, grudging: list[int]) -> None:
+    path = tmp_path / "new" / "file"
+
+    durable.replace(path, b"x" * 1000)
+
+    assert path.read_bytes() == b"x" * 1000
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in path.parent.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_content_names_the_file_and_leaves_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    durable.replace(path, b"old")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/file'"):
+        durable.replace(path, b"new")
+
+    assert path.read_bytes() == b"old"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_link_that_lies_where_the_new_file_is_written_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    (tmp_path / f".file.{os.getpid()}").symlink_to(victim)
+
+    with pytest.raises(OSError, match="file"):
+        durable.replace(tmp_path / "file", b"new")
+
+    assert victim.read_bytes() == b"mine"
