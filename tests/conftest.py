@@ -1,11 +1,38 @@
-"""Which tests need no service: what `make check` runs, in a minute, at every step."""
+"""What every run of the tests has: a reaper that outlives it, signals as tests expect them, marks by what is needed."""
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
+from tests import reaper
+
 #: Folders whose every test talks to a broker, or is a whole system.
-WITH_SERVICES = ("tests/broker/", "tests/system/")
+WITH_SERVICES = ("tests/broker/", "tests/system/", "tests/long/")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Let the run happen under a reaper; inside it, put right what the run may have inherited."""
+    if reaper.TREE in os.environ:
+        _hear_signals()
+        return None
+    if config.option.collectonly or config.option.help or config.option.version:
+        return None
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)
+    return reaper.hand_over(list(config.invocation_params.args))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Put pytest's own directories straight into the tree: what binds a socket in one has 108 bytes for its path."""
+    tree = os.environ.get(reaper.TREE)
+    if tree and not config.option.basetemp:
+        config.option.basetemp = f"{tree}/t"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,3 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 class _None:
     params: dict[str, object] = {}
+
+
+def _hear_signals() -> None:
+    """Undo what ``nohup`` and CI runners do: a child of a process that ignores SIGINT ignores it too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -63,7 +63,7 @@ class System:
 @pytest.fixture
 def empty() -> Iterator[System]:
     """A data directory with nothing in it, and nothing left of it afterwards."""
-    data = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    data = Path(tempfile.mkdtemp(prefix="vc-"))
     system = System(data)
     yield system
     if (data / "run").is_dir():
@@ -76,7 +76,7 @@ def empty() -> Iterator[System]:
 @pytest.fixture(scope="module")
 def cloud() -> Iterator[System]:
     """A system that is up, for all tests of this module."""
-    data = Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))
+    data = Path(tempfile.mkdtemp(prefix="vc-"))
     system = System(data)
     system.ok(*UP)
     yield system
