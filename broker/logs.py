@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from textwrap import indent
+from typing import Any
+
+from schemas.plain_text import plain, plain_lines
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -17,7 +21,11 @@ class EventFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
         """Render the line, its fields last."""
         fields = [f"{k}={v!r}" for k, v in record.__dict__.items() if k not in _OWN]
-        return " ".join([super().formatMessage(record), *fields])
+        return plain(" ".join([super().formatMessage(record), *fields]))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  logging's own name
+        """Render a traceback with an indent: what a stranger said in an error begins no line of its own."""
+        return indent(plain_lines(super().formatException(ei)), "  ")
 
 
 def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:

@@ -24,6 +24,7 @@ from console.errors import BadInput, CommandFailed, NoSuchJob, Unreachable
 from console.execution import Execution, OnOutput
 from console.file_calls import FileCalls, Progress
 from console.job_file import PreparedJob, prepare
+from console.landing import Landing
 from console.why import Explanation, explain
 from schemas.description import JobDescription
 from schemas.envelope import Message
@@ -257,21 +258,24 @@ class AsyncClient(CentreCalls):
             return {entry.name: (directory / entry.name).read_bytes() for entry in streams}
 
     async def fetch(
-        self, name: str, directory: Path | str, *, progress: Callable[[str, int, int], None] | None = None
+        self,
+        name: str,
+        directory: Path | str,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> list[Path]:
-        """Bring one job's outputs, stdout and stderr included, into a directory; give their paths. Raises NoSuchJob.
+        """Bring one job's outputs, stdout and stderr included, into a directory; give their paths. Raises NoSuchJob,
+        and CommandFailed where another file is in the way, unless ``overwrite``; then nothing has been fetched.
 
-        ``progress`` is called with (output, bytes so far, size).
+        ``progress`` is called with (output, bytes so far, size). A file that is there already is not fetched again.
         """
         record = await self.show(name)
         chosen = _attempt_with_outputs(record, None)
-        paths = []
-        for entry in chosen.outputs:
-            path = _below(Path(directory), entry.name)
-            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+        landing = Landing(Path(directory), chosen.outputs)
+        for entry, path in await asyncio.to_thread(landing.missing, overwrite=overwrite):
             await self._download(record.job.job, chosen, entry, path, _named(progress, entry.name))
-            paths.append(path)
-        return paths
+        return landing.paths
 
     async def _download(
         self, job: str, attempt: AttemptRow, entry: OutputEntry, path: Path, progress: Progress | None
@@ -310,14 +314,6 @@ def _attempt_with_outputs(record: JobRecord, attempt: int | None) -> AttemptRow:
     which = "attempt" if attempt is None else f"attempt {attempt}"
     text = f"job {record.job.job} is {record.job.state}: no {which} has left any output"
     raise NoSuchJob(text, f"`volcloud job why {record.job.job}` tells where it is")
-
-
-def _below(directory: Path, name: str) -> Path:
-    """Give an output's place; a guest chose the name, so one that leads elsewhere is refused."""
-    path = directory / name
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts or path == directory:
-        raise CommandFailed(f"output {name!r}: leads out of {directory}", "do not trust that VM; nothing was written")
-    return path
 
 
 def _named(progress: Callable[[str, int, int], None] | None, name: str) -> Progress | None:

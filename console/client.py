@@ -258,10 +258,16 @@ class Client:
         return self._wait_for(self._client.logs(name, attempt))
 
     def fetch(
-        self, name: str, directory: Path | str, *, progress: Callable[[str, int, int], None] | None = None
+        self,
+        name: str,
+        directory: Path | str,
+        *,
+        overwrite: bool = False,
+        progress: Callable[[str, int, int], None] | None = None,
     ) -> list[Path]:
-        """Bring one job's outputs, stdout and stderr included, into a directory; give their paths."""
-        return self._wait_for(self._client.fetch(name, directory, progress=progress))
+        """Bring one job's outputs, stdout and stderr included, into a directory; give their paths. Raises CommandFailed
+        where another file is in the way, unless ``overwrite``."""
+        return self._wait_for(self._client.fetch(name, directory, overwrite=overwrite, progress=progress))
 
     def cancel(self, name: str) -> JobsChanged:
         """Cancel a job, or all of an array: what waits ends at once, what runs soon after."""

@@ -76,10 +76,11 @@ class FileCalls:
 
     async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
         get = FileGet(file=file)
-        partial = local.parent / f".{local.name}.{get.id[-12:]}.part"
+        partial = local.parent / f".{local.name[:200]}.{get.id[-12:]}.part"
+        await asyncio.to_thread(_make, partial)
         watch = _Watch(size, progress)
-        work = self._transfers.fetch_file(get, local, partial, peer, progress=watch.on_bytes)
         try:
+            work = self._transfers.fetch_file(get, local, partial, peer, progress=watch.on_bytes)
             return await self._while_moving(work, watch, peer, local.name)
         finally:
             partial.unlink(missing_ok=True)
@@ -122,8 +123,17 @@ def _silence(peer: str, what: str, still_s: float) -> ConsoleError:
     return CommandFailed(text, "see with `volcloud vm list` whether its agent is ready, then try again")
 
 
+def _make(partial: Path) -> None:
+    """Make the file that a transfer fills: a person's file has the mode that his umask gives, as with cp."""
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+
+
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    fresh = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    try:
+        fresh.write_bytes(content)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

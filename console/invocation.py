@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.console import RenderableType
 
 from console.client import Client
 from console.data_directory import VARIABLE, data_directory
+from console.screen import echo, screen
+from console.telling import JSON
+from schemas.plain_text import plain_all, plain_json
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: Width of a table that no terminal shows; rich would cut it to 80 columns.
-PIPE_WIDTH = 200
+T = TypeVar("T")
 
 
 class Invocation:
@@ -39,39 +39,27 @@ class Invocation:
         """Connect to the system that is meant. Raises Unreachable."""
         return Client.connect(self.directory)
 
-    def show(self, value: Any, render: Callable[[], RenderableType]) -> None:
-        """Print a value: as JSON for programs, rendered for people."""
+    def show(self, value: T, render: Callable[[T], RenderableType]) -> None:
+        """Print a value: as JSON for programs, rendered for people. Strangers' words in it are text, on one line."""
         if self.is_json:
-            click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+            echo(plain_json(msgspec.json.format(_as_json(value), indent=2)))
         else:
-            screen().print(render())
+            screen().print(render(plain_all(value)))
 
     def say(self, text: str) -> None:
         """Print a line for people; silent when programs read."""
         if not self.is_json:
-            click.echo(text)
-
-
-def screen(*, err: bool = False) -> Console:
-    """Give the terminal as rich sees it; made anew, because tests and pipes replace the streams."""
-    console = Console(stderr=err, highlight=False)
-    return console if console.is_terminal else Console(stderr=err, highlight=False, width=PIPE_WIDTH)
-
-
-def transfer_bars() -> Progress:
-    """Give progress bars for files, on standard error; nothing is drawn where no terminal is."""
-    console = screen(err=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def file_bar(bars: Progress, label: str) -> Callable[[int, int], None]:
-    """Add a bar and give the callback that moves it."""
-    bar = bars.add_task(label, total=None)
-    return lambda done, size: bars.update(bar, completed=done, total=size or None)
+            echo(text)
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a path of this machine that is no UTF-8
+        return msgspec.json.encode(plain_all(value)).decode()
 
 
 def data_option(command: F) -> F:
@@ -102,3 +90,4 @@ def _remember_data(ctx: click.Context, _: click.Parameter, value: Path | None) -
 def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.ensure_object(Invocation).is_json = True
+        ctx.meta[JSON] = True

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from console.why import Explanation
 from schemas.ledger import AttemptRow, HostRow, JobRecord, JobRow, Jobs, RegistryRow
+from schemas.plain_text import plain
 
 _COLOURS = {
     "done": "green",
@@ -45,7 +46,7 @@ def lines(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
 
 def state(word: str) -> Text:
     """Render a state in its colour."""
-    return Text(word, style=_COLOURS.get(word, ""))
+    return Text(plain(word), style=_COLOURS.get(word, ""))
 
 
 def ago(then_ms: int) -> str:

@@ -1,15 +1,20 @@
 """How an error reaches a person: one sentence, one next step, and the exit status that scripts rely on.
 
-0 ok, 1 the job or command failed, 2 usage, 3 the system cannot be reached. The one place where errors of the floors
-below become exit statuses.
+0 ok, 1 the job or command failed, 2 usage, 3 the system cannot be reached, 130 interrupted, 141 nobody reads what is
+printed. The one place where errors of the floors below, of the operating system and of nobody's foresight become
+sentences and exit statuses; with ``--json`` they are JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+import msgspec
 
 from broker.errors import (
     BrokerError,
@@ -22,25 +27,55 @@ from broker.errors import (
     RemoteError,
     Unroutable,
 )
+from console import crash
 from console.errors import ConsoleError
+from console.screen import echo
 from schemas.errors import SchemaError
+from schemas.plain_text import plain_json, plain_lines
 
+#: Exit statuses of who was interrupted, and of who wrote to a pipe that nobody reads: the shell's, 128 + the signal.
+INTERRUPTED, NOBODY_READS = 130, 141
+#: Key under which a command's context says that programs read.
+JSON = "console.telling.json"
 _STATUS = "see with `volcloud status` what runs"
 
 
 class Verdict(Exception):
     """An error ready to be told."""
 
-    def __init__(self, exit_status: int, message: str, next_step: str) -> None:
+    def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
         super().__init__(message)
         self.exit_status, self.message, self.next_step = exit_status, message, next_step
 
 
-def judge(error: ConsoleError | BrokerError | SchemaError) -> Verdict:
-    """Say what to tell of an error, and which exit status it has."""
+class _Told(msgspec.Struct, frozen=True):
+    message: str
+    next_step: str
+    exit_status: int
+
+
+def judge(error: BaseException) -> Verdict:
+    """Say what to tell of an error, and which exit status it has. One that nobody foresaw is kept in a file."""
     match error:
+        case Verdict():
+            return error
         case ConsoleError():
             return Verdict(error.exit_status, error.message, error.next_step)
+        case BrokerError():
+            return _of_broker(error)
+        case SchemaError():
+            return Verdict(2, str(error), "make it shorter; what is large belongs into files")
+        case click.ClickException():
+            return Verdict(error.exit_code, error.format_message(), _help_of(error))
+        case KeyboardInterrupt() | click.Abort():
+            return Verdict(INTERRUPTED, "interrupted")
+        case OSError():
+            return Verdict(1, _of_system(error))
+    return _unforeseen(error)
+
+
+def _of_broker(error: BrokerError) -> Verdict:
+    match error:
         case RemoteError():
             return Verdict(1, error.message, error.hint)
         case CallTimeout(accepted=True):
@@ -49,25 +84,109 @@ def judge(error: ConsoleError | BrokerError | SchemaError) -> Verdict:
             return Verdict(1, str(error), "`volcloud vm list` and `volcloud host list` show what there is")
         case CallTimeout() | NotDelivered() | LoginRefused() | QueueGone() | NodeError() | ManagementError():
             return Verdict(3, str(error), _STATUS)
-        case SchemaError():
-            return Verdict(2, str(error), "make it shorter; what is large belongs into files")
-        case _:
-            return Verdict(1, str(error), "")
+    return Verdict(1, str(error))
+
+
+def _of_system(error: OSError) -> str:
+    """Say it as the shell's own commands do: the file, then what is wrong with it."""
+    said = error.strerror or str(error) or type(error).__name__
+    return f"{os.fsdecode(error.filename)}: {said}" if isinstance(error.filename, str | bytes) else said
+
+
+def _help_of(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"`{context.command_path} --help` shows what is allowed" if context else ""
+
+
+def _unforeseen(error: BaseException) -> Verdict:
+    kept = crash.keep(crash.describe(error))
+    where = f"the whole account is in {kept}; please report it with that file" if kept else "please report it"
+    return Verdict(1, f"a fault of volcloud itself: {type(error).__name__}: {error}", where)
+
+
+def told(command: Callable[[], object], *, is_json: bool) -> int:
+    """Run a command to its end and give its exit status; whatever goes wrong is told. Raises nothing."""
+    try:
+        status = command()
+        sys.stdout.flush()
+    except (BrokenPipeError, click.exceptions.Exit, click.exceptions.NoArgsIsHelpError) as error:
+        return _ended_early(error)
+    except BaseException as error:  # noqa: BLE001  the top: nobody's traceback reaches a person
+        return _told(judge(error), is_json=is_json)
+    return status if isinstance(status, int) else 0
+
+
+def _ended_early(error: Exception) -> int:
+    """Give the exit status of an end that needs no words, or that has its own."""
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            error.show()
+            return error.exit_code
+    silence(sys.stdout)
+    return NOBODY_READS
+
+
+def _told(verdict: Verdict, *, is_json: bool) -> int:
+    with contextlib.suppress(OSError):
+        _print(verdict, is_json=is_json)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        silence(sys.stdout)
+    return verdict.exit_status
 
 
 @contextmanager
-def telling(exit_status: int | None = None) -> Iterator[None]:
-    """End the command with a clear error and its exit status, or with the one given here, whatever it was."""
+def failing_with(exit_status: int) -> Iterator[None]:
+    """Let whatever we can say of an error end the command with this status."""
     try:
         yield
-    except (ConsoleError, BrokerError, SchemaError) as error:
+    except (ConsoleError, BrokerError, SchemaError, OSError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
         verdict = judge(error)
-        tell(verdict.message, verdict.next_step)
-        raise click.exceptions.Exit(verdict.exit_status if exit_status is None else exit_status) from error
+        raise Verdict(exit_status, verdict.message, verdict.next_step) from error
 
 
-def tell(message: str, next_step: str = "") -> None:
-    """Print an error and its next step to standard error."""
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {message}", err=True)
-    if next_step:
-        click.echo(f"{click.style('Next:', bold=True)} {next_step}", err=True)
+def tell(verdict: Verdict) -> None:
+    """Tell an error on standard error while the command goes on."""
+    context = click.get_current_context(silent=True)
+    _print(verdict, is_json=bool(context and context.meta.get(JSON)))
+
+
+def note(text: str) -> None:
+    """Tell something that is no error, on standard error: programs that read are not told."""
+    context = click.get_current_context(silent=True)
+    if not (context and context.meta.get(JSON)):
+        echo(f"{_marked('Note:')} {_indented(text)}", err=True)
+
+
+def silence(stream: object) -> None:
+    """Let what a broken stream still holds go nowhere: Python would complain of it at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[attr-defined]
+        os.close(nowhere)
+
+
+def _print(verdict: Verdict, *, is_json: bool) -> None:
+    if is_json:
+        error = {"error": _Told(plain_lines(verdict.message), plain_lines(verdict.next_step), verdict.exit_status)}
+        sys.stderr.write(plain_json(msgspec.json.encode(error).decode()) + "\n")
+        return
+    sys.stderr.write(f"{_marked('Error:', '31')} {_indented(verdict.message)}\n")
+    if verdict.next_step:
+        sys.stderr.write(f"{_marked('Next:')} {_indented(verdict.next_step)}\n")
+    sys.stderr.flush()
+
+
+def _indented(text: str) -> str:
+    """Give further lines of a text an indent, so that none of them looks like one of ours."""
+    return plain_lines(text).replace("\n", "\n  ")
+
+
+def _marked(word: str, colour: str = "") -> str:
+    codes = ";".join(filter(None, ("1", colour)))
+    return f"\x1b[{codes}m{word}\x1b[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else word

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import click
+from collections.abc import Sequence
 
-from broker.entities import administrator, check, declare
+import click
+from rich.console import RenderableType
+
+from broker.entities import Difference, administrator, check, declare
 from broker.management import Management
 from broker.node import NodeAddress, read_node_address
 from broker.principals import Principal, parse_principal
@@ -58,12 +61,16 @@ def check_all(invocation: Invocation, profile: str) -> None:
     """
     node = read_node_address(Layout(invocation.directory).node)
     found = check(Management(node), _expected(node, Profile(profile)))
+    invocation.show(found, _render)
+    if found:
+        raise click.exceptions.Exit(1)
+
+
+def _render(found: Sequence[Difference]) -> RenderableType:
     shown = table("WHAT", "EXPECTED", "FOUND")
     for one in found:
         shown.add_row(one.entity, one.expected, one.found)
-    invocation.show(found, lambda: shown if found else "the broker is as it should be")
-    if found:
-        raise click.exceptions.Exit(1)
+    return shown if found else "the broker is as it should be"
 
 
 def _expected(node: NodeAddress, profile: Profile) -> list[QueueSpec]:

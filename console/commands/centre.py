@@ -20,9 +20,10 @@ from console.centre.overview import Overview, look
 from console.centre.plan import Plan
 from console.centre.stopping import clean_up, live_processes, live_supervisor, node_record
 from console.centre.supervisor import hold_until_signal
-from console.errors import CommandFailed
+from console.errors import CommandFailed, Unreachable
 from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.rendering import ago, lines, render_hosts, render_vms, table, told_counts
+from console.screen import echo
 
 #: How long an orderly stop may take before `down` does it by itself, seconds.
 STOP_S = 180.0
@@ -123,11 +124,9 @@ def status(invocation: Invocation) -> None:
       volcloud status --json
     """
     seen = look(Layout(invocation.directory))
-    invocation.show(seen, lambda: _render(seen))
+    invocation.show(seen, _render)
     if seen.trouble:
-        click.echo(f"Error: {seen.trouble}", err=True)
-        click.echo("Next: `volcloud up` starts it; DIR/log holds what went wrong", err=True)
-        raise click.exceptions.Exit(3)
+        raise Unreachable(seen.trouble, "`volcloud up` starts it; DIR/log holds what went wrong")
 
 
 def _end_supervisor(layout: Layout, say: Callable[[str], None]) -> None:
@@ -167,7 +166,7 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, float]:
 def _stopwatch() -> Callable[[str], None]:
     """Give a function that prints progress with the time since now."""
     began = time.monotonic()
-    return lambda text: click.echo(f"{time.monotonic() - began:6.1f} s  {text}")
+    return lambda text: echo(f"{time.monotonic() - began:6.1f} s  {text}")
 
 
 def _render(seen: Overview) -> RenderableType:

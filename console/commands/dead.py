@@ -30,7 +30,7 @@ def list_letters(invocation: Invocation) -> None:
       volcloud dead list
     """
     letters = _letters(invocation).list()
-    invocation.show(letters, lambda: _render_list(letters))
+    invocation.show(letters, _render_list)
 
 
 @dead.command("show")
@@ -46,7 +46,7 @@ def show(invocation: Invocation, letter: str) -> None:
       volcloud dead show 3fa9
     """
     found = _letters(invocation).show(letter)
-    invocation.show(found, lambda: _render(found))
+    invocation.show(found, _render)
 
 
 @dead.command("replay")
@@ -62,7 +62,7 @@ def replay(invocation: Invocation, letter: str) -> None:
       volcloud dead replay 3fa9
     """
     sent = _letters(invocation).replay(letter)
-    invocation.show(sent, lambda: f"{sent.id} sent again to {sent.key}")
+    invocation.show(sent, lambda one: f"{one.id} sent again to {one.key}")
 
 
 @dead.command("drop")
@@ -78,7 +78,7 @@ def drop(invocation: Invocation, letter: str) -> None:
       volcloud dead drop 3fa9
     """
     gone = _letters(invocation).drop(letter)
-    invocation.show(gone, lambda: f"{gone.id} dropped")
+    invocation.show(gone, lambda one: f"{one.id} dropped")
 
 
 def _letters(invocation: Invocation) -> DeadLetters:
@@ -101,7 +101,4 @@ def _render(one: DeadLetter) -> RenderableType:
 def _dump(body: bytes) -> str:
     """Render bytes as hexadecimal beside their ASCII."""
     rows = [body[start : start + 16] for start in range(0, len(body), 16)]
-    return "\n".join(
-        f"{row.hex(' '):<47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}".replace("[", "\\[")
-        for row in rows
-    )
+    return "\n".join(f"{row.hex(' '):<47}  {''.join(chr(b) if 32 <= b < 127 else '.' for b in row)}" for row in rows)

@@ -26,4 +26,4 @@ def list_hosts(invocation: Invocation) -> None:
     """
     with invocation.client() as client:
         rows = client.hosts()
-    invocation.show(rows, lambda: render_hosts(rows))
+    invocation.show(rows, render_hosts)

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import click
 
+from console.bars import file_bar, transfer_bars
 from console.client import Client
 from console.commands.waiting import follow
 from console.errors import CommandFailed
-from console.invocation import Invocation, data_option, file_bar, json_option, pass_invocation, screen, transfer_bars
+from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.job_file import PreparedJob, prepare
 from console.rendering import render_jobs, render_record, render_why, told_counts
+from console.screen import Output, screen
 from schemas.ledger import JobRow, Jobs, JobState, JobVerdict
+from schemas.plain_text import plain_all
 
 #: Jobs that did not end well and are explained after ``--wait``; the others are like them.
 MOST_TOLD = 3
@@ -50,14 +53,14 @@ def submit(invocation: Invocation, file: Path, job_id: str | None, array: int | 
     with invocation.client() as client:
         verdict = _submit(client, prepared)
         if not wait:
-            invocation.show(verdict, lambda: _accepted(verdict))
+            invocation.show(verdict, _accepted)
             return
         invocation.say(_accepted(verdict))
         rows = follow(client, verdict.job)
         counts = _counted(rows)
-        invocation.show(Jobs(call=verdict.call, jobs=rows, counts=counts), lambda: told_counts(counts))
+        invocation.show(Jobs(call=verdict.call, jobs=rows, counts=counts), lambda jobs: told_counts(jobs.counts))
         for row in [row for row in rows if row.state != JobState.DONE][:MOST_TOLD]:
-            screen(err=True).print(render_why(client.why(row.job)))
+            screen(err=True).print(render_why(plain_all(client.why(row.job))))
     if any(row.state != JobState.DONE for row in rows):
         raise click.exceptions.Exit(1)
 
@@ -82,7 +85,7 @@ def list_jobs(invocation: Invocation, name: str, states: tuple[str, ...], owner:
         found = client.jobs(
             owner=owner or owner_of_name, job=within, states=[JobState(word) for word in states], limit=limit
         )
-    invocation.show(found, lambda: render_jobs(found))
+    invocation.show(found, render_jobs)
 
 
 @job.command("show")
@@ -99,7 +102,7 @@ def show(invocation: Invocation, name: str) -> None:
     """
     with invocation.client() as client:
         record = client.show(name)
-    invocation.show(record, lambda: render_record(record))
+    invocation.show(record, render_record)
 
 
 @job.command("why")
@@ -116,7 +119,7 @@ def why(invocation: Invocation, name: str) -> None:
     """
     with invocation.client() as client:
         explanation = client.why(name)
-    invocation.show(explanation, lambda: render_why(explanation))
+    invocation.show(explanation, render_why)
 
 
 @job.command("logs")
@@ -128,6 +131,8 @@ def why(invocation: Invocation, name: str) -> None:
 def logs(invocation: Invocation, name: str, attempt: int | None) -> None:
     """Print what a job printed: its stdout to stdout, its stderr to stderr.
 
+    On a terminal what could command it is shown as text; in a pipe every byte is as the job wrote it.
+
     \b
     Example:
       volcloud job logs hello-1.2
@@ -135,13 +140,12 @@ def logs(invocation: Invocation, name: str, attempt: int | None) -> None:
     with invocation.client() as client:
         streams = client.logs(name, attempt)
     if invocation.is_json:
-        invocation.show({stream: data.decode(errors="replace") for stream, data in streams.items()}, lambda: "")
+        invocation.show({stream: data.decode(errors="replace") for stream, data in streams.items()}, str)
         return
     for stream, data in streams.items():
-        is_error = stream.endswith("stderr")
-        target = sys.stderr if is_error else sys.stdout
-        target.buffer.write(data)
-        target.buffer.flush()
+        output = Output(sys.stderr if stream.endswith("stderr") else sys.stdout)
+        output.write(data)
+        output.finish()
 
 
 @job.command("cancel")
@@ -158,7 +162,7 @@ def cancel(invocation: Invocation, name: str) -> None:
     """
     with invocation.client() as client:
         answer = client.cancel(name)
-    invocation.show(answer, lambda: f"{answer.changed} cancelled, {answer.pending} told to stop")
+    invocation.show(answer, lambda said: f"{said.changed} cancelled, {said.pending} told to stop")
 
 
 @job.command("retry")
@@ -175,17 +179,20 @@ def retry(invocation: Invocation, name: str) -> None:
     """
     with invocation.client() as client:
         answer = client.retry(name)
-    invocation.show(answer, lambda: f"{answer.changed} released")
+    invocation.show(answer, lambda said: f"{said.changed} released")
 
 
 @job.command("fetch")
 @click.argument("name")
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where to.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are in the way.")
 @data_option
 @json_option
 @pass_invocation
-def fetch(invocation: Invocation, name: str, output: Path | None) -> None:
+def fetch(invocation: Invocation, name: str, output: Path | None, overwrite: bool) -> None:
     """Bring a job's outputs home, into DIR; those of an array into DIR/INDEX. DIR is the job's id by default.
+
+    Files that are there already stay: the same one is not fetched again, another one is an error.
 
     \b
     Example:
@@ -198,11 +205,16 @@ def fetch(invocation: Invocation, name: str, output: Path | None) -> None:
             raise CommandFailed(
                 f"job {name}: {told_counts(_counted(rows))}, so there is no output", f"`volcloud job why {rows[0].job}`"
             )
-        target = output or Path(rows[0].job.partition("/")[2].rpartition(".")[0])
-        fetched = {row.job: _fetch_one(client, row.job, _place(target, row.job, len(rows))) for row in done}
+        submission = rows[0].job.rpartition(".")[0]
+        target = output or Path(submission.partition("/")[2])
+        is_array = sum(client.jobs(job=submission, limit=1).counts.values()) > 1
+        fetched = {
+            row.job: _fetch_one(client, row.job, _place(target, row.job, is_array=is_array), overwrite=overwrite)
+            for row in done
+        }
     invocation.show(
         {name: [str(path) for path in paths] for name, paths in fetched.items()},
-        lambda: "\n".join(str(path) for paths in fetched.values() for path in paths),
+        lambda paths_of: "\n".join(path for paths in paths_of.values() for path in paths),
     )
     if len(done) < len(rows):
         raise CommandFailed(f"{len(rows) - len(done)} of {len(rows)} jobs are not done", f"`volcloud job list {name}`")
@@ -219,7 +231,7 @@ def _accepted(verdict: JobVerdict) -> str:
     return f"{verdict.job} accepted: {verdict.count} job{'' if verdict.count == 1 else 's'}"
 
 
-def _fetch_one(client: Client, name: str, directory: Path) -> list[Path]:
+def _fetch_one(client: Client, name: str, directory: Path, *, overwrite: bool) -> list[Path]:
     with transfer_bars() as bars:
         moves = {}
 
@@ -228,11 +240,11 @@ def _fetch_one(client: Client, name: str, directory: Path) -> list[Path]:
                 moves[output] = file_bar(bars, output)
             moves[output](done, size)
 
-        return client.fetch(name, directory, progress=progress)
+        return client.fetch(name, directory, overwrite=overwrite, progress=progress)
 
 
-def _place(directory: Path, job_name: str, count: int) -> Path:
-    return directory / job_name.rpartition(".")[2] if count > 1 else directory
+def _place(directory: Path, job_name: str, *, is_array: bool) -> Path:
+    return directory / job_name.rpartition(".")[2] if is_array else directory
 
 
 def _counted(rows: Iterable[JobRow]) -> dict[str, int]:

@@ -39,7 +39,8 @@ def add(invocation: Invocation, name: str, output: Path | None) -> None:
     address = msgspec.structs.replace(broker, user=credential.user, password=credential.password)
     path = output or credential_path(invocation.directory, credential.user)
     write_address(path, address)
-    invocation.show({"user": credential.user, "file": str(path.absolute())}, lambda: f"{credential.user}: {path}")
+    written = {"user": credential.user, "file": str(path.absolute())}
+    invocation.show(written, lambda one: f"{one['user']}: {one['file']}")
 
 
 @site.command("delete")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from broker.errors import BrokerError
+from console.bars import file_bar, transfer_bars
 from console.errors import ConsoleError
-from console.invocation import Invocation, data_option, file_bar, json_option, pass_invocation, transfer_bars
+from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.output import LinePrefixer
 from console.rendering import render_vms, state
-from console.telling import judge, tell, telling
+from console.screen import Output
+from console.telling import Verdict, failing_with, judge, tell
 from schemas.errors import SchemaError
 from schemas.execs import ExecEnded, Stream
 from schemas.ledger import RegistryRow
+from schemas.plain_text import plain, plain_all
 from schemas.vms import (
     VmCommand,
     VmDelete,
@@ -69,7 +73,7 @@ def list_vms(invocation: Invocation, pattern: str) -> None:
     """
     with invocation.client() as client:
         rows = client.vms(pattern)
-    invocation.show(rows, lambda: render_vms(rows))
+    invocation.show(rows, render_vms)
 
 
 @vm.command("create")
@@ -95,7 +99,7 @@ def create(
     size = {"cpus": cpus, "memory_mib": memory, "disk_mib": disk}
     with invocation.client() as client:
         status = client.vm_create(name, host=host, image=image, autostart=autostart, **size)
-    invocation.show(status, lambda: _told(status.name, status))
+    invocation.show(status, lambda one: _told(one.name, one))
 
 
 def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
@@ -108,16 +112,17 @@ def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
     @pass_invocation
     def verb(invocation: Invocation, name: str) -> None:
         done: dict[str, VmStatus | None] = {}
-        failed = False
         with invocation.client() as client:
-            for row in client.vms_named(name):
+            rows = client.vms_named(name)
+            labels = _labels(rows)
+            for row in rows:
                 try:
-                    done[row.status.name] = client.command(row, message)
+                    done[row.status.vm] = client.command(row, message)
                 except (ConsoleError, BrokerError) as error:
-                    failed = True
-                    tell(f"{row.status.name}: {judge(error).message}", judge(error).next_step)
-        invocation.show(done, lambda: "\n".join(_told(*item) for item in done.items()))
-        if failed:
+                    tell(_of_vm(labels[row.status.vm], error))
+        shown = plain_all(labels)
+        invocation.show(done, lambda them: "\n".join(_told(shown[vm], one) for vm, one in them.items()))
+        if len(done) < len(rows):
             raise click.exceptions.Exit(1)
 
 
@@ -142,13 +147,16 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
     Example:
       volcloud vm run atlas-1 -- uname -a
     """
-    with telling(WE_FAILED), invocation.client() as client:
+    with failing_with(WE_FAILED), invocation.client() as client:
         rows = client.vms_named(name)
         printer = _Printer(rows if len(rows) > 1 or "*" in name or "?" in name else [])
         arguments = command[1:] if command[0] == "--" else command
         ends = client.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
         printer.finish()
-    raise click.exceptions.Exit(max(_exit_status(*pair) for pair in zip(rows, ends, strict=True)))
+    labels = _labels(rows)
+    raise click.exceptions.Exit(
+        max(_exit_status(labels[row.status.vm], end) for row, end in zip(rows, ends, strict=True))
+    )
 
 
 @vm.command("push")
@@ -192,13 +200,12 @@ class _Printer:
     """Writes output as it comes; marked by line where it comes from several VMs."""
 
     def __init__(self, marked: list[RegistryRow]) -> None:
-        self._streams: dict[Stream, BinaryIO] = {
-            Stream.STDOUT: sys.stdout.buffer,
-            Stream.STDERR: sys.stderr.buffer,
-        }
-        width = max((len(row.status.name) for row in marked), default=0)
+        outputs = {Stream.STDOUT: sys.stdout, Stream.STDERR: sys.stderr}
+        self._streams = {stream: Output(output, is_marked=bool(marked)) for stream, output in outputs.items()}
+        labels = _labels(marked)
+        width = max(map(len, labels.values()), default=0)
         self._prefixers = {
-            (row.status.vm, stream): LinePrefixer(f"{row.status.name:<{width}} | ")
+            (row.status.vm, stream): LinePrefixer(f"{plain(labels[row.status.vm]):<{width}} | ")
             for row in marked
             for stream in self._streams
         }
@@ -211,22 +218,37 @@ class _Printer:
     def finish(self) -> None:
         for (_, stream), prefixer in self._prefixers.items():
             self._write(stream, prefixer.finish())
+        for output in self._streams.values():
+            output.finish()
 
     def _write(self, stream: Stream, data: bytes) -> None:
         with self._lock:
             self._streams[stream].write(data)
-            self._streams[stream].flush()
 
 
-def _exit_status(row: RegistryRow, end: ExecEnded | BaseException) -> int:
+def _labels(rows: Sequence[RegistryRow]) -> dict[str, str]:
+    """Give by id what a person knows each VM by: its name, and its host where two have the same."""
+    names = Counter(row.status.name for row in rows)
+    return {
+        row.status.vm: row.status.name if names[row.status.name] == 1 else f"{row.status.name} on {row.host}"
+        for row in rows
+    }
+
+
+def _exit_status(label: str, end: ExecEnded | BaseException) -> int:
     if isinstance(end, ExecEnded):
         if end.timed_out:
-            tell(f"{row.status.name}: killed after its time limit", "give more with --timeout")
+            tell(Verdict(end.exit_status, f"{label}: killed after its time limit", "give more with --timeout"))
         return end.exit_status
     if not isinstance(end, ConsoleError | BrokerError | SchemaError):
         raise end
-    tell(f"{row.status.name}: {judge(end).message}", judge(end).next_step)
+    tell(_of_vm(label, end))
     return WE_FAILED
+
+
+def _of_vm(label: str, error: ConsoleError | BrokerError | SchemaError) -> Verdict:
+    verdict = judge(error)
+    return Verdict(verdict.exit_status, f"{label}: {verdict.message}", verdict.next_step)
 
 
 def _environment(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from console.centre_calls import FINAL_STATES
 from console.client import Client
-from console.invocation import screen
 from console.rendering import told_counts
+from console.screen import LabelColumn, screen
 from schemas.ledger import JobRow
 
 
 def follow(client: Client, name: str) -> list[JobRow]:
     """Wait until all jobs of a name have ended; show their states on standard error meanwhile."""
     console = screen(err=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (LabelColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         bar = bars.add_task(name, total=None)
 

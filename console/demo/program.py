@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from broker.errors import BrokerError
 from console.async_client import AsyncClient
@@ -25,7 +24,8 @@ from console.demo import evidence, material
 from console.demo.place import Place, clear, occupied
 from console.demo.steps import Steps
 from console.errors import CommandFailed, ConsoleError
-from console.telling import judge, tell
+from console.screen import screen
+from console.telling import Verdict, judge, tell
 from schemas.ledger import JobRecord, JobRow, JobState
 
 JOB = "z-decays"
@@ -52,7 +52,7 @@ class Demo:
 
     def __init__(self, options: Options) -> None:
         self._options, self._place = options, options.place
-        self._out = Console(highlight=False, soft_wrap=True)
+        self._out = screen()
         if not self._out.is_terminal:
             self._out.width = LOG_WIDTH
         self._steps = Steps(self._print)
@@ -149,7 +149,7 @@ class Demo:
         self._steps.say(", ".join(f"{number} {state}" for state, number in counts.items() if number))
 
     def _print(self, text: str) -> None:
-        self._out.print(text, markup=False)
+        self._out.print(text, soft_wrap=True)
 
 
 async def _wait_out(task: asyncio.Task[None]) -> None:
@@ -217,9 +217,10 @@ async def run_demo(options: Options) -> int:
     except asyncio.CancelledError:
         if not stopped:
             raise
-        tell(f"interrupted by {signal.Signals(stopped[0]).name}; everything is stopped")
-        return 128 + stopped[0]
+        status = 128 + stopped[0]
+        tell(Verdict(status, f"interrupted by {signal.Signals(stopped[0]).name}; everything is stopped"))
+        return status
     except (ConsoleError, BrokerError) as error:
         verdict = judge(error)
-        tell(verdict.message, verdict.next_step)
+        tell(verdict)
         return verdict.exit_status

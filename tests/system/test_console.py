@@ -19,7 +19,8 @@ from console.client import Client
 from console.errors import SubmissionRefused
 from schemas.ledger import JobState
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
 UP = ("up", "--hypervisor", "process", "--vms", "2", "--beat-s", "1", "--lease-s", "6", "--detach")
 
 Done = subprocess.CompletedProcess[str]
@@ -116,6 +117,37 @@ def test_a_job_file_is_submitted_waited_for_and_its_outputs_come_home(cloud: Sys
         "3 squared is 9\n",
     ]
     assert cloud.ok("job", "logs", "hello-1.2").startswith("hello from job 2 on ")
+
+
+def test_jobs_of_an_array_are_fetched_one_by_one_beside_each_other(cloud: System, tmp_path: Path) -> None:
+    script = "head -c 300000 /dev/zero > big; echo {index} > small"
+    text = f'id = "sp"\narray = 2\nexecutable = "/bin/sh"\narguments = ["-c", "{script}"]\n'
+    path = job_file(tmp_path, text + 'outputs = [{ name = "big" }, { name = "small" }]\n')
+    cloud.ok("job", "submit", path, "--wait")
+
+    fetch = f"umask 027; cd {tmp_path}; for n in 1 2; do {sys.executable} -m console.main job fetch sp.$n; done"
+    done = subprocess.run(
+        ["bash", "-ec", fetch], env=cloud.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+    )
+    again = cloud.volcloud("job", "fetch", "sp", "-o", str(tmp_path / "sp"))
+    (tmp_path / "sp" / "1" / "small").write_text("mine\n")
+    in_the_way = cloud.volcloud("job", "fetch", "sp.1", "-o", str(tmp_path / "sp"))
+
+    assert done.returncode == 0, done.stderr
+    assert again.returncode == 0, again.stderr
+    assert (in_the_way.returncode, "nothing was overwritten" in in_the_way.stderr) == (1, True)
+    assert [(tmp_path / "sp" / n / "small").read_text() for n in "12"] == ["mine\n", "2\n"]
+    assert {oct((tmp_path / "sp" / "1" / name).stat().st_mode & 0o777) for name in ("big", "small")} == {"0o640"}
+    assert sorted(one.name for one in (tmp_path / "sp" / "1").iterdir()) == ["big", "small", "stderr", "stdout"]
+
+
+def test_a_directory_that_cannot_be_made_is_a_sentence(cloud: System, tmp_path: Path) -> None:
+    cloud.ok("job", "submit", job_file(tmp_path, 'id = "none"\nexecutable = "/bin/true"\n'), "--wait")
+
+    done = cloud.volcloud("job", "fetch", "none", "-o", "/proc/foo", "--json")
+
+    assert done.returncode == 1
+    assert json.loads(done.stderr)["error"]["message"] == "/proc/foo: No such file or directory"
 
 
 def test_an_input_file_reaches_the_job(cloud: System, tmp_path: Path) -> None:
@@ -228,10 +260,11 @@ def test_a_path_out_of_the_file_area_is_refused(cloud: System, tmp_path: Path) -
 def test_a_vm_lives_from_create_to_delete(cloud: System) -> None:
     cloud.ok("vm", "create", "extra-1")
     cloud.ok("vm", "start", "extra-1")
-    assert json.loads(cloud.ok("vm", "pause", "extra-*", "--json"))["extra-1"]["state"] == "paused"
+    (vm,) = json.loads(cloud.ok("vm", "pause", "extra-*", "--json"))
+    assert vm.startswith("vm-")
     assert cloud.volcloud("vm", "run", "extra-1", "--", "true").returncode == 125
-    assert json.loads(cloud.ok("vm", "resume", "extra-1", "--json"))["extra-1"]["state"] == "running"
-    assert json.loads(cloud.ok("vm", "poweroff", "extra-1", "--json"))["extra-1"]["state"] == "poweredoff"
+    assert json.loads(cloud.ok("vm", "resume", "extra-1", "--json"))[vm]["state"] == "running"
+    assert json.loads(cloud.ok("vm", "poweroff", "extra-1", "--json"))[vm]["state"] == "poweredoff"
     assert cloud.volcloud("vm", "savestate", "extra-1").returncode == 1
     cloud.ok("vm", "delete", "extra-1")
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 
 from broker.address import Address, write_address
 from broker.errors import CallTimeout, Disconnected, LoginRefused, RemoteError, Unroutable
+from console.command_line import cli
 from console.data_directory import credential_path, data_directory
 from console.errors import BadInput, CommandFailed, Unreachable
-from console.main import cli
 from console.telling import judge
 from schemas.errors import ErrorCode
 

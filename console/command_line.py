@@ -1,0 +1,69 @@
+"""What people type: the groups of commands, joined, and the one way in which each of them ends.
+
+``console.main`` starts it; tests call ``cli`` as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from console.commands.broker import broker
+from console.commands.centre import down, status, up
+from console.commands.dead import dead
+from console.commands.hosts import host
+from console.commands.jobs import job
+from console.commands.sites import site
+from console.commands.vms import vm
+from console.invocation import data_option
+from console.telling import told
+
+
+class Commands(click.Group):
+    """The root. Every command ends here: what went wrong is told, and the exit status says so."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run a command and exit; see ``console.telling``."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        name = prog_name or "volcloud"
+        self._main_shell_completion(extra, name, complete_var)
+        sys.exit(told(lambda: self._run(name, arguments, extra), is_json=_wants_json(arguments)))
+
+    def _run(self, name: str, arguments: list[str], extra: dict[str, Any]) -> object:
+        with self.make_context(name, arguments, **extra) as context:
+            return self.invoke(context)
+
+
+def _wants_json(arguments: list[str]) -> bool:
+    """Say whether programs read, also when the arguments turn out to be wrong."""
+    ours = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in ours
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="volunteer-cloud")
+@data_option
+def cli() -> None:
+    """Run physics jobs in virtual machines on computers that are not yours.
+
+    The system is found by --data, VOLCLOUD_DATA, or the user's data directory. Exit status: 0 ok, 1 the job or command
+    failed, 2 usage, 3 the system cannot be reached.
+
+    \b
+    Example:
+      volcloud up --detach && volcloud job submit examples/hello.toml --wait && volcloud down
+    """
+
+
+for _command in (up, down, status, broker, host, vm, job, site, dead):
+    cli.add_command(_command)

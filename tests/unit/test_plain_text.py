@@ -1,0 +1,297 @@
+"""What strangers say is text: every command is walked with hostile words in every field that others write."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import json
+import logging
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as some
+
+import console.commands.broker
+import console.commands.centre
+import console.commands.dead
+from broker.errors import RemoteError
+from broker.logs import EventFormatter
+from broker.node import NodeAddress
+from console.bars import file_bar, transfer_bars
+from console.centre.overview import Overview
+from console.client import Client
+from console.command_line import cli
+from console.dead_letters import DeadLetters
+from console.errors import CommandFailed
+from console.invocation import Invocation
+from console.output import TerminalText
+from console.screen import Screen
+from schemas.errors import ErrorCode
+from schemas.plain_text import plain, plain_all, plain_lines
+from schemas.vms import VmStatus
+from tests.unit.test_console import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+#: Markup that closes what was never opened, an escape that clears the screen, C1's form of it, a forged line, a mark
+#: that turns the direction of writing, and a character that nobody sees.
+HOSTILE = "[/x] a[/tmp] [a-z] \x1b[2J\x9b2J\x07\r\nError: forged\u202egpj.exe\u200b\x7f :smile:"
+MILD = "[/][a-z]"
+NODE = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
+
+#: What each command needs on its line; the others need nothing.
+ARGUMENTS: dict[tuple[str, ...], list[str]] = {
+    ("vm", "create"): ["x"],
+    ("vm", "run"): ["x", "--", "true"],
+    ("vm", "push"): ["x", __file__],
+    ("vm", "pull"): ["x", "y", "z"],
+    ("job", "submit"): ["job.toml"],
+    ("job", "list"): [],
+    ("job", "fetch"): ["x", "-o", "out"],
+    ("site", "add"): ["x", "-o", "login.json"],
+    ("vm", "list"): [],
+}
+#: These print what they are doing on this machine, and nothing that a stranger says.
+LOCAL = {("up",), ("down",), ("broker", "declare")}
+WALKED = [command for command in COMMANDS if command not in LOCAL]
+
+
+def filled(kind: Any, word: str) -> Any:
+    """Build a value of a type with ``word`` in every text of it."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is typing.Annotated:
+        return filled(arguments[0], word)
+    if origin in (typing.Union, types.UnionType):
+        return filled(arguments[0], word)
+    if origin is list:
+        return [filled(arguments[0], word)]
+    if origin is dict:
+        return {filled(arguments[0], word): filled(arguments[1], word)}
+    if kind is str:
+        return word
+    if kind is bytes:
+        return word.encode()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        hints = get_type_hints(kind, include_extras=False)
+        return kind(**{name: filled(hints[name], word) for name in kind.__struct_fields__})
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return getattr(kind, "DONE", next(iter(kind)))
+    if kind is BaseException:
+        return CommandFailed(word, word)
+    return Path(word) if kind is Path else None if kind is type(None) else kind(1)
+
+
+class Stranger:
+    """A client whose every answer is made of one word; or whose every question fails with it."""
+
+    def __init__(self, word: str, error: Exception | None) -> None:
+        self._word, self._error = word, error
+
+    def __enter__(self) -> Stranger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def answer(*_: object, **__: object) -> Any:
+            if self._error is not None:
+                raise self._error
+            return filled(get_type_hints(getattr(Client, name))["return"], self._word)
+
+        return answer
+
+
+@pytest.fixture
+def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "job.toml").write_text('id = "x"\nexecutable = "/bin/true"\n')
+
+    def run(command: tuple[str, ...], word: str, *options: str, error: Exception | None = None) -> Result:
+        monkeypatch.setattr(Invocation, "client", lambda _: Stranger(word, error))
+        letters = filled(get_type_hints(DeadLetters.list)["return"], word)
+        monkeypatch.setattr(DeadLetters, "list", lambda _: letters)
+        for verb in ("show", "replay", "drop"):
+            monkeypatch.setattr(DeadLetters, verb, lambda *_: letters[0])
+        monkeypatch.setattr(console.commands.dead, "read_node_address", lambda _: NODE)
+        monkeypatch.setattr(console.commands.broker, "read_node_address", lambda _: NODE)
+        monkeypatch.setattr(console.commands.broker, "_expected", lambda *_: [])
+        difference = console.commands.broker.Difference
+        monkeypatch.setattr(console.commands.broker, "check", lambda *_: [filled(difference, word)])
+        monkeypatch.setattr(console.commands.centre, "look", lambda _: filled(Overview, word))
+        monkeypatch.setattr("console.commands.sites.console_address", lambda _: filled(_address(), word))
+        arguments = ARGUMENTS.get(command, ["x"] if command[0] in ("vm", "job", "site") or len(command) > 1 else [])
+        if command in {("dead", "list"), ("host", "list"), ("broker", "check")}:
+            arguments = []
+        return CliRunner().invoke(cli, [*command, *options, *arguments])
+
+    return run
+
+
+def _address() -> type:
+    from broker.address import Address
+
+    return Address
+
+
+def bad_characters(text: str) -> set[str]:
+    """Name what must not reach a terminal; colours, and the movements of a bar that is drawn again, are ours."""
+    ours = re.sub(r"\x1b\[([0-9;]*m|\?25[lh]|2K|1A)|\r(?!\n)", "", text)
+    return {c for c in ours if not c.isprintable() and c != "\n"}
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
+@pytest.mark.parametrize("command", [c for c in WALKED if c != ("job", "logs")], ids=" ".join)
+def test_no_command_shows_hostile_words_as_anything_but_text(
+    walk: Callable[..., Result], command: tuple[str, ...], terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if terminal:
+        monkeypatch.setenv("FORCE_COLOR", "1")
+
+    result = walk(command, HOSTILE)
+
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert "a fault of volcloud" not in result.stderr
+    assert bad_characters(result.stdout) == bad_characters(result.stderr) == set()
+    assert not re.search("^Error: forged", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [c for c in WALKED if c not in {("vm", "run"), ("job", "logs")}], ids=" ".join)
+def test_every_command_shows_what_looks_like_markup(walk: Callable[..., Result], command: tuple[str, ...]) -> None:
+    result = walk(command, MILD)
+
+    shows_nothing_of_others = command in {("vm", "push"), ("vm", "pull"), ("site", "delete")}
+    counts_only = command in {("job", "cancel"), ("job", "retry")}
+    assert shows_nothing_of_others or counts_only or MILD in re.sub(r"\s", "", result.output), result.output
+
+
+@pytest.mark.parametrize("command", [c for c in WALKED if c[0] not in ("dead", "broker", "status")], ids=" ".join)
+def test_every_command_tells_a_hostile_error_as_text(walk: Callable[..., Result], command: tuple[str, ...]) -> None:
+    result = walk(command, HOSTILE, error=RemoteError(ErrorCode.CONFLICT, HOSTILE, HOSTILE))
+
+    assert result.exit_code in (1, 125)
+    assert "[/x] a[/tmp] [a-z] \\x1b[2J" in result.stderr
+    assert bad_characters(result.output) == set()
+    assert not re.search("^Error: forged", result.output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [c for c in WALKED if c not in {("vm", "run"), ("vm", "push"), ("vm", "pull"), ("site", "delete")}],
+    ids=" ".join,
+)
+def test_json_says_the_same_and_holds_nothing_that_commands_a_terminal(
+    walk: Callable[..., Result], command: tuple[str, ...]
+) -> None:
+    result = walk(command, HOSTILE, "--json")
+
+    assert bad_characters(result.output) == set()
+    said = json.loads(result.stdout)
+    counts_only = command in {("job", "cancel"), ("job", "retry"), ("job", "logs")}
+    assert counts_only or HOSTILE in texts(said)
+
+
+def texts(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return {text for pair in value.items() for one in pair for text in texts(one)}
+    if isinstance(value, list):
+        return {text for one in value for text in texts(one)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_a_bar_shows_its_label_as_text() -> None:
+    with transfer_bars() as bars:
+        file_bar(bars, HOSTILE)(1, 2)
+        screen = Screen(width=300)
+        with screen.capture() as captured:
+            screen.print(bars.get_renderable())
+
+    assert "[/x] a[/tmp] [a-z] \\x1b[2J" in captured.get()
+    assert bad_characters(captured.get()) == set()
+
+
+def test_a_line_of_the_supervisor_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console.commands.centre._stopwatch()(HOSTILE)
+
+    assert bad_characters(capsys.readouterr().out) == set()
+
+
+def test_only_the_screen_opens_the_door_to_the_terminal() -> None:
+    doors = {"rich.console.Console", "rich.progress.TextColumn", "click.echo", "click.secho"}
+    found = set()
+    for path in sorted((ROOT / "console").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                found |= {(path.name, f"{node.module}.{name.name}") for name in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                found.add((path.name, f"{node.value.id}.{node.attr}"))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                found.add((path.name, "click.echo"))
+
+    assert {(name, door) for name, door in found if door in doors} == {("screen.py", "rich.console.Console")}
+
+
+@given(some.text())
+def test_plain_text_is_on_one_line_prints_and_is_made_once(text: str) -> None:
+    assert plain(text).isprintable()
+    assert plain(plain(text)) == plain(text)
+    assert plain_lines(text).replace("\n", "").replace("\t", "").isprintable()
+
+
+def test_texts_are_made_plain_at_any_depth() -> None:
+    status = VmStatus(
+        vm="v", name="a\nb", state="running", generation=1, hypervisor="x", cpus=1, memory_mib=1, disk_mib=1
+    )
+
+    assert plain_all({"a\x1b": [status, b"\x1b"]})["a\\x1b"][0].name == "a\\nb"  # type: ignore[union-attr]
+
+
+@given(some.binary(), some.lists(some.integers(0, 40)), some.booleans())
+def test_a_strangers_output_on_a_terminal_is_the_same_however_it_was_cut(
+    data: bytes, cuts: list[int], marked: bool
+) -> None:
+    whole = TerminalText(is_marked=marked)
+    pieces, parts = TerminalText(is_marked=marked), []
+    rest = data
+    for cut in cuts:
+        parts.append(pieces.take(rest[:cut]))
+        rest = rest[cut:]
+
+    text = "".join(parts) + pieces.take(rest, is_last=True)
+
+    assert bad_characters(text) <= ({"\t"} if marked else {"\t", "\r", "\b"})
+    if "\r" not in data.decode(errors="replace"):
+        assert text == whole.take(data, is_last=True)
+
+
+def test_colours_of_a_command_stay_and_its_cursor_movements_are_shown() -> None:
+    text = TerminalText(is_marked=False)
+
+    assert text.take(b"\x1b[31mred\x1b[0m 50%\r100%\x1b[2") == "\x1b[31mred\x1b[0m 50%\r100%"
+    assert text.take(b"J\x1b]0;title\x07") == "\\x1b[2J\\x1b]0;title\\x07"
+
+
+def test_a_strangers_words_forge_no_line_of_a_log() -> None:
+    formatter = EventFormatter("job_adapter")
+    forged = "x\n2026-11-28T00:00:00 INFO job_adapter started"
+    record = logging.LogRecord("a", logging.ERROR, "f", 1, "refused", None, None)
+    record.detail = forged
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        record.exc_info = sys.exc_info()
+
+    lines = formatter.format(record).splitlines()
+
+    assert lines[0].endswith(r"detail='x\n2026-11-28T00:00:00 INFO job_adapter started'")
+    assert len(lines) > 1
+    assert all(line.startswith("  ") for line in lines[1:])
