@@ -71,6 +71,13 @@ class System:
         states = {state.name: state for state in read_states(self.layout.run)}
         return states[name].record.pid if name in states and states[name].is_alive else 0
 
+    def processes(self) -> dict[str, int]:
+        """Give all that runs of it but its supervisor, by name: daemons, the broker, ``guest-<n>`` for VMs' agents."""
+        daemons = {state.name: state.record.pid for state in read_states(self.layout.run) if state.is_alive}
+        guests = [pid for pid, words in _commands_of(self.directory) if "guest_agent" in words]
+        found = daemons | {"broker": self.pid("broker")} | {f"guest-{n}": pid for n, pid in enumerate(guests, start=1)}
+        return {name: pid for name, pid in found.items() if pid}
+
     def kill(self, name: str) -> None:
         """SIGKILL a daemon and wait until another has taken its place."""
         pid = self.pid(name)
@@ -112,7 +119,10 @@ def running(*options: str) -> Iterator[System]:
 
 def processes_of(directory: Path) -> list[str]:
     """List the command lines of the processes that have to do with a data directory."""
-    found = []
+    return [words for _, words in _commands_of(directory)]
+
+
+def _commands_of(directory: Path) -> Iterator[tuple[int, str]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
@@ -121,7 +131,6 @@ def processes_of(directory: Path) -> list[str]:
                     str(directory).encode() in words
                     and b"Z" not in (entry / "stat").read_bytes().rpartition(b")")[2][:3]
                 ):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
+                    yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-    return found
