@@ -1,8 +1,8 @@
 """Jobs that tell of themselves, and a monkey that kills and stops a system's processes, by a seed, while they run.
 
 A payload notes each time that it begins in a file of its own, outside of all that the system keeps: what the ledger
-A payload notes each time that it begins in a file of its own, outside of all that the system keeps: what the ledger
 says is held against that. The monkey chooses by its seed alone; which process is in which step is the machine's doing.
+"""
 
 from __future__ import annotations
 
