@@ -115,10 +115,13 @@ def _site(who: Principal) -> _Rights:
 
 
 def _adapter(who: Principal) -> _Rights:
-    """Adapters answer agents and sites on ``vc.down``, consoles on ``vc.up``, and move what they cannot read away."""
+    """Adapters answer agents and sites on ``vc.down``, consoles on ``vc.up``, and move what they cannot read away.
+
+    Among the beats they put marks of their own, which tell how far the beats have been read.
+    """
     own = rf"|vc\.(chunks|control)\.{re.escape(who.name)}" if who.takes_files else ""
     topic = {
-        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.reply\."),
+        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(reply\..+|beat)$"),
         DOWN: TopicPermission(write=rf"^(host|vm|site)\.{_ID}(\.files)?$"),
     }
     return NONE, r"^vc\.(up|down|dead)$", f"^({_CENTRE_QUEUES}{own})$", topic

@@ -57,7 +57,8 @@ class GuestAgent:
         self._transfers = Transfers(self._connection)
         self._journal = Journal(self._state / "journal")
         self._journal.open()
-        self._build(seed.slots or os.cpu_count() or 1, seed.settings)
+        self._slots = seed.slots or os.cpu_count() or 1
+        self._build(self._slots, seed.settings)
         try:
             await self._serve(seed.vm)
         finally:
@@ -154,7 +155,7 @@ class GuestAgent:
             self._responder.refused["no_such_transfer"] += 1
 
     def _describe(self) -> Machine:
-        return describe(self._state, image=self._image)
+        return describe(self._state, slots=self._slots, image=self._image)
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
         await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)

@@ -10,19 +10,23 @@ from pathlib import Path
 from schemas.jobs import Machine
 
 AGENT_VERSION = "0.1.0"
-#: Free disk is told in steps, MiB, so that machines that are alike look alike to the ledger.
+#: Disk is told in steps, MiB, so that machines that are alike look alike to the ledger.
 DISK_STEP_MIB = 256
 
 
-def describe(state: Path, *, image: str = "", features: list[str] | None = None) -> Machine:
-    """Look at this machine. ``state`` is the directory whose disk jobs will use."""
+def describe(state: Path, *, slots: int = 1, image: str = "", features: list[str] | None = None) -> Machine:
+    """Look at this machine: its totals, which the ledger divides among its ``slots``.
+
+    ``state`` is the directory whose disk jobs will use: all of it that root has not kept for itself.
+    """
     return Machine(
         cpus=os.cpu_count() or 1,
         memory_mib=memory_mib(),
-        disk_mib=shutil.disk_usage(state).free >> 20 & ~(DISK_STEP_MIB - 1),
+        disk_mib=shutil.disk_usage(state).total >> 20 & ~(DISK_STEP_MIB - 1),
         platform=f"{platform.system().lower()}-{platform.machine()}",
         image=image,
         features=features or [],
+        slots=slots,
         boot_id=boot_id(),
         agent_version=AGENT_VERSION,
         python=platform.python_version(),

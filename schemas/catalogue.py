@@ -84,6 +84,7 @@ WAYS: dict[str, list[Way]] = {
     "job.assign": [_ADAPTER_TO_VM],
     "job.stop": [_ADAPTER_TO_VM],
     "job.beat": [_up("vm", "beat", "vc.beats")],
+    "lease.mark": [_up("adapter", "beat", "vc.beats")],
     "job.beat_answer": [_ADAPTER_TO_VM],
     "job.completion": [_up("vm", "completion", "vc.completions")],
     "job.completion_answer": [_ADAPTER_TO_VM],

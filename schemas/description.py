@@ -7,6 +7,7 @@ of a person, a new field in the envelope is a newer peer.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -20,6 +21,17 @@ from schemas.ids import JobId, Sha256
 MAX_INLINE_INPUT_BYTES = 64 * 1024
 #: What one submission may hold; its rows are made in one transaction.
 MAX_ARRAY = 100_000
+#: Files and words of one description: more of them make an archive, or a file.
+MAX_INPUTS = 2000
+MAX_OUTPUTS = 10_000
+MAX_ARGUMENTS = 10_000
+MAX_VARIABLES = 1000
+MAX_FEATURES = 64
+MAX_LABELS = 64
+#: An argument or a variable, characters; Linux gives a program 128 KiB each.
+MAX_WORD = 120_000
+#: More memory or disk than any machine has, MiB.
+MAX_MIB = 1 << 30
 #: What the names of outputs may take in a completion, bytes: it has one message, and small outputs ride in it too.
 MAX_OUTPUT_ENTRIES_BYTES = 768 * 1024
 #: What a completion says of an output beside its name: digest, size, the keys, bytes.
@@ -29,6 +41,9 @@ FileNameInJob = Annotated[
     str,
     Meta(max_length=200, pattern=r"^[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*)*$(?!\n)"),
 ]
+
+Word = Annotated[str, Meta(max_length=MAX_WORD)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -52,11 +67,11 @@ class Requirements(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What a VM must offer. Empty words and zeros ask for nothing."""
 
     cpus: Annotated[int, Meta(ge=1, le=256)] = 1
-    memory_mib: Annotated[int, Meta(ge=0)] = 0
-    disk_mib: Annotated[int, Meta(ge=0)] = 0
-    platform: str = ""
-    image: str = ""
-    features: list[str] = []
+    memory_mib: Annotated[int, Meta(ge=0, le=MAX_MIB)] = 0
+    disk_mib: Annotated[int, Meta(ge=0, le=MAX_MIB)] = 0
+    platform: Annotated[str, Meta(max_length=64)] = ""
+    image: Annotated[str, Meta(max_length=128)] = ""
+    features: Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(max_length=MAX_FEATURES)] = []
 
 
 class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -64,10 +79,10 @@ class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     id: JobId
     executable: Annotated[str, Meta(min_length=1, max_length=200)]
-    arguments: list[str] = []
-    environment: dict[str, str] = {}
-    inputs: list[Input] = []
-    outputs: list[Output] = []
+    arguments: Annotated[list[Word], Meta(max_length=MAX_ARGUMENTS)] = []
+    environment: Annotated[dict[Name, Word], Meta(max_length=MAX_VARIABLES)] = {}
+    inputs: Annotated[list[Input], Meta(max_length=MAX_INPUTS)] = []
+    outputs: Annotated[list[Output], Meta(max_length=MAX_OUTPUTS)] = []
     requirements: Requirements = Requirements()
     #: Higher runs first; equal ones first come, first served.
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -75,9 +90,9 @@ class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     #: Payload failures until the job is held.
     attempts: Annotated[int, Meta(ge=1, le=100)] = 1
     #: Name of an input that is run after the payload; its exit status 0 says the output is good.
-    validation: str = ""
+    validation: Annotated[str, Meta(max_length=200)] = ""
     array: Annotated[int, Meta(ge=1, le=MAX_ARRAY)] = 1
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[Name, Annotated[str, Meta(max_length=1000)]], Meta(max_length=MAX_LABELS)] = {}
 
 
 def read_description(fields: dict[str, Any]) -> JobDescription:
@@ -114,10 +129,12 @@ def check_description(job: JobDescription) -> list[str]:
         *_twice("inputs", [i.name for i in job.inputs]),
         *_twice("outputs", [o.name for o in job.outputs]),
         *(p for i in job.inputs for p in _input_problems(i)),
+        *_both("inputs", [i.name for i in job.inputs]),
+        *_both("outputs", [o.name for o in job.outputs]),
         *_too_many(job.outputs),
+        *(p for f, n in _files(job) for p in _name_problems(f, n)),
+        *_word_problems(job),
     ]
-    names = [*(i.name for i in job.inputs), *(o.name for o in job.outputs)]
-    problems += [f"file name {n!r}: '..' is not allowed" for n in names if ".." in n.split("/")]
     if job.validation and job.validation not in {i.name for i in job.inputs}:
         problems.append(f"validation = {job.validation!r}: must be the name of one of the inputs")
     return problems
@@ -140,7 +157,33 @@ def _too_many(outputs: list[Output]) -> list[str]:
 
 
 def _twice(field: str, names: list[str]) -> list[str]:
-    return [f"{field}: {name!r} is named twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    return [f"{field}: {name!r} is named twice" for name, times in sorted(Counter(names).items()) if times > 1]
+
+
+def _both(field: str, names: list[str]) -> list[str]:
+    """Name what would have to be a file and a directory at once."""
+    files = set(names)
+    directories = {name[:at] for name in files for at, letter in enumerate(name) if letter == "/"}
+    return [f"{field}: {name!r} cannot be a file and a directory" for name in sorted(files & directories)]
+
+
+def _files(job: JobDescription) -> list[tuple[str, str]]:
+    return [*(("inputs", i.name) for i in job.inputs), *(("outputs", o.name) for o in job.outputs)]
+
+
+def _name_problems(field: str, name: str) -> list[str]:
+    return [f"{field}: {name!r}: {step!r} is not allowed in a name" for step in (".", "..") if step in name.split("/")]
+
+
+def _word_problems(job: JobDescription) -> list[str]:
+    """Name the words that no operating system hands to a program."""
+    words = [("executable", job.executable), *(("arguments", word) for word in job.arguments)]
+    variables = job.environment.items()
+    return [
+        *(f"{field}: {word[:40]!r} holds a NUL character" for field, word in words if "\0" in word),
+        *(f"environment: {name[:40]!r} is no name of a variable" for name, _ in variables if set("=\0") & set(name)),
+        *(f"environment: {name[:40]!r} holds a NUL character" for name, word in variables if "\0" in word),
+    ]
 
 
 def _refuse_unknown(fields: dict[str, Any], kind: type[Struct], where: str) -> None:

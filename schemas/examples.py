@@ -86,7 +86,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "job.assign": {
         "job": _JOB, "attempt": 2, "slot": 0, "executable": "python3", "arguments": ["generate.py", "--seed", "3"],
         "environment": {"VOLCLOUD_ARRAY_INDEX": "3"}, "inputs": _DESCRIPTION.inputs, "outputs": _DESCRIPTION.outputs,
-        "wall_time_s": 3600.0, "memory_mib": 512, "generation": 3,
+        "wall_time_s": 3600.0, "cpus": 1, "memory_mib": 512, "disk_mib": 2048, "generation": 3,
     },
     "job.stop": {"job": _JOB, "attempt": 2, "reason": "cancelled by console-operator"},
     "job.beat": {

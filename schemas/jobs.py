@@ -25,6 +25,10 @@ Attempt = Annotated[int, Meta(ge=1)]
 Word = Annotated[str, Meta(max_length=64)]
 Phrase = Annotated[str, Meta(max_length=128)]
 Features = Annotated[list[Word], Meta(max_length=64)]
+#: An amount of something that a machine has, or that a job may have.
+Amount = Annotated[int, Meta(ge=0, le=1 << 40)]
+#: Attempts that one guest may name: its slots, and what it has taken ahead and not been answered for.
+MOST_HELD = 4096
 
 
 class Phase(StrEnum):
@@ -51,14 +55,19 @@ class Outcome(StrEnum):
 
 
 class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a guest offers to a job; matched against its requirements."""
+    """What a guest offers to its jobs, all of them together; the ledger divides it among those that run at once.
 
-    cpus: int
-    memory_mib: int
-    disk_mib: int
+    ``memory_mib`` and ``disk_mib`` are what the whole VM has for jobs, not what is free just now.
+    """
+
+    cpus: Amount
+    memory_mib: Amount
+    disk_mib: Amount
     platform: Word
     image: Phrase = ""
     features: Features = []
+    #: Job slots that run at once. Slot numbers beyond are lanes: jobs taken ahead for slot ``number % slots``.
+    slots: Annotated[int, Meta(ge=1, le=1024)] = 1
     #: The guest kernel's boot id: changes with every boot, differs from the host's in a real VM.
     boot_id: Word = ""
     agent_version: Word = ""
@@ -101,7 +110,7 @@ class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
     ahead: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     machine: Machine
     #: What this guest holds; whatever else the ledger thinks it holds is lost.
-    holding: list[AttemptRef] = []
+    holding: Annotated[list[AttemptRef], Meta(max_length=MOST_HELD)] = []
 
 
 class JobWithdraw(Message, frozen=True, kw_only=True, tag="job.withdraw"):
@@ -123,8 +132,10 @@ class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):
     outputs: list[Output] = []
     validation: str = ""
     wall_time_s: float = 86400.0
-    #: 0 = the guest's own share.
-    memory_mib: int = 0
+    #: What this job may have of its VM, as the ledger has divided it; the guest keeps it to that. 0 = not said.
+    cpus: Amount = 0
+    memory_mib: Amount = 0
+    disk_mib: Amount = 0
 
 
 class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):
@@ -138,11 +149,15 @@ class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):
 class JobBeat(Message, frozen=True, kw_only=True, tag="job.beat"):
     """ "These attempts live": renews their leases. Answered by ``job.beat_answer``."""
 
-    holding: list[Holding]
+    holding: Annotated[list[Holding], Meta(max_length=MOST_HELD)]
     #: Load of the guest, for people: 1-minute load average.
     load: float = 0.0
     #: Messages that the agent refused since it started, by reason.
     refused: dict[str, int] = {}
+
+
+class LeaseMark(Message, frozen=True, kw_only=True, tag="lease.mark"):
+    """An adapter's own mark among the beats: what was said before it has been read once it comes back."""
 
 
 class JobBeatAnswer(Reply, frozen=True, kw_only=True, tag="job.beat_answer"):
@@ -204,4 +219,4 @@ class AgentHello(Message, frozen=True, kw_only=True, tag="agent.hello"):
     """A guest agent is up: which boot it is, what it offers, what it still holds."""
 
     machine: Machine
-    holding: list[AttemptRef] = []
+    holding: Annotated[list[AttemptRef], Meta(max_length=MOST_HELD)] = []

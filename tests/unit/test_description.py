@@ -33,7 +33,7 @@ def test_a_small_description_is_read_with_its_defaults() -> None:
         ({"requirements": {"cpus": "two"}}, "requirements.cpus = 'two'"),
         ({"inputs": [{"name": "a"}]}, "needs exactly one of sha256"),
         ({"outputs": [{"name": "a"}, {"name": "a"}]}, "named twice"),
-        ({"outputs": [{"name": "../etc/passwd"}]}, r"'..' is not allowed"),
+        ({"outputs": [{"name": "../etc/passwd"}]}, r"'..' is not allowed in a name"),
         ({"validation": "check.sh"}, "must be the name of one of the inputs"),
     ],
 )
