@@ -25,7 +25,7 @@ from broker.connection import Connection, Delivery
 from broker.dead_letters import bury
 from broker.errors import NotDelivered, Unroutable
 from broker.routes import kind_of, reply, sender_of
-from schemas.codec import clip, decode, encode, op_of
+from schemas.codec import clip, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ledger import JobVerdict
@@ -137,7 +137,7 @@ class Intake:
             self._spawn(self._bury(delivery, "foreign_key", "user_id is not the first word of the routing key"))
             return
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError as error:
             self._spawn(self._bury(delivery, "undecodable", error.reason))
             return

@@ -8,12 +8,16 @@ from typing import Any
 from msgspec import Struct
 
 from broker.routes import kind_of
-from schemas.codec import unbundle
+from schemas.codec import decode, unbundle
+from schemas.envelope import Message
+from schemas.errors import DecodeError
 
 #: Kinds of principal that send bundles.
 BUNDLERS = frozenset({"adapter", "vm"})
 #: Acknowledges what came (False), or rejects it (True).
 Settle = Callable[[bool], None]
+#: Stands for text that a sender gave as octets which are none.
+_NO_TEXT = "properties: a name that is not UTF-8"
 
 
 class Properties(Struct, frozen=True, kw_only=True):
@@ -48,12 +52,16 @@ class Delivery:
     """A message that came, and the means to acknowledge it. Acting on one whose channel is gone does nothing: it
     will be delivered again. The messages of a bundle come as deliveries of their own."""
 
-    __slots__ = ("_settlement", "body", "exchange", "properties", "redelivered", "routing_key", "user_id", "whole")
+    __slots__ = (
+        "_settlement", "body", "exchange", "flaw", "is_settled", "properties", "redelivered", "routing_key", "user_id",
+        "whole",
+    )  # fmt: skip
 
     def __init__(
         self, settlement: _Settlement, method: Any, user_id: str, properties: Properties, body: bytes, whole: bytes
     ) -> None:
         self._settlement = settlement
+        self.is_settled = False
         self.body = body
         #: What came over the wire: the body, or the bundle that it is of.
         self.whole = whole
@@ -63,6 +71,14 @@ class Delivery:
         #: The sender, checked by the broker; empty when it said nothing.
         self.user_id = user_id
         self.properties = properties
+        #: What cannot be read beside the body; empty: nothing. Such a message is nobody's to act on.
+        self.flaw = ""
+
+    def read(self) -> Message:
+        """Decode it. Raises DecodeError saying what is wrong with it, the body or what came beside it; nothing else."""
+        if self.flaw:
+            raise DecodeError(self.flaw)
+        return decode(self.body)
 
     def spoil(self) -> bool:
         """Note that it cannot be taken. True for the first of its body: one dead letter, one word of it, is enough."""
@@ -70,12 +86,17 @@ class Delivery:
         return was_good
 
     def ack(self) -> None:
-        """Tell the broker to forget it. At most once."""
-        self._settlement.settle(rejected=False)
+        """Tell the broker to forget it. Idempotent, as ``reject`` is: the first of them counts."""
+        self._settle(rejected=False)
 
     def reject(self) -> None:
-        """Send it to the dead letters. At most once."""
-        self._settlement.settle(rejected=True)
+        """Send it to the dead letters."""
+        self._settle(rejected=True)
+
+    def _settle(self, *, rejected: bool) -> None:
+        if not self.is_settled:
+            self.is_settled = True
+            self._settlement.settle(rejected=rejected)
 
 
 def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, *, bundles: bool) -> list[Delivery]:
@@ -83,6 +104,7 @@ def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, *, bun
 
     Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it.
     """
+    flaw = getattr(properties, "flaw", "") or _make_text(method, properties)
     bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
     settlement = _Settlement(settle, len(bodies))
     ours = Properties(
@@ -92,7 +114,24 @@ def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, *, bun
         persistent=properties.delivery_mode == 2,
         headers=properties.headers,
     )
-    return [Delivery(settlement, method, properties.user_id or "", ours, one, body) for one in bodies]
+    made = [Delivery(settlement, method, properties.user_id or "", ours, one, body) for one in bodies]
+    if flaw:
+        for delivery in made:
+            delivery.flaw = flaw
+    return made
+
+
+def _make_text(method: Any, properties: Any) -> str:
+    """pika leaves octets that are no text as they are: put what stands for them in their place, and say so."""
+    flaw = ""
+    if isinstance(method.routing_key, bytes):
+        method.routing_key, flaw = method.routing_key.decode(errors="replace"), _NO_TEXT
+    ids = (properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id)
+    if any(isinstance(one, bytes) for one in ids):
+        one_by_one = (None if isinstance(one, bytes) else one for one in ids)
+        properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id = one_by_one
+        flaw = _NO_TEXT
+    return flaw
 
 
 #: Called for each delivery; a coroutine is run as a task.

@@ -16,14 +16,18 @@ from typing import Any
 import pika
 from msgspec import Struct
 from pika import exceptions as foreign
+from pika import frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
+from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, deliveries
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
+#: Octets of a frame before its payload, and around it.
+_BEFORE_BYTES, _AROUND_BYTES = 7, 8
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -61,9 +65,41 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         if self._transport is not None:
             super()._adapter_emit_data(b"".join(gathered))
 
+    def _read_frame(self) -> Any:
+        """Read a frame; content properties that pika cannot, or that would take it long, with our own reader.
+
+        What is in them a stranger decides. Whatever else pika cannot read the broker itself has said: the link ends.
+        """
+        buffer = self._frame_buffer
+        if buffer[0] != pika.spec.FRAME_HEADER:
+            return frame.decode_frame(buffer)
+        end = _frame_end(buffer)
+        if end > len(buffer):
+            return 0, None
+        if end > MOST_BYTES:
+            return end, _read_header(buffer[:end])
+        try:
+            return frame.decode_frame(buffer)
+        except Exception:  # noqa: BLE001  whatever a stranger's octets make pika raise
+            return end, _read_header(buffer[:end])
+
     def _on_stream_terminated(self, error: Exception | None) -> None:
         self.ended_by = error or self._error or foreign.StreamLostError("abandoned")
         super()._on_stream_terminated(self.ended_by)
+
+
+def _frame_end(buffer: bytes) -> int:
+    """Say how long the frame is that a buffer begins with; longer than the buffer where that cannot be said yet."""
+    return _AROUND_BYTES + int.from_bytes(buffer[3:_BEFORE_BYTES], "big") if len(buffer) > _BEFORE_BYTES else MOST_BYTES
+
+
+def _read_header(octets: bytes) -> frame.Header:
+    """Read a content header frame whatever is in it; what is wrong goes along as the properties' ``flaw``."""
+    payload = octets[_BEFORE_BYTES:-1]
+    content = read_content(payload[12:])
+    properties = pika.BasicProperties(**content.properties)
+    properties.flaw = f"properties: {content.flaw}" if content.flaw else ""
+    return frame.Header(int.from_bytes(octets[1:3], "big"), int.from_bytes(payload[4:12], "big"), properties)
 
 
 class Subscription(Struct, frozen=True, kw_only=True):

@@ -141,7 +141,7 @@ class GuestAgent:
 
     def _on_file(self, delivery: Delivery) -> None:
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError as error:
             log.warning("message refused", extra={"reason": "undecodable", "detail": error.reason})
             self._responder.refused["undecodable"] += 1

@@ -19,7 +19,7 @@ from broker.errors import BrokerError, NotDelivered
 from broker.routes import up
 from guest_agent.errors import NotEnrolled
 from guest_agent.seed import SeedSource
-from schemas.codec import decode, encode
+from schemas.codec import encode
 from schemas.enrol import Credential, EnrolTrade
 from schemas.errors import DecodeError
 from schemas.seed import Seed, decode_seed
@@ -137,7 +137,7 @@ async def _ask(connection: Connection, seed: Seed) -> Credential:
     answered: asyncio.Future[Credential] = asyncio.get_running_loop().create_future()
 
     def take(delivery: Delivery) -> None:
-        message = decode(delivery.body)
+        message = delivery.read()
         if isinstance(message, Credential) and not answered.done():
             answered.set_result(message)
 

@@ -17,7 +17,7 @@ from adapters.ledger import queries
 from adapters.ledger.transaction import Tx
 from broker.connection import Connection, Delivery
 from broker.routes import kind_of, reply, sender_of
-from schemas.codec import clip, decode, encode, op_of
+from schemas.codec import clip, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ledger import HostList, Hosts, JobList, JobRecord, JobRow, Jobs, JobShow, Registry, RegistryList
@@ -47,7 +47,7 @@ class Calls:
         """Answer a question; hand everything else to the intake, which knows what is taken and what is not."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError:
             message = None
         if sender is None or message is None or kind_of(sender) != "console" or type(message) not in ANSWERS:

@@ -25,7 +25,6 @@ from broker.errors import TransferFailed
 from broker.routes import kind_of, sender_of
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
-from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
 from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
@@ -91,7 +90,7 @@ class Courier:
         """Acknowledge what can be read and hand it on; what cannot goes to the dead letters."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError as error:
             self._metrics.refused("undecodable")
             return self._bury(delivery, "undecodable", error.reason)

@@ -26,7 +26,7 @@ from broker.link import DIRECT_REPLY_TO
 from broker.management import ConnectionInfo
 from broker.principals import EVENTS, Kind
 from broker.routes import Route, kind_of, reply, sender_of
-from schemas.codec import decode, encode
+from schemas.codec import encode
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 
@@ -77,7 +77,7 @@ class Service:
             reason = "user_id is not the first word of the routing key"
             return await bury(self._connection, delivery, "foreign_key", reason)
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError as error:
             return await bury(self._connection, delivery, "undecodable", error.reason)
         try:

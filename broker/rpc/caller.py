@@ -19,7 +19,7 @@ import msgspec
 from broker.connection import Connection, Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
 from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
-from schemas.codec import decode, encode, op_of
+from schemas.codec import encode, op_of
 from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import uuid7
@@ -185,7 +185,7 @@ class Caller:
             self.refused["foreign_key"] += 1
             return
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError:
             self.refused["undecodable"] += 1
             return

@@ -111,7 +111,7 @@ class Responder:
     async def on_delivery(self, delivery: Delivery) -> None:
         """Take one delivery to its acknowledgement; the work goes on after that."""
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError as error:
             return self.refuse(delivery, "undecodable", error.reason)
         handler = self._handlers.get(type(message))

@@ -19,7 +19,7 @@ from broker.errors import TransferFailed
 from broker.routes import Route, file_route, kind_of, up
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import MOST_OFFERS, Sending
-from schemas.codec import decode, encode
+from schemas.codec import encode
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWindow, InputFile
@@ -124,7 +124,7 @@ class Transfers:
         """Take a delivery of the files queue; acknowledges it whatever it is."""
         delivery.ack()
         try:
-            message = decode(delivery.body)
+            message = delivery.read()
         except DecodeError:
             self.refused["undecodable"] += 1
             return
