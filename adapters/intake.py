@@ -25,7 +25,7 @@ from broker.connection import Connection, Delivery
 from broker.dead_letters import bury
 from broker.errors import NotDelivered, Unroutable
 from broker.routes import kind_of, reply, sender_of
-from schemas.codec import clip, encode, op_of
+from schemas.codec import clip, encode, fit, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ledger import JobVerdict
@@ -70,12 +70,7 @@ def may_answer(principal: str) -> bool:
 
 def body_of(answer: Reply) -> bytes:
     """Render an answer; one that is longer than the wire allows becomes a failure that says so."""
-    try:
-        return encode(answer)
-    except DecodeError as error:
-        log.error("answer too long", extra={"op": op_of(answer), "why": error.reason})
-        text = f"the answer does not fit a message: {clip(error.reason)}"
-        return encode(Failed(call=answer.call, code=ErrorCode.BAD_REQUEST, message=text, hint="ask for less at once"))
+    return encode(fit(answer))
 
 
 class Item(Struct, frozen=True):

@@ -15,9 +15,9 @@ from typing import Any
 
 from broker.address import Address
 from broker.backoff import backoff
-from broker.delivery import Delivery, DeliveryHandler, Properties
+from broker.delivery import Delivery, DeliveryHandler, Properties, Subscription
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, NotDelivered, QueueGone, Unroutable
-from broker.link import Link, Subscription
+from broker.link import Link
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ AddressSource = Callable[[bool], Awaitable[Address]]
 
 #: Longest wait before the next try to connect, seconds: a broker that is back is found soon, jitter spreads the rush.
 RECONNECT_MOST_S = 10.0
+#: A link that lived this long was a good one, seconds: the next one is tried soon. One that breaks young is not.
+STEADY_S = 10.0
 #: Messages that may be on their way unconfirmed.
 WINDOW = 1000
 
@@ -53,12 +55,19 @@ class Connection:
         self.links = 0
         #: Monotonic time since when the link is up; None while it is down.
         self.up_since: float | None = None
-        self.last_error = ""
+        self._is_closing = False
+        #: What ended the last link, or why there is none yet.
+        self.last_error = "it does not answer"
 
     @property
     def user(self) -> str:
         """The principal as whom the last link logged in; empty before the first."""
         return self._link.user if self._link else ""
+
+    @property
+    def trouble(self) -> str:
+        """Say why nothing is confirmed: what ended the last link, or that the broker on this one is silent."""
+        return "it took the message and does not confirm it" if self.is_up else self.last_error
 
     @property
     def is_up(self) -> bool:
@@ -81,16 +90,17 @@ class Connection:
         self._opened = asyncio.get_running_loop().create_future()
         self._runner = asyncio.create_task(self._run(), name=f"connection {self._name}")
         try:
-            await asyncio.wait_for(asyncio.shield(self._opened), patience_s)
-        except TimeoutError as error:
-            await self.close()
-            raise Disconnected(f"no broker in {patience_s:.0f} s: {self.last_error}") from error
-        except BrokerError:
+            await asyncio.wait([self._opened], timeout=patience_s)
+            if not self._opened.done():
+                raise Disconnected(f"no broker in {patience_s:.0f} s: {self.last_error}")
+            self._opened.result()
+        except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Stop consumers and tasks, close the link. Idempotent."""
+        """Stop consumers and tasks, close the link; in seconds, whatever the broker does. Idempotent."""
+        self._is_closing = True
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -156,11 +166,11 @@ class Connection:
     async def _run(self) -> None:
         waits = backoff(most_s=RECONNECT_MOST_S)
         refused = False
-        while True:
-            links = self.links
+        while not self._is_closing:
+            began = time.monotonic()
             reason = await self._live(refused)
             self._mark_down()
-            if self.links > links:
+            if time.monotonic() - began > STEADY_S:
                 waits = backoff(most_s=RECONNECT_MOST_S)
             self.last_error = str(reason)
             refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)
@@ -174,6 +184,7 @@ class Connection:
         link: Link | None = None
         try:
             link = self._link = await self._connect(refused)
+            link.on_break = self._mark_down
             return await self._serve(link)
         except BrokerError as error:
             reason = error
@@ -195,6 +206,8 @@ class Connection:
             await link.subscribe_direct(self._direct, self._start)
         for subscription in self._subscriptions:
             await link.subscribe(subscription, self._start)
+        if link.closed.done():
+            return link.closed.result()
         self.links += 1
         self.up_since = time.monotonic()
         self._up.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ from broker.routes import kind_of
 from schemas.codec import decode, unbundle
 from schemas.envelope import Message
 from schemas.errors import DecodeError
+
+log = logging.getLogger(__name__)
 
 #: Kinds of principal that send bundles.
 BUNDLERS = frozenset({"adapter", "vm"})
@@ -136,3 +139,63 @@ def _make_text(method: Any, properties: Any) -> str:
 
 #: Called for each delivery; a coroutine is run as a task.
 DeliveryHandler = Callable[[Delivery], Awaitable[None] | None]
+
+
+class Subscription(Struct, frozen=True, kw_only=True):
+    """What to consume. ``bind_to`` set: declare the queue as ours alone first, and bind it to (exchange, key)."""
+
+    queue: str
+    handler: Any
+    prefetch: int = 100
+    bind_to: tuple[str, str] | None = None
+    #: Bytes that an exclusive queue may hold.
+    max_bytes: int = 16 << 20
+    #: What comes may be bundles.
+    bundles: bool = False
+    #: What comes a second time is thrown away unread, because its sender says it again anyway: whatever became of its
+    #: first reader is not tried on the next one. For classic queues, whose deliveries nobody counts.
+    once: bool = False
+
+
+#: Gives what acknowledges a delivery, from the channel that it came by and its tag.
+Settler = Callable[[Any, int], Settle]
+
+
+def receiver(
+    subscription: Subscription, settler: Settler, start: Callable[[Awaitable[None]], None]
+) -> Callable[..., None]:
+    """Give what the AMQP library calls with a message: (channel, method, properties, body).
+
+    It raises nothing: that would end the link, for what one message is. What its handler leaves broken is rejected.
+    """
+    handler, bundles, once = subscription.handler, subscription.bundles, subscription.once
+
+    def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        settle = settler(channel, method.delivery_tag)
+        if once and method.redelivered:
+            settle(False)
+            return
+        for delivery in deliveries(settle, method, properties, body, bundles=bundles):
+            try:
+                awaitable = handler(delivery)
+            except Exception:
+                log.exception("handler failed", extra=_whose(delivery))
+                delivery.reject()
+            else:
+                if awaitable is not None:
+                    start(_guarded(awaitable, delivery))
+
+    return receive
+
+
+async def _guarded(work: Awaitable[None], delivery: Delivery) -> None:
+    """Its message is settled whatever happens: one that breaks a handler would break the next one too."""
+    try:
+        await work
+    except Exception:
+        log.exception("handler failed", extra=_whose(delivery))
+        delivery.reject()
+
+
+def _whose(delivery: Delivery) -> dict[str, str]:
+    return {"sender": delivery.user_id, "key": delivery.routing_key}

@@ -14,18 +14,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import pika
-from msgspec import Struct
 from pika import exceptions as foreign
 from pika import frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
+from broker.confirms import Confirms, fail
 from broker.content import MOST_BYTES, read_content
-from broker.delivery import DeliveryHandler, Properties, deliveries
-from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+from broker.delivery import DeliveryHandler, Properties, Settle, Subscription, receiver
+from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
+#: How long the broker may take to answer on a link that is open, and to say goodbye, seconds: one that is frozen keeps
+#: its sockets open and says nothing.
+ANSWER_TIMEOUT_S = 8.0
+GOODBYE_TIMEOUT_S = 2.0
 #: Octets of a frame before its payload, and around it.
 _BEFORE_BYTES, _AROUND_BYTES = 7, 8
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
@@ -102,33 +106,22 @@ def _read_header(octets: bytes) -> frame.Header:
     return frame.Header(int.from_bytes(octets[1:3], "big"), int.from_bytes(payload[4:12], "big"), properties)
 
 
-class Subscription(Struct, frozen=True, kw_only=True):
-    """What to consume. ``bind_to`` set: declare the queue as ours alone first, and bind it to (exchange, key)."""
-
-    queue: str
-    handler: Any
-    prefetch: int = 100
-    bind_to: tuple[str, str] | None = None
-    #: Bytes that an exclusive queue may hold.
-    max_bytes: int = 16 << 20
-    #: What comes may be bundles.
-    bundles: bool = False
-
-
 class Link:
-    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself."""
+    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself.
+
+    Whatever is asked of it is answered in seconds, or the link is broken.
+    """
 
     def __init__(self, user: str) -> None:
         loop = asyncio.get_running_loop()
         self.user = user
         self.closed: asyncio.Future[BrokerError] = loop.create_future()
+        #: Called at the moment it breaks: who hears of it by ``closed`` alone hears of it a turn of the loop later.
+        self.on_break: Callable[[], None] = lambda: None
         self._loop = loop
         self._amqp: Any = None
         self._publisher: Any = None
-        self._pending: dict[int, tuple[asyncio.Future[None], str]] = {}
-        self._returned: set[str] = set()
-        self._next_tag = 1
-        self._first_unconfirmed = 1
+        self._confirms = Confirms()
 
     @classmethod
     async def connect(cls, address: Address, *, name: str, heartbeat_s: int) -> Link:
@@ -138,17 +131,14 @@ class Link:
         link._amqp = GatheringConnection(
             _parameters(address, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
-            on_open_error_callback=lambda amqp, error: _fail(opened, _map(_cause(amqp.ended_by or error))),
+            on_open_error_callback=lambda amqp, error: fail(opened, _map(_cause(amqp.ended_by or error))),
             on_close_callback=lambda _, error: link._break(_map(error)),
             custom_ioloop=link._loop,
         )
         try:
-            await asyncio.wait_for(opened, CONNECT_TIMEOUT_S * 2)
-            link._publisher = await link._open_channel()
+            await link._unless_closed(opened, CONNECT_TIMEOUT_S * 2)
+            link._publisher = await link._open_channel(link._on_publisher_closed)
             await link._confirm_mode()
-        except TimeoutError as error:
-            link.abandon()
-            raise Disconnected(f"{address!r} did not answer in {CONNECT_TIMEOUT_S * 2:.0f} s") from error
         except BaseException:
             link.abandon()
             raise
@@ -157,63 +147,66 @@ class Link:
     def send(
         self, exchange: str, key: str, body: bytes, properties: Properties, *, mandatory: bool
     ) -> asyncio.Future[None]:
-        """Write a message and return the future of its confirm: Unroutable, Refused or Disconnected else."""
+        """Write a message and return the future of its confirm: Unroutable, Refused or Disconnected else. Raises
+        nothing: one that AMQP cannot carry, for the length of its key, is Unroutable."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self.closed.done():
             future.set_exception(Disconnected("the connection is closed"))
             return future
-        tag = self._next_tag
-        message_id = properties.message_id or f"t{tag}"
+        message_id = properties.message_id or f"t{self._confirms.next_tag}"
         try:
             self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
         except GONE as error:
-            _fail(future, _map(error))
-            return future
-        self._next_tag = tag + 1
-        self._pending[tag] = (future, message_id)
+            fail(future, _map(error))
+        except Exception as error:
+            # Nothing was written: pika renders a message before it writes of it.
+            log.exception("cannot be rendered", extra={"key": key[:80]})
+            fail(future, Unroutable(f"AMQP cannot carry such a message: {type(error).__name__}"))
+        else:
+            self._confirms.await_one(future, message_id, exchange, key)
         return future
 
     async def subscribe(self, subscription: Subscription, start: Callable[[Awaitable[None]], None]) -> None:
         """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is of no use then."""
-        channel = await self._open_channel()
+        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
         if subscription.bind_to:
             await self._declare_own(channel, subscription)
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
         channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
-        receive = _receiver(subscription.handler, start, bundles=subscription.bundles)
-        await self._call(channel.basic_consume, subscription.queue, receive)
+        await self._call(channel.basic_consume, subscription.queue, receiver(subscription, _settler, start))
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""
-        await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, _receiver(handler, start), auto_ack=True)
+        receive = receiver(Subscription(queue=DIRECT_REPLY_TO, handler=handler), _settles_nothing, start)
+        await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, receive, auto_ack=True)
 
     async def close(self) -> None:
         """Say goodbye and wait until it is said; without an answer break at once. Idempotent."""
         if self._amqp is not None and self._amqp.is_open:
             self._amqp.close()
         if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=CONNECT_TIMEOUT_S)
+            await asyncio.wait([self.closed], timeout=GOODBYE_TIMEOUT_S)
         if not self.closed.done():
             self.abandon()
 
-    def abandon(self) -> None:
-        """Break at once, without a word to the broker."""
+    def abandon(self, why: str = "abandoned") -> None:
+        """Break at once, without a word to the broker. Idempotent."""
         transport = getattr(self._amqp, "_transport", None)
         if transport is not None:
             transport.abort()
         elif self._amqp is not None and not (self._amqp.is_closing or self._amqp.is_closed):
             self._amqp.close()
-        self._break(Disconnected("abandoned"))
+        self._break(Disconnected(why))
 
-    async def _open_channel(self) -> Any:
+    async def _open_channel(self, on_closed: Callable[[BaseException], None]) -> Any:
         future: asyncio.Future[Any] = self._loop.create_future()
         with _ours():
             channel = self._amqp.channel(on_open_callback=lambda opened: _resolve(future, opened))
-            channel.add_on_close_callback(lambda _, error: self._give_up(_map(error)))
+            channel.add_on_close_callback(lambda _, error: on_closed(error))
         return await self._unless_closed(future)
 
     async def _confirm_mode(self) -> None:
-        self._publisher.add_on_return_callback(self._on_return)
+        self._publisher.add_on_return_callback(lambda _c, _m, given, _b: self._confirms.on_return(given.message_id))
         future: asyncio.Future[Any] = self._loop.create_future()
         with _ours():
             self._publisher.confirm_delivery(self._on_confirm, callback=lambda _: _resolve(future, None))
@@ -232,34 +225,25 @@ class Link:
             method(*args, callback=lambda frame: _resolve(future, frame), **options)
         return await self._unless_closed(future)
 
-    async def _unless_closed(self, future: asyncio.Future[Any]) -> Any:
-        await asyncio.wait([future, self.closed], return_when=asyncio.FIRST_COMPLETED)
+    async def _unless_closed(self, future: asyncio.Future[Any], within_s: float = ANSWER_TIMEOUT_S) -> Any:
+        """Await an answer of the broker. Raises what broke the link; a broker that says nothing breaks it too."""
+        await asyncio.wait([future, self.closed], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         if future.done():
             return future.result()
+        if not self.closed.done():
+            self.abandon(f"the broker did not answer in {within_s:.0f} s")
         raise self.closed.result()
 
-    def _on_return(self, _channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
-        self._returned.add(properties.message_id)
-
     def _on_confirm(self, frame: Any) -> None:
-        tag, is_ack = frame.method.delivery_tag, isinstance(frame.method, pika.spec.Basic.Ack)
-        first = self._first_unconfirmed if frame.method.multiple else tag
-        for one in range(first, tag + 1):
-            entry = self._pending.pop(one, None)
-            if entry is not None:
-                self._settle(*entry, is_ack=is_ack)
-        if frame.method.multiple:
-            self._first_unconfirmed = tag + 1
+        said = frame.method
+        is_ack = isinstance(said, pika.spec.Basic.Ack)
+        self._confirms.on_confirm(said.delivery_tag, is_ack=is_ack, multiple=said.multiple)
 
-    def _settle(self, future: asyncio.Future[None], message_id: str, *, is_ack: bool) -> None:
-        unroutable = message_id in self._returned
-        self._returned.discard(message_id)
-        if unroutable:
-            _fail(future, Unroutable("no queue is bound to that key: the receiver does not exist"))
-        elif is_ack:
-            _resolve(future, None)
-        else:
-            _fail(future, Refused("the broker refused it: a queue that it goes to is full"))
+    def _on_publisher_closed(self, error: BaseException) -> None:
+        """Fail for good those publishes alone that the broker names; of all others the outcome is unknown."""
+        reason = _map(error)
+        self._confirms.blame(reason)
+        self._give_up(Disconnected(str(reason)))
 
     def _give_up(self, reason: BrokerError) -> None:
         """A channel broke: the whole link goes, so that one path recovers everything."""
@@ -268,25 +252,18 @@ class Link:
             self._amqp.close()
 
     def _break(self, reason: BrokerError) -> None:
-        _resolve(self.closed, reason)
-        pending, self._pending = self._pending, {}
-        for future, _ in pending.values():
-            _fail(future, reason if isinstance(reason, Forbidden) else Disconnected(str(reason)))
+        if not self.closed.done():
+            self.closed.set_result(reason)
+            self.on_break()
+        self._confirms.break_off(reason)
 
 
-def _receiver(
-    handler: DeliveryHandler, start: Callable[[Awaitable[None]], None], *, bundles: bool = False
-) -> Callable[..., None]:
-    def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        for delivery in deliveries(_settler(channel, method.delivery_tag), method, properties, body, bundles=bundles):
-            awaitable = handler(delivery)
-            if awaitable is not None:
-                start(awaitable)
-
-    return receive
+def _settles_nothing(_channel: Any, _tag: int) -> Settle:
+    """What comes by direct reply-to is acknowledged as it comes."""
+    return lambda _: None
 
 
-def _settler(channel: Any, tag: int) -> Callable[[bool], None]:
+def _settler(channel: Any, tag: int) -> Settle:
     """Give what acknowledges a delivery, or rejects it; on a channel that is gone nothing happens."""
 
     def settle(rejected: bool) -> None:
@@ -371,9 +348,3 @@ def _ours() -> Iterator[None]:
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _fail(future: asyncio.Future[Any], error: BrokerError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # a publish that nobody awaits is no "exception was never retrieved"

@@ -97,7 +97,9 @@ class JobLoop:
         """What this room takes from adapters."""
         adapter = frozenset({"adapter"})
         return {
-            JobAssign: Handler(run=self.assign, senders=adapter, ends_elsewhere=True, repeatable=True),
+            JobAssign: Handler(
+                run=self.assign, senders=adapter, ends_elsewhere=True, repeatable=True, interrupted=self.leave
+            ),
             JobStop: Handler(run=self.stop, senders=adapter, repeatable=True),
             JobBeatAnswer: Handler(run=self._on_beat_answer, senders=adapter),
             JobCompletionAnswer: Handler(run=self._on_answer, senders=adapter),
@@ -148,6 +150,16 @@ class JobLoop:
         slot.at_hand.append(attempt)
         self._come[number].set()
         self._give_back(slot)
+        return None
+
+    async def leave(self, call: Call, message: JobAssign) -> Reply | None:
+        """Give back an assignment of an earlier boot, which must not go on: what had begun is reported lost."""
+        attempt = Attempt(message, self._slot_of(message), self._room, self._store(_output_of(message)))
+        self._held[message.job, message.attempt] = attempt
+        left = attempt.bury()
+        if left is None:
+            left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
+        self._spawn(self._complete(attempt, left))
         return None
 
     async def stop(self, call: Call, message: JobStop) -> Reply | None:
@@ -242,9 +254,9 @@ class JobLoop:
                 answer = await self._uplink.ask_together(
                     "completion", completion, timeout_s=ANSWER_S, within_s=within_s
                 )
-            except (CallTimeout, NotDelivered) as error:
+            except CallTimeout as error:
                 attempt.trouble = f"completion: {error}"
-            except RemoteError as error:
+            except (RemoteError, NotDelivered) as error:
                 attempt.trouble = f"completion: {error}"
                 await asyncio.sleep(wait_s)
             else:

@@ -15,8 +15,8 @@ import msgspec
 
 from schemas import enrol, envelope, execs, files, jobs, ledger, vms
 from schemas.description import advise
-from schemas.envelope import MAX_BODY_BYTES, Message
-from schemas.errors import DecodeError
+from schemas.envelope import MAX_BODY_BYTES, Message, Reply
+from schemas.errors import DecodeError, ErrorCode
 
 #: AMQP content type of every body.
 CONTENT_TYPE = "application/x-msgpack"
@@ -62,6 +62,16 @@ def encode(message: Message) -> bytes:
     if len(body) > MAX_BODY_BYTES:
         raise DecodeError(f"{op_of(message)}: {len(body)} bytes are over the limit of {MAX_BODY_BYTES} bytes a message")
     return body
+
+
+def fit(answer: Reply) -> Reply:
+    """Give an answer that the wire carries: one that is too long becomes a failure that says so."""
+    try:
+        encode(answer)
+    except DecodeError as error:
+        text = f"the answer does not fit a message: {clip(error.reason)}"
+        return envelope.Failed(call=answer.call, code=ErrorCode.BAD_REQUEST, message=text, hint="ask for less at once")
+    return answer
 
 
 def decode(body: bytes) -> Message:

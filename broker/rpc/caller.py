@@ -11,11 +11,12 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TypeVar
 
 import msgspec
 
+from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
 from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
@@ -28,6 +29,8 @@ from schemas.ids import uuid7
 ACCEPT_TIMEOUT_S = 20.0
 #: How often a command without an answer is asked after, seconds: an answer lost on the way is found so.
 STATE_EVERY_S = 5.0
+#: How long a broker may be away or silent before a call ends, seconds: a person waits for it. A restart takes 6 to 9.
+BROKER_PATIENCE_S = 9.0
 
 R = TypeVar("R", bound=Message)
 #: What belongs to a call, as (sender, message), its final reply last.
@@ -102,9 +105,13 @@ class Caller:
                 yield item
 
     async def tell(self, route: Route, message: Message) -> None:
-        """Send a message that has no answer of its own (a window, a signal, a chunk)."""
+        """Send a message that has no answer of its own (a window, a signal, a chunk). Raises NotDelivered."""
         message = self._address(message)
-        await self._connection.publish(*route, encode(message), message_id=message.id, persistent=False)
+        try:
+            async with asyncio.timeout(BROKER_PATIENCE_S):
+                await self._connection.publish(*route, encode(message), message_id=message.id, persistent=False)
+        except TimeoutError as error:
+            raise Disconnected(f"no broker in {BROKER_PATIENCE_S:.0f} s: {self._connection.trouble}") from error
 
     def send(self, route: Route, message: Message) -> asyncio.Future[None]:
         """As ``tell``, at once; gives the confirm's future."""
@@ -135,24 +142,27 @@ class Caller:
                 del self._pending[message.id]
 
     async def _publish(self, route: Route, message: Message, deadline: float, whom: str) -> None:
-        """Publish a call, after a lost link once more, with the same id, until the deadline."""
+        """Publish a call, after a lost link once more, with the same id, for as long as the broker may be away."""
+        patience = min(deadline - time.monotonic(), BROKER_PATIENCE_S)
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                await self._publish_when_up(route, message)
+            await self._publish_within(patience, route, message)
         except TimeoutError as error:
-            raise Disconnected(f"no broker before the deadline: {self._connection.last_error}") from error
+            raise Disconnected(f"no broker in {patience:.0f} s: {self._connection.trouble}") from error
         except Unroutable as error:
             raise Unroutable(f"there is no {whom}: the broker has no queue for it") from error
         except Refused as error:
             raise Refused(f"{whom} has too much waiting: its queue is full; wait, then try again") from error
 
-    async def _publish_when_up(self, route: Route, message: Message) -> None:
-        while True:
-            try:
+    async def _publish_within(self, patience_s: float, route: Route, message: Message, *, keep: bool = True) -> None:
+        """Publish, to be kept by the broker or not. Raises TimeoutError."""
+        body = encode(message)
+        async with asyncio.timeout(patience_s):
+            for wait_s in backoff(0.05, 1.0):
                 await self._connection.wait_up()
-                return await self._connection.publish(*route, encode(message), message_id=message.id)
-            except Disconnected:
-                continue
+                with suppress(Disconnected):
+                    await self._connection.publish(*route, body, message_id=message.id, persistent=keep)
+                    break
+                await asyncio.sleep(wait_s)
 
     async def _next(self, pending: _Pending, route: Route, deadline: float, whom: str) -> tuple[str, Message]:
         """Wait for the next message of a call; ask after it when it is long in coming."""
@@ -161,20 +171,28 @@ class Caller:
             now = time.monotonic()
             if now >= deadline or (not pending.accepted and now - asked_at > ACCEPT_TIMEOUT_S):
                 raise _silence(pending, whom, now >= deadline)
-            patience = min(deadline - now, STATE_EVERY_S)
             try:
-                return await asyncio.wait_for(pending.inbox.get(), patience)
+                async with asyncio.timeout(min(deadline - now, STATE_EVERY_S)):
+                    return await pending.inbox.get()
             except TimeoutError:
                 if time.monotonic() < deadline:
                     await self._ask_after(pending, route)
 
     async def _ask_after(self, pending: _Pending, route: Route) -> None:
-        """Ask an agent what became of its command. The centre is asked the same again: its answers are repeatable."""
+        """Ask an agent what became of its command. The centre is asked the same again: its answers are repeatable.
+
+        Raises Disconnected when the broker does not take the question, unless the command is at work: then its answer
+        is worth waiting for until the deadline.
+        """
         question = pending.message
         if pending.message.target:
             question = self._address(CommandState(command=pending.message.id, id=uuid7()))
         try:
-            await self._connection.publish(*route, encode(question), message_id=question.id, persistent=False)
+            await self._publish_within(BROKER_PATIENCE_S - STATE_EVERY_S, route, question, keep=False)
+        except TimeoutError as error:
+            if not pending.accepted:
+                text = f"no broker in {BROKER_PATIENCE_S:.0f} s: {self._connection.trouble}"
+                raise Disconnected(text) from error
         except NotDelivered:
             return  # asked again after the next wait; the deadline ends it
 

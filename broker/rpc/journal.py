@@ -15,11 +15,15 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
 import msgpack
 from msgspec import Struct
+
+from broker.backoff import backoff
+from broker.durable import sync_directory, write_all
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,9 @@ class Journal:
         self._entries: dict[str, Entry] = {}
         self._inherited: list[Entry] = []
         self._buffer: list[bytes] = []
+        #: Answers that the disk has not taken: they go with each write until it does.
+        self._owed: list[bytes] = []
+        self._paying: asyncio.Task[None] | None = None
         self._durable: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
@@ -79,7 +86,11 @@ class Journal:
         self._rewrite(list(self._entries.values()))
 
     async def close(self) -> None:
-        """Wait until all is durable and let go of the file."""
+        """Wait until all is durable, or the disk takes nothing, and let go of the file."""
+        if self._paying is not None:
+            self._paying.cancel()
+            with suppress(OSError):
+                await self.barrier()
         await self._idle.wait()
         await asyncio.to_thread(self._thread.shutdown)
         if self._file is not None:
@@ -113,15 +124,34 @@ class Journal:
         await self._append(["barrier"])
 
     async def start(self, command_id: str) -> None:
-        """Note that its effect may begin now; from here a restart answers ``interrupted``."""
-        self._entries[command_id].started = True
+        """Note that its effect may begin now; a restart then answers ``interrupted``. Raises OSError: it may not."""
         await self._append(["start", command_id])
+        self._entries[command_id].started = True
 
     async def end(self, command_id: str, reply: bytes) -> None:
-        """Note its final answer. When this returns it may be sent."""
+        """Note its final answer. When this returns it may be sent.
+
+        It is durable then, or owed: a disk that takes nothing holds up no answer, and gets it as soon as it takes
+        something. Who is killed before that finds the command as one that was cut short.
+        """
         entry = self._entries[command_id]
         entry.reply, entry.command = reply, None
-        await self._append(["end", command_id, reply])
+        record: list[object] = ["end", command_id, reply]
+        try:
+            await self._append(record)
+        except OSError as error:
+            log.error("answer not journalled, again soon", extra={"command": command_id, "why": str(error)})
+            self._owed.append(_frame(record))
+            if self._paying is None or self._paying.done():
+                self._paying = asyncio.create_task(self._pay(), name="journal owes")
+
+    async def _pay(self) -> None:
+        for wait_s in backoff(0.5, 10.0):
+            await asyncio.sleep(wait_s)
+            with suppress(OSError):
+                await self.barrier()
+            if not self._owed:
+                return
 
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
@@ -138,16 +168,19 @@ class Journal:
 
     def _flush(self) -> None:
         """Hand everything that has gathered to the thread; what gathers meanwhile goes with the next flush."""
-        batch, self._buffer = self._buffer, []
+        owed, batch, self._buffer = len(self._owed), [*self._owed, *self._buffer], []
         durable, self._durable = self._durable, None
         if durable is None:
             self._idle.set()
             return
         written = self._thread.submit(self._write, b"".join(batch))
-        written.add_done_callback(lambda done: durable.get_loop().call_soon_threadsafe(self._settle, durable, done))
+        loop = durable.get_loop()
+        written.add_done_callback(lambda done: loop.call_soon_threadsafe(self._settle, durable, done, owed))
 
-    def _settle(self, durable: asyncio.Future[None], written: Future[None]) -> None:
+    def _settle(self, durable: asyncio.Future[None], written: Future[None], owed: int) -> None:
         error = written.exception()
+        if error is None:
+            del self._owed[:owed]
         if durable.cancelled():
             pass
         elif error is not None:
@@ -215,7 +248,7 @@ class Journal:
         self._compact_above = max(COMPACT_ABOVE_BYTES, 2 * self._end)
         if old is not None:
             old.close()
-        _sync_directory(self._path.parent)
+        sync_directory(self._path.parent)
 
 
 def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
@@ -223,10 +256,7 @@ def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
     if at + len(data) > extent:
         extent = at + len(data) + EXTENT_BYTES
         os.posix_fallocate(file.fileno(), 0, extent)
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file.fileno(), view, at)
-        view, at = view[written:], at + written
+    write_all(file.fileno(), data, at)
     os.fdatasync(file.fileno())
     return extent
 
@@ -255,11 +285,3 @@ def _records(path: Path) -> Iterator[list[object]]:
                 yield msgpack.unpackb(frame[1])
         except (ValueError, TypeError, msgpack.UnpackException):
             return
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,21 +7,23 @@ read it rejects, counts and reports. Which messages there are is the handlers' t
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections import Counter
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.errors import Unroutable
-from broker.routes import Route, kind_of, reply, up
+from broker.errors import Forbidden, Unroutable
+from broker.routes import kind_of, reply
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
-from schemas.codec import clip, decode, encode, op_of
-from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Refused, Reply
+from broker.rpc.refusals import Refusals
+from schemas.codec import clip, decode, encode, fit, op_of
+from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
 from schemas.envelope import Done as DoneReply
 from schemas.errors import DecodeError, ErrorCode
 
@@ -29,8 +31,8 @@ log = logging.getLogger(__name__)
 
 #: A result that comes within this time needs no ``accepted`` before it, seconds.
 ACCEPT_AFTER_S = 0.1
-#: Words on refused messages that may be on their way; what comes faster is counted only.
-MOST_REPORTS = 16
+#: How long a command waits for a disk that does not take the journal, seconds; then its sender is told.
+JOURNAL_PATIENCE_S = 5.0
 #: How long a command with a deadline waits for the first word about the server's time, seconds.
 CLOCK_PATIENCE_S = 20.0
 
@@ -66,8 +68,16 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     repeatable: bool = False
     #: The answer is not the handler's return value: someone else ends the journal's entry later.
     ends_elsewhere: bool = False
-    #: Deals with a command whose effect had begun when the agent died, in place of the answer ``interrupted``.
+    #: Deals with a command that an agent before us has left and that may not go on: its effect had begun, or it may
+    #: have none any more. In place of the answer ``interrupted``, or of the refusal.
     interrupted: Run | None = None
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """Why a message must have no effect: the answer, and, where it goes to the dead letters, the reason in a word."""
+
+    answer: Failed
+    reason: str = ""
 
 
 class Responder:
@@ -92,9 +102,9 @@ class Responder:
         self._running: set[asyncio.Task[None]] = set()
         #: Messages that have come and are not yet judged: they may wait for the server's time.
         self._pondered: set[str] = set()
+        self._refusals = Refusals(connection)
         #: Messages refused since the start, by reason; goes out with the beats.
-        self.refused: Counter[str] = Counter()
-        self._reports = 0
+        self.refused = self._refusals.counts
 
     def recover(self) -> None:
         """Deal with the commands that an earlier process accepted and did not answer: run them, or answer
@@ -104,6 +114,7 @@ class Responder:
 
     async def close(self) -> None:
         """Cancel what runs; the journal still holds it."""
+        await self._refusals.close()
         for task in list(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -113,22 +124,16 @@ class Responder:
         try:
             message = delivery.read()
         except DecodeError as error:
-            return self.refuse(delivery, "undecodable", error.reason)
-        handler = self._handlers.get(type(message))
-        if handler is None:
-            text = f"this agent does not take {op_of(message)}"
-            self.refuse(delivery, "unknown_op", text)
-            failed = Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text)
-            return await self._answer(delivery.user_id, message, failed)
-        if kind_of(delivery.user_id) not in handler.senders:
-            return self.refuse(delivery, "forbidden", f"{delivery.user_id!r} may not send {op_of(message)}")
+            return self._refusals.refuse(delivery, "undecodable", error.reason)
         self._pondered.add(message.id)
         try:
-            problem = await self._problem(message)
-            if problem is None:
-                return await self._take(delivery, handler, message)
+            verdict = await self._judge(delivery.user_id, message)
+            if isinstance(verdict, Handler):
+                return await self._take(delivery, verdict, message)
+            if verdict.reason:
+                self._refusals.refuse(delivery, verdict.reason, verdict.answer.message)
             delivery.ack()
-            return await self._answer(delivery.user_id, message, problem)
+            return await self._answer(delivery.user_id, message, verdict.answer)
         finally:
             self._pondered.discard(message.id)
 
@@ -144,20 +149,57 @@ class Responder:
             return
         known = self.journal.get(message.id)
         if known is not None and not known.ended:
-            await self.journal.barrier()
+            with suppress(OSError):
+                await self.journal.barrier()
             known = self.journal.get(message.id)
         if known is None:
-            await self.journal.accept(message.id, delivery.user_id, delivery.body)
-            delivery.ack()
-            self._spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
+            await self._begin(delivery, handler, message)
         else:
             delivery.ack()
             await self._answer_again(delivery.user_id, message, known)
+
+    async def _begin(self, delivery: Delivery, handler: Handler, message: Message) -> None:
+        """Journal a command, acknowledge it and let it run. One that the disk does not take is refused, and told."""
+        problem = await self._why_not_journalled(delivery, message)
+        if problem is None:
+            delivery.ack()
+            self._spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
+            return
+        text = f"this agent cannot write its journal: {problem.strerror or problem}"
+        self._refusals.refuse(delivery, "journal", text)
+        hint = "make room on its disk, then send it again"
+        failed = Failed(call=message.id, code=ErrorCode.STORE, message=text, hint=hint)
+        await self._answer(delivery.user_id, message, failed)
+
+    async def _why_not_journalled(self, delivery: Delivery, message: Message) -> OSError | None:
+        deadline = time.monotonic() + JOURNAL_PATIENCE_S
+        for wait_s in backoff(0.2, 2.0):
+            try:
+                await self.journal.accept(message.id, delivery.user_id, delivery.body)
+            except OSError as error:
+                if time.monotonic() + wait_s > deadline:
+                    return error
+                await asyncio.sleep(wait_s)
+            else:
+                break
+        return None
 
     async def _answer_again(self, sender: str, message: Message, known: Entry) -> None:
         answer = Accepted(call=message.id) if known.reply is None else _stored(known)
         if answer is not None:
             await self._answer(sender, message, answer)
+
+    async def _judge(self, sender: str, message: Message) -> Handler | _Refusal:
+        """Say who deals with a message, or why nobody may: when it comes, and again after a crash in its midst."""
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            text = f"this agent does not take {op_of(message)}"
+            return _Refusal(Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text), "unknown_op")
+        if kind_of(sender) not in handler.senders:
+            text = f"{sender!r} may not send {op_of(message)}"
+            return _Refusal(Failed(call=message.id, code=ErrorCode.FORBIDDEN, message=text), "forbidden")
+        problem = await self._problem(message)
+        return handler if problem is None else _Refusal(problem)
 
     async def _problem(self, message: Message) -> Failed | None:
         """Say why a message must not take effect, whatever it asks."""
@@ -177,8 +219,10 @@ class Responder:
     async def _why_late(self, deadline_ms: int) -> str:
         """Say why a deadline counts as passed; empty when there is time left."""
         if self._clock.now_ms() is None:
+            await self._connection.wait_up()
             try:
-                await asyncio.wait_for(self._clock.wait_known(), CLOCK_PATIENCE_S)
+                async with asyncio.timeout(CLOCK_PATIENCE_S):
+                    await self._clock.wait_known()
             except TimeoutError:
                 return "the centre has not told the time, so its deadline cannot be judged"
         now = self._clock.now_ms()
@@ -202,8 +246,13 @@ class Responder:
         except asyncio.CancelledError:
             work.cancel()
             raise
-        await self.journal.end(call.message.id, encode(answer))
-        await self._answer(call.sender, call.message, answer)
+        await self._end(call.sender, call.message, answer)
+
+    async def _end(self, sender: str, message: Message, answer: Reply) -> None:
+        """Note the final answer of a command, then give it."""
+        answer = fit(answer)
+        await self.journal.end(message.id, encode(answer))
+        await self._answer(sender, message, answer)
 
     async def _guarded(self, handler: Handler, call: Call) -> Reply | None:
         """Run a handler; an error with a code of the wire is an answer, any other is one with a log entry."""
@@ -213,7 +262,7 @@ class Responder:
             code = getattr(error, "code", None)
             if code is None:
                 log.exception("command failed", extra={"op": op_of(call.message), "command": call.message.id})
-            text = str(error) or type(error).__name__
+            text = clip(str(error) or type(error).__name__)
             return Failed(
                 call=call.message.id,
                 code=ErrorCode(code) if code else ErrorCode.INTERNAL,
@@ -225,52 +274,26 @@ class Responder:
         try:
             message = decode(entry.command or b"")
         except DecodeError:
-            message = None
-        handler = self._handlers.get(type(message)) if message is not None else None
-        if message is not None and handler is not None and (handler.repeatable or not entry.started):
-            await self._run_command(handler, Call(self, message, entry.sender))
-            return
-        if message is not None and handler is not None and handler.interrupted is not None:
-            await handler.interrupted(Call(self, message, entry.sender), message)
-            return
-        answer = Failed(
-            call=entry.id,
-            code=ErrorCode.INTERRUPTED,
-            message="the agent was restarted while this ran; it may have had its effect",
-            hint="look at what it did, then send a new command",
-        )
-        await self.journal.end(entry.id, encode(answer))
-        if message is not None:
-            await self._answer(entry.sender, message, answer)
+            return await self.journal.end(entry.id, encode(_interrupted(entry.id)))
+        verdict = await self._judge(entry.sender, message)
+        call = Call(self, message, entry.sender)
+        handler = self._handlers.get(type(message))
+        if isinstance(verdict, Handler) and (verdict.repeatable or not entry.started):
+            return await self._run_command(verdict, call)
+        if handler is not None and handler.interrupted is not None:
+            failed = await self._guarded(msgspec.structs.replace(handler, run=handler.interrupted), call)
+            return None if failed is None else await self._end(entry.sender, message, failed)
+        answer = _interrupted(entry.id) if entry.started or isinstance(verdict, Handler) else verdict.answer
+        return await self._end(entry.sender, message, answer)
 
     async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Answer a console. An adapter is answered by what its order brings about: a completion, a beat."""
         if kind_of(sender) != "console":
             return
         try:
-            await self.send_to(sender, message.reply, answer)
-        except Unroutable:
-            log.info("caller gone", extra={"caller": sender, "command": message.id})
-
-    def refuse(self, delivery: Delivery, reason: str, text: str) -> None:
-        """Reject a delivery, to the dead letters, count it, and report why: an agent cannot write it there itself."""
-        self.refused[reason] += 1
-        log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
-        is_first = delivery.spoil()
-        delivery.reject()
-        if not is_first or self._reports >= MOST_REPORTS:
-            return
-        digest = hashlib.sha256(delivery.whole).hexdigest()
-        report = Refused(sha256=digest, sender=delivery.user_id, reason=clip(f"{reason}: {text}"))
-        route = up(self._connection.user, "refused")
-        self._spawn(self._report(route, report))
-
-    async def _report(self, route: Route, report: Refused) -> None:
-        self._reports += 1
-        try:
-            await self._connection.deliver(*route, encode(report), message_id=report.id)
-        finally:
-            self._reports -= 1
+            await self.send_to(sender, message.reply, fit(answer))
+        except (Unroutable, Forbidden) as error:
+            log.info("caller gone", extra={"caller": sender, "command": message.id, "why": str(error)})
 
     async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
         """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""
@@ -296,6 +319,15 @@ class Responder:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("answering failed", exc_info=task.exception())
+
+
+def _interrupted(command_id: str) -> Failed:
+    return Failed(
+        call=command_id,
+        code=ErrorCode.INTERRUPTED,
+        message="the agent was restarted while this ran; it may have had its effect",
+        hint="look at what it did, then send a new command",
+    )
 
 
 def _stored(entry: Entry) -> Reply | None:

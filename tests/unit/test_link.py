@@ -15,7 +15,7 @@ from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
 from broker import link as link_module
 from broker.address import Address
 from broker.connection import Connection
-from broker.delivery import Delivery, Properties
+from broker.delivery import Delivery, Properties, Subscription, receiver
 from broker.errors import BrokerError, Disconnected, LoginRefused
 from broker.link import Link
 from schemas.codec import bundle, encode
@@ -138,7 +138,7 @@ async def test_a_subscribe_on_a_connection_that_is_closing_is_disconnected() -> 
         link._amqp.close()
 
         with pytest.raises(Disconnected):
-            await link._open_channel()
+            await link._open_channel(lambda _: None)
         link.abandon()
 
 
@@ -155,14 +155,15 @@ async def test_a_publish_on_a_channel_that_is_closing_fails_its_future_and_takes
         future = link.send("vc.up", "k", b"x", Properties(), mandatory=False)
 
         assert isinstance(future.exception(), Disconnected)
-        assert (link._pending, link._next_tag) == ({}, 1)
+        assert (link._confirms.pending, link._confirms.next_tag) == ({}, 1)
         link.abandon()
 
 
 def taken(channel: Any, properties: spec.BasicProperties, body: bytes, *, bundles: bool) -> list[Delivery]:
     """What a handler gets of what pika hands over."""
     came: list[Delivery] = []
-    link_module._receiver(came.append, lambda _: None, bundles=bundles)(channel, DELIVER, properties, body)
+    subscription = Subscription(queue="q", handler=came.append, bundles=bundles)
+    receiver(subscription, link_module._settler, lambda _: None)(channel, DELIVER, properties, body)
     return came
 
 
@@ -224,7 +225,7 @@ def test_only_who_may_sends_bundles_and_only_to_where_they_are_taken(sender: str
 
 
 async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(link_module, "GOODBYE_TIMEOUT_S", 0.2)
     ended = asyncio.Event()
 
     async def serve(peer: Peer) -> None:

@@ -51,7 +51,7 @@ class Post:
         self.user_id = user or key.partition(".")[0]
         self.properties = Properties(message_id=message_id)
         self.redelivered = False
-        self.acked = 0
+        self.acked = self.rejected = 0
         self.whole = self.body
         self.is_spoilt = False
 
@@ -63,8 +63,14 @@ class Post:
         was_good, self.is_spoilt = not self.is_spoilt, True
         return was_good
 
+    def read(self) -> Message:
+        return decode(self.body)
+
     def ack(self) -> None:
         self.acked += 1
+
+    def reject(self) -> None:
+        self.rejected += 1
 
 
 async def until(condition: Callable[[], object], patience_s: float = 5.0) -> None:

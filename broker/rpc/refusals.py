@@ -1,0 +1,59 @@
+"""What an agent cannot take: rejected, counted, and told to the centre, since an agent cannot write the dead letters.
+
+One word for each body, and no more of them on their way at once than a few: who floods an agent fills a counter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+
+from broker.connection import Connection, Delivery
+from broker.errors import NotDelivered
+from broker.routes import up
+from schemas.codec import clip, encode
+from schemas.envelope import Refused
+
+log = logging.getLogger(__name__)
+
+#: Words on refused messages that may be on their way; what comes faster is counted only.
+MOST_REPORTS = 16
+
+
+class Refusals:
+    """See the module."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        #: Messages refused since the start, by reason; goes out with the beats.
+        self.counts: Counter[str] = Counter()
+        self._reports: set[asyncio.Task[None]] = set()
+
+    def refuse(self, delivery: Delivery, reason: str, text: str) -> None:
+        """Reject a delivery, to the dead letters, count it, and report why."""
+        self.counts[reason] += 1
+        log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
+        is_first = delivery.spoil()
+        delivery.reject()
+        if not is_first or len(self._reports) >= MOST_REPORTS:
+            return
+        digest = hashlib.sha256(delivery.whole).hexdigest()
+        report = Refused(sha256=digest, sender=delivery.user_id, reason=clip(f"{reason}: {text}"))
+        task = asyncio.ensure_future(self._report(report))
+        self._reports.add(task)
+        task.add_done_callback(self._reports.discard)
+
+    async def close(self) -> None:
+        """Cancel what has not been told."""
+        for task in list(self._reports):
+            task.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
+
+    async def _report(self, report: Refused) -> None:
+        route = up(self._connection.user, "refused")
+        try:
+            await self._connection.deliver(*route, encode(report), message_id=report.id)
+        except NotDelivered as error:
+            log.info("refusal not reported", extra={"why": str(error)})
