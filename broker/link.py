@@ -26,8 +26,7 @@ from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, Qu
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
-#: How long the broker may take to answer on a link that is open, and to say goodbye, seconds: one that is frozen keeps
-#: its sockets open and says nothing.
+#: How long the broker may take to answer on an open link, and to say goodbye, seconds: a frozen one says nothing.
 ANSWER_TIMEOUT_S = 8.0
 GOODBYE_TIMEOUT_S = 2.0
 #: Octets of a frame before its payload, and around it.
@@ -225,8 +224,9 @@ class Link:
             method(*args, callback=lambda frame: _resolve(future, frame), **options)
         return await self._unless_closed(future)
 
-    async def _unless_closed(self, future: asyncio.Future[Any], within_s: float = ANSWER_TIMEOUT_S) -> Any:
+    async def _unless_closed(self, future: asyncio.Future[Any], within_s: float | None = None) -> Any:
         """Await an answer of the broker. Raises what broke the link; a broker that says nothing breaks it too."""
+        within_s = within_s or ANSWER_TIMEOUT_S
         await asyncio.wait([future, self.closed], timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         if future.done():
             return future.result()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.rpc.journal import Entry, Journal
+from tests.broker.polling import until
 
 
 async def journal_of(path: Path, **options: float) -> Journal:
@@ -214,3 +215,50 @@ async def test_only_its_owner_reads_the_file(tmp_path: Path) -> None:
     await journal_of(tmp_path / "j")
 
     assert (tmp_path / "j").stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_answer_that_the_disk_does_not_take_is_owed_and_written_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = await journal_of(tmp_path / "j")
+    await journal.accept("c1", "console-a", b"first")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", full)
+        await asyncio.wait_for(journal.end("c1", b"answer"), 5)
+
+    assert "answer not journalled" in caplog.text
+    assert b"answer" not in (tmp_path / "j").read_bytes()
+    await journal.accept("c2", "console-a", b"second")
+    after = await reopened(tmp_path / "j")
+    assert [entry.id for entry in after.unfinished()] == ["c2"]
+    assert (after.get("c1") or Entry(id="", sender="", at_ms=0)).reply == b"answer"
+    await journal.close()
+
+
+async def test_what_is_owed_is_paid_without_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.rpc.journal.backoff", lambda *_: iter([0.01] * 1000))
+    journal = await journal_of(tmp_path / "j")
+    await journal.accept("c1", "console-a", b"first")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", full)
+        await journal.end("c1", b"answer")
+        await asyncio.sleep(0.05)
+
+    await until(lambda: journal._owed == [])
+
+    assert (await reopened(tmp_path / "j")).unfinished() == []
+    await journal.close()
+
+
+async def test_a_beginning_that_the_disk_does_not_take_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await journal_of(tmp_path / "j")
+    entry = await journal.accept("c1", "console-a", b"first")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fdatasync", full)
+        with pytest.raises(OSError, match="No space"):
+            await journal.start("c1")
+
+    assert not entry.started
+    await journal.close()
