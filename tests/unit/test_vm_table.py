@@ -45,7 +45,7 @@ def test_nothing_but_creation_starts_from_an_absent_vm(verb):
     assert not is_legal(verb, VmState.ABSENT)
 
 
-@pytest.mark.parametrize("state", LASTING)
+@pytest.mark.parametrize("state", sorted(LASTING))
 def test_every_lasting_state_leads_to_running_and_to_absent(state):
     assert VmState.RUNNING in reachable(state)
     assert VmState.ABSENT in reachable(state)
