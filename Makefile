@@ -8,13 +8,14 @@ ARGS :=
 #: Tests that need neither a server nor a guest.
 QUICK := -m "not service and not qemu" tests/unit tests/contract
 
-.PHONY: help setup demo check test long lint bench clean
+.PHONY: help setup demo check test long peers lint bench clean
 
 help:
 	@echo "make demo   the whole system on this machine: four physics jobs in two virtual machines"
 	@echo "make check  ruff, mypy and the tests that need no service: in a minute, at every step"
 	@echo "make test   every check: ruff, mypy, pytest"
 	@echo "make long   what takes minutes: chaos, floods, big files"
+	@echo "make peers  programs of others that speak with ours"
 	@echo "make bench  ours beside its peers: rpc, jobs, transfer"
 	@echo "make lint   ruff and mypy alone"
 	@echo "make setup  Debian packages and .venv for the demo, and nothing else"
@@ -41,6 +42,10 @@ test:
 long:
 	@deploy/setup.sh test
 	$(PYTHON) -m pytest --durations=20 --timeout=3600 -m long tests/long $(ARGS)
+
+peers:
+	@deploy/setup.sh peers
+	$(PYTHON) -m pytest --durations=20 --timeout=3600 -m peers tests/peers $(ARGS)
 
 lint:
 	@deploy/setup.sh test

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Set-up for one make target: deploy/setup.sh demo|test|bench.
+# Set-up for one make target: deploy/setup.sh demo|test|peers|bench.
 #
 # Installs the Debian packages of deploy/packages.txt that are missing (as root, or with sudo if that asks nothing) and
 # makes .venv. No service is started by it. Repeating it is safe, and takes well under a second when all is there.
@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-part=${1:?"which part: demo, test or bench"}
+part=${1:?"which part: demo, test, peers or bench"}
 venv=.venv
 logs=.cache/setup
 policy=/usr/sbin/policy-rc.d
@@ -108,7 +108,7 @@ fingerprint() {
 extras_for() {
     case $1 in
     demo) echo all,demo ;;
-    test) echo test,demo ;;
+    test | peers) echo test,demo ;;
     bench) echo bench ;;
     esac
 }
@@ -142,7 +142,7 @@ install)
     shift
     install_packages "$@"
     ;;
-demo | test | bench)
+demo | test | peers | bench)
     need_packages
     need_venv
     ;;

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "evidence.md"
 HEAD = ["| test | what was seen | seconds | date | commit |", "| --- | --- | --- | --- | --- |"]
 
@@ -26,6 +28,26 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         return f"| {' | '.join(word.replace('|', '/') for word in self)} |"
+
+
+class Recorder:
+    """Notes what the tests of one tier's folder saw: their figures (``record_property``), or how they ended."""
+
+    def __init__(self, tier: str) -> None:
+        self._tier, self._rows = tier, list[Row]()
+
+    def note(self, report: pytest.TestReport) -> None:
+        """Take one test's end; the hook ``pytest_runtest_logreport`` of a conftest."""
+        folder = f"tests/{self._tier}/"
+        if report.when == "call" and not report.skipped and report.nodeid.startswith(folder):
+            figures = [f"{name} {value}" for name, value in report.user_properties]
+            seen = ", ".join(figures) if report.passed and figures else report.outcome
+            self._rows.append(row(report.nodeid.removeprefix(folder), seen, report.duration))
+
+    def write(self) -> None:
+        """Put it on the page; a run that tested nothing changes nothing. The hook ``pytest_sessionfinish``."""
+        if self._rows:
+            write(self._tier, self._rows)
 
 
 def write(tier: str, rows: list[Row], page: Path = PAGE) -> None:

@@ -1,0 +1,9 @@
+"""What `make peers` saw goes into the page of evidence."""
+
+from __future__ import annotations
+
+from tests.evidence import Recorder
+
+_recorder = Recorder("peers")
+pytest_runtest_logreport = _recorder.note
+pytest_sessionfinish = _recorder.write
