@@ -32,8 +32,12 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         return self.started > 0 and self.boot == _boot_id() and _started(self.pid) == self.started
 
     def end(self, patience_s: float) -> None:
-        """Terminate it, and kill its process group when the patience is at its end. Returns when it is gone."""
-        _signal(self.pid, signal.SIGTERM)
+        """Terminate it, and kill its process group when the patience is at its end. Returns when it is gone.
+
+        A stranger that has its pid now is left alone.
+        """
+        if self.is_alive():
+            _signal(self.pid, signal.SIGTERM)
         deadline = time.monotonic() + patience_s
         while self.is_alive() and time.monotonic() < deadline:
             time.sleep(_POLL_S)

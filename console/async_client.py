@@ -34,9 +34,11 @@ from schemas.ids import uuid7
 from schemas.jobs import OutputEntry
 from schemas.ledger import AttemptRow, HostRow, JobRecord, JobVerdict, RegistryRow
 from schemas.vms import (
+    VmAdopt,
     VmCommand,
     VmCreate,
     VmDelete,
+    VmDiscard,
     VmPause,
     VmPoweroff,
     VmReset,
@@ -162,6 +164,14 @@ class AsyncClient(CentreCalls):
     async def vm_savestate(self, vm: str) -> VmStatus | None:
         """Write a VM's memory to disk and end it."""
         return await self.command(await self.vm_named(vm), VmSavestate)
+
+    async def vm_discard(self, vm: str) -> VmStatus | None:
+        """Throw a VM's saved state away; of a VM that was set aside, all that there is of it."""
+        return await self.command(await self.vm_named(vm), VmDiscard)
+
+    async def vm_adopt(self, vm: str) -> VmStatus | None:
+        """Take a VM back that was set aside."""
+        return await self.command(await self.vm_named(vm), VmAdopt)
 
     async def vm_delete(self, vm: str) -> None:
         """Remove a VM and all that belongs to it."""

@@ -150,6 +150,14 @@ class Client:
         """Write a VM's memory to disk and end it."""
         return self._wait_for(self._client.vm_savestate(vm))
 
+    def vm_discard(self, vm: str) -> VmStatus | None:
+        """Throw a VM's saved state away; of a VM that was set aside, all that there is of it."""
+        return self._wait_for(self._client.vm_discard(vm))
+
+    def vm_adopt(self, vm: str) -> VmStatus | None:
+        """Take a VM back that was set aside."""
+        return self._wait_for(self._client.vm_adopt(vm))
+
     def vm_delete(self, vm: str) -> None:
         """Remove a VM and all that belongs to it."""
         self._wait_for(self._client.vm_delete(vm))

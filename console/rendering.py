@@ -20,6 +20,7 @@ _COLOURS = {
     "held": "red",
     "aborted": "red",
     "stuck": "red",
+    "set_aside": "red",
     "cancelled": "yellow",
     "submitted": "dim",
     "poweredoff": "dim",

@@ -27,7 +27,7 @@ from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.qemu_machine import STATES
-from host_agent.vm import TRANSITIONS, VmState, is_done, is_legal
+from host_agent.vm import TRANSITIONS, Transition, VmState, is_done, is_legal
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
 from schemas.description import Input, JobDescription, Output, Requirements
@@ -327,7 +327,7 @@ def vms_page() -> str:
     verbs = list(TRANSITIONS)
     rows = [[_code(state), *(_mark(verb, state) for verb in verbs)] for state in VmState]
     goals = [
-        (_code(v), _code(t.through), _code(t.goal), "yes" if t.raises_generation else "")
+        (_code(v), _code(t.through), _goals(t), "yes" if t.raises_generation else "", _wish(t), _may(t))
         for v, t in TRANSITIONS.items()
     ]
     return _page(
@@ -336,13 +336,39 @@ def vms_page() -> str:
         "succeeds, – it is refused with both states named.",
         table(("state", *(str(verb) for verb in verbs)), rows),
         "## What a verb does",
-        table(("verb", "passes through", "ends in", "raises the boot generation"), goals),
+        table(
+            ("verb", "passes through", "ends in", "raises the boot generation", "from then on it shall be", "turns"),
+            goals,
+        ),
+        "One verb at a time is at work on a VM; others wait for their turn. What a VM shall be outlives the agent: an "
+        "autostart VM that shall be running is started again when it aborts, and any VM that shall be running and was "
+        "stuck for want of disk goes on when there is some. `set_aside` is no hypervisor's word: the host has the VM, "
+        "and its agent's registry does not know it.",
         "## The same words elsewhere",
         "QEMU's column is the table by which its driver reads QEMU's state. There are no drivers for libvirt and "
         "vSphere yet; their columns help who knows those.",
         table(("state", "QEMU (QMP)", "libvirt", "vSphere"), _elsewhere()),
         "An empty field: the state is ours alone. `absent`, `poweredoff`, `saved` and `aborted` are states without a "
         "QEMU process: they are read from the VM's directory.",
+    )
+
+
+def _goals(row: Transition) -> str:
+    others = [f"from {_code(state)}: {_code(goal)}" for state, goal in row.goal_from.items()]
+    return "; ".join([_code(row.goal), *others])
+
+
+def _wish(row: Transition) -> str:
+    return _code(row.wish) if row.wish is not None else ""
+
+
+def _may(row: Transition) -> str:
+    return (
+        "cuts others short"
+        if row.interrupts
+        else "may be cut short"
+        if row.interruptible
+        else "waits, and is waited for"
     )
 
 

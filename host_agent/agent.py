@@ -1,99 +1,90 @@
-"""The host agent put together: commands on VMs, the inventory's beats, VMs kept running as wanted."""
+"""The host agent put together: commands on VMs, the inventory's beats, VMs kept as they are wished to be."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import platform
-import shutil
 import time
 from pathlib import Path
 
 from broker.address import read_address
-from broker.backoff import backoff
 from broker.connection import Connection
 from broker.errors import BrokerError
 from broker.routes import queue_of
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock, Uplink
+from host_agent.aside import SetAside
+from host_agent.commands import VmCommands
 from host_agent.config import HostConfig, WantedVm
-from host_agent.control import GuestSettings, VmControl
+from host_agent.control import VmControl
 from host_agent.errors import HostError
+from host_agent.facts import facts_of
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.images import ImageStore
+from host_agent.keeper import Keeper
+from host_agent.leaving import Leaving
+from host_agent.lock import DirectoryLock
+from host_agent.making import VmMaking
 from host_agent.registry import VmRegistry
-from host_agent.vm import Verb, VmState
+from host_agent.seeding import GuestSettings, Seeding
+from host_agent.statuses import VmStatuses
+from host_agent.vm import VmState, Wish
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolRevoke
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
-from schemas.vms import (
-    HostBye,
-    HostFacts,
-    HostInventory,
-    VmCommand,
-    VmCreate,
-    VmDelete,
-    VmList,
-    VmPause,
-    VmPoweroff,
-    VmReset,
-    VmResume,
-    Vms,
-    VmSavestate,
-    VmStart,
-    VmStatus,
-    VmStop,
-)
+from schemas.vms import HostBye, HostInventory, VmCreate, VmStatus
 
 log = logging.getLogger(__name__)
 
-AGENT_VERSION = "0.1.0"
 #: How long the key manager may take for a one-time login, seconds.
 GRANT_TIMEOUT_S = 30.0
 
 #: Commands taken and not yet journalled. The word about the time comes by the same queue: it must not wait behind them.
 PREFETCH = 64
 
-VERBS: dict[type[VmCommand], Verb] = {
-    VmStart: Verb.START,
-    VmPause: Verb.PAUSE,
-    VmResume: Verb.RESUME,
-    VmReset: Verb.RESET,
-    VmPoweroff: Verb.POWEROFF,
-    VmSavestate: Verb.SAVESTATE,
-    VmStop: Verb.STOP,
-}
-
 
 class HostAgent:
-    """One host's agent. ``run`` until cancelled; its VMs live on."""
+    """One host's agent, the only one of its directory. ``run`` until cancelled; its VMs live on."""
 
     def __init__(self, config: HostConfig, hypervisor: Hypervisor) -> None:
         self._config, self._hypervisor = config, hypervisor
         directory = Path(config.directory)
         address = read_address(Path(config.credential))
         self._me = address.user
+        self._lock = DirectoryLock(directory)
         self._clock = ServerClock()
         self._connection = Connection(address, name=address.user)
         self._uplink = Uplink(self._connection, lambda: 0)
         self._journal = Journal(directory / "journal")
         self._registry = VmRegistry(directory / "vms.json")
-        self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
         self._changed = asyncio.Event()
-        self._keeping: dict[str, asyncio.Task[None]] = {}
-        self.control = VmControl(
-            hypervisor,
-            self._registry,
-            ImageStore(directory / "images", frozenset(config.images)),
-            config.images[0] if config.images else "",
-            address,
-            GuestSettings(config.slots, config.guest),
-            self._grant,
-            self._revoke,
-        )
+        #: The VMs that had a process when the agent ended, which it leaves alone.
+        self.left_running: list[VmStatus] = []
+        self._leaving = Leaving(self._registry, self._revoke)
+        seeding = Seeding(hypervisor, self._registry, address, GuestSettings(config.slots, config.guest), self._grant)
+        aside = SetAside(hypervisor, self._registry, seeding)
+        images = ImageStore(directory / "images", frozenset(config.images))
+        making = VmMaking(hypervisor, self._registry, aside, images, config.images[0] if config.images else "", address)
+        self._statuses = VmStatuses(hypervisor, self._registry, aside)
+        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses)
+        self._keeper = Keeper(hypervisor, self._registry, self._control.act)
+        self._commands = VmCommands(self._control, self._keeper, self._statuses, self._is_wanted)
+        self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
+        self._control.on_change = self._on_act
+        self._statuses.reason = self._keeper.reason
+        self._statuses.on_late = self._changed.set
 
     async def run(self) -> None:
-        """Serve until cancelled. VMs of an earlier agent are adopted; wanted ones are made and started."""
-        await self.open()
+        """Serve until cancelled. VMs of an earlier agent are adopted; wanted ones are made and started.
+
+        Raises DirectoryTaken when another agent works in the directory.
+        """
+        self._lock.take()
+        try:
+            await self.open()
+            await self._serve()
+        finally:
+            self._lock.release()
+
+    async def _serve(self) -> None:
         self._journal.open()
         try:
             await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=PREFETCH)
@@ -102,6 +93,7 @@ class HostAgent:
             await self._connection.open()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beats(), name="beats")
+                group.create_task(self._leaving.run(), name="leaving VMs")
                 group.create_task(self._make_wanted(), name="wanted VMs")
         finally:
             await self._close()
@@ -110,19 +102,26 @@ class HostAgent:
         """Open the driver and bring registry and hypervisor to agreement; needs no broker."""
         self._registry.load()
         await self._hypervisor.open(self._on_state)
-        await self.control.settle()
+        await self._control.settle()
 
     async def poweroff_all(self) -> None:
         """End every VM of this host; needs no broker."""
-        await self.open()
-        await self.control.poweroff_all()
-        await self._hypervisor.close()
+        self._lock.take()
+        try:
+            await self.open()
+            await self._control.poweroff_all()
+        finally:
+            await self._hypervisor.close()
+            self._lock.release()
 
     async def _close(self) -> None:
-        for task in list(self._keeping.values()):
-            task.cancel()
+        await self._keeper.close()
         await self._responder.close()
         await self._say_bye()
+        self.left_running = [status for status in await self._statuses.all() if status.pid]
+        for status in self.left_running:
+            log.warning("vm goes on without its agent", extra={"name_of_vm": status.name, "pid": status.pid})
+        await self._statuses.close()
         await self._hypervisor.close()
         await self._connection.close()
         await self._journal.close()
@@ -136,41 +135,13 @@ class HostAgent:
 
     def _handlers(self) -> dict[type[Message], Handler]:
         centre = frozenset({"adapter", "keys"})
-        verbs: dict[type[Message], Handler] = {
-            kind: Handler(run=self._verb, repeatable=kind is not VmReset) for kind in VERBS
-        }
         return {
-            **verbs,
-            VmCreate: Handler(run=self._create, repeatable=True),
-            VmDelete: Handler(run=self._delete, repeatable=True),
-            VmList: Handler(run=self._list),
+            **self._commands.handlers(),
             EnrolGranted: Handler(run=self._on_answer, senders=centre),
             Done: Handler(run=self._on_answer, senders=centre),
             Failed: Handler(run=self._on_answer, senders=centre),
             ServerTime: Handler(run=self._on_time, senders=centre),
         }
-
-    async def _verb(self, call: Call, message: VmCommand) -> Reply:
-        await call.started()
-        timeout_s = message.timeout_s if isinstance(message, VmStop) else 60.0
-        status = await self.control.act(VERBS[type(message)], message.vm, timeout_s=timeout_s)
-        self._changed.set()
-        return Vms(call=message.id, vms=[status])
-
-    async def _create(self, call: Call, message: VmCreate) -> Reply:
-        await call.started()
-        status = await self.control.create(message)
-        self._changed.set()
-        return Vms(call=message.id, vms=[status])
-
-    async def _delete(self, call: Call, message: VmDelete) -> Reply:
-        await call.started()
-        await self.control.delete(message.vm)
-        self._changed.set()
-        return Done(call=message.id)
-
-    async def _list(self, call: Call, message: VmList) -> Reply:
-        return Vms(call=message.id, vms=await self.control.statuses())
 
     async def _on_answer(self, call: Call, message: Reply) -> Reply | None:
         self._uplink.on_answer(message)
@@ -189,67 +160,56 @@ class HostAgent:
         return answer
 
     async def _revoke(self, vm: str) -> None:
-        await self._uplink.say("enrol", EnrolRevoke(vm=vm, target="keys"))
+        """Have a VM's principal and queues deleted. Raises BrokerError until the key manager says that they are."""
+        await self._uplink.ask("enrol", EnrolRevoke(vm=vm, target="keys"), timeout_s=GRANT_TIMEOUT_S)
 
     def _on_up(self) -> None:
         """The link is new: this machine may have slept, so what was known of the time is void until told again."""
         self._clock.forget()
         self._changed.set()
 
-    def _on_state(self, vm: str, state: VmState) -> None:
-        """A VM changed by itself: tell the centre; one that is to be kept running is started again."""
-        log.info("vm state", extra={"vm": vm, "state": str(state)})
+    def _on_act(self, vm: str) -> None:
+        """Somebody, or the agent itself, did something to a VM, or tried to."""
         self._changed.set()
-        if state is VmState.ABORTED and any(r.vm == vm and r.autostart for r in self._registry.all()):
-            self._keep(vm)
+        self._leaving.look()
+        self._keeper.look_after(vm)
 
-    def _keep(self, vm: str) -> None:
-        if vm not in self._keeping:
-            self._keeping[vm] = asyncio.ensure_future(self._start_again(vm))
-            self._keeping[vm].add_done_callback(lambda _: self._keeping.pop(vm, None))
-
-    async def _start_again(self, vm: str) -> None:
-        """Start a VM until it runs, or until someone else has decided about it."""
-        for wait_s in backoff(0.2, 30.0):
-            try:
-                if await self._hypervisor.state(vm) not in (VmState.ABORTED, VmState.POWEREDOFF):
-                    return
-                await self.control.act(Verb.START, vm)
-                self._changed.set()
-                return
-            except (HostError, BrokerError) as error:
-                log.warning("start failed, again soon", extra={"vm": vm, "why": str(error)})
-                await asyncio.sleep(wait_s)
+    def _on_state(self, vm: str, state: VmState) -> None:
+        """A VM changed by itself: tell the centre, and bring it to what it is wished to be."""
+        log.warning("vm changed by itself", extra={"vm": vm, "state": str(state)})
+        self._changed.set()
+        self._keeper.look_after(vm)
 
     async def _make_wanted(self) -> None:
         """Have the VMs that the settings name; every one whose state allows it runs."""
         for wanted in self._config.vms:
             await self._have(wanted)
-        for record in self._registry.all():
-            if record.autostart:
-                self._keep(record.vm)
+        self._keeper.keep_all()
 
     async def _have(self, wanted: WantedVm) -> None:
+        order = VmCreate(
+            name=wanted.name,
+            cpus=wanted.cpus,
+            memory_mib=wanted.memory_mib,
+            disk_mib=wanted.disk_mib,
+            autostart=True,
+        )
         try:
-            await self.control.create(
-                VmCreate(
-                    name=wanted.name,
-                    cpus=wanted.cpus,
-                    memory_mib=wanted.memory_mib,
-                    disk_mib=wanted.disk_mib,
-                    autostart=True,
-                )
-            )
+            await self._control.create(order, wish=Wish.RUNNING)
         except HostError as error:
             log.error("wanted vm not made", extra={"vm": wanted.name, "why": str(error)})
+
+    def _is_wanted(self, name: str) -> bool:
+        return any(wanted.name == name for wanted in self._config.vms)
 
     async def _beats(self) -> None:
         """Tell the centre what this host and its VMs are: at once when something changed, else every beat."""
         while True:
             self._changed.clear()
             try:
-                statuses = await self.control.statuses()
-                report = HostInventory(host=self._facts(statuses), vms=statuses, at_ms=int(time.time() * 1000))
+                statuses = await self._statuses.all()
+                facts = facts_of(self._config, self._hypervisor, statuses)
+                report = HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000))
                 await self._uplink.say("inventory", report, persistent=False)
             except (BrokerError, HostError, OSError) as error:
                 log.warning("inventory not delivered", extra={"why": str(error)})
@@ -260,17 +220,3 @@ class HostAgent:
             await asyncio.wait_for(self._changed.wait(), self._config.beat_s)
         except TimeoutError:
             return
-
-    def _facts(self, statuses: list[VmStatus]) -> HostFacts:
-        return HostFacts(
-            hostname=platform.node(),
-            platform=f"{platform.system().lower()}-{platform.machine()}",
-            cpus=os.cpu_count() or 1,
-            memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-            free_disk_mib=shutil.disk_usage(self._config.directory).free >> 20,
-            hypervisor=self._hypervisor.name,
-            accelerator=next((status.accelerator for status in statuses if status.accelerator), ""),
-            agent_version=AGENT_VERSION,
-            isolates=self._hypervisor.capabilities.isolates,
-            images=self._config.images,
-        )

@@ -34,5 +34,7 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     beat_s: Seconds = 15.0
     #: Settings handed to guest agents, by name: beat_s, request_again_s, store_patience_s, payload_memory_mib.
     guest: dict[str, float] = {}
+    #: How far guests give way to what else runs on this host, 0 to 19; above 0 they also have the disk only when idle.
+    niceness: Annotated[int, Meta(ge=0, le=19)] = 10
     #: Job slots of a guest; 0 = as many as its cpus.
     slots: Annotated[int, Meta(ge=0, le=256)] = 0

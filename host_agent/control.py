@@ -8,173 +8,168 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
-from broker.address import Address
-from host_agent.errors import HostError, HypervisorError, IllegalVerb, ImageError, Unsupported
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmFacts, VmSpec
-from host_agent.images import ImageStore
-from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
-from host_agent.vm import TRANSITIONS, Verb, VmState, is_done, is_legal
-from schemas.enrol import EnrolGranted
-from schemas.ids import unguessable
-from schemas.seed import Seed, encode_seed
+from host_agent.aside import SetAside
+from host_agent.errors import HypervisorError, IllegalVerb, Unsupported, naming_disk
+from host_agent.hypervisors.contract import Hypervisor
+from host_agent.making import VmMaking
+from host_agent.operations import Operations
+from host_agent.registry import VmRecord, VmRegistry
+from host_agent.seeding import Seeding
+from host_agent.statuses import VmStatuses
+from host_agent.vm import TRANSITIONS, Verb, VmState, Wish, is_done, is_legal
 from schemas.vms import VmCreate, VmStatus
 
 log = logging.getLogger(__name__)
 
-#: Asks the key manager for the one-time login of a VM's generation.
-Grant = Callable[[str, int], Awaitable[EnrolGranted]]
-#: Asks the key manager to delete a VM's principal and queues.
-Revoke = Callable[[str], Awaitable[None]]
-
-
-class GuestSettings:
-    """What every guest of this host is told beside who it is."""
-
-    def __init__(self, slots: int, settings: dict[str, float]) -> None:
-        self.slots, self.settings = slots, settings
+#: A hypervisor that has not said in what state a VM is when it is to be powered off is not waited for, seconds.
+POWEROFF_PATIENCE_S = 2.0
 
 
 class VmControl:
-    """See the module."""
+    """See the module. ``on_change`` is told the id of a VM after each act on it, whatever came of it."""
 
     def __init__(
         self,
         hypervisor: Hypervisor,
         registry: VmRegistry,
-        images: ImageStore,
-        default_image: str,
-        broker: Address,
-        guests: GuestSettings,
-        grant: Grant,
-        revoke: Revoke,
+        aside: SetAside,
+        making: VmMaking,
+        seeding: Seeding,
+        statuses: VmStatuses,
     ) -> None:
-        self._hypervisor, self._registry, self._images = hypervisor, registry, images
-        self._default_image = default_image
-        self._broker, self._guests = broker, guests
-        self._grant, self._revoke = grant, revoke
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
+        self._making, self._seeding, self._statuses = making, seeding, statuses
+        self._operations = Operations()
+        self.on_change: Callable[[str], None] = lambda vm: None
 
     async def settle(self) -> None:
-        """After the driver was opened: forget VMs that were never made, remove those that nobody knows."""
+        """After the driver was opened: forget VMs that are not there, set aside those that nobody knows."""
         made = set(await self._hypervisor.list())
         for record in self._registry.all():
             if record.vm not in made:
-                log.warning("vm gone, forgotten", extra={"vm": record.vm, "name_of_vm": record.name})
-                self._registry.remove(record.vm)
-        for vm in made - {record.vm for record in self._registry.all()}:
-            log.warning("leftover vm removed", extra={"vm": vm})
-            await self._hypervisor.poweroff(vm)
-            await self._hypervisor.delete(vm)
+                self._forget(record)
+        self._aside.put(sorted(made - {record.vm for record in self._registry.all()}))
 
-    async def create(self, wanted: VmCreate) -> VmStatus:
+    def _forget(self, record: VmRecord) -> None:
+        log.warning("vm gone, forgotten", extra={"vm": record.vm, "name_of_vm": record.name})
+        try:
+            self._registry.remove(record.vm)
+        except OSError as error:
+            # A full disk keeps no agent from its other VMs; this one is absent, and can be deleted.
+            log.error("registry not written", extra={"vm": record.vm, "why": str(error)})
+
+    async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF) -> VmStatus:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""
-        known = self._registry.named(wanted.name)
-        if known is not None:
-            return await self._same(known, wanted)
-        record = VmRecord(
-            vm=unguessable("vm"),
-            name=wanted.name,
-            cpus=wanted.cpus,
-            memory_mib=wanted.memory_mib,
-            disk_mib=wanted.disk_mib,
-            image=wanted.image or self._default_image,
-            autostart=wanted.autostart,
-        )
-        image = await self._image(record.image)
-        self._registry.put(record)
-        try:
-            await self._hypervisor.create(self._spec(record, image))
-        except HostError:
-            self._registry.remove(record.vm)
-            raise
-        return await self.status(record.vm)
+        vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._making.make(wanted, wish))
+        self.on_change(vm)
+        return await self._statuses.one(vm)
 
     async def act(self, verb: Verb, vm: str, *, timeout_s: float = 60.0) -> VmStatus:
         """Carry out a verb and give the state seen after it.
 
-        Raises NoSuchVm, IllegalVerb (both states named), Unsupported, HypervisorError.
+        Raises NoSuchVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
         """
-        record = self._registry.get(vm)
-        async with self._locks[vm]:
-            state = await self._hypervisor.state(vm)
-            if not is_done(verb, state):
-                self._check(verb, record, state)
+        if not self._aside.has(vm):
+            self._registry.get(vm)
+        try:
+            return await self._operations.run(vm, verb, lambda: self._act(verb, vm, timeout_s))
+        finally:
+            self.on_change(vm)
+
+    async def _act(self, verb: Verb, vm: str, timeout_s: float) -> VmStatus:
+        state = await self._state(verb, vm)
+        row = TRANSITIONS[verb]
+        if not is_done(verb, state):
+            self._check(verb, vm, state)
+        if row.wish is not None and row.wishes_at_once:
+            self._registry.wish(vm, row.wish)
+        if not is_done(verb, state):
+            with naming_disk(f"{verb} of {self._name(vm)}"):
                 await self._carry_out(verb, vm, timeout_s)
-            return await self.status(vm)
+        if row.wish is not None:
+            self._registry.wish(vm, row.wish)
+        status = await self._statuses.one(vm)
+        log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": status.state})
+        return status
 
     async def delete(self, vm: str) -> None:
-        """Remove a VM, its files, its principal and its queues. One that is not there is no error."""
-        if all(record.vm != vm for record in self._registry.all()):
+        """Remove a VM and its files; its principal and queues go too. One that is not there is no error."""
+        if self._registry.find(vm) is None and not self._aside.has(vm):
             return
-        async with self._locks[vm]:
-            self._check(Verb.DELETE, self._registry.get(vm), await self._hypervisor.state(vm))
+        try:
+            await self._operations.run(vm, Verb.DELETE, lambda: self._delete(vm))
+        finally:
+            self.on_change(vm)
+
+    async def _delete(self, vm: str) -> None:
+        state = await self._state(Verb.DELETE, vm)
+        if not is_done(Verb.DELETE, state):
+            self._check(Verb.DELETE, vm, state)
+        name = self._name(vm)
+        with naming_disk(f"delete of {name}"):
             await self._hypervisor.delete(vm)
-            await self._revoke(vm)
             self._registry.remove(vm)
+        log.info("vm deleted", extra={"vm": vm, "name_of_vm": name})
+
+    async def discard(self, vm: str) -> VmStatus | None:
+        """Throw away a VM's saved state and give its status, or all of a VM that was set aside and give None."""
+        if not self._aside.has(vm):
+            return await self.act(Verb.DISCARD, vm) if self._registry.find(vm) is not None else None
+        try:
+            await self._operations.run(vm, Verb.DISCARD, lambda: self._aside.discard(vm))
+        finally:
+            self.on_change(vm)
+        return None
+
+    async def adopt(self, vm: str, *, autostart: Callable[[str], bool]) -> VmStatus:
+        """Take a VM back that was set aside; ``autostart`` says of a name whether it is one to be kept running."""
+        status = await self._statuses.one(vm)
+        try:
+            if self._aside.has(vm):
+                keep = autostart(status.name)
+                await self._operations.run(vm, Verb.ADOPT, lambda: self._aside.adopt(vm, autostart=keep))
+        finally:
+            self.on_change(vm)
+        return await self._statuses.one(vm)
 
     async def poweroff_all(self) -> None:
-        """End every VM; they are kept."""
+        """End every VM; they are kept, and what they are wished to be stays."""
         for vm in await self._hypervisor.list():
             await self._hypervisor.poweroff(vm)
 
-    async def status(self, vm: str) -> VmStatus:
-        """Say what a VM is now. Raises NoSuchVm."""
-        record = self._registry.get(vm)
-        facts = await self._hypervisor.facts(vm)
-        return self._told(record, await self._hypervisor.state(vm), facts)
-
-    def _told(self, record: VmRecord, state: VmState, facts: VmFacts, reason: str = "") -> VmStatus:
-        return VmStatus(
-            vm=record.vm,
-            name=record.name,
-            state=state,
-            reason=reason[:1000],
-            generation=record.generation,
-            hypervisor=self._hypervisor.name,
-            cpus=record.cpus,
-            memory_mib=record.memory_mib,
-            disk_mib=record.disk_mib,
-            image=record.image,
-            pid=facts.pid or 0,
-            accelerator=facts.accelerator or "",
-            cpu_seconds=facts.cpu_seconds or 0.0,
-            resident_bytes=facts.resident_bytes or 0,
-            autostart=record.autostart,
-        )
-
-    async def statuses(self) -> list[VmStatus]:
-        """Say what every VM is now. One that is deleted meanwhile is left out; one that cannot be asked is unknown."""
-        found = [await self._status_or_unknown(record) for record in self._registry.all()]
-        return [status for status in found if status is not None]
-
-    async def _status_or_unknown(self, record: VmRecord) -> VmStatus | None:
+    async def _state(self, verb: Verb, vm: str) -> VmState:
+        """Say from which state a verb starts. Who powers off does not wait for a hypervisor that hangs."""
+        if self._aside.has(vm):
+            return VmState.SET_ASIDE
+        if verb is not Verb.POWEROFF:
+            return await self._hypervisor.state(vm)
         try:
-            return await self.status(record.vm)
-        except NoSuchVm:
-            return None
-        except HypervisorError as error:
-            log.warning("vm cannot be asked", extra={"vm": record.vm, "why": str(error)})
-            return self._told(record, VmState.UNKNOWN, VmFacts(), str(error))
+            return await asyncio.wait_for(self._hypervisor.state(vm), POWEROFF_PATIENCE_S)
+        except (TimeoutError, HypervisorError):
+            return VmState.UNKNOWN
 
-    def _check(self, verb: Verb, record: VmRecord, state: VmState) -> None:
+    def _check(self, verb: Verb, vm: str, state: VmState) -> None:
         if verb not in self._hypervisor.capabilities.verbs:
             notes = self._hypervisor.capabilities.notes
             raise Unsupported(f"{verb}: the {self._hypervisor.name} driver cannot do that; {notes}".rstrip("; "))
         if not is_legal(verb, state):
             allowed = ", ".join(sorted(TRANSITIONS[verb].legal_from))
-            raise IllegalVerb(f"{record.name} is {state}: {verb} is allowed from {allowed}")
+            raise IllegalVerb(f"{self._name(vm)} is {state}: {verb} is allowed from {allowed}")
+
+    def _name(self, vm: str) -> str:
+        record = self._registry.find(vm)
+        return record.name if record is not None else vm
 
     async def _carry_out(self, verb: Verb, vm: str, timeout_s: float) -> None:
         driver = self._hypervisor
         match verb:
             case Verb.START:
-                await driver.start(vm, await self._next_seed(vm))
+                await driver.start(vm, await self._seeding.next_seed(vm))
             case Verb.RESET:
-                await driver.reset(vm, await self._next_seed(vm))
+                await driver.reset(vm, await self._seeding.next_seed(vm))
             case Verb.STOP:
                 await driver.stop(vm, timeout_s)
             case Verb.PAUSE:
@@ -185,52 +180,7 @@ class VmControl:
                 await driver.poweroff(vm)
             case Verb.SAVESTATE:
                 await driver.savestate(vm)
-            case Verb.CREATE | Verb.DELETE:
+            case Verb.DISCARD:
+                await driver.discard(vm)
+            case Verb.CREATE | Verb.DELETE | Verb.ADOPT:
                 raise IllegalVerb(f"{verb} has a command of its own")
-
-    async def _next_seed(self, vm: str) -> bytes:
-        """Raise the generation and get what the guest needs to come back as it."""
-        record = self._registry.raise_generation(vm)
-        granted = await self._grant(vm, record.generation)
-        host, port = self._hypervisor.broker_for_guest(self._broker.host, self._broker.port)
-        return encode_seed(
-            Seed(
-                vm=vm,
-                name=record.name,
-                generation=record.generation,
-                broker_host=host,
-                broker_port=port,
-                vhost=self._broker.vhost,
-                login_user=granted.user,
-                login_password=granted.password,
-                slots=self._guests.slots or record.cpus,
-                settings=self._guests.settings,
-            )
-        )
-
-    async def _same(self, known: VmRecord, wanted: VmCreate) -> VmStatus:
-        size = (known.cpus, known.memory_mib, known.disk_mib)
-        if size != (wanted.cpus, wanted.memory_mib, wanted.disk_mib):
-            raise IllegalVerb(
-                f"name = {wanted.name!r}: there is such a VM with cpus, memory_mib, disk_mib = {size}; delete it first"
-            )
-        return await self.status(known.vm)
-
-    async def _image(self, image: str) -> ImageFiles | None:
-        if not self._hypervisor.capabilities.needs_image:
-            return None
-        if not image:
-            raise ImageError("image is not given and this host has no default; put an id into `images` of its settings")
-        return await asyncio.to_thread(self._images.resolve, image)
-
-    def _spec(self, record: VmRecord, image: ImageFiles | None) -> VmSpec:
-        return VmSpec(
-            id=record.vm,
-            name=record.name,
-            cpus=record.cpus,
-            memory_mib=record.memory_mib,
-            disk_mib=record.disk_mib,
-            image=image,
-            broker_host=self._broker.host,
-            broker_port=self._broker.port,
-        )

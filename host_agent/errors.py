@@ -3,15 +3,26 @@
 HostError
 ├── HypervisorError          the driver failed; the message says what the hypervisor said
 │   ├── StopTimedOut         the guest did not shut down in time; poweroff is the next step
+│   ├── NoRoom               the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
+├── Interrupted              another verb cut this one short; look at the VM, then ask again
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
+├── DirectoryTaken           another agent works in this directory; end it, or use another directory
 └── ConfigError              a setting is wrong; the message names key, value and what is allowed
 
-``code`` is the word on the wire (``schemas.errors.ErrorCode``).
+``code`` is the word on the wire (``schemas.errors.ErrorCode``). OSError becomes one of these in ``naming_disk``.
 """
 
 from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+#: What a file system says when it has no room, for anybody or for this user.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class HostError(Exception):
@@ -32,6 +43,10 @@ class StopTimedOut(HypervisorError):
     code = "timeout"
 
 
+class NoRoom(HypervisorError):
+    """A disk of the host is full; the file that did not fit is named."""
+
+
 class Unsupported(HypervisorError):
     """The driver cannot do this at all."""
 
@@ -44,13 +59,42 @@ class IllegalVerb(HostError):
     code = "illegal_state"
 
 
+class Interrupted(HostError):
+    """The verb was cut short by another."""
+
+    code = "interrupted"
+
+
 class ImageError(HostError):
     """An image cannot be used."""
 
     code = "image"
 
 
+class DirectoryTaken(HostError):
+    """The directory has an agent already."""
+
+
 class ConfigError(HostError):
     """A setting is wrong."""
 
     code = "bad_request"
+
+
+@contextlib.contextmanager
+def naming_disk(what: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into NoRoom or HypervisorError that names ``what`` failed, and the file."""
+    try:
+        yield
+    except OSError as error:
+        kind = NoRoom if error.errno in _NO_ROOM else HypervisorError
+        raise kind(": ".join(filter(None, [what, _where(error), _why(error)]))) from error
+
+
+def _where(error: OSError) -> str:
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+
+
+def _why(error: OSError) -> str:
+    text = error.strerror or str(error) or type(error).__name__
+    return f"{text}; free some space there, then again" if error.errno in _NO_ROOM else text

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
+from schemas.vms import VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,9 @@ def main() -> None:
         config = read_config(options.config, HostConfig)
         log.info("starting", extra=show_config(config))
         Path(config.directory).mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(_run(config, poweroff_all=options.poweroff_all))
+        living = asyncio.run(_run(config, poweroff_all=options.poweroff_all))
+        if living:
+            print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
     except ConfigError as error:
         print(f"host_agent: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
@@ -42,30 +45,39 @@ def main() -> None:
         sys.exit(1)
 
 
-async def _run(config: HostConfig, *, poweroff_all: bool) -> None:
-    agent = HostAgent(config, driver(config.hypervisor, Path(config.directory) / "hypervisor"))
+async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:
+    """Work until a signal; give the VMs that live on."""
+    agent = HostAgent(config, driver(config, Path(config.directory) / "hypervisor"))
     work = asyncio.ensure_future(agent.poweroff_all() if poweroff_all else agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
-    await work
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    return agent.left_running
 
 
-def driver(name: str, directory: Path) -> Hypervisor:
-    """Make the driver of that name. Imports only the one that is asked for."""
-    match name:
+def _goodbye(living: list[VmStatus], config: Path) -> str:
+    names = ", ".join(f"{status.name} (pid {status.pid})" for status in living)
+    many = "virtual machines go" if len(living) > 1 else "virtual machine goes"
+    advice = f"end with: host_agent --config {shlex.quote(str(config))} --poweroff-all"
+    return f"host_agent: ended; {len(living)} {many} on without it: {names}; {advice}"
+
+
+def driver(config: HostConfig, directory: Path) -> Hypervisor:
+    """Make the driver that the settings name. Imports only the one that is asked for."""
+    match config.hypervisor:
         case "qemu":
             from host_agent.hypervisors.qemu import QemuHypervisor
 
-            return QemuHypervisor(directory)
+            return QemuHypervisor(directory, niceness=config.niceness)
         case "process":
             from host_agent.hypervisors.process import ProcessHypervisor
 
-            return ProcessHypervisor(directory)
+            return ProcessHypervisor(directory, niceness=config.niceness)
         case "fake":
             from host_agent.hypervisors.fake import FakeHypervisor
 
             return FakeHypervisor()
-    raise HostError(f"hypervisor = {name!r}: allowed are qemu, process, fake")
 
 
 if __name__ == "__main__":

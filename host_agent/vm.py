@@ -10,6 +10,20 @@ from enum import StrEnum
 
 import msgspec
 
+from schemas.vms import (
+    VmAdopt,
+    VmCommand,
+    VmDelete,
+    VmDiscard,
+    VmPause,
+    VmPoweroff,
+    VmReset,
+    VmResume,
+    VmSavestate,
+    VmStart,
+    VmStop,
+)
+
 
 class VmState(StrEnum):
     """What a hypervisor says about a VM; ``unknown`` means it could not be asked."""
@@ -27,6 +41,8 @@ class VmState(StrEnum):
     STUCK = "stuck"
     ABORTED = "aborted"
     UNKNOWN = "unknown"
+    #: The agent's own word, no driver's: the hypervisor has it, and the registry does not know it.
+    SET_ASIDE = "set_aside"
 
 
 class Verb(StrEnum):
@@ -40,10 +56,20 @@ class Verb(StrEnum):
     RESET = "reset"
     POWEROFF = "poweroff"
     SAVESTATE = "savestate"
+    DISCARD = "discard"
+    ADOPT = "adopt"
     DELETE = "delete"
 
 
-class Transition(msgspec.Struct, frozen=True):
+class Wish(StrEnum):
+    """What a VM shall be from now on, as somebody said last; it outlives the agent."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """One verb: the states it starts from, the state it passes through, the state it ends in."""
 
     legal_from: frozenset[VmState]
@@ -51,33 +77,129 @@ class Transition(msgspec.Struct, frozen=True):
     goal: VmState
     #: States in which the verb has nothing to do and succeeds at once.
     done_in: frozenset[VmState]
+    #: Where it ends from some states, if not in ``goal``.
+    goal_from: dict[VmState, VmState] = {}
+    #: The command that asks for it; None where the command holds more than the VM's name.
+    message: type[VmCommand] | None = None
+    #: What the VM shall be from now on.
+    wish: Wish | None = None
+    #: The wish is one as soon as the verb is asked for; else only once it has succeeded.
+    wishes_at_once: bool = True
     #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
     raises_generation: bool = False
+    #: Cuts short what is at work on the VM, and what waits for its turn.
+    interrupts: bool = False
+    #: May be cut short: the driver then leaves what it would leave after a failure.
+    interruptible: bool = False
 
 
 _S = VmState
 _EVERY_STATE = frozenset(VmState) - {VmState.ABSENT}
+#: Without a process, and with nothing kept but the disk.
+_DOWN = frozenset({_S.POWEREDOFF, _S.ABORTED})
 
 #: The whole life of a VM. ``poweroff`` is legal wherever a VM exists: no state may trap it.
 TRANSITIONS: dict[Verb, Transition] = {
-    Verb.CREATE: Transition(frozenset({_S.ABSENT}), _S.ABSENT, _S.POWEREDOFF, _EVERY_STATE),
+    Verb.CREATE: Transition(
+        legal_from=frozenset({_S.ABSENT}), through=_S.ABSENT, goal=_S.POWEREDOFF, done_in=_EVERY_STATE
+    ),
     Verb.START: Transition(
-        frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED}), _S.STARTING, _S.RUNNING, frozenset({_S.RUNNING}), True
+        message=VmStart,
+        legal_from=_DOWN | {_S.SAVED},
+        through=_S.STARTING,
+        goal=_S.RUNNING,
+        done_in=frozenset({_S.RUNNING}),
+        wish=Wish.RUNNING,
+        raises_generation=True,
+        interruptible=True,
     ),
     Verb.STOP: Transition(
-        frozenset({_S.RUNNING}), _S.STOPPING, _S.POWEREDOFF, frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED})
+        message=VmStop,
+        legal_from=frozenset({_S.RUNNING}),
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.SAVED},
+        wish=Wish.OFF,
+        interruptible=True,
     ),
-    Verb.PAUSE: Transition(frozenset({_S.RUNNING}), _S.PAUSING, _S.PAUSED, frozenset({_S.PAUSED})),
-    Verb.RESUME: Transition(frozenset({_S.PAUSED}), _S.PAUSED, _S.RUNNING, frozenset({_S.RUNNING})),
-    Verb.RESET: Transition(frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}), _S.STARTING, _S.RUNNING, frozenset(), True),
+    Verb.PAUSE: Transition(
+        message=VmPause,
+        legal_from=frozenset({_S.RUNNING}),
+        through=_S.PAUSING,
+        goal=_S.PAUSED,
+        done_in=frozenset({_S.PAUSED}),
+        wish=Wish.PAUSED,
+        wishes_at_once=False,
+        interruptible=True,
+    ),
+    Verb.RESUME: Transition(
+        message=VmResume,
+        # Stuck: a disk that had no room has some again.
+        legal_from=frozenset({_S.PAUSED, _S.STUCK}),
+        through=_S.PAUSED,
+        goal=_S.RUNNING,
+        done_in=frozenset({_S.RUNNING}),
+        wish=Wish.RUNNING,
+        interruptible=True,
+    ),
+    Verb.RESET: Transition(
+        message=VmReset,
+        legal_from=frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}),
+        through=_S.STARTING,
+        goal=_S.RUNNING,
+        done_in=frozenset(),
+        wish=Wish.RUNNING,
+        raises_generation=True,
+        interruptible=True,
+    ),
     Verb.POWEROFF: Transition(
-        _EVERY_STATE, _S.STOPPING, _S.POWEREDOFF, frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED})
+        message=VmPoweroff,
+        legal_from=_EVERY_STATE,
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.SAVED},
+        goal_from={_S.SET_ASIDE: _S.SET_ASIDE},
+        wish=Wish.OFF,
+        interrupts=True,
     ),
-    Verb.SAVESTATE: Transition(frozenset({_S.RUNNING, _S.PAUSED}), _S.SAVING, _S.SAVED, frozenset({_S.SAVED})),
+    Verb.SAVESTATE: Transition(
+        message=VmSavestate,
+        legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
+        through=_S.SAVING,
+        goal=_S.SAVED,
+        done_in=frozenset({_S.SAVED}),
+        wish=Wish.OFF,
+        wishes_at_once=False,
+        interruptible=True,
+    ),
+    Verb.DISCARD: Transition(
+        message=VmDiscard,
+        legal_from=frozenset({_S.SAVED, _S.SET_ASIDE}),
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.ABSENT},
+        goal_from={_S.SET_ASIDE: _S.ABSENT},
+        wish=Wish.OFF,
+    ),
+    # What it ends in is what the VM was all the time; the registry did not know it.
+    Verb.ADOPT: Transition(
+        message=VmAdopt,
+        legal_from=frozenset({_S.SET_ASIDE}),
+        through=_S.SET_ASIDE,
+        goal=_S.POWEREDOFF,
+        done_in=_EVERY_STATE - {_S.SET_ASIDE},
+    ),
     Verb.DELETE: Transition(
-        frozenset({_S.POWEREDOFF, _S.ABORTED, _S.SAVED}), _S.STOPPING, _S.ABSENT, frozenset({_S.ABSENT})
+        message=VmDelete,
+        legal_from=_DOWN | {_S.SAVED},
+        through=_S.STOPPING,
+        goal=_S.ABSENT,
+        done_in=frozenset({_S.ABSENT}),
     ),
 }
+
+#: Which verb a command asks for.
+VERB_OF: dict[type[VmCommand], Verb] = {row.message: verb for verb, row in TRANSITIONS.items() if row.message}
 
 
 def is_done(verb: Verb, state: VmState) -> bool:
@@ -88,3 +210,9 @@ def is_done(verb: Verb, state: VmState) -> bool:
 def is_legal(verb: Verb, state: VmState) -> bool:
     """Say whether ``verb`` may be carried out from ``state``."""
     return state in TRANSITIONS[verb].legal_from
+
+
+def goal_of(verb: Verb, state: VmState) -> VmState:
+    """Say in which state ``verb`` ends that is carried out from ``state``."""
+    row = TRANSITIONS[verb]
+    return row.goal_from.get(state, row.goal)

@@ -44,7 +44,10 @@ _CHUNKS = [
     _VM_FILES,
     _TO_CONSOLE,
 ]
-_VERBS = ("create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate", "delete", "list")
+_VERBS = (
+    *("create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate"),
+    *("discard", "adopt", "delete", "list"),
+)
 
 #: Every message's ways, by op.
 WAYS: dict[str, list[Way]] = {

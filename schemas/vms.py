@@ -82,6 +82,14 @@ class VmSavestate(VmCommand, frozen=True, kw_only=True, tag="vm.savestate"):
     """Write its memory to disk and end it."""
 
 
+class VmDiscard(VmCommand, frozen=True, kw_only=True, tag="vm.discard"):
+    """Throw away its saved state, so that it boots afresh; of one that was set aside, all that there is of it."""
+
+
+class VmAdopt(VmCommand, frozen=True, kw_only=True, tag="vm.adopt"):
+    """Take a VM that was set aside back among those that the host knows."""
+
+
 class VmDelete(VmCommand, frozen=True, kw_only=True, tag="vm.delete"):
     """Remove it and all that belongs to it."""
 

@@ -203,5 +203,7 @@ def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
         images=images,
         vms=wanted,
         beat_s=plan.beat_s,
+        # This machine is the system's own, nobody else's work is to be spared.
+        niceness=0,
         guest={"beat_s": plan.beat_s} | plan.guest,
     )

@@ -12,7 +12,7 @@ import click
 
 from broker.errors import BrokerError
 from console.bars import file_bar, transfer_bars
-from console.errors import ConsoleError
+from console.errors import CommandFailed, ConsoleError
 from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.output import LinePrefixer
 from console.rendering import render_vms, state
@@ -23,8 +23,10 @@ from schemas.execs import ExecEnded, Stream
 from schemas.ledger import RegistryRow
 from schemas.plain_text import plain, plain_all
 from schemas.vms import (
+    VmAdopt,
     VmCommand,
     VmDelete,
+    VmDiscard,
     VmPause,
     VmPoweroff,
     VmReset,
@@ -35,6 +37,8 @@ from schemas.vms import (
     VmStop,
 )
 
+#: State of a VM that its host has and its agent does not know.
+_SET_ASIDE = "set_aside"
 #: Exit status of ``vm run`` when we failed and not the command; docker's.
 WE_FAILED = 125
 
@@ -47,6 +51,8 @@ _VERBS: tuple[tuple[str, type[VmCommand], str], ...] = (
     ("reset", VmReset, "Reboot VMs without asking the guests."),
     ("poweroff", VmPoweroff, "End VMs at once; their jobs run again elsewhere."),
     ("savestate", VmSavestate, "Write the memory of VMs to disk and end them; start brings them back."),
+    ("discard", VmDiscard, "Throw saved states away, so that the VMs boot afresh; or all of a VM that was set aside."),
+    ("adopt", VmAdopt, "Take VMs back that were set aside: their host has them, and its agent did not know them."),
     ("delete", VmDelete, "Remove VMs and all that belongs to them."),
 )
 
@@ -117,6 +123,7 @@ def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
             labels = _labels(rows)
             for row in rows:
                 try:
+                    _check_named(message, row, name)
                     done[row.status.vm] = client.command(row, message)
                 except (ConsoleError, BrokerError) as error:
                     tell(_of_vm(labels[row.status.vm], error))
@@ -233,6 +240,15 @@ def _labels(rows: Sequence[RegistryRow]) -> dict[str, str]:
         row.status.vm: row.status.name if names[row.status.name] == 1 else f"{row.status.name} on {row.host}"
         for row in rows
     }
+
+
+def _check_named(message: type[VmCommand], row: RegistryRow, name: str) -> None:
+    """Discarding a VM that was set aside removes its disk: a pattern that fits it too does not name it."""
+    is_aside = row.status.state == _SET_ASIDE
+    if message is VmDiscard and is_aside and name not in (row.status.name, row.status.vm):
+        raise CommandFailed(
+            f"{row.status.name} was set aside, and discard would remove its disk", "name it alone, without a pattern"
+        )
 
 
 def _exit_status(label: str, end: ExecEnded | BaseException) -> int:

@@ -1,7 +1,7 @@
 """What a hypervisor driver promises: the primitive acts on VMs that this host agent made.
 
 A driver carries out one act from a state in which it is legal (``host_agent.vm.TRANSITIONS``); refusing illegal verbs
-and letting repeated ones succeed is done once, above, in ``host_agent.inventory``. A driver never touches a VM that
+and letting repeated ones succeed is done once, above, in ``host_agent.control``. A driver never touches a VM that
 does not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find its VMs
 again lies in its directory. Every method is awaited on the agent's event loop and never blocks it.
 """
@@ -60,6 +60,10 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str | None = None
     cpu_seconds: float | None = None
     resident_bytes: int | None = None
+    #: Why it is in the state that it is in, where that needs saying.
+    reason: str = ""
+    #: It is stuck on something that can be mended outside of it, such as a full disk: ``resume`` may let it go on.
+    may_go_on: bool = False
 
 
 #: Called on the event loop with (VM id, new state) when a VM changes state without being asked.
@@ -90,13 +94,19 @@ class Hypervisor(Protocol):
     async def facts(self, vm: str) -> VmFacts:
         """Say what is known of a VM from outside; empty for one that is absent."""
 
+    def spec(self, vm: str) -> VmSpec:
+        """Give what a VM was made from. Raises HypervisorError if there is none."""
+
+    def seed(self, vm: str) -> bytes | None:
+        """Give the newest seed of a VM; None if it never had one. Raises HypervisorError if it cannot be read."""
+
     async def create(self, spec: VmSpec) -> None:
         """Make a VM, powered off. After a failure nothing of it is left behind."""
 
     async def start(self, vm: str, seed: bytes) -> None:
         """Boot from poweredoff or aborted, or go on from saved, with ``seed`` as the newest word to the guest.
 
-        Post-condition: running. After a failure: the state it had before, with no process left.
+        Post-condition: running. After a failure, and when cancelled: the state it had before, with no process left.
         """
 
     async def stop(self, vm: str, timeout_s: float) -> None:
@@ -106,7 +116,8 @@ class Hypervisor(Protocol):
         """Freeze the VM. Post-condition: paused, its memory kept in RAM."""
 
     async def resume(self, vm: str) -> None:
-        """Let a paused VM go on. Post-condition: running."""
+        """Let a VM go on that is paused, or stuck and may go on. Post-condition: running. Raises NoRoom while the disk
+        is full on which it is stuck."""
 
     async def reset(self, vm: str, seed: bytes) -> None:
         """Reboot without asking the guest, which will find ``seed``. Post-condition: running."""
@@ -116,7 +127,11 @@ class Hypervisor(Protocol):
         kept. Succeeds when there is nothing to end."""
 
     async def savestate(self, vm: str) -> None:
-        """Write memory to disk and end the VM. Post-condition: saved. After a failure: the state it had before."""
+        """Write memory to disk and end the VM. Post-condition: saved. After a failure, and when cancelled: the state it
+        had before; the next driver brings that about where this one was killed."""
+
+    async def discard(self, vm: str) -> None:
+        """Throw away a saved state. Post-condition: poweredoff. Succeeds when there is none."""
 
     async def delete(self, vm: str) -> None:
         """Remove every trace of a VM that does not run. Succeeds when it is already gone."""

@@ -1,21 +1,27 @@
-"""Processes that outlive the agent: started in a session of their own, known again by pid and start time.
+"""Processes that outlive the agent: started in a session of their own, known again by what ``ProcessRecord`` holds.
 
-A pid alone names nothing once the agent has been away; pid, start time and boot id together do. Ends are noticed
-through a pidfd, which also works for processes that are not our children. Drivers stand on this; it knows nothing of
-VMs except the mark in the environment by which stray processes of a VM are found.
+Ends are noticed through a pidfd, which also works for processes that are not our children. Drivers stand on this; it
+knows nothing of VMs except the mark in the environment by which stray processes of a VM are found.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
+
+from broker.process_record import ProcessRecord, record_of
+
+T = TypeVar("T")
 
 #: Environment variable that marks every process of a VM with the VM's id.
 MARK = "VOLCLOUD_VM"
@@ -25,16 +31,6 @@ _INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "V
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class ProcessIdentity(msgspec.Struct, frozen=True):
-    """One process and no other, ever."""
-
-    pid: int
-    #: Clock ticks from the host's boot to the process's start.
-    started: int
-    boot: str
 
 
 class ProcessStat(msgspec.Struct, frozen=True):
@@ -71,23 +67,22 @@ def read_stat(pid: int) -> ProcessStat | None:
     )
 
 
-def stat_of(identity: ProcessIdentity) -> ProcessStat | None:
+def stat_of(identity: ProcessRecord) -> ProcessStat | None:
     """Read what the kernel knows of exactly this process; None once it is dead, reaped or not."""
     stat = read_stat(identity.pid)
-    if stat is None or stat.started != identity.started or stat.run_state in "ZX" or _boot_id() != identity.boot:
-        return None
-    return stat
+    return stat if stat is not None and stat.started == identity.started and identity.is_alive() else None
 
 
-def spawn(vm: str, command: Sequence[str], directory: Path, log: Path) -> ProcessIdentity:
+def spawn(vm: str, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessRecord:
     """Start ``command`` in ``directory``, in a session of its own, with its output appended to ``log``.
 
-    The process bears ``vm``'s mark and inherits nothing else that is not on a short list. Raises OSError.
+    The process bears ``vm``'s mark and inherits nothing else that is not on a short list. With a ``niceness`` it gives
+    way to others by so much, and has the disk when nobody else wants it. Raises OSError.
     """
     with log.open("ab") as output:
         log.chmod(0o600)
         child = subprocess.Popen(
-            command,
+            [*_giving_way(command[0], niceness), *command],
             cwd=directory,
             env=_environment({MARK: vm}),
             stdin=subprocess.DEVNULL,
@@ -95,13 +90,23 @@ def spawn(vm: str, command: Sequence[str], directory: Path, log: Path) -> Proces
             stderr=output,
             start_new_session=True,
         )
-    stat = read_stat(child.pid)
-    if stat is None:
+    record = record_of(child.pid)
+    if not record.started:
         raise ChildProcessError(f"process {child.pid} was gone at once")
-    return ProcessIdentity(child.pid, stat.started, _boot_id())
+    return record
 
 
-def find_tree(vm: str, root: ProcessIdentity | None) -> set[int]:
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be left half done: when cancelled, wait for its end first, so that its effect is known."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+def find_tree(vm: str, root: ProcessRecord | None) -> set[int]:
     """Find every live process of a VM: those that bear its mark, and all that descend from them in any way.
 
     A payload in a group or session of its own, a daemon that dropped its parent and a child with a cleaned
@@ -127,7 +132,7 @@ def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
 class Watch:
     """Tells when a process ends, from the moment of construction until ``close``. Lives on one event loop."""
 
-    def __init__(self, identity: ProcessIdentity, on_end: Callable[[], None]) -> None:
+    def __init__(self, identity: ProcessRecord, on_end: Callable[[], None]) -> None:
         """Raise ProcessLookupError if the process is already gone."""
         self.identity = identity
         self._on_end = on_end
@@ -174,8 +179,14 @@ def _reap(fd: int) -> None:
         os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
 
 
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()
+def _giving_way(program: str, niceness: int) -> list[str]:
+    """Give what to put before a command. Both programs become the one that they start, so its pid is the child's."""
+    if not niceness:
+        return []
+    if shutil.which(program) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    idle_disk = ["ionice", "-c", "3", "-t"] if shutil.which("ionice") else []
+    return ["nice", "-n", str(niceness), *idle_disk]
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

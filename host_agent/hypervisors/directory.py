@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker import durable
+from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmSpec
-from host_agent.hypervisors.detached import ProcessIdentity
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
 
@@ -82,6 +82,7 @@ class VmDirectories:
             yield scratch
             write_record(scratch / _MARKER, VmRecord(self._driver, time.time_ns(), spec))
             scratch.rename(home)
+            durable.sync_directory(self.root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -93,11 +94,11 @@ class VmDirectories:
             self.path(vm).rename(scratch)
             shutil.rmtree(scratch)
 
-    def process(self, vm: str) -> ProcessIdentity | None:
+    def process(self, vm: str) -> ProcessRecord | None:
         """Give the process that was started for a VM, alive or not; None if it was put to rest."""
-        return read_record(self.path(vm) / _PROCESS, ProcessIdentity)
+        return read_record(self.path(vm) / _PROCESS, ProcessRecord)
 
-    def remember_process(self, vm: str, process: ProcessIdentity) -> None:
+    def remember_process(self, vm: str, process: ProcessRecord) -> None:
         """Note which process is the VM, so that the next agent finds it."""
         write_record(self.path(vm) / _PROCESS, process)
 

@@ -75,6 +75,15 @@ class FakeHypervisor:
             return VmFacts()
         return VmFacts(pid=found.pid, accelerator="memory", cpu_seconds=0.0, resident_bytes=0)
 
+    def spec(self, vm: str) -> VmSpec:
+        """Give what a VM was made from."""
+        return self._vm(vm).spec
+
+    def seed(self, vm: str) -> bytes | None:
+        """Give the newest seed."""
+        seeds = self._vm(vm).seeds
+        return seeds[-1] if seeds else None
+
     async def create(self, spec: VmSpec) -> None:
         """Make a VM, powered off."""
         if spec.id in self.host.vms:
@@ -111,6 +120,11 @@ class FakeHypervisor:
     async def savestate(self, vm: str) -> None:
         """Save and end."""
         self._rest(vm, VmState.SAVED)
+
+    async def discard(self, vm: str) -> None:
+        """Throw away a saved state."""
+        if await self.state(vm) is VmState.SAVED:
+            self._rest(vm, VmState.POWEREDOFF)
 
     async def delete(self, vm: str) -> None:
         """Forget a VM that does not run; one that is gone is no error."""

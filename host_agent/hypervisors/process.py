@@ -8,6 +8,8 @@ time and mark that ``detached`` and ``directory`` keep.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import signal
 import sys
@@ -15,18 +17,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import durable
-from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
+from broker.process_record import ProcessRecord
+from host_agent.errors import HypervisorError, StopTimedOut, Unsupported, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.detached import (
-    ProcessIdentity,
     Watch,
     find_tree,
+    finished,
     read_stat,
     send_signal,
     spawn,
     stat_of,
 )
 from host_agent.hypervisors.directory import VmDirectories
+from host_agent.hypervisors.kept_log import trim
 from host_agent.vm import Verb, VmState
 
 log = logging.getLogger(__name__)
@@ -46,14 +50,15 @@ class ProcessHypervisor:
 
     name = "process"
     capabilities = Capabilities(
-        verbs=frozenset(Verb) - {Verb.SAVESTATE},
+        verbs=frozenset(Verb) - {Verb.SAVESTATE, Verb.DISCARD},
         isolates=False,
         needs_image=False,
         notes="the guest agent runs as this user on this host: no isolation, no saved state",
     )
 
-    def __init__(self, directory: Path, command: Sequence[str] | None = None) -> None:
+    def __init__(self, directory: Path, command: Sequence[str] | None = None, *, niceness: int = 0) -> None:
         """``command`` is given ``--seed FILE --state-dir DIR``; by default it is our guest agent."""
+        self._niceness = niceness
         self._directories = VmDirectories(directory, self.name)
         self._command = [*command] if command else [sys.executable, "-m", "guest_agent.main"]
         self._live: dict[str, Watch] = {}
@@ -105,6 +110,7 @@ class ProcessHypervisor:
         if process is None or stat_of(process) is None:
             return VmFacts()
         tree = await asyncio.to_thread(find_tree, vm, process)
+        trim(self._directories.path(vm) / _LOG)
         stats = [stat for pid in tree if (stat := read_stat(pid))]
         return VmFacts(
             pid=process.pid,
@@ -113,27 +119,55 @@ class ProcessHypervisor:
             resident_bytes=sum(stat.resident_bytes for stat in stats),
         )
 
+    def spec(self, vm: str) -> VmSpec:
+        """Read it from the marker."""
+        return self._directories.spec(vm)
+
+    def seed(self, vm: str) -> bytes | None:
+        """Read it from its file."""
+        with naming_disk(f"seed of {vm}"):
+            try:
+                return (self._directories.path(vm) / _SEED).read_bytes()
+            except FileNotFoundError:
+                return None
+
     async def create(self, spec: VmSpec) -> None:
         """Make the VM's directory."""
         if self._directories.exists(spec.id):
             raise HypervisorError(f"there is already a VM {spec.id}")
-        with self._directories.making(spec) as home:
+        with naming_disk(f"cannot make {spec.id}"), self._directories.making(spec) as home:
             (home / _STATE).mkdir(mode=0o700)
 
     async def start(self, vm: str, seed: bytes) -> None:
         """Start the guest agent with ``seed`` in a file that only this user reads."""
         self._directories.spec(vm)
         home = self._directories.path(vm)
-        durable.replace(home / _SEED, seed)
+        with naming_disk(f"cannot start {vm}"):
+            durable.replace(home / _SEED, seed)
         command = [*self._command, "--seed", str(home / _SEED), "--state-dir", str(home / _STATE)]
+        before = self._directories.process(vm)
         try:
-            process = await asyncio.to_thread(spawn, vm, command, home / _STATE, home / _LOG)
-            self._directories.remember_process(vm, process)
-            self._watch(vm)
-        except OSError as error:
+            with naming_disk(f"cannot start {command[0]}"):
+                start = functools.partial(spawn, niceness=self._niceness)
+                process = await finished(asyncio.to_thread(start, vm, command, home / _STATE, home / _LOG))
+                self._directories.remember_process(vm, process)
+                self._watch(vm)
+        except BaseException:
+            await self._undo_start(vm, before)
+            raise
+
+    async def _undo_start(self, vm: str, before: ProcessRecord | None) -> None:
+        """Leave no process of a start that failed or was cut short, and the state that was before."""
+        self._ending.add(vm)
+        try:
             await self._kill(vm)
+        finally:
+            self._ending.discard(vm)
+        if before is None:
             self._directories.forget_process(vm)
-            raise HypervisorError(f"cannot start {command[0]}: {error}") from error
+        else:
+            with contextlib.suppress(OSError):
+                self._directories.remember_process(vm, before)
 
     async def stop(self, vm: str, timeout_s: float) -> None:
         """Send SIGTERM to the guest agent, and end what it leaves behind."""
@@ -170,6 +204,10 @@ class ProcessHypervisor:
         """Refuse: the memory of a process cannot be kept."""
         raise Unsupported(f"driver {self.name} cannot save {vm}: {self.capabilities.notes}")
 
+    async def discard(self, vm: str) -> None:
+        """Refuse: there is no saved state."""
+        raise Unsupported(f"driver {self.name} cannot discard for {vm}: {self.capabilities.notes}")
+
     async def delete(self, vm: str) -> None:
         """Remove the VM's directory, and any process that escaped so far."""
         if await self.state(vm) in (VmState.RUNNING, VmState.PAUSED):
@@ -180,7 +218,8 @@ class ProcessHypervisor:
     async def offer_seed(self, vm: str, seed: bytes) -> None:
         """Replace the seed file; the guest agent watches it."""
         self._directories.spec(vm)
-        durable.replace(self._directories.path(vm) / _SEED, seed)
+        with naming_disk(f"cannot seed {vm}"):
+            durable.replace(self._directories.path(vm) / _SEED, seed)
 
     async def _adopt(self, vm: str) -> None:
         if vm in self._live:
@@ -238,6 +277,6 @@ class ProcessHypervisor:
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
 
-def _find_in_other_state(vm: str, process: ProcessIdentity | None, wanted: str) -> set[int]:
+def _find_in_other_state(vm: str, process: ProcessRecord | None, wanted: str) -> set[int]:
     stats = [read_stat(pid) for pid in find_tree(vm, process)]
     return {stat.pid for stat in stats if stat is not None and stat.run_state not in f"ZX{wanted}"}

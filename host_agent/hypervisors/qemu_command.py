@@ -21,6 +21,8 @@ from host_agent.hypervisors.contract import VmSpec
 OVERLAY = "root.qcow2"
 QMP_SOCKET = "qmp.sock"
 SEED_SOCKET = "seed.sock"
+CONSOLE_SOCKET = "console.sock"
+#: Where the driver keeps what comes out of the console's socket.
 CONSOLE = "console.log"
 
 #: The seed as the guest reads it from fw_cfg and from the port: one base64 line, padded with newlines. The size never
@@ -35,6 +37,17 @@ SEED_PORT = "org.volunteer-cloud.seed"
 #: The address at which every guest finds the broker.
 BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
+
+
+#: Connections to the broker that a VM may have at a time; its agent needs one, and another while it reconnects. A
+#: relay of one takes some 11 MiB of the host's memory.
+MOST_RELAYS = 8
+#: Runs a relay if one of the VM's places is free, in the VM's directory. A place is a lock that the relay inherits, so
+#: it is free again when the relay has ended, however it ended. Shell, since what is turned away must cost little.
+_GATE = f"""for n in {" ".join(map(str, range(MOST_RELAYS)))}; do
+exec 9>>relay.$n && flock -n 9 && exec "$@"
+done
+exit 1"""
 
 
 class MachineCommand(msgspec.Struct, frozen=True):
@@ -57,7 +70,8 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineC
         *_network(spec),
         *("-device", "virtio-rng-pci"),
         *_seed(),
-        *("-chardev", f"file,id=console,path={CONSOLE},append=on", "-serial", "chardev:console"),
+        # Not a file: a guest that prints for ever must not fill the host's disk. What nobody reads is dropped.
+        *("-chardev", f"socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         *_boot(spec),
     ]
@@ -77,14 +91,26 @@ def encode_seed(seed: bytes) -> bytes:
     return line.ljust(SEED_FILE_BYTES, b"\n")
 
 
+def decode_seed(content: bytes) -> bytes:
+    """Give the seed that ``encode_seed`` encoded. Raises HypervisorError if it is damaged."""
+    try:
+        return base64.b64decode(content.strip(), validate=True)
+    except ValueError as error:
+        raise HypervisorError(f"{SEED_FILE} is damaged: {error}") from error
+
+
 def _disk() -> list[str]:
     node = {
         "driver": "qcow2",
         "node-name": "root",
+        # What the guest frees goes back to the host: both nodes must be told.
         "discard": "unmap",
-        "file": {"driver": "file", "filename": OVERLAY},
+        "detect-zeroes": "unmap",
+        "file": {"driver": "file", "filename": OVERLAY, "discard": "unmap"},
     }
-    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=root"]
+    # A read or write that fails stops the guest, which can go on once the host's disk is mended; told to the guest
+    # instead, it would leave it with a file system that it trusts no more.
+    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=root,werror=stop,rerror=stop"]
 
 
 def _network(spec: VmSpec) -> list[str]:
@@ -97,13 +123,14 @@ def _network(spec: VmSpec) -> list[str]:
 
 
 def relay_command(spec: VmSpec) -> str:
-    """Give the command that joins one connection of a guest to the broker, a process each.
+    """Give the command that joins one connection of a guest to the broker, a process each, ``MOST_RELAYS`` at a time.
 
     QEMU's other form, ``guestfwd=…-tcp:``, shares one connection among all that the guest opens.
     """
     # -I -S: no site-packages and no environment, which halves the start and leaves nothing for them to change.
     script = str(Path(relay.__file__).resolve())
-    return shlex.join([sys.executable, "-I", "-S", script, spec.broker_host, str(spec.broker_port)])
+    program = [sys.executable, "-I", "-S", script, spec.broker_host, str(spec.broker_port)]
+    return shlex.join(["sh", "-c", _GATE, "relay", *program])
 
 
 def _seed() -> list[str]:

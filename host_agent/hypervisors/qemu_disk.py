@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from host_agent.errors import HypervisorError
+from host_agent.errors import HypervisorError, NoRoom
 
+#: Such programs take tenths of a second; a disk that hangs must not hold up more than one VM.
+RUN_TIMEOUT_S = 60.0
+#: A process that does not end after SIGKILL is stuck in the kernel; it is left alone after this.
+KILL_PATIENCE_S = 2.0
 _MIB = 1024 * 1024
+_NO_ROOM = os.strerror(errno.ENOSPC).encode()
 
 
 async def create_overlay(overlay: Path, base: Path, size_mib: int) -> None:
@@ -30,7 +38,10 @@ def _check_base(base: Path, found: dict[str, Any], size_mib: int) -> None:
 
 
 async def run(program: str, *arguments: str) -> bytes:
-    """Run a short-lived program and return what it prints; raise HypervisorError with its complaint."""
+    """Run a short-lived program and return what it prints; raise HypervisorError with its complaint, or when it hangs.
+
+    Full disks are NoRoom.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             program,
@@ -41,7 +52,21 @@ async def run(program: str, *arguments: str) -> bytes:
         )
     except FileNotFoundError as error:
         raise HypervisorError(f"{program} is not installed: on Debian, qemu-system-x86 and qemu-utils") from error
-    output, complaint = await process.communicate()
+    try:
+        output, complaint = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)
+    except TimeoutError as error:
+        raise HypervisorError(f"{program} {arguments[0]} did not end within {RUN_TIMEOUT_S} s") from error
+    finally:
+        await put_down(process)
     if process.returncode != 0:
-        raise HypervisorError(f"{program} {arguments[0]} failed: {complaint.decode(errors='replace').strip()}")
+        text = f"{program} {arguments[0]} failed: {complaint.decode(errors='replace').strip()}"
+        raise NoRoom(text) if _NO_ROOM in complaint else HypervisorError(text)
     return output
+
+
+async def put_down(process: asyncio.subprocess.Process) -> None:
+    """Kill a program if it still runs, and wait for its end, but not for ever: a driver of the kernel may hold it."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(process.wait(), KILL_PATIENCE_S)

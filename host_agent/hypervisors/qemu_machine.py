@@ -17,23 +17,31 @@ from typing import Any, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
+from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors import qemu_command
-from host_agent.hypervisors.detached import ProcessIdentity, Watch
+from host_agent.hypervisors.detached import Watch
+from host_agent.hypervisors.kept_log import KeptLog
 from host_agent.vm import VmState
 
 log = logging.getLogger(__name__)
 
+#: From the start of the process until QMP answers; 0.1 s on an idle host.
+START_TIMEOUT_S = 30.0
 #: An answer that takes longer means that QEMU hangs.
 ANSWER_TIMEOUT_S = 5.0
 #: QEMU writes its disk caches on ``quit``; one that hangs is killed after this.
 QUIT_TIMEOUT_S = 5.0
+#: After SIGKILL; a process that the kernel holds, for a disk that hangs, may never end.
+KILL_TIMEOUT_S = 10.0
 #: A guest that boots does not hear the power button yet, so it is pressed again.
 POWER_BUTTON_INTERVAL_S = 3.0
 #: Between two tries to reach QEMU; the first come quickly since it is ready within 0.1 s.
 _RETRY_S = (0.02, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 #: A guest that floods its seed port is answered no more often than this.
 _SEED_PAUSE_S = 0.1
+#: What a guest prints is taken in blocks of this size with this pause, so that one that prints for ever costs little.
+_CONSOLE_BLOCK_BYTES, _CONSOLE_PAUSE_S = 64 * 1024, 0.02
 
 #: QEMU's words for its state (``RunState`` in its schema) in ours.
 STATES = {
@@ -64,9 +72,7 @@ EventListener = Callable[[str, dict[str, Any]], None]
 class Machine:
     """A QEMU process, from its start or adoption until ``close`` or its end."""
 
-    def __init__(
-        self, home: Path, process: ProcessIdentity, on_event: EventListener, on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, home: Path, process: ProcessRecord, on_event: EventListener, on_end: Callable[[], None]) -> None:
         """Begin to watch and to connect. Raises ProcessLookupError if the process is already gone."""
         self.home = home
         self._on_event = on_event
@@ -74,7 +80,11 @@ class Machine:
         self._qmp = QMPClient(home.name)
         self._is_connected = asyncio.Event()
         self._seed_writer: asyncio.StreamWriter | None = None
-        self._tasks = [asyncio.ensure_future(self._keep_control()), asyncio.ensure_future(self._keep_seed_port())]
+        #: QEMU's word for its state when it was last asked.
+        self.last_run_state = ""
+        self._tasks = [
+            asyncio.ensure_future(work) for work in (self._keep_control(), self._keep_seed_port(), self._keep_console())
+        ]
 
     @property
     def watch(self) -> Watch:
@@ -111,14 +121,18 @@ class Machine:
         except TimeoutError as error:
             raise HypervisorError(f"QEMU did not answer {command} within {ANSWER_TIMEOUT_S} s") from error
 
+    async def run_state(self) -> str:
+        """Ask for the state in QEMU's own word. Raises HypervisorError."""
+        self.last_run_state = str((await self.execute("query-status"))["status"])
+        return self.last_run_state
+
     async def state(self) -> VmState:
         """Ask for the state; ``unknown`` if QEMU does not answer or says what we do not know."""
         try:
-            status = await self.execute("query-status")
+            return STATES.get(await self.run_state(), VmState.UNKNOWN)
         except HypervisorError as error:
             log.warning("state_unknown vm=%s error=%s", self.home.name, error)
             return VmState.UNKNOWN
-        return STATES.get(status["status"], VmState.UNKNOWN)
 
     async def pass_file(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file under a name that ``fd:`` addresses know."""
@@ -144,8 +158,16 @@ class Machine:
                 await self._watch.wait()
         except (HypervisorError, TimeoutError):
             # Ended meanwhile, or hanging: either way the signal is right.
-            self._watch.send(signal.SIGKILL)
-            await self._watch.wait()
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End the process at once. Raises HypervisorError if the kernel does not let it end."""
+        self._watch.send(signal.SIGKILL)
+        try:
+            await asyncio.wait_for(self._watch.wait(), KILL_TIMEOUT_S)
+        except TimeoutError as error:
+            pid = self._watch.identity.pid
+            raise HypervisorError(f"QEMU, pid {pid}, does not end: the kernel holds it, its disk may hang") from error
 
     def push_seed(self) -> None:
         """Send the newest seed to the guest, if the port is connected; otherwise it goes out when it is."""
@@ -220,6 +242,28 @@ class Machine:
                 log.debug("seed_port_not_connected vm=%s error=%s", self.home.name, error)
             await asyncio.sleep(_SEED_PAUSE_S)
 
+    async def _keep_console(self) -> None:
+        """Keep what the guest prints on its serial console, within the log's bounds."""
+        console = KeptLog(self.home / qemu_command.CONSOLE)
+        while True:
+            try:
+                with _short_path(self.home, qemu_command.CONSOLE_SOCKET) as path:
+                    reader, writer = await asyncio.open_unix_connection(path)
+                with contextlib.closing(writer):
+                    while printed := await reader.read(_CONSOLE_BLOCK_BYTES):
+                        await self._keep_printed(console, printed)
+            except OSError as error:
+                log.debug("console_not_connected vm=%s error=%s", self.home.name, error)
+            await asyncio.sleep(_CONSOLE_PAUSE_S)
+
+    async def _keep_printed(self, console: KeptLog, printed: bytes) -> None:
+        try:
+            await asyncio.to_thread(console.write, printed)
+        except OSError as error:
+            # The guest goes on: what it prints is no reason to hold it up.
+            log.debug("console_not_kept vm=%s error=%s", self.home.name, error)
+        await asyncio.sleep(_CONSOLE_PAUSE_S)
+
     async def _serve_seeds(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Send the newest seed at once, then whenever the guest writes anything: there is nothing else to ask for."""
         writer.write(self._seed_line())
@@ -227,19 +271,6 @@ class Machine:
             writer.write(self._seed_line())
             await writer.drain()
             await asyncio.sleep(_SEED_PAUSE_S)
-
-
-class LiveVm:
-    """What the driver knows of a VM whose process lives, or is about to."""
-
-    def __init__(self) -> None:
-        self.machine: Machine | None = None
-        #: A verb is under way: what QEMU reports meanwhile is no news.
-        self.is_busy = True
-        #: The state last told or caused; None where nobody has looked yet.
-        self.told: VmState | None = None
-        #: What the VM is once its process has ended.
-        self.after_end = VmState.ABORTED
 
 
 @contextlib.contextmanager

@@ -6,11 +6,16 @@ The file bears its name only when it is complete and on the disk. Which states t
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from host_agent.errors import HypervisorError
+from broker import durable
+from host_agent.errors import HypervisorError, NoRoom
+from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu_machine import Machine
 from host_agent.vm import VmState
 
@@ -22,12 +27,19 @@ MEMORY_BEING_WRITTEN = "memory.tmp"
 MEMORY_TIMEOUT_S = 600.0
 #: Between two looks at a migration, which takes 0.15 s for a small guest.
 _LOOK_INTERVAL_S = 0.02
+#: A disk with less is full for our purposes: file systems keep some back.
+LEAST_ROOM_BYTES = 16 * 1024 * 1024
+#: QEMU's words for a migration that has not ended.
+_UNDER_WAY = frozenset({"setup", "active", "cancelling", "device", "pre-switchover", "wait-unplug"})
 #: QEMU holds a migration to 128 MiB/s by default, which is meant for networks.
 _BYTES_PER_S = 1 << 40
 
 
 async def write_memory(machine: Machine) -> None:
-    """Write a stopped guest's memory; raise HypervisorError, with nothing left behind, if that fails."""
+    """Write a stopped guest's memory; raise HypervisorError or OSError, with nothing left behind, if that fails.
+
+    QEMU is then to be told to go back, see ``give_up_writing``.
+    """
     scratch = machine.home / MEMORY_BEING_WRITTEN
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -35,11 +47,30 @@ async def write_memory(machine: Machine) -> None:
         await machine.pass_file(MEMORY, descriptor)
         await machine.execute("migrate", {"uri": f"fd:{MEMORY}"})
         await _wait_written(machine)
-        await asyncio.to_thread(os.fsync, descriptor)
+        with durable.naming(scratch):
+            await finished(asyncio.to_thread(os.fsync, descriptor))
         scratch.rename(machine.home / MEMORY)
+        durable.sync_directory(machine.home)
     finally:
         os.close(descriptor)
         scratch.unlink(missing_ok=True)
+
+
+async def give_up_writing(machine: Machine, *, runs_on: bool) -> None:
+    """Bring a QEMU back that was told to write its memory, whole or in part, and is to keep it. Raises HypervisorError.
+
+    It refuses to write again until it has run, if only for a moment.
+    """
+    await machine.execute("migrate_cancel")
+    for _ in _looks():
+        if (await machine.execute("query-migrate")).get("status") not in _UNDER_WAY:
+            break
+        await asyncio.sleep(_LOOK_INTERVAL_S)
+    has_written = await machine.run_state() == "postmigrate"
+    if runs_on or has_written:
+        await machine.execute("cont")
+    if not runs_on and has_written:
+        await machine.execute("stop")
 
 
 async def read_memory(machine: Machine) -> None:
@@ -57,13 +88,22 @@ async def read_memory(machine: Machine) -> None:
 
 async def _wait_written(machine: Machine) -> None:
     for _ in _looks():
-        status = (await machine.execute("query-migrate"))["status"]
-        if status == "completed":
+        found = await machine.execute("query-migrate")
+        if found["status"] == "completed":
             return
-        if status in ("failed", "cancelled"):
-            raise HypervisorError(f"QEMU could not write the memory: {status}")
+        if found["status"] in ("failed", "cancelled"):
+            raise _not_written(machine, found)
         await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"writing the memory took longer than {MEMORY_TIMEOUT_S} s")
+
+
+def _not_written(machine: Machine, found: dict[str, Any]) -> HypervisorError:
+    """Say why the memory could not be written. QEMU says little, so the disk is asked."""
+    why = found.get("error-desc") or found["status"]
+    scratch = machine.home / MEMORY_BEING_WRITTEN
+    if shutil.disk_usage(machine.home).free < LEAST_ROOM_BYTES:
+        return NoRoom(f"{scratch}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
+    return HypervisorError(f"{scratch}: QEMU could not write the memory: {why}")
 
 
 async def _wait_read(machine: Machine) -> VmState:

@@ -8,7 +8,6 @@ the host's kernel and QEMU stay the same.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from host_agent.hypervisors.directory import read_record, write_record
-from host_agent.hypervisors.qemu_disk import run
+from host_agent.hypervisors.qemu_disk import put_down, run
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +106,5 @@ async def _boots(binary: str, kernel: Path) -> bool:
         log.warning("kvm_probe_hangs deadline_s=%s", PROBE_DEADLINE_S)
         return False
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await put_down(process)
     return _PROOF in output

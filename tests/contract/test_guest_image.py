@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 import zipfile
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from qemu.qmp import QMPClient
 
 from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import ImageFiles
@@ -176,15 +178,26 @@ async def test_a_guest_that_ends_by_itself_is_news(driver, broker, qemu_rig, eve
 
 
 async def test_a_guest_that_powered_off_while_no_agent_watched_is_powered_off(driver, broker, qemu_rig, eventually):
-    log = qemu_rig.directory / "vms/vm-a/console.log"
     await driver.close()
     broker.writers[-1].write(json.dumps({"shell": "poweroff"}).encode() + b"\n")
-    await eventually(lambda: "Power down" in log.read_text(errors="replace"), 30.0)
+    await shut_down(qemu_rig.directory / "vms/vm-a")
 
     second = await qemu_rig.open()
     await eventually(lambda: qemu_rig.processes("vm-a") == set(), 30.0)
 
     assert await second.state("vm-a") == "poweredoff"
+
+
+async def shut_down(home: Path) -> None:
+    """Wait, as a stranger to the driver, until a guest has shut down and QEMU stands still."""
+    descriptor = os.open(home, os.O_PATH)
+    qmp = QMPClient()
+    await qmp.connect(f"/proc/self/fd/{descriptor}/qmp.sock")
+    async with asyncio.timeout(PATIENCE_S):
+        while (await qmp.execute("query-status"))["status"] != "shutdown":  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    await qmp.disconnect()
+    os.close(descriptor)
 
 
 async def test_poweroff_wins_over_a_stop_that_waits(driver, qemu_rig):

@@ -59,7 +59,7 @@ async def test_a_fresh_host_has_no_vms(rig):
 
 
 async def test_every_driver_can_do_the_whole_life_but_for_what_it_declares(rig):
-    optional = {Verb.SAVESTATE, Verb.PAUSE, Verb.RESUME}
+    optional = {Verb.SAVESTATE, Verb.DISCARD, Verb.PAUSE, Verb.RESUME}
 
     assert set(Verb) - optional <= rig.make().capabilities.verbs
 

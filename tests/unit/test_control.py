@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from broker import durable
 from broker.address import Address
-from host_agent.control import GuestSettings, VmControl
-from host_agent.errors import HypervisorError, IllegalVerb
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent import control, looks
+from host_agent.aside import SetAside
+from host_agent.control import VmControl
+from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom
+from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
 from host_agent.images import ImageStore
+from host_agent.making import VmMaking
 from host_agent.registry import NoSuchVm, VmRegistry
-from host_agent.vm import TRANSITIONS, Verb, VmState, is_done, is_legal
+from host_agent.seeding import GuestSettings, Seeding
+from host_agent.statuses import VmStatuses
+from host_agent.vm import Verb, VmState, Wish, goal_of, is_done, is_legal
 from schemas.enrol import EnrolGranted
 from schemas.vms import VmCreate, VmStatus
 
@@ -27,17 +36,12 @@ class Host:
         self.hypervisor = hypervisor or FakeHypervisor()
         self.registry = VmRegistry(directory / "vms.json")
         self.grants: list[tuple[str, int]] = []
-        self.revoked: list[str] = []
-        self.control = VmControl(
-            self.hypervisor,
-            self.registry,
-            ImageStore(directory / "images", frozenset()),
-            "",
-            BROKER,
-            GuestSettings(0, {}),
-            self.grant,
-            self.revoke,
-        )
+        seeding = Seeding(self.hypervisor, self.registry, BROKER, GuestSettings(0, {}), self.grant)
+        self.aside = SetAside(self.hypervisor, self.registry, seeding)
+        images = ImageStore(directory / "images", frozenset())
+        making = VmMaking(self.hypervisor, self.registry, self.aside, images, "", BROKER)
+        self.statuses = VmStatuses(self.hypervisor, self.registry, self.aside)
+        self.control = VmControl(self.hypervisor, self.registry, self.aside, making, seeding, self.statuses)
 
     async def open(self) -> Host:
         self.registry.load()
@@ -48,9 +52,6 @@ class Host:
     async def grant(self, vm: str, generation: int) -> EnrolGranted:
         self.grants.append((vm, generation))
         return EnrolGranted(call="c", vm=vm, user="once-1", password="x")
-
-    async def revoke(self, vm: str) -> None:
-        self.revoked.append(vm)
 
     async def vm(self, name: str = "vm1") -> str:
         return (await self.control.create(VmCreate(name=name))).vm
@@ -69,7 +70,7 @@ async def bring_to(host: Host, vm: str, state: VmState) -> None:
 
 
 REACHABLE = (VmState.POWEREDOFF, VmState.RUNNING, VmState.PAUSED, VmState.SAVED)
-ACTS = tuple(verb for verb in Verb if verb not in (Verb.CREATE, Verb.DELETE))
+ACTS = tuple(verb for verb in Verb if verb not in (Verb.CREATE, Verb.DELETE, Verb.ADOPT))
 
 
 @pytest.mark.parametrize("state", REACHABLE)
@@ -87,10 +88,10 @@ async def test_every_verb_from_every_state_succeeds_or_is_refused_as_the_table_s
     if is_done(verb, state):
         assert (await act()).state == state
     elif is_legal(verb, state):
-        assert (await act()).state == TRANSITIONS[verb].goal
+        assert (await act()).state == goal_of(verb, state)
     else:
         await expect_illegal(act, verb, state)
-        assert (await host.control.status(vm)).state == state
+        assert (await host.statuses.one(vm)).state == state
 
 
 async def expect_illegal(act: Callable[[], Awaitable[object]], verb: Verb, state: VmState) -> None:
@@ -108,7 +109,7 @@ async def test_each_boot_raises_the_generation_and_buys_a_login_of_its_own(tmp_p
         await host.control.act(verb, vm)
 
     assert host.grants == [(vm, 1), (vm, 2), (vm, 3)]
-    assert (await host.control.status(vm)).generation == 3
+    assert (await host.statuses.one(vm)).generation == 3
 
 
 async def test_the_same_name_again_is_the_same_vm(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ async def test_a_deleted_vm_takes_its_principal_with_it_and_deleting_it_again_su
     await host.control.delete(vm)
     await host.control.delete(vm)
 
-    assert host.revoked == [vm]
+    assert host.registry.leaving == (vm,)
     assert await host.hypervisor.list() == []
 
 
@@ -173,16 +174,247 @@ async def test_the_next_agent_knows_the_vms_and_their_generations(tmp_path: Path
 
     second = await Host(tmp_path, first.hypervisor).open()
 
-    status = await second.control.status(vm)
+    status = await second.statuses.one(vm)
     assert (status.name, status.generation, status.state) == ("vm1", 1, "running")
 
 
-async def test_a_vm_that_nobody_knows_is_removed_as_a_leftover(tmp_path: Path) -> None:
+async def lost(tmp_path: Path, *, start: bool = False) -> tuple[Host, str]:
+    """A host whose registry is gone, and its only VM."""
+    before = await Host(tmp_path).open()
+    vm = await before.vm()
+    if start:
+        await before.control.act(Verb.START, vm)
+    (tmp_path / "vms.json").unlink()
+    return await Host(tmp_path, before.hypervisor).open(), vm
+
+
+async def test_a_vm_that_the_registry_does_not_know_is_set_aside_and_shown_with_what_to_do(tmp_path: Path) -> None:
+    host, vm = await lost(tmp_path, start=True)
+
+    (shown,) = await host.statuses.all()
+
+    assert (shown.vm, shown.name, shown.state, shown.generation) == (vm, "vm1", "set_aside", 1)
+    assert "running" in shown.reason
+    assert "volcloud vm adopt vm1" in shown.reason
+    assert "volcloud vm discard vm1" in shown.reason
+    assert await host.hypervisor.state(vm) is VmState.RUNNING
+
+
+async def test_a_vm_that_was_set_aside_is_adopted_as_it_is_and_its_next_boot_is_a_newer_one(tmp_path: Path) -> None:
+    host, vm = await lost(tmp_path, start=True)
+
+    status = await host.control.adopt(vm, autostart=lambda name: name == "vm1")
+    await host.control.adopt(vm, autostart=lambda name: False)
+    await host.control.act(Verb.RESET, vm)
+
+    assert (status.state, status.generation, status.autostart) == ("running", 1, True)
+    assert host.grants == [(vm, 2)]
+    assert (await Host(tmp_path, host.hypervisor).open()).registry.get(vm).wish is Wish.RUNNING
+
+
+async def test_a_vm_that_was_set_aside_is_discarded_with_all_that_it_has_and_its_principal(tmp_path: Path) -> None:
+    host, vm = await lost(tmp_path, start=True)
+
+    assert await host.control.discard(vm) is None
+    assert await host.control.discard(vm) is None
+
+    assert await host.hypervisor.list() == []
+    assert await host.statuses.all() == []
+    assert (await Host(tmp_path, host.hypervisor).open()).registry.leaving == (vm,)
+
+
+async def test_a_vm_that_was_set_aside_can_be_powered_off_and_nothing_else(tmp_path: Path) -> None:
+    host, vm = await lost(tmp_path, start=True)
+
+    with pytest.raises(IllegalVerb, match="is set_aside: start is allowed from"):
+        await host.control.act(Verb.START, vm)
+    with pytest.raises(IllegalVerb, match="is set_aside: delete is allowed from"):
+        await host.control.delete(vm)
+    await host.control.act(Verb.POWEROFF, vm)
+
+    assert await host.hypervisor.state(vm) is VmState.POWEREDOFF
+    assert (await host.statuses.one(vm)).state == "set_aside"
+
+
+async def test_the_name_of_a_vm_that_was_set_aside_is_given_to_no_other(tmp_path: Path) -> None:
+    host, vm = await lost(tmp_path)
+
+    with pytest.raises(IllegalVerb, match=f"set aside, {vm}; adopt or discard it first"):
+        await host.vm()
+
+
+async def test_a_registry_older_than_its_vms_goes_on_from_the_generation_that_the_guest_was_told(
+    tmp_path: Path,
+) -> None:
     host = await Host(tmp_path).open()
     vm = await host.vm()
-    (tmp_path / "vms.json").unlink()
+    copy = (tmp_path / "vms.json").read_bytes()
+    for verb in (Verb.START, Verb.RESET, Verb.RESET, Verb.POWEROFF):
+        await host.control.act(verb, vm)
+    (tmp_path / "vms.json").write_bytes(copy)
+
+    after = await Host(tmp_path, host.hypervisor).open()
+    await after.control.act(Verb.START, vm)
+
+    assert after.grants == [(vm, 4)]
+
+
+async def test_a_vm_that_is_gone_is_forgotten_and_its_principal_is_to_be_revoked(tmp_path: Path) -> None:
+    host = await Host(tmp_path).open()
+    vm = await host.vm()
+    await host.hypervisor.delete(vm)
 
     after = await Host(tmp_path, host.hypervisor).open()
 
-    assert await after.hypervisor.list() == []
-    assert await after.hypervisor.state(vm) == VmState.ABSENT
+    assert after.registry.all() == []
+    assert (await Host(tmp_path, host.hypervisor).open()).registry.leaving == (vm,)
+
+
+class FullDisk:
+    """A registry whose disk is full while it is entered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+
+    def fill(self) -> None:
+        def replace(path: Path, *_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        self._patch.setattr(durable, "replace", replace)
+
+    def empty(self) -> None:
+        self._patch.undo()
+
+
+async def test_a_full_disk_leaves_no_ghost_of_a_vm_that_could_not_be_made(tmp_path: Path, monkeypatch) -> None:
+    host, disk = await Host(tmp_path).open(), FullDisk(monkeypatch)
+
+    disk.fill()
+    with pytest.raises(NoRoom, match=r"cannot make vm1: .*vms\.json: No space left on device"):
+        await host.vm()
+    disk.empty()
+
+    assert host.registry.all() == []
+    assert await host.hypervisor.list() == []
+    assert (await host.statuses.one(await host.vm())).state == "poweredoff"
+
+
+async def test_a_record_without_a_vm_can_be_deleted(tmp_path: Path) -> None:
+    host = await Host(tmp_path).open()
+    vm = await host.vm()
+    await host.hypervisor.delete(vm)
+
+    await host.control.delete(vm)
+
+    assert host.registry.all() == []
+
+
+async def test_poweroff_works_on_a_full_disk_and_start_names_the_file(tmp_path: Path, monkeypatch) -> None:
+    host, disk = await Host(tmp_path).open(), FullDisk(monkeypatch)
+    vm = await host.vm()
+    await host.control.act(Verb.START, vm)
+    disk.fill()
+
+    assert (await host.control.act(Verb.POWEROFF, vm)).state == "poweredoff"
+    with pytest.raises(NoRoom, match=r"vms\.json"):
+        await host.control.act(Verb.START, vm)
+
+    assert host.registry.get(vm).generation == 1
+
+
+async def test_a_saved_state_that_nobody_wants_is_discarded_and_the_vm_is_off(tmp_path: Path) -> None:
+    host = await Host(tmp_path).open()
+    vm = await host.vm()
+    await bring_to(host, vm, VmState.SAVED)
+
+    first, again = await host.control.discard(vm), await host.control.discard(vm)
+
+    assert (first and first.state, again and again.state) == ("poweredoff", "poweredoff")
+    assert (await host.control.act(Verb.START, vm)).state == "running"
+
+
+class Hangs(FakeHypervisor):
+    """A hypervisor whose ``stop`` and ``state`` of chosen VMs never come to an end."""
+
+    def __init__(self, host: FakeHost | None = None) -> None:
+        super().__init__(host)
+        self.hung: set[str] = set()
+
+    async def state(self, vm: str) -> VmState:
+        await self._maybe_for_ever(vm)
+        return await super().state(vm)
+
+    async def stop(self, vm: str, timeout_s: float) -> None:
+        await asyncio.Event().wait()
+
+    async def poweroff(self, vm: str) -> None:
+        self.hung.discard(vm)
+        await super().poweroff(vm)
+
+    async def _maybe_for_ever(self, vm: str) -> None:
+        if vm in self.hung:
+            await asyncio.Event().wait()
+
+
+async def test_poweroff_cuts_short_a_stop_and_whoever_asked_for_it_hears_why(tmp_path: Path) -> None:
+    host = await Host(tmp_path, Hangs()).open()
+    vm = await host.vm()
+    await host.control.act(Verb.START, vm)
+    stop = asyncio.ensure_future(host.control.act(Verb.STOP, vm))
+    behind = asyncio.ensure_future(host.control.act(Verb.PAUSE, vm))
+    await asyncio.sleep(0)
+
+    status = await asyncio.wait_for(host.control.act(Verb.POWEROFF, vm), 10)
+
+    assert status.state == "poweredoff"
+    for cut in (stop, behind):
+        with pytest.raises(Interrupted, match="cut short by poweroff"):
+            await cut
+
+
+async def test_a_vm_that_hangs_delays_no_inventory_and_no_verb_on_another(tmp_path: Path) -> None:
+    hypervisor = Hangs()
+    host = await Host(tmp_path, hypervisor).open()
+    hanging, other = await host.vm("vm1"), await host.vm("vm2")
+    await host.control.act(Verb.START, hanging)
+    await host.statuses.all()
+    hypervisor.hung.add(hanging)
+
+    async with asyncio.timeout(20):
+        await host.control.act(Verb.START, other)
+        first = await host.statuses.all()
+        new = await host.vm("vm3")
+        second = await host.statuses.all()
+    await host.statuses.close()
+
+    assert [status.state for status in first] == ["running", "running"]
+    assert new in [status.vm for status in second]
+
+
+async def test_a_vm_that_cannot_be_asked_for_long_is_told_as_unknown_with_the_reason(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(looks, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(looks, "STALE_S", 0.0)
+    hypervisor = Hangs()
+    host = await Host(tmp_path, hypervisor).open()
+    hypervisor.hung.add(await host.vm())
+
+    (told,) = await host.statuses.all()
+    await host.statuses.close()
+
+    assert told.state == "unknown"
+    assert "does not answer" in told.reason
+
+
+async def test_a_hypervisor_that_hangs_can_be_powered_off_without_asking_it_first(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(control, "POWEROFF_PATIENCE_S", 0.01)
+    hypervisor = Hangs()
+    host = await Host(tmp_path, hypervisor).open()
+    vm = await host.vm()
+    await host.control.act(Verb.START, vm)
+    hypervisor.hung.add(vm)
+
+    status = await asyncio.wait_for(host.control.act(Verb.POWEROFF, vm), 10)
+
+    assert status.state == "poweredoff"

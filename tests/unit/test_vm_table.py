@@ -6,12 +6,15 @@ import itertools
 
 import pytest
 
-from host_agent.vm import TRANSITIONS, Verb, VmState, is_done, is_legal
+from host_agent.vm import TRANSITIONS, Verb, VmState, goal_of, is_done, is_legal
 
 PAIRS = list(itertools.product(Verb, VmState))
 
 #: States that last until something is done; the others pass.
-LASTING = {VmState.POWEREDOFF, VmState.RUNNING, VmState.PAUSED, VmState.SAVED, VmState.ABORTED, VmState.STUCK}
+LASTING = {
+    *(VmState.POWEREDOFF, VmState.RUNNING, VmState.PAUSED, VmState.SAVED, VmState.ABORTED, VmState.STUCK),
+    VmState.SET_ASIDE,
+}
 
 
 def test_every_verb_has_exactly_one_row():
@@ -67,6 +70,6 @@ def test_what_makes_a_new_or_older_guest_raises_the_generation():
 
 def reachable(state: VmState) -> set[VmState]:
     found = {state}
-    while grown := {row.goal for row in TRANSITIONS.values() if row.legal_from & found} - found:
+    while grown := {goal_of(verb, s) for verb in Verb for s in found if is_legal(verb, s)} - found:
         found |= grown
     return found

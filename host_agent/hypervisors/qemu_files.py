@@ -1,0 +1,104 @@
+"""What the QEMU driver keeps of a VM on disk, beside its overlay: seed, command line, saved memory, what was under way.
+
+``memory`` exists exactly while the VM is saved: it appears by a rename when complete, and goes before the guest runs
+on, since then the disk no longer matches it. Knows files and no QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+
+from broker import durable
+from host_agent.errors import HypervisorError, naming_disk
+from host_agent.hypervisors import qemu_command
+from host_agent.hypervisors.directory import VmDirectories, read_record, write_record
+from host_agent.hypervisors.kept_log import KeptLog, trim
+from host_agent.hypervisors.qemu_command import MachineCommand
+from host_agent.hypervisors.qemu_memory import MEMORY, MEMORY_BEING_WRITTEN
+from host_agent.vm import VmState
+
+QEMU_LOG = "qemu.log"
+
+_COMMAND = "command.json"
+_SAVING = "saving.json"
+
+
+class Saving(msgspec.Struct, frozen=True):
+    """A note that a VM is being saved, so that whoever finds it can bring back the state before."""
+
+    was_running: bool
+
+
+class QemuFiles(VmDirectories):
+    """The directories of the QEMU driver's VMs."""
+
+    def write_seed(self, vm: str, seed: bytes) -> None:
+        """Make ``seed`` what the guest finds. Raises HypervisorError."""
+        with naming_disk(f"cannot seed {vm}"):
+            durable.replace(self.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
+
+    def read_seed(self, vm: str) -> bytes | None:
+        """Give the newest seed; None if there never was one. Raises HypervisorError."""
+        with naming_disk(f"seed of {vm}"):
+            try:
+                return qemu_command.decode_seed((self.path(vm) / qemu_command.SEED_FILE).read_bytes())
+            except FileNotFoundError:
+                return None
+
+    def command(self, vm: str) -> MachineCommand | None:
+        """Give the command line of the last boot."""
+        return read_record(self.path(vm) / _COMMAND, MachineCommand)
+
+    def command_of_saved(self, vm: str) -> MachineCommand:
+        """Give the command line that alone can load the saved memory. Raises HypervisorError if it is lost."""
+        command = self.command(vm)
+        if command is None:
+            raise HypervisorError(f"{self.path(vm) / _COMMAND} is missing")
+        return command
+
+    def begin_boot(self, vm: str, command: MachineCommand) -> None:
+        """Note the command line of a boot, and begin its logs."""
+        home = self.path(vm)
+        write_record(home / _COMMAND, command)
+        KeptLog(home / qemu_command.CONSOLE).begin()
+        with contextlib.suppress(FileNotFoundError):
+            (home / QEMU_LOG).replace(home / f"{QEMU_LOG}.1")
+
+    def trim_logs(self, vm: str) -> None:
+        """Keep what QEMU itself prints within bounds."""
+        trim(self.path(vm) / QEMU_LOG)
+
+    def is_saved(self, vm: str) -> bool:
+        """Say whether there is a saved memory."""
+        return (self.path(vm) / MEMORY).exists()
+
+    def discard_memory(self, vm: str) -> None:
+        """Remove the saved memory, durably. Raises OSError."""
+        (self.path(vm) / MEMORY).unlink(missing_ok=True)
+        durable.sync_directory(self.path(vm))
+
+    def drop_half_written(self, vm: str) -> None:
+        """Remove a memory that was never complete. Raises OSError."""
+        (self.path(vm) / MEMORY_BEING_WRITTEN).unlink(missing_ok=True)
+
+    def note_saving(self, vm: str, saving: Saving) -> None:
+        """Note that a VM begins to be saved. Raises OSError."""
+        write_record(self.path(vm) / _SAVING, saving)
+
+    def saving(self, vm: str) -> Saving | None:
+        """Say whether a VM was being saved, and what it was before."""
+        return read_record(self.path(vm) / _SAVING, Saving)
+
+    def forget_saving(self, vm: str) -> None:
+        """It is saved, or as it was."""
+        (self.path(vm) / _SAVING).unlink(missing_ok=True)
+
+    def state_at_rest(self, vm: str) -> VmState:
+        """Say in what state a VM is that has no process."""
+        if not self.exists(vm):
+            return VmState.ABSENT
+        if self.is_saved(vm):
+            return VmState.SAVED
+        return VmState.POWEREDOFF if self.process(vm) is None else VmState.ABORTED

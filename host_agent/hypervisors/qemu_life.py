@@ -1,0 +1,166 @@
+"""One life of a VM in QEMU, from the start or adoption of its process to its end: what happens in it by itself.
+
+A verb says what it is about to cause; everything else is news, and is told. Verbs are ``qemu``'s, talking is
+``qemu_machine``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from broker.process_record import ProcessRecord
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.detached import stat_of
+from host_agent.hypervisors.qemu_files import QemuFiles
+from host_agent.hypervisors.qemu_machine import CONNECTED, START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu_memory import LEAST_ROOM_BYTES, give_up_writing
+from host_agent.vm import VmState
+
+#: QEMU's word for a guest that was stopped because a read or write of its disk failed.
+IO_ERROR = "io-error"
+#: Why a guest is stuck, by QEMU's word.
+_STUCK = {
+    IO_ERROR: "a read or write of its disk failed on the host; `resume` lets it go on once that is mended",
+    "guest-panicked": "the guest's kernel has panicked; `reset` boots it afresh",
+    "internal-error": "QEMU met an error of its own; `reset` boots it afresh",
+    "watchdog": "the guest's watchdog was not fed; `reset` boots it afresh",
+}
+
+
+class Life:
+    """See the module. ``tell`` hears of states that nobody asked for, ``on_end`` of the end, whoever caused it."""
+
+    def __init__(
+        self, vm: str, files: QemuFiles, tell: Callable[[VmState], None], on_end: Callable[[Life], None]
+    ) -> None:
+        self._vm, self._files = vm, files
+        self._tell, self._on_end = tell, on_end
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._machine: Machine | None = None
+        self._has_ended = False
+        #: A verb is under way: what QEMU reports meanwhile is no news.
+        self.is_busy = True
+        #: The state last told or caused; None where nobody has looked yet.
+        self.told: VmState | None = None
+        #: What the VM is once its process has ended.
+        self.after_end = VmState.ABORTED
+
+    @property
+    def machine(self) -> Machine:
+        """The process. Raises HypervisorError before there is one."""
+        if self._machine is None:
+            raise HypervisorError(f"VM {self._vm} does not run")
+        return self._machine
+
+    @property
+    def has_machine(self) -> bool:
+        """Whether there is, or was, a process."""
+        return self._machine is not None
+
+    def attach(self, process: ProcessRecord) -> Machine:
+        """Begin to watch the process. Raises ProcessLookupError if it has ended."""
+        self._machine = Machine(self._files.path(self._vm), process, self._on_event, self._end)
+        return self._machine
+
+    async def close(self) -> None:
+        """Let go of the process, which goes on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._machine is not None:
+            await self._machine.close()
+
+    async def state(self) -> VmState:
+        """Ask QEMU, and where it has ended meanwhile, the VM's directory."""
+        if self._machine is None:
+            return VmState.STARTING
+        state = await self._machine.state()
+        if state is VmState.UNKNOWN and stat_of(self._machine.watch.identity) is None:
+            # It ended while it was asked, and the news is on its way.
+            await self._machine.watch.wait()
+            return self._files.state_at_rest(self._vm)
+        return state
+
+    def why_stuck(self) -> str:
+        """Say why the guest was stuck when QEMU was last asked; empty if it was not."""
+        word = self._machine.last_run_state if self._machine is not None else ""
+        if word == IO_ERROR and not self.has_room():
+            return f"its disk has no room left: {self._files.path(self._vm)}; it goes on once there is some"
+        return _STUCK.get(word, "")
+
+    def may_go_on(self) -> bool:
+        """Whether what the guest is stuck on can be mended from outside."""
+        return self._machine is not None and self._machine.last_run_state == IO_ERROR
+
+    def has_room(self) -> bool:
+        """Whether the host's disk under the VM has any room. Raises OSError."""
+        return shutil.disk_usage(self._files.path(self._vm)).free >= LEAST_ROOM_BYTES
+
+    @contextlib.contextmanager
+    def verb(self) -> Iterator[Machine]:
+        """Let a verb be at work: what happens meanwhile is its doing, but for an end that it did not mean."""
+        self.is_busy = True
+        try:
+            yield self.machine
+        finally:
+            self.is_busy = False
+            if self._has_ended and self.after_end is VmState.ABORTED:
+                self._tell(VmState.ABORTED)
+            elif not self._has_ended:
+                self._spawn(self._look())
+
+    def go_back_from_saving(self, *, was_running: bool) -> None:
+        """Bring a machine that was found being saved back to what it was, as soon as it can be reached."""
+        self.is_busy = True
+        self._spawn(self._go_back(was_running))
+
+    async def _go_back(self, was_running: bool) -> None:
+        with contextlib.suppress(HypervisorError), self.verb() as machine:
+            await machine.wait_connected(START_TIMEOUT_S)
+            await give_up_writing(machine, runs_on=was_running)
+            self._files.forget_saving(self._vm)
+            self.told = VmState.RUNNING if was_running else VmState.PAUSED
+
+    def _on_event(self, name: str, data: dict[str, Any]) -> None:
+        if name == "SHUTDOWN" and data.get("guest"):
+            has_powered_off = data.get("reason") == "guest-shutdown"
+            self._spawn(self._lay_to_rest(VmState.POWEREDOFF if has_powered_off else VmState.ABORTED))
+        elif name in (CONNECTED, "STOP", "RESUME", "GUEST_PANICKED"):
+            self._spawn(self._look())
+
+    async def _look(self) -> None:
+        """Tell a state that nobody asked for; end a machine whose guest shut down while nobody watched."""
+        if self._machine is None or self.is_busy:
+            return
+        state = await self._machine.state()
+        if state is VmState.STOPPING:
+            await self._lay_to_rest(VmState.POWEREDOFF)
+        elif not self.is_busy and state not in (self.told, VmState.UNKNOWN):
+            is_news, self.told = self.told is not None, state
+            if is_news:
+                self._tell(state)
+
+    async def _lay_to_rest(self, after_end: VmState) -> None:
+        """End the process of a guest that has ended."""
+        if self._machine is not None:
+            self.after_end = after_end
+            await self._machine.quit()
+
+    def _end(self) -> None:
+        self._has_ended = True
+        self._on_end(self)
+        if self._machine is not None:
+            self._spawn(self._machine.close())
+        if self.after_end is VmState.POWEREDOFF:
+            self._files.forget_process(self._vm)
+        if not self.is_busy and self.after_end is not VmState.SAVED:
+            self._tell(self.after_end)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

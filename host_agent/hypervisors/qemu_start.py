@@ -1,0 +1,52 @@
+"""How a VM's QEMU process comes to be: a boot, or a saved memory that is loaded and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors import qemu_command
+from host_agent.hypervisors.detached import finished, spawn
+from host_agent.hypervisors.qemu_files import QEMU_LOG, QemuFiles
+from host_agent.hypervisors.qemu_life import Life
+from host_agent.hypervisors.qemu_machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu_memory import read_memory
+from host_agent.hypervisors.qemu_program import QemuProgram
+
+
+class QemuStart:
+    """Starts processes and waits until the guest runs. Raises HypervisorError, OSError; what is left then is for the
+    caller to remove."""
+
+    def __init__(self, program: QemuProgram, files: QemuFiles, niceness: int) -> None:
+        self._program, self._files, self._niceness = program, files, niceness
+
+    async def boot(self, vm: str, life: Life) -> None:
+        """Boot from the disk."""
+        spec = self._files.spec(vm)
+        accelerator = await self._program.choose_accelerator(spec.image.kernel if spec.image else None)
+        command = qemu_command.build(self._program.binary, self._program.machine_type, accelerator, spec)
+        self._files.begin_boot(vm, command)
+        await self._launch(vm, life, command.arguments)
+
+    async def restore(self, vm: str, life: Life) -> None:
+        """Load the saved memory and go on from it; it is gone then."""
+        try:
+            machine = await self._launch(vm, life, qemu_command.restoring(self._files.command_of_saved(vm)))
+            await read_memory(machine)
+        except HypervisorError as error:
+            advice = f"`volcloud vm discard {self._files.spec(vm).name}` throws it away, and the VM then boots afresh"
+            raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
+        self._files.discard_memory(vm)
+        await machine.execute("cont")
+
+    async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> Machine:
+        home = self._files.path(vm)
+        start = functools.partial(spawn, niceness=self._niceness)
+        process = await finished(asyncio.to_thread(start, vm, arguments, home, home / QEMU_LOG))
+        self._files.remember_process(vm, process)
+        machine = life.attach(process)
+        await machine.wait_connected(START_TIMEOUT_S)
+        return machine

@@ -1,0 +1,60 @@
+"""VMs that are gone: the key manager is asked to delete their principals and queues, until it says that it has.
+
+What is to be asked is in the registry's file, so no crash between a VM's end and the answer leaves a login behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from broker.backoff import backoff
+from broker.errors import BrokerError, RemoteError
+from host_agent.registry import VmRegistry
+from schemas.errors import ErrorCode
+
+log = logging.getLogger(__name__)
+
+#: Asks the key manager to delete a VM's principal and queues; returns once it has.
+Revoke = Callable[[str], Awaitable[None]]
+
+
+class Leaving:
+    """See the module."""
+
+    def __init__(self, registry: VmRegistry, revoke: Revoke) -> None:
+        self._registry, self._revoke = registry, revoke
+        self._more = asyncio.Event()
+
+    def look(self) -> None:
+        """A VM is gone: do not wait until the next look."""
+        self._more.set()
+
+    async def run(self) -> None:
+        """See all of them off, those that an earlier agent left too; until cancelled."""
+        while True:
+            self._more.clear()
+            for vm in self._registry.leaving:
+                await self._see_off(vm)
+            await self._more.wait()
+
+    async def _see_off(self, vm: str) -> None:
+        for wait_s in backoff(0.5, 300.0):
+            try:
+                await self._ask(vm)
+                self._registry.left(vm)
+                return
+            except (BrokerError, OSError) as error:
+                log.warning("vm not revoked, again soon", extra={"vm": vm, "why": str(error)})
+            await asyncio.sleep(wait_s)
+
+    async def _ask(self, vm: str) -> None:
+        try:
+            await self._revoke(vm)
+            log.info("vm revoked", extra={"vm": vm})
+        except RemoteError as error:
+            # A no is an answer: it was never ours, or is no VM's name.
+            if error.code not in (ErrorCode.FORBIDDEN, ErrorCode.BAD_REQUEST, ErrorCode.NOT_FOUND):
+                raise
+            log.error("vm not revoked", extra={"vm": vm, "why": str(error)})

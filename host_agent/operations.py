@@ -1,0 +1,72 @@
+"""Acts on VMs in turn: one at a time a VM, in the order in which they were asked for, and who may cut whom short.
+
+A VM that hangs holds up its own acts and nobody else's. ``poweroff`` never waits for its turn: it cuts short what is at
+work on the VM and what waits there, whose askers hear which verb did it. What an act does is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from host_agent.errors import Interrupted
+from host_agent.vm import TRANSITIONS, Verb
+
+T = TypeVar("T")
+
+
+class Act:
+    """One verb at work on a VM, or waiting for its turn."""
+
+    def __init__(self, verb: Verb) -> None:
+        self.verb = verb
+        self.task: asyncio.Task[object] | None = None
+        #: The verb that cut this one short.
+        self.interrupted_by: Verb | None = None
+
+    def interrupt(self, verb: Verb) -> None:
+        """Cut it short, if it is of a kind that may be."""
+        if TRANSITIONS[self.verb].interruptible and self.task is not None and self.interrupted_by is None:
+            self.interrupted_by = verb
+            self.task.cancel()
+
+
+class Operations:
+    """See the module. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._acts: defaultdict[str, list[Act]] = defaultdict(list)
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    def at_work(self, vm: str) -> list[Verb]:
+        """List the verbs that are at work on a VM or wait there, the one at work first."""
+        return [act.verb for act in self._acts.get(vm, ())]
+
+    async def run(self, vm: str, verb: Verb, work: Callable[[], Awaitable[T]]) -> T:
+        """Do ``work`` when it is its turn. Raises what it raises, and Interrupted when another verb cut it short."""
+        if TRANSITIONS[verb].interrupts:
+            for other in self._acts.get(vm, ()):
+                other.interrupt(verb)
+        act = Act(verb)
+        act.task = task = asyncio.ensure_future(self._in_turn(vm, work))
+        self._acts[vm].append(act)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if act.interrupted_by is None or (me is not None and me.cancelling()):
+                raise
+            raise Interrupted(f"{verb} was cut short by {act.interrupted_by}") from None
+        finally:
+            self._forget(vm, act)
+
+    async def _in_turn(self, vm: str, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._turns.setdefault(vm, asyncio.Lock()):
+            return await work()
+
+    def _forget(self, vm: str, act: Act) -> None:
+        self._acts[vm].remove(act)
+        if not self._acts[vm]:
+            del self._acts[vm], self._turns[vm]

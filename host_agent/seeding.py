@@ -1,0 +1,65 @@
+"""What a guest is told at its next boot: a generation of its own, and the one-time login that goes with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from broker.address import Address
+from host_agent.errors import naming_disk
+from host_agent.hypervisors.contract import Hypervisor
+from host_agent.registry import VmRegistry
+from schemas.enrol import EnrolGranted
+from schemas.errors import DecodeError
+from schemas.seed import Seed, decode_seed, encode_seed
+
+#: Asks the key manager for the one-time login of a VM's generation.
+Grant = Callable[[str, int], Awaitable[EnrolGranted]]
+
+
+class GuestSettings:
+    """What every guest of this host is told beside who it is."""
+
+    def __init__(self, slots: int, settings: dict[str, float]) -> None:
+        self.slots, self.settings = slots, settings
+
+
+class Seeding:
+    """See the module."""
+
+    def __init__(
+        self, hypervisor: Hypervisor, registry: VmRegistry, broker: Address, guests: GuestSettings, grant: Grant
+    ) -> None:
+        self._hypervisor, self._registry = hypervisor, registry
+        self._broker, self._guests = broker, guests
+        self._grant = grant
+
+    async def next_seed(self, vm: str) -> bytes:
+        """Raise the generation and get what the guest needs to come back as it. Raises BrokerError, NoRoom."""
+        told = await asyncio.to_thread(self.told_generation, vm)
+        with naming_disk("cannot begin a generation"):
+            record = self._registry.raise_generation(vm, beyond=told)
+        granted = await self._grant(vm, record.generation)
+        host, port = self._hypervisor.broker_for_guest(self._broker.host, self._broker.port)
+        return encode_seed(
+            Seed(
+                vm=vm,
+                name=record.name,
+                generation=record.generation,
+                broker_host=host,
+                broker_port=port,
+                vhost=self._broker.vhost,
+                login_user=granted.user,
+                login_password=granted.password,
+                slots=self._guests.slots or record.cpus,
+                settings=self._guests.settings,
+            )
+        )
+
+    def told_generation(self, vm: str) -> int:
+        """Say which generation the guest was told last, 0 if none: a registry brought back from a copy may be older."""
+        seed = self._hypervisor.seed(vm)
+        try:
+            return decode_seed(seed).generation if seed else 0
+        except DecodeError:
+            return 0

@@ -1,0 +1,87 @@
+"""What every VM of the host is now, as it is told to the centre and to whoever asked for a verb."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from host_agent.aside import SetAside
+from host_agent.errors import HostError
+from host_agent.hypervisors.contract import Hypervisor, VmFacts
+from host_agent.looks import Looks
+from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
+from host_agent.vm import VmState
+from schemas.vms import VmStatus
+
+log = logging.getLogger(__name__)
+
+#: Longest reason that is told, characters.
+_MOST_REASON = 1000
+
+#: Says why a VM is not what it is wished to be: (id, name, state); empty where there is nothing to say.
+Reason = Callable[[str, str, VmState], str]
+
+
+class VmStatuses:
+    """See the module. ``on_late`` is called when a VM that was waited for in vain has answered something new."""
+
+    def __init__(self, hypervisor: Hypervisor, registry: VmRegistry, aside: SetAside) -> None:
+        self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
+        self.reason: Reason = lambda vm, name, state: ""
+        self.on_late: Callable[[], None] = lambda: None
+        self._looks = Looks(self._look, lambda: self.on_late())
+
+    async def close(self) -> None:
+        """Let go of what is being asked."""
+        await self._looks.close()
+
+    async def one(self, vm: str) -> VmStatus:
+        """Say what a VM is now. Raises NoSuchVm, HypervisorError."""
+        if self._aside.has(vm):
+            return await self._aside.status(vm)
+        record = self._registry.get(vm)
+        state = await self._hypervisor.state(vm)
+        return self._told(record, state, await self._hypervisor.facts(vm))
+
+    async def all(self) -> list[VmStatus]:
+        """Say what every VM is now, those that were set aside too. One that is deleted meanwhile is left out; one that
+        cannot be asked in time is as it was, then unknown."""
+        known = [record.vm for record in self._registry.all()]
+        found = await self._looks.all([*known, *self._aside.ids()], self._unseen)
+        return [status for status in found if status is not None]
+
+    def _told(self, record: VmRecord, state: VmState, facts: VmFacts, reason: str = "") -> VmStatus:
+        reason = reason or facts.reason or self.reason(record.vm, record.name, state)
+        return VmStatus(
+            vm=record.vm,
+            name=record.name,
+            state=state,
+            reason=reason[:_MOST_REASON],
+            generation=record.generation,
+            hypervisor=self._hypervisor.name,
+            cpus=record.cpus,
+            memory_mib=record.memory_mib,
+            disk_mib=record.disk_mib,
+            image=record.image,
+            pid=facts.pid or 0,
+            accelerator=facts.accelerator or "",
+            cpu_seconds=facts.cpu_seconds or 0.0,
+            resident_bytes=facts.resident_bytes or 0,
+            autostart=record.autostart,
+        )
+
+    async def _look(self, vm: str) -> VmStatus | None:
+        try:
+            return await self.one(vm)
+        except NoSuchVm:
+            return None
+        except (HostError, OSError) as error:
+            log.warning("vm cannot be asked", extra={"vm": vm, "why": str(error)})
+            return self._unknown(vm, str(error))
+
+    def _unseen(self, vm: str) -> VmStatus | None:
+        return self._unknown(vm, "its hypervisor does not answer; `volcloud vm poweroff` ends it")
+
+    def _unknown(self, vm: str, why: str) -> VmStatus | None:
+        record = self._registry.find(vm)
+        return self._told(record, VmState.UNKNOWN, VmFacts(), why) if record is not None else None
