@@ -24,7 +24,7 @@ pytestmark = pytest.mark.qemu
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "guest-image"
 #: Under emulation, with other tests beside it.
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 
 class Broker:
