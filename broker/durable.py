@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def replace(path: Path, body: bytes | memoryview, *, mode: int = PRIVATE) -> Non
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        # In a directory that others may write to, a name that can be foretold is theirs before it is ours.
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             _write_new(fresh, body, mode)
             fresh.replace(path)
@@ -68,7 +70,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def _write_new(path: Path, body: bytes | memoryview, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         write_all(descriptor, body)
         os.fsync(descriptor)

@@ -1,22 +1,43 @@
-"""Logs as events: one line each, a constant message and key=value fields, to standard error."""
+"""Logs as events: one line each, a constant message and key=value fields, to standard error.
+
+Times are UTC, with a Z; secrets are masked. A log that is a file is put aside when it is full, by the process that
+writes it and while it writes: whatever else that process or its children say on standard error goes along.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import stat
 import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+#: A log longer than this is put aside, bytes; of those before it so many are kept. 40 MiB a process at most.
+LOG_BYTES, LOGS_KEPT = 8 << 20, 4
+_SIZES: dict[str, Any] = {
+    "maxBytes": LOG_BYTES,
+    "backupCount": LOGS_KEPT,
+    "encoding": "utf-8",
+    "errors": "backslashreplace",
+}
 
 
 class EventFormatter(logging.Formatter):
     """``time level process message key=value …``; fields are what a call gave as ``extra``."""
 
+    converter = time.gmtime
+
     def __init__(self, process: str) -> None:
-        super().__init__(f"%(asctime)s %(levelname)s {process} %(message)s", "%Y-%m-%dT%H:%M:%S")
+        super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)s {process} %(message)s", "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own name
         """Render the line, its fields last."""
@@ -27,9 +48,44 @@ class EventFormatter(logging.Formatter):
         """Render a traceback with an indent: what a stranger said in an error begins no line of its own."""
         return indent(plain_lines(super().formatException(ei)), "  ")
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Render the line, and a traceback below it, without any secret."""
+        return mask(super().format(record))
+
+
+class _StandardError(RotatingFileHandler):
+    """Standard error where it is a file: put aside when full, the descriptor with it."""
+
+    def doRollover(self) -> None:  # noqa: N802  logging's own name
+        super().doRollover()
+        os.dup2(self.stream.fileno(), sys.stderr.fileno())
+
 
 def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:
     """Send this process's log to standard error, where its supervisor keeps it."""
-    handler = logging.StreamHandler(sys.stderr)
+    path = _appended_file()
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path is not None:
+        handler = _StandardError(path, **_SIZES)
+    _use(handler, process, level)
+
+
+def log_to_file(process: str, path: Path, *, level: int = logging.INFO) -> None:
+    """Send this process's log to a file, which is put aside when full; standard error is a person's."""
+    _use(RotatingFileHandler(path, **_SIZES), process, level)
+
+
+def _use(handler: logging.Handler, process: str, level: int) -> None:
     handler.setFormatter(EventFormatter(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _appended_file() -> Path | None:
+    """Name the file that standard error is appended to; None where it is none, or has no name any more."""
+    try:
+        descriptor = sys.stderr.fileno()
+        found, path = os.fstat(descriptor), Path(f"/proc/self/fd/{descriptor}").readlink()
+        is_appended = stat.S_ISREG(found.st_mode) and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+        return path if is_appended and os.path.samestat(found, path.stat()) else None
+    except (OSError, ValueError):
+        return None

@@ -68,12 +68,30 @@ def test_a_full_disk_leaves_the_old_content_names_the_file_and_leaves_no_other(
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_link_that_lies_where_the_new_file_is_written_is_not_followed(tmp_path: Path) -> None:
+def test_the_new_file_has_a_name_that_nobody_foretells_and_is_never_one_that_lies_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"mine")
-    (tmp_path / f".file.{os.getpid()}").symlink_to(victim)
+    names = iter(["taken", "free"])
+    monkeypatch.setattr(durable.secrets, "token_hex", lambda _: next(names))
+    (tmp_path / ".file.taken").symlink_to(victim)
 
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(FileExistsError):
         durable.replace(tmp_path / "file", b"new")
+    durable.replace(tmp_path / "file", b"new")
 
     assert victim.read_bytes() == b"mine"
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_file_that_a_stranger_has_laid_down_before_is_not_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable.secrets, "token_hex", lambda _: "foretold")
+    stranger = (tmp_path / ".login.foretold").open("w+b")
+
+    with pytest.raises(FileExistsError):
+        durable.replace(tmp_path / "login", b"password")
+
+    assert stranger.read() == b""

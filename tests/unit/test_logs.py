@@ -1,0 +1,97 @@
+"""Logs: UTC, without secrets, and never longer than they may be, whoever writes to standard error."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from broker.logs import LOGS_KEPT, EventFormatter
+from broker.masking import mask
+
+SECRET = "pLanted-7"
+
+
+def line(message: str, **fields: object) -> str:
+    record = logging.makeLogRecord({"msg": message, "levelname": "INFO", "created": 0.25, "msecs": 250.0, **fields})
+    return EventFormatter("keys").format(record)
+
+
+def run(code: str, log: Path, *, mode: str = "ab") -> None:
+    with log.open(mode) as stderr:
+        subprocess.run([sys.executable, "-c", code], stderr=stderr, check=True, timeout=60)
+
+
+def test_a_line_says_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+
+    assert line("started", vm="vm-1") == "1970-01-01T00:00:00.250Z INFO keys started vm='vm-1'"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"ledger='postgresql://volcloud:{SECRET}@db/volcloud'",
+        f"postgresql+psycopg://u:a@b{SECRET}@db:5432/x?sslmode=require",
+        f"amqp://:{SECRET}@127.0.0.1:5672",
+        f"host=db password={SECRET} user=u",
+        f'{{"user": "u", "password": "{SECRET}"}}',
+        f"{{'login_password': '{SECRET} and more', 'n': 1}}",
+        f"PGPASSWORD={SECRET}",
+    ],
+)
+def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
+    shown = mask(text)
+
+    assert SECRET not in shown
+    assert "***" in shown
+    assert mask(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["sqlite:////srv/ledger.db", "http://127.0.0.1:15672", "no secret", "a@b"])
+def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert mask(text) == text
+
+
+def test_a_secret_in_a_traceback_is_masked() -> None:
+    try:
+        raise ValueError(f"cannot use postgresql://u:{SECRET}@db/x")
+    except ValueError:
+        shown = line("failed", exc_info=sys.exc_info())
+
+    assert "Traceback" in shown
+    assert SECRET not in shown
+
+
+def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Path) -> None:
+    code = """if True:
+        import logging, sys
+        from broker import logs
+        logs._SIZES["maxBytes"] = 4000
+        logs.log_to_stderr("p")
+        for n in range(600):
+            logging.getLogger("x").info("line %d", n)
+            print("raw", n, file=sys.stderr)
+    """
+    run(code, tmp_path / "p.log")
+
+    parts = sorted(tmp_path.iterdir(), key=lambda path: path.name, reverse=True)
+    said = "".join(path.read_text() for path in parts)
+    assert [path.name for path in parts] == [*(f"p.log.{n}" for n in range(LOGS_KEPT, 0, -1)), "p.log"]
+    assert all(path.stat().st_size < 4200 for path in parts)
+    kept = [int(n) for n in re.findall(r"line (\d+)", said)]
+    assert kept == list(range(kept[0], 600))
+    assert [int(n) for n in re.findall(r"raw (\d+)", said)][-1] == 599
+    assert "raw 599" in parts[-1].read_text()
+
+
+def test_a_standard_error_that_is_a_pipe_is_left_as_it_is(tmp_path: Path) -> None:
+    code = "import logging; from broker.logs import log_to_stderr; log_to_stderr('p'); logging.warning('heard')"
+
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True, timeout=60)
+
+    assert done.stderr.endswith(b"Z WARNING p heard\n")
