@@ -34,7 +34,7 @@ _SIZES: dict[str, Any] = {
 class EventFormatter(logging.Formatter):
     """``time level process message key=value …``; fields are what a call gave as ``extra``."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s.%(msecs)03dZ %(levelname)s {process} %(message)s", "%Y-%m-%dT%H:%M:%S")
@@ -58,7 +58,8 @@ class _StandardError(RotatingFileHandler):
 
     def doRollover(self) -> None:  # noqa: N802  logging's own name
         super().doRollover()
-        os.dup2(self.stream.fileno(), sys.stderr.fileno())
+        if self.stream is not None:
+            os.dup2(self.stream.fileno(), sys.stderr.fileno())
 
 
 def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:

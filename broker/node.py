@@ -140,13 +140,16 @@ class PrivateNode:
             return self.address
         began = time.monotonic()
         server = find_server(self._scripts)
-        self._prepare_directory()
-        self._end_leftover(progress)
-        address = self._settle_address()
-        progress(f"starting RabbitMQ on port {address.amqp_port}")
-        self._process = self._launch(server)
         try:
+            self._prepare_directory()
+            self._end_leftover(progress)
+            address = self._settle_address()
+            progress(f"starting RabbitMQ on port {address.amqp_port}")
+            self._launch(server)
             self._wait_ready(address, began + timeout_s, progress)
+        except OSError as error:
+            self.kill()
+            raise NodeError(f"the RabbitMQ node cannot be started: {error}") from error
         except BaseException:
             self.kill()
             raise
@@ -210,10 +213,11 @@ class PrivateNode:
         durable.replace(self.directory / "enabled_plugins", _package_text("enabled_plugins").encode())
         return address
 
-    def _launch(self, server: Path) -> subprocess.Popen[bytes]:
-        """Start the process; its record is on disk before the node can do anything."""
-        with self._boot_log.open("wb") as output:
-            process = subprocess.Popen(
+    def _launch(self, server: Path) -> None:
+        """Start the process; its record is on disk before the node can do anything. On failure it may run: kill it."""
+        self._boot_log.unlink(missing_ok=True)
+        with self._boot_log.open("ab") as output:
+            self._process = subprocess.Popen(
                 [server, "-sname", "volunteer-cloud@localhost", "-noshell", "-eval", _IN_NODE],
                 env=self._environment(),
                 cwd=self.directory,
@@ -222,8 +226,7 @@ class PrivateNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        durable.replace(self._record_path, record_of(process.pid).encode())
-        return process
+        durable.replace(self._record_path, record_of(self._process.pid).encode())
 
     @property
     def _boot_log(self) -> Path:
@@ -268,7 +271,7 @@ class PrivateNode:
 
     def _failure(self, what: str) -> str:
         """Say what happened with what the node said first about it, else last."""
-        lines = self._boot_log.read_text(errors="replace").splitlines()
+        lines = self._boot_log.read_text(errors="replace").splitlines() if self._boot_log.exists() else []
         errors = [text.strip() for line in lines for text in [line.partition("[error]")[2].partition("> ")[2]] if text]
         said = " | ".join(text[:200] for text in errors[:2] or lines[-3:])
         return f"{what}; see {self.log} and {self._boot_log}: {said or 'it said nothing'}"

@@ -27,6 +27,7 @@ from broker.errors import (
     RemoteError,
     Unroutable,
 )
+from broker.masking import mask
 from console import crash
 from console.errors import ConsoleError
 from console.screen import echo
@@ -171,7 +172,8 @@ def silence(stream: object) -> None:
         os.close(nowhere)
 
 
-def _print(verdict: Verdict, *, is_json: bool) -> None:
+def _print(told: Verdict, *, is_json: bool) -> None:
+    verdict = Verdict(told.exit_status, mask(told.message), mask(told.next_step))
     if is_json:
         error = {"error": _Told(plain_lines(verdict.message), plain_lines(verdict.next_step), verdict.exit_status)}
         sys.stderr.write(plain_json(msgspec.json.encode(error).decode()) + "\n")

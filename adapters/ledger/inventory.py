@@ -136,8 +136,13 @@ def _upsert(is_sqlite: bool) -> Insert:
     statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
     told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms")}
-    highest = case((new.generation > _vms.c.generation, new.generation), else_=_vms.c.generation)
-    return statement.on_conflict_do_update(index_elements=["vm"], set_=told | {"generation": highest})
+    is_newer = new.generation > _vms.c.generation
+    highest = case((is_newer, new.generation), else_=_vms.c.generation)
+    # What an agent of an earlier boot has said tells nothing about the one that boots now.
+    heard = case((is_newer, 0), else_=_vms.c.agent_seen_ms)
+    return statement.on_conflict_do_update(
+        index_elements=["vm"], set_=told | {"generation": highest, "agent_seen_ms": heard}
+    )
 
 
 def _save_vms(tx: Tx, host: str, statuses: Sequence[VmStatus], known: Mapping[str, Reported]) -> None:

@@ -1,7 +1,7 @@
 """One process held up: started, its record kept, started again with backoff when it dies, ended when asked.
 
 The process begins only after its record is on disk, so that a supervisor killed between the two leaves nothing that
-nobody knows.
+nobody knows. A disk that is full is waited out like anything else that keeps the process down.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SETTLED_S = 60.0
 MOST_DEATHS = 3
 #: How long a process may take to end by itself, seconds.
 STOP_S = 20.0
-#: A log longer than this is put aside at the next start, bytes.
-_LOG_BYTES = 32 << 20
+#: Waits before it is started again, seconds: the first, and what they grow to.
+_WAITS_S = (0.2, 10.0)
 
 
 class Child:
@@ -42,6 +42,7 @@ class Child:
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._deaths = 0
+        self._is_asked = False
         self.restarts = 0
         #: Set once the whole system was ready: from then on it is started again for ever.
         self.is_settled = False
@@ -53,41 +54,51 @@ class Child:
 
     async def keep_up(self) -> None:
         """Run it until cancelled. Raises CentreFailed when it will not come up."""
-        waits, last_end = backoff(0.2, 10.0), ""
+        waits, last_end = backoff(*_WAITS_S), ""
         while True:
             began = time.monotonic()
-            await self._start(last_end)
-            last_end = await self._ended()
+            last_end = await self._live(last_end)
             if time.monotonic() - began > SETTLED_S:
-                waits, self._deaths = backoff(0.2, 10.0), 0
-            self._deaths += 1
-            if not self.is_settled and self._deaths >= MOST_DEATHS:
-                raise CentreFailed(
-                    f"{self.name} does not come up, it ended {self._deaths} times with {last_end}:\n{tail(self.log)}",
-                    f"see {self.log}",
-                )
-            self._say(f"{self.name} ended with {last_end}; starting it again")
-            await asyncio.sleep(next(waits))
+                waits, self._deaths = backoff(*_WAITS_S), 0
+            if self._is_asked:
+                self._is_asked = False
+            else:
+                self._count_death(last_end)
+                await asyncio.sleep(next(waits))
             self.restarts += 1
+
+    async def restart(self) -> None:
+        """End it; ``keep_up`` starts it again, with what its configuration says now. Returns when it has ended."""
+        if self._process is not None and self._process.returncode is None:
+            self._is_asked = True
+            await _end(self._process)
 
     async def stop(self) -> None:
         """End it and wait until it is gone; kill its process group when it takes too long. Idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), STOP_S)
-            except TimeoutError:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        await _end(process)
         self._layout.record(self.name).unlink(missing_ok=True)
 
+    async def _live(self, last_end: str) -> str:
+        """Live one life of the process and say how it ended. A full disk is an end like any other."""
+        try:
+            await self._start(last_end)
+            return await self._ended()
+        except OSError as error:
+            return str(error)
+
+    def _count_death(self, last_end: str) -> None:
+        self._deaths += 1
+        if not self.is_settled and self._deaths >= MOST_DEATHS:
+            raise CentreFailed(
+                f"{self.name} does not come up, it ended {self._deaths} times with {last_end}:\n{tail(self.log)}",
+                f"see {self.log}",
+            )
+        self._say(f"{self.name} ended with {last_end}; starting it again")
+
     async def _start(self, last_end: str) -> None:
-        _put_aside(self.log)
         with self.log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh", "-c", _GATE, "sh", *self._command,
@@ -97,7 +108,13 @@ class Child:
                 start_new_session=True,
             )  # fmt: skip
         self._process = process
-        write_state(self._layout.record(self.name), self.name, process.pid, restarts=self.restarts, last_end=last_end)
+        try:
+            write_state(
+                self._layout.record(self.name), self.name, process.pid, restarts=self.restarts, last_end=last_end
+            )
+        except OSError:
+            await _end(process)  # it has not begun
+            raise
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 process.stdin.write(b"\n")
@@ -109,12 +126,19 @@ class Child:
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Terminate a process and wait for it; kill its group when it takes too long. Idempotent."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_S)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+
+
 def daemon_command(module: str, config: Path) -> list[str]:
     """Give the command of one of our daemons."""
     return [sys.executable, "-m", module, "--config", str(config)]
-
-
-def _put_aside(log: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > _LOG_BYTES:
-            log.replace(log.with_suffix(".log.1"))

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from broker import durable
 from console.centre.layout import tail
 from console.centre.main import Report
-from console.centre.plan import Plan
+from console.centre.plan import Plan, write_plan
+from console.centre.process_state import SUPERVISOR
 from console.centre.stopping import Say
 from console.errors import CentreFailed
-
-SUPERVISOR = "supervisor"
 
 
 def start_detached(plan: Plan, say: Say) -> int:
@@ -27,11 +25,11 @@ def start_detached(plan: Plan, say: Say) -> int:
     """
     layout = plan.layout
     layout.make()
-    durable.replace(layout.plan, msgspec.json.format(msgspec.json.encode(plan)))
+    write_plan(plan)
     reading, writing = os.pipe()
     with layout.log(SUPERVISOR).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "console.centre.main", "--plan", str(layout.plan), "--report", str(writing)],
+            [sys.executable, "-m", "console.centre.main", "--plan", str(layout.last), "--report", str(writing)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

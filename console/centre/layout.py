@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 
 #: Lines of a log that an error message shows.
 TAIL_LINES = 8
+#: Every file of a system is its owner's alone.
+_PRIVATE_UMASK, _PRIVATE, _PASSABLE = 0o077, 0o700, 0o711
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -46,9 +49,19 @@ class Layout(msgspec.Struct, frozen=True):
         return self.root / "host"
 
     @property
-    def plan(self) -> Path:
-        """What ``up`` was asked for."""
-        return self.etc / "up.json"
+    def settings(self) -> Path:
+        """What the system consists of; people may edit it."""
+        return self.root / "settings.toml"
+
+    @property
+    def last(self) -> Path:
+        """The settings of the last start."""
+        return self.etc / "last.json"
+
+    @property
+    def vms(self) -> Path:
+        """The host agent's registry of its VMs."""
+        return self.host / "vms.json"
 
     @property
     def supervisor(self) -> Path:
@@ -72,11 +85,18 @@ class Layout(msgspec.Struct, frozen=True):
         return self.credentials / f"{principal}.json"
 
     def make(self) -> None:
-        """Make the directories; credentials and the broker's data are their owner's alone."""
-        for path in (self.etc, self.logs, self.run, self.credentials, self.host, self.root / "staging"):
-            path.mkdir(parents=True, exist_ok=True)
-        self.credentials.chmod(0o700)
-        self.etc.chmod(0o700)
+        """Make the directories. Whatever this process and its children make from here on is its owner's alone.
+
+        Others may pass through the two on the way to a payload that has an account of its own; they see nothing there.
+        """
+        os.umask(_PRIVATE_UMASK)
+        for path in (self.root, self.host):
+            if not path.is_dir():
+                path.mkdir(parents=True)
+                path.chmod(_PASSABLE)
+        for path in (self.etc, self.logs, self.run, self.credentials, self.root / "staging"):
+            path.mkdir(exist_ok=True)
+            path.chmod(_PRIVATE)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,10 +17,15 @@ from typing import Literal
 import msgspec
 
 from broker.errors import BrokerError
+from broker.logs import log_to_stderr
+from broker.masking import mask
 from console.centre.plan import read_plan
-from console.centre.supervisor import hold_until_signal
+from console.centre.process_state import SUPERVISOR
+from console.centre.supervisor import hold_until_ended
 from console.errors import ConsoleError
 from console.telling import judge
+
+log = logging.getLogger("console.centre")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,9 +45,8 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Tell progress, to the starter and to the log."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-        self._send(Report(what="progress", text=text))
+        log.info(text)
+        self._send(Report(what="progress", text=mask(text)))
 
     def ready(self) -> None:
         """Say that the system is up; the last word."""
@@ -51,10 +56,9 @@ class Reporter:
     def failed(self, error: ConsoleError | BrokerError) -> None:
         """Say why it is not; the last word."""
         verdict = judge(error)
-        sys.stderr.write(f"{verdict.message}\n")
-        self._send(
-            Report(what="failed", text=verdict.message, next_step=verdict.next_step, exit_status=verdict.exit_status)
-        )
+        log.error("the system does not come up", extra={"why": verdict.message})
+        text, next_step = mask(verdict.message), mask(verdict.next_step)
+        self._send(Report(what="failed", text=text, next_step=next_step, exit_status=verdict.exit_status))
         self._close()
 
     def _send(self, report: Report) -> None:
@@ -74,9 +78,11 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--report", type=int, required=True)
     options = parser.parse_args()
+    log_to_stderr(SUPERVISOR)
     reporter = Reporter(options.report)
     try:
-        asyncio.run(hold_until_signal(read_plan(options.plan), reporter.say, reporter.ready))
+        plan = read_plan(options.plan)
+        asyncio.run(hold_until_ended(plan, reporter.say, reporter.ready, follows_starter=False))
     except (ConsoleError, BrokerError) as error:
         reporter.failed(error)
         sys.exit(judge(error).exit_status)

@@ -6,7 +6,6 @@ Names and ports are chosen once and remembered, so that the second ``up`` is the
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
 
 import msgspec
 
@@ -16,33 +15,18 @@ from broker.keys.config import KeysConfig
 from broker.node import LOOPBACK
 from broker.ports import free_ports
 from console.centre.layout import Layout
+from console.centre.settings import Settings
 from console.centre.toml_text import render_toml
 from console.data_directory import CONSOLE
 from console.errors import BadInput
 from host_agent.config import HostConfig, WantedVm
 from schemas.ids import unguessable
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=64)]
 
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one system shall consist of."""
+class Plan(Settings, frozen=True, kw_only=True):
+    """What one system shall consist of, and where."""
 
     data: str
-    hypervisor: Literal["qemu", "process"] = "qemu"
-    vms: Count = 2
-    #: Of each VM.
-    memory_mib: int = 768
-    cpus: int = 1
-    job_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
-    storage_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
-    #: SQLAlchemy URL; empty = SQLite in the data directory.
-    ledger: str = ""
-    lease_s: Seconds = 90.0
-    beat_s: Seconds = 15.0
-    #: Settings handed to guest agents, by name.
-    guest: dict[str, float] = {}
 
     @property
     def layout(self) -> Layout:
@@ -135,8 +119,13 @@ def daemons(plan: Plan, names: Names) -> list[Daemon]:
     ]
 
 
+def write_plan(plan: Plan) -> None:
+    """Keep what this start is asked for: the next one tells what differs."""
+    durable.replace(plan.layout.last, msgspec.json.format(msgspec.json.encode(plan)))
+
+
 def read_plan(path: Path) -> Plan:
-    """Read what ``up`` was asked for. Raises BadInput."""
+    """Read what a start was asked for. Raises BadInput."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Plan)
     except (OSError, msgspec.MsgspecError) as error:

@@ -13,6 +13,9 @@ import msgspec
 from broker import durable
 from broker.process_record import ProcessRecord, record_of
 
+#: Names of the two processes that are no daemons of ours to start.
+SUPERVISOR, BROKER = "supervisor", "broker"
+
 
 class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
     """One process."""

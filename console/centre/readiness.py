@@ -4,32 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import msgspec
 
 from broker.address import read_address
 from broker.node import LOOPBACK
 from console.async_client import AsyncClient
 from console.centre.layout import Layout
+from console.centre.made import read_registry
 from console.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principals
 from console.centre.stopping import Say
 from console.errors import CentreFailed, Unreachable
+from schemas.ledger import RegistryRow
 
 #: How long credentials may take, seconds.
 CREDENTIALS_S = 40.0
 #: How long everything else may take, seconds; a guest under emulation boots in 4 to 30.
 READY_S = 240.0
+#: What an agent may need to find the broker again, beside its beats, seconds.
+RECONNECT_S = 15.0
 _POLL_S = 0.1
 
 
-async def wait_credentials(plan: Plan, names: Names, port: int) -> None:
+class Beginning(msgspec.Struct, frozen=True):
+    """What was before a start: whatever an earlier run has said counts for nothing after it."""
+
+    #: When the start began, ms since 1970, by this machine's clock, which is the adapters'.
+    at_ms: int
+    #: The boot generation of each VM of this host. A start raises it.
+    generations: dict[str, int]
+
+    @classmethod
+    def of(cls, layout: Layout) -> Beginning:
+        """Take note, before anything of the system runs."""
+        known = read_registry(layout.vms)
+        return cls(int(time.time() * 1000), {record.vm: record.generation for record in known})
+
+    def is_since(self, row: RegistryRow) -> bool:
+        """Whether the host has said it after this: of a boot that it had not begun before."""
+        return row.status.generation > self.generations.get(row.status.vm, 0)
+
+
+async def wait_credentials(plan: Plan, names: Names, port: Callable[[], int]) -> None:
     """Wait until the key manager has written every credential for the broker on ``port``. Raises CentreFailed."""
     deadline = time.monotonic() + CREDENTIALS_S
-    while missing := _missing_credentials(plan, names, port):
+    while missing := _missing_credentials(plan, names, port()):
         _check_time(deadline, missing, plan.layout, KEY_MANAGER)
         await asyncio.sleep(_POLL_S)
 
 
-async def wait_ready(plan: Plan, names: Names, processes: list[Daemon], say: Say) -> None:
+async def wait_ready(plan: Plan, names: Names, processes: list[Daemon], beginning: Beginning, say: Say) -> None:
     """Wait until the system is ready, and say how far it is. Raises CentreFailed naming what is missing."""
     deadline = time.monotonic() + READY_S
     for process in [one for one in processes if one.metrics_port]:
@@ -37,14 +63,21 @@ async def wait_ready(plan: Plan, names: Names, processes: list[Daemon], say: Say
             _check_time(deadline, f"{process.name} does not answer", plan.layout, process.name)
             await asyncio.sleep(_POLL_S)
     say("the adapters answer")
-    await _wait_machines(plan, names, deadline, say)
+    await _wait_machines(plan, names, deadline, beginning, say)
 
 
-async def _wait_machines(plan: Plan, names: Names, deadline: float, say: Say) -> None:
-    began_ms = int(time.time() * 1000) - 60_000
+async def silent_vms(plan: Plan, names: Names) -> list[str]:
+    """Name the VMs of this host that run and whose agents have not spoken for three beats, all of them from now on."""
+    await asyncio.sleep(3 * plan.beat_s + RECONNECT_S)
+    async with await AsyncClient.connect(plan.layout.root) as client:
+        rows = [row for row in await client.vms() if row.host == names.host and row.status.state == "running"]
+    return [row.status.name for row in rows if not row.agent_ready]
+
+
+async def _wait_machines(plan: Plan, names: Names, deadline: float, beginning: Beginning, say: Say) -> None:
     said = ""
     async with await AsyncClient.connect(plan.layout.root) as client:
-        while missing := await _missing_machines(client, plan, names, began_ms):
+        while missing := await _missing_machines(client, plan, names, beginning):
             if missing != said:
                 say(missing)
                 said = missing
@@ -52,14 +85,14 @@ async def _wait_machines(plan: Plan, names: Names, deadline: float, say: Say) ->
             await asyncio.sleep(_POLL_S)
 
 
-async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, began_ms: int) -> str:
+async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, beginning: Beginning) -> str:
     """Say what is still missing; empty when nothing is."""
     try:
-        hosts = [row for row in await client.hosts() if row.host == names.host and row.present]
-        vms = [row for row in await client.vms() if row.host == names.host and row.seen_ms >= began_ms]
+        hosts = [row for row in await client.hosts() if row.host == names.host and row.seen_ms >= beginning.at_ms]
+        vms = [row for row in await client.vms() if row.host == names.host and beginning.is_since(row)]
     except Unreachable as error:
         return f"waiting for the centre: {error.message}"
-    if not hosts:
+    if not any(row.present for row in hosts):
         return "waiting for the host agent"
     wanted = [row for row in vms if row.status.name in {f"worker-{n}" for n in range(1, plan.vms + 1)}]
     running = [row for row in wanted if row.status.state == "running"]

@@ -6,15 +6,18 @@ Calls block.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 
 from broker.process_record import ProcessRecord, read_record
-from console.centre.layout import Layout, tail
+from console.centre.layout import Layout
 from console.centre.plan import HOST_AGENT, KEY_MANAGER
-from console.centre.process_state import ProcessState, read_state, read_states
+from console.centre.process_state import BROKER, SUPERVISOR, ProcessState, read_state, read_states
 from console.errors import CommandFailed
+from host_agent.hypervisors.detached import find_tree, send_signal
 
 Say = Callable[[str], None]
 
@@ -24,7 +27,10 @@ PATIENCE_S = 20.0
 NODE_PATIENCE_S = 30.0
 #: How long powering off every VM may take, seconds.
 POWEROFF_S = 120.0
-SUPERVISOR = "supervisor"
+#: How long VMs that their driver cannot end may take until they are killed, seconds.
+KILL_S = 20.0
+_POLL_S = 0.05
+_POWEROFF = "poweroff"
 
 
 def live_supervisor(layout: Layout) -> ProcessState | None:
@@ -35,7 +41,7 @@ def live_supervisor(layout: Layout) -> ProcessState | None:
 
 def live_processes(layout: Layout) -> list[ProcessState]:
     """Give every recorded process that runs, in the order in which they are to be ended; the node is not among them."""
-    states = [state for state in read_states(layout.run) if state.is_alive]
+    states = [state for state in read_states(layout.run) if state.is_alive and state.name != BROKER]
     return sorted(states, key=lambda state: _ORDER.get(state.name.partition("-")[0], 3))
 
 
@@ -65,18 +71,41 @@ def clean_up(layout: Layout, say: Say) -> None:
 
 
 def power_off_all(layout: Layout, say: Say) -> None:
-    """End every VM of this data directory's host; its agent must not run. Needs no broker."""
-    if not layout.config(HOST_AGENT).exists():
+    """End every VM of this data directory's host; its agent must not run. Needs no broker.
+
+    The driver does it, as it knows how; VMs that it cannot end, whatever is missing, are killed by their marks.
+    Raises CommandFailed when some do not end even so.
+    """
+    if not (vms := registered_vms(layout)):
         return
     say("powering off the VMs")
-    log = layout.log("poweroff")
+    if _ask_driver(layout) != 0:
+        say(f"the driver could not do it, see {layout.log(_POWEROFF)}: killing what is left of them")
+        end_marked(vms)
+
+
+def registered_vms(layout: Layout) -> set[str]:
+    """Give the ids of the VMs that this data directory's host has made: each has a directory that bears its id."""
+    return {path.parent.name for path in (layout.host / "hypervisor").glob("*/vm.json")}
+
+
+def end_marked(vms: Iterable[str]) -> None:
+    """Kill every process that bears the mark of one of these VMs, and what descends from it. Raises CommandFailed."""
+    deadline = time.monotonic() + KILL_S
+    for vm in vms:
+        while pids := find_tree(vm, None):
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"{vm} does not end: processes {sorted(pids)}", "`volcloud down` again")
+            send_signal(pids, signal.SIGKILL)
+            time.sleep(_POLL_S)
+
+
+def _ask_driver(layout: Layout) -> int:
     command = [sys.executable, "-m", "host_agent.main", "--config", str(layout.config(HOST_AGENT)), "--poweroff-all"]
-    with log.open("ab") as output:
+    with layout.log(_POWEROFF).open("ab") as output:
         try:
-            status = subprocess.run(
+            return subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=POWEROFF_S, check=False
             ).returncode
         except subprocess.TimeoutExpired:
-            status = -1
-    if status != 0:
-        raise CommandFailed(f"VMs could not be powered off:\n{tail(log)}", f"see {log}, then `volcloud down` again")
+            return -1

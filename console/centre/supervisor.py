@@ -1,6 +1,7 @@
 """The process that holds a system up: broker, key manager, adapters, host agent, in that order, and down in the other.
 
-A child that dies is started again; a signal at any time, also while things still start, ends all of it in order.
+What dies is started again, whatever killed it and for as long as it takes; a signal at any time, also while things
+still start, ends all of it in order.
 """
 
 from __future__ import annotations
@@ -8,28 +9,37 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
 
-from broker.backoff import backoff
-from broker.errors import BrokerError, NodeError
-from broker.node import NodeAddress, PrivateNode
+from broker.errors import BrokerError
+from broker.node import STOP_TIMEOUT_S, NodeAddress
+from console.centre.broker_process import BrokerProcess
 from console.centre.child import Child, daemon_command
+from console.centre.ending import Ground, ended_from_outside
 from console.centre.guest_image import provide_image
 from console.centre.layout import Layout
-from console.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Plan, daemons, settle_names, write_configurations
-from console.centre.process_state import write_state
-from console.centre.readiness import wait_credentials, wait_ready
-from console.centre.stopping import Say, clean_up, live_supervisor, power_off_all
+from console.centre.log_bounds import keep_bounded
+from console.centre.made import refuse_unlike
+from console.centre.plan import (
+    HOST_AGENT,
+    KEY_MANAGER,
+    Daemon,
+    Names,
+    Plan,
+    daemons,
+    settle_names,
+    write_configurations,
+)
+from console.centre.process_state import SUPERVISOR, write_state
+from console.centre.readiness import Beginning, silent_vms, wait_credentials, wait_ready
+from console.centre.stopping import Say, clean_up, end_marked, live_supervisor, power_off_all, registered_vms
 from console.errors import CommandFailed, ConsoleError
 
-T = TypeVar("T")
-
-#: How often the broker's process is looked after, seconds.
-_WATCH_S = 0.5
+#: How long the broker may take to end once its directory is gone, seconds: nothing is left to be written in order.
+_LOST_PATIENCE_S = 3.0
+#: How often the names of the host's VMs are read, seconds.
+_NAMES_S = 2.0
 
 
 class Supervisor:
@@ -38,9 +48,10 @@ class Supervisor:
     def __init__(self, plan: Plan, say: Say) -> None:
         self._plan, self._layout = plan, plan.layout
         self._say = say
-        self._node = PrivateNode(self._layout.node)
-        self._node_thread = ThreadPoolExecutor(1, thread_name_prefix="broker node")
+        self._broker = BrokerProcess(self._layout, say)
         self._children: dict[str, Child] = {}
+        self._names = Names(host="")
+        self._vms: set[str] = set()
         self._is_settled = False
 
     async def hold(self, on_ready: Callable[[], None]) -> None:
@@ -49,13 +60,15 @@ class Supervisor:
         Raises ConsoleError or BrokerError when it does not come up; then it is down too.
         """
         self._layout.make()
+        ground = Ground(self._layout.root, follows_starter=False)
         with _locked(self._layout):
             await asyncio.to_thread(clean_up, self._layout, self._say)
-            write_state(self._layout.supervisor, "supervisor", os.getpid())
+            await asyncio.to_thread(refuse_unlike, self._plan)
+            write_state(self._layout.supervisor, SUPERVISOR, os.getpid())
             try:
                 await self._run(on_ready)
             finally:
-                await self._take_down()
+                await self._take_down(is_lost=bool(ground.lost()))
 
     async def _run(self, on_ready: Callable[[], None]) -> None:
         try:
@@ -68,26 +81,20 @@ class Supervisor:
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
         images = [await provide_image(self._layout, self._say)] if self._plan.hypervisor == "qemu" else []
-        names = await asyncio.to_thread(settle_names, self._plan)
-        address = await self._start_node()
-        group.create_task(self._watch_node(), name="broker node")
-        write_configurations(self._plan, names, images)
-        processes = daemons(self._plan, names)
+        self._names = await asyncio.to_thread(settle_names, self._plan)
+        await self._broker.start()
+        group.create_task(self._broker.keep_up(self._tell_where), name="broker node")
+        group.create_task(keep_bounded([self._layout.logs, self._layout.node / "log"], self._say), name="log bounds")
+        group.create_task(self._know_vms(), name="names of VMs")
+        write_configurations(self._plan, self._names, images)
+        processes, beginning = daemons(self._plan, self._names), Beginning.of(self._layout)
         self._say("starting the key manager")
         self._start(group, processes[0])
-        await wait_credentials(self._plan, names, address.amqp_port)
+        await self._wait_credentials()
         self._say(f"starting {', '.join(process.name for process in processes[1:])}")
         for process in processes[1:]:
             self._start(group, process)
-        await wait_ready(self._plan, names, processes, self._say)
-
-    async def _start_node(self) -> NodeAddress:
-        """Start the broker; once more if need be, since a port that was free may be taken before the node has it."""
-        try:
-            return await self._in_node_thread(lambda: self._node.start(self._say))
-        except NodeError as error:
-            self._say(f"{error}; trying once more")
-            return await self._in_node_thread(lambda: self._node.start(self._say))
+        await wait_ready(self._plan, self._names, processes, beginning, self._say)
 
     def _start(self, group: asyncio.TaskGroup, process: Daemon) -> None:
         command = daemon_command(process.module, self._layout.config(process.name))
@@ -96,69 +103,69 @@ class Supervisor:
 
     def _settle(self) -> None:
         """From here on nothing that dies ends the system: it is started again for ever."""
-        self._is_settled = True
+        self._is_settled = self._broker.is_settled = True
         for child in self._children.values():
             child.is_settled = True
 
-    async def _watch_node(self) -> None:
-        restarts, waits = 0, backoff(0.2, 10.0)
-        while True:
-            status = await asyncio.to_thread(self._node.wait, _WATCH_S)
-            if status is None and self._node.is_running():
-                continue
-            restarts += 1
-            self._say(f"the broker ended with {status}; starting it again, for the {restarts}. time")
-            try:
-                await self._in_node_thread(lambda: self._node.start(self._say))
-            except NodeError as error:
-                if not self._is_settled:
-                    raise
-                self._say(str(error))
-                await asyncio.sleep(next(waits))
+    async def _wait_credentials(self) -> None:
+        await wait_credentials(self._plan, self._names, lambda: self._broker.address.amqp_port)
 
-    async def _take_down(self) -> None:
-        """End everything, in order, whatever has been started."""
+    async def _tell_where(self, before: NodeAddress, now: NodeAddress) -> None:
+        """The broker is elsewhere: let credentials say so, and every process read them anew."""
+        self._say(
+            f"port {before.amqp_port} is somebody else's; the broker listens on {now.amqp_port}: telling everybody"
+        )
+        if KEY_MANAGER in self._children:
+            await self._children[KEY_MANAGER].restart()
+            await self._wait_credentials()
+        others = [child for name, child in self._children.items() if name != KEY_MANAGER]
+        await asyncio.gather(*(child.restart() for child in others))
+        if self._is_settled and (silent := await silent_vms(self._plan, self._names)):
+            self._say(
+                f"{', '.join(silent)}: still looking for the broker on port {before.amqp_port}; "
+                "`volcloud vm poweroff NAME`, then `volcloud vm start NAME`"
+            )
+
+    async def _know_vms(self) -> None:
+        """Keep in mind which VMs there are: they are to be ended also when the directory that says so is gone."""
+        while True:
+            self._vms |= await asyncio.to_thread(registered_vms, self._layout)
+            await asyncio.sleep(_NAMES_S)
+
+    async def _take_down(self, *, is_lost: bool) -> None:
+        """End everything, in order, whatever has been started, and whatever fails on the way."""
         self._say("stopping")
         if HOST_AGENT in self._children:
             await self._children.pop(HOST_AGENT).stop()
-            await self._end_vms()
+            await self._end_vms(is_lost=is_lost)
         keys = self._children.pop(KEY_MANAGER, None)
         await asyncio.gather(*(child.stop() for child in self._children.values()))
         if keys is not None:
             await keys.stop()
-        await self._in_node_thread(self._node.stop)
-        self._node_thread.shutdown()
+        await self._broker.stop(_LOST_PATIENCE_S if is_lost else STOP_TIMEOUT_S)
         self._layout.supervisor.unlink(missing_ok=True)
         self._say("stopped")
 
-    async def _end_vms(self) -> None:
+    async def _end_vms(self, *, is_lost: bool) -> None:
         try:
-            await asyncio.to_thread(power_off_all, self._layout, self._say)
+            if is_lost:
+                await asyncio.to_thread(end_marked, self._vms)
+            else:
+                await asyncio.to_thread(power_off_all, self._layout, self._say)
         except CommandFailed as error:
             self._say(f"{error.message}; {error.next_step}")
 
-    async def _in_node_thread(self, call: Callable[[], T]) -> T:
-        """Run a call of the node's in its thread; calls come one after the other, also when the waiter is gone."""
-        return await asyncio.get_running_loop().run_in_executor(self._node_thread, call)
 
-
-async def hold_until_signal(plan: Plan, say: Say, on_ready: Callable[[], None]) -> None:
-    """Hold a system until SIGINT, SIGTERM or SIGHUP; later ones change nothing. Raises as ``Supervisor.hold``."""
+async def hold_until_ended(plan: Plan, say: Say, on_ready: Callable[[], None], *, follows_starter: bool) -> None:
+    """Hold a system until something from outside ends it (see ``ending``). Raises as ``Supervisor.hold``."""
+    plan.layout.make()
     work = asyncio.ensure_future(Supervisor(plan, say).hold(on_ready))
-    stopping: list[signal.Signals] = []
-
-    def stop(number: signal.Signals) -> None:
-        if not stopping:
-            work.cancel()
-        stopping.append(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        await work
-    except asyncio.CancelledError:
-        if not stopping:
-            raise
+    async with ended_from_outside(work, plan.layout.root, say, follows_starter=follows_starter) as ending:
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not ending.reason:
+                raise
 
 
 @contextmanager
@@ -168,11 +175,17 @@ def _locked(layout: Layout) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = live_supervisor(layout)
-            who = f"process {holder.record.pid}" if holder else "another process"
-            text = f"{layout.root} is held up by {who}"
-            raise CommandFailed(text, "see it with `volcloud status`, end it with `volcloud down`") from error
+            raise held_up(layout) from error
         yield
+
+
+def held_up(layout: Layout) -> CommandFailed:
+    """Say that a data directory has its supervisor already."""
+    holder = live_supervisor(layout)
+    who = f"process {holder.record.pid}" if holder else "another process"
+    return CommandFailed(
+        f"{layout.root} is held up by {who}", "see it with `volcloud status`, end it with `volcloud down`"
+    )
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -11,14 +11,15 @@ import msgspec
 def render_toml(config: msgspec.Struct) -> str:
     """Render a configuration; what the reader gives back is equal to it."""
     fields: dict[str, Any] = msgspec.to_builtins(config)
-    return "".join(f"{key} = {_value(value)}\n" for key, value in fields.items() if value is not None)
+    return "".join(f"{key} = {render_value(value)}\n" for key, value in fields.items() if value is not None)
 
 
-def _value(value: Any) -> str:
+def render_value(value: Any) -> str:
+    """Render one value: a scalar, a list, a table of scalars."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(str(key))} = {_value(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(str(key))} = {render_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
+        return "[" + ", ".join(render_value(item) for item in value) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

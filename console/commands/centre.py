@@ -14,16 +14,20 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from broker.logs import log_to_file
 from console.centre.detach import start_detached
 from console.centre.layout import Layout
+from console.centre.made import refuse_unlike
 from console.centre.overview import Overview, look
-from console.centre.plan import Plan
+from console.centre.plan import Plan, read_plan, write_plan
+from console.centre.process_state import SUPERVISOR
+from console.centre.settings import Settings, differences, read_changes, settle, told
 from console.centre.stopping import clean_up, live_processes, live_supervisor, node_record
-from console.centre.supervisor import hold_until_signal
+from console.centre.supervisor import held_up, hold_until_ended
+from console.centre.voice import Voice
 from console.errors import CommandFailed, Unreachable
 from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.rendering import ago, lines, render_hosts, render_vms, table, told_counts
-from console.screen import echo
 
 #: How long an orderly stop may take before `down` does it by itself, seconds.
 STOP_S = 180.0
@@ -31,61 +35,45 @@ _POLL_S = 0.1
 
 
 @click.command("up")
-@click.option("--hypervisor", type=click.Choice(["qemu", "process"]), default="qemu", show_default=True, help="Driver.")
-@click.option("--vms", default=2, show_default=True, type=click.IntRange(0, 64), metavar="N", help="Number of VMs.")
-@click.option("--memory", default=768, show_default=True, type=click.IntRange(64), metavar="MIB", help="Of each VM.")
-@click.option("--cpus", default=1, show_default=True, type=click.IntRange(1, 256), help="Of each VM; one job each.")
+@click.option("--hypervisor", type=click.Choice(["qemu", "process"]), show_default="qemu", help="Driver.")
+@click.option("--vms", show_default="2", type=click.IntRange(0, 64), metavar="N", help="Number of VMs.")
+@click.option("--memory", "memory_mib", show_default="768", type=click.IntRange(64), metavar="MIB", help="Of each VM.")
+@click.option("--cpus", show_default="1", type=click.IntRange(1, 256), help="Of each VM; one job each.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; end it with `volcloud down`.")
-@click.option("--job-adapters", default=1, show_default=True, type=click.IntRange(1, 16), metavar="N")
-@click.option("--storage-adapters", default=1, show_default=True, type=click.IntRange(1, 16), metavar="N")
-@click.option("--ledger", default="", metavar="URL", help="SQLAlchemy URL.  [default: SQLite in the data directory]")
+@click.option("--job-adapters", show_default="1", type=click.IntRange(1, 16), metavar="N")
+@click.option("--storage-adapters", show_default="1", type=click.IntRange(1, 16), metavar="N")
+@click.option("--ledger", metavar="URL", help="SQLAlchemy URL.  [default: SQLite in the data directory]")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting that was made before.")
 @click.option("--guest-setting", "guest", multiple=True, metavar="NAME=NUMBER", hidden=True)
-@click.option("--lease-s", default=90.0, hidden=True)
-@click.option("--beat-s", default=15.0, hidden=True)
+@click.option("--lease-s", type=float, hidden=True)
+@click.option("--beat-s", type=float, hidden=True)
 @data_option
 @pass_invocation
 def up(
-    invocation: Invocation,
-    hypervisor: str,
-    vms: int,
-    memory: int,
-    cpus: int,
-    detach: bool,
-    job_adapters: int,
-    storage_adapters: int,
-    ledger: str,
-    guest: tuple[str, ...],
-    lease_s: float,
-    beat_s: float,
+    invocation: Invocation, /, detach: bool, changes: tuple[str, ...], guest: tuple[str, ...], **options: object
 ) -> None:
     """Start a whole system on this machine: broker, key manager, adapters, a host agent and its VMs.
 
-    Everything it keeps is in the data directory. It runs until Ctrl-C, or with --detach until `volcloud down`.
+    Everything it keeps is in the data directory, also what it consists of: in settings.toml, which the first `up`
+    writes from its options and later ones obey. It runs until Ctrl-C, or with --detach until `volcloud down`; without
+    --detach also no longer than the process that started it, unless by nohup.
 
     \b
     Example:
       volcloud up --data ~/cloud --vms 2 --detach
     """
-    fields = {
-        "data": str(invocation.directory),
-        "hypervisor": hypervisor,
-        "vms": vms,
-        "memory_mib": memory,
-        "cpus": cpus,
-        "job_adapters": job_adapters,
-        "storage_adapters": storage_adapters,
-        "ledger": ledger,
-        "lease_s": lease_s,
-        "beat_s": beat_s,
-        "guest": _settings(guest),
-    }
-    plan = _checked(fields)
-    say = _stopwatch()
+    given = {key: value for key, value in options.items() if value is not None}
+    plan = _plan(invocation, given | ({"guest": _settings(guest)} if guest else {}), read_changes(changes))
+    voice = Voice()
+    for line in _told(plan):
+        voice.say(line)
     if detach:
-        pid = start_detached(plan, say)
-        say(f"ready; supervisor {pid}, everything in {plan.data}; end it with `volcloud down`")
+        pid = start_detached(plan, voice.say)
+        voice.say(f"ready; supervisor {pid}, everything in {plan.data}; end it with `volcloud down`")
         return
-    asyncio.run(hold_until_signal(plan, say, lambda: say("ready; Ctrl-C ends it")))
+    log_to_file(SUPERVISOR, plan.layout.log(SUPERVISOR))
+    write_plan(plan)
+    asyncio.run(hold_until_ended(plan, voice.say, lambda: voice.say("ready; Ctrl-C ends it"), follows_starter=True))
 
 
 @click.command("down")
@@ -103,7 +91,7 @@ def down(invocation: Invocation) -> None:
     layout = Layout(invocation.directory)
     if not layout.run.is_dir():
         raise CommandFailed(f"{layout.root} holds no system", "name its data directory with --data")
-    say = _stopwatch()
+    say = Voice().say
     _end_supervisor(layout, say)
     clean_up(layout, say)
     left = [*(f"{one.name} (pid {one.record.pid})" for one in live_processes(layout))]
@@ -145,11 +133,24 @@ def _end_supervisor(layout: Layout, say: Callable[[str], None]) -> None:
         time.sleep(_POLL_S)
 
 
-def _checked(fields: dict[str, object]) -> Plan:
-    try:
-        return msgspec.convert(fields, Plan)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(str(error)) from error
+def _plan(invocation: Invocation, given: dict[str, object], changes: dict[str, object]) -> Plan:
+    """Settle what the system consists of. Raises BadInput, with both values, for what contradicts it."""
+    layout = Layout(invocation.directory)
+    if live_supervisor(layout) is not None:
+        raise held_up(layout)
+    layout.make()
+    settings = settle(layout.settings, given, changes, lambda wanted: refuse_unlike(_plan_of(layout, wanted)))
+    return _plan_of(layout, settings)
+
+
+def _plan_of(layout: Layout, settings: Settings) -> Plan:
+    return msgspec.convert({**msgspec.to_builtins(settings), "data": str(layout.root)}, Plan)
+
+
+def _told(plan: Plan) -> list[str]:
+    """Say what is set, and what of it is not as it was at the last start."""
+    lines = [f"{plan.layout.settings}: {told(plan)}"]
+    return [*lines, *(differences(read_plan(plan.layout.last), plan) if plan.layout.last.exists() else [])]
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, float]:
@@ -161,12 +162,6 @@ def _settings(pairs: tuple[str, ...]) -> dict[str, float]:
         except ValueError as error:
             raise click.BadParameter(f"{pair!r}: must be NAME=NUMBER", param_hint="--guest-setting") from error
     return found
-
-
-def _stopwatch() -> Callable[[str], None]:
-    """Give a function that prints progress with the time since now."""
-    began = time.monotonic()
-    return lambda text: echo(f"{time.monotonic() - began:6.1f} s  {text}")
 
 
 def _render(seen: Overview) -> RenderableType:

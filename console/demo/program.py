@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import msgspec
 
 from broker.errors import BrokerError
 from console.async_client import AsyncClient
+from console.centre.ending import Ending, ended_from_outside
 from console.centre.guest_image import cache_directory, provide_image
 from console.centre.plan import Plan
 from console.centre.supervisor import Supervisor
@@ -25,7 +27,7 @@ from console.demo.place import Place, clear, occupied
 from console.demo.steps import Steps
 from console.errors import CommandFailed, ConsoleError
 from console.screen import screen
-from console.telling import Verdict, judge, tell
+from console.telling import Verdict, judge, silence, tell
 from schemas.ledger import JobRecord, JobRow, JobState
 
 JOB = "z-decays"
@@ -55,6 +57,7 @@ class Demo:
         self._out = screen()
         if not self._out.is_terminal:
             self._out.width = LOG_WIDTH
+        self._is_heard = True
         self._steps = Steps(self._print)
 
     async def play(self) -> bool:
@@ -148,8 +151,18 @@ class Demo:
     def _tell_counts(self, counts: dict[str, int]) -> None:
         self._steps.say(", ".join(f"{number} {state}" for state, number in counts.items() if number))
 
+    def say(self, text: str) -> None:
+        """Tell how it goes."""
+        self._steps.say(text)
+
     def _print(self, text: str) -> None:
-        self._out.print(text, soft_wrap=True)
+        """Print a line, as long as somebody reads: a closed pipe must not keep us from taking everything down."""
+        try:
+            if self._is_heard:
+                self._out.print(text, soft_wrap=True)
+        except OSError:
+            self._is_heard = False
+            silence(sys.stdout)
 
 
 async def _wait_out(task: asyncio.Task[None]) -> None:
@@ -201,26 +214,27 @@ def _is_qemu(pid: int) -> bool:
 
 
 async def run_demo(options: Options) -> int:
-    """Play the demo and give its exit status: 0, 1 when a check or a step failed, 128 + n after signal n."""
-    work = asyncio.ensure_future(Demo(options).play())
-    stopped: list[int] = []
+    """Play the demo and give its exit status: 0, 1 when a check or a step failed or it was ended from outside, 128 + n
+    after signal n. It ends by itself when its directory is removed or whoever started it is gone."""
+    options.place.root.mkdir(parents=True, exist_ok=True)
+    demo = Demo(options)
+    work = asyncio.ensure_future(demo.play())
+    async with ended_from_outside(work, options.place.root, demo.say, follows_starter=True) as ending:
+        try:
+            return 0 if await work else 1
+        except asyncio.CancelledError:
+            if not ending.reason:
+                raise
+            return _interrupted(ending)
+        except (ConsoleError, BrokerError) as error:
+            verdict = judge(error)
+            tell(verdict)
+            return verdict.exit_status
 
-    def stop(number: int) -> None:
-        if not stopped:
-            work.cancel()
-        stopped.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop, number)
-    try:
-        return 0 if await work else 1
-    except asyncio.CancelledError:
-        if not stopped:
-            raise
-        status = 128 + stopped[0]
-        tell(Verdict(status, f"interrupted by {signal.Signals(stopped[0]).name}; everything is stopped"))
-        return status
-    except (ConsoleError, BrokerError) as error:
-        verdict = judge(error)
-        tell(verdict)
-        return verdict.exit_status
+def _interrupted(ending: Ending) -> int:
+    if not ending.signal:
+        return 1
+    status = 128 + ending.signal
+    tell(Verdict(status, f"interrupted by {signal.Signals(ending.signal).name}; everything is stopped"))
+    return status

@@ -173,6 +173,18 @@ def test_an_agent_that_is_silent_for_three_beats_is_not_ready(desk: Desk) -> Non
     assert (back.agent_ready, back.agent_since_ms) == (True, desk.now_ms)
 
 
+def test_what_an_agent_of_an_earlier_boot_has_said_makes_no_later_one_ready(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.hello("vm-1")
+
+    desk.report("host-1", status("vm-1", generation=2))
+    booting = registry(desk)[0]
+    desk.hello("vm-1", generation=2)
+
+    assert not booting.agent_ready
+    assert registry(desk)[0].agent_ready
+
+
 def test_a_vm_that_its_host_no_longer_lists_is_absent(desk: Desk) -> None:
     desk.report("host-1", status("vm-1"), status("vm-2"))
 
