@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
+from console.centre.settings import Settings
 from console.command_line import cli
 from console.errors import ConsoleError
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
@@ -129,6 +130,7 @@ def _kind_of_option(kind: click.ParamType[Any]) -> str:
 def settings_page() -> str:
     """Describe every daemon's settings, and the job description, which is written the same way."""
     daemons = [
+        ("volcloud up", Settings, "A whole system on one machine: `settings.toml` in its data directory."),
         ("host_agent", HostConfig, "A volunteer's PC or a grid node: `host_agent --config FILE`."),
         ("host_agent: an entry of `vms`", WantedVm, ""),
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
@@ -137,7 +139,8 @@ def settings_page() -> str:
     ]
     intro = (
         "A daemon reads one TOML file. A setting without a default must be there; an unknown one is refused with the "
-        "nearest known name. `volcloud up` writes these files into `DIR/etc`."
+        "nearest known name. `volcloud up` writes these files into `DIR/etc` at each start, from the first one, which "
+        "people may edit."
     )
     told = [(f"## {name}", text or _first(kind.__doc__), _struct(kind)) for name, kind, text in daemons]
     return _page("Settings", intro, *(part for parts in told for part in parts), *_guest_settings())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from console.centre.settings import TOLD
 from host_agent.vm import VmState
 from schemas.errors import ErrorCode
 
@@ -54,6 +55,7 @@ CODES = {
 
 #: Fields whose struct has no comment, because their name says it to who reads the code.
 MEANINGS = {
+    **{f"Settings.{key}": text for key, text in TOLD.items()},
     "HostConfig.hypervisor": "The driver; `process` isolates nothing, `fake` keeps VMs in memory.",
     "HostConfig.vms": "VMs that this host has and keeps running.",
     "HostConfig.beat_s": "Between two reports of this host and its VMs.",

@@ -29,21 +29,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     hypervisor: Literal["qemu", "process"] = "qemu"
     vms: Annotated[int, msgspec.Meta(ge=0, le=64)] = 2
-    #: Of each VM.
     memory_mib: Annotated[int, msgspec.Meta(ge=64)] = 768
     cpus: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     job_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     storage_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
-    #: SQLAlchemy URL; empty = SQLite in the data directory.
     ledger: str = ""
     lease_s: Seconds = 90.0
     beat_s: Seconds = 15.0
-    #: Settings handed to guest agents, by name.
     guest: dict[str, float] = {}
 
 
-#: What stands above each line of a new file.
-_TOLD = {
+#: What each means, in words; stands above its line in a new file.
+TOLD = {
     "hypervisor": 'What runs the VMs: "qemu", or "process", which isolates nothing.',
     "vms": "How many VMs this host has.",
     "memory_mib": "Memory of each VM, MiB; a VM that exists keeps what it was made with.",
@@ -174,7 +171,7 @@ def _with_line(text: str, key: str, line: str) -> str:
 
 def _render(settings: Settings) -> str:
     fields: dict[str, Any] = msgspec.to_builtins(settings)
-    return _HEAD + "".join(f"\n# {_TOLD[key]}\n{key} = {render_value(value)}\n" for key, value in fields.items())
+    return _HEAD + "".join(f"\n# {TOLD[key]}\n{key} = {render_value(value)}\n" for key, value in fields.items())
 
 
 def _value(text: str) -> Any:

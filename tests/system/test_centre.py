@@ -1,0 +1,290 @@
+"""``volcloud up`` against what a machine does to it: kills, full disks, taken ports, starters that are gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from broker.node import LOOPBACK, find_server, read_node_address
+from console.centre.layout import Layout
+from tests.system.running import FAST, processes_of, until
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+OPTIONS = ("--hypervisor", "process", "--vms", "1", *FAST)
+#: ``volcloud`` whose supervisor is killed as soon as it has done, or is about to do, a named step.
+KILLED = """
+import os, signal, sys
+from console.centre import supervisor
+from console.main import main
+
+step, when = sys.argv.pop(1), sys.argv.pop(1)
+real = getattr(supervisor, step)
+
+def killed(*arguments):
+    if when == "after":
+        real(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(supervisor, step, killed)
+main()
+"""
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Place:
+    """A data directory and ``volcloud`` on it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data, self.layout = data, Layout(data)
+        self.supervisor: subprocess.Popen[str] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "VOLCLOUD_DATA": str(self.data)}
+
+    def volcloud(self, *arguments: str, timeout_s: float = 120) -> Done:
+        return subprocess.run(
+            [sys.executable, "-m", "console.main", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def ok(self, *arguments: str) -> str:
+        done = self.volcloud(*arguments)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def up(self, *options: str) -> subprocess.Popen[str]:
+        """Start it in the foreground; its output is read by the test."""
+        command = [sys.executable, "-m", "console.main", "up", *OPTIONS, *options]
+        self.supervisor = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
+        return self.supervisor
+
+    def ready(self, *options: str) -> None:
+        """Start it in the foreground and read what it says until it is ready."""
+        process = self.up(*options)
+        assert process.stdout is not None
+        while "ready; Ctrl-C" not in (line := process.stdout.readline()):
+            assert line, f"it ended: {self.log()}"
+
+    def runs_a_job(self, name: str) -> None:
+        self.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--id", name, "--wait")
+
+    def pid(self, process: str) -> int:
+        record = json.loads(self.layout.record(process).read_bytes())["record"]
+        return int(record["pid"])
+
+    def log(self) -> str:
+        return self.layout.log("supervisor").read_text()
+
+    def left(self) -> list[str]:
+        return processes_of(self.data)
+
+
+@contextmanager
+def placed(data: Path) -> Iterator[Place]:
+    """Have a place; nothing that runs in it is left."""
+    find_server()
+    place = Place(data)
+    try:
+        yield place
+    finally:
+        if place.supervisor is not None and place.supervisor.poll() is None:
+            place.supervisor.terminate()
+            place.supervisor.wait(60)
+        if (data / "run").is_dir():
+            place.ok("down")
+        left = place.left()
+        shutil.rmtree(data, ignore_errors=True)
+        assert left == []
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with placed(Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))) as one:
+        yield one
+
+
+@pytest.mark.parametrize(("step", "when"), [("write_configurations", "after"), ("settle_names", "before")])
+def test_killed_at_a_step_of_its_making_it_goes_down_and_comes_up_again(place: Place, step: str, when: str) -> None:
+    command = [sys.executable, "-c", KILLED, step, when, "up", *OPTIONS]
+    killed = subprocess.run(command, env=place.environment, capture_output=True, timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+    place.ok("down")
+
+    assert place.left() == []
+    place.ready()
+    place.runs_a_job("after-the-kill")
+
+
+def test_a_reader_that_goes_leaves_a_system_that_holds_and_ends_in_order(place: Place) -> None:
+    process = place.up()
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+
+    until(lambda: place.layout.log("supervisor").exists() and "ready; Ctrl-C" in place.log(), "it is ready", 90)
+    place.runs_a_job("unheard")
+    process.terminate()
+
+    assert process.wait(60) == 0
+    assert place.left() == []
+
+
+def test_a_run_whose_directory_was_removed_ends_with_its_vms(place: Place) -> None:
+    place.ready()
+    assert place.supervisor is not None
+
+    shutil.rmtree(place.data)
+
+    assert place.supervisor.wait(90) == 0
+    until(lambda: place.left() == [], "nothing is left", 10)
+
+
+def test_a_port_that_is_taken_at_the_next_start_is_left_and_everybody_finds_the_new_one(place: Place) -> None:
+    place.ready()
+    place.ok("down")
+    before = read_node_address(place.layout.node).amqp_port
+
+    with socket.create_server((LOOPBACK, before)):
+        place.ready()
+
+        assert read_node_address(place.layout.node).amqp_port != before
+        assert place.ok("vm", "run", "worker-1", "--", "echo", "heard") == "heard\n"
+
+
+def test_a_broker_that_comes_back_on_another_port_is_told_to_everybody(place: Place) -> None:
+    place.ready()
+    before = read_node_address(place.layout.node).amqp_port
+    os.kill(place.pid("broker"), signal.SIGKILL)
+    taken = taken_soon(before)
+
+    until(lambda: "telling everybody" in place.log(), "the new port is told", 60)
+    until(lambda: f"still looking for the broker on port {before}" in place.log(), "silent VMs are named", 90)
+    place.ok("vm", "poweroff", "worker-1")
+    place.ok("vm", "start", "worker-1")
+
+    place.runs_a_job("moved")
+    taken.close()
+
+
+def taken_soon(port: int) -> socket.socket:
+    """Take a port as soon as whoever has it lets it go."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_server((LOOPBACK, port))
+        except OSError:
+            assert time.monotonic() < deadline, f"port {port} is not let go"
+
+
+def test_every_file_of_a_used_system_is_its_owners_alone_and_no_log_shows_a_secret(place: Place) -> None:
+    place.ready()
+    place.runs_a_job("used")
+    place.ok("site", "add", "cern")
+
+    open_to_others = [path for path in place.data.rglob("*") if may_be_read(path)]
+    secrets = secrets_of(place.layout)
+    showing = [
+        (path, name) for path in logs_of(place.layout) for name, one in secrets.items() if one in path.read_bytes()
+    ]
+
+    assert open_to_others == []
+    assert len(secrets) >= 6
+    assert showing == []
+
+
+def may_be_read(path: Path) -> bool:
+    """Whether others may read or write it; through a directory they may pass on the way to a payload's."""
+    mode = path.lstat().st_mode
+    return not stat.S_ISLNK(mode) and bool(mode & (0o066 if stat.S_ISDIR(mode) else 0o077))
+
+
+def secrets_of(layout: Layout) -> dict[str, bytes]:
+    """Give every password that the system knows, by whose it is."""
+    found = {path.stem: json.loads(path.read_bytes())["password"] for path in layout.credentials.glob("*.json")}
+    found["administrator"] = read_node_address(layout.node).admin_password
+    return {name: word.encode() for name, word in found.items()}
+
+
+def logs_of(layout: Layout) -> list[Path]:
+    return [path for path in layout.root.rglob("*.log*") if path.is_file()]
+
+
+def test_a_planted_password_is_in_no_line_that_a_system_says_or_writes(place: Place) -> None:
+    planted = "pLanted-7"
+
+    done = place.volcloud("up", *OPTIONS, "--ledger", f"postgresql://volcloud:{planted}@{LOOPBACK}:1/x", "--detach")
+
+    assert done.returncode == 3
+    assert planted not in done.stdout + done.stderr
+    meant = {place.layout.settings, *place.layout.etc.iterdir()}
+    everything = [path for path in place.data.rglob("*") if path.is_file() and path not in meant]
+    assert [path for path in everything if planted.encode() in path.read_bytes()] == []
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A disk of its own that can be filled; the right to mount one is needed."""
+    where = Path(tempfile.mkdtemp(prefix="vc-disk-", dir="/tmp"))
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420m", "vc", where], check=False).returncode != 0:
+        where.rmdir()
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True)
+        where.rmdir()
+
+
+def test_a_full_disk_ends_no_system_and_all_of_it_comes_back_with_the_space(small_disk: Path) -> None:
+    with placed(small_disk / "data") as place:
+        place.ready()
+        filler = small_disk / "filler"
+        fill(filler)
+        dying = ("key_manager", "broker")
+        for process in dying:
+            os.kill(place.pid(process), signal.SIGKILL)
+        assert place.supervisor is not None
+        heard = place.supervisor.stdout
+        assert heard is not None
+        said = "".join(heard.readline() for _ in range(4))
+        assert "No space left on device" in said, said
+        assert place.supervisor.poll() is None
+
+        filler.unlink()
+
+        until(lambda: place.volcloud("status").returncode == 0, "everything is back", 90)
+        place.runs_a_job("space")
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 20))
+        except OSError:
+            pass
+        try:
+            while True:
+                file.write(b"x")
+        except OSError:
+            return
