@@ -21,13 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import console.commands.broker
-import console.commands.centre
 import console.commands.dead
 from broker.errors import RemoteError
 from broker.logs import EventFormatter
 from broker.node import NodeAddress
 from console.bars import file_bar, transfer_bars
 from console.centre.overview import Overview
+from console.centre.voice import Voice
 from console.client import Client
 from console.command_line import cli
 from console.dead_letters import DeadLetters
@@ -220,7 +220,7 @@ def test_a_bar_shows_its_label_as_text() -> None:
 
 
 def test_a_line_of_the_supervisor_is_text(capsys: pytest.CaptureFixture[str]) -> None:
-    console.commands.centre._stopwatch()(HOSTILE)
+    Voice().say(HOSTILE)
 
     assert bad_characters(capsys.readouterr().out) == set()
 
