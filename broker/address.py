@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
+from broker.peer import ANYBODY
 
 #: The one virtual host of a deployment.
 VHOST = "volunteer-cloud"
@@ -20,6 +21,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     password: str
     vhost: str = VHOST
+    #: User id to whom the broker must belong before it is sent the password (``broker.peer``); a private node's.
+    owner: int = ANYBODY
 
     def __repr__(self) -> str:
         return f"Address({self.user}@{self.host}:{self.port}/{self.vhost})"

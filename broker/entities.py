@@ -9,12 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from amqp import sasl
 from kombu import connection as kombu_connection
 from kombu import entity as kombu_entity
 
 from broker.address import VHOST
 from broker.errors import BrokerError, ManagementError
 from broker.management import Management, QueueInfo
+from broker.peer import ANYBODY, vouch
 from broker.routes import UP
 from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges
 
@@ -23,6 +25,7 @@ _Connection: Any = kombu_connection.Connection
 _Exchange: Any = kombu_entity.Exchange
 _Queue: Any = kombu_entity.Queue
 _binding: Any = kombu_entity.binding
+_Plain: Any = sasl.PLAIN
 
 #: kombu's connection. Belongs to the thread that uses it.
 Declarer = Any
@@ -54,9 +57,25 @@ def render_queue(spec: QueueSpec) -> Any:
     return _Queue(spec.name, durable=True, queue_arguments=spec.arguments, bindings=bindings)
 
 
-def administrator(host: str, port: int, user: str, password: str) -> Declarer:
-    """Make kombu's connection for declaring; it opens when it is first used."""
-    return _Connection(hostname=host, port=port, userid=user, password=password, virtual_host=VHOST)
+class _Vouched(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
+    """The login by user and password, but that the password goes to the broker's owner only."""
+
+    def __init__(self, user: str, password: str, owner: int) -> None:
+        super().__init__(user, password)
+        self._owner = owner
+
+    def start(self, connection: Any) -> Any:
+        """Answer the broker's greeting. Raises Stranger."""
+        vouch(connection.transport.sock, self._owner)
+        return super().start(connection)
+
+
+def administrator(host: str, port: int, user: str, password: str, owner: int = ANYBODY) -> Declarer:
+    """Make kombu's connection for declaring; it opens when it is first used. ``owner`` as in ``broker.peer``."""
+    options = {"authentication": _Vouched(user, password, owner)}
+    return _Connection(
+        hostname=host, port=port, userid=user, password=password, virtual_host=VHOST, transport_options=options
+    )
 
 
 def declare(connection: Declarer, profile: Profile) -> None:

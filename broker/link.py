@@ -23,6 +23,7 @@ from broker.confirms import Confirms, fail
 from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, Settle, Subscription, receiver
 from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
+from broker.peer import ANYBODY, vouch
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
@@ -54,6 +55,8 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._gathered: list[bytes] = []
+        #: To whom the other end must belong before it is sent the password.
+        self.owner = ANYBODY
         #: Why the stream ended. Before the login is done pika tells its guess, a refused login, in place of this.
         self.ended_by: Exception | None = None
         super().__init__(*args, **options)
@@ -62,6 +65,11 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         if not self._gathered:
             asyncio.get_running_loop().call_soon(self._emit_gathered)
         self._gathered.append(data)
+
+    def _get_credentials(self, method_frame: Any) -> Any:
+        """Answer the broker's greeting: by now the other end has accepted, and its owner is known."""
+        vouch(self._transport._sock, self.owner)
+        return super()._get_credentials(method_frame)
 
     def _emit_gathered(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -134,6 +142,7 @@ class Link:
             on_close_callback=lambda _, error: link._break(_map(error)),
             custom_ioloop=link._loop,
         )
+        link._amqp.owner = address.owner
         try:
             await link._unless_closed(opened, CONNECT_TIMEOUT_S * 2)
             link._publisher = await link._open_channel(link._on_publisher_closed)

@@ -16,6 +16,7 @@ import msgspec
 from broker.address import VHOST
 from broker.errors import ManagementError
 from broker.node import NodeAddress
+from broker.peer import vouch
 
 #: How long one call may take, seconds.
 TIMEOUT_S = 20.0
@@ -172,6 +173,8 @@ class Management:
         all_headers = self._headers | {"Content-Type": "application/json"} | (headers or {})
         link = http.client.HTTPConnection(self._address.host, self._address.management_port, timeout=TIMEOUT_S)
         try:
+            link.connect()
+            vouch(link.sock, self._address.owner)
             link.request(method, f"/api/{path}", body=body, headers=all_headers)
             answer = link.getresponse()
             text = answer.read()

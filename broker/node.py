@@ -24,6 +24,7 @@ import msgspec
 from broker import durable
 from broker.address import VHOST
 from broker.errors import NodeError
+from broker.peer import ANYBODY
 from broker.ports import free_ports
 from broker.process_record import read_record, record_of
 
@@ -92,6 +93,8 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
     prometheus_port: int
     admin_user: str
     admin_password: str
+    #: User id that the node runs as; nobody else is sent a password in its place.
+    owner: int = ANYBODY
 
     def __repr__(self) -> str:
         return f"NodeAddress({self.host}, amqp {self.amqp_port}, management {self.management_port})"
@@ -206,7 +209,7 @@ class PrivateNode:
         address = read_node_address(self.directory) if path.exists() else _fresh_address()
         ports = free_ports(LOOPBACK, (address.amqp_port, address.management_port, address.prometheus_port))
         address = msgspec.structs.replace(
-            address, amqp_port=ports[0], management_port=ports[1], prometheus_port=ports[2]
+            address, amqp_port=ports[0], management_port=ports[1], prometheus_port=ports[2], owner=os.geteuid()
         )
         durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
         durable.replace(self.directory / "rabbitmq.conf", render_config(address).encode())

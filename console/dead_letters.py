@@ -85,11 +85,11 @@ class DeadLetters:
             where = f"{letter.exchange!r} under {letter.key!r}"
             text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
-        user, password = unguessable("once"), new_password()
+        node, user, password = self._address, unguessable("once"), new_password()
         lender = _Lender(self._address)
         try:
             lender.lend(user, password)
-            with _connected(administrator(self._address.host, self._address.amqp_port, user, password)) as connection:
+            with _connected(administrator(node.host, node.amqp_port, user, password, node.owner)) as connection:
                 _publish(connection, letter)
         finally:
             lender.delete_user(user)
@@ -99,10 +99,8 @@ class DeadLetters:
     def _channel(self) -> Iterator[Any]:
         """Open a channel; what was taken from the queue and not acknowledged goes back when it closes."""
         node = self._address
-        with (
-            _connected(administrator(node.host, node.amqp_port, node.admin_user, node.admin_password)) as connection,
-            connection.channel() as channel,
-        ):
+        login = administrator(node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner)
+        with _connected(login) as connection, connection.channel() as channel:
             yield channel
 
 

@@ -53,7 +53,7 @@ async def serve(config: KeysConfig) -> None:
     realm = BrokerRealm(node, config.profile)
     store = Store(directory / "keys.sqlite")
     credentials = directory / "credentials"
-    broker = Address(host=node.host, port=node.amqp_port, user="", password="")
+    broker = Address(host=node.host, port=node.amqp_port, user="", password="", owner=node.owner)
     registrar = Registrar(realm, store, credentials, broker)
     try:
         await _prepare(realm, registrar, config)

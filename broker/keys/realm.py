@@ -81,7 +81,7 @@ class BrokerRealm:
 
     def _declarer(self) -> Declarer:
         address = self.address
-        return administrator(address.host, address.amqp_port, address.admin_user, address.admin_password)
+        return administrator(address.host, address.amqp_port, address.admin_user, address.admin_password, address.owner)
 
 
 class FakeRealm:

@@ -42,7 +42,7 @@ def declare_all(invocation: Invocation, profile: str) -> None:
       volcloud broker declare
     """
     node = read_node_address(Layout(invocation.directory).node)
-    with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password) as connection:
+    with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner) as connection:
         declare(connection, Profile(profile))
     invocation.say("the broker has every exchange and queue of the centre")
 
