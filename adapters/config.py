@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Seconds = Annotated[float, Meta(gt=0)]
+Mebibytes = Annotated[int, Meta(ge=1, le=1 << 30)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
@@ -40,6 +41,10 @@ class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
     store: str
     #: Local directory for files on their way.
     staging: str
+    #: What one attempt may store, where its job asks for no ``disk_mib`` that would say so.
+    output_mib: Mebibytes = 16 * 1024
+    #: What one input may have.
+    input_mib: Mebibytes = 64 * 1024
     #: Attempts keep this lease when a completion's request is matched here.
     lease_s: Seconds = 90.0
     metrics_port: Port = 0

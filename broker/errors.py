@@ -11,6 +11,7 @@ BrokerError
 ├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
 ├── RemoteError              the other side answered with an error; carries its code, message and hint
 ├── TransferFailed           a file did not arrive; nothing under its name was changed
+│   └── PartialTaken         another receiver is at work on it: leave it alone, the sender asks on
 ├── NodeError                the private RabbitMQ node did not start or stop
 └── ManagementError          the management API refused or could not be reached
 
@@ -91,6 +92,10 @@ class TransferFailed(BrokerError):
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class PartialTaken(TransferFailed):
+    """Another receiver, of this process or another one, holds the partial file."""
 
 
 class NodeError(BrokerError):

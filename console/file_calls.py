@@ -7,15 +7,19 @@ receiver ever gives up by itself.
 from __future__ import annotations
 
 import asyncio
+import glob
 import os
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker import durable
 from broker.errors import TransferFailed
 from broker.routes import kind_of
 from broker.transfer import Transfers
+from broker.transfer.leftovers import remove_left_behind
+from broker.transfer.partial import PART
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
 from console.errors import BadInput, CommandFailed, ConsoleError, Unreachable
@@ -29,6 +33,8 @@ T = TypeVar("T")
 Progress = Callable[[int, int], None]
 #: A transfer without a byte for this long is given up, seconds; a receiver finds a broken run after 3.
 STILL_S = 45.0
+#: A partial file beside a target that nobody holds is a killed console's after this long, seconds.
+KEEP_PARTIAL_S = 60.0
 
 
 class FileCalls:
@@ -40,9 +46,10 @@ class FileCalls:
         self._still_s = still_s
 
     async def push(self, local: Path, vm: str, path: str, progress: Progress | None = None) -> str:
-        """Send a file into a VM; give its SHA-256. An executable one stays so."""
+        """Send a file into a VM; give its SHA-256. An executable one stays so; to a directory, it goes into it."""
         executable = await asyncio.to_thread(os.access, local, os.X_OK)
-        return await self._send(local, vm, lambda _: GuestFile(path=path, executable=executable), progress)
+        file = GuestFile(path=path, executable=executable, source=local.name)
+        return await self._send(local, vm, lambda _: file, progress)
 
     async def pull(self, vm: str, path: str, local: Path, progress: Progress | None = None) -> FileOffer:
         """Take a file out of a VM."""
@@ -69,28 +76,31 @@ class FileCalls:
             raise BadInput(f"{local}: cannot be read: {error.strerror}", "name a file that can be read") from error
         offer = FileOffer(file=name(sha256), size=size, sha256=sha256)
         watch = _Watch(size, progress)
-        await self._while_moving(
-            self._transfers.send_file(local, offer, peer, progress=watch.on_bytes), watch, peer, str(local)
-        )
+        work = self._transfers.send_file(local, offer, peer, progress=watch.on_bytes)
+        await self._while_moving(work, offer.id, watch, peer, str(local))
         return sha256
 
     async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
         get = FileGet(file=file)
-        partial = local.parent / f".{local.name[:200]}.{get.id[-12:]}.part"
+        partial = local.parent / f".{local.name[:200]}.{get.id[-12:]}{PART}"
         await asyncio.to_thread(_make, partial)
         watch = _Watch(size, progress)
         try:
             work = self._transfers.fetch_file(get, local, partial, peer, progress=watch.on_bytes)
-            return await self._while_moving(work, watch, peer, local.name)
+            return await self._while_moving(work, get.id, watch, peer, local.name)
         finally:
-            partial.unlink(missing_ok=True)
-            partial.with_suffix(".mark").unlink(missing_ok=True)
+            await asyncio.to_thread(_remove_partials, local, partial)
 
-    async def _while_moving(self, work: Coroutine[Any, Any, T], watch: _Watch, peer: str, what: str) -> T:
+    async def _while_moving(
+        self, work: Coroutine[Any, Any, T], transfer: str, watch: _Watch, peer: str, what: str
+    ) -> T:
+        """Wait for a transfer unless it stands still; a broker that is away is waited for, and blamed on nobody."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                await asyncio.wait([task], timeout=1.0)
+                await asyncio.wait([task], timeout=min(1.0, self._still_s / 4))
+                if not self._transfers.is_heard(transfer):
+                    watch.begin_anew()
                 if not task.done() and watch.still_s() > self._still_s:
                     raise _silence(peer, what, self._still_s)
             return task.result()
@@ -106,8 +116,11 @@ class _Watch:
         self._size, self._progress = size, progress
         self._moved_at = time.monotonic()
 
-    def on_bytes(self, count: int) -> None:
+    def begin_anew(self) -> None:
         self._moved_at = time.monotonic()
+
+    def on_bytes(self, count: int) -> None:
+        self.begin_anew()
         if self._progress is not None:
             self._progress(count, self._size)
 
@@ -130,10 +143,12 @@ def _make(partial: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name[:200]}.{os.getpid()}")
-    try:
-        fresh.write_bytes(content)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    """Put a small output in its file, with the mode that the person's umask gives."""
+    durable.replace(path, content, mode=0o666)
+
+
+def _remove_partials(local: Path, own: Path) -> None:
+    """Remove a pull's partial file, and those that consoles which were killed have left of earlier ones."""
+    others = local.parent.glob(f".{glob.escape(local.name[:200])}.*{PART}")
+    remove_left_behind([own], now_s=time.time(), keep_s=0.0, most=0)
+    remove_left_behind(others, now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=0)

@@ -113,6 +113,7 @@ class GuestAgent:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
+            group.create_task(self._files.sweep(), name="partial files")
 
     def _unfinished(self) -> list[JobAssign]:
         """List the assignments that an agent before us has taken and whose completion was not answered."""

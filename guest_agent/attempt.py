@@ -322,6 +322,8 @@ class Attempt:
                 self.trouble = ""
                 return entry
             except TransferFailed as failure:
+                if failure.code is ErrorCode.TOO_LARGE:
+                    raise Failure(Outcome.FAILED, f"output {name!r}: {failure}") from failure
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self.assign.job, "why": str(failure)})
                 if time.monotonic() + wait_s > deadline:

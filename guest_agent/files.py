@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 from broker.errors import TransferFailed
 from broker.routes import kind_of
 from broker.transfer import Transfers
+from broker.transfer.desk import Desk, Room
+from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.sending import digest_file
 from guest_agent.confine import below
 from guest_agent.errors import BadPath, GuestError
+from schemas.codec import clip
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, GuestFile
 
 log = logging.getLogger(__name__)
 
-#: Transfers with consoles that may be open at once.
-MOST_OPEN = 8
+#: Transfers with consoles: at work, of one console, and, those that wait included, known.
+ROOM = Room(at_work=8, at_work_of_one=8, known=64, known_of_one=64)
+#: Offers in a row, one each 4 s, that a console may leave unanswered before it counts as gone.
+OFFERS_TO_THE_SILENT = 5
+#: A push that broke off can go on for this long: its console has given it up by then, seconds.
+KEEP_PARTIAL_S = 3600.0
+#: Files of pushes that broke off, kept at most.
+MOST_PARTIALS = 64
+#: How often they are looked at, seconds.
+SWEEP_S = 300.0
 
 
 class ConsoleFiles:
@@ -27,30 +39,29 @@ class ConsoleFiles:
     def __init__(self, transfers: Transfers, area: Path, partials: Path) -> None:
         self._transfers = transfers
         self._area, self._partials = area, partials
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._desk = Desk(transfers, ROOM)
 
     def on_opening(self, sender: str, message: FileOffer | FileGet) -> bool:
-        """Begin what a console asks for. False: it may not, or too many are open."""
-        if kind_of(sender) != "console" or not isinstance(message.file, GuestFile):
+        """Begin what a console asks for, now or when there is room. False: it may not."""
+        file = message.file
+        if kind_of(sender) != "console" or not isinstance(file, GuestFile):
             return False
-        if self._transfers.is_open(message.id):
-            return isinstance(message, FileGet) or self._transfers.on_message(sender, message)
-        if len(self._tasks) >= MOST_OPEN:
-            return False
-        task = asyncio.create_task(self._serve(sender, message, message.file))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._desk.open(sender, message, lambda: self._serve(sender, message, file))
         return True
+
+    async def sweep(self) -> None:
+        """Remove what pushes that broke off have left, until cancelled."""
+        while True:
+            await asyncio.to_thread(self._remove_left_behind)
+            await asyncio.sleep(SWEEP_S)
 
     async def close(self) -> None:
         """End what is going on; consoles find out by silence and can go on later."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._desk.close()
 
     async def _serve(self, sender: str, message: FileOffer | FileGet, file: GuestFile) -> None:
         try:
-            path = await asyncio.to_thread(below, self._area, file.path)
+            path = await asyncio.to_thread(self._place, message, file)
             if isinstance(message, FileOffer):
                 await self._take(sender, message, path, executable=file.executable)
             else:
@@ -61,16 +72,38 @@ class ConsoleFiles:
             text = str(error) if isinstance(error, GuestError) else f"{file.path!r}: {error.strerror}"
             self._refuse(sender, message, text, error)
 
+    def _place(self, message: FileOffer | FileGet, file: GuestFile) -> Path:
+        """Give the path that is meant, as ``cp`` understands it: what is sent to a directory goes into it."""
+        path = below(self._area, file.path)
+        if isinstance(message, FileGet):
+            return path
+        if path.is_dir():
+            inner = below(self._area, f"{file.path}/{Path(file.source).name}") if file.source else path
+            if inner.is_dir():
+                raise BadPath(f"path = {file.path!r}: {inner.name!r} is a directory there; name the file")
+            return inner
+        if file.path.endswith("/"):
+            raise BadPath(f"path = {file.path!r}: there is no such directory; without the slash it names a file")
+        return path
+
     async def _take(self, sender: str, offer: FileOffer, path: Path, *, executable: bool) -> None:
-        partial = self._partials / f"{offer.sha256}.part"
+        partial = self._partials / name_of_partial(sender, offer)
         await self._transfers.receive_file(offer, path, partial, sender, offer.reply)
         await asyncio.to_thread(path.chmod, 0o755 if executable else 0o644)
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:
         size, sha256 = await asyncio.to_thread(digest_file, path)
         offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
-        await self._transfers.send_file(path, offer, sender, get.reply)
+        await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
+
+    def _remove_left_behind(self) -> None:
+        if self._partials.is_dir():
+            removed = remove_left_behind(
+                self._partials.iterdir(), now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=MOST_PARTIALS
+            )
+            for path in removed:
+                log.info("partial file removed", extra={"path": path.name})
 
     def _refuse(self, sender: str, message: FileOffer | FileGet, text: str, error: Exception) -> None:
         code = ErrorCode.FORBIDDEN if isinstance(error, BadPath) else ErrorCode.NOT_FOUND
-        self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=text))
+        self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=clip(text)))

@@ -19,6 +19,7 @@ from typing import BinaryIO, Protocol
 
 from msgspec import Struct
 
+from broker import durable
 from guest_agent.errors import CannotRun
 
 #: Bytes read from a pipe at a time.
@@ -107,9 +108,9 @@ class CappedFile:
         if self._file is None:
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._file = self.path.open("wb", buffering=0)
-            self._file.write(self.head)
+            durable.write_all(self._file.fileno(), self.head)
             self.head = b""
-        self._file.write(data)
+        durable.write_all(self._file.fileno(), data)
 
 
 class Payload:
@@ -273,7 +274,7 @@ def overwrite(path: Path, text: bytes) -> None:
     """Replace the content of a small file in place, padded with spaces: nothing of the file system's own changes."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, text.ljust(NOTE_BYTES))
+        durable.write_all(descriptor, text.ljust(NOTE_BYTES), 0)
     finally:
         os.close(descriptor)
 

@@ -20,6 +20,7 @@ from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
+from broker import durable
 from host_agent.errors import ImageError
 from host_agent.hypervisors.contract import ImageFiles
 
@@ -31,6 +32,8 @@ _PLAIN_DISK = "disk.qcow2"
 #: A manifest is a few hundred bytes; what is longer is not one.
 _MANIFEST_LIMIT_BYTES = 64 * 1024
 _BLOCK_BYTES = 1024 * 1024
+#: Mode of what is in the store: a hypervisor may run as somebody else; the umask has its say.
+_READABLE = 0o666
 #: A server that says nothing for this long is given up; the next try resumes.
 _SILENCE_S = 60.0
 _SCHEMES = frozenset({"file", "http", "https"})
@@ -187,10 +190,19 @@ def _parse_manifest(encoded: bytes) -> ImageManifest:
 
 def _lay_out(directory: Path, manifest: ImageManifest | None, origins: dict[str, Path]) -> None:
     directory.mkdir(parents=True)
+    _remove_left_behind(directory)
     for name, origin in origins.items():
         _link_or_copy(origin, directory / name)
     if manifest is not None:
-        (directory / MANIFEST).write_bytes(msgspec.json.encode(manifest, order="deterministic"))
+        durable.replace(directory / MANIFEST, msgspec.json.encode(manifest, order="deterministic"), mode=_READABLE)
+
+
+def _remove_left_behind(making: Path) -> None:
+    """Remove what processes that were killed had begun to lay out: all of the name but ours that nobody is."""
+    for other in making.parent.glob(".making-*"):
+        pid = other.name.rpartition("-")[2]
+        if other != making and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _link_or_copy(origin: Path, copy: Path) -> None:
@@ -199,16 +211,21 @@ def _link_or_copy(origin: Path, copy: Path) -> None:
     except FileNotFoundError as error:
         raise ImageError(f"the manifest names {origin}, which is not there") from error
     except OSError:
-        shutil.copyfile(origin, copy)
+        durable.copy(origin, copy, mode=_READABLE)
 
 
 def _move_into_place(making: Path, home: Path) -> None:
+    """Let the image appear under its id when its files are on the disk: they are believed from then on."""
+    for file in making.iterdir():
+        durable.sync_file(file)
+    durable.sync_directory(making)
     try:
         making.rename(home)
     except OSError:
         # Another process stored the same image meanwhile; equal ids mean equal files.
         if not home.is_dir():
             raise
+    durable.sync_directory(home.parent)
 
 
 def _verified_files(image: str, home: Path) -> ImageFiles:

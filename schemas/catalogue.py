@@ -71,6 +71,7 @@ WAYS: dict[str, list[Way]] = {
     "file.get": _OFFERS,
     "file.window": _CONTROL,
     "file.done": _CONTROL,
+    "file.wait": _CONTROL,
     "file.abort": _CONTROL,
     "file.chunk": _CHUNKS,
     "enrol.grant": [_up("host", "enrol", "vc.enrol")],

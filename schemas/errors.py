@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     HYPERVISOR = "hypervisor"
     IMAGE = "image"
     STORE = "store"
+    TOO_LARGE = "too_large"
     CANNOT_RUN = "cannot_run"
     INTERNAL = "internal"
 

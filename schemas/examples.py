@@ -78,6 +78,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "file.window": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "limit": 4},
     "file.chunk": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "crc32": 3632233996, "data": b"test"},
     "file.done": {"transfer": _OTHER},
+    "file.wait": {"transfer": _OTHER},
     "file.abort": {"transfer": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
     "reply.enrol_granted": {"vm": _VM.vm, "user": "once-0a1b2c3d", "password": "secret"},
     "reply.credential": {"user": _VM.vm, "password": "secret"},

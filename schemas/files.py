@@ -21,6 +21,8 @@ MAX_WINDOW_BYTES = 1 << 20
 
 Bytes = Annotated[int, Meta(ge=0)]
 RelativePath = Annotated[str, Meta(min_length=1, max_length=1024)]
+#: Why a transfer ended, in words for a person.
+Reason = Annotated[str, Meta(max_length=4096)]
 
 
 class InputFile(Struct, frozen=True, kw_only=True, tag="input"):
@@ -42,6 +44,8 @@ class GuestFile(Struct, frozen=True, kw_only=True, tag="path", omit_defaults=Tru
 
     path: RelativePath
     executable: bool = False
+    #: What the file is called where it comes from: its name when ``path`` is a directory, as with ``cp``.
+    source: Annotated[str, Meta(max_length=255)] = ""
 
 
 FileName = InputFile | OutputFile | GuestFile
@@ -87,9 +91,16 @@ class FileDone(Message, frozen=True, kw_only=True, tag="file.done"):
     transfer: MessageId
 
 
+class FileWait(Message, frozen=True, kw_only=True, tag="file.wait"):
+    """ "I am here, and not ready yet": the file is read for its digest, what came before is read again, or others are
+    served first. Said each time that the other end asks, so that it can tell this from silence."""
+
+    transfer: MessageId
+
+
 class FileAbort(Message, frozen=True, kw_only=True, tag="file.abort"):
     """Either end gives up; nothing under the file's name was changed."""
 
     transfer: MessageId
     code: ErrorCode
-    message: str
+    message: Reason

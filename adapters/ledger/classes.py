@@ -14,6 +14,7 @@ from sqlalchemy import Table, bindparam, select
 from adapters.ledger import tables
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import Requirements
+from schemas.ids import JobRef
 from schemas.jobs import Machine
 
 
@@ -48,6 +49,12 @@ def shapes(tx: Tx, numbers: Sequence[int]) -> dict[int, Requirements]:
     for number, key in _keys(tx, tables.shapes, [n for n in numbers if n not in known]):
         known[number] = msgspec.json.decode(key, type=Requirements)
     return {number: known[number] for number in numbers}
+
+
+def asked_by(tx: Tx, job: JobRef) -> Requirements | None:
+    """Read what one job asks for; None for a job that is not known."""
+    row = tx.execute(select(tables.jobs.c.shape).where(tables.jobs.c.ref == job)).first()
+    return None if row is None else shapes(tx, [row.shape])[row.shape]
 
 
 def offers(tx: Tx, numbers: Sequence[int]) -> dict[int, Machine]:

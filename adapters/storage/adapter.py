@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerError, LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
-from adapters.ledger import assignments, attempts, completions
+from adapters.ledger import assignments, attempts, classes, completions
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
@@ -50,10 +50,20 @@ PREFETCH = 500
 class StorageAdapter:
     """One instance; several share the queues."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, store: Store, staging: Path, metrics: Metrics) -> None:
+    def __init__(
+        self, connection: Connection, ledger: Ledger, store: Store, config: StorageAdapterConfig, metrics: Metrics
+    ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
-        self._transfers = Transfers(connection)
-        self._courier = Courier(self._transfers, store, staging, self._may_store, partial(bury, connection), metrics)
+        self._output_bytes = config.output_mib << 20
+        self._courier = Courier(
+            Transfers(connection),
+            store,
+            Path(config.staging),
+            self._may_store,
+            partial(bury, connection),
+            metrics,
+            most_input_bytes=config.input_mib << 20,
+        )
         kind = Kind(room=_complete, senders=frozenset({"vm"}))
         self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,6 +79,7 @@ class StorageAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweep(), name="sweep")
+                group.create_task(self._courier.sweep(), name="staging sweep")
         finally:
             await self._courier.close()
             await self._connection.close()
@@ -125,9 +136,19 @@ class StorageAdapter:
             entries.append(msgspec.structs.replace(entry, content=None))
         return msgspec.structs.replace(message, outputs=entries)
 
-    async def _may_store(self, sender: str, file: OutputFile) -> bool:
-        """Say whether ``sender`` is the VM that holds the attempt, and the attempt has not ended."""
-        return bool(await self._intake.read(lambda tx: _is_awaited(tx, sender, file.job, file.attempt)))
+    async def _may_store(self, sender: str, file: OutputFile) -> int | None:
+        """Say how many bytes the VM that holds an attempt may store of it: what its job asks for, or a setting.
+
+        None for any other VM, and after the attempt has ended.
+        """
+        allowed: int | None = await self._intake.read(lambda tx: self._allowance(tx, sender, file))
+        return allowed
+
+    def _allowance(self, tx: Tx, sender: str, file: OutputFile) -> int | None:
+        if not _is_awaited(tx, sender, file.job, file.attempt):
+            return None
+        asked = classes.asked_by(tx, file.job)
+        return asked.disk_mib << 20 if asked is not None and asked.disk_mib else self._output_bytes
 
     async def _sweep(self) -> None:
         while True:
@@ -173,7 +194,7 @@ async def run(config: StorageAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:
-        adapter = StorageAdapter(connection, ledger, Store(config.store), Path(config.staging), metrics)
+        adapter = StorageAdapter(connection, ledger, Store(config.store), config, metrics)
         await adapter.run(address.user)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -7,70 +7,75 @@ it; it moves to the store when its SHA-256 was found right.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import logging
+import os
+import secrets
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from adapters.errors import AdapterError
 from adapters.intake import may_answer
 from adapters.metrics import Metrics
-from adapters.storage.errors import StoreError
+from adapters.storage.errors import StoreError, TooLarge
 from adapters.storage.store import Store, StoredFile
 from broker.connection import Delivery
 from broker.errors import TransferFailed
 from broker.routes import kind_of, sender_of
 from broker.transfer import Transfers
+from broker.transfer.desk import Desk, Room
+from broker.transfer.leftovers import name_of_partial, remove_left_behind
+from broker.transfer.partial import hold
 from broker.transfer.sending import digest_file
+from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
 from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
 
 log = logging.getLogger(__name__)
 
-#: Transfers at work at once: their windows together fill at most half of the chunk queue.
-MOST_OPEN = 32
-#: Openings that wait for one to end; more are dropped, their senders ask again.
-MOST_WAITING = 1000
-#: The same for one sender, so that none takes everybody's room.
-MOST_OPEN_OF_ONE = 4
-MOST_WAITING_OF_ONE = 32
-#: Age at which a copy in the staging directory is nobody's any more: its adapter was killed, seconds.
+#: Windows of all that is at work together fill at most half of the chunk queue; of one sender few are at work or wait,
+#: so that none takes everybody's room.
+ROOM = Room(at_work=32, at_work_of_one=4, known=1000, known_of_one=36)
+#: Age at which a file in the staging directory that nobody holds is nobody's any more, seconds.
 LEFT_BEHIND_S = 86400.0
+#: Files of transfers that broke off, kept at most.
+MOST_LEFT_BEHIND = 1000
+#: How often they are looked for, seconds.
+SWEEP_S = 600.0
 #: Offers in a row that a receiver may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 5
 
-#: Says whether a VM may store an output of an attempt: it holds it.
-MayStore = Callable[[str, OutputFile], Awaitable[bool]]
+#: Says how many bytes a VM may store of an attempt: None where it does not hold it.
+MayStore = Callable[[str, OutputFile], Awaitable[int | None]]
 #: Moves a delivery to the dead letters, with a reason and its detail.
 Bury = Callable[[Delivery, str, str], Awaitable[None]]
-
-
-class _Desk:
-    """One sender's transfers: at work and waiting."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.room = asyncio.Semaphore(MOST_OPEN_OF_ONE)
 
 
 class Courier:
     """See the module."""
 
     def __init__(
-        self, transfers: Transfers, store: Store, staging: Path, may_store: MayStore, bury: Bury, metrics: Metrics
+        self,
+        transfers: Transfers,
+        store: Store,
+        staging: Path,
+        may_store: MayStore,
+        bury: Bury,
+        metrics: Metrics,
+        *,
+        most_input_bytes: int = 64 << 30,
     ) -> None:
         self._transfers, self._store, self._staging = transfers, store, staging
         self._may_store, self._bury = may_store, bury
         self._metrics = metrics
-        self._serving: dict[str, asyncio.Task[None]] = {}
-        self._room = asyncio.Semaphore(MOST_OPEN)
-        self._desks: defaultdict[str, _Desk] = defaultdict(_Desk)
+        self._most_input_bytes = most_input_bytes
+        #: Bytes of outputs on their way, by attempt.
+        self._promised: Counter[tuple[str, int]] = Counter()
+        self.desk = Desk(transfers, ROOM)
         staging.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(staging)
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
@@ -82,9 +87,24 @@ class Courier:
 
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
-        for task in list(self._serving.values()):
-            task.cancel()
-        await asyncio.gather(*self._serving.values(), return_exceptions=True)
+        await self.desk.close()
+
+    async def sweep(self) -> None:
+        """Look after the staging directory and the store's unfinished files until cancelled."""
+        while True:
+            try:
+                await asyncio.to_thread(self.remove_left_behind)
+            except (OSError, StoreError) as error:
+                log.error("sweep of the staging failed, again later", extra={"why": str(error)})
+            await asyncio.sleep(SWEEP_S)
+
+    def remove_left_behind(self) -> None:
+        """Remove what transfers that broke off, and killed adapters, have left in the staging directory. Blocking."""
+        paths = self._staging.iterdir()
+        for path in remove_left_behind(paths, now_s=time.time(), keep_s=LEFT_BEHIND_S, most=MOST_LEFT_BEHIND):
+            log.info("left behind, removed", extra={"path": path.name})
+        for name in self._store.remove_unfinished(LEFT_BEHIND_S):
+            log.info("left behind in the store, removed", extra={"name": name})
 
     def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], None]) -> Awaitable[None] | None:
         """Acknowledge what can be read and hand it on; what cannot goes to the dead letters."""
@@ -112,33 +132,15 @@ class Courier:
             self._metrics.refused("no_such_transfer")
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
-        if message.id in self._serving:
-            if isinstance(message, FileOffer):
-                self._transfers.on_message(sender, message)
-            return
-        if len(self._serving) >= MOST_WAITING or self._desks[sender].count >= MOST_OPEN_OF_ONE + MOST_WAITING_OF_ONE:
+        if not self.desk.open(sender, message, lambda: self._serve(sender, message)):
             self._metrics.refused("flood")
-            return
-        desk = self._desks[sender]
-        desk.count += 1
-        task = asyncio.create_task(self._serve(sender, message, desk.room))
-        self._serving[message.id] = task
-        task.add_done_callback(lambda _: self._ended(sender, message.id))
 
-    def _ended(self, sender: str, transfer: str) -> None:
-        self._serving.pop(transfer, None)
-        desk = self._desks[sender]
-        desk.count -= 1
-        if not desk.count:
-            del self._desks[sender]
-
-    async def _serve(self, sender: str, message: FileOffer | FileGet, own_room: asyncio.Semaphore) -> None:
+    async def _serve(self, sender: str, message: FileOffer | FileGet) -> None:
         try:
-            async with own_room, self._room:
-                if isinstance(message, FileOffer):
-                    await self._take(sender, message)
-                else:
-                    await self._give(sender, message)
+            if isinstance(message, FileOffer):
+                await self._take(sender, message)
+            else:
+                await self._give(sender, message)
         except TransferFailed as failure:
             log.info("transfer failed", extra={"transfer": message.id, "peer": sender, "why": str(failure)})
         except AdapterError as error:
@@ -146,7 +148,7 @@ class Courier:
             self._refuse(sender, message, error.code, str(error))
         except OSError as error:
             log.error("transfer failed here", extra={"transfer": message.id, "peer": sender, "why": str(error)})
-            self._refuse(sender, message, ErrorCode.STORE, f"the adapter's disk: {error.strerror or error}")
+            self._refuse(sender, message, ErrorCode.STORE, f"the adapter's disk: {error}")
 
     async def _take(self, sender: str, offer: FileOffer) -> None:
         file = await self._permitted(sender, offer)
@@ -154,12 +156,14 @@ class Courier:
             self._refuse(sender, offer, ErrorCode.FORBIDDEN, f"{sender} may not store {offer.file!r}")
             return
         if not await asyncio.to_thread(self._store.holds, file, offer.size, offer.sha256):
-            whole = self._staging / f"in-{_key(offer)}"
-            partial = self._staging / f"in-{_key(offer)}.part"
-            await self._receive(sender, offer, whole, partial, file)
+            with await self._promise(sender, offer, file):
+                await self._receive(sender, offer, file)
         self._transfers.tell(sender, offer.reply, FileDone(transfer=offer.id))
 
-    async def _receive(self, sender: str, offer: FileOffer, whole: Path, partial: Path, file: StoredFile) -> None:
+    async def _receive(self, sender: str, offer: FileOffer, file: StoredFile) -> None:
+        """Take a file to a place of this call's own, and from there to the store."""
+        partial = self._staging / f"in-{name_of_partial(sender, offer)}"
+        whole = self._staging / f"in-{secrets.token_hex(16)}"
         try:
             await self._transfers.receive_file(
                 offer, whole, partial, sender, offer.reply, confirm=lambda: self._keep(whole, file)
@@ -167,6 +171,29 @@ class Courier:
             self._metrics.moved("in", offer.size)
         finally:
             await asyncio.to_thread(whole.unlink, missing_ok=True)
+
+    async def _promise(self, sender: str, offer: FileOffer, file: StoredFile) -> AbstractContextManager[None]:
+        """Count a file against what its attempt may store, until it is there or given up. Raises TooLarge before the
+        first byte is taken."""
+        if isinstance(file, InputFile):
+            _refuse_over(self._most_input_bytes, offer.size, f"input {file.sha256}")
+            return nullcontext()
+        most = await self._may_store(sender, file) or 0
+        others = await asyncio.to_thread(self._store.stored_bytes, file) + self._promised[file.job, file.attempt]
+        name = f"output {file.name!r} of {file.job}"
+        _refuse_over(most, others + offer.size, f"{name} and the others of its attempt" if others else name)
+        return self._promised_while(file, offer.size)
+
+    @contextmanager
+    def _promised_while(self, file: OutputFile, size: int) -> Iterator[None]:
+        key = (file.job, file.attempt)
+        self._promised[key] += size
+        try:
+            yield
+        finally:
+            self._promised[key] -= size
+            if not self._promised[key]:
+                del self._promised[key]
 
     async def _keep(self, whole: Path, file: StoredFile) -> None:
         """Move a whole file to the store; a store that will not have it fails the transfer."""
@@ -184,6 +211,7 @@ class Courier:
             self._refuse(sender, get, ErrorCode.FORBIDDEN, "outputs are for consoles")
             return
         path, is_copy = await asyncio.to_thread(self._store.local, get.file, self._staging)
+        held = hold(path) if is_copy else -1
         try:
             size, sha256 = await asyncio.to_thread(digest_file, path)
             if isinstance(get.file, InputFile) and get.file.sha256 != sha256:
@@ -195,27 +223,22 @@ class Courier:
             self._metrics.moved("out", size)
         finally:
             if is_copy:
+                os.close(held)
                 await asyncio.to_thread(path.unlink, missing_ok=True)
 
     async def _permitted(self, sender: str, offer: FileOffer) -> StoredFile | None:
         """Give the file if the sender may store it: consoles inputs, VMs outputs of the attempts that they hold."""
         if isinstance(offer.file, InputFile) and kind_of(sender) == "console" and offer.file.sha256 == offer.sha256:
             return offer.file
-        if isinstance(offer.file, OutputFile) and await self._may_store(sender, offer.file):
+        if isinstance(offer.file, OutputFile) and await self._may_store(sender, offer.file) is not None:
             return offer.file
         return None
 
     def _refuse(self, sender: str, message: FileOffer | FileGet, code: ErrorCode, text: str) -> None:
-        self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=text))
+        self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=clip(text)))
 
 
-def _remove_left_behind(staging: Path) -> None:
-    for copy in staging.glob("out-*"):
-        with contextlib.suppress(FileNotFoundError):  # another adapter shares the directory
-            if time.time() - copy.stat().st_mtime > LEFT_BEHIND_S:
-                copy.unlink()
-
-
-def _key(offer: FileOffer) -> str:
-    """Name a file on its way by what it is: the same file offered again goes on where it stopped."""
-    return hashlib.sha256(f"{offer.id} {offer.sha256}".encode()).hexdigest()[:40]
+def _refuse_over(most: int, size: int, what: str) -> None:
+    if size > most:
+        text = f"{what}: {size} bytes are over the limit of {most >> 20} MiB"
+        raise TooLarge(f"{text}; a job asks for more by requirements.disk_mib")

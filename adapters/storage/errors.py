@@ -2,6 +2,7 @@
 
 StoreError          full, away, or refusing: the sender keeps the file and tries again
 └── NotStored       there is no such file in the store
+TooLarge            more than may be stored: the job has failed, or the person names another file
 """
 
 from __future__ import annotations
@@ -20,3 +21,9 @@ class NotStored(StoreError):
     """The store has no such file."""
 
     code = ErrorCode.NOT_FOUND
+
+
+class TooLarge(AdapterError):
+    """The file is over what may be stored; no byte of it was taken."""
+
+    code = ErrorCode.TOO_LARGE

@@ -9,18 +9,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import tempfile
-import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from adapters.storage.errors import NotStored, StoreError
+from broker import durable
 from schemas.files import GuestFile, InputFile, OutputFile
 
 StoredFile = InputFile | OutputFile
+
+#: Directory of the store where files are until they are whole.
+UNFINISHED = "unfinished"
 
 
 class Store:
@@ -50,26 +55,32 @@ class Store:
 
     def put(self, local: Path, file: StoredFile) -> None:
         """Store a local file, which is gone afterwards. Raises StoreError; what was stored is as before then, and the
-        local file stays."""
-        with mapped(self._url), self._appearing(file) as fresh:
-            self._system.put_file(str(local), fresh)
+        local file stays. On one file system nothing is copied; elsewhere holes stay holes."""
+        with mapped(self._url), self._appearing(file, local.stat().st_size) as fresh:
+            if self._is_local:
+                _link_or_copy(local, Path(fresh))
+            else:
+                self._system.put_file(str(local), fresh)
         local.unlink(missing_ok=True)
 
     def put_bytes(self, content: bytes, file: StoredFile) -> None:
         """Store bytes. Raises StoreError; what was stored is as before then."""
-        with mapped(self._url), self._appearing(file) as fresh:
+        with mapped(self._url), self._appearing(file, len(content)) as fresh:
             self._system.pipe_file(fresh, content)
 
     @contextlib.contextmanager
-    def _appearing(self, file: StoredFile) -> Iterator[str]:
-        """Give a name to write under; the file appears under its own when that has succeeded."""
+    def _appearing(self, file: StoredFile, size: int) -> Iterator[str]:
+        """Give a name to write under; the file appears under its own when that has succeeded, every byte of it."""
         path = self._path(file)
-        fresh = f"{path}.{os.getpid()}.{threading.get_ident()}.new"
+        fresh = f"{self._root}/{UNFINISHED}/{path.rpartition('/')[2]}.{secrets.token_hex(8)}"
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._system.makedirs(fresh.rpartition("/")[0], exist_ok=True)
         try:
             yield fresh
             if self._is_local:
-                _sync(fresh)
+                durable.sync_file(Path(fresh))
+            if self._system.size(fresh) != size:
+                raise StoreError(f"store {self._url}: it took {self._system.size(fresh)} of {size} bytes")
             self._system.mv(fresh, path)
             self._sync_directories(path)
         except BaseException:
@@ -77,12 +88,44 @@ class Store:
                 self._system.rm_file(fresh)
             raise
 
+    def remove_unfinished(self, keep_s: float) -> list[str]:
+        """Remove what adapters that were killed had begun to write over ``keep_s`` ago; give its names.
+
+        Raises StoreError.
+        """
+        place = f"{self._root}/{UNFINISHED}"
+        with mapped(self._url):
+            if not self._system.exists(place):
+                return []
+            old = [name for name in self._system.ls(place, detail=False) if self._age_s(name) > keep_s]
+            for name in old:
+                with contextlib.suppress(FileNotFoundError):  # another adapter looks after the store too
+                    self._system.rm_file(name)
+        return [name.rpartition("/")[2] for name in old]
+
+    def stored_bytes(self, file: OutputFile) -> int:
+        """Say how many bytes the other outputs of an output's attempt have. Raises StoreError."""
+        path = f"{self._root}/outputs/{file.job}/{file.attempt}"
+        with mapped(self._url):
+            if not self._system.exists(path):
+                return 0
+            sizes: dict[str, int] = self._system.du(path, total=False)
+        own = self._path(file)
+        return sum(size for name, size in sizes.items() if name != own)
+
+    def _age_s(self, name: str) -> float:
+        try:
+            modified: datetime = self._system.modified(name)
+        except FileNotFoundError:
+            return 0.0
+        return (datetime.now(UTC) - modified.astimezone(UTC)).total_seconds()
+
     def _sync_directories(self, path: str) -> None:
         """Make a name durable: every directory above it, since another thread may just have made any of them."""
         if not self._is_local:
             return
         for directory in Path(path).parents:
-            _sync(directory)
+            durable.sync_directory(directory)
             if directory == Path(self._root):
                 return
 
@@ -142,18 +185,17 @@ def mapped(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotStored(f"not in the store: {error.filename or error}") from error
     except OSError as error:
-        raise StoreError(f"store {url}: {error.strerror or error}; free some space or mend it, we try again") from error
+        raise StoreError(f"store {url}: {error}; free some space or mend it, we try again") from error
     except ValueError as error:
         raise StoreError(f"store = {url!r}: {error}") from error
 
 
-def _sync(path: str | Path) -> None:
-    """Have a file's bytes, or a directory's names, on the disk. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name; where that cannot be, as on another file system, copy it."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        os.link(source, target)
+    except OSError:
+        durable.copy(source, target)
 
 
 def _refuse_escape(name: str) -> None:

@@ -22,8 +22,8 @@ from pathlib import Path
 import msgpack
 from msgspec import Struct
 
+from broker import durable
 from broker.backoff import backoff
-from broker.durable import sync_directory, write_all
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Journal:
 
     def open(self) -> None:
         """Read what an earlier process left, then write the file anew. Idempotent after ``close``."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_directory(self._path.parent)
         if self._path.exists():
             for record in _records(self._path):
                 self._replay(record)
@@ -197,7 +197,8 @@ class Journal:
         if self._file is None:
             raise OSError(f"{self._path}: the journal is not open")
         try:
-            self._extent = _put(self._file, data, self._end, self._extent)
+            with durable.naming(self._path):
+                self._extent = _put(self._file, data, self._end, self._extent)
         except OSError:
             self._extent = self._end
             os.ftruncate(self._file.fileno(), self._end)
@@ -239,16 +240,18 @@ class Journal:
         fresh.unlink(missing_ok=True)
         file = FileIO(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+")
         try:
-            extent = _put(file, data, 0, 0)
+            with durable.naming(fresh):
+                extent = _put(file, data, 0, 0)
             fresh.replace(self._path)
         except BaseException:
             file.close()
+            fresh.unlink(missing_ok=True)
             raise
         old, self._file, self._end, self._extent = self._file, file, len(data), extent
         self._compact_above = max(COMPACT_ABOVE_BYTES, 2 * self._end)
         if old is not None:
             old.close()
-        sync_directory(self._path.parent)
+        durable.sync_directory(self._path.parent)
 
 
 def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
@@ -256,7 +259,7 @@ def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
     if at + len(data) > extent:
         extent = at + len(data) + EXTENT_BYTES
         os.posix_fallocate(file.fileno(), 0, extent)
-    write_all(file.fileno(), data, at)
+    durable.write_all(file.fileno(), data, at)
     os.fdatasync(file.fileno())
     return extent
 

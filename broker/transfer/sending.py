@@ -7,8 +7,10 @@ out how far the receiver came, or another receiver.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from schemas.files import FileAbort, FileChunk, FileOffer, FileWindow
 SILENCE_S = 4.0
 #: Offers in a row without an answer until the transfer is given up.
 MOST_OFFERS = 75
+#: Read at a time for a digest, bytes.
+_BLOCK_BYTES = 1 << 20
 
 
 class Sending:
@@ -37,11 +41,15 @@ class Sending:
         silence_s: float = SILENCE_S,
         most_offers: int = MOST_OFFERS,
         progress: Callable[[int], None] | None = None,
+        is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
+        """While ``is_heard`` says that our words do not reach the broker, a silence is not the receiver's."""
         self._offer, self._path = offer, path
         self._send, self._tell = send, tell
         self._silence_s = silence_s
         self._most_offers = most_offers
+        self._unanswered = 0
+        self._is_heard = is_heard
         self._progress = progress or (lambda _: None)
         self._core = Outbound(transfer=offer.id, size=offer.size)
         self._wake = asyncio.Event()
@@ -58,16 +66,13 @@ class Sending:
 
         When cancelled it tells the receiver, which would wait otherwise.
         """
-        file = await asyncio.to_thread(os.open, self._path, os.O_RDONLY)
-        offers = 0
+        file = await asyncio.to_thread(open_regular, self._path)
         try:
             self._tell(self._offer)
             while not self._done:
                 if self._failure is not None:
                     raise self._failure
-                offers = 0 if await self._heard() else offers + 1
-                if offers >= self._most_offers:
-                    raise TransferFailed(ErrorCode.TIMEOUT, f"nobody takes {self._path.name!r}: the receiver is silent")
+                await self._hear()
                 await self._send_granted(file)
         except OSError as error:
             self._give_up(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}")
@@ -84,8 +89,13 @@ class Sending:
         self._core.on_window(window)
         self._wake.set()
 
+    def on_wait(self) -> None:
+        """The receiver is there, and not ready yet."""
+        self._wake.set()
+
     def again(self) -> None:
-        """Offer again: the link is new."""
+        """Offer again: the link is new, and the receiver may need a while for its own."""
+        self._unanswered = 0
         self._tell(self._offer)
 
     def on_done(self) -> None:
@@ -98,15 +108,20 @@ class Sending:
         self._failure = TransferFailed(abort.code, abort.message)
         self._wake.set()
 
-    async def _heard(self) -> bool:
-        """Wait for a word of the receiver; after a silence offer again."""
+    async def _hear(self) -> None:
+        """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many."""
         try:
             await asyncio.wait_for(self._wake.wait(), self._silence_s)
         except TimeoutError:
+            self._unanswered += self._is_heard()
+            if self._unanswered >= self._most_offers:
+                text = f"nobody takes {self._path.name!r}: the receiver is silent"
+                raise TransferFailed(ErrorCode.TIMEOUT, text) from None
             self._tell(self._offer)
-            return False
+            return
         self._wake.clear()
-        return True
+        self._unanswered = 0
+        self._progress(self._core.next)
 
     async def _send_granted(self, file: int) -> None:
         """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""
@@ -146,8 +161,21 @@ def _forgive(confirm: asyncio.Future[None]) -> None:
         return
 
 
+def open_regular(path: Path) -> int:
+    """Open a file for reading. Raises OSError, also for what is no regular file: such a one may have no end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def digest_file(path: Path) -> tuple[int, str]:
-    """Give a file's size and SHA-256. Blocking; raises OSError."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+    """Give a file's size and the SHA-256 of so much of it: it may be growing. Blocking; raises OSError."""
+    digest = hashlib.sha256()
+    with open(open_regular(path), "rb", buffering=0) as file:
+        left = os.fstat(file.fileno()).st_size
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            digest.update(block)
+            left -= len(block)
         return file.tell(), digest.hexdigest()

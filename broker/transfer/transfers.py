@@ -15,14 +15,14 @@ from typing import Any
 import msgspec
 
 from broker.connection import Connection, Delivery
-from broker.errors import TransferFailed
+from broker.errors import Disconnected, TransferFailed
 from broker.routes import Route, file_route, kind_of, up
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import MOST_OFFERS, Sending
 from schemas.codec import encode
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
-from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWindow, InputFile
+from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, InputFile
 
 #: The peer of a transfer that any storage adapter may serve.
 ANY_ADAPTER = "adapter-"
@@ -33,6 +33,9 @@ class _Open(msgspec.Struct, kw_only=True):
     suffix: str = ""
     end: Receiving | Sending | None = None
     offered: asyncio.Future[FileOffer] | None = None
+    progress: Callable[[int], None] | None = None
+    #: The broker's confirm of what we said last.
+    word: asyncio.Future[None] | None = None
 
 
 class Transfers:
@@ -67,6 +70,7 @@ class Transfers:
             lambda m: self._tell(entry, m),
             most_offers=most_offers,
             progress=progress,
+            is_heard=lambda: _is_heard(entry),
         )
         entry.end = sending
         try:
@@ -104,20 +108,24 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
         ask_every_s: float = 4.0,
     ) -> FileOffer:
-        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever.
+        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever. ``progress`` is
+        called with what came, also where the peer only says that it is there.
 
-        Raises TransferFailed; CONFLICT when what is offered for an input has not the SHA-256 that names it.
+        Raises TransferFailed; CONFLICT when what is offered for an input has not the SHA-256 that names it. When
+        cancelled it tells the peer, which would offer for a while otherwise.
         """
         offered: asyncio.Future[FileOffer] = asyncio.get_running_loop().create_future()
-        entry = self._open[get.id] = _Open(peer=peer, offered=offered)
+        entry = self._open[get.id] = _Open(peer=peer, offered=offered, progress=progress)
+        hooks = {"again": lambda: self._ask(entry, get), "progress": progress, "most_stalls": None}
         try:
             offer = await self._until_offered(entry, get, offered, ask_every_s)
             self._check_asked(entry, get, offer)
-        except BaseException:
-            self._open.pop(get.id, None)
+            await self._receive(entry, offer, target, partial, **hooks)
+        except asyncio.CancelledError:
+            self._tell(entry, FileAbort(transfer=get.id, code=ErrorCode.INTERRUPTED, message="nobody waits for it"))
             raise
-        hooks = {"again": lambda: self._ask(entry, get), "progress": progress, "most_stalls": None}
-        await self._receive(entry, offer, target, partial, **hooks)
+        finally:
+            self._open.pop(get.id, None)
         return offer
 
     def on_delivery(self, delivery: Delivery) -> None:
@@ -138,6 +146,11 @@ class Transfers:
     def is_open(self, transfer: str) -> bool:
         """Say whether a transfer is going on."""
         return transfer in self._open
+
+    def is_heard(self, transfer: str) -> bool:
+        """Say whether the broker has taken what we said last: then a silence is the peer's."""
+        entry = self._open.get(transfer)
+        return entry is None or _is_heard(entry)
 
     def on_message(self, sender: str, message: Message) -> bool:
         """Hand a message to its transfer. False: there is none, or the sender is not its peer."""
@@ -165,6 +178,10 @@ class Transfers:
                 end.again()
             case Receiving() | Sending() as end, FileAbort():
                 end.on_abort(message)
+            case Receiving() | Sending() as end, FileWait():
+                end.on_wait()
+            case None, FileWait() if entry.progress is not None:
+                entry.progress(0)
             case Sending() as end, FileWindow():
                 end.on_window(message)
             case Sending() as end, FileDone():
@@ -186,7 +203,9 @@ class Transfers:
         partial: Path,
         **hooks: Any,
     ) -> None:
-        receiving = Receiving(offer, target, partial, lambda m: self._tell(entry, m), **hooks)
+        receiving = Receiving(
+            offer, target, partial, lambda m: self._tell(entry, m), is_heard=lambda: _is_heard(entry), **hooks
+        )
         entry.end = receiving
         try:
             await receiving.run()
@@ -210,26 +229,34 @@ class Transfers:
             raise TransferFailed(ErrorCode.CONFLICT, text)
 
     def _ask(self, entry: _Open, get: FileGet) -> None:
-        self._publish(self._opening_route(entry), get)
+        entry.word = self._publish(self._opening_route(entry), get)
 
     def _tell(self, entry: _Open, message: Message) -> None:
         if isinstance(message, FileOffer):
-            self._publish(self._opening_route(entry), message)
+            entry.word = self._publish(self._opening_route(entry), message)
         elif entry.peer != ANY_ADAPTER:
-            self._publish(file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False), message)
+            route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
+            entry.word = self._publish(route, message)
 
     def _chunk(self, entry: _Open, chunk: FileChunk) -> asyncio.Future[None]:
         route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=True)
-        return self._connection.send(*route, encode(chunk), mandatory=False, persistent=False)
+        entry.word = self._connection.send(*route, encode(chunk), mandatory=False, persistent=False)
+        return entry.word
 
     def _opening_route(self, entry: _Open) -> Route:
         if kind_of(entry.peer) == "adapter":
             return up(self._connection.user, "offer")
         return file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
 
-    def _publish(self, route: Route, message: Message) -> None:
+    def _publish(self, route: Route, message: Message) -> asyncio.Future[None]:
         message = msgspec.structs.replace(message, reply=self._my_suffix)
-        self._connection.send(*route, encode(message), mandatory=False, persistent=False)
+        return self._connection.send(*route, encode(message), mandatory=False, persistent=False)
+
+
+def _is_heard(entry: _Open) -> bool:
+    """A word that the broker has neither confirmed nor refused may lie in a link that is dead, or a broker that is."""
+    word = entry.word
+    return word is None or (word.done() and not word.cancelled() and not isinstance(word.exception(), Disconnected))
 
 
 def _is_stalled(entry: _Open) -> bool:

@@ -175,6 +175,8 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
 def push(invocation: Invocation, name: str, local: Path, path: str) -> None:
     """Send the file LOCAL into a VM, to PATH below its agent's file area (by default under its own name).
 
+    A PATH that is a directory there receives it under its own name, as with cp.
+
     \b
     Example:
       volcloud vm push atlas-1 card.dat inputs/card.dat
@@ -187,17 +189,18 @@ def push(invocation: Invocation, name: str, local: Path, path: str) -> None:
 @vm.command("pull")
 @click.argument("name", metavar="VM")
 @click.argument("path")
-@click.argument("local", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.argument("local", type=click.Path(path_type=Path), required=False)
 @data_option
 @pass_invocation
 def pull(invocation: Invocation, name: str, path: str, local: Path | None) -> None:
-    """Take the file PATH out of a VM's file area, to LOCAL (by default its name, here).
+    """Take the file PATH out of a VM's file area, to LOCAL, a file or a directory (by default its name, here).
 
     \b
     Example:
       volcloud vm pull atlas-1 outputs/events.root
     """
-    target = local or Path(Path(path).name)
+    own_name = Path(Path(path).name)
+    target = local / own_name if local is not None and local.is_dir() else local or own_name
     with invocation.client() as client, transfer_bars() as bars:
         size = client.pull(name, path, target, progress=file_bar(bars, target.name))
     invocation.say(f"{target}: {size} bytes")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker import durable
 from deploy.image import debian, disk, distributions, initramfs, tools, tree
 from deploy.image.errors import BuildError
 from host_agent.images import MANIFEST, ImageManifest, describe_file, read_manifest
@@ -121,7 +122,8 @@ def _make_image(target: Path, base: Path, packages: Path) -> None:
     initramfs.write(target / "initrd", base / "tree/usr/bin/busybox", base / "modules", tree.recipe("initramfs.sh"))
     shutil.copyfile(base / "vmlinuz", target / "vmlinuz")
     shutil.copyfile(base / "packages.txt", target / "packages.txt")
-    (target / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(_manifest(target))) + b"\n")
+    body = msgspec.json.format(msgspec.json.encode(_manifest(target))) + b"\n"
+    durable.replace(target / MANIFEST, body, mode=0o644)
 
 
 def _manifest(image: Path) -> ImageManifest:
@@ -139,8 +141,10 @@ def _copy_out(image: Path, output: Path) -> None:
     # The manifest comes last: while it is missing, the output is not an image.
     for entry in sorted(image.iterdir(), key=lambda path: path.name == MANIFEST):
         making = output / f".{entry.name}.tmp"
-        shutil.copyfile(entry, making)
+        making.unlink(missing_ok=True)
+        durable.copy(entry, making, mode=0o644)
         making.replace(output / entry.name)
+        durable.sync_directory(output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

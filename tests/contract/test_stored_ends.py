@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.config import StorageAdapterConfig
 from adapters.ledger.attempts import AttemptState
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter, _complete
 from adapters.storage.store import Store
 from broker.routes import DOWN
+from schemas.description import Requirements
 from schemas.envelope import Failed
 from schemas.files import OutputFile
 from schemas.jobs import JobAssign, JobCompletion, JobCompletionAnswer, Outcome, OutputEntry
@@ -27,7 +29,8 @@ class Centre:
     def __init__(self, desk: Desk, directory: Path) -> None:
         self.desk, self.wire, self.store = desk, Wire("adapter-store-1"), Store(f"file://{directory}/store")
         metrics = Metrics("adapter-store-1", CollectorRegistry())
-        self.adapter = StorageAdapter(self.wire.connection, desk.ledger, self.store, directory / "staging", metrics)
+        config = StorageAdapterConfig(credential="", ledger="", store="", staging=str(directory / "staging"))
+        self.adapter = StorageAdapter(self.wire.connection, desk.ledger, self.store, config, metrics)
         self.root = directory / "store"
 
     def stored(self, job: JobAssign) -> bytes | None:
@@ -87,9 +90,11 @@ async def test_another_vm_overwrites_nothing(desk: Desk, centre: Centre) -> None
     assert centre.answers() == [(False, "foreign_attempt"), (True, ""), (False, "foreign_attempt")]
 
 
-@pytest.mark.parametrize(("vm", "ended", "may"), [("vm-1", False, True), ("vm-2", False, False), ("vm-1", True, False)])
+@pytest.mark.parametrize(
+    ("vm", "ended", "may"), [("vm-1", False, 16 << 30), ("vm-2", False, None), ("vm-1", True, None)]
+)
 async def test_a_file_is_taken_of_the_holder_until_the_end(
-    desk: Desk, centre: Centre, vm: str, ended: bool, may: bool
+    desk: Desk, centre: Centre, vm: str, ended: bool, may: int | None
 ) -> None:
     desk.submit("one")
     job = desk.start("vm-1")
@@ -97,7 +102,7 @@ async def test_a_file_is_taken_of_the_holder_until_the_end(
         desk.complete(job)
 
     file = OutputFile(job=job.job, attempt=job.attempt, name="big")
-    assert await centre.adapter._may_store(vm, file) is may
+    assert await centre.adapter._may_store(vm, file) == may
 
 
 async def test_an_expired_attempt_that_may_still_finish_stores(desk: Desk, centre: Centre) -> None:
@@ -142,3 +147,11 @@ async def test_a_full_store_is_told_to_the_holder_alone(
     ((key, answer),) = centre.wire.to(DOWN)
     assert isinstance(answer, Failed)
     assert (key, "No space left" in answer.message) == ("vm.1", True)
+
+
+async def test_a_job_that_asks_for_disk_may_store_as_much(desk: Desk, centre: Centre) -> None:
+    desk.submit("one", requirements=Requirements(disk_mib=100))
+    job = desk.start("vm-1")
+
+    file = OutputFile(job=job.job, attempt=job.attempt, name="big")
+    assert await centre.adapter._may_store("vm-1", file) == 100 << 20

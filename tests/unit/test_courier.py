@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adapters.metrics import Metrics
-from adapters.storage.courier import LEFT_BEHIND_S, MOST_OPEN_OF_ONE, MOST_WAITING_OF_ONE, Courier
+from adapters.storage.courier import LEFT_BEHIND_S, ROOM, Courier
 from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.transfer import Transfers
+from broker.transfer.sending import digest_file
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileGet, FileOffer, InputFile, OutputFile
+from schemas.files import FileAbort, FileGet, FileOffer, FileWait, FileWindow, InputFile, OutputFile
 from tests.unit.wires import Post, Wire, until
 
 CONTENT = b"content"
@@ -33,12 +35,14 @@ class Room:
         self.wire = Wire("adapter-store-1")
         self.store = Store(f"file://{directory}/store")
         self.staging = directory / "staging"
+        #: Bytes that VMs may store, by name.
+        self.allowed: dict[str, int] = {}
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire.connection)
         self.courier = Courier(transfers, self.store, self.staging, self._may_store, self._bury, metrics)
 
-    async def _may_store(self, sender: str, file: OutputFile) -> bool:
-        return False
+    async def _may_store(self, sender: str, file: OutputFile) -> int | None:
+        return self.allowed.get(sender)
 
     async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
         delivery.ack()
@@ -73,19 +77,20 @@ async def test_who_may_not_be_written_to_gets_no_answer(room: Room, sender: str)
 
 async def test_one_sender_cannot_take_the_room_of_the_others(room: Room) -> None:
     room.store.put_bytes(CONTENT, InputFile(sha256=SHA256))
-    for _ in range(MOST_OPEN_OF_ONE + MOST_WAITING_OF_ONE + 20):
+    for _ in range(ROOM.known_of_one + 20):
         room.open("vm-greedy", FileGet(file=InputFile(sha256=SHA256)))
     room.open("vm-other", FileGet(file=InputFile(sha256=SHA256)))
 
-    await until(lambda: len(room.said(FileOffer)) > MOST_OPEN_OF_ONE)
+    await until(lambda: len(room.said(FileOffer)) > ROOM.at_work_of_one)
     await asyncio.sleep(0.1)
 
     offers = Counter(key for key, _ in room.said(FileOffer))
-    assert offers == {"vm.greedy.files": MOST_OPEN_OF_ONE, "vm.other.files": 1}
-    assert len(room.courier._serving) == MOST_OPEN_OF_ONE + MOST_WAITING_OF_ONE + 1
+    assert offers == {"vm.greedy.files": ROOM.at_work_of_one, "vm.other.files": 1}
+    assert room.courier.desk.known == ROOM.known_of_one + 1
+    assert Counter(key for key, _ in room.said(FileWait)) == {"vm.greedy.files": 20}
     await room.courier.close()
     await asyncio.sleep(0)
-    assert (room.courier._serving, dict(room.courier._desks)) == ({}, {})
+    assert room.courier.desk.known == 0
 
 
 async def test_a_damaged_input_is_not_handed_out(room: Room, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,15 +124,104 @@ async def test_a_disk_that_fails_is_told_to_who_asked(room: Room, monkeypatch: p
     await room.courier.close()
 
 
-def test_copies_of_a_killed_adapter_are_removed_when_they_are_old(tmp_path: Path) -> None:
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    old, new, incoming = (staging / name for name in ("out-old", "out-new", "in-old"))
-    for path in (old, new, incoming):
-        path.touch()
-    for path in (old, incoming):
-        os.utime(path, (0, time.time() - LEFT_BEHIND_S - 1))
+def test_what_killed_adapters_left_in_staging_and_store_goes_when_it_is_old(room: Room, tmp_path: Path) -> None:
+    """Also partial files of transfers that broke off: those once stayed for ever."""
+    room.store.put_bytes(CONTENT, InputFile(sha256=SHA256))
+    unfinished = tmp_path / "store" / "unfinished"
+    for directory in (room.staging, unfinished):
+        for name in ("out-1", "in-1.part", "in-1.mark", "in-2"):
+            for age in ("old", "new"):
+                (directory / f"{age}-{name}").touch()
+                if age == "old":
+                    os.utime(directory / f"{age}-{name}", (0, time.time() - LEFT_BEHIND_S - 10))
 
-    Room(tmp_path)
+    room.courier.remove_left_behind()
 
-    assert sorted(path.name for path in staging.iterdir()) == ["in-old", "out-new"]
+    for directory in (room.staging, unfinished):
+        assert {path.name[:4] for path in directory.iterdir()} == {"new-"}
+    assert room.store.has_input(SHA256)
+
+
+def output_offer(size: int, name: str = "big", content: bytes = b"") -> FileOffer:
+    file = OutputFile(job="site-a/j.1", attempt=1, name=name)
+    return FileOffer(file=file, size=size or len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+async def test_an_output_over_its_jobs_limit_is_refused_before_its_first_byte(room: Room) -> None:
+    """`truncate -s 6G` in a job once wrote 6 GB here; it is refused by the number that was offered."""
+    room.allowed["vm-a"] = 64 << 20
+    room.store.put_bytes(bytes(1000), OutputFile(job="site-a/j.1", attempt=1, name="other"))
+
+    room.open("vm-a", output_offer(6 << 30))
+    room.open("vm-a", output_offer((64 << 20) - 999, name="just"))
+    await until(lambda: len(room.wire.sent) == 2)
+
+    answers = [message for _, message in room.said(FileAbort)]
+    assert [answer.code for answer in answers] == [ErrorCode.TOO_LARGE] * 2  # type: ignore[attr-defined]
+    assert "6442451944 bytes are over the limit of 64 MiB" in answers[0].message  # type: ignore[attr-defined]
+    assert not room.said(FileWindow)
+    assert list(room.staging.iterdir()) == []
+    await room.courier.close()
+
+
+async def test_outputs_of_one_attempt_that_come_together_count_together(room: Room) -> None:
+    room.allowed["vm-a"] = 64 << 20
+
+    room.open("vm-a", output_offer(40 << 20, name="first"))
+    await until(lambda: room.said(FileWindow))
+    room.open("vm-a", output_offer(40 << 20, name="second"))
+    await until(lambda: room.said(FileAbort))
+
+    ((_, answer),) = room.said(FileAbort)
+    assert "'second'" in answer.message  # type: ignore[attr-defined]
+    await room.courier.close()
+
+
+async def test_two_vms_that_choose_the_same_transfer_do_not_meet_on_the_disk(room: Room) -> None:
+    room.allowed |= {"vm-a": 1 << 30, "vm-b": 1 << 30}
+    offer = output_offer(1 << 20)
+
+    room.open("vm-a", offer)
+    await until(lambda: room.said(FileWindow))
+    (mine,) = room.staging.iterdir()
+    room.open("vm-b", offer)
+    await room.courier.close()
+
+    assert [path.name for path in room.staging.iterdir()] == [mine.name]
+
+
+async def test_a_file_comes_to_the_store_without_a_second_copy_of_it(room: Room, tmp_path: Path) -> None:
+    """One job with 300 MB once cost 600."""
+    local = tmp_path / "local"
+    local.write_bytes(CONTENT)
+    inode = local.stat().st_ino
+
+    room.store.put(local, InputFile(sha256=SHA256))
+
+    path, is_copy = room.store.local(InputFile(sha256=SHA256), tmp_path)
+    assert (path.stat().st_ino, is_copy, local.exists()) == (inode, False, False)
+
+
+async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_are_there(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was once given up after 45 s of silence, and read anew at each question."""
+    room.store.put_bytes(CONTENT, InputFile(sha256=SHA256))
+    reads, may_go = [], threading.Event()
+
+    def slowly(path: Path) -> tuple[int, str]:
+        reads.append(path)
+        may_go.wait(30)
+        return digest_file(path)
+
+    monkeypatch.setattr("adapters.storage.courier.digest_file", slowly)
+    get = FileGet(file=InputFile(sha256=SHA256))
+    for _ in range(3):
+        room.open("vm-a", get)
+        await until(lambda: reads)
+
+    assert [message.transfer for _, message in room.said(FileWait)] == [get.id] * 2  # type: ignore[attr-defined]
+    may_go.set()
+    await until(lambda: room.said(FileOffer))
+    assert len(reads) == 1
+    await room.courier.close()
