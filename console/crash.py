@@ -21,7 +21,10 @@ MOST_KEPT = 20
 
 def keep(text: str) -> Path | None:
     """Write the account of a crash into a new file of mode 0600 and give its path; None where no directory takes it."""
-    name = f"crash-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{time.monotonic_ns() % 10**6}.txt"
+    now_s, fraction_ns = divmod(time.time_ns(), 10**9)
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_s))
+    # The fraction before the pid: the oldest are found by their names.
+    name = f"crash-{stamp}.{fraction_ns:09}Z-{os.getpid()}.txt"
     for directory in (_state_directory(), Path(tempfile.gettempdir())):
         with suppress(OSError):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

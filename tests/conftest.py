@@ -6,11 +6,17 @@ import os
 import signal
 
 import pytest
+from hypothesis import settings
 
 from tests import reaper
 
 #: Folders whose every test talks to a broker, or is a whole system.
 WITH_SERVICES = ("tests/broker/", "tests/system/", "tests/long/")
+
+
+# On a busy machine an example takes as long as it takes; a test that hangs is ended by its own time limit.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 @pytest.hookimpl(tryfirst=True)
