@@ -53,6 +53,13 @@ class _User(msgspec.Struct, frozen=True):
     name: str
 
 
+class _Node(msgspec.Struct, frozen=True):
+    disk_free_alarm: bool = False
+    mem_alarm: bool = False
+    disk_free: int = 0
+    disk_free_limit: int = 0
+
+
 class _Binding(msgspec.Struct, frozen=True):
     source: str
     destination: str
@@ -111,6 +118,12 @@ class Management:
     def put_limit(self, user: str, limit: str, value: int) -> None:
         """Set ``max-connections`` or ``max-channels`` of a user. Idempotent."""
         self._put(f"user-limits/{quote(user, safe='')}/{limit}", {"value": value})
+
+    def alarms(self) -> list[str]:
+        """Name the alarms for which the broker takes no messages: it is short of disk, or of memory."""
+        (node,) = self._get("nodes?columns=disk_free_alarm,mem_alarm,disk_free,disk_free_limit", list[_Node])
+        disk = f"only {node.disk_free >> 20} MiB of disk are free, {node.disk_free_limit >> 20} must be"
+        return [*([disk] if node.disk_free_alarm else []), *(["its memory is full"] if node.mem_alarm else [])]
 
     def exchanges(self) -> dict[str, str]:
         """Say of each exchange by name what it is: ``durable topic``."""

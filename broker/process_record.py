@@ -31,6 +31,10 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         """That very process still runs; a zombie does not."""
         return self.started > 0 and self.boot == _boot_id() and _started(self.pid) == self.started
 
+    def is_stopped(self) -> bool:
+        """That very process is there, and stopped by a signal or a debugger: it does nothing until it is continued."""
+        return self.is_alive() and _run_state(self.pid) in ("T", "t")
+
     def end(self, patience_s: float) -> None:
         """Terminate it, and kill its process group when the patience is at its end. Returns when it is gone.
 
@@ -61,12 +65,22 @@ def read_record(path: Path) -> ProcessRecord | None:
 
 def _started(pid: int) -> int | None:
     """Tick at which a process started; None if it is gone or a zombie."""
+    fields = _fields(pid)
+    return None if not fields or fields[0] in "ZX" else int(fields[19])
+
+
+def _run_state(pid: int) -> str:
+    fields = _fields(pid)
+    return fields[0] if fields else ""
+
+
+def _fields(pid: int) -> list[str]:
+    """Give what the kernel says of a process behind its name; nothing of one that is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+        return []
+    return text[text.rindex(")") + 2 :].split()
 
 
 def _boot_id() -> str:

@@ -33,6 +33,11 @@ class Plan(Settings, frozen=True, kw_only=True):
         """The places of its data directory."""
         return Layout(Path(self.data))
 
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is: as it is told, or in the data directory."""
+        return self.ledger or f"sqlite:///{self.layout.root / 'ledger.db'}"
+
 
 class Names(msgspec.Struct, frozen=True, kw_only=True):
     """What was chosen once for a data directory."""
@@ -81,8 +86,8 @@ def principals(plan: Plan, names: Names) -> list[str]:
 
 def settle_names(plan: Plan) -> Names:
     """Give what was chosen before, and choose what is new; a port that is taken meanwhile is chosen anew."""
-    path = plan.layout.etc / "names.json"
-    names = _read_names(path)
+    path = _names_path(plan.layout)
+    names = read_names(plan.layout) if path.exists() else Names(host=unguessable("host"))
     processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
     ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
     names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
@@ -132,17 +137,17 @@ def read_plan(path: Path) -> Plan:
         raise BadInput(f"{path}: no plan of a system: {error}", "start it with `volcloud up`") from error
 
 
-def _read_names(path: Path) -> Names:
+def read_names(layout: Layout) -> Names:
+    """Read what was chosen for a data directory. Raises BadInput."""
+    path = _names_path(layout)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Names)
-    except FileNotFoundError:
-        return Names(host=unguessable("host"))
-    except msgspec.MsgspecError as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise BadInput(f"{path}: {error}", "restore the file: the host's VMs belong to the name in it") from error
 
 
-def _ledger(plan: Plan) -> str:
-    return plan.ledger or f"sqlite:///{plan.layout.root / 'ledger.db'}"
+def _names_path(layout: Layout) -> Path:
+    return layout.etc / "names.json"
 
 
 def _store(plan: Plan) -> str:
@@ -160,7 +165,7 @@ def _key_manager(plan: Plan, names: Names) -> KeysConfig:
 def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:
     return JobAdapterConfig(
         credential=str(plan.layout.credential(principal_of(process, names))),
-        ledger=_ledger(plan),
+        ledger=plan.ledger_url,
         store=_store(plan),
         lease_s=plan.lease_s,
         beat_s=plan.beat_s,
@@ -172,7 +177,7 @@ def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:
 def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterConfig:
     return StorageAdapterConfig(
         credential=str(plan.layout.credential(principal_of(process, names))),
-        ledger=_ledger(plan),
+        ledger=plan.ledger_url,
         store=_store(plan),
         staging=str(plan.layout.root / "staging"),
         lease_s=plan.lease_s,

@@ -18,6 +18,7 @@ from console.centre.broker_process import BrokerProcess
 from console.centre.child import Child, daemon_command
 from console.centre.ending import Ground, ended_from_outside
 from console.centre.guest_image import provide_image
+from console.centre.health import keep_watch
 from console.centre.layout import Layout
 from console.centre.log_bounds import keep_bounded
 from console.centre.made import refuse_unlike
@@ -75,6 +76,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 await self._bring_up(group)
                 self._settle()
+                group.create_task(keep_watch(self._layout, self._say), name="health")
                 on_ready()
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors

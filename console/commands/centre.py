@@ -16,9 +16,10 @@ from rich.text import Text
 
 from broker.logs import log_to_file
 from console.centre.detach import start_detached
+from console.centre.health import Trouble
 from console.centre.layout import Layout
 from console.centre.made import refuse_unlike
-from console.centre.overview import Overview, look
+from console.centre.overview import Overview, QueueView, look
 from console.centre.plan import Plan, read_plan, write_plan
 from console.centre.process_state import SUPERVISOR
 from console.centre.settings import Settings, differences, read_changes, settle, told
@@ -27,7 +28,7 @@ from console.centre.supervisor import held_up, hold_until_ended
 from console.centre.voice import Voice
 from console.errors import CommandFailed, Unreachable
 from console.invocation import Invocation, data_option, json_option, pass_invocation
-from console.rendering import ago, lines, render_hosts, render_vms, table, told_counts
+from console.rendering import ago, clock, lines, render_hosts, render_vms, table, told_counts
 
 #: How long an orderly stop may take before `down` does it by itself, seconds.
 STOP_S = 180.0
@@ -105,7 +106,9 @@ def down(invocation: Invocation) -> None:
 @json_option
 @pass_invocation
 def status(invocation: Invocation) -> None:
-    """Show how the system is: processes, broker, queues, hosts, VMs, jobs. Exit status 3 when it is down.
+    """Show how the system is: processes, broker, queues, hosts, VMs, jobs, and what is wrong with which part.
+
+    Each part is asked by itself, and the answer comes within ten seconds. Exit status 3 when something is wrong.
 
     \b
     Example:
@@ -113,8 +116,9 @@ def status(invocation: Invocation) -> None:
     """
     seen = look(Layout(invocation.directory))
     invocation.show(seen, _render)
-    if seen.trouble:
-        raise Unreachable(seen.trouble, "`volcloud up` starts it; DIR/log holds what went wrong")
+    if seen.troubles:
+        first = seen.troubles[0]
+        raise Unreachable(f"{first.part}: {first.what}{_since(first)}", first.mend)
 
 
 def _end_supervisor(layout: Layout, say: Callable[[str], None]) -> None:
@@ -171,22 +175,36 @@ def _render(seen: Overview) -> RenderableType:
         _processes(seen),
     ]
     if seen.queues:
-        parts += ["", _queues(seen)]
+        parts += ["", _queues(seen.queues)]
     if seen.hosts:
-        parts += ["", render_hosts(seen.hosts), "", render_vms(seen.vms)]
-    return Group(*parts, "", lines([("jobs", told_counts(seen.jobs))]))
+        parts += ["", render_hosts(seen.hosts), "", render_vms(seen.vms or [])]
+    if seen.troubles:
+        parts += ["", _troubles(seen.troubles)]
+    jobs = "not known: the centre could not be asked" if seen.jobs is None else told_counts(seen.jobs)
+    return Group(*parts, "", lines([("jobs", jobs)]))
 
 
 def _processes(seen: Overview) -> RenderableType:
     shown = table("PROCESS", "PID", "STATE", "SINCE", "RESTARTS", "LAST END")
     for one in seen.processes:
-        word = Text("running", style="green") if one.is_alive else Text("gone", style="red")
+        word = Text(one.state, style="green" if one.state == "running" else "red")
         shown.add_row(one.name, str(one.pid), word, ago(one.since_ms), str(one.restarts or ""), one.last_end)
     return shown
 
 
-def _queues(seen: Overview) -> RenderableType:
+def _troubles(troubles: list[Trouble]) -> RenderableType:
+    shown = table("TROUBLE", "SINCE", "WHAT", "NEXT")
+    for one in troubles:
+        shown.add_row(Text(one.part, style="red"), ago(one.since_ms), one.what, one.mend)
+    return shown
+
+
+def _since(trouble: Trouble) -> str:
+    return f", since {clock(trouble.since_ms)}" if trouble.since_ms else ""
+
+
+def _queues(queues: list[QueueView]) -> RenderableType:
     shown = table("QUEUE", "MESSAGES", "CONSUMERS")
-    for one in seen.queues:
+    for one in queues:
         shown.add_row(one.name, str(one.messages), str(one.consumers))
     return shown

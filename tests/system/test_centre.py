@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -133,6 +134,55 @@ def test_killed_at_a_step_of_its_making_it_goes_down_and_comes_up_again(place: P
     assert place.left() == []
     place.ready()
     place.runs_a_job("after-the-kill")
+
+
+@pytest.fixture(scope="module")
+def held() -> Iterator[Place]:
+    """A system that is up, for tests that leave it as it was."""
+    with placed(Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))) as one:
+        one.ready()
+        yield one
+
+
+@pytest.mark.parametrize("process", ["broker", "job_adapter-1"])
+def test_a_frozen_part_is_named_in_seconds_with_since_when_and_what_to_do(held: Place, process: str) -> None:
+    pid = held.pid(process)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        until(lambda: f"{process}: is frozen" in held.log(), "the supervisor has seen it", 60)
+        done = held.volcloud("status", timeout_s=30)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert done.returncode == 3
+    assert re.search(rf"Error: {process}: is frozen.*, since 2\d\d\d-", done.stderr)
+    assert f"kill -CONT {pid}" in done.stderr
+    assert "not known: the centre could not be asked" in done.stdout
+    assert "no jobs" not in done.stdout
+    until(lambda: held.volcloud("status").returncode == 0, "it is well again", 60)
+
+
+def test_a_restart_of_the_broker_is_shown(held: Place) -> None:
+    before = held.pid("broker")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: held.pid("broker") != before, "it is started again", 60)
+    until(lambda: held.volcloud("status").returncode == 0, "all is well", 60)
+
+    seen = json.loads(held.ok("status", "--json"))
+
+    shown = next(one for one in seen["processes"] if one["name"] == "broker")
+    assert (shown["restarts"], shown["last_end"], shown["state"]) == (1, "exit status -9", "running")
+
+
+def test_a_system_that_is_down_is_not_said_to_have_no_jobs(place: Place) -> None:
+    place.layout.make()
+
+    done = place.volcloud("status")
+
+    assert done.returncode == 3
+    assert "nothing runs in" in done.stderr
+    assert "`volcloud up` starts it" in done.stderr
+    assert "no jobs" not in done.stdout
 
 
 def test_a_reader_that_goes_leaves_a_system_that_holds_and_ends_in_order(place: Place) -> None:
@@ -269,6 +319,7 @@ def test_a_full_disk_ends_no_system_and_all_of_it_comes_back_with_the_space(smal
         said = "".join(heard.readline() for _ in range(4))
         assert "No space left on device" in said, said
         assert place.supervisor.poll() is None
+        assert "Error: disk: 0 MB are free" in place.volcloud("status").stderr
 
         filler.unlink()
 
