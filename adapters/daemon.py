@@ -35,6 +35,7 @@ def serve(name: str, description: str, kind: type[C], run: Callable[[C], Awaitab
         log.info("starting", extra=show_config(config))
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(_until_signal(run(config)))
+        log.info("stopped")
     except ConfigError as error:
         sys.exit(f"{name}: {error}")
     except (BrokerError, AdapterError, OSError, ValueError) as error:

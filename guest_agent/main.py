@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import signal
 from pathlib import Path
 
 from broker.logs import log_to_stderr
 from guest_agent.agent import GuestAgent
 from guest_agent.seed import SeedSource
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -21,10 +24,12 @@ def main() -> None:
     parser.add_argument("--image", default="", help="SHA-256 id of the image that this VM was made from")
     options = parser.parse_args()
     log_to_stderr("guest_agent")
+    log.info("starting", extra={"state_dir": str(options.state_dir), "image": options.image})
     options.state_dir.mkdir(parents=True, exist_ok=True)
     source = SeedSource(None if options.seed == "auto" else Path(options.seed))
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_run(GuestAgent(source, options.state_dir, image=options.image)))
+    log.info("stopped")
 
 
 async def _run(agent: GuestAgent) -> None:

@@ -190,7 +190,9 @@ class JobLoop:
                 come.clear()
                 await come.wait()
             attempt = slot.at_hand.popleft()
+            log.info("job begins", extra=_named(attempt))
             completion = await self._run(slot, attempt)
+            log.info("job ended", extra=_named(attempt) | _how(completion))
             lanes = slot.wanted()
             if lanes:
                 completion = msgspec.structs.replace(completion, request=self._request(slot, lanes))
@@ -323,6 +325,16 @@ class JobLoop:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("job loop: a step failed", exc_info=task.exception())
+
+
+def _named(attempt: Attempt) -> dict[str, object]:
+    return {"job": attempt.assign.job, "attempt": attempt.assign.attempt}
+
+
+def _how(completion: JobCompletion) -> dict[str, object]:
+    """Say how an attempt ended; why, where it did not end well."""
+    why = {"why": completion.cause} if completion.cause else {}
+    return {"outcome": str(completion.outcome), "exit_status": completion.exit_status} | why
 
 
 def _discard_all(attempts: Sequence[Attempt]) -> None:

@@ -35,6 +35,7 @@ def main() -> None:
         log.info("starting", extra=show_config(config))
         Path(config.directory).mkdir(parents=True, exist_ok=True)
         living = asyncio.run(_run(config, poweroff_all=options.poweroff_all))
+        log.info("stopped", extra={"vms_left_running": len(living)})
         if living:
             print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
     except ConfigError as error:

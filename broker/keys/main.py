@@ -36,6 +36,7 @@ def main() -> None:
         log.info("starting", extra=show_config(config))
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(_until_signal(config))
+        log.info("stopped")
     except ConfigError as error:
         log.error("wrong setting", extra={"why": str(error)})
         sys.exit(2)

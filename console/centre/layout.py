@@ -64,6 +64,15 @@ class Layout(msgspec.Struct, frozen=True):
         return self.host / "vms.json"
 
     @property
+    def vm_markers(self) -> list[Path]:
+        """The marker of each VM that this host has, in a directory of the VM's id; each driver has a place of its own.
+
+        No deeper: below are the directories of payloads, who may call a file what they like.
+        """
+        places = self.host / "hypervisor"
+        return sorted([*places.glob("*/vm.json"), *places.glob("vms/*/vm.json")])
+
+    @property
     def supervisor(self) -> Path:
         """The record of the process that holds everything up."""
         return self.run / "supervisor.json"

@@ -61,9 +61,9 @@ def read_registry(path: Path) -> list[VmRecord]:
 
 def _driver_of(plan: Plan, record: VmRecord) -> str:
     """Say which driver made a VM; empty where that was never finished."""
+    marker = next((path for path in plan.layout.vm_markers if path.parent.name == record.vm), None)
     try:
-        path = plan.layout.host / "hypervisor" / record.vm / "vm.json"
-        return msgspec.json.decode(path.read_bytes(), type=_Marker).driver
+        return msgspec.json.decode(marker.read_bytes(), type=_Marker).driver if marker else ""
     except (OSError, msgspec.MsgspecError):
         return ""
 

@@ -86,7 +86,7 @@ def power_off_all(layout: Layout, say: Say) -> None:
 
 def registered_vms(layout: Layout) -> set[str]:
     """Give the ids of the VMs that this data directory's host has made: each has a directory that bears its id."""
-    return {path.parent.name for path in (layout.host / "hypervisor").glob("*/vm.json")}
+    return {path.parent.name for path in layout.vm_markers}
 
 
 def end_marked(vms: Iterable[str]) -> None:

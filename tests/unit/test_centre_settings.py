@@ -7,10 +7,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from console.centre.layout import Layout
 from console.centre.made import refuse_unlike
 from console.centre.plan import Plan
 from console.centre.settings import Settings, differences, read_changes, read_settings, settle, told
+from console.centre.stopping import registered_vms
 from console.errors import BadInput
+from host_agent.hypervisors.contract import VmSpec
+from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 
 SECRET = "pLanted-7"
@@ -195,3 +200,25 @@ class TestVmsThatExist:
             refuse_unlike(msgspec.structs.replace(plan, **changed))
 
         assert "--set " in told_off.value.next_step
+
+
+def spec_of(vm: str) -> VmSpec:
+    return VmSpec(
+        id=vm, name=vm, cpus=1, memory_mib=64, disk_mib=64, image=None, broker_host="127.0.0.1", broker_port=1
+    )
+
+
+def test_the_vms_of_every_driver_are_known_by_their_markers_and_no_payloads_file_is_taken_for_one(
+    tmp_path: Path,
+) -> None:
+    layout = Layout(tmp_path)
+    places = {"vm-p": ProcessHypervisor(layout.host / "hypervisor"), "vm-q": QemuHypervisor(layout.host / "hypervisor")}
+    for vm, driver in places.items():
+        directories = driver._directories if isinstance(driver, ProcessHypervisor) else driver._files
+        with directories.making(spec_of(vm)):
+            pass
+    job = layout.host / "hypervisor" / "vm-p" / "state" / "jobs" / "vm-other"
+    job.mkdir(parents=True)
+    (job / "vm.json").write_text("{}")
+
+    assert registered_vms(layout) == {"vm-p", "vm-q"}
