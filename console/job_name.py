@@ -8,7 +8,10 @@ import msgspec
 
 from console.errors import BadInput
 
-_NAME = re.compile(r"^(?:([a-z0-9-]+)/)?([A-Za-z0-9][A-Za-z0-9_-]{0,63})(?:\.([1-9][0-9]{0,6}))?$")
+#: A dot in the id is none before the index, nor before what would be one.
+_NAME = re.compile(
+    r"^(?:([a-z0-9-]+)/)?([A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?![0-9]+(?:\.[0-9]+)?$)){0,127})(?:\.([1-9][0-9]{0,6}))?$"
+)
 
 
 class JobName(msgspec.Struct, frozen=True):

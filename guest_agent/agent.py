@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker import durable
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
 from broker.routes import queue_of
@@ -16,25 +17,31 @@ from broker.rpc import Journal, Responder, ServerClock, Uplink
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
-from guest_agent import accounts
-from guest_agent.attempt import Room, Store, remove_left_behind
+from guest_agent import accounts, quota, wall_clock
+from guest_agent.book import Book
 from guest_agent.cache import InputCache
+from guest_agent.cgroup import SlotGroup, own_groups
+from guest_agent.container import Container
+from guest_agent.errors import NotContained
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
-from guest_agent.machine import boot_id, describe
+from guest_agent.machine import boot_id, describe, memory_mib
+from guest_agent.quarters import PASS, Quarters
+from guest_agent.room import Room, Store, clear, set_aside
 from guest_agent.seed import SeedSource
 from guest_agent.slots import JobLoop, Timing
-from schemas.codec import decode
 from schemas.enrol import EnrolConfirm
 from schemas.errors import DecodeError
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import uuid7
-from schemas.jobs import AgentHello, JobAssign, Machine, OutputEntry
+from schemas.jobs import AgentHello, Machine, OutputEntry
 
 log = logging.getLogger(__name__)
 
 
+#: Where leftovers wait for their removal, in the state directory.
+ASIDE = "aside"
 #: Commands and assignments taken and not yet journalled: enough for one sync of the journal to serve many.
 PREFETCH = 64
 
@@ -57,6 +64,7 @@ class GuestAgent:
         self._transfers = Transfers(self._connection)
         self._journal = Journal(self._state / "journal")
         self._journal.open()
+        self._book = Book(self._journal)
         self._slots = seed.slots or os.cpu_count() or 1
         self._build(self._slots, seed.settings)
         try:
@@ -66,20 +74,22 @@ class GuestAgent:
             await self._files.close()
             await self._connection.close()
             await self._journal.close()
+            for container in self._containers:
+                container.close()
 
     def _build(self, slots: int, settings: dict[str, float]) -> None:
         execs = Execs(self._state / "files")
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
-            self._room(settings),
+            self._room(slots, settings),
             slots=slots,
             machine=self._describe,
             clock=self._clock,
             store=self._storer,
-            end=lambda command: self._journal.end(command, b""),
             timing=msgspec.convert({k: v for k, v in settings.items() if k in Timing.__struct_fields__}, Timing),
             refused=lambda: dict(self._responder.refused + self._transfers.refused),
+            on_time=wall_clock.follow if self._source.is_a_machines else lambda server_time_ms: None,
         )
         self._responder = Responder(
             self._connection,
@@ -89,36 +99,71 @@ class GuestAgent:
             generation=lambda: self.identity.generation,
         )
 
-    def _room(self, settings: dict[str, float]) -> Room:
+    def _room(self, slots: int, settings: dict[str, float]) -> Room:
         jobs = self._state / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
-        jobs.chmod(0o711)
+        jobs.chmod(PASS)
+        past = self._book.unanswered()
+        unstored = [assign for assign, known in past if known.conclusion is not None]
+        found = set_aside(jobs, self._state / ASIDE, unstored)
+        self._containers = self._make_containers(jobs, slots)
+        self._cache = InputCache(self._state / "inputs", self._fetch)
         return Room(
-            directory=jobs,
-            cache=InputCache(self._state / "inputs", self._fetch),
+            containers=self._containers,
+            cache=self._cache,
+            book=self._book,
+            aside=self._state / ASIDE,
             boot_id=boot_id(),
-            account=accounts.of_slots(jobs),
+            is_same_boot=self._note_boot(),
+            found=found,
+            quota=quota.of(jobs),
             memory_bytes=int(settings.get("payload_memory_mib", 0)) << 20,
             store_patience_s=settings.get("store_patience_s", 3600.0),
         )
+
+    def _make_containers(self, jobs: Path, slots: int) -> list[Container]:
+        account = accounts.of_slots(self._state)
+        groups = own_groups(memory_mib() << 20)
+        cover = accounts.to_be_covered(self._state)
+        return [
+            Container(
+                Quarters(jobs / f"slot-{slot}", account(slot)),
+                group=SlotGroup(groups / f"slot-{slot}") if groups is not None else None,
+                cover=cover,
+            )
+            for slot in range(slots)
+        ]
+
+    def _note_boot(self) -> bool:
+        """Note in which boot we run; says whether an agent before us ran in it too."""
+        note = self._state / "boot"
+        before = note.read_bytes() if note.exists() else b""
+        if before != boot_id().encode():
+            durable.replace(note, boot_id().encode())
+        return before in (b"", boot_id().encode())
+
+    async def _prepare(self) -> None:
+        """Have the wardens before the first job comes; one that cannot be had is told again by each job."""
+        for container in self._containers:
+            try:
+                await container.open()
+            except (NotContained, OSError) as error:
+                log.error("no warden", extra={"slot": str(container.quarters.directory), "why": str(error)})
+        log.info("payloads are held together", extra={"by": self._containers[0].kind})
 
     async def _serve(self, vm: str) -> None:
         queue = queue_of(vm)
         await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
-        await asyncio.to_thread(remove_left_behind, self._state / "jobs", self._unfinished())
+        await self._prepare()
         self._responder.recover()
         await self._connection.open()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
             group.create_task(self._files.sweep(), name="partial files")
-
-    def _unfinished(self) -> list[JobAssign]:
-        """List the assignments that an agent before us has taken and whose completion was not answered."""
-        commands = [decode(entry.command) for entry in self._journal.unfinished() if entry.command]
-        return [command for command in commands if isinstance(command, JobAssign)]
+            group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
 
     def _on_up(self) -> None:
         """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""
@@ -156,7 +201,11 @@ class GuestAgent:
             self._responder.refused["no_such_transfer"] += 1
 
     def _describe(self) -> Machine:
-        return describe(self._state, slots=self._slots, image=self._image)
+        return describe(self._state, slots=self._slots, image=self._image, features=self._features())
+
+    def _features(self) -> list[str]:
+        """Say what holds payloads together here, so that jobs may ask for it."""
+        return [f"contained:{part}" for part in self._containers[0].parts]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
         await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)

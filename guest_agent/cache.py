@@ -1,18 +1,25 @@
 """Inputs by digest, fetched once and kept: two jobs that want the same file wait for the same transfer.
 
-A file is under its digest only when its bytes have been verified; what was fetched longest ago goes first when the
-cache is full.
+A file is under its digest only when its bytes have been verified. Only the agent can look in: payloads get what they
+have asked for, under their own names. What was used longest ago goes first when the disk is needed for anything else;
+what is being handed out stays.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+import os
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 #: Fetches the file of a digest into (target, partial).
 Fetch = Callable[[str, Path, Path], Awaitable[None]]
+#: Space on the disk that the cache leaves free whatever it is asked for, bytes; of a small disk, a tenth.
+SPARE_BYTES = 512 << 20
 
 
 class InputCache:
@@ -23,32 +30,54 @@ class InputCache:
         self._fetch = fetch
         self._limit = limit_bytes
         self._coming: dict[str, asyncio.Task[None]] = {}
+        self._lent: Counter[str] = Counter()
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
 
-    async def get(self, sha256: str) -> Path:
-        """Have the file and give its path. Raises what the fetch raises; the next call tries again."""
-        path = self._directory / sha256
-        if not path.exists():
-            task = self._coming.get(sha256)
-            if task is None:
-                task = self._coming[sha256] = asyncio.create_task(self._bring(sha256, path))
-                task.add_done_callback(lambda _: self._coming.pop(sha256, None))
-            await asyncio.shield(task)
-        return path
+    @contextlib.asynccontextmanager
+    async def lend(self, sha256: str, size: int = 0) -> AsyncIterator[Path]:
+        """Have a file of about ``size`` bytes, and its path for as long as the block lasts.
 
-    async def _bring(self, sha256: str, path: Path) -> None:
-        await asyncio.to_thread(self._make_room)
-        await self._fetch(sha256, path, self._directory / f".{sha256}.part")
-        await asyncio.to_thread(path.chmod, 0o444)
+        Raises what the fetch raises; the next call tries again.
+        """
+        self._lent[sha256] += 1
+        try:
+            path = self._directory / sha256
+            if path.exists():
+                os.utime(path)
+            else:
+                await asyncio.shield(self._bringing(sha256, path, size))
+            yield path
+        finally:
+            self._lent[sha256] -= 1
+            self._lent += Counter()
 
-    def _make_room(self) -> None:
-        files = sorted((f for f in self._directory.iterdir() if f.name[0] != "."), key=lambda f: f.stat().st_atime)
+    def make_room(self, need_bytes: int) -> None:
+        """Let files go until so much of the disk is free, or nothing is left that may go. Blocking."""
+        files = [f for f in self._directory.iterdir() if f.name[0] != "." and f.name not in self._lent]
         kept = sum(f.stat().st_size for f in files)
-        for file in files:
-            if kept <= self._limit:
+        for file in sorted(files, key=lambda f: f.stat().st_mtime):
+            if kept <= self._limit and shutil.disk_usage(self._directory).free >= need_bytes:
                 return
             kept -= file.stat().st_size
             file.unlink()
+
+    def reclaimable_bytes(self) -> int:
+        """Give what would be free if everything that may go went."""
+        names = [f for f in self._directory.iterdir() if f.name not in self._lent]
+        return sum(f.stat().st_size for f in names)
+
+    def _bringing(self, sha256: str, path: Path, size: int) -> asyncio.Task[None]:
+        if sha256 not in self._coming:
+            task = self._coming[sha256] = asyncio.create_task(self._bring(sha256, path, size))
+            task.add_done_callback(lambda _: self._coming.pop(sha256, None))
+        return self._coming[sha256]
+
+    async def _bring(self, sha256: str, path: Path, size: int) -> None:
+        spare = min(SPARE_BYTES, shutil.disk_usage(self._directory).total // 10)
+        await asyncio.to_thread(self.make_room, size + spare)
+        await self._fetch(sha256, path, self._directory / f".{sha256}.part")
+        await asyncio.to_thread(path.chmod, 0o444)
 
 
 def digest_of(content: bytes) -> str:

@@ -3,6 +3,8 @@
 GuestError
 ├── CannotRun        a command or payload could not be started; nothing of it ran
 ├── BadPath          a path leaves the area that it is confined to
+├── LeadsOut         a name in a job's directory leads out of it
+├── NotContained     the processes of a job slot could not be started apart, or not be ended
 └── NotEnrolled      the credential was refused and no newer seed is to be had yet
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``).
@@ -20,9 +22,13 @@ class GuestError(Exception):
 
 
 class CannotRun(GuestError):
-    """The program does not exist, is not executable, or its directory is not there."""
+    """The program does not exist, is not executable, or its directory is not there. ``number`` is the kernel's."""
 
     code = ErrorCode.CANNOT_RUN
+
+    def __init__(self, text: str, number: int = 0) -> None:
+        super().__init__(text)
+        self.number = number
 
 
 class BadPath(GuestError):
@@ -35,3 +41,15 @@ class NotEnrolled(GuestError):
     """The centre gave no credential."""
 
     code = ErrorCode.FORBIDDEN
+
+
+class LeadsOut(GuestError):
+    """The name is that of a link out of the directory, or no name of a place in it."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class NotContained(GuestError):
+    """A slot's warden is gone or silent, or processes of a job do not end: nothing may run in the slot."""
+
+    code = ErrorCode.INTERNAL

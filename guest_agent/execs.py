@@ -137,7 +137,7 @@ class Execs:
             call=message.id,
             exit_status=ended.exit_status,
             output_messages=command.numbers,
-            cpu_seconds=ended.cpu_seconds,
+            cpu_seconds=ended.figures.cpu_seconds,
             wall_seconds=ended.wall_seconds,
             timed_out=ended.timed_out,
         )

@@ -1,7 +1,8 @@
-"""One process group run to its end: a job's payload, its validation, a console's command.
+"""One payload run to its end, whatever holds it together: a job's, its validation, a console's command.
 
-Output goes to two sinks through pipes, so that it can be capped or held back; the whole group dies with its leader
-or at its wall time. Usage is the kernel's own accounting (wait4). Nothing here knows of jobs.
+Output goes to two sinks through pipes, so that it can be capped or held back. What it has started ends with its leader
+or at its wall time, with a grace. Who starts and ends processes is a ``Leader``: a job's container, or, for a command
+of a console, ``Spawned`` here, a plain process group. Nothing here knows of jobs.
 """
 
 from __future__ import annotations
@@ -9,29 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
-from broker import durable
+from guest_agent.cgroup import Figures
 from guest_agent.errors import CannotRun
 
 #: Bytes read from a pipe at a time.
 READ_BYTES = 64 * 1024
-#: A stream up to this size stays in memory, bytes.
-SMALL_BYTES = 16 * 1024
-#: A payload is noted within this time of its start, seconds.
-NOTED_WITHIN_S = 10.0
-#: Length of a file that ``overwrite`` writes, bytes.
-NOTE_BYTES = 512
 #: How long output of a group whose leader has ended is still awaited, seconds.
 DRAIN_S = 2.0
+#: Between the polite signal and the last one, seconds, where nobody has chosen.
+GRACE_S = 10.0
 
 
 class Account(Struct, frozen=True):
@@ -41,14 +37,21 @@ class Account(Struct, frozen=True):
     gid: int
 
 
+class End(Struct, frozen=True, kw_only=True):
+    """What became of a leader. ``code`` is its exit status, or minus the signal that ended it."""
+
+    code: int
+    figures: Figures
+
+
 class Ended(Struct, frozen=True, kw_only=True):
-    """How a process ended. ``exit_status`` is the shell's: 128 + n for a death by signal n."""
+    """How a payload ended. ``exit_status`` is the shell's, 128 + n for a death by signal n; ``signal`` is n then."""
 
     exit_status: int
-    cpu_seconds: float
+    signal: int = 0
     wall_seconds: float
-    peak_rss_bytes: int
     timed_out: bool
+    figures: Figures
 
 
 class Sink(Protocol):
@@ -58,118 +61,108 @@ class Sink(Protocol):
         """Take some output."""
 
 
-class CappedFile:
-    """A stream kept up to ``limit`` bytes, with a loud mark where there was more. Small ones never touch the disk."""
+class Leader(Protocol):
+    """The first process of a payload, and all that it has started."""
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self.path = path
-        self.limit = limit
-        #: What was kept, while it is small; empty once it went to the file.
-        self.head = b""
-        self._room = limit
-        self._file: BinaryIO | None = None
-        #: Bytes that were not kept.
-        self.cut_bytes = 0
+    ended: asyncio.Future[End]
 
-    def take(self, data: bytes) -> bool:
-        """Keep what there is room for."""
-        kept = data[: self._room]
-        self._room -= len(kept)
-        self.cut_bytes += len(data) - len(kept)
-        self._keep(kept)
-        return True
+    def signal(self, number: int) -> None:
+        """Signal its group; SIGKILL ends everything. Nothing happens when it is gone."""
+
+
+class Pipes:
+    """Two pipes for a payload's output. ``hand_over`` once both write ends are with it."""
+
+    def __init__(self) -> None:
+        self.out, self.out_write = os.pipe()
+        self.err, self.err_write = os.pipe()
+
+    def hand_over(self) -> None:
+        """Close our copies of the write ends."""
+        os.close(self.out_write)
+        os.close(self.err_write)
+
+    def drop(self) -> None:
+        """Close the read ends too: nothing was started."""
+        os.close(self.out)
+        os.close(self.err)
+
+
+class Spawned:
+    """A process group started by the agent itself. See ``Leader``."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self.ended: asyncio.Future[End] = self._loop.create_future()
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._pidfd, self._on_exit)
 
     @property
-    def is_small(self) -> bool:
-        """All of it is in ``head``; there is no file."""
-        return self._file is None
+    def pid(self) -> int:
+        """The leader's process id, which is its group's."""
+        return self._process.pid
 
-    def close(self) -> None:
-        """Take no more. Idempotent."""
-        if self.cut_bytes and self._room >= 0:
-            self._keep(
-                f"\n*** TRUNCATED: {self.cut_bytes} more bytes were not kept (limit {self.limit}) ***\n".encode()
-            )
-            self._room = -1
-        if self._file is not None:
-            self._file.close()
+    def signal(self, number: int) -> None:
+        """See ``Leader``."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
-    def _keep(self, data: bytes) -> None:
-        if self._file is None and len(self.head) + len(data) <= SMALL_BYTES:
-            self.head += data
-            return
-        try:
-            self._spill(data)
-        except OSError:  # a full disk cuts the stream, and the mark says so
-            self.cut_bytes += len(data)
-            self._room = 0
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        _, status, usage = os.wait4(self._process.pid, 0)
+        code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        figures = Figures(cpu_seconds=usage.ru_utime + usage.ru_stime, peak_bytes=usage.ru_maxrss * 1024)
+        self.ended.set_result(End(code=code, figures=figures))
 
-    def _spill(self, data: bytes) -> None:
-        if self._file is None:
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._file = self.path.open("wb", buffering=0)
-            durable.write_all(self._file.fileno(), self.head)
-            self.head = b""
-        durable.write_all(self._file.fileno(), data)
+
+def spawn(command: Sequence[str], directory: Path, environment: Mapping[str, str], pipes: Pipes) -> Spawned:
+    """Start a command as the leader of a group of its own, as the agent's own user. Raises CannotRun."""
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=pipes.out_write,
+            stderr=pipes.err_write,
+            start_new_session=True,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise CannotRun(_why(command[0], directory, error)) from error
+    return Spawned(process)
 
 
 class Payload:
-    """A running process group. Make it with ``start``."""
+    """A payload that runs. Make it with ``start``, or of a leader that a container has started."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sinks: Mapping[int, Sink]) -> None:
+    def __init__(self, leader: Leader, pipes: Pipes, stdout: Sink, stderr: Sink) -> None:
         self._loop = asyncio.get_running_loop()
-        self._process = process
+        self._leader = leader
         self._began = time.monotonic()
-        self._sinks = dict(sinks)
+        self._sinks = {pipes.out: stdout, pipes.err: stderr}
         self._reading: set[int] = set()
         self._drained = asyncio.Event()
-        self._exited: asyncio.Future[tuple[int, resource.struct_rusage]] = self._loop.create_future()
-        self._pidfd = os.pidfd_open(process.pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._last: asyncio.TimerHandle | None = None
         for descriptor in self._sinks:
             os.set_blocking(descriptor, False)
             self._read(descriptor)
 
     @classmethod
     def start(
-        cls,
-        command: Sequence[str],
-        *,
-        directory: Path,
-        environment: Mapping[str, str],
-        stdout: Sink,
-        stderr: Sink,
-        account: Account | None = None,
-        memory_bytes: int = 0,
+        cls, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], stdout: Sink, stderr: Sink
     ) -> Payload:
-        """Start a command as the leader of a group of its own. Raises CannotRun, and nothing runs then."""
-        out, out_write = os.pipe()
-        err, err_write = os.pipe()
+        """Start a command of the agent's own user. Raises CannotRun, and nothing runs then."""
+        pipes = Pipes()
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=directory,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=out_write,
-                stderr=err_write,
-                start_new_session=True,
-                **_as_account(account),  # type: ignore[call-overload]
-            )
-        except (OSError, ValueError, subprocess.SubprocessError) as error:
-            os.close(out)
-            os.close(err)
-            raise CannotRun(_why(command[0], directory, error)) from error
+            leader = spawn(command, directory, environment, pipes)
+        except CannotRun:
+            pipes.drop()
+            raise
         finally:
-            os.close(out_write)
-            os.close(err_write)
-        _limit(process.pid, memory_bytes)
-        return cls(process, {out: stdout, err: stderr})
-
-    @property
-    def pid(self) -> int:
-        """The leader's process id, which is its group's."""
-        return self._process.pid
+            pipes.hand_over()
+        return cls(leader, pipes, stdout, stderr)
 
     def go_on(self) -> None:
         """Read again from streams whose sinks asked to be left alone."""
@@ -178,26 +171,37 @@ class Payload:
 
     def signal(self, number: int) -> None:
         """Send a signal to the group; nothing happens when it is gone."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+        self._leader.signal(number)
 
-    async def wait(self, wall_time_s: float | None = None) -> Ended:
-        """Wait for the end; at the wall time the group is killed. Post-condition: no process of the group is left."""
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Ask it to end, and after the grace end it and all that it has started. Idempotent."""
+        if self._last is None:
+            self.signal(signal.SIGTERM)
+            self._last = self._loop.call_later(grace_s, self.signal, signal.SIGKILL)
+
+    async def wait(self, wall_time_s: float | None = None, grace_s: float = GRACE_S) -> Ended:
+        """Wait for the end; at the wall time it is stopped. Post-condition: nothing that it started is left."""
         timed_out = False
         try:
-            await asyncio.wait_for(asyncio.shield(self._exited), wall_time_s)
+            await asyncio.wait_for(asyncio.shield(self._leader.ended), wall_time_s)
         except TimeoutError:
             timed_out = True
+            self.stop(grace_s)
+            await asyncio.wait([self._leader.ended])
         finally:
             self.signal(signal.SIGKILL)
-        status, usage = await self._exited
-        await self._drain()
+            if self._last is not None:
+                self._last.cancel()
+        try:
+            end = await self._leader.ended
+        finally:
+            await self._drain()
         return Ended(
-            exit_status=status,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
+            exit_status=end.code if end.code >= 0 else 128 - end.code,
+            signal=max(-end.code, 0),
             wall_seconds=time.monotonic() - self._began,
-            peak_rss_bytes=usage.ru_maxrss * 1024,
             timed_out=timed_out,
+            figures=end.figures,
         )
 
     async def _drain(self) -> None:
@@ -234,67 +238,6 @@ class Payload:
         os.close(descriptor)
         if not self._sinks:
             self._drained.set()
-
-    def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        _, status, usage = os.wait4(self._process.pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self._process.returncode = code
-        self._exited.set_result((code if code >= 0 else 128 - code, usage))
-
-
-def kill_group_left_behind(pid: int, noted_s: float) -> bool:
-    """Kill the group that a dead agent left, if ``pid`` still is the process that ran at ``noted_s`` (``since_boot``).
-
-    It is when it had started just before: whoever gets the number later starts later. Says whether there was one.
-    """
-    ticks = start_time_of(pid)
-    if not ticks or not noted_s - NOTED_WITHIN_S <= int(ticks) / os.sysconf("SC_CLK_TCK") <= noted_s:
-        return False
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    return True
-
-
-def since_boot() -> float:
-    """Give the seconds since the kernel booted, on the clock of processes' start times."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def start_time_of(pid: int) -> str:
-    """Give a process's start time in clock ticks since boot (field 22 of /proc/PID/stat); empty when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def overwrite(path: Path, text: bytes) -> None:
-    """Replace the content of a small file in place, padded with spaces: nothing of the file system's own changes."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        durable.write_all(descriptor, text.ljust(NOTE_BYTES), 0)
-    finally:
-        os.close(descriptor)
-
-
-def _as_account(account: Account | None) -> dict[str, object]:
-    if account is None:
-        return {}
-    return {"user": account.uid, "group": account.gid, "extra_groups": [], "umask": 0o022}
-
-
-def _limit(pid: int, memory_bytes: int) -> None:
-    """Make the payload, not the agent, the one that dies when memory runs out."""
-    with contextlib.suppress(ProcessLookupError, PermissionError, FileNotFoundError):
-        if memory_bytes:
-            resource.prlimit(pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        descriptor = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY)
-        try:
-            os.write(descriptor, b"1000")
-        finally:
-            os.close(descriptor)
 
 
 def _why(program: str, directory: Path, error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from math import ceil
 
 from guest_agent.attempt import Attempt
@@ -19,6 +20,8 @@ PATIENCE_S = 1.0
 #: A job that takes longer than this counts at once, seconds; shorter ones by their mean over the last few.
 TELLING_S = 0.5
 FEW = 8
+#: What begins within this time is written down together, seconds: should the machine die, so much counts as begun.
+SOON_S = 0.1
 
 
 class Slot:
@@ -48,6 +51,12 @@ class Slot:
     def ahead(self) -> int:
         """Jobs that one given to it now would have to wait for."""
         return self.busy + len(self.at_hand)
+
+    def soon(self) -> list[Attempt]:
+        """List those at hand whose turn comes within a moment, in order."""
+        if self._mean_s is None:
+            return []
+        return list(islice(self.at_hand, int(SOON_S / max(self._mean_s, 1e-3))))
 
     def ask(self, lanes: Sequence[int]) -> None:
         """Note that a request has been said for these lanes."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -16,8 +17,10 @@ import msgspec
 from broker.backoff import backoff
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Call, Handler, ServerClock, Uplink
-from guest_agent.attempt import Attempt, Room, Store
+from guest_agent.attempt import Attempt
+from guest_agent.book import Conclusion, Past
 from guest_agent.machine import load
+from guest_agent.room import Room, Store
 from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
@@ -48,6 +51,8 @@ SLOT_NUMBERS = 1024
 GATHER_S = 0.1
 #: How long files of attempts that were answered are gathered before they are removed, seconds.
 DISCARD_AFTER_S = 0.1
+#: An answer to a beat that took no longer than this tells the time, seconds.
+FRESH_S = 2.0
 #: How long a completion waits for its answer before it is sent again, seconds.
 ANSWER_S = 30.0
 #: Stops kept in case their assignment is yet to come.
@@ -76,21 +81,24 @@ class JobLoop:
         machine: Callable[[], Machine],
         clock: ServerClock,
         store: Callable[[OutputFile], Store],
-        end: Callable[[str], Awaitable[None]],
         timing: Timing,
         refused: Callable[[], dict[str, int]] = dict,
+        on_time: Callable[[int], None] = lambda server_time_ms: None,
     ) -> None:
         self._uplink, self._room, self._store = uplink, room, store
-        self._machine, self._clock, self._end = machine, clock, end
+        self._machine, self._clock = machine, clock
         self._timing = timing
         self._refused = refused
+        self._on_time = on_time
+        #: The newest beat, and when it was sent: an answer that took long tells an old time.
+        self._beat = ("", 0.0)
         lanes = max(1, min(MOST_LANES, SLOT_NUMBERS // slots))
         self._slots = [Slot(range(slot, slots * lanes, slots)) for slot in range(slots)]
         self._come = [asyncio.Event() for _ in range(slots)]
         self._held: dict[Key, Attempt] = {}
         self._done_with: list[Attempt] = []
         self._tombstones: dict[Key, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()
         self._facts = machine()
 
     def handlers(self) -> dict[type[Message], Handler]:
@@ -132,7 +140,8 @@ class JobLoop:
                 self._ask(slot, lanes)
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
-        """Take an assignment. One that an agent before us had begun is reported lost, one already stopped cancelled."""
+        """Take an assignment. What an agent before us had ended is told, what it had only begun is reported lost, and
+        what was stopped before it came is cancelled."""
         number = self._slot_of(message)
         attempt = Attempt(message, number, self._room, self._store(_output_of(message)))
         key = (message.job, message.attempt)
@@ -141,9 +150,9 @@ class JobLoop:
         self._held[key] = attempt
         slot = self._slots[number]
         slot.serve(message.slot)
-        lost = attempt.bury()
-        if lost is not None:
-            self._spawn(self._complete(attempt, lost))
+        past = self._room.book.past(message.id)
+        if (ended := self._end_of(attempt, past)) is not None:
+            self._spawn(ended)
             return None
         if key in self._tombstones:
             attempt.stop(self._tombstones.pop(key))
@@ -153,13 +162,15 @@ class JobLoop:
         return None
 
     async def leave(self, call: Call, message: JobAssign) -> Reply | None:
-        """Give back an assignment of an earlier boot, which must not go on: what had begun is reported lost."""
+        """Give back an assignment of an earlier boot, which must not go on: what had ended is told, what had begun is
+        reported lost."""
         attempt = Attempt(message, self._slot_of(message), self._room, self._store(_output_of(message)))
         self._held[message.job, message.attempt] = attempt
-        left = attempt.bury()
-        if left is None:
+        ended = self._end_of(attempt, self._room.book.past(message.id))
+        if ended is None:
             left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
-        self._spawn(self._complete(attempt, left))
+            ended = self._complete(attempt, left)
+        self._spawn(ended)
         return None
 
     async def stop(self, call: Call, message: JobStop) -> Reply | None:
@@ -178,6 +189,16 @@ class JobLoop:
             JobCompletion(job=message.job, attempt=message.attempt, outcome=Outcome.CANCELLED, cause=message.reason),
         )
         return None
+
+    def _end_of(self, attempt: Attempt, past: Past) -> Awaitable[None] | None:
+        """Give what is to be done with an attempt that has its end behind it; None for one that has not begun."""
+        if past.conclusion is not None:
+            return self._go_on(attempt, past.conclusion)
+        lost = attempt.bury(past)
+        return None if lost is None else self._complete(attempt, lost)
+
+    async def _go_on(self, attempt: Attempt, conclusion: Conclusion) -> None:
+        await self._complete(attempt, await attempt.go_on(conclusion))
 
     def _slot_of(self, assign: JobAssign) -> int:
         return assign.slot % len(self._slots)
@@ -200,6 +221,30 @@ class JobLoop:
             in_a_hurry = lanes or not slot.at_hand
             self._spawn(self._complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
 
+    async def _begin(self, slot: Slot, attempt: Attempt) -> None:
+        """Have it written down that it begins. Those behind it that will soon do so are written down with it, or, when
+        few are left that are, while it runs: so short jobs do not wait for a disk one by one."""
+        soon = slot.soon()
+        fresh = [one for one in (attempt, *soon) if one.noted is None]
+        if attempt.noted is None or (fresh and 2 * len(fresh) >= len(soon)):
+            noted = self._spawn(self._note_begun(fresh))
+            for one in fresh:
+                one.noted = noted
+        if attempt.noted is not None:
+            await asyncio.shield(attempt.noted)
+
+    async def _note_begun(self, attempts: Sequence[Attempt]) -> None:
+        """Until it is durable that one begins it does not; a disk that is full is waited for."""
+        for wait_s in backoff(0.2, 20.0):
+            try:
+                await self._room.book.begin([one.assign.id for one in attempts])
+                return
+            except OSError as error:
+                attempts[0].trouble = f"its begin cannot be written down: {error.strerror}: {error.filename}"
+                log.error("begin not written", extra={"job": attempts[0].assign.job, "why": str(error)})
+                await asyncio.to_thread(self._room.cache.make_room, 1 << 62)
+                await asyncio.sleep(wait_s)
+
     async def _run(self, slot: Slot, attempt: Attempt) -> JobCompletion:
         """Run one job. Should it take long, those that wait behind it and those still to come are given back."""
         loop = asyncio.get_running_loop()
@@ -209,6 +254,7 @@ class JobLoop:
         if lanes := slot.wanted():
             self._ask(slot, lanes)
         try:
+            await self._begin(slot, attempt)
             return await attempt.run()
         finally:
             slot.busy = 0
@@ -250,7 +296,10 @@ class JobLoop:
         self._spawn(self._uplink.say("request", self._request(slot, lanes)))
 
     async def _complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
-        """Send a completion, ``within_s`` at first, until the ledger has answered it; then forget the attempt."""
+        """Have a completion written down, then send it, ``within_s`` at first, until the ledger has answered it; then
+        forget the attempt."""
+        await attempt.write_down(completion)
+        self._discard_soon(attempt)
         for wait_s in backoff(0.5, 20.0):
             try:
                 answer = await self._uplink.ask_together(
@@ -264,9 +313,8 @@ class JobLoop:
             else:
                 self._note_answer(attempt, answer)
                 break
-        await self._end(attempt.assign.id)
+        await self._room.book.end(attempt.assign.id)
         self._held.pop((attempt.assign.job, attempt.assign.attempt), None)
-        self._discard_soon(attempt)
 
     def _discard_soon(self, attempt: Attempt) -> None:
         """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
@@ -287,10 +335,10 @@ class JobLoop:
         while True:
             self._facts = await asyncio.to_thread(self._machine)
             holding = [attempt.holding() for attempt in self._held.values()]
+            beat = JobBeat(holding=holding, load=load(), refused=self._refused())
+            self._beat = (beat.id, time.monotonic())
             try:
-                await self._uplink.say(
-                    "beat", JobBeat(holding=holding, load=load(), refused=self._refused()), persistent=False
-                )
+                await self._uplink.say("beat", beat, persistent=False)
             except NotDelivered as error:
                 log.warning("beat not delivered", extra={"why": str(error)})
             await asyncio.sleep(self._timing.beat_s)
@@ -305,6 +353,9 @@ class JobLoop:
 
     async def _on_beat_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         self._clock.learn(message.server_time_ms)
+        newest, sent_s = self._beat
+        if message.call == newest and time.monotonic() - sent_s < FRESH_S:
+            self._on_time(message.server_time_ms)
         for ref in message.stop:
             held = self._held.get((ref.job, ref.attempt))
             if held is not None:
@@ -316,12 +367,13 @@ class JobLoop:
         self._uplink.on_answer(message)
         return None
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Awaitable[None]) -> asyncio.Future[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("job loop: a step failed", exc_info=task.exception())

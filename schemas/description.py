@@ -35,12 +35,22 @@ MAX_MIB = 1 << 30
 #: What the names of outputs may take in a completion, bytes: it has one message, and small outputs ride in it too.
 MAX_OUTPUT_ENTRIES_BYTES = 768 * 1024
 #: What a completion says of an output beside its name: digest, size, the keys, bytes.
-_OUTPUT_ENTRY_BYTES = 128
+OUTPUT_ENTRY_BYTES = 128
 
-FileNameInJob = Annotated[
-    str,
-    Meta(max_length=200, pattern=r"^[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*(/[A-Za-z0-9_.+-][A-Za-z0-9_.+ -]*)*$(?!\n)"),
-]
+#: Between SIGTERM and SIGKILL at a job's wall time or cancel, seconds, where the job does not choose.
+GRACE_S = 10.0
+
+#: Names in a job: any characters that a person can see, so no control characters; parts neither empty nor with a space
+#: at an end. What else is no good ("..", too long a part) ``check_description`` says in words.
+FILE_NAME_PATTERN = (
+    r"^(?![ /])[^\x00-\x1f\x7f-\x9f\u2028\u2029/]*[^\x00-\x20\x7f-\x9f\u2028\u2029/]"
+    r"(/(?![ /])[^\x00-\x1f\x7f-\x9f\u2028\u2029/]*[^\x00-\x20\x7f-\x9f\u2028\u2029/])*$(?!\n)"
+)
+FileNameInJob = Annotated[str, Meta(min_length=1, max_length=200, pattern=FILE_NAME_PATTERN)]
+#: Longest part of a name, bytes: what file systems take.
+MAX_NAME_BYTES = 255
+#: What a completion keeps under these names is what the job prints.
+STREAMS = frozenset({"stdout", "stderr", "validation.stdout", "validation.stderr"})
 
 Word = Annotated[str, Meta(max_length=MAX_WORD)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -87,6 +97,8 @@ class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     #: Higher runs first; equal ones first come, first served.
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     wall_time_s: Annotated[float, Meta(gt=0, le=31 * 86400)] = 86400.0
+    #: At the wall time and at a cancel the job gets SIGTERM, and this much later SIGKILL.
+    grace_s: Annotated[float, Meta(ge=0, le=600)] = GRACE_S
     #: Payload failures until the job is held.
     attempts: Annotated[int, Meta(ge=1, le=100)] = 1
     #: Name of an input that is run after the payload; its exit status 0 says the output is good.
@@ -123,6 +135,11 @@ def advise(reason: str) -> str:
     return f"{reason}: did you mean {near[0]!r}?" if near else reason
 
 
+def is_pattern(name: str) -> bool:
+    """Say whether an output's name may mean many files: ``*``, ``?``, ``[…]``. One that is there by that name is it."""
+    return any(sign in name for sign in "*?[")
+
+
 def check_description(job: JobDescription) -> list[str]:
     """Say what is wrong with a description that its types cannot say; empty when it is sound."""
     problems = [
@@ -133,11 +150,16 @@ def check_description(job: JobDescription) -> list[str]:
         *_both("outputs", [o.name for o in job.outputs]),
         *_too_many(job.outputs),
         *(p for f, n in _files(job) for p in _name_problems(f, n)),
+        *(_is_a_stream(o.name) for o in job.outputs if o.name in STREAMS),
         *_word_problems(job),
     ]
     if job.validation and job.validation not in {i.name for i in job.inputs}:
         problems.append(f"validation = {job.validation!r}: must be the name of one of the inputs")
     return problems
+
+
+def _is_a_stream(name: str) -> str:
+    return f"outputs: {name!r} is kept for every job without being asked for: leave it out, or name the file otherwise"
 
 
 def _input_problems(item: Input) -> list[str]:
@@ -149,7 +171,7 @@ def _input_problems(item: Input) -> list[str]:
 
 
 def _too_many(outputs: list[Output]) -> list[str]:
-    size = sum(len(o.name) + _OUTPUT_ENTRY_BYTES for o in outputs)
+    size = sum(len(o.name.encode()) + OUTPUT_ENTRY_BYTES for o in outputs)
     if size <= MAX_OUTPUT_ENTRIES_BYTES:
         return []
     most = MAX_OUTPUT_ENTRIES_BYTES * len(outputs) // size
@@ -172,7 +194,15 @@ def _files(job: JobDescription) -> list[tuple[str, str]]:
 
 
 def _name_problems(field: str, name: str) -> list[str]:
-    return [f"{field}: {name!r}: {step!r} is not allowed in a name" for step in (".", "..") if step in name.split("/")]
+    steps = name.split("/")
+    return [
+        *(f"{field}: {name!r}: {step!r} is not allowed in a name" for step in (".", "..") if step in steps),
+        *(
+            f"{field}: {name!r}: a part of it has more than {MAX_NAME_BYTES} bytes, which no file system takes"
+            for step in steps
+            if len(step.encode()) > MAX_NAME_BYTES
+        ),
+    ]
 
 
 def _word_problems(job: JobDescription) -> list[str]:
@@ -200,7 +230,7 @@ def _refuse_unknown(fields: dict[str, Any], kind: type[Struct], where: str) -> N
 
 
 def _name_value(text: str, fields: dict[str, Any]) -> str:
-    """Add the offending value to msgspec's message, which names only the path."""
+    """Add the offending value to msgspec's message, which names only the path, and put regular expressions in words."""
     path = text.rpartition("`$.")[2].rstrip("`")
     value: Any = fields
     for part in path.replace("[", ".[").split("."):
@@ -210,8 +240,27 @@ def _name_value(text: str, fields: dict[str, Any]) -> str:
             value = value[part]
         else:
             return text
-    return f"{path} = {value!r}: {text.partition(' - at')[0]}"
+    said = text.partition(" - at")[0]
+    return f"{path} = {value!r}: {_in_words(path) if 'matching regex' in said else said}"
 
+
+def _in_words(path: str) -> str:
+    """Say what a field may hold whose type says it by a regular expression."""
+    return next((words for end, words in _WORDS.items() if path.endswith(end)), "has characters that it may not have")
+
+
+#: The fields with a pattern, by the end of their path.
+_WORDS = {
+    "sha256": "must be 64 digits of a SHA-256, 0 to 9 and a to f, as sha256sum prints",
+    "name": (
+        "must be the name of a file in the job's directory, such as 'results/run 1.root': a relative path of visible"
+        " characters, no part of it empty or with a space at an end"
+    ),
+    "id": (
+        "must begin with a letter or digit and have letters, digits, '-', '_' and '.' only, 128 at most, and not end"
+        " with a dot and a number, which names one job of an array; one is 'run-7.v1'"
+    ),
+}
 
 _NESTED: dict[tuple[type[Struct], str], type[Struct]] = {
     (JobDescription, "inputs"): Input,

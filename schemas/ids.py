@@ -17,10 +17,10 @@ from msgspec import Meta
 # Each pattern ends in ``$(?!\n)``: a bare ``$`` lets a newline at the end through.
 #: Broker user and first word of every routing key that it writes.
 PRINCIPAL_PATTERN = r"^(host|vm|site|adapter|console|once)-[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)|^keys$(?!\n)"
-#: The submitter's own id of a job; no dot, because ``id.index`` names one job of an array.
-JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$(?!\n)"
+#: The submitter's own id of a job. It does not end as ``id.index`` does, which names one job of an array.
+JOB_ID_PATTERN = r"^(?!.*\.[0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)"
 #: ``owner/id.index``: one job everywhere in the system.
-JOB_REF_PATTERN = r"^[a-z0-9-]+/[A-Za-z0-9][A-Za-z0-9_-]{0,63}\.[1-9][0-9]{0,6}$(?!\n)"
+JOB_REF_PATTERN = r"^[a-z0-9-]+/[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\.[1-9][0-9]{0,6}$(?!\n)"
 SHA256_PATTERN = r"^[0-9a-f]{64}$(?!\n)"
 #: The random end of a console's reply queue: no dash, so that ``<user>-<random>`` has one reading.
 REPLY_PATTERN = r"^[a-z0-9]{0,32}$(?!\n)"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from schemas.description import Input, Output
+from schemas.description import GRACE_S, Input, Output
 from schemas.envelope import Command, Message, Reply
 from schemas.ids import JobRef, Sha256
 
@@ -136,6 +136,8 @@ class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):
     cpus: Amount = 0
     memory_mib: Amount = 0
     disk_mib: Amount = 0
+    #: Between SIGTERM and SIGKILL, seconds.
+    grace_s: float = GRACE_S
 
 
 class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):

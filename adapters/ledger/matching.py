@@ -114,4 +114,5 @@ def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssi
         validation=description.validation,
         wall_time_s=description.wall_time_s,
         memory_mib=description.requirements.memory_mib,
+        grace_s=description.grace_s,
     )

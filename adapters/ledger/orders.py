@@ -43,15 +43,12 @@ class Selected(Struct, frozen=True):
 
 
 def selector(text: str) -> tuple[str, str, int]:
-    """Take ``[owner/]id[.index]`` apart into owner (empty: not said), id and index (0: not said).
-
-    Raises NotFound for an index that is not a number.
-    """
+    """Take ``[owner/]id[.index]`` apart into owner (empty: not said), id and index (0: not said)."""
     owner, _, name = text.rpartition("/")
-    job_id, dot, index = name.partition(".")
-    if dot and not _INDEX.fullmatch(index):
-        raise NotFound(f"job = {text!r}: no such job; an array's jobs are called {job_id}.1, {job_id}.2, …")
-    return owner, job_id, int(index or 0)
+    job_id, _, index = name.rpartition(".")
+    if job_id and _INDEX.fullmatch(index):
+        return owner, job_id, int(index)
+    return owner, name, 0
 
 
 def select_jobs(tx: Tx, text: str, owner: str) -> Selected:

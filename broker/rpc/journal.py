@@ -13,7 +13,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import FileIO
@@ -45,6 +45,8 @@ class Entry(Struct, kw_only=True):
     at_ms: int
     command: bytes | None = None
     started: bool = False
+    #: How it went, for a process that comes after this one to tell.
+    note: bytes = b""
     reply: bytes | None = None
 
     @property
@@ -128,6 +130,17 @@ class Journal:
         await self._append(["start", command_id])
         self._entries[command_id].started = True
 
+    async def start_all(self, command_ids: Sequence[str]) -> None:
+        """Note it of several at once. Raises OSError: none may."""
+        await self._append(["starts", *command_ids])
+        for command_id in command_ids:
+            self._entries[command_id].started = True
+
+    async def note(self, command_id: str, note: bytes) -> None:
+        """Note how it went, in place of an earlier note. When this returns it survives kill -9; it has not ended."""
+        self._entries[command_id].note = note
+        await self._append(["note", command_id, note])
+
     async def end(self, command_id: str, reply: bytes) -> None:
         """Note its final answer. When this returns it may be sent.
 
@@ -135,7 +148,7 @@ class Journal:
         something. Who is killed before that finds the command as one that was cut short.
         """
         entry = self._entries[command_id]
-        entry.reply, entry.command = reply, None
+        entry.reply, entry.command, entry.note = reply, None, b""
         record: list[object] = ["end", command_id, reply]
         try:
             await self._append(record)
@@ -213,8 +226,14 @@ class Journal:
                 self._entries[command_id] = Entry(id=command_id, sender=sender, at_ms=at_ms, command=command)
             case ["start", str(command_id)] if command_id in self._entries:
                 self._entries[command_id].started = True
+            case ["starts", *command_ids]:
+                for entry in filter(None, map(self._entries.get, map(str, command_ids))):
+                    entry.started = True
+            case ["note", str(command_id), bytes(note)] if command_id in self._entries:
+                self._entries[command_id].note = note
             case ["end", str(command_id), bytes(reply)] if command_id in self._entries:
-                self._entries[command_id].reply, self._entries[command_id].command = reply, None
+                entry = self._entries[command_id]
+                entry.reply, entry.command, entry.note = reply, None, b""
 
     def _forget(self) -> None:
         """Drop ended entries that are too old or too many."""
@@ -268,6 +287,8 @@ def _retell(entry: Entry) -> Iterator[list[object]]:
     yield ["accept", entry.id, entry.sender, entry.at_ms, entry.command or b""]
     if entry.started:
         yield ["start", entry.id]
+    if entry.note:
+        yield ["note", entry.id, entry.note]
     if entry.reply is not None:
         yield ["end", entry.id, entry.reply]
 

@@ -16,8 +16,9 @@ def write(tree: Path, target: Path) -> None:
     """Write ``tree`` as ``target``. Two builds differ in time stamps, hence in hash."""
     raw = target.with_suffix(".raw")
     mke2fs = tools.find_tool("mke2fs", "e2fsprogs")
-    settings = ["-t", "ext4", "-q", "-F", "-L", "volcloud", "-m", "0", "-N", str(_INODES)]
-    extended = ["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1"]
+    settings = ["-t", "ext4", "-q", "-F", "-L", "volcloud", "-m", "0", "-N", str(_INODES), "-O", "quota"]
+    # The kernel counts by account what is on the disk, so that a job cannot take more than is its.
+    extended = ["-E", "root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,quotatype=usrquota"]
     tools.run(tools.as_root([mke2fs, *settings, *extended, "-d", str(tree), str(raw), f"{_SIZE_MIB}M"]))
     _compress(raw, target)
     raw.unlink()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from deploy.image.errors import BuildError
 
-#: What our machines consist of: disk, network, seed port, randomness, fw_cfg, and the power button with its event file.
+#: What our machines consist of: disk, network, seed port, randomness, fw_cfg, quota, and the power button with its
+#: event file.
 MODULES = (
     "virtio_pci",
     "virtio_blk",
@@ -21,6 +22,7 @@ MODULES = (
     "virtio_console",
     "virtio-rng",
     "qemu_fw_cfg",
+    "quota_v2",
     "button",
     "evdev",
 )

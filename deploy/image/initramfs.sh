@@ -12,8 +12,8 @@ until [ -b /dev/vda ] || [ "$tries" -ge 100 ]; do
     tries=$((tries + 1))
     usleep 50000
 done
-# What is freed here goes back to the host.
-mount -t ext4 -o noatime,discard /dev/vda /root || { echo "volunteer-cloud: no root disk"; poweroff -f; }
+# What is freed here goes back to the host; the kernel counts by account what is on the disk.
+mount -t ext4 -o noatime,discard,usrquota /dev/vda /root || { echo "volunteer-cloud: no root disk"; poweroff -f; }
 mount --move /dev /root/dev
 mount --move /sys /root/sys
 mount --move /proc /root/proc

@@ -12,8 +12,6 @@ import pytest
 
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent import slots
-from guest_agent.attempt import Room
-from guest_agent.cache import InputCache
 from guest_agent.slots import JobLoop, Timing
 from schemas.envelope import Message, Reply
 from schemas.jobs import (
@@ -27,6 +25,7 @@ from schemas.jobs import (
     Outcome,
 )
 from tests.broker.polling import until
+from tests.unit import guests
 
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p")
 
@@ -64,37 +63,28 @@ class Guest:
 
     def __init__(self, directory: Path) -> None:
         self.up = Up()
-        self.forgotten: list[str] = []
-        room = Room(
-            directory=directory / "jobs",
-            cache=InputCache(directory / "cache", cast(Any, None)),
-            boot_id="boot",
-            account=lambda slot: None,
-        )
+        self.at = guests.Guest(directory)
+        self.book = self.at.book
         self.loop = JobLoop(
             cast(Uplink, self.up),
-            room,
+            self.at.room,
             slots=1,
             machine=lambda: MACHINE,
             clock=ServerClock(),
-            store=lambda output: cast(Any, None),
-            end=self.end,
+            store=lambda output: self.at.store,
             timing=Timing(),
         )
 
-    async def end(self, command: str) -> None:
-        self.forgotten.append(command)
-
-    async def assign(self, number: int, *command: str, slot: int = 0) -> None:
+    async def assign(self, number: int, *command: str, slot: int = 0, **fields: Any) -> str:
         job = JobAssign(
-            job=f"site-a/j.{number}", attempt=1, slot=slot, executable=command[0], arguments=list(command[1:])
+            job=f"site-a/j.{number}", attempt=1, slot=slot, executable=command[0], arguments=list(command[1:]), **fields
         )
         await self.loop.assign(cast(Call, None), job)
+        return job.id
 
 
 @asynccontextmanager
 async def running(directory: Path) -> AsyncIterator[Guest]:
-    (directory / "jobs").mkdir()
     guest = Guest(directory)
     task = asyncio.create_task(guest.loop.run())
     try:
@@ -102,6 +92,7 @@ async def running(directory: Path) -> AsyncIterator[Guest]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        guest.at.close()
 
 
 async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_time(tmp_path: Path) -> None:
@@ -113,7 +104,7 @@ async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_t
         assert [completion.job for completion in guest.up.completions] == [f"site-a/j.{n}" for n in range(1, 6)]
         assert set(guest.up.ended().values()) == {Outcome.DONE}
         assert len(guest.loop._slots[0].asked) > 1
-        await until(lambda: guest.loop.holding() == [] and len(guest.forgotten) == 5)
+        await until(lambda: guest.loop.holding() == [] and len(guest.book.ended) == 5)
 
 
 async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do(tmp_path: Path) -> None:
@@ -143,7 +134,7 @@ async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_ba
         assert guest.up.ended() == dict.fromkeys((f"site-a/j.{n}" for n in (2, 3, 4)), Outcome.RETURNED)
         assert {completion.exit_status for completion in guest.up.completions} == {-1}
         assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
-        await until(lambda: [path.name for path in (tmp_path / "jobs").glob("site-a*")] == ["site-a_j.1.1"])
+        await until(lambda: [path.name for path in guest.at.quarters.work.iterdir()] == ["site-a_j.1.1"])
 
 
 async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_path: Path) -> None:
@@ -180,16 +171,3 @@ async def test_a_new_link_asks_again_for_what_a_busy_slot_has_asked(tmp_path: Pa
 
         again = guest.up.requests[-1]
         assert {again.slot, *again.more} == asked != set()
-
-
-async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_path: Path) -> None:
-    (tmp_path / "jobs").mkdir()
-    before, after = Guest(tmp_path), Guest(tmp_path)
-    await before.assign(1, "true")
-    (attempt,) = before.loop._held.values()
-    assert attempt.give_back().outcome == Outcome.RETURNED
-
-    await after.assign(1, "true")
-    await until(lambda: len(after.up.completions) == 1)
-
-    assert after.up.ended() == {"site-a/j.1": Outcome.LOST}

@@ -1,0 +1,93 @@
+"""What the payloads of one job slot have of the disk: a directory for each attempt, and scratch space that looks empty.
+
+``work`` holds the attempts' directories, ``tmp`` and ``var-tmp`` what payloads see as /tmp and /var/tmp. All three are
+the agent's; what is in them is whatever payloads like. Blocking; holds no descriptor between calls.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from guest_agent.held import Held
+from guest_agent.payload import Account
+
+#: Where payloads see the scratch directories, if they have a view of their own.
+SCRATCH = {"tmp": "/tmp", "var-tmp": "/var/tmp"}
+#: Mode of the directory of attempts: to be passed through by who knows a name in it, not listed.
+PASS = 0o711
+#: Mode of scratch directories: everybody may write, nobody remove what is another's.
+OPEN = 0o1777
+
+
+class Quarters:
+    """The directories of one slot."""
+
+    def __init__(self, directory: Path, account: Account | None) -> None:
+        self.directory = directory
+        self.work = directory / "work"
+        self.account = account
+        for path, mode in ((directory, PASS), (self.work, PASS), *((directory / name, OPEN) for name in SCRATCH)):
+            path.mkdir(exist_ok=True)
+            path.chmod(mode)
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """User and group of what is a payload's own."""
+        return (self.account.uid, self.account.gid) if self.account is not None else None
+
+    def scratch(self) -> list[tuple[str, str]]:
+        """List the scratch directories with the places where payloads see them."""
+        return [(str(self.directory / name), place) for name, place in SCRATCH.items() if Path(place).is_dir()]
+
+    def make(self, name: str) -> Held:
+        """Make an attempt's directory, fresh and the payload's own, and hold it. What had its name goes first."""
+        with Held(self.work) as work:
+            work.remove(name)
+            return work.make(name, owner=self.owner)
+
+    def take_back(self, held: Held) -> None:
+        """Let no payload in any more: the next one in the slot has the same account."""
+        if self.account is not None:
+            os.fchown(held.descriptor, os.geteuid(), os.getegid())
+
+    def remove(self, name: str) -> None:
+        """Remove an attempt's directory, whatever it holds."""
+        with Held(self.work) as work:
+            work.remove(name)
+
+    def streams(self, name: str) -> Path:
+        """Where streams of an attempt go that are not small; no payload comes there."""
+        return self.directory / "streams" / name
+
+    def used_bytes(self, held: Held) -> int:
+        """Measure what an attempt has on the disk. Blocking, longer the more files there are."""
+        total = held.used_bytes()
+        for name in SCRATCH:
+            with Held(self.directory / name) as scratch:
+                total += scratch.used_bytes()
+        return total
+
+    def is_clear(self) -> bool:
+        """Say whether scratch space is as the next payload shall find it."""
+        return all(
+            {path.name for path in (self.directory / name).iterdir()} <= self._way_through(place)
+            for name, place in SCRATCH.items()
+        )
+
+    def renew_scratch(self, aside: Path) -> None:
+        """Have other scratch directories, where the old ones could not be cleared: they are moved ``aside``."""
+        for name in SCRATCH:
+            (self.directory / name).rename(aside / os.urandom(12).hex())
+            (self.directory / name).mkdir()
+            (self.directory / name).chmod(OPEN)
+
+    def clear_scratch(self) -> None:
+        """Empty what payloads see as /tmp and /var/tmp, but for the way to their own directory if it leads there."""
+        for name, place in SCRATCH.items():
+            with Held(self.directory / name) as scratch:
+                scratch.empty(spare=self._way_through(place))
+
+    def _way_through(self, place: str) -> frozenset[str]:
+        work = self.work.resolve()
+        return frozenset({work.relative_to(place).parts[0]}) if work.is_relative_to(place) else frozenset()

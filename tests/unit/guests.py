@@ -1,0 +1,114 @@
+"""A guest without a broker, for tests of attempts: real payloads in real containers, inputs and a store at hand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from broker.errors import TransferFailed
+from guest_agent.attempt import Attempt
+from guest_agent.book import Conclusion, Past
+from guest_agent.cache import InputCache
+from guest_agent.container import Container
+from guest_agent.payload import Account
+from guest_agent.quarters import Quarters
+from guest_agent.room import Room
+from schemas.description import Input
+from schemas.errors import ErrorCode
+from schemas.jobs import JobAssign, JobCompletion, OutputEntry
+
+
+class Pages:
+    """A book in memory: what is written down is there, in the order in which it was."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.conclusions: list[Conclusion] = []
+        self.ended: list[str] = []
+        self.pasts: dict[str, Past] = {}
+        #: Raised by each ``begin`` or ``conclude``, as often as there are.
+        self.troubles: list[OSError] = []
+
+    async def begin(self, commands: Sequence[str]) -> None:
+        self._stumble()
+        self.begun += commands
+
+    async def conclude(self, command: str, conclusion: Conclusion) -> None:
+        self._stumble()
+        self.conclusions.append(conclusion)
+
+    async def end(self, command: str) -> None:
+        self.ended.append(command)
+
+    def past(self, command: str) -> Past:
+        return self.pasts.get(command, Past())
+
+    def _stumble(self) -> None:
+        if self.troubles:
+            raise self.troubles.pop(0)
+
+
+class Guest:
+    """See the module. One slot; payloads have ``account``."""
+
+    def __init__(self, directory: Path, account: Account | None = None, **room: Any) -> None:
+        self.directory = directory
+        self.inputs: dict[str, bytes] = {}
+        self.stored: dict[str, bytes] = {}
+        self.fetches: list[str] = []
+        self.full_for = 0
+        self.book = Pages()
+        (directory / "jobs").mkdir(exist_ok=True)
+        (directory / "jobs").chmod(0o711)
+        (directory / "aside").mkdir(exist_ok=True)
+        self.quarters = Quarters(directory / "jobs" / "slot-0", account)
+        self.container = Container(self.quarters, cover=directory)
+        fields: dict[str, Any] = {
+            "containers": [self.container],
+            "cache": InputCache(directory / "cache", self.fetch),
+            "book": self.book,
+            "aside": directory / "aside",
+            "boot_id": "boot",
+            "store_patience_s": 5.0,
+        }
+        self.room = Room(**(fields | room))
+
+    def attempt(self, *command: str, **fields: Any) -> Attempt:
+        fields = {"job": "site-a/j.1", "attempt": 1, "slot": 0, "grace_s": 1.0, **fields}
+        assign = JobAssign(executable=command[0], arguments=list(command[1:]), **fields)
+        return Attempt(assign, 0, self.room, self.store)
+
+    def input(self, name: str, content: bytes, **fields: Any) -> Input:
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.inputs[sha256] = content
+        return Input(name=name, sha256=sha256, size=len(content), **fields)
+
+    async def fetch(self, sha256: str, target: Path, partial: Path) -> None:
+        self.fetches.append(sha256)
+        await asyncio.sleep(0)
+        if sha256 not in self.inputs:
+            raise TransferFailed(ErrorCode.NOT_FOUND, f"input {sha256} is not in the store")
+        target.write_bytes(self.inputs[sha256])
+
+    async def store(self, path: Path, name: str) -> OutputEntry:
+        if self.full_for:
+            self.full_for -= 1
+            raise TransferFailed(ErrorCode.STORE, "no space left on device")
+        self.stored[name] = path.read_bytes()
+        return OutputEntry(name=name, size=path.stat().st_size, sha256="0" * 64)
+
+    async def run(self, *command: str, **fields: Any) -> JobCompletion:
+        attempt = self.attempt(*command, **fields)
+        completion = await attempt.run()
+        attempt.discard()
+        return completion
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def content_of(completion: JobCompletion, name: str) -> bytes:
+    return next(entry.content or b"" for entry in completion.outputs if entry.name == name)

@@ -1,0 +1,118 @@
+"""Directories that strangers have written in: nothing followed out of them, and nothing in them too deep to remove."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from guest_agent.errors import LeadsOut
+from guest_agent.held import Held
+
+
+def read(held: Held, name: str) -> bytes:
+    descriptor = held.open(name)
+    try:
+        return os.read(descriptor, 100)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.fixture
+def inside(tmp_path: Path) -> Path:
+    (tmp_path / "secret").write_text("a secret")
+    directory = tmp_path / "inside"
+    (directory / "d").mkdir(parents=True)
+    (directory / "d" / "file").write_text("a file")
+    return directory
+
+
+def test_links_that_stay_inside_are_followed_relative_or_by_the_directorys_own_path(inside: Path) -> None:
+    (inside / "near").symlink_to("d/file")
+    (inside / "d" / "up").symlink_to("../near")
+    (inside / "whole").symlink_to(inside / "d" / "up")
+
+    with Held(inside) as held:
+        assert {read(held, name) for name in ("near", "d/up", "whole", "d/../near")} == {b"a file"}
+
+
+@pytest.mark.parametrize("target", ["../../secret", "/etc/passwd", "../d/../../secret", "/proc/self/environ", "round"])
+def test_a_link_that_leads_out_or_round_is_followed_nowhere(inside: Path, target: str) -> None:
+    (inside / "round").symlink_to("round")
+    (inside / "d" / "out").symlink_to(target if target != "round" else "../round")
+
+    with Held(inside) as held, pytest.raises(LeadsOut):
+        held.open("d/out")
+
+
+def test_a_directory_that_became_a_link_is_no_way_out(inside: Path) -> None:
+    (inside / "d").rename(inside / "e")
+    (inside / "d").symlink_to(inside.parent)
+
+    with Held(inside) as held:
+        with pytest.raises(LeadsOut):
+            held.open("d/secret")
+        with pytest.raises(OSError):
+            os.close(held.create("d/new"))
+        with pytest.raises(OSError):
+            held.link(inside.parent / "secret", "d/linked")
+
+    assert sorted(path.name for path in inside.parent.iterdir()) == ["inside", "secret"]
+
+
+@pytest.mark.parametrize("name", ["../new", "/new", "a//b", "./a", "a/..", ""])
+def test_what_is_no_name_below_makes_nothing(inside: Path, name: str) -> None:
+    with Held(inside) as held, pytest.raises(LeadsOut):
+        held.create(name)
+
+
+def test_a_pipe_does_not_hold_up_who_opens_it(inside: Path) -> None:
+    os.mkfifo(inside / "pipe")
+
+    with Held(inside) as held:
+        os.close(held.open("pipe"))
+
+
+def test_a_tree_three_thousand_deep_is_removed_with_a_handful_of_descriptors(tmp_path: Path) -> None:
+    top = os.open(tmp_path, os.O_RDONLY)
+    os.mkdir("deep", dir_fd=top)
+    here = os.open("deep", os.O_RDONLY, dir_fd=top)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=here)
+        os.close(os.open("f", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        there = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = there
+    os.close(here)
+    os.close(top)
+
+    with Held(tmp_path) as held:
+        held.remove("deep")
+
+    assert not (tmp_path / "deep").exists()
+
+
+def test_a_wide_tree_with_links_out_of_it_is_removed_and_what_they_name_stays(inside: Path) -> None:
+    for number in range(300):
+        (inside / f"{number}").mkdir()
+        (inside / f"{number}" / "out").symlink_to(inside.parent / "secret")
+        (inside / f"{number}" / ".gone-0").mkdir()
+    (inside / "closed" / "more").mkdir(parents=True)
+    (inside / "closed").chmod(0)
+
+    with Held(inside) as held:
+        held.empty()
+
+    assert list(inside.iterdir()) == []
+    assert (inside.parent / "secret").read_text() == "a secret"
+
+
+def test_a_pattern_names_files_at_its_own_depth(inside: Path) -> None:
+    for name in ("a.root", "b.root", ".hidden.root", "d/c.root", "{x}[1].root"):
+        (inside / name).write_text(name)
+
+    with Held(inside) as held:
+        assert held.matching("*.root") == ["a.root", "b.root", "{x}[1].root"]
+        assert held.matching("d/*") == ["d/c.root", "d/file"]
+        assert held.matching("?/[a-c].root") == ["d/c.root"]
