@@ -114,7 +114,7 @@ class GuestAgent:
             book=self._book,
             aside=self._state / ASIDE,
             boot_id=boot_id(),
-            is_same_boot=self._note_boot(),
+            boot_before=self._note_boot(),
             found=found,
             quota=quota.of(jobs),
             memory_bytes=int(settings.get("payload_memory_mib", 0)) << 20,
@@ -134,13 +134,13 @@ class GuestAgent:
             for slot in range(slots)
         ]
 
-    def _note_boot(self) -> bool:
-        """Note in which boot we run; says whether an agent before us ran in it too."""
+    def _note_boot(self) -> str:
+        """Note in which boot we run, and give that of the agent before us; ours when there was none."""
         note = self._state / "boot"
-        before = note.read_bytes() if note.exists() else b""
-        if before != boot_id().encode():
+        before = note.read_text() if note.exists() else boot_id()
+        if before != boot_id() or not note.exists():
             durable.replace(note, boot_id().encode())
-        return before in (b"", boot_id().encode())
+        return before
 
     async def _prepare(self) -> None:
         """Have the wardens before the first job comes; one that cannot be had is told again by each job."""

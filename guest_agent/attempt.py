@@ -103,8 +103,10 @@ class Attempt:
         """Say that it was lost, if an agent before us had begun it and not written down an end; else None."""
         if not past.begun and self._name not in self._room.found:
             return None
-        if past.begun and not self._room.is_same_boot:
-            return self._completion(Outcome.LOST, "the VM went down while it ran")
+        before = self._room.boot_before
+        if past.begun and before != self._room.boot_id:
+            lost = self._completion(Outcome.LOST, "the VM went down while it ran")
+            return msgspec.structs.replace(lost, boot_id=before)
         if self._name not in self._room.found:
             return None  # written down ahead of its turn, which did not come
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")

@@ -38,8 +38,8 @@ class Room(Struct, frozen=True, kw_only=True):
     #: Where goes what could not be removed at once; beside the slots' directories.
     aside: Path
     boot_id: str = ""
-    #: The agent before this one ran in the same boot, so what it wrote is there, durable or not.
-    is_same_boot: bool = True
+    #: The boot in which the agent before this one ran.
+    boot_before: str = ""
     #: Names of attempts whose directories an agent before this one had made.
     found: frozenset[str] = frozenset()
     quota: Quota | None = None

@@ -19,7 +19,7 @@ from tests.system.running import System, running, until
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
 VM = "worker-1"
-WAIT = "touch /tmp/begun-$VOLCLOUD_ATTEMPT; while [ ! -e /tmp/gate ]; do sleep 0.1; done; echo done > out"
+WAIT = "while [ ! -e /run/gate ]; do sleep 0.1; done; echo done > out"
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def client(system: System) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def closed_gate(client: Client) -> None:
-    client.run(VM, ["rm", "-f", "/tmp/gate"])
+    client.run(VM, ["rm", "-f", "/run/gate"])
 
 
 def vm_of(client: Client) -> RegistryRow:
@@ -59,7 +59,7 @@ def output_of(client: Client, *command: str) -> bytes:
 
 def open_gate(client: Client) -> None:
     until(lambda: vm_of(client).agent_ready and vm_of(client).status.state == "running", "the agent is ready", 90)
-    client.run(VM, ["touch", "/tmp/gate"])
+    client.run(VM, ["touch", "/run/gate"])
 
 
 def test_the_record_of_a_job_shows_the_guests_boot_and_the_qemu_that_ran_it(client: Client) -> None:

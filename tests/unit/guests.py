@@ -72,6 +72,7 @@ class Guest:
             "book": self.book,
             "aside": directory / "aside",
             "boot_id": "boot",
+            "boot_before": "boot",
             "store_patience_s": 5.0,
         }
         self.room = Room(**(fields | room))
