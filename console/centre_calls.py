@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+import msgspec
+
 from broker.errors import CallTimeout, NotDelivered
 from broker.rpc import Caller
 from console.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Unreachable, WaitTimeout
@@ -57,15 +59,22 @@ class CentreCalls:
         self._caller = caller
 
     async def hosts(self) -> list[HostRow]:
-        """List the hosts that the centre knows."""
-        return (await self._ask("call", HostList(), Hosts)).hosts
+        """List the hosts that the centre knows, by id."""
+        page = await self._ask("call", HostList(), Hosts)
+        rows = page.hosts
+        while page.next:
+            page = await self._ask("call", HostList(after=page.next), Hosts)
+            rows += page.hosts
+        return rows
 
     async def vms(self, pattern: str = "*") -> list[RegistryRow]:
-        """List the VMs whose name fits a shell pattern, or the one with that id."""
-        if pattern.startswith("vm-"):
-            rows = (await self._ask("call", RegistryList(), Registry)).vms
-            return [row for row in rows if pattern in (row.status.vm, row.status.name)]
-        return (await self._ask("call", RegistryList(pattern=pattern), Registry)).vms
+        """List the VMs whose name or id fits a shell pattern, by name."""
+        page = await self._ask("call", RegistryList(pattern=pattern), Registry)
+        rows = page.vms
+        while page.next:
+            page = await self._ask("call", RegistryList(pattern=pattern, after=page.next), Registry)
+            rows += page.vms
+        return rows
 
     async def vms_named(self, pattern: str) -> list[RegistryRow]:
         """As ``vms``, at least one. Raises NoSuchVm naming those that there are."""
@@ -121,12 +130,12 @@ class CentreCalls:
     async def cancel(self, name: str) -> JobsChanged:
         """Cancel a job, or all of an array: what waits ends at once, what runs soon after."""
         typed = read_job_name(name)
-        return await self._ask("call", JobCancel(owner=typed.owner, job=typed.within_owner), JobsChanged)
+        return await self._order(lambda: JobCancel(owner=typed.owner, job=typed.within_owner))
 
     async def retry(self, name: str) -> JobsChanged:
         """Release held and failed jobs; their counts start again."""
         typed = read_job_name(name)
-        return await self._ask("call", JobRetry(owner=typed.owner, job=typed.within_owner), JobsChanged)
+        return await self._order(lambda: JobRetry(owner=typed.owner, job=typed.within_owner))
 
     async def submit_description(self, job: JobDescription) -> JobVerdict:
         """Submit a job whose inputs are in the store. Raises SubmissionRefused. Repeating it is safe."""
@@ -185,6 +194,14 @@ class CentreCalls:
         if not rows:
             raise _unknown(name)
         return rows
+
+    async def _order(self, make: Callable[[], Message]) -> JobsChanged:
+        """Give an order until nothing is left of it; each part is an order of its own, with a new id."""
+        answer = await self._ask("call", make(), JobsChanged)
+        while answer.more:
+            following = await self._ask("call", make(), JobsChanged)
+            answer = msgspec.structs.replace(following, changed=answer.changed + following.changed)
+        return answer
 
     async def _ask(self, what: str, message: Message, kind: type[R]) -> R:
         try:

@@ -91,7 +91,7 @@ class Client:
         return self._wait_for(self._client.hosts())
 
     def vms(self, pattern: str = "*") -> list[RegistryRow]:
-        """List the VMs whose name fits a shell pattern, or the one with that id."""
+        """List the VMs whose name or id fits a shell pattern, by name."""
         return self._wait_for(self._client.vms(pattern))
 
     def vms_named(self, pattern: str) -> list[RegistryRow]:

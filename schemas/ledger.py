@@ -15,6 +15,9 @@ from schemas.vms import HostFacts, VmStatus
 
 #: Jobs named in one listing or one order.
 MAX_LISTED = 1000
+#: Hosts or VMs in one page; a page of the longest rows fits a message.
+MAX_ROWS = 500
+Rows = Annotated[int, Meta(ge=1, le=MAX_ROWS)]
 
 
 class JobState(StrEnum):
@@ -148,14 +151,22 @@ class JobRetry(Message, frozen=True, kw_only=True, tag="job.retry"):
 
 
 class JobsChanged(Reply, frozen=True, kw_only=True, tag="reply.jobs_changed"):
-    """How many jobs the order changed, and how many will change once their guest has answered."""
+    """How many jobs the order changed, and how many will change once their guest has answered.
+
+    ``more``: it takes longer, so this is a part of it; whoever gives the order again gets the next.
+    """
 
     changed: int
     pending: int = 0
+    more: bool = False
 
 
 class HostList(Message, frozen=True, kw_only=True, tag="host.list"):
-    """Ask for the hosts that the centre knows."""
+    """Ask for a page of the hosts that the centre knows, by id."""
+
+    limit: Rows = 200
+    #: ``next`` of the page before.
+    after: str = ""
 
 
 class HostRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -169,15 +180,19 @@ class HostRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Hosts(Reply, frozen=True, kw_only=True, tag="reply.hosts"):
-    """Hosts that the centre knows."""
+    """A page of the hosts that the centre knows; ``next`` asks for the one after it, empty = this was the last."""
 
     hosts: list[HostRow]
+    next: str = ""
 
 
 class RegistryList(Message, frozen=True, kw_only=True, tag="registry.list"):
-    """Ask for the VMs that the centre knows; ``pattern`` is a shell pattern on their names."""
+    """Ask for a page of the VMs that the centre knows; ``pattern`` is a shell pattern on their names and ids."""
 
     pattern: str = "*"
+    limit: Rows = 200
+    #: ``next`` of the page before.
+    after: str = ""
 
 
 class RegistryRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -193,6 +208,7 @@ class RegistryRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Registry(Reply, frozen=True, kw_only=True, tag="reply.registry"):
-    """VMs that the centre knows."""
+    """A page of VMs by name; ``next`` asks for the one after it, empty = this was the last. A page may be short."""
 
     vms: list[RegistryRow]
+    next: str = ""

@@ -21,7 +21,7 @@ from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.intake import Answers, Intake, Kind
 from adapters.job.calls import Calls
-from adapters.ledger import assignments, inventory, leases, orders, queries, requests, submissions
+from adapters.ledger import assignments, inventory, leases, queries, requests, submissions
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import VM_STATES, Metrics
@@ -29,9 +29,9 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.connection import Connection
 from schemas.codec import clip
-from schemas.envelope import Failed, Message, Reply, ServerTime
+from schemas.envelope import Message, Reply, ServerTime
 from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw
-from schemas.ledger import JobCancel, JobRetry, JobState, JobSubmit, JobVerdict
+from schemas.ledger import JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,11 @@ def kinds(store: Store) -> dict[type[Message], Kind]:
     """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
     vm, host = frozenset({"vm"}), frozenset({"host"})
     feeders = frozenset({"site", "console"})
-    console = frozenset({"console"})
     return {
         JobSubmit: Kind(room=partial(_submit, store), senders=feeders),
         AgentHello: Kind(room=_each(requests.hello), senders=vm),
         JobRequest: Kind(room=_ask, senders=vm),
         JobWithdraw: Kind(room=_withdraw, senders=vm),
-        JobCancel: Kind(room=_each(_cancel), senders=console),
-        JobRetry: Kind(room=_each(_retry), senders=console),
         JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
         HostInventory: Kind(room=_each(_report), senders=host, light=True),
         HostBye: Kind(room=_each(inventory.bye), senders=host, light=True),
@@ -147,21 +144,6 @@ def _withdraw(tx: Tx, items: Sequence[tuple[str, JobWithdraw]]) -> Answers:
 def _report(tx: Tx, host: str, message: HostInventory) -> Reply:
     inventory.report(tx, host, message)
     return ServerTime(call=message.id, server_time_ms=tx.now_ms)
-
-
-def _cancel(tx: Tx, sender: str, message: JobCancel) -> Reply:
-    return _ordered(message, lambda: orders.cancel(tx, message))
-
-
-def _retry(tx: Tx, sender: str, message: JobRetry) -> Reply:
-    return _ordered(message, lambda: orders.retry(tx, message))
-
-
-def _ordered(message: Message, order: Callable[[], Reply]) -> Reply:
-    try:
-        return order()
-    except LedgerError as error:
-        return Failed(call=message.id, code=error.code, message=str(error), hint="`volcloud job list` shows the names")
 
 
 def _expire(tx: Tx) -> None:

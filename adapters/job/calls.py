@@ -1,26 +1,44 @@
-"""What consoles and clients ask of the centre: answered from the ledger; orders go through the intake.
+"""What consoles and clients ask of the centre: questions are answered from the ledger, orders carried out in portions.
 
 Every question is acknowledged, whatever became of its answer: one that cannot be given would be asked again for ever.
+An order is acknowledged when it is done, or after some seconds, with an answer that says that there is more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, LedgerUnavailable
 from adapters.intake import Intake, body_of
-from adapters.ledger import queries
+from adapters.ledger import assignments, listing, orders, queries, registry
+from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
+from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.routes import kind_of, reply, sender_of
 from schemas.codec import clip, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
-from schemas.ledger import HostList, Hosts, JobList, JobRecord, JobRow, Jobs, JobShow, Registry, RegistryList
+from schemas.ledger import (
+    HostList,
+    Hosts,
+    JobCancel,
+    JobList,
+    JobRecord,
+    JobRetry,
+    JobRow,
+    Jobs,
+    JobsChanged,
+    JobShow,
+    Registry,
+    RegistryList,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +46,21 @@ log = logging.getLogger(__name__)
 BRIEF_TEXT = 100
 #: Events of a job in such an answer: the last.
 BRIEF_EVENTS = 100
+SEE_NAMES = "`volcloud job list` shows the names"
 #: What a reading question is answered by.
 ANSWERS: dict[type[Message], Callable[[Tx, Any], Reply]] = {
-    JobList: queries.list_jobs,
+    JobList: listing.list_jobs,
     JobShow: queries.show,
-    HostList: lambda tx, message: Hosts(call=message.id, hosts=queries.hosts(tx)),
-    RegistryList: lambda tx, message: Registry(call=message.id, vms=queries.registry(tx, message.pattern)),
+    HostList: registry.hosts,
+    RegistryList: registry.vms,
 }
+#: What carries out a portion of an order.
+ORDERS: dict[type[Message], Callable[[Tx, Any], Portion]] = {
+    JobCancel: orders.cancel,
+    JobRetry: orders.retry,
+}
+#: How long an order is worked at before its sender is told that there is more, seconds.
+ORDER_S = 5.0
 
 
 class Calls:
@@ -50,10 +76,10 @@ class Calls:
             message = delivery.read()
         except DecodeError:
             message = None
-        if sender is None or message is None or kind_of(sender) != "console" or type(message) not in ANSWERS:
+        if sender is None or message is None or kind_of(sender) != "console" or type(message) not in ANSWERS | ORDERS:
             self._intake.on_delivery(delivery)
             return
-        answer = await self._answer(message)
+        answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(message))
         self._connection.send(*reply(self._connection.user, sender, message.reply), _fitting(answer), mandatory=False)
         delivery.ack()
 
@@ -62,29 +88,67 @@ class Calls:
         try:
             answer: Reply = await self._intake.read(lambda tx: work(tx, message))
         except AdapterError as error:
-            return Failed(call=message.id, code=error.code, message=str(error), hint="`volcloud job list` shows all")
+            return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
         except Exception as error:
             log.exception("question failed", extra={"op": op_of(message)})
             text = clip(f"{type(error).__name__}: {error}")
             return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="look into the adapter's log")
         return answer
 
+    async def _carry_out(self, message: Message) -> Reply:
+        """Work at an order portion by portion; between them the writer takes what else has come."""
+        ends = time.monotonic() + ORDER_S
+        changed, portion = 0, None
+        while portion is None or (not portion.is_last and time.monotonic() < ends):
+            try:
+                portion = await self._portion(message)
+            except AdapterError as error:
+                return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
+            changed += portion.changed
+        return JobsChanged(call=message.id, changed=changed, pending=portion.pending, more=not portion.is_last)
+
+    async def _portion(self, message: Message) -> Portion:
+        """Write one portion; waits for a ledger that is away. Raises LedgerError."""
+
+        def work(tx: Tx) -> Portion:
+            done = ORDERS[type(message)](tx, message)
+            assignments.match(tx)
+            return done
+
+        for wait_s in backoff(0.2, 10.0):
+            try:
+                portion: Portion = await self._intake.write(work)
+                return portion
+            except LedgerUnavailable as error:
+                log.error("ledger unavailable, waiting", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
+        raise AssertionError("backoff has no end")
+
 
 def _fitting(answer: Reply) -> bytes:
-    """Render an answer; of one that is too long, what a person misses least is left out."""
+    """Render an answer; of one that is too long, what a person misses least is left out, and a page is cut short."""
+    shorter = _shorter(answer)
+    while not _fits(answer) and shorter != answer:
+        answer, shorter = shorter, _shorter(shorter)
+    return body_of(answer)
+
+
+def _fits(answer: Reply) -> bool:
     try:
-        return encode(answer)
+        return bool(encode(answer))
     except DecodeError:
-        return body_of(_brief(answer))
+        return False
 
 
-def _brief(answer: Reply) -> Reply:
-    """Shorten texts, never a page: who turns pages takes a short one for the last."""
+def _shorter(answer: Reply) -> Reply:
+    """Shorten the texts of jobs, whose pages stay whole: who turns them takes a short one for the last."""
     match answer:
         case Jobs():
             return msgspec.structs.replace(answer, jobs=[_brief_row(row) for row in answer.jobs])
         case JobRecord():
             return _brief_record(answer)
+        case Hosts() | Registry():
+            return registry.shorter(answer)
     return answer
 
 

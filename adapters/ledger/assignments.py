@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, select, tuple_, update
 
-from adapters.ledger import classes, outbox, tables
+from adapters.ledger import classes, outbox, tables, tallies
 from adapters.ledger.known import Fits
 from adapters.ledger.matching import Free, Waiting, assignment, pair, unmet
 from adapters.ledger.transaction import Tx, portions
@@ -168,6 +168,8 @@ def _write_attempts(tx: Tx, pairs: Sequence[tuple[Waiting, Free]]) -> None:
     for some in portions([job.number for job, _ in pairs]):
         tx.execute(_ASSIGN, {"numbers": some})
     tx.each(_ATTEMPT, [_attempt(tx, job, free) for job, free in pairs])
+    for job, _ in pairs:
+        tallies.move(tx, job.submission, job.owner, JobState.SUBMITTED, JobState.ASSIGNED)
     tx.each(_SERVED, [{"of_vm": free.vm, "of_slot": free.slot} for _, free in pairs])
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import events, tables
+from adapters.ledger import events, tables, tallies
 from adapters.ledger.events import Note
 from adapters.ledger.outcomes import Standing, after_loss
 from adapters.ledger.transaction import Tx, portions
@@ -50,6 +50,7 @@ class Held(NamedTuple):
     """An attempt and its job, as the ledger has them."""
 
     number: int
+    submission: int
     ref: JobRef
     state: str
     latest: int
@@ -73,6 +74,11 @@ class Held(NamedTuple):
     started_ms: int
     ended_ms: int
     lease_expires_ms: int
+
+    @property
+    def owner(self) -> str:
+        """Whose job it is."""
+        return self.ref.partition("/")[0]
 
     @property
     def is_latest(self) -> bool:
@@ -110,7 +116,7 @@ class Held(NamedTuple):
 
 _SELECT = (
     select(
-        *(_jobs.c[name] for name in ("number", "ref", "state")),
+        *(_jobs.c[name] for name in ("number", "submission", "ref", "state")),
         _jobs.c.attempt.label("latest"),
         *(_jobs.c[name] for name in ("failures", "losses", "lost_on", "reason", "cancel_requested", "submitted_ms")),
         _submissions.c.attempts.label("limit"),
@@ -165,9 +171,11 @@ def open_on(tx: Tx, vms: Sequence[str]) -> list[Held]:
     return [Held._make(row) for some in portions(vms) for row in tx.execute(_OF_VMS, {"vms": some})]
 
 
-def stand(tx: Tx, standings: Iterable[tuple[int, Standing]]) -> None:
-    """Write where jobs stand, by number."""
-    tx.each(_STAND, [_standing_row(tx, number, job) for number, job in standings])
+def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
+    """Write where jobs stand, each once; ``Held`` is what was read under the job's lock."""
+    tx.each(_STAND, [_standing_row(tx, held.number, job) for held, job in standings])
+    for held, job in standings:
+        tallies.move(tx, held.submission, held.owner, held.state, job.state)
 
 
 def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
@@ -202,7 +210,7 @@ def give_up(tx: Tx, lost: Sequence[tuple[Held, str]], state: AttemptState, notic
             for held, cause, _ in after
         ],
     )
-    stand(tx, [(held.number, job) for held, _, job in after])
+    stand(tx, [(held, job) for held, _, job in after])
     events.note_all(tx, (note for held, cause, job in after for note in _notes(held, cause, job, state, noticed_by)))
     tx.counts[f"attempts_{state}"] += len(after)
     for _, _, job in after:

@@ -103,7 +103,7 @@ def _after(tx: Tx, held: Held, message: JobCompletion) -> Standing:
 
 def _write(tx: Tx, endings: Sequence[Ending]) -> None:
     tx.each(_COMPLETE, [_row(tx, ending) for ending in endings])
-    attempts.stand(tx, [(ending.held.number, ending.job) for ending in endings])
+    attempts.stand(tx, [(ending.held, ending.job) for ending in endings])
     events.note_all(tx, [note for ending in endings for note in _notes(ending)])
     for ending in endings:
         _measure(tx, ending)

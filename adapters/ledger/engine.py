@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from adapters.errors import Contended, LedgerError
-from adapters.ledger import outbox
+from adapters.ledger import outbox, tallies
 from adapters.ledger.connections import Engines, connect, mapped
 from adapters.ledger.known import Known
 from adapters.ledger.migrations import migrate
@@ -102,6 +102,7 @@ class Ledger:
             with engine.begin() as connection:
                 tx = Tx(connection, self._known, self._policy, self._instance, self._clock)
                 result = work(tx)
+                tallies.write(tx)
                 outbox.write(tx)
             self._known.keep(tx.known)
             return result

@@ -43,7 +43,7 @@ class Guest(NamedTuple):
 _SELECT = select(*(_vms.c[name] for name in Guest._fields)).where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
 _OUTDATED = delete(_requests).where(_requests.c.vm == bindparam("of_vm"), _requests.c.generation < bindparam("below"))
 #: What a VM that no host has reported is taken to be.
-UNREPORTED = {"host": "", "state": "unknown", "hypervisor": "", "pid": 0, "status": None, "paused_ms": 0}
+UNREPORTED = {"host": "", "state": "unknown", "hypervisor": "", "pid": 0, "status": None, "paused_ms": 0, "name": ""}
 
 
 def is_ready(agent_seen_ms: int, now_ms: int, policy: Policy) -> bool:

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import bindparam, case, select, update
 
 from adapters.ledger import guests, tables
+from adapters.ledger.events import readable
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from schemas.vms import HostBye, HostInventory, VmStatus
 
@@ -37,9 +38,9 @@ class Reported(NamedTuple):
     paused_ms: int
 
 
-_KNOWN = select(*(_vms.c[name] for name in Reported._fields)).where(
-    (_vms.c.host == bindparam("of_host")) | _vms.c.vm.in_(bindparam("vms", expanding=True))
-)
+_REPORTED = select(*(_vms.c[name] for name in Reported._fields))
+_NAMED = _REPORTED.where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
+_THERE = _REPORTED.where(tables.IS_THERE, _vms.c.host == bindparam("of_host"))
 _LAST = select(_hosts.c.reported_ms, _hosts.c.seen_ms).where(_hosts.c.host == bindparam("of_host"))
 _ABSENT = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(state="absent", paused_ms=0)
 _BYE = update(_hosts).where(_hosts.c.host == bindparam("of_host")).values(present=False, seen_ms=bindparam("now_ms"))
@@ -120,9 +121,9 @@ def _save_host(tx: Tx, host: str, message: HostInventory) -> None:
 
 
 def _known(tx: Tx, host: str, statuses: Sequence[VmStatus]) -> dict[str, Reported]:
-    named = [status.vm for status in statuses]
-    rows = [row for some in [*portions(named)] or [[]] for row in tx.execute(_KNOWN, {"of_host": host, "vms": some})]
-    return {row.vm: Reported._make(row) for row in rows}
+    """Read the VMs that the host has, and those that it names; what it once had is not looked at."""
+    named = [row for some in portions([s.vm for s in statuses]) for row in tx.execute(_NAMED, {"vms": some})]
+    return {row.vm: Reported._make(row) for row in [*tx.execute(_THERE, {"of_host": host}), *named]}
 
 
 def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
@@ -135,7 +136,7 @@ def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
 def _upsert(is_sqlite: bool) -> Insert:
     statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
-    told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms")}
+    told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms", "name")}
     is_newer = new.generation > _vms.c.generation
     highest = case((is_newer, new.generation), else_=_vms.c.generation)
     # What an agent of an earlier boot has said tells nothing about the one that boots now.
@@ -164,6 +165,7 @@ def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[st
         "agent_seen_ms": 0,
         "agent_since_ms": 0,
         "hello_id": "",
+        "name": readable(status.name),
     }
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import attempts, events, guests, requests, tables
+from adapters.ledger import attempts, events, guests, requests, tables, tallies
 from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Sighting
@@ -143,14 +143,10 @@ def _write(tx: Tx, renewals: Sequence[tuple[Held, Holding, JobBeat]]) -> None:
         if h.can_return
     ]
     _revive(tx, back)
-    tx.each(
-        _MOVE,
-        [
-            {"of_job": held.number, "now_in": phase.value}
-            for (held, _, _), phase in zip(renewals, phases, strict=True)
-            if held.is_open and held.state != phase
-        ],
-    )
+    moved = [(h, p) for (h, _, _), p in zip(renewals, phases, strict=True) if h.is_open and h.state != p]
+    tx.each(_MOVE, [{"of_job": held.number, "now_in": phase.value} for held, phase in moved])
+    for held, phase in moved:
+        tallies.move(tx, held.submission, held.owner, held.state, phase)
     tx.counts["leases_renewed"] += len(renewals)
 
 
@@ -171,7 +167,7 @@ def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> d
 
 
 def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
-    attempts.stand(tx, [(held.number, job) for held, job in back])
+    attempts.stand(tx, back)
     events.note_all(
         tx, [Note(h.number, h.attempt, "revived", f"{h.vm} (guest agent)", "beat after its lease") for h, _ in back]
     )

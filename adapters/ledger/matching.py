@@ -28,6 +28,11 @@ class Waiting(NamedTuple):
     submission: int
     submitted_ms: int
 
+    @property
+    def owner(self) -> str:
+        """Whose job it is."""
+        return self.ref.partition("/")[0]
+
 
 class Free(NamedTuple):
     """A job slot that asked for work, and the VM that it is in."""

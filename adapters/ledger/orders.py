@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, bindparam, func, select, update
+from sqlalchemy import ColumnElement, bindparam, false, select, update
 
 from adapters.errors import Ambiguous, NotFound
-from adapters.ledger import attempts, events, outbox, tables
+from adapters.ledger import attempts, events, outbox, tables, tallies
 from adapters.ledger.attempts import Held
 from adapters.ledger.events import Note
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
+from schemas.ids import JobRef, job_ref
 from schemas.jobs import JobStop
-from schemas.ledger import JobCancel, JobRetry, JobsChanged, JobState
+from schemas.ledger import JobCancel, JobRetry, JobState
 
 _jobs, _submissions = tables.jobs, tables.submissions
+
+#: Jobs that an order changes in one transaction: some 20 ms, after which others write.
+PORTION = 1000
 
 _NOT_STARTED = (JobState.SUBMITTED, JobState.HELD)
 _ENDED_BADLY = (JobState.HELD, JobState.FAILED)
@@ -29,6 +34,7 @@ _RUNS = (JobState.ASSIGNED, JobState.STAGE_IN, JobState.RUNNING, JobState.VALIDA
 
 _INDEX = re.compile(r"[1-9][0-9]{0,6}")
 _FIND = select(_submissions.c.number, _submissions.c.owner).where(_submissions.c.id == bindparam("of_id"))
+_IS_THERE = select(_jobs.c.number).where(_jobs.c.ref == bindparam("ref"))
 _REQUEST_CANCEL = (
     update(_jobs).where(_jobs.c.number.in_(bindparam("numbers", expanding=True))).values(cancel_requested=True)
 )
@@ -39,7 +45,32 @@ class Selected(Struct, frozen=True):
 
     submission: int
     owner: str
+    id: str
     index: int
+
+    @property
+    def ref(self) -> JobRef:
+        """The name of the one job."""
+        return job_ref(self.owner, self.id, self.index)
+
+
+class Chosen(NamedTuple):
+    """A job that an order is about, as it was before."""
+
+    number: int
+    submission: int
+    owner: str
+    attempt: int
+    state: str
+
+
+class Portion(NamedTuple):
+    """What one transaction of an order did."""
+
+    changed: int
+    #: Once it was the last: jobs that will change when their guest has answered.
+    pending: int
+    is_last: bool
 
 
 def selector(text: str) -> tuple[str, str, int]:
@@ -64,60 +95,71 @@ def select_jobs(tx: Tx, text: str, owner: str) -> Selected:
     if len(rows) > 1:
         owners = ", ".join(sorted(row.owner for row in rows))
         raise Ambiguous(f"job = {text!r}: {owners} each have one of that id: write owner/{job_id}")
-    return Selected(rows[0].number, rows[0].owner, index)
+    found = Selected(rows[0].number, rows[0].owner, job_id, index)
+    if index and tx.execute(_IS_THERE, {"ref": found.ref}).first() is None:
+        raise NotFound(f"job = {text!r}: that array has no job {index}")
+    return found
 
 
-def cancel(tx: Tx, message: JobCancel, owner: str = "") -> JobsChanged:
+def cancel(tx: Tx, message: JobCancel, owner: str = "") -> Portion:
     """Cancel jobs: those that wait or are held at once; running ones are told to stop and counted as pending.
 
-    ``owner`` confines a site to its own jobs; empty for a console. Ended jobs are left alone; idempotent. Raises
-    NotFound, Ambiguous.
+    Takes ``PORTION`` jobs at most, those first that would be assigned next; the caller goes on while there is more, in
+    transactions of their own. ``owner`` confines a site to its own jobs; empty for a console. Ended jobs are left
+    alone; idempotent. Raises NotFound, Ambiguous.
     """
-    chosen = _chosen(tx, message.job, owner or message.owner)
-    changed = _change(tx, chosen, _NOT_STARTED, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason="cancelled")
+    found = select_jobs(tx, message.job, owner or message.owner)
     noticed_by = owner or message.owner or tx.instance
-    events.note_all(tx, [Note(number, attempt, "cancelled", noticed_by) for number, attempt in changed])
-    running = _running(tx, chosen)
-    new = [held for held in running if not held.cancel_requested]
-    _tell_to_stop(tx, new)
-    events.note_all(tx, [Note(held.number, held.attempt, "cancel requested", noticed_by) for held in new])
-    tx.counts["jobs_cancelled"] += len(changed)
-    return JobsChanged(call=message.id, changed=len(changed), pending=len(running))
+    waiting = _portion(tx, found, _NOT_STARTED)
+    _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason="cancelled")
+    events.note_all(tx, [Note(job.number, job.attempt, "cancelled", noticed_by) for job in waiting])
+    new = _portion(tx, found, _RUNS, _jobs.c.cancel_requested == false()) if len(waiting) < PORTION else []
+    running = [held for held in attempts.latest_of(tx, [job.number for job in new]) if held.is_open]
+    _tell_to_stop(tx, running)
+    events.note_all(tx, [Note(held.number, held.attempt, "cancel requested", noticed_by) for held in running])
+    tx.counts["jobs_cancelled"] += len(waiting)
+    is_last = max(len(waiting), len(new)) < PORTION
+    return Portion(len(waiting), _pending(tx, found) if is_last else 0, is_last)
 
 
-def retry(tx: Tx, message: JobRetry, owner: str = "") -> JobsChanged:
+def retry(tx: Tx, message: JobRetry, owner: str = "") -> Portion:
     """Release held and failed jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
-    chosen = _chosen(tx, message.job, owner or message.owner)
+    found = select_jobs(tx, message.job, owner or message.owner)
+    ended = _portion(tx, found, _ENDED_BADLY)
     clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "cancel_requested": False, "ended_ms": 0}
-    changed = _change(tx, chosen, _ENDED_BADLY, state=JobState.SUBMITTED, **clean)
+    _change(tx, ended, state=JobState.SUBMITTED, **clean)
     noticed_by = owner or message.owner or tx.instance
-    events.note_all(tx, [Note(number, attempt, "retried", noticed_by) for number, attempt in changed])
-    tx.counts["jobs_retried"] += len(changed)
-    return JobsChanged(call=message.id, changed=len(changed))
+    events.note_all(tx, [Note(job.number, job.attempt, "retried", noticed_by) for job in ended])
+    tx.counts["jobs_retried"] += len(ended)
+    return Portion(len(ended), 0, len(ended) < PORTION)
 
 
-def _chosen(tx: Tx, text: str, owner: str) -> list[ColumnElement[bool]]:
-    found = select_jobs(tx, text, owner)
-    conditions: list[ColumnElement[bool]] = [_jobs.c.submission == found.submission]
+def _portion(tx: Tx, found: Selected, states: Sequence[JobState], *conditions: ColumnElement[bool]) -> list[Chosen]:
+    """Read and lock those of the jobs that are in these states, the next to be assigned first, a portion at most."""
+    named = [_jobs.c.ref == found.ref] if found.index else []
+    statement = (
+        select(*(_jobs.c[name] for name in Chosen._fields))
+        .where(_jobs.c.submission == found.submission, _jobs.c.state.in_(states), *named, *conditions)
+        .order_by(_jobs.c.number)
+        .limit(PORTION)
+        .with_for_update()
+    )
+    return [Chosen._make(row) for row in tx.execute(statement)]
+
+
+def _change(tx: Tx, chosen: Sequence[Chosen], *, state: JobState, **values: object) -> None:
+    for some in portions([job.number for job in chosen]):
+        tx.execute(update(_jobs).where(_jobs.c.number.in_(some)).values(state=state, **values))
+    for job in chosen:
+        tallies.move(tx, job.submission, job.owner, job.state, state)
+
+
+def _pending(tx: Tx, found: Selected) -> int:
+    """Count those of the jobs that run and have been told to stop."""
     if found.index:
-        conditions.append(_jobs.c.idx == found.index)
-        known = select(func.count()).select_from(_jobs).where(*conditions)
-        if not tx.execute(known).scalar_one():
-            raise NotFound(f"job = {text!r}: that array has no job {found.index}")
-    return conditions
-
-
-def _change(
-    tx: Tx, chosen: Sequence[ColumnElement[bool]], states: Sequence[JobState], **values: object
-) -> list[tuple[int, int]]:
-    """Set ``values`` on those of the chosen jobs that are in ``states``; gives their numbers and attempts."""
-    statement = update(_jobs).where(*chosen, _jobs.c.state.in_(states)).values(**values)
-    return [(n, attempt) for n, attempt in tx.execute(statement.returning(_jobs.c.number, _jobs.c.attempt))]
-
-
-def _running(tx: Tx, chosen: Sequence[ColumnElement[bool]]) -> list[Held]:
-    numbers = tx.execute(select(_jobs.c.number).where(*chosen, _jobs.c.state.in_(_RUNS))).scalars()
-    return [held for held in attempts.latest_of(tx, list(numbers)) if held.is_open]
+        return len(_portion(tx, found, _RUNS))
+    tallied = tallies.of_submissions(tx, [found.submission])
+    return sum(tallied.get(state, 0) for state in _RUNS)
 
 
 def _tell_to_stop(tx: Tx, running: Sequence[Held]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Text, bindparam, cast, insert, literal, select, true, tuple_
 
-from adapters.ledger import classes, tables
+from adapters.ledger import classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import JobDescription, check_description
 from schemas.envelope import MAX_BODY_BYTES
@@ -116,8 +116,9 @@ def _insert(tx: Tx, new: Mapping[Key, JobDescription], digests: Mapping[Key, str
         statement.returning(_table.c.number, _table.c.count, _table.c.owner, _table.c.id), rows
     ).all()
     by_count: defaultdict[int, list[int]] = defaultdict(list)
-    for number, count, _, _ in written:
+    for number, count, owner, _ in written:
         by_count[count].append(number)
+        tallies.add(tx, number, owner, JobState.SUBMITTED, count)
     for count, submissions in by_count.items():
         _insert_jobs(tx, submissions, count)
         tx.counts["jobs_submitted"] += count * len(submissions)
@@ -157,6 +158,7 @@ def _insert_jobs(tx: Tx, submissions: Iterable[int], count: int) -> None:
         "cancel_requested": literal(False),
         "submitted_ms": _table.c.submitted_ms,
         "ended_ms": literal(0),
+        "owner": _table.c.owner,
     }
     chosen = _table.c.number.in_(bindparam("numbers", expanding=True))
     each = _table.join(indices, true())

@@ -78,9 +78,15 @@ vms = Table(
     Column("agent_seen_ms", BigInteger, nullable=False),
     Column("agent_since_ms", BigInteger, nullable=False),
     Column("hello_id", Text, nullable=False),
+    #: What its host calls it; empty until the host has reported it.
+    Column("name", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("vm", name="pk_vms"),
-    Index("ix_vms_host", "host"),
 )
+
+IS_THERE = vms.c.state != literal_column("'absent'")
+
+Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
+Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 
 #: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
 submissions = Table(
@@ -98,6 +104,7 @@ submissions = Table(
     Column("submitted_ms", BigInteger, nullable=False),
     PrimaryKeyConstraint("number", name="pk_submissions"),
     UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
+    Index("ix_submissions_owner", "owner", "number"),
     sqlite_autoincrement=True,
 )
 
@@ -119,16 +126,21 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("submitted_ms", BigInteger, nullable=False),
     Column("ended_ms", BigInteger, nullable=False),
+    #: The submission's.
+    Column("owner", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("number", name="pk_jobs"),
     ForeignKeyConstraint(["submission"], ["submissions.number"], name="fk_jobs_submission"),
     UniqueConstraint("ref", name="uq_jobs_ref"),
     UniqueConstraint("submission", "idx", name="uq_jobs_submission_idx"),
+    # Pages of a list are read by these, whatever the list is of.
+    Index("ix_jobs_of_submission", "submission", "state", "number"),
+    Index("ix_jobs_of_owner", "owner", "state", "number"),
+    Index("ix_jobs_state", "state", "number"),
     sqlite_autoincrement=True,
 )
 
 #: Literals, since a partial index serves only a query in which the condition stands written out.
 IS_WAITING = jobs.c.state == literal_column("'submitted'")
-IS_HELD = jobs.c.state == literal_column("'held'")
 
 Index(
     "ix_jobs_waiting",
@@ -138,7 +150,20 @@ Index(
     sqlite_where=IS_WAITING,
     postgresql_where=IS_WAITING,
 )
-Index("ix_jobs_held", jobs.c.number, sqlite_where=IS_HELD, postgresql_where=IS_HELD)
+Index("ix_jobs_order", jobs.c.rank, jobs.c.number, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
+
+#: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("submission", BigInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("shard", BigInteger, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    PrimaryKeyConstraint("submission", "owner", "state", "shard", name="pk_tallies"),
+    sqlite_with_rowid=False,
+)
 
 attempts = Table(
     "attempts",

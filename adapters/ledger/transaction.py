@@ -91,6 +91,8 @@ class Tx:
         self.observations: list[tuple[str, float]] = []
         #: Messages put into the outbox here: route, id, body.
         self.gathered: list[tuple[Route, str, bytes]] = []
+        #: Changes of how many jobs there are, by submission, owner and state; written at the end.
+        self.tallied: Counter[tuple[int, str, str]] = Counter()
         #: The rows that they became at the end, to be published right after the commit.
         self.outgoing: list[OutboxRow] = []
         self.known = known.layer()

@@ -195,10 +195,10 @@ def test_a_match_among_100_000_waiting_jobs_and_1_000_idle_requests_takes_millis
     desk.write(lambda tx: requests.ask_all(tx, batch))
     desk.submit("plain", array=50_000, requirements=Requirements(platform=SMALL.platform))
 
-    began = time.perf_counter()
+    began = time.thread_time()
     for number in range(100):
         desk.ask(f"vm-{number}")
-    each_s = (time.perf_counter() - began) / 100
+    each_s = (time.thread_time() - began) / 100
 
     assert len(desk.assigned()) == 100
     assert {job.target for job in desk.assigned()} == {f"vm-{number}" for number in range(100)}

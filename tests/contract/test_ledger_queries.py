@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from adapters.errors import NotFound
-from adapters.ledger import inventory, queries
+from adapters.ledger import inventory, listing, queries
+from adapters.ledger import registry as pages
 from schemas.description import Requirements
 from schemas.jobs import Outcome
-from schemas.ledger import JobList, Jobs, JobState, RegistryRow
+from schemas.ledger import HostList, JobList, Jobs, JobState, RegistryList, RegistryRow
 from schemas.vms import HostBye
 from tests.contract.ledger_fixtures import BIG, SITE, Desk, cluster, desk, status, url
 
@@ -18,7 +19,7 @@ __all__ = ["cluster", "desk", "url"]
 
 
 def listed(desk: Desk, owner: str = "", **asked: Any) -> Jobs:
-    return desk.ledger.read(lambda tx: queries.list_jobs(tx, JobList(**asked), owner))
+    return desk.ledger.read(lambda tx: listing.list_jobs(tx, JobList(**asked), owner))
 
 
 def names(jobs: Jobs) -> list[str]:
@@ -26,7 +27,7 @@ def names(jobs: Jobs) -> list[str]:
 
 
 def registry(desk: Desk, pattern: str = "*") -> list[RegistryRow]:
-    return desk.ledger.read(lambda tx: queries.registry(tx, pattern))
+    return desk.ledger.read(lambda tx: pages.vms(tx, RegistryList(pattern=pattern))).vms
 
 
 def test_jobs_are_listed_newest_first_with_the_counts_of_all(desk: Desk) -> None:
@@ -65,7 +66,7 @@ def test_a_site_sees_its_own_jobs_only(desk: Desk) -> None:
 
     assert names(listed(desk, owner="site-a")) == ["one.1"]
     assert names(listed(desk, "site-a")) == ["one.1"]
-    assert names(desk.ledger.read(lambda tx: queries.list_jobs(tx, JobList(owner="site-b"), "site-a"))) == []
+    assert names(desk.ledger.read(lambda tx: listing.list_jobs(tx, JobList(owner="site-b"), "site-a"))) == []
 
 
 def test_a_job_that_is_not_there_is_said_to(desk: Desk) -> None:
@@ -141,7 +142,7 @@ def test_hosts_are_known_by_their_reports_until_they_say_goodbye(desk: Desk) -> 
     desk.report("host-2")
     desk.write(lambda tx: inventory.bye(tx, "host-2", HostBye()))
 
-    hosts = desk.ledger.read(queries.hosts)
+    hosts = desk.ledger.read(lambda tx: pages.hosts(tx, HostList())).hosts
 
     assert [(row.host, row.present, row.vms) for row in hosts] == [("host-1", True, 2), ("host-2", False, 0)]
     assert hosts[0].facts.hostname == "pc"

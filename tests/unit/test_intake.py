@@ -16,8 +16,10 @@ from prometheus_client import CollectorRegistry
 
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Intake, Kind, body_of
+from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
+from adapters.ledger import orders, submissions, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
@@ -30,11 +32,13 @@ from schemas.errors import DecodeError
 from schemas.jobs import JobBeat, Machine
 from schemas.ledger import (
     AttemptRow,
+    JobCancel,
     JobEvent,
     JobList,
     JobRecord,
     JobRow,
     Jobs,
+    JobsChanged,
     JobShow,
     JobState,
     JobSubmit,
@@ -298,3 +302,45 @@ def test_what_a_machine_says_of_itself_is_bounded(too_much: dict[str, Any]) -> N
     msgspec.convert(fields, Machine)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(fields | too_much, Machine)
+
+
+async def test_beats_are_taken_between_the_portions_of_a_long_order(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "PORTION", 10)
+    job = JobDescription(id="many", executable="x", array=200)
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", JobSubmit(job=job), lambda _: True))
+    seen: list[int] = []
+
+    def beat(tx: Tx, items: Any) -> list[None]:
+        seen.append(tallies.of_all(tx).get("cancelled", 0))
+        return [None] * len(items)
+
+    async with running(wire, ledger, beats_by(beat)) as intake:
+        order = Post("console-ada.call", JobCancel(job="many"))
+        calls = asyncio.ensure_future(Calls(wire.connection, intake).on_delivery(order.delivery))
+        while not calls.done():
+            intake.on_delivery(Post("vm-a.beat", BEAT).delivery)
+            await asyncio.sleep(0.001)
+        await until(lambda: order.acked)
+
+    (answer,) = [message for _, message in wire.to(UP) if isinstance(message, JobsChanged)]
+    assert (answer.changed, answer.more) == (200, False)
+    assert [count for count in seen if 0 < count < 200]
+
+
+async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_is_given_again(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "PORTION", 10)
+    monkeypatch.setattr(calls_module, "ORDER_S", 0.0)
+    job = JobDescription(id="many", executable="x", array=15)
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", JobSubmit(job=job), lambda _: True))
+
+    async with running(wire, ledger, {}) as intake:
+        for _ in range(2):
+            order = Post("console-ada.call", JobCancel(job="many"))
+            await Calls(wire.connection, intake).on_delivery(order.delivery)
+
+    answers = [message for _, message in wire.to(UP) if isinstance(message, JobsChanged)]
+    assert [(answer.changed, answer.more) for answer in answers] == [(10, True), (5, False)]

@@ -22,6 +22,7 @@ def held(**fields: object) -> Held:
     """An attempt that runs on vm-1."""
     plain = Held(
         number=1,
+        submission=1,
         ref="site-a/one.1",
         state="running",
         latest=1,
