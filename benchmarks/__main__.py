@@ -1,4 +1,4 @@
-"""``python -m benchmarks [rpc] [jobs] [transfer] [--quick] [--json FILE]``: exit status 1 when a goal is missed."""
+"""``python -m benchmarks [rpc] [jobs] [transfer] [ledger] [--quick] [--json FILE]``: exits 1 when a goal is missed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from benchmarks.arena import open_arena
 from benchmarks.figures import Figure, header, render
 from benchmarks.machine import describe
 
-NAMES = ("rpc", "jobs", "transfer")
+#: What meets its peers on a broker, and what needs none.
+ON_BROKER, ALONE = ("rpc", "jobs", "transfer"), ("ledger",)
+NAMES = (*ON_BROKER, *ALONE)
 RUNS, QUICK_RUNS = 5, 1
 
 
@@ -37,6 +39,22 @@ def main() -> int:
 
 
 def _run(names: list[str], runs: int, quick: bool) -> list[Figure]:
+    figures = _alone([name for name in names if name in ALONE], quick)
+    if len(names) > len(set(names) & set(ALONE)):
+        figures += _on_broker([name for name in names if name in ON_BROKER], runs, quick)
+    return figures
+
+
+def _alone(names: list[str], quick: bool) -> list[Figure]:
+    figures: list[Figure] = []
+    for name in names:
+        found = import_module(f"benchmarks.{name}").run(quick=quick)
+        print("\n".join([header(), *map(render, found)]), flush=True)
+        figures += found
+    return figures
+
+
+def _on_broker(names: list[str], runs: int, quick: bool) -> list[Figure]:
     figures: list[Figure] = []
     with open_arena() as arena:
         print("\n".join(describe(arena.directory, arena.rabbitmq)), flush=True)

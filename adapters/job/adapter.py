@@ -81,7 +81,7 @@ class JobAdapter:
 
     def _expire_or_match(self, tx: Tx) -> None:
         """Decided in the writer thread: whatever held this transaction up held beats up as well."""
-        (_expire if self._may_expire() else assignments.match)(tx)
+        (_expire if self._may_expire() else assignments.match_all)(tx)
 
     def _may_expire(self) -> bool:
         """Whether beats have been consumed without a break or a backlog for one whole lease."""
@@ -149,7 +149,7 @@ def _report(tx: Tx, host: str, message: HostInventory) -> Reply:
 def _expire(tx: Tx) -> None:
     """Expire, then match whatever came: an inventory may have unblocked requests, and its transaction does not."""
     leases.expire(tx)
-    assignments.match(tx)
+    assignments.match_all(tx)
 
 
 async def run(config: JobAdapterConfig) -> None:

@@ -5,18 +5,24 @@ after its inserts. SQLite has one writer at a time. On PostgreSQL ``match`` firs
 the commit, and under READ COMMITTED each later statement sees all that was committed before the lock was had: of two
 transactions that add a job and a request at once, the one that gets the lock second sees the other's row. Rows that
 another transaction holds are skipped (it will match them itself), so matching waits for nobody but matchers.
+
+Since all that could be paired has been, a transaction can make pairs of what it added itself alone: it looks at the
+slots that it freed, and at those that meet what it let wait. ``match_all`` looks at everything, from time to time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache
+from itertools import chain
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, literal_column, select, update
 
 from adapters.ledger import classes, outbox, tables, tallies
-from adapters.ledger.known import Fits
+from adapters.ledger.backlog import Backlog
+from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Waiting, assignment, pair, unmet
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
@@ -26,6 +32,8 @@ from schemas.ledger import JobState
 
 #: Rows read at a time; a batch seldom needs more.
 PAGE = 64
+#: Classes of free slots that one sweep looks at; the next takes others.
+MOST_OFFERS = 500
 
 _jobs, _requests, _vms = tables.jobs, tables.requests, tables.vms
 
@@ -45,27 +53,24 @@ def _columns_of_waiting() -> list[Column[Any]]:
 
 _SHAPES = _distinct(_jobs.c.shape, tables.IS_WAITING)
 _OFFERS = _distinct(_requests.c.offer, tables.IS_READY)
-_FIRST = (
-    select(*_columns_of_waiting())
-    .where(tables.IS_WAITING, _jobs.c.shape == bindparam("shape"))
-    .order_by(_jobs.c.rank, _jobs.c.number)
-    .limit(PAGE)
-)
-_NEXT = _FIRST.where(tuple_(_jobs.c.rank, _jobs.c.number) > tuple_(bindparam("rank"), bindparam("number")))
-_FREE = (
-    select(
-        *(_requests.c[name] for name in ("vm", "slot", "offer", "request_id", "generation", "ahead", "asked_ms")),
-        *(_vms.c[name] for name in ("host", "hypervisor", "pid")),
+_WALK = select(*_columns_of_waiting()).where(tables.IS_WAITING).order_by(_jobs.c.rank, _jobs.c.number).limit(PAGE)
+_OF_SHAPE = _WALK.where(_jobs.c.shape == bindparam("shape"))
+# In two steps, since SQLite finds a row's place in an index by the pair (rank, number) no better than by its rank.
+_OF_RANK = (_jobs.c.rank == bindparam("rank")) & (_jobs.c.number > bindparam("number"))
+_OF_LATER_RANKS = _jobs.c.rank > bindparam("rank")
+_peers = _jobs.alias("peers")
+#: The first waiting job of each shape, by one probe each.
+_HEADS = select(*_columns_of_waiting()).where(
+    _jobs.c.number.in_(
+        select(
+            select(_peers.c.number)
+            .where(_peers.c.state == literal_column("'submitted'"), _peers.c.shape == tables.shapes.c.number)
+            .order_by(_peers.c.rank, _peers.c.number)
+            .limit(1)
+            .correlate(tables.shapes)
+            .scalar_subquery()
+        ).where(tables.shapes.c.number.in_(bindparam("shapes", expanding=True)))
     )
-    .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)
-    .where(tables.IS_READY, _requests.c.offer.in_(bindparam("offers", expanding=True)))
-    .order_by(_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
-    .limit(PAGE)
-    .with_for_update(of=_requests, skip_locked=True)
-)
-_FREE_NEXT = _FREE.where(
-    tuple_(_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
-    > tuple_(bindparam("ahead"), bindparam("asked_ms"), bindparam("after_vm"), bindparam("after_slot"))
 )
 _STILL = (
     select(_jobs.c.number)
@@ -85,14 +90,98 @@ _DESCRIPTIONS = select(tables.submissions.c.number, tables.submissions.c.descrip
 
 
 def match(tx: Tx) -> int:
-    """Assign every waiting job that a free slot can take; gives how many.
+    """Assign every waiting job that a free slot can take, as far as this transaction changed either; gives how many.
 
     The job's attempt grows, the attempt's row holds its lease, the request is gone and the assignment is in the
     outbox. Call it last in each transaction that added a job, a request, or unblocked one; calling it again is cheap.
     Never in ``write_lightly``: an assignment that was sent must not be undone by a power cut.
     """
+    offers, shapes = tx.fresh_offers, tx.fresh_shapes
+    if not offers and not shapes:
+        return 0
     tx.serialise_matching()
-    pairs = _still_waiting(tx, list(_pairs(tx)))
+    tx.fresh_offers, tx.fresh_shapes = set(), set()
+    # Where no slot is new, what has waited fits none: what came now alone is looked at.
+    backlog = _backlog(tx) if offers else _backlog(tx, shapes)
+    return _assign(tx, _still_waiting(tx, list(pair(Idle(tx, offers | _offers_for(tx, shapes)), backlog))))
+
+
+def match_all(tx: Tx) -> int:
+    """As ``match``, whatever changed when: for what became possible by time, or in a transaction that did not match.
+
+    Of very many classes of free slots each call takes some, in turns.
+    """
+    tx.serialise_matching()
+    offers = _values(tx, _OFFERS)
+    start = tx.now_ms // 1000 * MOST_OFFERS % max(1, len(offers))
+    turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
+    return _assign(tx, _still_waiting(tx, list(pair(Idle(tx, turn), _backlog(tx)))))
+
+
+def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
+    """Give the offers of free slots that meet any of these shapes."""
+    offers = _values(tx, _OFFERS) if shapes else []
+    return {offer for (_, offer), meets in _judged(tx, shapes, offers).items() if meets}
+
+
+def _backlog(tx: Tx, only: Collection[int] | None = None) -> Backlog:
+    """Give the jobs that wait, or those of some shapes alone."""
+
+    def fits(shape: int, offer: int) -> bool:
+        known = tx.known.fits.get((shape, offer))
+        return _judged(tx, [shape], [offer])[shape, offer] if known is None else known
+
+    @cache
+    def waiting() -> Collection[int]:
+        return _values(tx, _SHAPES) if only is None else only
+
+    def fitting(offer: int) -> list[int]:
+        return [shape for (shape, _), meets in _judged(tx, waiting(), [offer]).items() if meets]
+
+    walk = _waiting(tx, _WALK, {}) if only is None else None
+    return Backlog(walk, lambda shapes: _queues(tx, shapes), fitting, fits, None if only is None else len(only))
+
+
+def _values(tx: Tx, distinct: Select[Any]) -> list[int]:
+    return [value for (value,) in tx.execute(distinct) if value is not None]
+
+
+def _judged(tx: Tx, shapes: Iterable[int], offers: Collection[int]) -> dict[tuple[int, int], bool]:
+    """Say which of these offers meet which of these shapes; each pair of classes is compared once, then known."""
+    found = {(shape, offer): tx.known.fits.get((shape, offer)) for shape in shapes for offer in offers}
+    new = [pair_of for pair_of, meets in found.items() if meets is None]
+    if new:
+        asked = classes.shapes(tx, sorted({shape for shape, _ in new}))
+        offered = classes.offers(tx, sorted({offer for _, offer in new}))
+        compared = {(shape, offer): not unmet(asked[shape], offered[offer]) for shape, offer in new}
+        tx.known.fits.update(compared)
+        found |= compared
+    return {pair_of: bool(meets) for pair_of, meets in found.items()}
+
+
+def _queues(tx: Tx, shapes: Collection[int]) -> dict[int, Iterator[Waiting]]:
+    """Give the waiting jobs of each of these shapes in order of service; what waits of none is left out."""
+    heads = [Waiting._make(row) for some in portions(sorted(shapes)) for row in tx.execute(_HEADS, {"shapes": some})]
+    return {head.shape: chain([head], _waiting(tx, _OF_SHAPE, {"shape": head.shape}, head)) for head in heads}
+
+
+def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Waiting | None = None) -> Iterator[Waiting]:
+    """Read waiting jobs in order of service, page by page."""
+    following = [statement] if after is None else []
+    while True:
+        if after is not None:
+            values = values | {"rank": after.rank, "number": after.number}
+            following = [statement.where(_OF_RANK), statement.where(_OF_LATER_RANKS)]
+        page: list[Waiting] = []
+        while following and not page:
+            page = [Waiting._make(row) for row in tx.execute(following.pop(0), values)]
+        if not page:
+            return
+        yield from page
+        after = page[-1]
+
+
+def _assign(tx: Tx, pairs: Sequence[tuple[Waiting, Free]]) -> int:
     if not pairs:
         return 0
     _write_attempts(tx, pairs)
@@ -100,59 +189,6 @@ def match(tx: Tx) -> int:
     tx.counts["jobs_assigned"] += len(pairs)
     tx.observations += [("wait", max(0, tx.now_ms - job.submitted_ms) / 1000) for job, _ in pairs]
     return len(pairs)
-
-
-def _pairs(tx: Tx) -> Iterator[tuple[Waiting, Free]]:
-    shapes = _values(tx, _SHAPES)
-    offers = _values(tx, _OFFERS) if shapes else []
-    fits = _fits(tx, shapes, frozenset(offers))
-    wanted = sorted(frozenset().union(*fits.values()))
-    if not wanted:
-        return iter(())
-    queues = {shape: _queue(tx, shape) for shape, meeting in fits.items() if meeting}
-    return pair(_free(tx, wanted), queues, lambda shape, offer: offer in fits[shape])
-
-
-def _values(tx: Tx, distinct: Select[Any]) -> list[int]:
-    return [value for (value,) in tx.execute(distinct) if value is not None]
-
-
-def _fits(tx: Tx, shapes: Sequence[int], offers: frozenset[int]) -> dict[int, frozenset[int]]:
-    """Give for each shape those of the offers that meet it; each pair of classes is compared once, then known."""
-    known = tx.known.fits
-    for shape in shapes if offers else ():
-        judged, meeting = known.get(shape, Fits())
-        new = offers - judged
-        if new:
-            asked, offered = classes.shapes(tx, [shape])[shape], classes.offers(tx, sorted(new))
-            met = {offer for offer in new if not unmet(asked, offered[offer])}
-            known[shape] = Fits(judged | new, meeting | met)
-    return {shape: known[shape].meeting & offers for shape in shapes} if offers else {}
-
-
-def _queue(tx: Tx, shape: int) -> Iterator[Waiting]:
-    """Read the waiting jobs of a shape in order of service, page by page."""
-    page = [Waiting._make(row) for row in tx.execute(_FIRST, {"shape": shape})]
-    while page:
-        yield from page
-        if len(page) < PAGE:
-            return
-        last = page[-1]
-        after = {"shape": shape, "rank": last.rank, "number": last.number}
-        page = [Waiting._make(row) for row in tx.execute(_NEXT, after)]
-
-
-def _free(tx: Tx, offers: Sequence[int]) -> Iterator[Free]:
-    """Read the free slots of these offers, those that begin first and then oldest request first, page by page."""
-    page = [Free._make(row) for row in tx.execute(_FREE, {"offers": offers})]
-    while page:
-        yield from page
-        if len(page) < PAGE:
-            return
-        last = page[-1]
-        place = {"ahead": last.ahead, "asked_ms": last.asked_ms, "after_vm": last.vm, "after_slot": last.slot}
-        after = {"offers": offers, **place}
-        page = [Free._make(row) for row in tx.execute(_FREE_NEXT, after)]
 
 
 def _still_waiting(tx: Tx, pairs: list[tuple[Waiting, Free]]) -> list[tuple[Waiting, Free]]:

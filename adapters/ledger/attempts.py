@@ -51,6 +51,7 @@ class Held(NamedTuple):
 
     number: int
     submission: int
+    shape: int
     ref: JobRef
     state: str
     latest: int
@@ -116,7 +117,7 @@ class Held(NamedTuple):
 
 _SELECT = (
     select(
-        *(_jobs.c[name] for name in ("number", "submission", "ref", "state")),
+        *(_jobs.c[name] for name in ("number", "submission", "shape", "ref", "state")),
         _jobs.c.attempt.label("latest"),
         *(_jobs.c[name] for name in ("failures", "losses", "lost_on", "reason", "cancel_requested", "submitted_ms")),
         _submissions.c.attempts.label("limit"),
@@ -176,6 +177,7 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
     tx.each(_STAND, [_standing_row(tx, held.number, job) for held, job in standings])
     for held, job in standings:
         tallies.move(tx, held.submission, held.owner, held.state, job.state)
+    tx.fresh_shapes |= {held.shape for held, job in standings if job.state is JobState.SUBMITTED}
 
 
 def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:

@@ -51,7 +51,9 @@ _STRETCH = (
     .values(lease_expires_ms=bindparam("until_ms"))
 )
 _ASKED = (
-    select(_requests.c.vm, _requests.c.state).where(_requests.c.vm.in_(bindparam("vms", expanding=True))).distinct()
+    select(_requests.c.vm, _requests.c.state, _requests.c.offer)
+    .where(_requests.c.vm.in_(bindparam("vms", expanding=True)))
+    .distinct()
 )
 _BLOCK = (
     update(_requests)
@@ -179,6 +181,7 @@ def _ready(tx: Tx, states: Sequence[tuple[str, str, int]]) -> None:
     runs = {vm: state not in NOT_RUNNING for vm, state, _ in states}
     asked = [row for some in portions(sorted(runs)) for row in tx.execute(_ASKED, {"vms": some})]
     upto = {vm: generation for vm, _, generation in states}
-    changed = [vm for vm, now_in in asked if now_in != _READINESS[runs[vm]]]
+    tx.fresh_offers |= {offer for vm, now_in, offer in asked if runs[vm] and now_in != _READINESS[True]}
+    changed = [vm for vm, now_in, _ in asked if now_in != _READINESS[runs[vm]]]
     tx.each(_BLOCK, [{"of_vm": vm, "up_to": upto[vm], "now_in": _READINESS[runs[vm]]} for vm in changed])
     tx.counts["requests_unblocked"] += sum(runs[vm] for vm in changed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import MutableMapping
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from schemas.description import JobDescription, Requirements
 from schemas.jobs import Machine
@@ -18,15 +18,8 @@ V = TypeVar("V")
 
 #: Entries of a kind. A description may hold inline inputs of some 100 KiB, hence fewer of these.
 MOST_CLASSES = 20_000
-MOST_FITS = 2_000
+MOST_FITS = 200_000
 MOST_DESCRIPTIONS = 256
-
-
-class Fits(NamedTuple):
-    """Offers that a shape has been compared with, and those of them that meet it."""
-
-    judged: frozenset[int] = frozenset()
-    meeting: frozenset[int] = frozenset()
 
 
 class Known:
@@ -38,7 +31,8 @@ class Known:
         self.shape_numbers: MutableMapping[str, int] = ChainMap({}, below.shape_numbers) if below else {}
         self.offer_numbers: MutableMapping[str, int] = ChainMap({}, below.offer_numbers) if below else {}
         self.descriptions: MutableMapping[int, JobDescription] = ChainMap({}, below.descriptions) if below else {}
-        self.fits: MutableMapping[int, Fits] = ChainMap({}, below.fits) if below else {}
+        #: Whether a shape (first) is met by an offer.
+        self.fits: MutableMapping[tuple[int, int], bool] = ChainMap({}, below.fits) if below else {}
 
     def layer(self) -> Known:
         """Begin to learn on top of what is known."""

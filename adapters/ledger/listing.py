@@ -42,19 +42,17 @@ def _newest_first(*conditions: Any) -> Select[Any]:
     return select(_jobs.c.number).where(*conditions, below).order_by(_jobs.c.number.desc()).limit(bindparam("most"))
 
 
-def _in_state(column: Column[Any] | None = None) -> Select[Any]:
-    whose = [] if column is None else [column == bindparam("whose")]
-    return _newest_first(*whose, _jobs.c.state == bindparam("in_state"))
+def _in_state(column: Column[Any]) -> Select[Any]:
+    return _newest_first(column == bindparam("whose"), _jobs.c.state == bindparam("in_state"))
 
 
 _ALL = _newest_first()
-_OF_STATE = _in_state()
 _OF_OWNER = _in_state(_jobs.c.owner)
 _OF_SUBMISSION = _in_state(_jobs.c.submission)
 
 
 class Line(NamedTuple):
-    """Jobs of one state (empty: of any) in order of their numbers, of one owner or submission, or of all."""
+    """Jobs of one state, of one owner or submission, in order of their numbers; with neither, all that there are."""
 
     statement: Select[Any]
     whose: str | int | None
@@ -82,10 +80,14 @@ def list_jobs(tx: Tx, message: JobList, owner: str = "") -> Jobs:
 
 
 def _of_owner(tx: Tx, owner: str, states: Collection[str]) -> tuple[dict[str, int], list[Line]]:
-    counts = _chosen(tallies.of_owner(tx, owner) if owner else tallies.of_all(tx), states)
     if owner:
+        counts = _chosen(tallies.of_owner(tx, owner), states)
         return counts, [Line(_OF_OWNER, owner, state) for state in counts]
-    return counts, [Line(_OF_STATE, None, state) for state in counts] if states else [Line(_ALL, None, "")]
+    counts = _chosen(tallies.of_all(tx), states)
+    if not states:
+        return counts, [Line(_ALL, None, "")]
+    # An index of all jobs' states alone would tempt SQLite away from the order of service, which matching reads.
+    return counts, [Line(_OF_OWNER, whose, state) for whose, state in tallies.owners(tx, counts)]
 
 
 def _chosen(counts: Mapping[str, int], states: Collection[str]) -> dict[str, int]:

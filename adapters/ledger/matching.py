@@ -7,8 +7,8 @@ offer (see ``classes``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from schemas.description import JobDescription, Requirements
 from schemas.ids import JobRef
@@ -73,27 +73,35 @@ def nearest(asked: Requirements, machines: Iterable[Machine]) -> list[str] | Non
     return min((unmet(asked, machine) for machine in machines), key=len, default=None)
 
 
-def pair(
-    requests: Iterable[Free], queues: Mapping[int, Iterator[Waiting]], fits: Callable[[int, int], bool]
-) -> Iterator[tuple[Waiting, Free]]:
-    """Pair requests, in their order, with the jobs at the heads of ``queues`` (by shape, each in order of service).
+class Slots(Protocol):
+    """Free slots in the order in which they are served, those of an offer left out when told to."""
 
-    Reads no further in either than it must, so both may be pages of a database.
+    def __iter__(self) -> Iterator[Free]: ...
+    def leave_out(self, offer: int) -> None: ...
+
+
+class Jobs(Protocol):
+    """Waiting jobs, which are handed out once."""
+
+    def first_for(self, offer: int) -> Waiting | None: ...
+    @property
+    def is_spent(self) -> bool: ...
+
+
+def pair(slots: Slots, jobs: Jobs) -> Iterator[tuple[Waiting, Free]]:
+    """Pair free slots, in their order, each with the first job that it can take.
+
+    Reads no further in either than it must, so both may be pages of a database. Of an offer for which nothing is left
+    no further slot is looked at.
     """
-    heads = {shape: head for shape, queue in queues.items() if (head := next(queue, None))}
-    for free in requests:
-        if not heads:
+    for free in slots:
+        job = jobs.first_for(free.offer)
+        if job is not None:
+            yield job, free
+        elif jobs.is_spent:
             return
-        fitting = [head for shape, head in heads.items() if fits(shape, free.offer)]
-        if not fitting:
-            continue
-        job = min(fitting, key=lambda head: head[:2])
-        yield job, free
-        follower = next(queues[job.shape], None)
-        if follower is None:
-            del heads[job.shape]
         else:
-            heads[job.shape] = follower
+            slots.leave_out(free.offer)
 
 
 def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssign:

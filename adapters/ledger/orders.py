@@ -59,6 +59,7 @@ class Chosen(NamedTuple):
 
     number: int
     submission: int
+    shape: int
     owner: str
     attempt: int
     state: str
@@ -130,6 +131,7 @@ def retry(tx: Tx, message: JobRetry, owner: str = "") -> Portion:
     _change(tx, ended, state=JobState.SUBMITTED, **clean)
     noticed_by = owner or message.owner or tx.instance
     events.note_all(tx, [Note(job.number, job.attempt, "retried", noticed_by) for job in ended])
+    tx.fresh_shapes |= {job.shape for job in ended}
     tx.counts["jobs_retried"] += len(ended)
     return Portion(len(ended), 0, len(ended) < PORTION)
 

@@ -24,8 +24,11 @@ _attempts, _requests = tables.attempts, tables.requests
 
 _ROW = ROWS.where(_jobs.c.ref == bindparam("ref"))
 _RUNNING = select(_attempts.c.state, func.count()).where(tables.IS_OPEN).group_by(_attempts.c.state)
-_LONGEST_WAITING = (
-    select(_jobs.c.submitted_ms).where(_jobs.c.state == JobState.SUBMITTED.value).order_by(_jobs.c.number).limit(1)
+_FIRST_WAITING = (
+    select(_jobs.c.submitted_ms)
+    .where(_jobs.c.owner == bindparam("of_owner"), _jobs.c.state == JobState.SUBMITTED.value)
+    .order_by(_jobs.c.number)
+    .limit(1)
 )
 _VM_STATES = select(_vms.c.state, func.count()).group_by(_vms.c.state)
 _PRESENT = select(_hosts.c.present, func.count()).group_by(_hosts.c.present)
@@ -60,7 +63,7 @@ def stats(tx: Tx) -> Stats:
     running = _counted(tx, _RUNNING)
     tallied = tallies.of_all(tx)
     asking, first_asked_ms = tx.execute(_ASKING).one()
-    since_ms = tx.execute(_LONGEST_WAITING).scalar()
+    since_ms = _longest_waiting(tx)
     counts = running | {state.value: tallied.get(state, 0) for state in (JobState.SUBMITTED, JobState.HELD)}
     return Stats(
         jobs=counts,
@@ -72,6 +75,13 @@ def stats(tx: Tx) -> Stats:
         vms=_counted(tx, _VM_STATES),
         hosts={"present" if present else "absent": count for present, count in tx.execute(_PRESENT)},
     )
+
+
+def _longest_waiting(tx: Tx) -> int:
+    """Give when the job was submitted that has waited for longest, 0 when none waits."""
+    owners = [owner for owner, _ in tallies.owners(tx, [JobState.SUBMITTED])]
+    since = [tx.execute(_FIRST_WAITING, {"of_owner": owner}).scalar() for owner in owners]
+    return min((moment for moment in since if moment), default=0)
 
 
 def _counted(tx: Tx, statement: Select[Any, int]) -> dict[str, int]:

@@ -214,7 +214,9 @@ def _upsert(is_sqlite: bool) -> Insert:
 
 
 def _save(tx: Tx, asked: Sequence[Ask], known: Mapping[str, Guest]) -> None:
-    tx.each(_upsert(tx.is_sqlite), [_row(tx, ask, known[ask.vm]) for ask in asked])
+    rows = [_row(tx, ask, known[ask.vm]) for ask in asked]
+    tx.each(_upsert(tx.is_sqlite), rows)
+    tx.fresh_offers |= {row["offer"] for row in rows}
 
 
 def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:

@@ -116,6 +116,7 @@ def _insert(tx: Tx, new: Mapping[Key, JobDescription], digests: Mapping[Key, str
         statement.returning(_table.c.number, _table.c.count, _table.c.owner, _table.c.id), rows
     ).all()
     by_count: defaultdict[int, list[int]] = defaultdict(list)
+    tx.fresh_shapes |= {row["shape"] for row in rows}
     for number, count, owner, _ in written:
         by_count[count].append(number)
         tallies.add(tx, number, owner, JobState.SUBMITTED, count)

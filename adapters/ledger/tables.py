@@ -135,7 +135,6 @@ jobs = Table(
     # Pages of a list are read by these, whatever the list is of.
     Index("ix_jobs_of_submission", "submission", "state", "number"),
     Index("ix_jobs_of_owner", "owner", "state", "number"),
-    Index("ix_jobs_state", "state", "number"),
     sqlite_autoincrement=True,
 )
 
@@ -224,6 +223,17 @@ IS_READY = requests.c.state == literal_column("'ready'")
 Index(
     "ix_requests_ready",
     requests.c.offer,
+    requests.c.ahead,
+    requests.c.asked_ms,
+    requests.c.vm,
+    requests.c.slot,
+    sqlite_where=IS_READY,
+    postgresql_where=IS_READY,
+)
+
+#: The whole order of service, for when many classes of slots could take a job.
+Index(
+    "ix_requests_order",
     requests.c.ahead,
     requests.c.asked_ms,
     requests.c.vm,

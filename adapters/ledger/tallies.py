@@ -36,6 +36,12 @@ _OF_ALL = (
     .where(_tallies.c.submission == WHOLE_OWNER)
     .group_by(_tallies.c.state)
 )
+_OWNERS = (
+    select(_tallies.c.owner, _tallies.c.state)
+    .where(_tallies.c.submission == WHOLE_OWNER, _tallies.c.state.in_(bindparam("states", expanding=True)))
+    .group_by(_tallies.c.owner, _tallies.c.state)
+    .having(func.sum(_tallies.c.count) > 0)
+)
 _FORGET = delete(_tallies).where(_tallies.c.submission.in_(bindparam("submissions", expanding=True)))
 
 
@@ -89,6 +95,11 @@ def of_owner(tx: Tx, owner: str) -> dict[str, int]:
 def of_all(tx: Tx) -> dict[str, int]:
     """Count all jobs by state."""
     return _present(tx.execute(_OF_ALL))
+
+
+def owners(tx: Tx, states: Iterable[str]) -> list[tuple[str, str]]:
+    """Name the owners that have jobs in these states, with each state."""
+    return [(row.owner, row.state) for row in tx.execute(_OWNERS, {"states": list(states)})]
 
 
 def forget(tx: Tx, submissions: Sequence[int]) -> None:

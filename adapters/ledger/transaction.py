@@ -91,6 +91,9 @@ class Tx:
         self.observations: list[tuple[str, float]] = []
         #: Messages put into the outbox here: route, id, body.
         self.gathered: list[tuple[Route, str, bytes]] = []
+        #: Offers of slots that became free here, and shapes of jobs that wait since here: ``match`` looks at them.
+        self.fresh_offers: set[int] = set()
+        self.fresh_shapes: set[int] = set()
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.
         self.tallied: Counter[tuple[int, str, str]] = Counter()
         #: The rows that they became at the end, to be published right after the commit.

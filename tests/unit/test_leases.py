@@ -23,6 +23,7 @@ def held(**fields: object) -> Held:
     plain = Held(
         number=1,
         submission=1,
+        shape=1,
         ref="site-a/one.1",
         state="running",
         latest=1,

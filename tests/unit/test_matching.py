@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.ledger import backlog
+from adapters.ledger.backlog import MOST_PASSED, Backlog
 from adapters.ledger.classes import offer_key, shape_key
 from adapters.ledger.known import MOST_DESCRIPTIONS, Known
 from adapters.ledger.matching import Free, Waiting, assignment, nearest, pair, unmet
@@ -66,62 +69,114 @@ def test_a_boot_makes_no_new_class_of_machine() -> None:
     assert offer_key(booted) == offer_key(MACHINE)
 
 
-def test_the_job_of_lowest_rank_among_the_fitting_shapes_goes_first() -> None:
-    queues = {1: iter([waiting(1), waiting(2)]), 2: iter([waiting(9, rank=-5, shape=2)])}
+class Line:
+    """Free slots in a list."""
 
-    pairs = list(pair([free("a"), free("b"), free("c")], queues, lambda shape, offer: True))
+    def __init__(self, *slots: Free) -> None:
+        self.slots, self.looked_at, self.left_out = slots, 0, set[int]()
+
+    def __iter__(self) -> Iterator[Free]:
+        for slot in self.slots:
+            if slot.offer not in self.left_out:
+                self.looked_at += 1
+                yield slot
+
+    def leave_out(self, offer: int) -> None:
+        self.left_out.add(offer)
+
+
+class Jobs:
+    """Waiting jobs in lists; counts what is read of them."""
+
+    def __init__(self, waits: Sequence[Waiting]) -> None:
+        self.waits, self.read, self.looked_through = sorted(waits), 0, 0
+
+    def backlog(self, fits: Callable[[int, int], bool] = lambda shape, offer: True) -> Backlog:
+        def fitting(offer: int) -> list[int]:
+            return sorted({job.shape for job in self.waits if fits(job.shape, offer)})
+
+        return Backlog(self.walk(), self.queues, fitting, fits)
+
+    def walk(self) -> Iterator[Waiting]:
+        for job in self.waits:
+            self.read += 1
+            yield job
+
+    def queues(self, shapes: Collection[int]) -> dict[int, Iterator[Waiting]]:
+        self.looked_through += 1
+        return {shape: iter([job for job in self.waits if job.shape == shape]) for shape in shapes}
+
+
+def test_the_job_of_lowest_rank_among_the_fitting_shapes_goes_first() -> None:
+    jobs = Jobs([waiting(1), waiting(2), waiting(9, rank=-5, shape=2)])
+
+    pairs = list(pair(Line(free("a"), free("b"), free("c")), jobs.backlog()))
 
     assert [(job.number, slot.vm) for job, slot in pairs] == [(9, "a"), (1, "b"), (2, "c")]
 
 
-def test_a_slot_that_fits_nothing_is_passed_over() -> None:
-    pairs = list(pair([free("a", offer=7), free("b")], {1: iter([waiting(1)])}, lambda shape, offer: offer == 1))
+def test_a_slot_that_fits_nothing_is_passed_over_and_its_like_are_not_looked_at() -> None:
+    line = Line(free("a", offer=7), *(free(f"a{n}", offer=7) for n in range(9)), free("b"))
+
+    pairs = list(pair(line, Jobs([waiting(1)]).backlog(lambda shape, offer: offer == 1)))
 
     assert [(job.number, slot.vm) for job, slot in pairs] == [(1, "b")]
+    assert line.looked_at == 2
 
 
 def test_no_more_is_read_than_is_paired() -> None:
-    read: list[int] = []
+    jobs = Jobs([waiting(number) for number in range(100)])
 
-    def jobs() -> Iterator[Waiting]:
-        for number in range(100):
-            read.append(number)
-            yield waiting(number)
+    list(pair(Line(free("a"), free("b")), jobs.backlog()))
 
-    list(pair([free("a"), free("b")], {1: jobs()}, lambda shape, offer: True))
+    assert jobs.read == 2
 
-    assert len(read) <= 3
+
+def test_many_kinds_that_wait_cost_nothing_while_one_at_the_front_fits() -> None:
+    jobs = Jobs([waiting(number, shape=number) for number in range(1, 1000)])
+
+    job = jobs.backlog().first_for(1)
+
+    assert (job and job.number, jobs.read, jobs.looked_through) == (1, 1, 0)
+
+
+def test_what_fits_nobody_at_the_front_is_passed_over_to_the_first_of_its_kind_that_fits() -> None:
+    giants = [waiting(number, rank=-1, shape=9) for number in range(1, 5000)]
+    jobs = Jobs([*giants, waiting(6000), waiting(7000)])
+    backlog = jobs.backlog(lambda shape, offer: shape == 1)
+
+    found = [backlog.first_for(1), backlog.first_for(2), backlog.first_for(1)]
+
+    assert [job and job.number for job in found] == [6000, 7000, None]
+    assert jobs.read == MOST_PASSED
 
 
 jobs_of_shapes = st.lists(st.tuples(st.integers(-2, 2), st.integers(1, 3)), max_size=12)
 offers_of_slots = st.lists(st.integers(1, 3), max_size=12)
 
 
-@given(jobs=jobs_of_shapes, offers=offers_of_slots, fitting=st.sets(st.tuples(st.integers(1, 3), st.integers(1, 3))))
-def test_nothing_is_paired_twice_and_nothing_that_fits_is_left(
-    jobs: list[tuple[int, int]], offers: list[int], fitting: set[tuple[int, int]]
+@given(
+    jobs=jobs_of_shapes,
+    offers=offers_of_slots,
+    fitting=st.sets(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+    passed=st.integers(0, 4),
+)
+def test_each_slot_gets_the_first_job_that_fits_whichever_way_it_is_found(
+    jobs: list[tuple[int, int]], offers: list[int], fitting: set[tuple[int, int]], passed: int
 ) -> None:
     waits = [waiting(number, rank, shape) for number, (rank, shape) in enumerate(jobs)]
-    queues = {shape: iter(sorted(w for w in waits if w.shape == shape)) for shape in (1, 2, 3)}
     slots = [free(f"vm-{number}", offer) for number, offer in enumerate(offers)]
+    left, expected = sorted(waits), []
+    for slot in slots:
+        if job := next((job for job in left if (job.shape, slot.offer) in fitting), None):
+            left.remove(job)
+            expected.append((job, slot))
 
-    pairs = list(pair(slots, queues, lambda shape, offer: (shape, offer) in fitting))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backlog, "MOST_PASSED", passed)
+        pairs = list(pair(Line(*slots), Jobs(waits).backlog(lambda shape, offer: (shape, offer) in fitting)))
 
-    taken, served = {job.number for job, _ in pairs}, {slot.vm for _, slot in pairs}
-    assert len(taken) == len(served) == len(pairs)
-    assert all((job.shape, slot.offer) in fitting for job, slot in pairs)
-    left = [(w, s) for w in waits if w.number not in taken for s in slots if s.vm not in served]
-    assert not [1 for job, slot in left if (job.shape, slot.offer) in fitting]
-
-
-@given(jobs=jobs_of_shapes, count=st.integers(0, 12))
-def test_equal_slots_serve_jobs_strictly_in_order(jobs: list[tuple[int, int]], count: int) -> None:
-    waits = [waiting(number, rank, shape) for number, (rank, shape) in enumerate(jobs)]
-    queues = {shape: iter(sorted(w for w in waits if w.shape == shape)) for shape in (1, 2, 3)}
-
-    pairs = list(pair([free(f"vm-{n}") for n in range(count)], queues, lambda shape, offer: True))
-
-    assert [job for job, _ in pairs] == sorted(waits)[:count]
+    assert pairs == expected
 
 
 def test_the_environment_of_the_description_cannot_hide_the_jobs_own() -> None:

@@ -10,6 +10,7 @@ revision = "0003"
 down_revision = "0002"
 
 _WAITING = sa.text("state = 'submitted'")
+_READY = sa.text("state = 'ready'")
 _THERE = sa.text("state != 'absent'")
 
 
@@ -20,8 +21,14 @@ def upgrade() -> None:
     op.drop_index("ix_jobs_held", table_name="jobs")
     op.create_index("ix_jobs_of_submission", "jobs", ["submission", "state", "number"])
     op.create_index("ix_jobs_of_owner", "jobs", ["owner", "state", "number"])
-    op.create_index("ix_jobs_state", "jobs", ["state", "number"])
     op.create_index("ix_jobs_order", "jobs", ["rank", "number"], sqlite_where=_WAITING, postgresql_where=_WAITING)
+    op.create_index(
+        "ix_requests_order",
+        "requests",
+        ["ahead", "asked_ms", "vm", "slot"],
+        sqlite_where=_READY,
+        postgresql_where=_READY,
+    )
     op.create_index("ix_submissions_owner", "submissions", ["owner", "number"])
     op.add_column("vms", sa.Column("name", sa.Text(), nullable=False, server_default=sa.text("''")))
     _name_vms()

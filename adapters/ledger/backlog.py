@@ -1,0 +1,119 @@
+"""Waiting jobs in order of service, handed out one by one to slots of one class of machine or another. Pure.
+
+The order is walked from its front, which nearly always meets a job that fits: then it does not matter how many kinds of
+jobs wait. Who has passed over many that fit nobody looks through the kinds instead, each by its first job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from heapq import heapify, heappop, heapreplace
+
+from adapters.ledger.matching import Waiting
+
+#: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
+MOST_PASSED = 64
+
+_Place = tuple[int, int, int]
+
+
+class Backlog:
+    """Jobs that wait: ``walk`` gives all of them in order, if it is there, ``queues`` those of some shapes.
+
+    ``fits`` compares a shape with an offer; ``fitting`` names the waiting shapes that an offer meets. All four are read
+    no further than needed, so they may be pages of a database; a job that two of them give is handed out once.
+    """
+
+    def __init__(
+        self,
+        walk: Iterator[Waiting] | None,
+        queues: Callable[[Collection[int]], Mapping[int, Iterator[Waiting]]],
+        fitting: Callable[[int], Collection[int]],
+        fits: Callable[[int, int], bool],
+        kinds: int | None = None,
+    ) -> None:
+        """``kinds``: of how many shapes jobs wait at most; None = unknown."""
+        self._kinds = kinds
+        self._walk, self._queues, self._fitting, self._fits = walk, queues, fitting, fits
+        self._walked: list[Waiting] = []
+        self._is_whole = False
+        self._taken: set[int] = set()
+        #: How many of the walked are still here: nobody so far could take them.
+        self._passed = 0
+        #: How far each offer has looked among the walked jobs: what it has passed over it does not meet.
+        self._looked: dict[int, int] = {}
+        self._lines: dict[int, Iterator[Waiting]] = {}
+        self._heads: dict[int, Waiting | None] = {}
+        self._places: dict[int, list[_Place]] = {}
+
+    def first_for(self, offer: int) -> Waiting | None:
+        """Hand out the first job that a machine of this offer may have; None when there is none."""
+        job = self._among_walked(offer) or (None if self._is_whole else self._among_queues(offer))
+        if job is not None:
+            self._taken.add(job.number)
+        return job
+
+    @property
+    def is_spent(self) -> bool:
+        """All jobs have been handed out, as far as that is known."""
+        if self._is_whole:
+            return self._passed == 0
+        return len(self._lines) == self._kinds and all(self._head(shape) is None for shape in self._lines)
+
+    def _among_walked(self, offer: int) -> Waiting | None:
+        at = self._looked.get(offer, 0)
+        while at < len(self._walked) or self._walk_on():
+            job = self._walked[at]
+            at += 1
+            self._looked[offer] = at
+            if job.number not in self._taken and self._fits(job.shape, offer):
+                self._passed -= 1
+                return job
+        return None
+
+    def _walk_on(self) -> bool:
+        """Take one more job from the front, unless too many there were taken by nobody."""
+        if self._walk is None or self._is_whole or self._passed >= MOST_PASSED:
+            return False
+        job = next(self._walk, None)
+        if job is None:
+            self._is_whole = True
+            return False
+        self._walked.append(job)
+        self._passed += job.number not in self._taken
+        return True
+
+    def _among_queues(self, offer: int) -> Waiting | None:
+        places = self._places.get(offer)
+        if places is None:
+            places = self._places[offer] = self._look_through(offer)
+        while places:
+            shape = places[0][2]
+            head = self._head(shape)
+            if head is None:
+                heappop(places)
+            elif places[0] != _place(head):
+                heapreplace(places, _place(head))
+            else:
+                return head
+        return None
+
+    def _look_through(self, offer: int) -> list[_Place]:
+        shapes = self._fitting(offer)
+        self._lines |= self._queues([shape for shape in shapes if shape not in self._lines])
+        heads = [self._head(shape) for shape in shapes if shape in self._lines]
+        places = [_place(head) for head in heads if head is not None]
+        heapify(places)
+        return places
+
+    def _head(self, shape: int) -> Waiting | None:
+        """Give the first job of a shape that has not been handed out."""
+        head = self._heads[shape] if shape in self._heads else next(self._lines[shape], None)
+        while head is not None and head.number in self._taken:
+            head = next(self._lines[shape], None)
+        self._heads[shape] = head
+        return head
+
+
+def _place(job: Waiting) -> _Place:
+    return job.rank, job.number, job.shape

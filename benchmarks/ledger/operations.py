@@ -1,0 +1,121 @@
+"""What is done with a ledger all day, one at a time, and how much of the processor each takes.
+
+The time is the thread's own, the database's included, since it works in the same thread: what else the machine does
+does not count, nor does the wait for the disk, which is the same at every size.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from adapters.ledger import assignments, leases, listing, orders, queries, registry
+from benchmarks.ledger.world import World, busy, idle, job, owner, request, vm_name
+from schemas.envelope import Message
+from schemas.ledger import HostList, JobCancel, JobList, JobShow, JobState, RegistryList
+
+#: Times that each is done.
+REPEATS = 30
+#: Rows of a page: as many as there are of each kind in the smallest world too.
+ROWS, HOSTS = 20, 5
+
+Operation = Callable[[World, int], object]
+
+
+def _submit(world: World, nth: int) -> None:
+    world.submit((owner(nth), job(f"one-{nth}", 10_000_000)))
+
+
+def _submit_to_idle(world: World, nth: int) -> None:
+    assert world.submit((owner(nth), job(f"small-{nth}", 1)))
+
+
+def _match(world: World, nth: int) -> None:
+    assert world.ask((vm_name(nth), request(busy(nth), slot=9)))
+
+
+def _ask_in_vain(world: World, nth: int) -> None:
+    last = world.vms - 1 - nth
+    world.ask((vm_name(last), request(idle(last))))
+
+
+def _beat(world: World, nth: int) -> None:
+    world.beat(world.running[nth])
+
+
+def _complete(world: World, nth: int) -> None:
+    assert world.complete([world.running.pop()], busy(nth))
+
+
+def _ask_about(question: Message) -> Operation:
+    work = {JobList: listing.list_jobs, JobShow: queries.show, HostList: registry.hosts, RegistryList: registry.vms}
+    answer = work[type(question)]
+    return lambda world, _: world.ledger.read(lambda tx: answer(tx, question))
+
+
+def _show(world: World, nth: int) -> None:
+    ref = world.running[nth].job
+    world.ledger.read(lambda tx: queries.show(tx, JobShow(job=ref)))
+
+
+def _vm(pattern: Callable[[int], str]) -> Operation:
+    return lambda world, nth: world.ledger.read(lambda tx: registry.vms(tx, RegistryList(pattern=pattern(nth))))
+
+
+def _report(world: World, nth: int) -> None:
+    world.report(nth)
+
+
+def _sweep(world: World, _: int) -> None:
+    world.ledger.write(leases.expire)
+    world.ledger.write(assignments.match_all)
+    world.ledger.read(queries.stats)
+
+
+def _cancel(world: World, _: int) -> None:
+    world.write(lambda tx: orders.cancel(tx, JobCancel(job=world.array)))
+
+
+#: By what the table calls it. The last one changes the most, so it is done last.
+OPERATIONS: dict[str, Operation] = {
+    "show a job": _show,
+    "a page of all jobs": _ask_about(JobList(limit=ROWS)),
+    "a page of an owner's jobs": _ask_about(JobList(owner="site-3", limit=ROWS)),
+    "a page of an owner's cancelled jobs": _ask_about(JobList(owner="site-3", limit=ROWS, states=[JobState.CANCELLED])),
+    "a page of an array's waiting jobs": _ask_about(JobList(job="array", states=[JobState.SUBMITTED], limit=ROWS)),
+    "a poll of --wait on an array": _ask_about(JobList(job="array", limit=1)),
+    "a page of VMs": _ask_about(RegistryList(limit=ROWS)),
+    "a VM by its name": _vm(lambda nth: f"name-{nth:06}"),
+    "a VM by its id": _vm(vm_name),
+    "a page of hosts": _ask_about(HostList(limit=HOSTS)),
+    "submit a job that waits": _submit,
+    "submit a job to an idle slot": _submit_to_idle,
+    "match: a slot asks and is given a job": _match,
+    "beat": _beat,
+    "completion, and the next job": _complete,
+    "report of a host": _report,
+    "cancel: a portion of an array": _cancel,
+}
+#: Measured without a goal: who asks in vain is compared with every kind that waits, and the sweep looks at everything.
+IN_VAIN, SWEEP = "a slot asks in vain", "sweep"
+
+
+def measure(world: World, say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Do each operation so often; give what each took, ms."""
+    times = {}
+    for name, operation in {SWEEP: _sweep, IN_VAIN: _ask_in_vain, **OPERATIONS}.items():
+        say(name)
+        times[name] = [_timed(world, operation, nth) for nth in range(_repeats(name, world))]
+    return times
+
+
+def _repeats(name: str, world: World) -> int:
+    if name.startswith("cancel"):
+        return max(1, min(REPEATS, world.jobs // 4 // orders.PORTION))
+    return min(REPEATS, world.vms // 20)
+
+
+def _timed(world: World, operation: Operation, nth: int) -> float:
+    began = time.thread_time()
+    operation(world, nth)
+    return (time.thread_time() - began) * 1000
