@@ -184,7 +184,7 @@ async def qemu_rig(tmp_path: Path, guest_image: ImageFiles) -> AsyncIterator[Qem
     await made.clean_up()
 
 
-async def eventually(holds: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def eventually(holds: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait for what happens by itself, up to a deadline."""
     async with asyncio.timeout(timeout_s):
         while not holds():  # noqa: ASYNC110 - what is waited for happens outside this loop

@@ -19,7 +19,7 @@ from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import ImageFiles
 from host_agent.images import ImageStore
 
-pytestmark = pytest.mark.qemu
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "guest-image"

@@ -26,7 +26,8 @@ from tests.contract.test_hypervisors import SEED, running
 
 __all__ = ["broker", "driver", "probe_image"]
 
-pytestmark = pytest.mark.qemu
+#: Each boots guests, which takes 15 s under emulation, and on a machine that others use too much longer.
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
 #: Under emulation, with other tests beside it.
 PATIENCE_S = 240.0

@@ -1,0 +1,84 @@
+"""A host agent whose registry is lost, in a whole system: nothing is deleted, people see it and decide."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.management import Management
+from broker.node import read_node_address
+from tests.system.running import System, running, until
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    with running("--hypervisor", "process", "--vms", "2") as made:
+        yield made
+
+
+def volcloud(system: System, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "console.main", *arguments]
+    environment = os.environ | {"VOLCLOUD_DATA": str(system.directory)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
+def listed(system: System) -> dict[str, Any]:
+    rows = json.loads(volcloud(system, "vm", "list", "--json").stdout)
+    return {row["status"]["name"]: row["status"] for row in rows if row["status"]["state"] != "absent"}
+
+
+def lose_registry(system: System) -> None:
+    """Have the agent killed and its registry lost, and another one start."""
+    registry = system.layout.host / "vms.json"
+    registry.unlink()
+    system.kill("host_agent")
+    until(
+        lambda: {vm["state"] for vm in listed(system).values()} == {"set_aside"} and len(listed(system)) == 2,
+        "both VMs are set aside",
+    )
+
+
+def test_vms_that_a_lost_registry_knew_are_set_aside_and_adopted_or_discarded(system: System) -> None:
+    before = listed(system)
+    lose_registry(system)
+    shown = volcloud(system, "vm", "list").stdout
+    pattern = volcloud(system, "vm", "discard", "worker-*")
+    adopted = volcloud(system, "vm", "adopt", "worker-1")
+    discarded = volcloud(system, "vm", "discard", "worker-2")
+
+    until(lambda: listed(system).keys() == {"worker-1"}, "worker-2 is gone")
+    after = listed(system)["worker-1"]
+    assert "set_aside" in shown
+    assert pattern.returncode == 1
+    assert "worker-2 was set aside, and discard would remove its disk" in pattern.stderr
+    assert (adopted.returncode, discarded.returncode) == (0, 0)
+    assert (after["vm"], after["state"], after["pid"]) == (
+        before["worker-1"]["vm"],
+        "running",
+        before["worker-1"]["pid"],
+    )
+    assert after["autostart"]
+    assert not Path(f"/proc/{before['worker-2']['pid']}").exists()
+    assert not (system.layout.host / "hypervisor" / before["worker-2"]["vm"]).exists()
+
+
+def test_the_principal_of_a_discarded_vm_is_revoked_and_nothing_is_left_to_ask(system: System) -> None:
+    address = read_node_address(system.layout.node)
+
+    until(lambda: not json.loads((system.layout.host / "vms.json").read_bytes())["leaving"], "it was answered")
+    users = [name for name in Management(address).users() if name.startswith("vm-")]
+
+    assert users == [listed(system)["worker-1"]["vm"]]
+
+
+def test_the_vm_that_was_adopted_still_runs_commands(system: System) -> None:
+    done = volcloud(system, "vm", "run", "worker-1", "--", "echo", "still here")
+
+    assert (done.returncode, done.stdout) == (0, "still here\n")
