@@ -307,11 +307,15 @@ def _status(answer: Vms) -> VmStatus:
     return answer.vms[0]
 
 
+#: Which verb makes a VM of that state live.
+_WAY_BACK = {"paused": "resume", "set_aside": "adopt"}
+
+
 def _check_live(row: RegistryRow) -> None:
     if row.status.state not in _LIVE:
         name = row.status.name
         text = f"VM {name} is {row.status.state}: its agent cannot answer"
-        verb = "resume" if row.status.state == "paused" else "start"
+        verb = _WAY_BACK.get(row.status.state, "start")
         raise CommandFailed(text, f"`volcloud vm {verb} {name}`, and wait until its agent is ready")
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from broker.address import read_address
+from broker.backoff import backoff
 from broker.connection import Connection
 from broker.errors import BrokerError
 from broker.routes import queue_of
@@ -181,12 +182,17 @@ class HostAgent:
         self._keeper.look_after(vm)
 
     async def _make_wanted(self) -> None:
-        """Have the VMs that the settings name; every one whose state allows it runs."""
-        for wanted in self._config.vms:
-            await self._have(wanted)
+        """Have the VMs that the settings name, and those run that shall; what cannot be made now is tried again."""
         self._keeper.keep_all()
+        missing = self._config.vms
+        for wait_s in backoff(1.0, 300.0):
+            missing = [wanted for wanted in missing if not await self._have(wanted)]
+            if not missing:
+                return
+            await asyncio.sleep(wait_s)
 
-    async def _have(self, wanted: WantedVm) -> None:
+    async def _have(self, wanted: WantedVm) -> bool:
+        """Make a VM of the settings, and have it kept; False if that failed."""
         order = VmCreate(
             name=wanted.name,
             cpus=wanted.cpus,
@@ -195,9 +201,12 @@ class HostAgent:
             autostart=True,
         )
         try:
-            await self._control.create(order, wish=Wish.RUNNING)
+            made = await self._control.create(order, wish=Wish.RUNNING)
         except HostError as error:
             log.error("wanted vm not made", extra={"vm": wanted.name, "why": str(error)})
+            return False
+        self._keeper.keep(made.vm)
+        return True
 
     def _is_wanted(self, name: str) -> bool:
         return any(wanted.name == name for wanted in self._config.vms)

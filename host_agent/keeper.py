@@ -93,11 +93,14 @@ class Keeper:
         self._due: set[str] = set()
 
     def keep_all(self) -> None:
-        """Look after every VM, at the agent's start: those wished to run are started from any state of rest."""
+        """Look after every VM, at the agent's start."""
         for record in self._registry.all():
-            if record.autostart:
-                self._due.add(record.vm)
-            self.look_after(record.vm)
+            self.keep(record.vm)
+
+    def keep(self, vm: str) -> None:
+        """Look after a VM, and start it from whatever state of rest it is in, if it is to be kept and wished to run."""
+        self._due.add(vm)
+        self.look_after(vm)
 
     def look_after(self, vm: str) -> None:
         """A VM has changed, or may have: bring it to what it is wished to be. Returns at once."""

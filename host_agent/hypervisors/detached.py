@@ -23,7 +23,8 @@ from broker.process_record import ProcessRecord, record_of
 
 T = TypeVar("T")
 
-#: Environment variable that marks every process of a VM with the VM's id.
+#: Environment variable that marks every process of a VM with the VM's directory: another agent's VM, or a copy's, may
+#: have the same id.
 MARK = "VOLCLOUD_VM"
 
 #: What a VM's process may inherit. The agent's own environment may hold secrets.
@@ -73,18 +74,19 @@ def stat_of(identity: ProcessRecord) -> ProcessStat | None:
     return stat if stat is not None and stat.started == identity.started and identity.is_alive() else None
 
 
-def spawn(vm: str, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessRecord:
+def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessRecord:
     """Start ``command`` in ``directory``, in a session of its own, with its output appended to ``log``.
 
-    The process bears ``vm``'s mark and inherits nothing else that is not on a short list. With a ``niceness`` it gives
-    way to others by so much, and has the disk when nobody else wants it. Raises OSError.
+    The process bears the mark of the VM whose directory is ``home``, and inherits nothing else that is not on a short
+    list. With a ``niceness`` it gives way to others by so much, and has the disk when nobody else wants it. Raises
+    OSError.
     """
     with log.open("ab") as output:
         log.chmod(0o600)
         child = subprocess.Popen(
             [*_giving_way(command[0], niceness), *command],
             cwd=directory,
-            env=_environment({MARK: vm}),
+            env=_environment({MARK: str(home.resolve())}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -106,14 +108,16 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def find_tree(vm: str, root: ProcessRecord | None) -> set[int]:
-    """Find every live process of a VM: those that bear its mark, and all that descend from them in any way.
+def find_tree(home: Path, root: ProcessRecord | None) -> set[int]:
+    """Find every live process of the VM in ``home``: those that bear its mark, and all that descend from them in any
+    way.
 
     A payload in a group or session of its own, a daemon that dropped its parent and a child with a cleaned
     environment are all found as long as one link to the VM is left.
     """
     everything = {stat.pid: stat for stat in _all_processes() if stat.run_state not in "ZX"}
-    members = {pid for pid in everything if _bears_mark(pid, vm)}
+    mark = f"{MARK}={home.resolve()}".encode()
+    members = {pid for pid in everything if _bears_mark(pid, mark)}
     if root is not None and stat_of(root) is not None:
         members.add(root.pid)
     members.discard(os.getpid())
@@ -199,13 +203,13 @@ def _all_processes() -> Iterator[ProcessStat]:
             yield stat
 
 
-def _bears_mark(pid: int, vm: str) -> bool:
+def _bears_mark(pid: int, mark: bytes) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except (PermissionError, FileNotFoundError, ProcessLookupError):
         # Another user's process is none of ours.
         return False
-    return f"{MARK}={vm}".encode() in environment.split(b"\0")
+    return mark in environment.split(b"\0")
 
 
 def _is_linked(stat: ProcessStat, members: set[int]) -> bool:

@@ -109,7 +109,7 @@ class ProcessHypervisor:
         process = self._directories.process(vm)
         if process is None or stat_of(process) is None:
             return VmFacts()
-        tree = await asyncio.to_thread(find_tree, vm, process)
+        tree = await asyncio.to_thread(find_tree, self._directories.path(vm), process)
         trim(self._directories.path(vm) / _LOG)
         stats = [stat for pid in tree if (stat := read_stat(pid))]
         return VmFacts(
@@ -149,7 +149,7 @@ class ProcessHypervisor:
         try:
             with naming_disk(f"cannot start {command[0]}"):
                 start = functools.partial(spawn, niceness=self._niceness)
-                process = await finished(asyncio.to_thread(start, vm, command, home / _STATE, home / _LOG))
+                process = await finished(asyncio.to_thread(start, home, command, home / _STATE, home / _LOG))
                 self._directories.remember_process(vm, process)
                 self._watch(vm)
         except BaseException:
@@ -268,15 +268,15 @@ class ProcessHypervisor:
             await self._live[vm].wait()
 
     async def _signal_until(self, vm: str, number: signal.Signals, wanted: str) -> None:
-        process = self._directories.process(vm)
+        home, process = self._directories.path(vm), self._directories.process(vm)
         deadline = asyncio.get_running_loop().time() + _SIGNAL_DEADLINE_S
-        while others := await asyncio.to_thread(_find_in_other_state, vm, process, wanted):
+        while others := await asyncio.to_thread(_find_in_other_state, home, process, wanted):
             if asyncio.get_running_loop().time() > deadline:
                 raise HypervisorError(f"processes {sorted(others)} of {vm} do not obey {number.name}")
             send_signal(others, number)
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
 
-def _find_in_other_state(vm: str, process: ProcessRecord | None, wanted: str) -> set[int]:
-    stats = [read_stat(pid) for pid in find_tree(vm, process)]
+def _find_in_other_state(home: Path, process: ProcessRecord | None, wanted: str) -> set[int]:
+    stats = [read_stat(pid) for pid in find_tree(home, process)]
     return {stat.pid for stat in stats if stat is not None and stat.run_state not in f"ZX{wanted}"}

@@ -280,7 +280,7 @@ class QemuHypervisor:
         """Kill what bears the VM's mark: a start that an agent did not live to write down, relays. Raises
         HypervisorError if the kernel does not let them end."""
         deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
-        while strays := await asyncio.to_thread(find_tree, vm, self._files.process(vm)):
+        while strays := await asyncio.to_thread(find_tree, self._files.path(vm), self._files.process(vm)):
             if asyncio.get_running_loop().time() > deadline:
                 raise HypervisorError(f"processes {sorted(strays)} of {vm} do not end: the kernel holds them")
             send_signal(strays, signal.SIGKILL)

@@ -45,7 +45,7 @@ class QemuStart:
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> Machine:
         home = self._files.path(vm)
         start = functools.partial(spawn, niceness=self._niceness)
-        process = await finished(asyncio.to_thread(start, vm, arguments, home, home / QEMU_LOG))
+        process = await finished(asyncio.to_thread(start, home, arguments, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
         machine = life.attach(process)
         await machine.wait_connected(START_TIMEOUT_S)

@@ -80,7 +80,11 @@ class Rig:
         """Wait until the guest's program has begun, where a test depends on it."""
 
     def processes(self, vm: str) -> set[int]:
-        return find_tree(vm, None)
+        return find_tree(self.home(vm), None)
+
+    def home(self, vm: str) -> Path:
+        """Where the driver keeps a VM."""
+        return self.directory / vm
 
     def files(self) -> list[str]:
         return sorted(str(path) for path in self.directory.rglob("*") if "vm-" in str(path))
@@ -130,6 +134,9 @@ class QemuRig(Rig):
     def __init__(self, directory: Path, image: ImageFiles) -> None:
         super().__init__(directory)
         self.image = image
+
+    def home(self, vm: str) -> Path:
+        return self.directory / "vms" / vm
 
     def make(self) -> QemuHypervisor:
         return QemuHypervisor(self.directory, accelerator="tcg")

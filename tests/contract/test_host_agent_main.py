@@ -46,6 +46,9 @@ class Program:
         await eventually(lambda: (self.directory / "host" / "journal").exists())
         return agent
 
+    def processes(self, vm: str) -> set[int]:
+        return find_tree(self.directory / "host" / "hypervisor" / vm, None)
+
     def clean_up(self) -> None:
         for agent in self._started:
             agent.kill()
@@ -89,7 +92,7 @@ async def test_a_second_agent_in_the_same_directory_ends_with_a_sentence_and_tou
     assert second.returncode == 1
     assert f"host is in use by another host_agent, pid {first.pid}: end that one first" in said
     assert "Traceback" not in said
-    assert find_tree(vm, None)
+    assert program.processes(vm)
 
 
 async def test_nor_does_one_that_is_to_power_everything_off(program, vm):
@@ -98,7 +101,7 @@ async def test_nor_does_one_that_is_to_power_everything_off(program, vm):
     said = said_at_the_end(program.start("--poweroff-all"))
 
     assert f"pid {first.pid}" in said
-    assert find_tree(vm, None)
+    assert program.processes(vm)
 
 
 async def test_an_agent_that_was_killed_leaves_the_directory_to_the_next(program, vm):
@@ -110,7 +113,7 @@ async def test_an_agent_that_was_killed_leaves_the_directory_to_the_next(program
     second = await program.serving()
 
     assert second.poll() is None
-    assert find_tree(vm, None)
+    assert program.processes(vm)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -123,7 +126,7 @@ async def test_an_agent_that_ends_says_what_it_leaves_running_and_how_to_end_it(
     assert agent.returncode == 0
     assert "1 virtual machine goes on without it: worker-1 (pid " in said
     assert f"end with: host_agent --config {program.config} --poweroff-all" in said
-    assert find_tree(vm, None)
+    assert program.processes(vm)
 
 
 async def test_what_it_says_ends_the_machines(program, vm):
@@ -131,7 +134,7 @@ async def test_what_it_says_ends_the_machines(program, vm):
     said_at_the_end(done)
 
     assert done.returncode == 0
-    assert find_tree(vm, None) == set()
+    assert program.processes(vm) == set()
 
 
 async def test_a_lost_registry_costs_no_disk_and_the_log_says_what_to_do(program, vm):
@@ -143,6 +146,6 @@ async def test_a_lost_registry_costs_no_disk_and_the_log_says_what_to_do(program
 
     assert "unknown vm set aside" in said
     assert "volcloud vm adopt vm-a" in said
-    assert find_tree(vm, None)
+    assert program.processes(vm)
     assert json.loads((program.directory / "host/hypervisor/vm-a/vm.json").read_bytes())["spec"]["id"] == vm
     assert (program.directory / "host/hypervisor/vm-a/state").is_dir()

@@ -15,7 +15,7 @@ import pytest
 
 from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
 from host_agent.hypervisors.contract import Hypervisor
-from host_agent.hypervisors.detached import find_tree, send_signal
+from host_agent.hypervisors.detached import send_signal
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.hypervisors.qemu_program import KVM, TCG, QemuProgram
 from host_agent.vm import Verb, VmState
@@ -387,6 +387,17 @@ async def test_a_vm_of_someone_else_is_never_touched(rig):
     assert (foreign / "disk").read_text() == "precious"
 
 
+async def test_a_vm_of_the_same_name_in_another_directory_is_never_touched(process_rig, tmp_path_factory):
+    driver = await running(process_rig)
+    other = type(process_rig)(tmp_path_factory.mktemp("other"))
+    theirs = await running(other)
+
+    await driver.poweroff("vm-a")
+
+    assert await theirs.state("vm-a") is VmState.RUNNING
+    await other.clean_up()
+
+
 @pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
 async def test_poweroff_finds_payloads_in_sessions_of_their_own(process_rig, state, eventually):
     driver = await running(process_rig)
@@ -395,7 +406,7 @@ async def test_poweroff_finds_payloads_in_sessions_of_their_own(process_rig, sta
 
     await driver.poweroff("vm-a")
 
-    assert find_tree("vm-a", None) == set()
+    assert process_rig.processes("vm-a") == set()
 
 
 async def test_a_payload_dies_with_its_guest_agent(process_rig, eventually):

@@ -16,7 +16,6 @@ import pytest
 
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors import qemu_command
-from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.kept_log import HEAD_BYTES, TAIL_BYTES
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.vm import VmState
@@ -232,7 +231,7 @@ async def test_a_place_of_a_relay_is_free_again_when_it_has_ended(driver, broker
 def relays(rig: QemuRig) -> list[int]:
     """List the relays of the VM: interpreters, not the shell that turns others away."""
     found = []
-    for pid in find_tree("vm-a", None):
+    for pid in rig.processes("vm-a"):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (FileNotFoundError, ProcessLookupError):

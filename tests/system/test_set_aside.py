@@ -53,7 +53,8 @@ def test_vms_that_a_lost_registry_knew_are_set_aside_and_adopted_or_discarded(sy
     adopted = volcloud(system, "vm", "adopt", "worker-1")
     discarded = volcloud(system, "vm", "discard", "worker-2")
 
-    until(lambda: listed(system).keys() == {"worker-1"}, "worker-2 is gone")
+    gone = before["worker-2"]["vm"]
+    until(lambda: gone not in {vm["vm"] for vm in listed(system).values()}, "worker-2 is gone")
     after = listed(system)["worker-1"]
     assert "set_aside" in shown
     assert pattern.returncode == 1
@@ -66,7 +67,7 @@ def test_vms_that_a_lost_registry_knew_are_set_aside_and_adopted_or_discarded(sy
     )
     assert after["autostart"]
     assert not Path(f"/proc/{before['worker-2']['pid']}").exists()
-    assert not (system.layout.host / "hypervisor" / before["worker-2"]["vm"]).exists()
+    assert not (system.layout.host / "hypervisor" / gone).exists()
 
 
 def test_the_principal_of_a_discarded_vm_is_revoked_and_nothing_is_left_to_ask(system: System) -> None:
@@ -75,7 +76,9 @@ def test_the_principal_of_a_discarded_vm_is_revoked_and_nothing_is_left_to_ask(s
     until(lambda: not json.loads((system.layout.host / "vms.json").read_bytes())["leaving"], "it was answered")
     users = [name for name in Management(address).users() if name.startswith("vm-")]
 
-    assert users == [listed(system)["worker-1"]["vm"]]
+    known = {vm["vm"] for vm in listed(system).values()}
+    assert set(users) <= known
+    assert listed(system)["worker-1"]["vm"] in users
 
 
 def test_the_vm_that_was_adopted_still_runs_commands(system: System) -> None:
