@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from broker.process_record import ProcessRecord, read_record
 from console.centre.layout import Layout
@@ -84,18 +85,18 @@ def power_off_all(layout: Layout, say: Say) -> None:
         end_marked(vms)
 
 
-def registered_vms(layout: Layout) -> set[str]:
-    """Give the ids of the VMs that this data directory's host has made: each has a directory that bears its id."""
-    return {path.parent.name for path in layout.vm_markers}
+def registered_vms(layout: Layout) -> set[Path]:
+    """Give the directories of the VMs that this data directory's host has made; each bears its VM's id."""
+    return {path.parent.resolve() for path in layout.vm_markers}
 
 
-def end_marked(vms: Iterable[str]) -> None:
+def end_marked(vms: Iterable[Path]) -> None:
     """Kill every process that bears the mark of one of these VMs, and what descends from it. Raises CommandFailed."""
     deadline = time.monotonic() + KILL_S
     for vm in vms:
         while pids := find_tree(vm, None):
             if time.monotonic() > deadline:
-                raise CommandFailed(f"{vm} does not end: processes {sorted(pids)}", "`volcloud down` again")
+                raise CommandFailed(f"{vm.name} does not end: processes {sorted(pids)}", "`volcloud down` again")
             send_signal(pids, signal.SIGKILL)
             time.sleep(_POLL_S)
 

@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from broker.errors import BrokerError
 from broker.node import STOP_TIMEOUT_S, NodeAddress
@@ -52,7 +53,7 @@ class Supervisor:
         self._broker = BrokerProcess(self._layout, say)
         self._children: dict[str, Child] = {}
         self._names = Names(host="")
-        self._vms: set[str] = set()
+        self._vms: set[Path] = set()
         self._is_settled = False
 
     async def hold(self, on_ready: Callable[[], None]) -> None:

@@ -221,4 +221,4 @@ def test_the_vms_of_every_driver_are_known_by_their_markers_and_no_payloads_file
     job.mkdir(parents=True)
     (job / "vm.json").write_text("{}")
 
-    assert registered_vms(layout) == {"vm-p", "vm-q"}
+    assert {vm.name for vm in registered_vms(layout)} == {"vm-p", "vm-q"}
