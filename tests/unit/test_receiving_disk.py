@@ -15,7 +15,7 @@ from broker.transfer.core import Outbound
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.partial import Partial
 from broker.transfer.receiving import Receiving
-from guest_agent.payload import CappedFile
+from guest_agent.streams import CappedFile
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileDone, FileOffer, FileWait, FileWindow, GuestFile
