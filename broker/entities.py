@@ -18,7 +18,7 @@ from broker.errors import BrokerError, ManagementError
 from broker.management import Management, QueueInfo
 from broker.peer import ANYBODY, vouch
 from broker.routes import UP
-from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges
+from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges, owner_of
 
 # kombu is half annotated: these are its names as far as a type checker is concerned.
 _Connection: Any = kombu_connection.Connection
@@ -112,7 +112,8 @@ def _declare_one(connection: Declarer, entity: Any) -> None:
             raise BrokerError(f"{entity.name} could not be declared: {error}") from error
         raise ManagementError(
             f"{entity.name} exists with other arguments ({error.reply_text}): see `volcloud broker check`, empty it, "
-            "delete it and declare again"
+            "delete it and declare again",
+            _PRECONDITION_FAILED,
         ) from error
     except connection.connection_errors as error:
         raise BrokerError(f"{entity.name} could not be declared: {error}") from error
@@ -122,7 +123,8 @@ def check(management: Management, expected: Iterable[QueueSpec]) -> list[Differe
     """Compare the broker with the table; an empty list means that it is as it should be.
 
     ``expected`` are the centre's queues and those of the principals that exist. Queues that nobody expects are
-    differences only where they receive what volunteers write. Raises ManagementError when the broker cannot be asked.
+    differences where they receive what volunteers write, or are those of a principal that does not exist. Raises
+    ManagementError when the broker cannot be asked.
     """
     specs = {spec.name: spec for spec in expected}
     queues = {info.name: info for info in management.queues()}
@@ -132,7 +134,7 @@ def check(management: Management, expected: Iterable[QueueSpec]) -> list[Differe
     found = _exchange_differences(management)
     for spec in specs.values():
         found += _queue_differences(spec, queues.get(spec.name), bound.get(spec.name, set()))
-    return found + _strangers(bound, set(specs))
+    return found + _strangers(bound, set(specs)) + _ownerless(queues, set(specs))
 
 
 def _exchange_differences(management: Management) -> list[Difference]:
@@ -170,3 +172,9 @@ def _strangers(bound: dict[str, set[Binding]], known: set[str]) -> list[Differen
         for one in sorted(bindings)
         if queue not in known and one.exchange == UP and not queue.startswith("vc.replies.")
     ]
+
+
+def _ownerless(queues: Iterable[str], known: set[str]) -> list[Difference]:
+    """Name queues that somebody's end has left behind."""
+    owners = [(queue, owner_of(queue)) for queue in sorted(queues) if queue not in known]
+    return [Difference(f"queue {queue}", "nothing", f"no {owner.name}") for queue, owner in owners if owner is not None]

@@ -107,5 +107,5 @@ class ManagementError(BrokerError):
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
-        #: HTTP status; 0 where nothing answered.
+        #: HTTP status, or AMQP's reply code where that was asked; 0 where nothing answered.
         self.status = status

@@ -20,6 +20,8 @@ from broker.peer import vouch
 
 #: How long one call may take, seconds.
 TIMEOUT_S = 20.0
+#: So much is kept of what a client calls its connection, characters.
+MAX_LABEL = 200
 _QUEUE_COLUMNS = "name,durable,exclusive,arguments"
 
 
@@ -152,7 +154,9 @@ class Management:
         """Describe the live connections, oldest first; 3.10 knows one only some 5 s after it was opened."""
         columns = "name,user,connected_at,user_provided_name"
         found = self._get(f"vhosts/{self._vhost}/connections?columns={columns}", list[_RawConnection])
-        return sorted(ConnectionInfo(one.connected_at, one.name, one.user, one.user_provided_name) for one in found)
+        return sorted(
+            ConnectionInfo(one.connected_at, one.name, one.user, one.user_provided_name[:MAX_LABEL]) for one in found
+        )
 
     def close_connection(self, name: str, reason: str) -> bool:
         """Close a connection; its client is told the reason. False for one that is not known: gone, or too young."""

@@ -40,7 +40,7 @@ class Kind(StrEnum):
     KEYS = "keys"
 
 
-class Principal(msgspec.Struct, frozen=True):
+class Principal(msgspec.Struct, frozen=True, order=True):
     """A broker user."""
 
     kind: Kind

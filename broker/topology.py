@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from broker.principals import Kind, Principal
+from broker.principals import Kind, Principal, parse_principal
 from broker.routes import CALLS, DEAD, DOWN, UP, down, down_files, queue_of
 
 MIB = 1 << 20
@@ -159,6 +159,22 @@ def queues_of(principal: Principal, profile: Profile) -> tuple[QueueSpec, ...]:
     if principal.kind is Kind.SITE:
         return (_verdicts(principal),)
     return _file_queues(principal) if principal.takes_files else ()
+
+
+def owner_of(queue: str) -> Principal | None:
+    """Give the principal that a queue would live and die with; None for a queue of the centre, or of nobody of ours."""
+    kind, _, rest = queue.partition(".")
+    if kind == "vc":
+        rest = rest.removeprefix("chunks.").removeprefix("control.")
+        return _principal(rest) if rest.startswith("adapter-") else None
+    return _principal(f"{kind}-{rest.removesuffix('.files')}") if kind in (Kind.HOST, Kind.VM, Kind.SITE) else None
+
+
+def _principal(name: str) -> Principal | None:
+    try:
+        return parse_principal(name)
+    except ValueError:
+        return None
 
 
 def _agent_queues(who: Principal, profile: Profile) -> tuple[QueueSpec, ...]:

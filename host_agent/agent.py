@@ -29,6 +29,7 @@ from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.vm import VmState, Wish
+from host_agent.vouching import Vouching
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolRevoke
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
 from schemas.vms import HostBye, HostInventory, VmCreate, VmStatus
@@ -60,6 +61,7 @@ class HostAgent:
         #: The VMs that had a process when the agent ended, which it leaves alone.
         self.left_running: list[VmStatus] = []
         self._leaving = Leaving(self._registry, self._revoke)
+        self._vouching = Vouching(self._vms, lambda word: self._uplink.say("enrol", word))
         seeding = Seeding(hypervisor, self._registry, address, GuestSettings(config.slots, config.guest), self._grant)
         aside = SetAside(hypervisor, self._registry, seeding)
         images = ImageStore(directory / "images", frozenset(config.images))
@@ -95,6 +97,7 @@ class HostAgent:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beats(), name="beats")
                 group.create_task(self._leaving.run(), name="leaving VMs")
+                group.create_task(self._vouching.run(), name="vouching")
                 group.create_task(self._make_wanted(), name="wanted VMs")
         finally:
             await self._close()
@@ -164,10 +167,16 @@ class HostAgent:
         """Have a VM's principal and queues deleted. Raises BrokerError until the key manager says that they are."""
         await self._uplink.ask("enrol", EnrolRevoke(vm=vm, target="keys"), timeout_s=GRANT_TIMEOUT_S)
 
+    async def _vms(self) -> set[str]:
+        """Name the VMs that are here, whatever the registry remembers of them, but for those that are to go."""
+        known = {record.vm for record in self._registry.all()} | set(await self._hypervisor.list())
+        return known - set(self._registry.leaving)
+
     def _on_up(self) -> None:
         """The link is new: this machine may have slept, so what was known of the time is void until told again."""
         self._clock.forget()
         self._changed.set()
+        self._vouching.look()
 
     def _on_act(self, vm: str) -> None:
         """Somebody, or the agent itself, did something to a VM, or tried to."""

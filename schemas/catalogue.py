@@ -75,6 +75,7 @@ WAYS: dict[str, list[Way]] = {
     "file.abort": _CONTROL,
     "file.chunk": _CHUNKS,
     "enrol.grant": [_up("host", "enrol", "vc.enrol")],
+    "enrol.vouch": [_up("host", "enrol", "vc.enrol")],
     "enrol.revoke": [_up("host", "enrol", "vc.enrol")],
     "enrol.trade": [_up("once", "enrol", "vc.enrol")],
     "enrol.confirm": [_up("vm", "enrol", "vc.enrol")],

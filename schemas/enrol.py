@@ -8,11 +8,14 @@ from msgspec import Meta
 
 from schemas.envelope import Message, Reply
 
+#: A principal's name as somebody else writes it: what is none is refused with words, so it is capped here only.
+Named = Annotated[str, Meta(max_length=80)]
+
 
 class EnrolGrant(Message, frozen=True, kw_only=True, tag="enrol.grant"):
     """A host asks for a one-time login for a VM of its own at that ``generation``."""
 
-    vm: str
+    vm: Named
 
 
 class EnrolGranted(Reply, frozen=True, kw_only=True, tag="reply.enrol_granted"):
@@ -41,7 +44,14 @@ class EnrolConfirm(Message, frozen=True, kw_only=True, tag="enrol.confirm"):
 class EnrolRevoke(Message, frozen=True, kw_only=True, tag="enrol.revoke"):
     """A host has deleted a VM of its own: delete that principal and its queues. Answered by done."""
 
-    vm: str
+    vm: Named
+
+
+class EnrolVouch(Message, frozen=True, kw_only=True, tag="enrol.vouch"):
+    """A host says which VMs it has: all of them, when its link is new and from time to time. One that it leaves out for
+    long loses its login and its queues."""
+
+    vms: Annotated[list[Named], Meta(max_length=1000)]
 
 
 class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
@@ -53,4 +63,4 @@ class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
 class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):
     """A console asks that a site's, a host's or a VM's principal be deleted with its queues. Answered by done."""
 
-    principal: str
+    principal: Named

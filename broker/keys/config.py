@@ -26,7 +26,9 @@ class KeysConfig(Struct, frozen=True, kw_only=True):
     #: Principals that exist whenever it runs; one deleted meanwhile comes back at the next start.
     principals: list[Principal] = []
     profile: Profile = Profile.SINGLE
-    #: How long a one-time login that nobody used to the end is good.
+    #: VMs that one host may have.
+    vms_of_host: Annotated[int, Meta(ge=1, le=1000)] = 128
+    #: How long a one-time login that nobody used to the end is good; only time counts in which it could be used.
     once_lifetime_s: Seconds = 600.0
     #: How often old logins and connections are looked for.
     sweep_s: Seconds = 30.0

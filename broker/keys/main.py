@@ -17,7 +17,7 @@ from broker.connection import Connection
 from broker.errors import BrokerError, ManagementError
 from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
-from broker.keys.registrar import Registrar
+from broker.keys.registrar import Quotas, Registrar
 from broker.keys.service import Service
 from broker.keys.store import Store
 from broker.logs import log_to_stderr
@@ -55,7 +55,7 @@ async def serve(config: KeysConfig) -> None:
     store = Store(directory / "keys.sqlite")
     credentials = directory / "credentials"
     broker = Address(host=node.host, port=node.amqp_port, user="", password="", owner=node.owner)
-    registrar = Registrar(realm, store, credentials, broker)
+    registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))
     try:
         await _prepare(realm, registrar, config)
         async with Connection(read_address(credentials / "keys.json"), name="keys") as connection:

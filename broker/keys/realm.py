@@ -1,4 +1,4 @@
-"""What the key manager does to the broker: a port of four verbs, the real one, and one in memory for tests.
+"""What the key manager does to the broker: a port of five verbs, the real one, and one in memory for tests.
 
 Every verb blocks, is idempotent, and raises BrokerError (ManagementError with its HTTP status where there is one).
 """
@@ -12,8 +12,8 @@ from broker.errors import ManagementError
 from broker.management import ConnectionInfo, Management
 from broker.minting import grant, mint, unmint
 from broker.node import NodeAddress
-from broker.principals import EVENTS, Kind, Principal
-from broker.topology import Profile
+from broker.principals import EVENTS, Kind, Principal, parse_principal
+from broker.topology import Profile, owner_of
 
 
 class Realm(Protocol):
@@ -30,6 +30,9 @@ class Realm(Protocol):
 
     def named(self, kind: Kind) -> list[Principal]:
         """Give the principals of a kind that exist."""
+
+    def ownerless(self) -> list[Principal]:
+        """Give principals that have queues and no login: half deleted, or about to be made."""
 
 
 class BrokerRealm:
@@ -70,6 +73,12 @@ class BrokerRealm:
     def named(self, kind: Kind) -> list[Principal]:
         """See ``Realm``."""
         return [Principal(kind, name) for name in self.management.users() if name.startswith(f"{kind}-")]
+
+    def ownerless(self) -> list[Principal]:
+        """See ``Realm``."""
+        users = set(self.management.users())
+        owners = {owner_of(info.name) for info in self.management.queues()}
+        return sorted(one for one in owners if one is not None and one.name not in users)
 
     def connections(self) -> list[ConnectionInfo]:
         """Give the live connections, oldest first."""
@@ -113,3 +122,7 @@ class FakeRealm:
     def named(self, kind: Kind) -> list[Principal]:
         """See ``Realm``."""
         return [Principal(kind, name) for name in self.passwords if name.startswith(f"{kind}-")]
+
+    def ownerless(self) -> list[Principal]:
+        """See ``Realm``."""
+        return [parse_principal(name) for name in sorted(self.queues) if name not in self.passwords]

@@ -1,8 +1,8 @@
-"""Who gets which credential: the key manager's decisions, one message at a time.
+"""Who gets which credential: the key manager's decisions, one message of a principal at a time.
 
 A VM belongs to the host that first asked for it. Its one-time login is good for one generation; the same question gets
 the same answer until the VM has confirmed, so a lost answer or a redelivery costs nothing. What is handed out is on
-disk before. Not for several threads at a time.
+disk before. For several threads: they are alone with the VM or site that they decide about.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import msgspec
 from broker.address import Address, read_address, write_address
 from broker.keys.realm import Realm
 from broker.keys.store import Store, VmRecord
+from broker.keys.subjects import Subjects
+from broker.keys.upkeep import Upkeep
 from broker.minting import new_password
 from broker.principals import Kind, Principal, parse_principal
 from broker.routes import kind_of
@@ -28,6 +30,7 @@ from schemas.enrol import (
     EnrolGranted,
     EnrolRevoke,
     EnrolTrade,
+    EnrolVouch,
     KeysDelete,
     KeysMint,
 )
@@ -39,19 +42,34 @@ log = logging.getLogger(__name__)
 
 #: Kinds that a console may delete.
 _DELETABLE = (Kind.SITE, Kind.HOST, Kind.VM)
+#: Principals of sites that consoles may have made together.
+MOST_SITES = 1000
+
+
+class Quotas(msgspec.Struct, frozen=True):
+    """How many principals others may have made: a stolen host, or a console."""
+
+    vms_of_host: int = 128
+    sites: int = MOST_SITES
 
 
 class Registrar:
     """See the module. Raises BrokerError where the broker fails: then ask again, nothing is half done for good."""
 
-    def __init__(self, realm: Realm, store: Store, credentials: Path, broker: Address) -> None:
+    def __init__(
+        self, realm: Realm, store: Store, credentials: Path, broker: Address, quotas: Quotas | None = None
+    ) -> None:
         """``credentials`` is where ``<principal>.json`` files are; ``broker`` says where they shall point."""
         self._realm, self._store, self._credentials, self._broker = realm, store, credentials, broker
+        self._quotas = quotas or Quotas()
+        self._subjects = Subjects()
+        self.upkeep = Upkeep(realm, store, self._subjects)
         self._takes: dict[type[Message], tuple[Kind, Callable[[str, Any, float], Reply | None]]] = {
             EnrolGrant: (Kind.HOST, self._grant),
             EnrolTrade: (Kind.ONCE, self._trade),
             EnrolConfirm: (Kind.VM, self._confirm),
             EnrolRevoke: (Kind.HOST, self._revoke),
+            EnrolVouch: (Kind.HOST, self._vouch),
             KeysMint: (Kind.CONSOLE, self._mint_site),
             KeysDelete: (Kind.CONSOLE, self._delete),
         }
@@ -68,26 +86,27 @@ class Registrar:
             return _failed(message, ErrorCode.FORBIDDEN, f"{op_of(message)} is not taken from {sender}")
         return work(sender, message, now_s)
 
-    def sweep(self, now_s: float, lifetime_s: float) -> None:
-        """Delete the one-time logins that are too old, and those that nobody remembers."""
-        for record in self._store.with_once():
-            if now_s - record.once_made_s > lifetime_s:
-                log.info("one-time login expired", extra={"vm": record.vm, "generation": record.generation})
-                self._drop_once(record)
-        known = {record.once_user for record in self._store.with_once()}
-        for principal in self._realm.named(Kind.ONCE):
-            if principal.name not in known:
-                self._realm.unmint(principal)
-
-    def _grant(self, host: str, message: EnrolGrant, now_s: float) -> Reply:
+    def _grant(self, host: str, message: EnrolGrant, _: float) -> Reply:
         """Hand out the one-time login of a VM's generation. A newer generation locks the older one out at once."""
-        known, problem = self._store.by_vm(message.vm), _not_a_vm(message)
-        if problem is None and known is not None:
-            problem = _not_grantable(host, message, known)
+        problem = _not_a_vm(message)
         if problem is not None:
             return problem
+        with self._subjects.alone_with(message.vm):
+            known = self._store.by_vm(message.vm)
+            problem = self._over_quota(host, message) if known is None else _not_grantable(host, message, known)
+            return problem or self._hand_out(host, message, known)
+
+    def _over_quota(self, host: str, message: EnrolGrant) -> Failed | None:
+        if len(self._store.of_host(host)) < self._quotas.vms_of_host:
+            return None
+        text = f"vm = {message.vm!r}: {host} has {self._quotas.vms_of_host} VMs already, the most that a host may have"
+        return _failed(message, ErrorCode.FORBIDDEN, text, "delete some, or raise the key manager's vms_of_host")
+
+    def _hand_out(self, host: str, message: EnrolGrant, known: VmRecord | None) -> Reply:
         if known is None or known.generation != message.generation or not known.once_user:
-            known = self._new_once(host, message, known, now_s)
+            known = self._new_once(host, message, known)
+        elif known.disowned or known.silent_s:
+            self._store.put(msgspec.structs.replace(known, disowned=False, silent_s=0.0))
         self._realm.mint(parse_principal(known.once_user), known.once_password)
         log.info("one-time login", extra={"host": host, "vm": known.vm, "generation": known.generation})
         return EnrolGranted(
@@ -98,27 +117,31 @@ class Registrar:
             password=known.once_password,
         )
 
-    def _new_once(self, host: str, message: EnrolGrant, known: VmRecord | None, now_s: float) -> VmRecord:
+    def _new_once(self, host: str, message: EnrolGrant, known: VmRecord | None) -> VmRecord:
         if known is not None:
-            self._drop_once(known)
+            self.upkeep.drop_once(known)
         record = VmRecord(
             vm=message.vm,
             host=host,
             generation=message.generation,
             once_user=unguessable("once"),
             once_password=new_password(),
-            once_made_s=now_s,
         )
         self._store.put(record)
         return record
 
     def _trade(self, once: str, message: EnrolTrade, _: float) -> Reply:
         """Make the VM's own login, or give the one made before. What connected with an earlier one is dropped."""
-        known = self._store.by_once(once)
-        if known is None:
+        found = self._store.by_once(once)
+        if found is None:
             return _failed(message, ErrorCode.NOT_FOUND, f"{once} has been used or is too old", "ask the host anew")
-        if message.generation != known.generation:
-            return _stale(message, known)
+        with self._subjects.alone_with(found.vm):
+            known = self._store.by_once(once)
+            if known is None or message.generation != known.generation:
+                return _stale(message, known or found)
+            return self._make_login(message, known)
+
+    def _make_login(self, message: EnrolTrade, known: VmRecord) -> Reply:
         vm = Principal(Kind.VM, known.vm)
         if not known.password:
             self._realm.lock_out(vm)
@@ -130,22 +153,31 @@ class Registrar:
 
     def _confirm(self, vm: str, message: EnrolConfirm, _: float) -> None:
         """The VM is in with its own credential: the one-time login and our copy of the password go."""
-        known = self._store.by_vm(vm)
-        if known is None or not known.password or message.generation not in (0, known.generation):
-            return
-        self._drop_once(known)
-        log.info("credential confirmed", extra={"vm": vm, "generation": known.generation})
+        with self._subjects.alone_with(vm):
+            known = self._store.by_vm(vm)
+            if known is None or not known.password or message.generation not in (0, known.generation):
+                return
+            self.upkeep.drop_once(known)
+            log.info("credential confirmed", extra={"vm": vm, "generation": known.generation})
 
     def _revoke(self, host: str, message: EnrolRevoke, _: float) -> Reply:
         known = self._store.by_vm(message.vm)
         if known is not None and known.host != host:
             return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
-        if known is not None:
-            self._delete_vm(known)
+        self.upkeep.delete(message.vm, lambda record: record.host == host)
         return Done(call=message.id)
 
+    def _vouch(self, host: str, message: EnrolVouch, _: float) -> None:
+        """Note which VMs a host has, and which of its VMs it has no more."""
+        self.upkeep.vouch(host, frozenset(message.vms))
+
     def _mint_site(self, console: str, message: KeysMint, _: float) -> Reply:
-        address = self._ensure(Principal(Kind.SITE, f"site-{message.site}"))
+        site = Principal(Kind.SITE, f"site-{message.site}")
+        with self._subjects.alone_with(site.name):
+            if not self._file_of(site).exists() and len(self._realm.named(Kind.SITE)) >= self._quotas.sites:
+                text = f"site = {message.site!r}: there are {self._quotas.sites} sites, the most that may be"
+                return _failed(message, ErrorCode.FORBIDDEN, text, "delete some with `volcloud site delete`")
+            address = self._ensure(site)
         log.info("site minted", extra={"console": console, "site": address.user})
         return Credential(call=message.id, user=address.user, password=address.password)
 
@@ -158,26 +190,13 @@ class Registrar:
         if principal.kind not in _DELETABLE:
             kinds = ", ".join(_DELETABLE)
             return _failed(message, ErrorCode.FORBIDDEN, f"principal = {principal.name!r}: only {kinds} may be deleted")
-        known = self._store.by_vm(principal.name)
-        for record in [*self._store.of_host(principal.name), *([known] if known else [])]:
-            self._delete_vm(record)
-        self._realm.unmint(principal)
-        self._file_of(principal).unlink(missing_ok=True)
+        for vm in [*(record.vm for record in self._store.of_host(principal.name)), principal.name]:
+            self.upkeep.delete(vm, lambda _: True)
+        with self._subjects.alone_with(principal.name):
+            self._realm.unmint(principal)
+            self._file_of(principal).unlink(missing_ok=True)
         log.info("principal deleted", extra={"console": console, "principal": principal.name})
         return Done(call=message.id)
-
-    def _delete_vm(self, record: VmRecord) -> None:
-        """The record goes last, so that a failure before leaves something to try again with."""
-        if record.once_user:
-            self._realm.unmint(parse_principal(record.once_user))
-        self._realm.unmint(Principal(Kind.VM, record.vm))
-        self._store.forget(record.vm)
-        log.info("vm revoked", extra={"vm": record.vm, "host": record.host})
-
-    def _drop_once(self, record: VmRecord) -> None:
-        if record.once_user:
-            self._realm.unmint(parse_principal(record.once_user))
-        self._store.put(msgspec.structs.replace(record, once_user="", once_password="", password=""))
 
     def _ensure(self, principal: Principal) -> Address:
         """The file comes last: whoever waits for it can log in."""
@@ -203,7 +222,7 @@ def _not_a_vm(message: EnrolGrant) -> Failed | None:
 
 
 def _not_grantable(host: str, message: EnrolGrant, known: VmRecord) -> Failed | None:
-    if known.host != host:
+    if known.host not in ("", host):
         return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
     return _stale(message, known) if message.generation < known.generation else None
 

@@ -1,4 +1,7 @@
-"""The key manager at work: what comes to ``vc.enrol`` goes to the registrar, one by one, and the answers back.
+"""The key manager at work: what comes to ``vc.enrol`` goes to the registrar, and the answers back.
+
+What one principal asks is done in order; what several ask, side by side, so that the trouble of one is its own. All is
+settled, in bounded time: done, refused with a reason, or given up because the broker or the asker does not answer.
 
 It also hears from the broker itself who connected, and closes what an agent's new connection replaces: RabbitMQ's event
 exchange says so at once, while the management API, whose list is read at each sweep for what was missed, lags 5 s.
@@ -22,11 +25,12 @@ from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Registrar
 from broker.keys.sessions import Sessions
+from broker.keys.turns import Turns
 from broker.link import DIRECT_REPLY_TO
-from broker.management import ConnectionInfo
+from broker.management import MAX_LABEL, ConnectionInfo
 from broker.principals import EVENTS, Kind
 from broker.routes import Route, kind_of, reply, sender_of
-from schemas.codec import encode
+from schemas.codec import clip, encode
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 
@@ -34,8 +38,19 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Messages that wait here while one is being dealt with.
-PREFETCH = 50
+#: Messages that are here, at work or waiting, and of one principal. All VMs of a host may start at once.
+PREFETCH = 2000
+MOST_WAITING = 256
+#: Longest message that is read; the largest names a thousand VMs, bytes.
+MOST_BODY_BYTES = 96 * 1024
+#: Principals that are served at once; each waits for the broker's management most of the time.
+THREADS = 8
+#: How long one message is tried while the broker's management, or our disk, fails, seconds.
+PATIENCE_S = 60.0
+#: How long an answer is offered to a queue that does not take it; whoever misses it asks again, seconds.
+ANSWER_S = 10.0
+#: How often VMs are looked for for which nobody vouches, seconds.
+REVIEW_S = 600.0
 #: The management API knows a connection some 5 s after it was opened, and closes none before.
 CLOSE_AGAIN_S = 0.5
 CLOSE_ATTEMPTS = 20
@@ -50,8 +65,9 @@ class Service:
         self._connection, self._registrar, self._realm = connection, registrar, realm
         self._lifetime_s, self._sweep_s = lifetime_s, sweep_s
         self._sessions = Sessions()
-        self._in_turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="registrar")
+        self._turns = Turns(MOST_WAITING)
+        self._swept_at = self._reviewed_at = time.monotonic()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -63,63 +79,77 @@ class Service:
                 await self._sweep()
                 await asyncio.sleep(self._sweep_s)
         finally:
-            self._thread.shutdown(wait=False)
+            await self._turns.close()
+            self._threads.shutdown(wait=False)
 
     async def _on_delivery(self, delivery: Delivery) -> None:
-        """Deal with one message; the lock is fair, so they keep their order."""
-        async with self._in_turn:
-            await self._take(delivery)
-
-    async def _take(self, delivery: Delivery) -> None:
-        """Answer, then acknowledge: what breaks off in between comes again and is answered alike."""
+        """Let one message wait for its sender's turn; what is none, or one too many, is settled at once."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
         if sender is None:
             reason = "user_id is not the first word of the routing key"
-            return await bury(self._connection, delivery, "foreign_key", reason)
+            return await self._bury(delivery, "foreign_key", reason)
+        if len(delivery.body) > MOST_BODY_BYTES:
+            return await self._bury(delivery, "too_long", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
         try:
             message = delivery.read()
         except DecodeError as error:
-            return await bury(self._connection, delivery, "undecodable", error.reason)
+            return await self._bury(delivery, "undecodable", error.reason)
+        if not self._turns.take(sender, lambda: self._take(delivery, sender, message)):
+            return await self._bury(delivery, "flood", f"{MOST_WAITING} messages of {sender} wait already")
+        return None
+
+    async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
+        await bury(self._connection, delivery, reason, text)
+
+    async def _take(self, delivery: Delivery, sender: str, message: Message) -> None:
+        """Answer, then acknowledge: what breaks off in between comes again and is answered alike."""
         try:
             answer = await self._handle(sender, message)
+            if answer is not None:
+                await self._answer(delivery, sender, message, answer)
         except Exception as error:
             log.exception("message failed", extra={"sender": sender})
-            return await bury(self._connection, delivery, "failed", f"{type(error).__name__}: {error}")
-        if answer is not None:
-            await self._answer(delivery, sender, message, answer)
+            return await self._bury(delivery, "failed", f"{type(error).__name__}: {clip(str(error))}")
         return delivery.ack()
 
     async def _handle(self, sender: str, message: Message) -> Reply | None:
-        """Ask the registrar for as long as the broker's management is away; what it refuses is told to the sender."""
+        """Ask the registrar, for a while also while the broker's management is away; what is refused is told."""
+        deadline = time.monotonic() + PATIENCE_S
         for wait_s in backoff(0.2, 10.0):
             try:
                 return await self._in_thread(lambda: self._registrar.handle(sender, message, time.time()))
             except ManagementError as error:
                 log.error("broker refused", extra={"sender": sender, "why": str(error)})
                 if 400 <= error.status < 500:
-                    return Failed(call=message.id, code=ErrorCode.INTERNAL, message="the broker refused; see the log")
+                    return _cannot(message, "the broker refused")
             except (BrokerError, OSError, sqlite3.OperationalError) as error:
                 log.error("broker or disk away", extra={"sender": sender, "why": str(error)})
+            if time.monotonic() + wait_s > deadline:
+                return _cannot(message, f"the broker, or the key manager's disk, has failed for {PATIENCE_S:.0f} s")
             await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 
     async def _answer(self, delivery: Delivery, sender: str, message: Message, answer: Reply) -> None:
+        """Offer an answer for a while; whoever does not take it asks again and hears the same."""
         route = _route_back(delivery, sender, message)
         if route is None:
             log.warning("no way to answer", extra={"sender": sender})
             return
         try:
-            await self._connection.deliver(
-                *route,
-                encode(answer),
-                message_id=answer.id,
-                correlation_id=delivery.properties.correlation_id,
-                persistent=_keeps_queue(sender),
-                # An answer by direct reply-to arrives, and is nevertheless returned as unroutable (3.10).
-                mandatory=bool(route.exchange),
-            )
+            async with asyncio.timeout(ANSWER_S):
+                await self._connection.deliver(
+                    *route,
+                    encode(answer),
+                    message_id=answer.id,
+                    correlation_id=delivery.properties.correlation_id,
+                    persistent=_keeps_queue(sender),
+                    # An answer by direct reply-to arrives, and is nevertheless returned as unroutable (3.10).
+                    mandatory=bool(route.exchange),
+                )
         except Unroutable:
             log.info("asker gone", extra={"sender": sender})
+        except TimeoutError:
+            log.warning("answer not taken", extra={"sender": sender, "after_s": ANSWER_S})
 
     async def _on_event(self, delivery: Delivery) -> None:
         """Close what a new connection replaces."""
@@ -132,11 +162,23 @@ class Service:
 
     async def _sweep(self) -> None:
         """Delete old logins and repair what events missed; what fails is tried again at the next sweep."""
+        served_s = self._served_s()
+        upkeep = self._registrar.upkeep
         try:
-            await self._in_thread(lambda: self._registrar.sweep(time.time(), self._lifetime_s))
+            await self._in_thread(lambda: upkeep.sweep(served_s, self._lifetime_s))
+            if time.monotonic() - self._reviewed_at > REVIEW_S:
+                self._reviewed_at = time.monotonic()
+                await self._in_thread(upkeep.review)
             await self._close(self._sessions.listed(await self._in_thread(self._realm.connections)))
-        except BrokerError as error:
+        except (BrokerError, OSError, sqlite3.OperationalError) as error:
             log.warning("sweep failed", extra={"why": str(error)})
+
+    def _served_s(self) -> float:
+        """How long anybody could ask us since the last sweep: an absent broker ends nobody's login."""
+        now, before = time.monotonic(), self._swept_at
+        self._swept_at = now
+        up_since = self._connection.up_since
+        return 0.0 if up_since is None else now - max(before, up_since)
 
     async def _close(self, names: list[str]) -> None:
         await asyncio.gather(*(self._close_one(name) for name in names))
@@ -152,7 +194,12 @@ class Service:
             await asyncio.sleep(CLOSE_AGAIN_S)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def _cannot(message: Message, why: str) -> Failed:
+    text = f"{why}; see the key manager's log"
+    return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="try again later")
 
 
 def _keeps_queue(sender: str) -> bool:
@@ -175,5 +222,5 @@ def _info(headers: dict[str, Any]) -> ConnectionInfo:
         connected_at=int(headers.get("connected_at") or 0),
         name=str(headers.get("name") or ""),
         user=str(headers.get("user") or ""),
-        label=str(headers.get("user_provided_name") or ""),
+        label=str(headers.get("user_provided_name") or "")[:MAX_LABEL],
     )

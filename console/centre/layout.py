@@ -59,6 +59,11 @@ class Layout(msgspec.Struct, frozen=True):
         return self.etc / "last.json"
 
     @property
+    def keys(self) -> Path:
+        """What the key manager remembers."""
+        return self.root / "keys.sqlite"
+
+    @property
     def vms(self) -> Path:
         """The host agent's registry of its VMs."""
         return self.host / "vms.json"

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.console import RenderableType
 
 from broker.entities import Difference, administrator, check, declare
+from broker.keys.store import reading
+from broker.keys.vouching import complaint
 from broker.management import Management
 from broker.node import NodeAddress, read_node_address
 from broker.principals import Principal, parse_principal
 from broker.topology import Profile, QueueSpec, centre_queues, queues_of
 from console.centre.layout import Layout
+from console.errors import CommandFailed
 from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.rendering import table
 
@@ -55,12 +60,16 @@ def declare_all(invocation: Invocation, profile: str) -> None:
 def check_all(invocation: Invocation, profile: str) -> None:
     """Compare the broker with what it should have; exit status 1 when something differs.
 
+    Also named are virtual machines for which no host vouches any more: the key manager deletes their logins and queues
+    after a while.
+
     \b
     Example:
       volcloud broker check
     """
-    node = read_node_address(Layout(invocation.directory).node)
-    found = check(Management(node), _expected(node, Profile(profile)))
+    layout = Layout(invocation.directory)
+    node = read_node_address(layout.node)
+    found = check(Management(node), _expected(node, Profile(profile))) + _unvouched(node, layout.keys)
     invocation.show(found, _render)
     if found:
         raise click.exceptions.Exit(1)
@@ -80,6 +89,19 @@ def _expected(node: NodeAddress, profile: Profile) -> list[QueueSpec]:
         if principal is not None:
             specs += queues_of(principal, profile)
     return specs
+
+
+def _unvouched(node: NodeAddress, database: Path) -> list[Difference]:
+    """Name the VMs on the broker for which nobody vouches, as the key manager remembers it. Raises CommandFailed."""
+    if not database.exists():
+        return []
+    users = set(Management(node).users())
+    try:
+        with reading(database) as records:
+            complaints = [(record.vm, complaint(record)) for record in records if record.vm in users]
+    except sqlite3.Error as error:
+        raise CommandFailed(f"{database} cannot be read: {error}", "see the key manager's log in DIR/log") from error
+    return [Difference(f"user {vm}", "a host that vouches for it", why) for vm, why in complaints if why]
 
 
 def _principal(user: str) -> Principal | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ import pytest
 
 from broker.address import Address, read_address
 from broker.errors import ManagementError
+from broker.keys import vouching
 from broker.keys.realm import FakeRealm
-from broker.keys.registrar import Registrar
-from broker.keys.store import Store
+from broker.keys.registrar import Quotas, Registrar
+from broker.keys.store import Store, VmRecord, reading
 from broker.principals import Kind, Principal
+from schemas.codec import decode, encode
 from schemas.enrol import (
     Credential,
     EnrolConfirm,
@@ -21,11 +26,12 @@ from schemas.enrol import (
     EnrolGranted,
     EnrolRevoke,
     EnrolTrade,
+    EnrolVouch,
     KeysDelete,
     KeysMint,
 )
 from schemas.envelope import Done, Failed, Message, Ping
-from schemas.errors import ErrorCode
+from schemas.errors import DecodeError, ErrorCode
 
 BROKER = Address(host="broker", port=5672, user="", password="")
 
@@ -195,19 +201,200 @@ def test_a_deleted_vm_is_gone_with_its_queues_and_its_login(desk: Desk) -> None:
 def test_a_login_that_nobody_used_to_the_end_goes_when_its_time_is_up(desk: Desk) -> None:
     granted = desk.grant()
 
-    desk.registrar.sweep(desk.now_s + 600, 600)
+    desk.registrar.upkeep.sweep(600, 600)
     assert granted.user in desk.realm.passwords
-    desk.registrar.sweep(desk.now_s + 601, 600)
+    desk.registrar.upkeep.sweep(1, 600)
     assert granted.user not in desk.realm.passwords
 
     assert desk.grant().user != granted.user
+
+
+def test_a_login_does_not_grow_older_while_nobody_could_have_used_it(desk: Desk) -> None:
+    """The key manager was away for half an hour while a VM booted; it once swept first, and the login was gone."""
+    granted = desk.grant()
+    desk.registrar.upkeep.sweep(300, 600)
+    desk.now_s += 1800
+    desk.restart()
+
+    desk.registrar.upkeep.sweep(0, 600)
+
+    assert isinstance(desk.trade(granted), Credential)
+
+
+def test_a_later_generations_login_is_as_young_as_it_is(desk: Desk) -> None:
+    desk.grant(generation=1)
+    desk.registrar.upkeep.sweep(599, 600)
+    granted = desk.grant(generation=2)
+
+    desk.registrar.upkeep.sweep(599, 600)
+
+    assert granted.user in desk.realm.passwords
+
+
+def test_a_host_has_no_more_vms_than_its_quota(desk: Desk) -> None:
+    """300 grants once gave a stolen host 300 users."""
+    answers = [desk.grant(vm=f"vm-{number}") for number in range(300)]
+
+    assert sum(isinstance(answer, EnrolGranted) for answer in answers) == 128 == len(desk.realm.passwords)
+    assert answers[-1].message == "vm = 'vm-299': host-a has 128 VMs already, the most that a host may have"
+    desk.ask("host-a", EnrolRevoke(vm="vm-7"))
+    assert isinstance(desk.grant(vm="vm-299"), EnrolGranted)
+    assert isinstance(desk.grant(vm="vm-300", host="host-b"), EnrolGranted)
+    assert isinstance(desk.grant(vm="vm-0", generation=2), EnrolGranted), "a VM that is there may be started again"
+
+
+def test_there_are_no_more_sites_than_their_quota(desk: Desk) -> None:
+    registrar = Registrar(desk.realm, desk.store, desk.directory / "credentials", BROKER, Quotas(sites=2))
+    answers = [registrar.handle("console-op", KeysMint(site=name), 0) for name in ("a", "b", "c", "a")]
+
+    assert [type(answer) for answer in answers] == [Credential, Credential, Failed, Credential]
+
+
+@pytest.mark.parametrize(
+    "message", [EnrolGrant(vm="vm-" + "x" * 78), KeysDelete(principal="x" * 81), EnrolRevoke(vm="x" * 81)]
+)
+def test_a_name_that_is_too_long_is_refused_at_the_door(message: Message) -> None:
+    """A name of 1 MiB once made an answer that was too long to be sent."""
+    with pytest.raises(DecodeError, match="length <= 80"):
+        decode(encode(message))
+
+
+def test_a_vm_that_its_host_has_forgotten_goes(desk: Desk) -> None:
+    """It once kept its user and queues for ever."""
+    desk.enrol(vm="vm-a")
+    desk.enrol(vm="vm-b")
+    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.registrar.upkeep.sweep(vouching.DISOWNED_S, 600)
+    desk.registrar.upkeep.review()
+    assert "vm-a" in desk.realm.passwords
+
+    desk.registrar.upkeep.sweep(1, 600)
+    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.registrar.upkeep.review()
+
+    assert list(desk.realm.passwords) == ["vm-b"]
+    assert "vm-a" not in desk.realm.queues
+
+
+def test_a_vm_whose_host_never_comes_back_goes_much_later(desk: Desk) -> None:
+    desk.enrol(vm="vm-a")
+    for _ in range(45):
+        desk.registrar.upkeep.sweep(86400, 600)
+        desk.registrar.upkeep.review()
+    assert "vm-a" in desk.realm.passwords
+
+    desk.registrar.upkeep.sweep(86400, 600)
+    desk.registrar.upkeep.review()
+
+    assert desk.realm.passwords == {}
+
+
+def test_a_vm_that_its_host_has_after_all_is_not_disowned_any_more(desk: Desk) -> None:
+    desk.enrol(vm="vm-a")
+    desk.ask("host-a", EnrolVouch(vms=[]))
+    desk.registrar.upkeep.sweep(vouching.DISOWNED_S / 2, 600)
+    desk.ask("host-a", EnrolVouch(vms=["vm-a"]))
+    desk.registrar.upkeep.sweep(vouching.DISOWNED_S, 600)
+    desk.registrar.upkeep.review()
+
+    assert "vm-a" in desk.realm.passwords
+    desk.ask("host-a", EnrolVouch(vms=[]))
+    desk.grant(vm="vm-a", generation=2)
+    record = desk.store.by_vm("vm-a")
+    assert record is not None
+    assert not record.disowned, "who asks for a login vouches"
+
+
+def test_a_vm_that_is_not_remembered_belongs_to_the_host_that_vouches_for_it(desk: Desk) -> None:
+    """A key manager whose memory was lost ends nobody at once, and nobody for ever."""
+    desk.realm.mint(Principal(Kind.VM, "vm-a"), "x")
+    desk.registrar.upkeep.review()
+
+    desk.ask("host-b", EnrolVouch(vms=["vm-a"]))
+
+    record = desk.store.by_vm("vm-a")
+    assert record is not None
+    assert record.host == "host-b"
+    assert code_of(desk.grant(vm="vm-a", host="host-a")) is ErrorCode.FORBIDDEN
+    assert isinstance(desk.grant(vm="vm-a", host="host-b", generation=4), EnrolGranted)
+
+
+def test_nobody_vouches_or_disowns_for_another(desk: Desk) -> None:
+    desk.enrol(vm="vm-a", host="host-a")
+
+    desk.ask("host-b", EnrolVouch(vms=["vm-a"]))
+    desk.ask("host-b", EnrolVouch(vms=[]))
+
+    record = desk.store.by_vm("vm-a")
+    assert record is not None
+    assert (record.host, record.disowned) == ("host-a", False)
+
+
+def test_an_operator_is_told_of_vms_that_nobody_vouches_for(desk: Desk) -> None:
+    for vm in ("vm-a", "vm-b"):
+        desk.enrol(vm=vm)
+    desk.enrol(vm="vm-c", host="host-c")
+    desk.realm.mint(Principal(Kind.VM, "vm-d"), "x")
+    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.registrar.upkeep.review()
+
+    with reading(desk.directory / "keys.sqlite") as records:
+        told = {record.vm: vouching.complaint(record) for record in records}
+
+    assert told == {
+        "vm-a": "host-a says that it has no such VM; it goes in 60 min",
+        "vm-b": "",
+        "vm-c": "",
+        "vm-d": "no host has vouched for it for 0 h",
+    }
+    desk.registrar.upkeep.sweep(8 * 86400, 600)
+    with reading(desk.directory / "keys.sqlite") as records:
+        assert vouching.complaint(records[2]) == "host-c has not been heard of for 8 days"
+
+
+def test_queues_without_an_owner_go_when_they_are_seen_twice(desk: Desk) -> None:
+    """Once may be in the midst of a minting, which makes the queues first."""
+    desk.realm.queues.add("vm-half")
+
+    desk.registrar.upkeep.review()
+    assert "vm-half" in desk.realm.queues
+    desk.registrar.upkeep.review()
+
+    assert "vm-half" not in desk.realm.queues
+
+
+def test_an_older_memory_gets_its_new_columns(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "keys.sqlite")) as database:
+        database.execute(
+            "CREATE TABLE vms (vm TEXT PRIMARY KEY, host TEXT NOT NULL, generation INTEGER NOT NULL, "
+            "once_user TEXT NOT NULL DEFAULT '', once_password TEXT NOT NULL DEFAULT '', "
+            "once_made_s REAL NOT NULL DEFAULT 0, password TEXT NOT NULL DEFAULT '') STRICT"
+        )
+        database.execute("INSERT INTO vms (vm, host, generation) VALUES ('vm-a', 'host-a', 3)")
+        database.commit()
+
+    store = Store(tmp_path / "keys.sqlite")
+
+    assert store.by_vm("vm-a") == VmRecord(vm="vm-a", host="host-a", generation=3)
+    store.close()
+
+
+def test_several_threads_leave_one_vm_one_login(desk: Desk) -> None:
+    """What principals ask is done side by side; whoever decides about one VM is alone with it."""
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: desk.grant(), range(40)))
+        credentials = list(threads.map(lambda _: desk.trade(answers[0]), range(40)))
+
+    assert len({answer.user for answer in answers}) == 1
+    assert len({credential.password for credential in credentials}) == 1
+    assert len(desk.realm.passwords) == 2
 
 
 def test_logins_that_nobody_remembers_are_swept(desk: Desk) -> None:
     granted = desk.grant()
     desk.realm.mint(Principal(Kind.ONCE, "once-left"), "x")
 
-    desk.registrar.sweep(desk.now_s, 600)
+    desk.registrar.upkeep.sweep(0, 600)
 
     assert list(desk.realm.passwords) == [granted.user]
 

@@ -1,0 +1,53 @@
+"""Telling the key manager which VMs this host has, so that none that it has forgotten keeps a login for ever.
+
+Said when the link is new, and from time to time. A word that is lost is followed by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+
+from broker.errors import BrokerError
+from host_agent.errors import HostError
+from schemas.enrol import EnrolVouch
+
+log = logging.getLogger(__name__)
+
+#: How often it is said, seconds; the key manager deletes nothing before it has heard it for an hour.
+EVERY_S = 600.0
+
+
+class Vouching:
+    """See the module. ``vms`` gives the VMs that are on this host, also those that are set aside."""
+
+    def __init__(
+        self,
+        vms: Callable[[], Awaitable[Collection[str]]],
+        say: Callable[[EnrolVouch], Awaitable[None]],
+        *,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._vms, self._say, self._every_s = vms, say, every_s
+        self._now = asyncio.Event()
+
+    def look(self) -> None:
+        """The link is new: say it at once."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Say it, until cancelled."""
+        while True:
+            self._now.clear()
+            try:
+                await self._say(EnrolVouch(vms=sorted(await self._vms()), target="keys"))
+            except (BrokerError, HostError, OSError) as error:
+                log.warning("not vouched, again later", extra={"why": str(error)})
+            await self._until_next()
+
+    async def _until_next(self) -> None:
+        try:
+            await asyncio.wait_for(self._now.wait(), self._every_s)
+        except TimeoutError:
+            return
