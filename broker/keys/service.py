@@ -89,7 +89,7 @@ class Service:
             reason = "user_id is not the first word of the routing key"
             return await self._bury(delivery, "foreign_key", reason)
         if len(delivery.body) > MOST_BODY_BYTES:
-            return await self._bury(delivery, "too_long", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
+            return await self._bury(delivery, "undecodable", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
         try:
             message = delivery.read()
         except DecodeError as error:
