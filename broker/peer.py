@@ -9,14 +9,13 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from pathlib import Path
 
 #: Owner of a broker that is not asked after: one on another machine, or run by another user of the operator's choice.
 ANYBODY = -1
 #: How long the other end may take to accept: before it does, the kernel names no owner. Seconds.
 ACCEPT_S = 5.0
 _POLL_S = 0.005
-_TABLE = Path("/proc/self/net/tcp")
+_TABLE = "/proc/self/net/tcp"
 
 
 class Stranger(ConnectionError):
@@ -42,10 +41,12 @@ def vouch(connection: socket.socket, owner: int) -> None:
 def owner_of_other_end(connection: socket.socket) -> int | None:
     """Give the user id that holds the other end; None where it is not on this machine, or has not accepted yet."""
     ends = (_rendered(connection.getpeername()), _rendered(connection.getsockname()))
-    for line in _TABLE.read_text().splitlines()[1:]:
-        fields = line.split()
-        if (fields[1], fields[2]) == ends:
-            return int(fields[7]) if fields[9] != "0" else None
+    # This module is also the relay's, which starts for each connection: it has no time to import pathlib.
+    with open(_TABLE, encoding="ascii") as table:  # noqa: PTH123
+        for line in table:
+            fields = line.split()
+            if (fields[1], fields[2]) == ends:
+                return int(fields[7]) if fields[9] != "0" else None
     return None
 
 

@@ -123,6 +123,7 @@ class Identity:
             user=seed.login_user,
             password=seed.login_password,
             vhost=seed.vhost,
+            owner=seed.broker_owner,
         )
         connection = Connection(login, name=f"{seed.vm} enrol")
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
-from broker.address import Address
 from host_agent.aside import SetAside
 from host_agent.errors import IllegalVerb, ImageError, naming_disk
 from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
@@ -28,7 +28,7 @@ class VmMaking:
         aside: SetAside,
         images: ImageStore,
         default_image: str,
-        broker: Address,
+        broker: Path,
     ) -> None:
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._images, self._default_image = images, default_image
@@ -85,8 +85,7 @@ class VmMaking:
             memory_mib=record.memory_mib,
             disk_mib=record.disk_mib,
             image=image,
-            broker_host=self._broker.host,
-            broker_port=self._broker.port,
+            broker=str(self._broker),
         )
 
 

@@ -1,17 +1,24 @@
-"""``python relay.py HOST PORT``: join standard input and output to one TCP connection, until either side closes.
+"""``python relay.py FILE``: join standard input and output to one TCP connection, until either side closes.
 
 QEMU starts one for each connection that a guest opens to the broker's address; that is how a guest without a network
-reaches the broker and nothing else. HOST and PORT come from the host agent's command line, never from the guest.
-Imports only what starts fast. Standard error is the guest's stream too, so nothing may ever be written to it.
+reaches the broker and nothing else. FILE is the host's own credential: where the broker is now, whatever it was when
+the VM was made or its memory saved. Imports only what starts fast. Standard error is the guest's stream too, so nothing
+may ever be written to it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
+
+# Started without any search path of ours (-I -S): the checkout or the site-packages that this file is in.
+sys.path.append(__file__.rpartition("/host_agent/")[0])
+
+from broker.peer import ANYBODY, vouch
 
 #: A connection that the broker's side does not take for this long is given up; the guest tries again.
 CONNECT_TIMEOUT_S = 10.0
@@ -19,28 +26,33 @@ _BLOCK_BYTES = 64 * 1024
 
 
 def main(arguments: list[str]) -> int:
-    """Relay until either side closes: 0, or 1 without a connection, or 2 if HOST PORT make no sense."""
-    address = parse(arguments)
-    if address is None:
+    """Relay until either side closes: 0, or 1 without a broker, or 2 if the arguments make no sense.
+
+    A private node's port that somebody else holds is no broker: the guest's password is not for him.
+    """
+    if len(arguments) != 1:
         return 2
     try:
+        address, owner = read_address(arguments[0])
         connection = socket.create_connection(address, CONNECT_TIMEOUT_S)
-    except OSError:
+    except (OSError, ValueError, KeyError, TypeError):
         return 1
     with connection:
-        connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            vouch(connection, owner)
+        except OSError:
+            return 1
+        connection.settimeout(None)
         pump(connection.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
     return 0
 
 
-def parse(arguments: list[str]) -> tuple[str, int] | None:
-    """Give the address that the arguments name; None unless they are one host and one port."""
-    if len(arguments) != 2 or not arguments[1].isdecimal() or not 0 < int(arguments[1]) < 65536:
-        return None
-    host, port = arguments
-    allowed = all(letter.isalnum() or letter in "-.:%_" for letter in host)
-    return (host, int(port)) if host and allowed and not host.startswith("-") else None
+def read_address(path: str) -> tuple[tuple[str, int], int]:
+    """Give host and port of a credential, and who must own the broker. Raises OSError, or that it makes no sense."""
+    with open(path, "rb") as file:  # noqa: PTH123  importing pathlib takes as long as all the rest
+        fields = json.load(file)
+    return (str(fields["host"]), int(fields["port"])), int(fields.get("owner", ANYBODY))
 
 
 def pump(connection: int, source: int, sink: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.address import Address
+from broker.peer import ANYBODY
 from host_agent.errors import naming_disk
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRegistry
@@ -53,6 +54,7 @@ class Seeding:
                 login_password=granted.password,
                 slots=self._guests.slots or record.cpus,
                 settings=self._guests.settings,
+                broker_owner=self._broker.owner if host == self._broker.host else ANYBODY,
             )
         )
 

@@ -28,6 +28,8 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int = 0
     #: Settings of the guest agent that the host's owner fixed, by name.
     settings: dict[str, float] = {}
+    #: User id to whom the broker must belong before it is sent a password, where the guest is on the broker's machine.
+    broker_owner: int = -1
 
 
 def encode_seed(seed: Seed) -> bytes:

@@ -37,9 +37,9 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     disk_mib: int
     #: None only for drivers whose capabilities say that they need no image.
     image: ImageFiles | None
-    #: The one address that the guest may reach: the broker, through our relay.
-    broker_host: str
-    broker_port: int
+    #: File that says where the broker is, which is the one address that the guest may reach, through our relay. It is
+    #: read at each connection: a broker that has moved is found, also by a memory that was saved before.
+    broker: str
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):

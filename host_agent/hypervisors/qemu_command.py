@@ -129,7 +129,7 @@ def relay_command(spec: VmSpec) -> str:
     """
     # -I -S: no site-packages and no environment, which halves the start and leaves nothing for them to change.
     script = str(Path(relay.__file__).resolve())
-    program = [sys.executable, "-I", "-S", script, spec.broker_host, str(spec.broker_port)]
+    program = [sys.executable, "-I", "-S", script, spec.broker]
     return shlex.join(["sh", "-c", _GATE, "relay", *program])
 
 

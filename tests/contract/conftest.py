@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -59,9 +60,14 @@ class Rig:
             memory_mib=256,
             disk_mib=2048,
             image=None,
-            broker_host="127.0.0.1",
-            broker_port=5672,
+            broker=self.broker_at(5672),
         )
+
+    def broker_at(self, port: int) -> str:
+        """Give a file that says that the broker is there."""
+        path = self.directory / f"broker-{port}.json"
+        path.write_text(json.dumps({"host": "127.0.0.1", "port": port}))
+        return str(path)
 
     async def open(self, driver: Hypervisor | None = None) -> Hypervisor:
         driver = driver or self.make()

@@ -92,7 +92,9 @@ async def driver(qemu_rig, probe_image, broker):
     """A driver with one VM that runs the probe, which has connected and told its first seed."""
     opened = await qemu_rig.open()
     plain = qemu_rig.spec("vm-a")
-    await opened.create(msgspec.structs.replace(plain, image=probe_image, broker_port=broker.port, disk_mib=3000))
+    await opened.create(
+        msgspec.structs.replace(plain, image=probe_image, broker=qemu_rig.broker_at(broker.port), disk_mib=3000)
+    )
     began = time.monotonic()
     await opened.start("vm-a", b"first")
     assert await broker.hear("seed") == "first"

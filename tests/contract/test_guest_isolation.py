@@ -130,7 +130,9 @@ async def reached_by(guest: Broker, targets: list[Target]) -> list[Target]:
 
 async def boot(qemu_rig, image, broker: Broker):
     opened = await qemu_rig.open()
-    spec = msgspec.structs.replace(qemu_rig.spec("vm-a"), image=image, broker_port=broker.port, disk_mib=3000)
+    spec = msgspec.structs.replace(
+        qemu_rig.spec("vm-a"), image=image, broker=qemu_rig.broker_at(broker.port), disk_mib=3000
+    )
     await opened.create(spec)
     await opened.start("vm-a", b"first")
     assert await broker.hear("seed") == "first"

@@ -164,7 +164,7 @@ async def small_rig(small_disk: Path, probe_image) -> AsyncIterator[QemuRig]:
 async def probing(rig: QemuRig, broker: Broker) -> QemuHypervisor:
     """A driver with one VM that runs the probe."""
     opened = await rig.open()
-    await opened.create(msgspec.structs.replace(rig.spec("vm-a"), broker_port=broker.port, disk_mib=3000))
+    await opened.create(msgspec.structs.replace(rig.spec("vm-a"), broker=rig.broker_at(broker.port), disk_mib=3000))
     await opened.start("vm-a", b"first")
     await broker.hear("seed")
     return opened

@@ -203,9 +203,7 @@ class TestVmsThatExist:
 
 
 def spec_of(vm: str) -> VmSpec:
-    return VmSpec(
-        id=vm, name=vm, cpus=1, memory_mib=64, disk_mib=64, image=None, broker_host="127.0.0.1", broker_port=1
-    )
+    return VmSpec(id=vm, name=vm, cpus=1, memory_mib=64, disk_mib=64, image=None, broker="")
 
 
 def test_the_vms_of_every_driver_are_known_by_their_markers_and_no_payloads_file_is_taken_for_one(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from broker.address import Address, write_address
+from broker.peer import ANYBODY
 from host_agent import relay
 
 
@@ -20,9 +25,26 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-def joined(listener: socket.socket) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+def credential(tmp_path: Path, listener: socket.socket) -> Path:
+    """The host's credential: it says where the broker is."""
+    path = tmp_path / "host.json"
+    say_where(path, listener.getsockname()[1])
+    return path
+
+
+def say_where(path: Path, port: int, owner: int = ANYBODY) -> None:
+    write_address(path, Address(host="127.0.0.1", port=port, user="host-a", password="x", owner=owner))
+
+
+def run_relay(credential: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-I", "-S", relay.__file__, str(credential)]
+    return subprocess.run(command, input=b"hello", capture_output=True, timeout=20, check=False)
+
+
+@pytest.fixture
+def joined(listener: socket.socket, credential: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """A relay as QEMU starts it, and the broker's end of its connection."""
-    command = [sys.executable, "-I", "-S", relay.__file__, "127.0.0.1", str(listener.getsockname()[1])]
+    command = [sys.executable, "-I", "-S", relay.__file__, str(credential)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
         connection, _ = listener.accept()
@@ -69,40 +91,51 @@ def test_the_relay_ends_when_the_guest_closes(joined):
     assert process.wait(10) == 0
 
 
-def test_without_a_broker_it_fails_and_writes_nothing_into_the_guests_stream(listener):
-    port = listener.getsockname()[1]
+def test_without_a_broker_it_fails_and_writes_nothing_into_the_guests_stream(
+    listener: socket.socket, credential: Path
+) -> None:
     listener.close()
 
-    done = subprocess.run(
-        [sys.executable, relay.__file__, "127.0.0.1", str(port)],
-        input=b"",
-        capture_output=True,
-        timeout=20,
-        check=False,
-    )
+    done = run_relay(credential)
 
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["host"],
-        ["host", "0"],
-        ["host", "65536"],
-        ["host", "http"],
-        ["", "1"],
-        ["-x", "1"],
-        ["a b", "1"],
-        ["a;b", "1"],
-    ],
-)
-def test_what_is_no_address_is_refused(arguments):
-    assert relay.parse(arguments) is None
+def test_a_broker_that_has_moved_is_found_at_the_next_connection(listener: socket.socket, credential: Path) -> None:
+    listener.close()
+    assert run_relay(credential).returncode == 1
+
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(10)
+        say_where(credential, elsewhere.getsockname()[1])
+        threading.Thread(target=lambda: elsewhere.accept()[0].sendall(b"here")).start()
+
+        assert run_relay(credential).stdout == b"here"
+
+
+def test_a_port_that_another_user_holds_is_given_no_byte_of_the_guest(
+    listener: socket.socket, credential: Path
+) -> None:
+    heard: list[bytes] = []
+    hearing = threading.Thread(target=lambda: heard.append(listener.accept()[0].recv(100)))
+    hearing.start()
+    say_where(credential, listener.getsockname()[1], owner=os.geteuid() + 1)
+
+    done = run_relay(credential)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    hearing.join(10)
+    assert heard == [b""]
+
+
+@pytest.mark.parametrize("arguments", [[], ["a", "b"]])
+def test_what_is_no_file_is_refused(arguments: list[str]) -> None:
     assert relay.main(arguments) == 2
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "broker.example.org", "fe80::1%eth0"])
-def test_what_is_an_address_is_taken(host):
-    assert relay.parse([host, "5672"]) == (host, 5672)
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"host": "127.0.0.1", "port": "x"}'])
+def test_a_credential_that_says_nothing_is_no_broker(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "host.json").write_text(text)
+
+    assert relay.main([str(tmp_path / "host.json")]) == 1
