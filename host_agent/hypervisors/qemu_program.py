@@ -11,10 +11,12 @@ import asyncio
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 
 import msgspec
 
+from host_agent.errors import HypervisorError
 from host_agent.hypervisors.directory import read_record, write_record
 from host_agent.hypervisors.qemu_disk import put_down, run
 
@@ -53,7 +55,9 @@ class QemuProgram:
         self._probing = asyncio.Lock()
 
     async def identify(self) -> None:
-        """Ask the binary what it is. Raises HypervisorError if it is not there."""
+        """Ask the binary what it is. Raises HypervisorError if it is not there, or what a guest's relay needs."""
+        if shutil.which("flock") is None:
+            raise HypervisorError("flock is not installed, which bounds a guest's links: on Debian, util-linux")
         self._version = (await run(self.binary, "--version")).decode().splitlines()[0]
         machines = (await run(self.binary, "-machine", "help")).decode()
         alias = re.search(r"^q35 .*\(alias of (\S+)\)", machines, re.MULTILINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -418,3 +419,22 @@ async def test_a_hypervisor_that_hangs_can_be_powered_off_without_asking_it_firs
     status = await asyncio.wait_for(host.control.act(Verb.POWEROFF, vm), 10)
 
     assert status.state == "poweredoff"
+
+
+async def test_the_log_tells_each_begin_and_end_of_a_vm_at_its_level(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="host_agent")
+    host = await Host(tmp_path).open()
+    vm = await host.vm()
+
+    for verb in (Verb.START, Verb.POWEROFF):
+        await host.control.act(verb, vm)
+    await host.control.delete(vm)
+
+    told = [(r.levelname, r.message, getattr(r, "verb", ""), getattr(r, "state", "")) for r in caplog.records]
+    assert told == [
+        ("INFO", "vm made", "", ""),
+        ("INFO", "vm verb", "start", "running"),
+        ("INFO", "vm verb", "poweroff", "poweredoff"),
+        ("INFO", "vm deleted", "", ""),
+    ]
+    assert {r.vm for r in caplog.records} == {vm}
