@@ -15,8 +15,10 @@ T = TypeVar("T")
 
 #: How long all looks together may hold up a report, seconds; QEMU answers in 2 ms, on a busy host in 100.
 PATIENCE_S = 1.0
+#: The same for VMs that have not been seen yet: of them there is nothing else to tell.
+FIRST_PATIENCE_S = 5.0
 #: What was seen last is told for this long while a look hangs, seconds; then the VM counts as one that cannot be asked.
-STALE_S = 5.0
+STALE_S = 15.0
 
 
 class _Look(Generic[T]):
@@ -47,9 +49,9 @@ class Looks(Generic[T]):
         """
         wanted = list(vms)
         self._looks = {vm: self._looks.get(vm) or _Look() for vm in wanted}
-        fresh = [self._begin(vm) for vm in wanted if self._looks[vm].task is None]
-        if fresh:
-            await asyncio.wait(fresh, timeout=PATIENCE_S)
+        fresh = {vm: self._begin(vm) for vm in wanted if self._looks[vm].task is None}
+        await _wait([task for vm, task in fresh.items() if self._looks[vm].seen is None], FIRST_PATIENCE_S)
+        await _wait(fresh.values(), PATIENCE_S)
         return [self._told(vm, in_place) for vm in wanted]
 
     async def close(self) -> None:
@@ -79,3 +81,9 @@ class Looks(Generic[T]):
         look = self._looks[vm]
         hangs = look.task is not None and self._clock() - look.began_s > STALE_S
         return in_place(vm) if look.seen is None or hangs else look.seen
+
+
+async def _wait(tasks: Iterable[asyncio.Task[T]], timeout_s: float) -> None:
+    left = [task for task in tasks if not task.done()]
+    if left:
+        await asyncio.wait(left, timeout=timeout_s)

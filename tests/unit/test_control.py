@@ -395,6 +395,7 @@ async def test_a_vm_that_hangs_delays_no_inventory_and_no_verb_on_another(tmp_pa
 async def test_a_vm_that_cannot_be_asked_for_long_is_told_as_unknown_with_the_reason(
     tmp_path: Path, monkeypatch
 ) -> None:
+    monkeypatch.setattr(looks, "FIRST_PATIENCE_S", 0.0)
     monkeypatch.setattr(looks, "PATIENCE_S", 0.0)
     monkeypatch.setattr(looks, "STALE_S", 0.0)
     hypervisor = Hangs()
