@@ -6,8 +6,9 @@ What is to be asked is in the registry's file, so no crash between a VM's end an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from broker.backoff import backoff
 from broker.errors import BrokerError, RemoteError
@@ -32,22 +33,31 @@ class Leaving:
         self._more.set()
 
     async def run(self) -> None:
-        """See all of them off, those that an earlier agent left too; until cancelled."""
+        """See all of them off, those that an earlier agent left too; until cancelled.
+
+        One that cannot be seen off holds up no other: all are asked for in turn, with growing waits between turns.
+        """
+        waits = _waits()
         while True:
             self._more.clear()
             for vm in self._registry.leaving:
                 await self._see_off(vm)
-            await self._more.wait()
+            if self._registry.leaving:
+                await self._pause(next(waits))
+            else:
+                waits = _waits()
+                await self._more.wait()
 
     async def _see_off(self, vm: str) -> None:
-        for wait_s in backoff(0.5, 300.0):
-            try:
-                await self._ask(vm)
-                self._registry.left(vm)
-                return
-            except (BrokerError, OSError) as error:
-                log.warning("vm not revoked, again soon", extra={"vm": vm, "why": str(error)})
-            await asyncio.sleep(wait_s)
+        try:
+            await self._ask(vm)
+            self._registry.left(vm)
+        except (BrokerError, OSError) as error:
+            log.warning("vm not revoked, again soon", extra={"vm": vm, "why": str(error)})
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._more.wait(), seconds)
 
     async def _ask(self, vm: str) -> None:
         try:
@@ -58,3 +68,7 @@ class Leaving:
             if error.code not in (ErrorCode.FORBIDDEN, ErrorCode.BAD_REQUEST, ErrorCode.NOT_FOUND):
                 raise
             log.error("vm not revoked", extra={"vm": vm, "why": str(error)})
+
+
+def _waits() -> Iterator[float]:
+    return backoff(0.5, 300.0)

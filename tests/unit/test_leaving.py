@@ -87,3 +87,17 @@ async def test_a_vm_that_goes_while_others_are_seen_off_is_seen_off_too(tmp_path
     task.cancel()
 
     assert keys.asked == ["vm-a", "vm-b"]
+
+
+async def test_one_that_cannot_be_seen_off_holds_up_no_other(tmp_path: Path) -> None:
+    class Refuses(Keys):
+        async def revoke(self, vm: str) -> None:
+            self.asked.append(vm)
+            if vm == "vm-a":
+                raise RemoteError(ErrorCode.INTERNAL, "the broker refused")
+
+    registry, keys = registry_of(tmp_path, "vm-a", "vm-b"), Refuses()
+    task = asyncio.ensure_future(Leaving(registry, keys.revoke).run())
+
+    await eventually(lambda: registry.leaving == ("vm-a",) and keys.asked.count("vm-a") > 2)
+    task.cancel()
