@@ -1,0 +1,64 @@
+"""What is done with the messages of one principal that nobody can take: kept, counted only, or enough is enough.
+
+Each principal has its own bounds, so that what a stranger sends costs the others nothing: not their dead letters, and
+not the centre's time. Pure; the bounds stand in ``docs/explanation/trust.md``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum, auto
+
+from broker.allowance import Allowance
+from broker.routes import kind_of
+
+#: Dead letters of one principal: so many at once, and one a minute after that.
+LETTERS, LETTERS_PER_S = 100, 1 / 60
+#: Bytes of its dead letters: a 64th of what the queue holds at once, and as much again in an hour.
+LETTER_BYTES, LETTER_BYTES_PER_S = 1 << 20, (1 << 20) / 3600
+#: Bad messages, kept or not, after which it is cut off: so many at once, and 50 a second after that. Reading and
+#: dropping one takes the centre 0.1 ms.
+OFFENCES, OFFENCES_PER_S = 25_000, 50.0
+#: How often that is asked of the key manager for one principal.
+CUTS_PER_S = 1 / 60
+#: Kinds that are cut off: strangers. The centre's own, and the people at its consoles, are not.
+STRANGERS = frozenset({"host", "vm", "site", "once"})
+#: Principals whose dropped messages are counted by name.
+MOST_NAMED = 1000
+
+
+class Measure(Enum):
+    """What is done with one bad message."""
+
+    #: It goes to the dead letters.
+    KEEP = auto()
+    #: It is counted, and nothing more.
+    DROP = auto()
+    #: As ``DROP``, and its sender is cut off. Said once a minute at most.
+    CUT_OFF = auto()
+
+
+class Offences:
+    """The bad messages of every principal, as one process has seen them."""
+
+    def __init__(self) -> None:
+        self._letters = Allowance(LETTERS, LETTERS_PER_S)
+        self._bytes = Allowance(LETTER_BYTES, LETTER_BYTES_PER_S)
+        self._all = Allowance(OFFENCES, OFFENCES_PER_S)
+        self._cuts = Allowance(1, CUTS_PER_S)
+        self._dropped: Counter[str] = Counter()
+
+    def judge(self, who: str, size_bytes: int, now_s: float) -> Measure:
+        """Say what to do with a bad message of somebody's."""
+        is_bearable = self._all.take(who, now_s)
+        if is_bearable and self._letters.take(who, now_s) and self._bytes.take(who, now_s, size_bytes):
+            return Measure.KEEP
+        self._dropped[who if who in self._dropped or len(self._dropped) < MOST_NAMED else "others"] += 1
+        if is_bearable or kind_of(who) not in STRANGERS:
+            return Measure.DROP
+        return Measure.CUT_OFF if self._cuts.take(who, now_s) else Measure.DROP
+
+    def take_dropped(self) -> Counter[str]:
+        """Give how many were dropped, by principal, since this was asked last."""
+        dropped, self._dropped = self._dropped, Counter()
+        return dropped
