@@ -22,7 +22,7 @@ from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.dead_letters import bury
+from broker.dead_letters import Burials
 from broker.errors import NotDelivered, Unroutable
 from broker.routes import kind_of, reply, sender_of
 from schemas.codec import clip, encode, fit, op_of
@@ -104,6 +104,7 @@ class Intake:
         """``after`` ends every durable transaction: the matching. A batch longer than ``slow_s`` held beats up."""
         self._connection, self._ledger, self._kinds, self._metrics = connection, ledger, kinds, metrics
         self._after, self._slow_s = after, slow_s
+        self.burials = Burials(connection)
         self._waiting: list[Item] = []
         self._ticks: list[str] = []
         self._wake = asyncio.Event()
@@ -129,17 +130,17 @@ class Intake:
         """
         sender = sender_of(delivery.routing_key, delivery.user_id)
         if sender is None:
-            self._spawn(self._bury(delivery, "foreign_key", "user_id is not the first word of the routing key"))
+            self._spawn(self.refuse(delivery, "foreign_key", "user_id is not the first word of the routing key"))
             return
         try:
             message = delivery.read()
         except DecodeError as error:
-            self._spawn(self._bury(delivery, "undecodable", error.reason))
+            self._spawn(self.refuse(delivery, "undecodable", error.reason))
             return
         kind = self._kinds.get(type(message))
         if kind is None or sender.partition("-")[0] not in kind.senders:
             reason = f"{op_of(message)} is not taken from {sender}"
-            self._spawn(self._bury(delivery, "not_taken", reason, sender, message))
+            self._spawn(self.refuse(delivery, "not_taken", reason, sender, message))
             return
         if not taken(delivery, sender, message):
             self.add(sender, message, delivery)
@@ -176,6 +177,7 @@ class Intake:
         """Show the link, publish again what nobody has ticked off, tick off what was confirmed. Raises LedgerError."""
         self._metrics.connected.set(1 if self._connection.is_up else 0)
         self._metrics.reconnects.set(self._connection.links)
+        self.burials.tell()
         await self._publish_stale()
 
     async def _publish_stale(self) -> None:
@@ -223,7 +225,7 @@ class Intake:
             written = await self._write_items(items, light=light)
         except Exception as error:  # noqa: BLE001  whatever broke, it is found out message by message
             if len(items) == 1:
-                await self._give_up(items[0], error)
+                self._give_up(items[0], error)
                 return
             log.warning("batch failed, one by one", extra={"messages": len(items), "why": str(error)})
             for item in items:
@@ -273,10 +275,13 @@ class Intake:
 
     async def _finish(self, items: list[Item], written: _Written) -> None:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
-        self._metrics.note(written.counts, written.observations)
-        await self._publish(written.outgoing)
-        for item, answer in written.answers:
-            self._answer(item.sender, item.message, answer)
+        try:
+            self._metrics.note(written.counts, written.observations)
+            await self._publish(written.outgoing)
+            for item, answer in written.answers:
+                self._answer(item.sender, item.message, answer)
+        except Exception:
+            log.exception("committed and not told: the outbox has it, and answers are asked for again")
         for item in items:
             if item.delivery is not None:
                 item.delivery.ack()
@@ -306,26 +311,25 @@ class Intake:
         route = reply(self._connection.user, sender, message.reply)
         self._connection.send(*route, body_of(answer), message_id=answer.id, mandatory=False)
 
-    async def _give_up(self, item: Item, error: Exception) -> None:
+    def _give_up(self, item: Item, error: Exception) -> None:
         log.exception("message failed", exc_info=error, extra={"op": op_of(item.message), "sender": item.sender})
         if item.delivery is not None:
-            await self._bury(item.delivery, "failed", f"{type(error).__name__}: {error}", item.sender, item.message)
+            text = f"{type(error).__name__}: {error}"
+            self._spawn(self.refuse(item.delivery, "failed", text, item.sender, item.message))
 
-    async def _bury(
+    async def refuse(
         self, delivery: Delivery, reason: str, text: str, sender: str = "", message: Message | None = None
     ) -> None:
-        """Tell the sender, where it can be told, and move the message to the dead letters."""
+        """Move the message to the dead letters, and tell the sender, where it can be told."""
         self._metrics.refused(reason)
         text = clip(text)
+        if not await self.burials.bury(delivery, reason, text):
+            return  # a flood is not answered either
         call = message.id if message is not None else delivery.properties.message_id
         known = sender or sender_of(delivery.routing_key, delivery.user_id)
         if call and known and may_answer(known):
             refusal = _refusal(delivery.routing_key, call[:64], text)
             self._answer(delivery.user_id, message or refusal, refusal)
-        if delivery.spoil():
-            await bury(self._connection, delivery, reason, text)
-        else:
-            delivery.ack()
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)

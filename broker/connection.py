@@ -157,6 +157,12 @@ class Connection:
         if self._link is not None and self._up.is_set():
             await self._link.subscribe(subscription, self._start)
 
+    async def depth(self, queue: str) -> int:
+        """Count the messages of a queue that nobody holds. Raises QueueGone or Disconnected."""
+        if self._link is None or not self.is_up:
+            raise Disconnected(f"not connected: {self.last_error}")
+        return await self._link.depth(queue)
+
     async def consume_direct(self, handler: DeliveryHandler) -> None:
         """Take answers by direct reply-to, from now on and after every reconnect."""
         self._direct = handler

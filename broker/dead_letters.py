@@ -1,11 +1,21 @@
-"""Moving to the dead letters what a receiver of the centre cannot take, with the reason beside it."""
+"""Moving to the dead letters what a receiver of the centre cannot take, with the reason beside it.
+
+Each principal within its share: what goes beyond is counted, and who goes far beyond is cut off, by the key manager.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from broker.connection import Connection, Delivery
-from broker.routes import DEAD
+from broker.errors import NotDelivered
+from broker.offences import Measure, Offences
+from broker.routes import DEAD, up
+from schemas.codec import clip, encode
+from schemas.enrol import PrincipalCut
 
 log = logging.getLogger(__name__)
 
@@ -13,20 +23,78 @@ log = logging.getLogger(__name__)
 MAX_REASON = 1000
 
 
-async def bury(connection: Connection, delivery: Delivery, reason: str, text: str) -> None:
-    """Publish a message to ``vc.dead``, then acknowledge it. Raises Forbidden.
+class Origin(NamedTuple):
+    """Where a letter comes from, as far as the broker vouches for it."""
 
-    A message of a bundle takes the bundle along: sent again, the others have no effect. The origin goes into headers:
-    nobody may publish under another's ``user_id``. After a failure it is unacknowledged and comes again, so it may lie
-    there twice, never not at all.
-    """
-    log.warning("message refused", extra={"reason": reason, "detail": text, "sender": delivery.user_id})
-    headers = {
-        "x-volcloud-reason": f"{reason}: {text}"[:MAX_REASON],
-        "x-volcloud-sender": delivery.user_id,
-        "x-volcloud-exchange": delivery.exchange,
-        "x-volcloud-key": delivery.routing_key,
-    }
-    message_id = delivery.properties.message_id or "unnamed"
-    await connection.deliver(DEAD, "", delivery.whole, message_id=message_id, headers=headers)
-    delivery.ack()
+    sender: str
+    exchange: str
+    key: str
+    #: The queue of the agent that rejected it; empty where the centre itself could not take it.
+    queue: str = ""
+
+
+class Burials:
+    """The dead letters that one process of the centre makes."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        cut_off: Callable[[str, str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``cut_off`` takes a principal and the reason; without it the key manager is told."""
+        self._connection, self._clock = connection, clock
+        self._cut_off = cut_off or self._ask_for_cut
+        self._offences = Offences()
+
+    async def bury(
+        self, delivery: Delivery, reason: str, text: str, *, origin: Origin | None = None, owner: str = ""
+    ) -> bool:
+        """Publish a message to ``vc.dead``, then acknowledge it. Settles it whatever happens.
+
+        False: dropped, because ``owner``, else its sender, has had its share, or a part of its bundle lies there.
+        A message of a bundle takes the bundle along: sent again, the others have no effect. The origin goes into
+        headers: nobody may publish under another's ``user_id``. Killed in the midst it comes again, so a letter may lie
+        there twice, never not at all.
+        """
+        if not delivery.spoil():
+            delivery.ack()
+            return False
+        who = owner or delivery.user_id
+        measure = self._offences.judge(who, len(delivery.whole), self._clock())
+        if measure is Measure.CUT_OFF:
+            self._cut_off(who, clip(f"too many messages that nobody can take, the last one {reason}: {text}", 200))
+        if measure is not Measure.KEEP:
+            delivery.ack()
+            return False
+        log.warning("message refused", extra={"reason": reason, "detail": clip(text), "sender": who})
+        try:
+            await self._publish(delivery, f"{reason}: {text}"[:MAX_REASON], origin or _origin_of(delivery))
+        except NotDelivered as error:
+            log.error("dead letter not delivered", extra={"sender": who, "why": str(error)})
+            delivery.reject()
+        else:
+            delivery.ack()
+        return True
+
+    def tell(self) -> None:
+        """Log what was dropped since this was called last, a line for each principal."""
+        for who, count in self._offences.take_dropped().items():
+            log.warning("messages dropped, beyond its share of the dead letters", extra={"sender": who, "count": count})
+
+    async def _publish(self, delivery: Delivery, reason: str, origin: Origin) -> None:
+        headers = {"x-volcloud-reason": reason}
+        headers |= {f"x-volcloud-{name}": value for name, value in origin._asdict().items()}
+        message_id = delivery.properties.message_id or "unnamed"
+        await self._connection.deliver(DEAD, "", delivery.whole, message_id=message_id, headers=headers)
+
+    def _ask_for_cut(self, who: str, reason: str) -> None:
+        """One message more or less of many: a lost one is followed by another a minute later."""
+        log.error("principal to be cut off", extra={"sender": who, "why": reason})
+        message = PrincipalCut(target="keys", principal=who, reason=reason)
+        self._connection.send(*up(self._connection.user, "enrol"), encode(message), message_id=message.id)
+
+
+def _origin_of(delivery: Delivery) -> Origin:
+    return Origin(delivery.user_id, delivery.exchange, delivery.routing_key)

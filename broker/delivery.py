@@ -24,7 +24,7 @@ _NO_TEXT = "properties: a name that is not UTF-8"
 
 
 class Properties(Struct, frozen=True, kw_only=True):
-    """The AMQP properties that we use; ``user_id`` is always the connection's own and checked by the broker."""
+    """The AMQP properties that we use; ``user_id`` is the connection's own or ``sender``, checked by the broker."""
 
     message_id: str | None = None
     correlation_id: str | None = None
@@ -32,6 +32,8 @@ class Properties(Struct, frozen=True, kw_only=True):
     persistent: bool = True
     expiration_ms: int | None = None
     headers: dict[str, Any] | None = None
+    #: In whose name it is sent, by one whom the broker lets speak for others; None: the connection's own.
+    sender: str | None = None
 
 
 class _Settlement:
@@ -155,6 +157,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     #: What comes a second time is thrown away unread, because its sender says it again anyway: whatever became of its
     #: first reader is not tried on the next one. For classic queues, whose deliveries nobody counts.
     once: bool = False
+    #: Nobody else may consume the queue meanwhile: whoever tries is refused.
+    exclusive: bool = False
 
 
 #: Gives what acknowledges a delivery, from the channel that it came by and its tag.

@@ -146,7 +146,8 @@ class Link:
         try:
             await link._unless_closed(opened, CONNECT_TIMEOUT_S * 2)
             link._publisher = await link._open_channel(link._on_publisher_closed)
-            await link._confirm_mode()
+            link._publisher.add_on_return_callback(lambda _c, _m, given, _b: link._confirms.on_return(given.message_id))
+            await link._call(link._publisher.confirm_delivery, link._on_confirm)
         except BaseException:
             link.abandon()
             raise
@@ -181,7 +182,13 @@ class Link:
             await self._declare_own(channel, subscription)
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
         channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
-        await self._call(channel.basic_consume, subscription.queue, receiver(subscription, _settler, start))
+        receive = receiver(subscription, _settler, start)
+        await self._call(channel.basic_consume, subscription.queue, receive, exclusive=subscription.exclusive)
+
+    async def depth(self, queue: str) -> int:
+        """Count the messages of a queue that nobody holds. Raises QueueGone or Disconnected."""
+        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
+        return int((await self._call(channel.queue_declare, queue, passive=True)).method.message_count)
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""
@@ -212,13 +219,6 @@ class Link:
             channel = self._amqp.channel(on_open_callback=lambda opened: _resolve(future, opened))
             channel.add_on_close_callback(lambda _, error: on_closed(error))
         return await self._unless_closed(future)
-
-    async def _confirm_mode(self) -> None:
-        self._publisher.add_on_return_callback(lambda _c, _m, given, _b: self._confirms.on_return(given.message_id))
-        future: asyncio.Future[Any] = self._loop.create_future()
-        with _ours():
-            self._publisher.confirm_delivery(self._on_confirm, callback=lambda _: _resolve(future, None))
-        await self._unless_closed(future)
 
     async def _declare_own(self, channel: Any, subscription: Subscription) -> None:
         arguments = {"x-max-length-bytes": subscription.max_bytes, "x-overflow": "drop-head"}
@@ -312,7 +312,7 @@ def _render(properties: Properties, message_id: str, user: str) -> pika.BasicPro
         reply_to=properties.reply_to,
         expiration=None if properties.expiration_ms is None else str(max(0, properties.expiration_ms)),
         headers=properties.headers,
-        user_id=user,
+        user_id=properties.sender or user,
     )
 
 

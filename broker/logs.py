@@ -17,6 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from broker.log_bounds import PrincipalBounds
 from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 
@@ -78,6 +79,7 @@ def log_to_file(process: str, path: Path, *, level: int = logging.INFO) -> None:
 
 def _use(handler: logging.Handler, process: str, level: int) -> None:
     handler.setFormatter(EventFormatter(process))
+    handler.addFilter(PrincipalBounds())
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 

@@ -22,6 +22,8 @@ from broker.peer import vouch
 TIMEOUT_S = 20.0
 #: So much is kept of what a client calls its connection, characters.
 MAX_LABEL = 200
+#: A user's limit of connections; 0 shuts it out.
+MAX_CONNECTIONS = "max-connections"
 _QUEUE_COLUMNS = "name,durable,exclusive,arguments"
 
 
@@ -60,6 +62,11 @@ class _Node(msgspec.Struct, frozen=True):
     mem_alarm: bool = False
     disk_free: int = 0
     disk_free_limit: int = 0
+
+
+class _UserLimits(msgspec.Struct, frozen=True):
+    user: str
+    value: dict[str, int]
 
 
 class _Binding(msgspec.Struct, frozen=True):
@@ -126,6 +133,10 @@ class Management:
         (node,) = self._get("nodes?columns=disk_free_alarm,mem_alarm,disk_free,disk_free_limit", list[_Node])
         disk = f"only {node.disk_free >> 20} MiB of disk are free, {node.disk_free_limit >> 20} must be"
         return [*([disk] if node.disk_free_alarm else []), *(["its memory is full"] if node.mem_alarm else [])]
+
+    def shut_out(self) -> list[str]:
+        """Name the users that may open no connection."""
+        return [one.user for one in self._get("user-limits", list[_UserLimits]) if one.value.get(MAX_CONNECTIONS) == 0]
 
     def exchanges(self) -> dict[str, str]:
         """Say of each exchange by name what it is: ``durable topic``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 
 from broker.entities import Declarer, declare_queues
-from broker.management import Management
+from broker.management import MAX_CONNECTIONS, Management
 from broker.principals import LIMITS, Principal, permissions
 from broker.topology import Profile, queues_of
 
@@ -44,9 +44,14 @@ def grant(management: Management, principal: Principal, password: str) -> None:
     for exchange, topic in rights.topic.items():
         management.put_topic_permission(principal.name, exchange, topic.write, topic.read)
     management.put_permissions(principal.name, rights.configure, rights.write, rights.read)
-    management.put_limit(principal.name, "max-connections", LIMITS.max_connections)
-    management.put_limit(principal.name, "max-channels", LIMITS.max_channels)
+    limit(management, principal)
     management.put_user(principal.name, password)
+
+
+def limit(management: Management, principal: Principal) -> None:
+    """Let a principal hold open what its kind may. Idempotent. Raises ManagementError."""
+    management.put_limit(principal.name, MAX_CONNECTIONS, LIMITS.max_connections)
+    management.put_limit(principal.name, "max-channels", LIMITS.max_channels)
 
 
 def unmint(management: Management, principal: Principal) -> None:

@@ -22,7 +22,7 @@ TOPIC_EXCHANGES = (UP, DOWN, CALLS, EVENTS)
 NONE = "^$"
 
 #: Queues of the centre that any adapter reads; its own chunks and control come on top.
-_CENTRE_QUEUES = r"vc\.(submissions|requests|beats|completions|offers|inventory|calls)"
+_CENTRE_QUEUES = r"vc\.(submissions|requests|beats|completions|offers|inventory|calls|rejected)"
 #: The random end of a reply queue and of the key that leads to it: no dash, so ``<console>-<random>`` has one reading.
 _RANDOM = "[a-z0-9]{1,32}"
 _ID = "[a-z0-9-]+"
@@ -117,11 +117,12 @@ def _site(who: Principal) -> _Rights:
 def _adapter(who: Principal) -> _Rights:
     """Adapters answer agents and sites on ``vc.down``, consoles on ``vc.up``, and move what they cannot read away.
 
-    Among the beats they put marks of their own, which tell how far the beats have been read.
+    Among the beats they put marks of their own, which tell how far the beats have been read. The key manager hears from
+    them whom to cut off.
     """
     own = rf"|vc\.(chunks|control)\.{re.escape(who.name)}" if who.takes_files else ""
     topic = {
-        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(reply\..+|beat)$"),
+        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(reply\..+|beat|enrol)$"),
         DOWN: TopicPermission(write=rf"^(host|vm|site)\.{_ID}(\.files)?$"),
     }
     return NONE, r"^vc\.(up|down|dead)$", f"^({_CENTRE_QUEUES}{own})$", topic

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 UP, DOWN, CALLS, DEAD = "vc.up", "vc.down", "vc.calls", "vc.dead"
+#: Where what an agent rejects goes; the centre moves it to the dead letters, each agent within its share.
+REJECTED = "vc.rejected"
 
 
 class Route(NamedTuple):

@@ -12,11 +12,14 @@ from typing import Any
 import msgspec
 
 from broker.principals import Kind, Principal, parse_principal
-from broker.routes import CALLS, DEAD, DOWN, UP, down, down_files, queue_of
+from broker.routes import CALLS, DEAD, DOWN, REJECTED, UP, down, down_files, queue_of
 
 MIB = 1 << 20
-#: Times that a message may be delivered without being acknowledged; explicit, since 3.10 has no default and 4.x has 20.
-DELIVERY_LIMIT = 100
+#: Times that a message may be delivered without being acknowledged, as RabbitMQ 4 has it: what takes its reader down
+#: does so for half a minute. Explicit, since 3.10 has no limit by itself.
+DELIVERY_LIMIT = 20
+#: The same for what is only looked at, and given back each time: never reached.
+LOOKED_AT_LIMIT = 1_000_000_000
 
 
 class Profile(StrEnum):
@@ -55,8 +58,9 @@ class QueueSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
     overflow: Overflow
     bindings: tuple[Binding, ...]
-    #: What is rejected, or was delivered too often, goes to ``vc.dead``. Never set with drop-head: floods would too.
-    dead_letters: bool = False
+    #: The exchange to which goes what is rejected, or was delivered too often. Never with drop-head: floods would too.
+    dead_letters: str = ""
+    delivery_limit: int = DELIVERY_LIMIT
     #: One consumer at a time, the others wait: order is kept, and a copied agent does not share the stream.
     single_active: bool = False
 
@@ -69,9 +73,9 @@ class QueueSpec(msgspec.Struct, frozen=True, kw_only=True):
             "x-overflow": self.overflow.value,
         }
         if self.type == "quorum":
-            arguments["x-delivery-limit"] = DELIVERY_LIMIT
+            arguments["x-delivery-limit"] = self.delivery_limit
         if self.dead_letters:
-            arguments["x-dead-letter-exchange"] = DEAD
+            arguments["x-dead-letter-exchange"] = self.dead_letters
         if self.single_active:
             arguments["x-single-active-consumer"] = True
         return arguments
@@ -82,6 +86,7 @@ _EXCHANGES = (
     ExchangeSpec(DOWN, "topic"),
     ExchangeSpec(CALLS, "topic"),
     ExchangeSpec(DEAD, "fanout"),
+    ExchangeSpec(REJECTED, "fanout"),
 )
 
 
@@ -128,28 +133,37 @@ def _centre_queue(row: _Row) -> QueueSpec:
         max_bytes=row.max_mib * MIB,
         overflow=Overflow.DROP if row.fleeting else Overflow.REJECT,
         bindings=tuple(bindings),
-        dead_letters=not row.fleeting,
+        dead_letters="" if row.fleeting else DEAD,
     )
 
 
 def _special_queues() -> tuple[QueueSpec, ...]:
-    """Calls come from consoles alone; the dead letters from everywhere, with what agents say of those they refused."""
+    """Calls come from consoles alone; the dead letters from the centre. What agents reject, and their word on it, is
+    moved there by the centre."""
     calls = QueueSpec(
         name="vc.calls",
         type="quorum",
         max_bytes=32 * MIB,
         overflow=Overflow.REJECT,
         bindings=(Binding(CALLS, "*.call"),),
-        dead_letters=True,
+        dead_letters=DEAD,
     )
     dead = QueueSpec(
         name="vc.dead",
         type="quorum",
         max_bytes=64 * MIB,
         overflow=Overflow.DROP,
-        bindings=(Binding(DEAD, ""), Binding(UP, "*.refused")),
+        bindings=(Binding(DEAD, ""),),
+        delivery_limit=LOOKED_AT_LIMIT,
     )
-    return calls, dead
+    rejected = QueueSpec(
+        name="vc.rejected",
+        type="quorum",
+        max_bytes=16 * MIB,
+        overflow=Overflow.DROP,
+        bindings=(Binding(REJECTED, ""), Binding(UP, "*.refused")),
+    )
+    return calls, dead, rejected
 
 
 def queues_of(principal: Principal, profile: Profile) -> tuple[QueueSpec, ...]:
@@ -186,7 +200,7 @@ def _agent_queues(who: Principal, profile: Profile) -> tuple[QueueSpec, ...]:
         max_bytes=8 * MIB,
         overflow=Overflow.REJECT,
         bindings=(Binding(*down(who.name)),),
-        dead_letters=True,
+        dead_letters=REJECTED,
         single_active=True,
     )
     return commands, _chunks(f"{queue_of(who.name)}.files", 16, Binding(*down_files(who.name)))
@@ -209,7 +223,7 @@ def _file_queues(who: Principal) -> tuple[QueueSpec, ...]:
         max_bytes=16 * MIB,
         overflow=Overflow.REJECT,
         bindings=_from_both(f"control.{who.name}"),
-        dead_letters=True,
+        dead_letters=DEAD,
     )
     return _chunks(f"vc.chunks.{who.name}", 128, *_from_both(f"chunk.{who.name}")), control
 

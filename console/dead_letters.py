@@ -1,21 +1,23 @@
 """The dead letters: what nobody could read or take, why, and whose it was; looked at, sent again, thrown away.
 
-Read with kombu as the administrator of a data directory's node. Looking takes letters and gives them back unread, so
-that they stay in their order. Calls block.
+Read as the administrator of a data directory's node. Looking leaves them as they are. Calls block.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from broker.entities import Declarer, administrator
+from broker.address import Address
+from broker.connection import Connection, Delivery
+from broker.errors import BrokerError, Unroutable
+from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
@@ -25,6 +27,8 @@ from schemas.codec import decode, op_of, unbundle
 from schemas.envelope import Refused
 from schemas.errors import DecodeError
 from schemas.ids import unguessable
+
+T = TypeVar("T")
 
 #: Letters that one look takes; the queue is bounded, and they are held unacknowledged meanwhile.
 MOST_SEEN = 1000
@@ -54,15 +58,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadLetters:
-    """The dead letters of one broker."""
+    """The dead letters of one broker. Not from within an event loop."""
 
     def __init__(self, address: NodeAddress) -> None:
         self._address = address
 
     def list(self) -> list[DeadLetter]:
         """Give the letters, oldest first; they stay. Raises Unreachable."""
-        with self._channel() as channel:
-            return [letter for letter, _ in _letters(channel)]
+        return [*asyncio.run(self._list())]
 
     def show(self, letter_id: str) -> DeadLetter:
         """Give one letter; it stays. An unambiguous beginning of its id will do. Raises CommandFailed."""
@@ -70,12 +73,7 @@ class DeadLetters:
 
     def drop(self, letter_id: str) -> DeadLetter:
         """Throw one letter away, and give it. Raises CommandFailed."""
-        with self._channel() as channel:
-            letters = {letter.id: (letter, tags) for letter, tags in _letters(channel)}
-            letter, tags = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
-            for tag in tags:
-                channel.basic_ack(tag)
-            return letter
+        return asyncio.run(self._drop(letter_id))
 
     def replay(self, letter_id: str) -> DeadLetter:
         """Send one letter again to where it was sent first, as from its sender, and take it out. Raises CommandFailed
@@ -85,53 +83,67 @@ class DeadLetters:
             where = f"{letter.exchange!r} under {letter.key!r}"
             text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
-        node, user, password = self._address, unguessable("once"), new_password()
+        user, password = unguessable("once"), new_password()
         lender = _Lender(self._address)
         try:
             lender.lend(user, password)
-            with _connected(administrator(node.host, node.amqp_port, user, password, node.owner)) as connection:
-                _publish(connection, letter)
+            asyncio.run(_publish(self._login(user, password), letter))
         finally:
             lender.delete_user(user)
         return self.drop(letter.id)
 
-    @contextmanager
-    def _channel(self) -> Iterator[Any]:
-        """Open a channel; what was taken from the queue and not acknowledged goes back when it closes."""
-        node = self._address
-        login = administrator(node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner)
-        with _connected(login) as connection, connection.channel() as channel:
-            yield channel
+    async def _list(self) -> Sequence[DeadLetter]:
+        async with self._looking() as taken:
+            return [letter for letter, _ in _letters(taken)]
+
+    async def _drop(self, letter_id: str) -> DeadLetter:
+        async with self._looking() as taken:
+            letters = {letter.id: (letter, its) for letter, its in _letters(taken)}
+            letter, its = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
+            for delivery in its:
+                delivery.ack()
+            return letter
+
+    def _looking(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
+        login = self._login(self._address.admin_user, self._address.admin_password)
+        return _reached(looking(login, DEAD, MOST_SEEN))
+
+    def _login(self, user: str, password: str) -> Address:
+        return Address(
+            host=self._address.host,
+            port=self._address.amqp_port,
+            user=user,
+            password=password,
+            owner=self._address.owner,
+        )
 
 
-@contextmanager
-def _connected(connection: Declarer) -> Iterator[Declarer]:
+@asynccontextmanager
+async def _reached(work: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
     try:
-        with connection:
-            connection.connect()
-            yield connection
-    except (*connection.connection_errors, *connection.channel_errors) as error:
-        text = f"{connection.as_uri()}: the dead letters cannot be reached: {error}"
+        async with work as given:
+            yield given
+    except BrokerError as error:
+        text = f"the dead letters cannot be reached: {error}"
         raise Unreachable(text, "see with `volcloud status` what runs") from error
 
 
-def _letters(channel: Any) -> list[tuple[DeadLetter, list[int]]]:
-    """Take the letters, each with the delivery tags that go when it goes: its own, and those of what was said of it.
+def _letters(taken: Sequence[Delivery]) -> list[tuple[DeadLetter, list[Delivery]]]:
+    """Read the letters, each with the deliveries that go when it goes: its own, and those of what was said of it.
 
     An agent's word on what it rejected, where that is not there any more, is a letter of its own.
     """
-    taken = list(islice(iter(lambda: channel.basic_get(DEAD, no_ack=False), None), MOST_SEEN))
-    read = [(_read(message), message.delivery_tag) for message in taken]
+    read = [(_read(delivery), delivery) for delivery in taken]
     there = {_named(letter) for letter, _ in read}
-    words: defaultdict[_Name, list[tuple[Refused, int]]] = defaultdict(list)
+    words: defaultdict[_Name, list[tuple[Refused, Delivery]]] = defaultdict(list)
     letters = []
-    for letter, tag in read:
+    for letter, delivery in read:
         word = _word(letter)
         if word is not None and (name := _Name(word.sha256, word.sender, queue_of(letter.sender))) in there:
-            words[name].append((word, tag))
+            words[name].append((word, delivery))
         else:
-            letters.append((letter, tag))
-    return [_joined(letter, tag, words[_named(letter)]) for letter, tag in letters]
+            letters.append((letter, delivery))
+    return [_joined(letter, delivery, words[_named(letter)]) for letter, delivery in letters]
 
 
 class _Name(NamedTuple):
@@ -146,13 +158,15 @@ def _named(letter: DeadLetter) -> _Name:
     return _Name(hashlib.sha256(letter.body).hexdigest(), letter.sender, letter.queue)
 
 
-def _joined(letter: DeadLetter, tag: int, said: list[tuple[Refused, int]]) -> tuple[DeadLetter, list[int]]:
+def _joined(
+    letter: DeadLetter, delivery: Delivery, said: list[tuple[Refused, Delivery]]
+) -> tuple[DeadLetter, list[Delivery]]:
     """Give a letter the first word on it that no other letter of the same bytes has."""
     if not said:
-        return letter, [tag]
-    word, its_tag = said.pop(0)
+        return letter, [delivery]
+    word, its = said.pop(0)
     agent = letter.queue.replace(".", "-", 1)
-    return msgspec.structs.replace(letter, reason=word.reason, refused_by=agent), [tag, its_tag]
+    return msgspec.structs.replace(letter, reason=word.reason, refused_by=agent), [delivery, its]
 
 
 def _word(letter: DeadLetter) -> Refused | None:
@@ -169,35 +183,26 @@ def _word_key(agent: str) -> str:
     return f"{agent}.refused"
 
 
-def _read(message: Any) -> DeadLetter:
+def _read(delivery: Delivery) -> DeadLetter:
     """Say what a letter is.
 
     Headers are anybody's words. Ours count where the centre has published the letter: only it may write to the exchange
-    ``vc.dead``, and its ``user_id`` is the broker's word. What agents publish under ``refused`` is theirs as it stands.
-    All else the broker has moved, and says from where.
+    ``vc.dead``, and its ``user_id`` is the broker's word. All else the broker has moved, and says from where.
     """
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    properties = message.properties
-    user = str(properties.get("user_id") or "")
-    headers = properties.get("application_headers") or {}
-    if message.delivery_info.get("exchange") == UP:
-        origin = _Origin(user, UP, str(message.delivery_info.get("routing_key")), "refused by an agent", "")
-    elif kind_of(user) in _CENTRE and "x-volcloud-reason" in headers:
-        sender, exchange, key, reason = (str(headers.get(f"x-volcloud-{name}") or "") for name in _HEADERS)
-        origin = _Origin(sender, exchange, key, reason, "")
+    properties, body = delivery.properties, delivery.body
+    headers = properties.headers or {}
+    if kind_of(delivery.user_id) in _CENTRE and "x-volcloud-reason" in headers:
+        origin = _Origin(*(str(headers.get(f"x-volcloud-{name}") or "") for name in _Origin._fields))
     else:
-        origin = _moved(user, (headers.get("x-death") or [{}])[0])
+        origin = _moved(delivery.user_id, headers)
     return DeadLetter(
-        id=hashlib.sha256(body + str(properties.get("message_id")).encode()).hexdigest()[:12],
-        message_id=str(properties.get("message_id") or ""),
+        id=hashlib.sha256(body + str(properties.message_id).encode()).hexdigest()[:12],
+        message_id=properties.message_id or "",
         op=_op(body),
         size=len(body),
         body=body,
         **origin._asdict(),
     )
-
-
-_HEADERS = ("sender", "exchange", "key", "reason")
 
 
 class _Origin(NamedTuple):
@@ -208,8 +213,11 @@ class _Origin(NamedTuple):
     queue: str
 
 
-def _moved(user: str, death: Mapping[str, Any]) -> _Origin:
+def _moved(user: str, headers: Mapping[str, Any]) -> _Origin:
     """Read the broker's own note on a message that it moved; its newest comes first."""
+    deaths = headers.get("x-death")
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    death = newest if isinstance(newest, dict) else {}
     keys = death.get("routing-keys") or [""]
     exchange = str(death.get("exchange") or _usual_exchange(user))
     return _Origin(user, exchange, str(keys[0]), str(death.get("reason") or "unknown"), str(death.get("queue") or ""))
@@ -253,17 +261,24 @@ class _Lender(Management):
         self.put_permissions(user, "^$", r"^vc\.(up|down|calls)$", "^$")
 
 
-def _publish(connection: Declarer, letter: DeadLetter) -> None:
-    returned: list[Any] = []
-    channel = connection.channel()
-    channel.confirm_select()
-    channel.events["basic_return"].add(lambda *given: returned.append(given))
-    message = channel.prepare_message(
-        letter.body,
-        content_type="application/x-msgpack",
-        properties={"user_id": letter.sender, "message_id": letter.message_id, "delivery_mode": 2},
-    )
-    channel.basic_publish_confirm(message, exchange=letter.exchange, routing_key=letter.key, mandatory=True)
-    if returned:
+async def _publish(login: Address, letter: DeadLetter) -> None:
+    try:
+        async with _reached(_opened(login)) as connection:
+            await connection.publish(
+                letter.exchange, letter.key, letter.body, sender=letter.sender, message_id=letter.message_id or None
+            )
+    except Unreachable as error:
+        if not isinstance(error.__cause__, Unroutable):
+            raise
         text = f"no queue takes {letter.key!r} any more: the receiver does not exist"
-        raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
+        raise CommandFailed(text, f"`volcloud dead drop {letter.id}`") from error
+
+
+@asynccontextmanager
+async def _opened(login: Address) -> AsyncIterator[Connection]:
+    connection = Connection(login, name="replays a dead letter")
+    await connection.open(patience_s=PATIENCE_S)
+    try:
+        yield connection
+    finally:
+        await connection.close()

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.envelope import Message, Reply
+from schemas.ids import Principal
 
 #: A principal's name as somebody else writes it: what is none is refused with words, so it is capped here only.
 Named = Annotated[str, Meta(max_length=80)]
@@ -64,3 +65,10 @@ class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):
     """A console asks that a site's, a host's or a VM's principal be deleted with its queues. Answered by done."""
 
     principal: Named
+
+
+class PrincipalCut(Message, frozen=True, kw_only=True, tag="principal.cut"):
+    """An adapter tells of a principal that is beyond every bound: it is kept off the broker for a while."""
+
+    principal: Principal
+    reason: str

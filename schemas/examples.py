@@ -85,6 +85,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "reply.credential": {"user": _VM.vm, "password": "secret"},
     "keys.mint": {"site": "lyon"},
     "keys.delete": {"principal": "site-lyon"},
+    "principal.cut": {"principal": "site-lyon", "reason": "too many messages that nobody can take"},
     "job.assign": {
         "job": _JOB, "attempt": 2, "slot": 0, "executable": "python3", "arguments": ["generate.py", "--seed", "3"],
         "environment": {"VOLCLOUD_ARRAY_INDEX": "3"}, "inputs": _DESCRIPTION.inputs, "outputs": _DESCRIPTION.outputs,

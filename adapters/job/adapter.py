@@ -21,6 +21,7 @@ from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.intake import Answers, Intake, Kind
 from adapters.job.calls import Calls
+from adapters.job.rejected import Rejected
 from adapters.ledger import assignments, inventory, leases, queries, requests, submissions
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
@@ -54,8 +55,10 @@ class JobAdapter:
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
-        for queue in ("vc.submissions", "vc.requests", "vc.beats", "vc.inventory"):
+        for queue in ("vc.submissions", "vc.requests", "vc.beats"):
             await self._connection.consume(queue, self._intake.on_delivery, prefetch=PREFETCH)
+        await self._connection.consume("vc.inventory", self._intake.on_delivery, prefetch=PREFETCH, once=True)
+        await self._connection.consume("vc.rejected", Rejected(self._intake.burials).on_delivery, prefetch=50)
         await self._connection.consume("vc.calls", self._calls.on_delivery, prefetch=50)
         await self._connection.open()
         try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -29,7 +28,6 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.dead_letters import bury
 from broker.routes import reply
 from broker.transfer import Transfers
 from schemas.codec import encode
@@ -55,23 +53,23 @@ class StorageAdapter:
     ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20
+        kind = Kind(room=_complete, senders=frozenset({"vm"}))
+        self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
         self._courier = Courier(
             Transfers(connection),
             store,
             Path(config.staging),
             self._may_store,
-            partial(bury, connection),
+            self._intake.burials.bury,
             metrics,
             most_input_bytes=config.input_mib << 20,
         )
-        kind = Kind(room=_complete, senders=frozenset({"vm"}))
-        self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
         await self._connection.consume("vc.offers", self._courier.on_opening, prefetch=64)
-        await self._connection.consume(f"vc.chunks.{user}", self._courier.on_message, prefetch=256)
+        await self._connection.consume(f"vc.chunks.{user}", self._courier.on_message, prefetch=256, once=True)
         await self._connection.consume(f"vc.control.{user}", self._courier.on_message, prefetch=256)
         await self._connection.consume("vc.completions", self._on_completion, prefetch=PREFETCH, bundles=True)
         await self._connection.open()
@@ -100,13 +98,17 @@ class StorageAdapter:
     async def _store_first(self, delivery: Delivery, sender: str, message: JobCompletion) -> None:
         try:
             stored = await self._stored(sender, message)
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             log.error("store refused", extra={"job": message.job, "why": str(error)})
-            failed = Failed(call=message.id, code=error.code, message=str(error), hint="keep the output, send it again")
+            code, hint = getattr(error, "code", ErrorCode.STORE), "keep the output, send it again"
+            failed = Failed(call=message.id, code=code, message=str(error), hint=hint)
             self._connection.send(*reply(self._connection.user, sender, ""), encode(failed), mandatory=False)
             delivery.ack()
-            return
-        self._intake.add(sender, stored, delivery)
+        except Exception as error:
+            log.exception("completion failed", extra={"job": message.job, "sender": sender})
+            await self._intake.refuse(delivery, "failed", f"{type(error).__name__}: {error}", sender, message)
+        else:
+            self._intake.add(sender, stored, delivery)
 
     async def _stored(self, sender: str, message: JobCompletion) -> JobCompletion:
         """Store what rides in a completion that will count; any other goes on to its answer as it is.

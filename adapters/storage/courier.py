@@ -51,7 +51,7 @@ OFFERS_TO_THE_SILENT = 5
 #: Says how many bytes a VM may store of an attempt: None where it does not hold it.
 MayStore = Callable[[str, OutputFile], Awaitable[int | None]]
 #: Moves a delivery to the dead letters, with a reason and its detail.
-Bury = Callable[[Delivery, str, str], Awaitable[None]]
+Bury = Callable[[Delivery, str, str], Awaitable[object]]
 
 
 class Courier:
@@ -113,13 +113,16 @@ class Courier:
             message = delivery.read()
         except DecodeError as error:
             self._metrics.refused("undecodable")
-            return self._bury(delivery, "undecodable", error.reason)
+            return self._put_aside(delivery, error.reason)
         delivery.ack()
         if sender is None:
             self._metrics.refused("foreign_key")
         else:
             handle(sender, message)
         return None
+
+    async def _put_aside(self, delivery: Delivery, reason: str) -> None:
+        await self._bury(delivery, "undecodable", reason)
 
     def _on_opening(self, sender: str, message: Message) -> None:
         if may_answer(sender) and isinstance(message, FileOffer | FileGet):

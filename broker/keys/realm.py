@@ -1,4 +1,4 @@
-"""What the key manager does to the broker: a port of five verbs, the real one, and one in memory for tests.
+"""What the key manager does to the broker: a port of eight verbs, the real one, and one in memory for tests.
 
 Every verb blocks, is idempotent, and raises BrokerError (ManagementError with its HTTP status where there is one).
 """
@@ -9,8 +9,8 @@ from typing import Protocol
 
 from broker.entities import Declarer, administrator, declare
 from broker.errors import ManagementError
-from broker.management import ConnectionInfo, Management
-from broker.minting import grant, mint, unmint
+from broker.management import MAX_CONNECTIONS, ConnectionInfo, Management
+from broker.minting import grant, limit, mint, unmint
 from broker.node import NodeAddress
 from broker.principals import EVENTS, Kind, Principal, parse_principal
 from broker.topology import Profile, owner_of
@@ -33,6 +33,15 @@ class Realm(Protocol):
 
     def ownerless(self) -> list[Principal]:
         """Give principals that have queues and no login: half deleted, or about to be made."""
+
+    def shut_out(self, principal: Principal) -> None:
+        """Let it open no connection; login and queues stay, and so do the connections that it has."""
+
+    def let_in(self, principal: Principal) -> None:
+        """Let it connect again."""
+
+    def out(self) -> list[Principal]:
+        """Give those that are shut out."""
 
 
 class BrokerRealm:
@@ -80,6 +89,18 @@ class BrokerRealm:
         owners = {owner_of(info.name) for info in self.management.queues()}
         return sorted(one for one in owners if one is not None and one.name not in users)
 
+    def shut_out(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.management.put_limit(principal.name, MAX_CONNECTIONS, 0)
+
+    def let_in(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        limit(self.management, principal)
+
+    def out(self) -> list[Principal]:
+        """See ``Realm``."""
+        return [parse_principal(name) for name in self.management.shut_out()]
+
     def connections(self) -> list[ConnectionInfo]:
         """Give the live connections, oldest first."""
         return self.management.connections()
@@ -101,6 +122,8 @@ class FakeRealm:
         self.passwords: dict[str, str] = {}
         #: Principals that have queues.
         self.queues: set[str] = set()
+        #: Principals that may not connect.
+        self.kept_out: set[str] = set()
         #: Whose connections were dropped, in order.
         self.drops: list[str] = []
 
@@ -126,3 +149,15 @@ class FakeRealm:
     def ownerless(self) -> list[Principal]:
         """See ``Realm``."""
         return [parse_principal(name) for name in sorted(self.queues) if name not in self.passwords]
+
+    def shut_out(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.kept_out.add(principal.name)
+
+    def let_in(self, principal: Principal) -> None:
+        """See ``Realm``."""
+        self.kept_out.discard(principal.name)
+
+    def out(self) -> list[Principal]:
+        """See ``Realm``."""
+        return [parse_principal(name) for name in sorted(self.kept_out)]

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from broker.address import Address, read_address, write_address
+from broker.keys.cutting import Cutting
 from broker.keys.realm import Realm
 from broker.keys.store import Store, VmRecord
 from broker.keys.subjects import Subjects
@@ -33,6 +34,7 @@ from schemas.enrol import (
     EnrolVouch,
     KeysDelete,
     KeysMint,
+    PrincipalCut,
 )
 from schemas.envelope import Done, Failed, Message, Reply
 from schemas.errors import ErrorCode
@@ -72,7 +74,9 @@ class Registrar:
             EnrolVouch: (Kind.HOST, self._vouch),
             KeysMint: (Kind.CONSOLE, self._mint_site),
             KeysDelete: (Kind.CONSOLE, self._delete),
+            PrincipalCut: (Kind.ADAPTER, self._cut),
         }
+        self.cutting = Cutting(realm)
 
     def ensure(self, principals: Iterable[str]) -> None:
         """Make principals exist, with the passwords in their files, and new ones where there is no file."""
@@ -197,6 +201,9 @@ class Registrar:
             self._file_of(principal).unlink(missing_ok=True)
         log.info("principal deleted", extra={"console": console, "principal": principal.name})
         return Done(call=message.id)
+
+    def _cut(self, adapter: str, message: PrincipalCut, _: float) -> None:
+        self.cutting.cut_off(parse_principal(message.principal), message.reason, adapter)
 
     def _ensure(self, principal: Principal) -> Address:
         """The file comes last: whoever waits for it can log in."""

@@ -14,13 +14,13 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.dead_letters import bury
+from broker.dead_letters import Burials
 from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Registrar
@@ -28,9 +28,10 @@ from broker.keys.sessions import Sessions
 from broker.keys.turns import Turns
 from broker.link import DIRECT_REPLY_TO
 from broker.management import MAX_LABEL, ConnectionInfo
-from broker.principals import EVENTS, Kind
+from broker.principals import EVENTS, Kind, Principal, parse_principal
 from broker.routes import Route, kind_of, reply, sender_of
 from schemas.codec import clip, encode
+from schemas.enrol import PrincipalCut
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 
@@ -54,6 +55,8 @@ REVIEW_S = 600.0
 #: The management API knows a connection some 5 s after it was opened, and closes none before.
 CLOSE_AGAIN_S = 0.5
 CLOSE_ATTEMPTS = 20
+#: What a client is told whose connection is closed.
+REPLACED, FLOODED = "the agent has a newer connection", "too many messages that nobody can take"
 
 
 class Service:
@@ -65,9 +68,11 @@ class Service:
         self._connection, self._registrar, self._realm = connection, registrar, realm
         self._lifetime_s, self._sweep_s = lifetime_s, sweep_s
         self._sessions = Sessions()
+        self._burials = Burials(connection, cut_off=self._cut_off)
         self._turns = Turns(MOST_WAITING)
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -99,12 +104,14 @@ class Service:
         return None
 
     async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
-        await bury(self._connection, delivery, reason, text)
+        await self._burials.bury(delivery, reason, text)
 
     async def _take(self, delivery: Delivery, sender: str, message: Message) -> None:
         """Answer, then acknowledge: what breaks off in between comes again and is answered alike."""
         try:
             answer = await self._handle(sender, message)
+            if isinstance(message, PrincipalCut):
+                self._spawn(self._close(self._sessions.of(message.principal), FLOODED))
             if answer is not None:
                 await self._answer(delivery, sender, message, answer)
         except Exception as error:
@@ -162,9 +169,11 @@ class Service:
 
     async def _sweep(self) -> None:
         """Delete old logins and repair what events missed; what fails is tried again at the next sweep."""
+        self._burials.tell()
         served_s = self._served_s()
         upkeep = self._registrar.upkeep
         try:
+            await self._in_thread(self._registrar.cutting.sweep)
             await self._in_thread(lambda: upkeep.sweep(served_s, self._lifetime_s))
             if time.monotonic() - self._reviewed_at > REVIEW_S:
                 self._reviewed_at = time.monotonic()
@@ -180,14 +189,31 @@ class Service:
         up_since = self._connection.up_since
         return 0.0 if up_since is None else now - max(before, up_since)
 
-    async def _close(self, names: list[str]) -> None:
-        await asyncio.gather(*(self._close_one(name) for name in names))
+    def _cut_off(self, who: str, reason: str) -> None:
+        """What the adapters ask for by a message, for those whose messages come here."""
+        self._spawn(self._cut_one(parse_principal(who), reason))
 
-    async def _close_one(self, name: str) -> None:
+    async def _cut_one(self, principal: Principal, reason: str) -> None:
+        cutting = self._registrar.cutting
+        try:
+            if await self._in_thread(lambda: cutting.cut_off(principal, reason, "keys")):
+                await self._close(self._sessions.of(principal.name), FLOODED)
+        except BrokerError as error:
+            log.error("not cut off", extra={"sender": principal.name, "why": str(error)})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _close(self, names: list[str], reason: str = REPLACED) -> None:
+        await asyncio.gather(*(self._close_one(name, reason) for name in names))
+
+    async def _close_one(self, name: str, reason: str) -> None:
         """Close a connection; one that the management API does not know yet, for as long as it is open."""
         for _ in range(CLOSE_ATTEMPTS):
-            if await asyncio.to_thread(self._realm.close_connection, name, "the agent has a newer connection"):
-                log.info("connection replaced", extra={"connection": name})
+            if await asyncio.to_thread(self._realm.close_connection, name, reason):
+                log.info("connection closed", extra={"connection": name, "why": reason})
                 return
             if not self._sessions.is_open(name):
                 return

@@ -32,6 +32,10 @@ class Sessions:
             if (one.user, one.label) == (info.user, info.label) and one < info
         ]
 
+    def of(self, user: str) -> list[str]:
+        """Name the open connections of a user, as far as they are known."""
+        return [one.name for one in self._open.values() if one.user == user]
+
     def is_open(self, name: str) -> bool:
         """Whether a connection is still there, as far as is known."""
         return name in self._open

@@ -174,7 +174,7 @@ async def test_everybody_else_is_told_why(wire: Wire, ledger: Ledger, sender: st
         intake.on_delivery(post.delivery)
         await until(lambda: post.acked)
 
-    assert [where for where, _, _ in wire.sent] == [UP if sender == "console-a" else DOWN, DEAD]
+    assert [where for where, _, _ in wire.sent] == [DEAD, UP if sender == "console-a" else DOWN]
 
 
 async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: Wire, ledger: Ledger) -> None:
@@ -185,7 +185,7 @@ async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: W
         intake.on_delivery(post.delivery)
         await until(lambda: post.acked)
 
-    assert [where for where, _, _ in wire.sent] == [DOWN, DEAD]
+    assert [where for where, _, _ in wire.sent] == [DEAD, DOWN]
 
 
 def test_the_reason_of_a_long_fault_is_short() -> None:

@@ -1,0 +1,66 @@
+"""Looking at what lies in a queue without taking it: all of it comes, oldest first, and goes back as it was.
+
+One looks at a time: who comes second waits, and never sees half of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from broker.address import Address
+from broker.backoff import backoff
+from broker.connection import Connection, Delivery
+from broker.errors import Disconnected, Forbidden
+
+#: How long another may look before this gives up, and how long all may take to come, seconds.
+PATIENCE_S = 8.0
+#: How long nothing has come when all is there, seconds.
+QUIET_S = 0.1
+
+
+@asynccontextmanager
+async def looking(address: Address, queue: str, most: int) -> AsyncIterator[list[Delivery]]:
+    """Give up to ``most`` messages of a queue; those that are not acknowledged in the block are back after it.
+
+    Raises Disconnected, QueueGone, LoginRefused; Forbidden when another looks at it all the time.
+    """
+    connection, came = await _first_in(address, queue, most)
+    try:
+        yield came
+    finally:
+        await connection.close()
+
+
+async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection, list[Delivery]]:
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    for wait_s in backoff(0.1, 1.0):
+        connection = Connection(address, name="looks at the dead letters")
+        try:
+            await connection.open(patience_s=PATIENCE_S)
+            return connection, await _all_of(connection, queue, most)
+        except Forbidden:
+            await connection.close()
+            if asyncio.get_running_loop().time() + wait_s > deadline:
+                raise
+            await asyncio.sleep(wait_s)
+        except BaseException:
+            await connection.close()
+            raise
+    raise AssertionError("backoff has no end")
+
+
+async def _all_of(connection: Connection, queue: str, most: int) -> list[Delivery]:
+    expected = min(most, await connection.depth(queue))
+    came: list[Delivery] = []
+    await connection.consume(queue, came.append, prefetch=most, exclusive=True)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            before = -1
+            while len(came) < expected or len(came) > before:
+                before = len(came)
+                await asyncio.sleep(QUIET_S)
+    except TimeoutError as error:
+        raise Disconnected(f"of {expected} messages {len(came)} came in {PATIENCE_S:.0f} s") from error
+    return came

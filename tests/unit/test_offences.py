@@ -1,0 +1,138 @@
+"""What one principal may cost the others: dead letters, log lines, and in the end its connection."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from broker.allowance import MOST_KEPT, Allowance
+from broker.keys.cutting import OUT_S, Cutting
+from broker.keys.realm import FakeRealm
+from broker.log_bounds import LINES, PrincipalBounds
+from broker.offences import LETTER_BYTES, LETTERS, OFFENCES, Measure, Offences
+from broker.principals import parse_principal
+
+
+def test_an_allowance_empties_and_fills_with_time() -> None:
+    allowance = Allowance(2, 0.5)
+
+    taken = [allowance.take("a", now) for now in (0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 100.0, 100.0, 100.0)]
+
+    assert taken == [True, True, False, False, True, False, True, True, False]
+
+
+def test_a_clock_that_steps_back_gives_nothing_and_takes_nothing() -> None:
+    allowance = Allowance(1, 1.0)
+
+    assert [allowance.take("a", now) for now in (100.0, 50.0, 50.5, 51.0)] == [True, False, False, True]
+
+
+def test_the_number_of_allowances_is_bounded() -> None:
+    allowance = Allowance(1, 1.0)
+
+    for number in range(3 * MOST_KEPT):
+        allowance.take(number, 0.0)
+
+    assert len(allowance._buckets) <= MOST_KEPT
+
+
+def test_a_flood_fills_its_senders_share_of_the_dead_letters_and_nobody_elses() -> None:
+    offences = Offences()
+
+    flood = [offences.judge("vm-a", 10, 0.0) for _ in range(3000)]
+
+    assert flood.count(Measure.KEEP) == LETTERS
+    assert offences.judge("vm-b", 10, 0.0) is Measure.KEEP
+    assert offences.take_dropped() == {"vm-a": 3000 - LETTERS}
+    assert offences.take_dropped() == {}
+
+
+def test_large_letters_fill_it_by_their_bytes() -> None:
+    offences = Offences()
+
+    kept = [offences.judge("vm-a", 1 << 20, 0.0) for _ in range(10)].count(Measure.KEEP)
+
+    assert kept == LETTER_BYTES // (1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("who", "cuts"), [("vm-a", 1), ("host-a", 1), ("site-a", 1), ("console-a", 0), ("adapter-a", 0)]
+)
+def test_who_goes_on_and_on_is_cut_off_and_that_is_said_once(who: str, cuts: int) -> None:
+    offences = Offences()
+
+    measures = [offences.judge(who, 10, 0.0) for _ in range(OFFENCES + 1000)]
+
+    assert measures.count(Measure.CUT_OFF) == cuts
+    assert Measure.CUT_OFF not in measures[:OFFENCES]
+    assert offences.judge("vm-b", 10, 0.0) is Measure.KEEP
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_principal_is_kept_off_for_its_time_and_let_in_again() -> None:
+    realm, clock = FakeRealm(), Clock()
+    cutting = Cutting(realm, clock)
+
+    assert cutting.cut_off(parse_principal("vm-a"), "a flood", "adapter-job-1")
+    clock.now_s = OUT_S - 1
+    cutting.sweep()
+    assert realm.kept_out == {"vm-a"}
+    clock.now_s = OUT_S + 1
+    cutting.sweep()
+
+    assert realm.kept_out == set()
+
+
+def test_one_that_was_cut_off_before_a_restart_is_let_in_too() -> None:
+    realm, clock = FakeRealm(), Clock()
+    realm.kept_out.add("vm-a")
+    cutting = Cutting(realm, clock)
+
+    cutting.sweep()
+    assert realm.kept_out == {"vm-a"}
+    clock.now_s = OUT_S + 1
+    cutting.sweep()
+
+    assert realm.kept_out == set()
+
+
+def test_nobody_of_the_centre_is_cut_off() -> None:
+    realm = FakeRealm()
+
+    for name in ("adapter-job-1", "console-operator", "keys"):
+        assert not Cutting(realm).cut_off(parse_principal(name), "a flood", "adapter-evil")
+
+    assert realm.kept_out == set()
+
+
+def line(message: str, at_s: float, level: int = logging.WARNING, **fields: Any) -> logging.LogRecord:
+    record = logging.LogRecord("broker", level, "", 0, message, None, None)
+    record.__dict__.update(fields, created=at_s)
+    return record
+
+
+def test_lines_on_one_principal_are_bounded_and_those_left_out_counted() -> None:
+    bounds = PrincipalBounds()
+
+    let_through = [bounds.filter(line("message refused", 0.0, sender="vm-a")) for _ in range(3000)]
+    later = line("message refused", 60.0, sender="vm-a")
+
+    assert sum(let_through) == LINES
+    assert bounds.filter(later)
+    assert later.__dict__["left_out"] == 3000 - LINES
+    assert bounds.filter(line("message refused", 0.0, sender="vm-b"))
+
+
+def test_what_a_daemon_says_of_itself_and_of_its_work_is_never_left_out() -> None:
+    bounds = PrincipalBounds()
+
+    assert all(bounds.filter(line("ledger unavailable, waiting", 0.0)) for _ in range(100))
+    assert all(bounds.filter(line("job ended", 0.0, logging.INFO, vm="vm-a")) for _ in range(100))
