@@ -157,8 +157,8 @@ class Connection:
         if self._link is not None and self._up.is_set():
             await self._link.subscribe(subscription, self._start)
 
-    async def depth(self, queue: str) -> int:
-        """Count the messages of a queue that nobody holds. Raises QueueGone or Disconnected."""
+    async def depth(self, queue: str) -> tuple[int, int]:
+        """Count a queue's messages that nobody holds, and its consumers. Raises QueueGone or Disconnected."""
         if self._link is None or not self.is_up:
             raise Disconnected(f"not connected: {self.last_error}")
         return await self._link.depth(queue)

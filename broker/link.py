@@ -114,10 +114,8 @@ def _read_header(octets: bytes) -> frame.Header:
 
 
 class Link:
-    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself.
-
-    Whatever is asked of it is answered in seconds, or the link is broken.
-    """
+    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself. Whatever is asked of
+    it is answered in seconds, or it breaks."""
 
     def __init__(self, user: str) -> None:
         loop = asyncio.get_running_loop()
@@ -185,10 +183,11 @@ class Link:
         receive = receiver(subscription, _settler, start)
         await self._call(channel.basic_consume, subscription.queue, receive, exclusive=subscription.exclusive)
 
-    async def depth(self, queue: str) -> int:
-        """Count the messages of a queue that nobody holds. Raises QueueGone or Disconnected."""
+    async def depth(self, queue: str) -> tuple[int, int]:
+        """Count a queue's messages that nobody holds, and its consumers. Raises QueueGone or Disconnected."""
         channel = await self._open_channel(lambda error: self._give_up(_map(error)))
-        return int((await self._call(channel.queue_declare, queue, passive=True)).method.message_count)
+        found = await self._call(channel.queue_declare, queue, passive=True)
+        return found.method.message_count, found.method.consumer_count
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""

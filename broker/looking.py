@@ -16,8 +16,8 @@ from broker.errors import Disconnected, Forbidden
 
 #: How long another may look before this gives up, and how long all may take to come, seconds.
 PATIENCE_S = 8.0
-#: How long nothing has come when all is there, seconds.
-QUIET_S = 0.1
+#: How long nothing has come when all is there, seconds: what another has just looked at is on its way back.
+QUIET_S = 0.2
 
 
 @asynccontextmanager
@@ -52,7 +52,10 @@ async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection
 
 
 async def _all_of(connection: Connection, queue: str, most: int) -> list[Delivery]:
-    expected = min(most, await connection.depth(queue))
+    waiting, lookers = await connection.depth(queue)
+    if lookers:
+        raise Forbidden(f"{queue}: another looks at it")
+    expected = min(most, waiting)
     came: list[Delivery] = []
     await connection.consume(queue, came.append, prefetch=most, exclusive=True)
     try:

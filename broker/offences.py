@@ -14,8 +14,8 @@ from broker.routes import kind_of
 
 #: Dead letters of one principal: so many at once, and one a minute after that.
 LETTERS, LETTERS_PER_S = 100, 1 / 60
-#: Bytes of its dead letters: a 64th of what the queue holds at once, and as much again in an hour.
-LETTER_BYTES, LETTER_BYTES_PER_S = 1 << 20, (1 << 20) / 3600
+#: Bytes of its dead letters: a 32nd of what the queue holds at once, and as much again in an hour.
+LETTER_BYTES, LETTER_BYTES_PER_S = 2 << 20, (2 << 20) / 3600
 #: Bad messages, kept or not, after which it is cut off: so many at once, and 50 a second after that. Reading and
 #: dropping one takes the centre 0.1 ms.
 OFFENCES, OFFENCES_PER_S = 25_000, 50.0
