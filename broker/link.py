@@ -114,8 +114,10 @@ def _read_header(octets: bytes) -> frame.Header:
 
 
 class Link:
-    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself. Whatever is asked of
-    it is answered in seconds, or it breaks."""
+    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself.
+
+    What it is asked is answered in seconds, or it breaks.
+    """
 
     def __init__(self, user: str) -> None:
         loop = asyncio.get_running_loop()
