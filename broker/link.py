@@ -114,10 +114,7 @@ def _read_header(octets: bytes) -> frame.Header:
 
 
 class Link:
-    """An open connection. ``closed`` resolves with the reason when it breaks; never raises by itself.
-
-    What it is asked is answered in seconds, or it breaks.
-    """
+    """An open connection; what it is asked is answered in seconds, or it breaks: ``closed`` tells why. Never raises."""
 
     def __init__(self, user: str) -> None:
         loop = asyncio.get_running_loop()
