@@ -16,8 +16,9 @@ from broker.errors import Disconnected, Forbidden
 
 #: How long another may look before this gives up, and how long all may take to come, seconds.
 PATIENCE_S = 8.0
-#: How long nothing has come when all is there, seconds: what another has just looked at is on its way back.
-QUIET_S = 0.2
+#: How long nothing has come when all is there, seconds; longer where there is nothing: what another has just looked at
+#: comes back all at once, a moment after he has gone.
+QUIET_S, QUIET_EMPTY_S = 0.2, 1.5
 
 
 @asynccontextmanager
@@ -63,7 +64,7 @@ async def _all_of(connection: Connection, queue: str, most: int) -> list[Deliver
             before = -1
             while len(came) < expected or len(came) > before:
                 before = len(came)
-                await asyncio.sleep(QUIET_S)
+                await asyncio.sleep(QUIET_S if came else QUIET_EMPTY_S)
     except TimeoutError as error:
         raise Disconnected(f"of {expected} messages {len(came)} came in {PATIENCE_S:.0f} s") from error
     return came
