@@ -17,6 +17,7 @@ from console.centre.made import read_registry
 from console.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principals
 from console.centre.stopping import Say
 from console.errors import CentreFailed, Unreachable
+from host_agent.vm import Wish
 from schemas.ledger import RegistryRow
 
 #: How long credentials may take, seconds.
@@ -63,7 +64,14 @@ async def wait_ready(plan: Plan, names: Names, processes: list[Daemon], beginnin
             _check_time(deadline, f"{process.name} does not answer", plan.layout, process.name)
             await asyncio.sleep(_POLL_S)
     say("the adapters answer")
+    if resting := sorted(resting_vms(plan)):
+        say(f"{', '.join(resting)}: not to run, as somebody wished; `volcloud vm start NAME` starts it")
     await _wait_machines(plan, names, deadline, beginning, say)
+
+
+def resting_vms(plan: Plan) -> set[str]:
+    """Name the VMs of this host that somebody wished not to run: a start does not wait for them."""
+    return {record.name for record in read_registry(plan.layout.vms) if record.wish is not Wish.RUNNING}
 
 
 async def silent_vms(plan: Plan, names: Names) -> list[str]:
@@ -94,14 +102,15 @@ async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, begin
         return f"waiting for the centre: {error.message}"
     if not any(row.present for row in hosts):
         return "waiting for the host agent"
-    wanted = [row for row in vms if row.status.name in {f"worker-{n}" for n in range(1, plan.vms + 1)}]
+    names_wanted = {f"worker-{n}" for n in range(1, plan.vms + 1)} - resting_vms(plan)
+    wanted = [row for row in vms if row.status.name in names_wanted]
     running = [row for row in wanted if row.status.state == "running"]
     ready = [row for row in running if row.agent_ready]
-    if len(ready) == plan.vms:
+    if len(ready) == len(names_wanted):
         return ""
     troubles = [f"{row.status.name}: {row.status.reason}" for row in wanted if row.status.reason]
     told = f" ({'; '.join(troubles)})" if troubles else ""
-    return f"VMs: {len(running)} of {plan.vms} running, {len(ready)} ready{told}"
+    return f"VMs: {len(running)} of {len(names_wanted)} running, {len(ready)} ready{told}"
 
 
 def _missing_credentials(plan: Plan, names: Names, port: int) -> str:

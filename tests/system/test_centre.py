@@ -174,6 +174,24 @@ def test_a_restart_of_the_broker_is_shown(held: Place) -> None:
     assert (shown["restarts"], shown["last_end"], shown["state"]) == (1, "exit status -9", "running")
 
 
+def test_the_logs_say_when_a_job_a_vm_and_a_daemon_begin_and_end(place: Place) -> None:
+    place.ready()
+    place.runs_a_job("told")
+    place.ok("vm", "poweroff", "worker-1")
+    place.ok("down")
+
+    guest = next(place.layout.host.rglob("guest.log")).read_text()
+    host = place.layout.log("host_agent").read_text()
+    assert re.search(r"Z INFO guest_agent job begins job='.*/told.1' attempt=1", guest)
+    assert re.search(r"Z INFO guest_agent job ended job='.*/told.1' attempt=1 outcome='done' exit_status=0", guest)
+    assert "vm made" in host
+    assert re.search(r"vm verb verb='poweroff'.*name_of_vm='worker-1'", host)
+    for daemon in ("key_manager", "job_adapter-1", "storage_adapter-1", "host_agent"):
+        said = place.layout.log(daemon).read_text().splitlines()
+        assert " starting " in said[0]
+        assert " stopped" in said[-1], said[-1]
+
+
 def test_a_system_that_is_down_is_not_said_to_have_no_jobs(place: Place) -> None:
     place.layout.make()
 
@@ -219,6 +237,18 @@ def test_a_port_that_is_taken_at_the_next_start_is_left_and_everybody_finds_the_
 
         assert read_node_address(place.layout.node).amqp_port != before
         assert place.ok("vm", "run", "worker-1", "--", "echo", "heard") == "heard\n"
+
+
+def test_a_vm_that_somebody_has_powered_off_stays_off_and_no_start_waits_for_it(place: Place) -> None:
+    place.ready()
+    place.ok("vm", "poweroff", "worker-1")
+    place.ok("down")
+
+    place.ready()
+
+    assert "worker-1: not to run, as somebody wished" in place.log()
+    place.ok("vm", "start", "worker-1")
+    place.runs_a_job("wished")
 
 
 def test_a_broker_that_comes_back_on_another_port_is_told_to_everybody(place: Place) -> None:

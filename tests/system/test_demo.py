@@ -44,8 +44,17 @@ class Demo:
         self.said: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 
+    def start_under_a_shell(self) -> None:
+        """Start it as `make` does: by a shell, which waits for it."""
+        self._start(["sh", "-c", '"$@"; true', "sh", *self._command("process")])
+
     def start(self, hypervisor: str = "process", **environment: str) -> None:
-        command = [sys.executable, "-m", "console.demo", "--hypervisor", hypervisor, "--directory", str(self.directory)]
+        self._start(self._command(hypervisor), **environment)
+
+    def _command(self, hypervisor: str) -> list[str]:
+        return [sys.executable, "-m", "console.demo", "--hypervisor", hypervisor, "--directory", str(self.directory)]
+
+    def _start(self, command: list[str], **environment: str) -> None:
         self.said = []
         self._process = subprocess.Popen(
             command,
@@ -161,6 +170,27 @@ def test_interrupted_at_any_step_it_is_gone_quickly_and_leaves_nothing(demo: Dem
     assert "Traceback" not in demo.text
     assert time.monotonic() - began < QUICKLY_S
     assert demo.left() == []
+
+
+def test_a_demo_whose_starter_was_killed_ends_by_itself_and_leaves_nothing(demo: Demo) -> None:
+    demo.start_under_a_shell()
+    demo.read_until("the adapters answer")
+
+    demo.end(signal.SIGKILL)
+
+    until(lambda: demo.left() == [], "nothing is left", 90)
+
+
+def test_a_demo_whose_directory_was_removed_ends_by_itself_and_leaves_no_process(demo: Demo) -> None:
+    demo.start()
+    demo.read_until("the adapters answer")
+
+    shutil.rmtree(demo.directory, ignore_errors=True)
+
+    assert demo.end() != 0, demo.text
+    assert "Traceback" not in demo.text
+    until(lambda: pids_of(demo.directory) == [], "nothing is left", 30)
+    demo.directory.mkdir(exist_ok=True)
 
 
 @pytest.mark.parametrize("step", ["starting job_adapter-1", "== wait:"])
