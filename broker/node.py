@@ -78,6 +78,8 @@ spawn(fun Watch() ->
 end).
 """
 
+#: Waits for a line before it becomes the node; ends when its input does, which is when we are gone.
+_GATE = 'read -r _ && exec "$@"'
 #: No Erlang distribution: a name is needed, a port is not. The port given here is never opened or asked.
 _NO_DISTRIBUTION = "-start_epmd false -dist_listen false -erl_epmd_port 1"
 
@@ -221,15 +223,29 @@ class PrivateNode:
         self._boot_log.unlink(missing_ok=True)
         with self._boot_log.open("ab") as output:
             self._process = subprocess.Popen(
-                [server, "-sname", "volunteer-cloud@localhost", "-noshell", "-eval", _IN_NODE],
+                [
+                    "/bin/sh",
+                    "-c",
+                    _GATE,
+                    "sh",
+                    server,
+                    "-sname",
+                    "volunteer-cloud@localhost",
+                    "-noshell",
+                    "-eval",
+                    _IN_NODE,
+                ],
                 env=self._environment(),
                 cwd=self.directory,
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         durable.replace(self._record_path, record_of(self._process.pid).encode())
+        if self._process.stdin is not None:
+            self._process.stdin.write(b"\n")
 
     @property
     def _boot_log(self) -> Path:
