@@ -12,14 +12,20 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+
+from broker.transfer.leftovers import remove_left_behind
 
 #: Fetches the file of a digest into (target, partial).
 Fetch = Callable[[str, Path, Path], Awaitable[None]]
 #: Space on the disk that the cache leaves free whatever it is asked for, bytes; of a small disk, a tenth.
 SPARE_BYTES = 512 << 20
+#: A fetch that broke off can go on for this long, seconds; so many are kept at most.
+KEEP_PARTIAL_S = 86400.0
+MOST_PARTIALS = 16
 
 
 class InputCache:
@@ -54,6 +60,8 @@ class InputCache:
 
     def make_room(self, need_bytes: int) -> None:
         """Let files go until so much of the disk is free, or nothing is left that may go. Blocking."""
+        partials = self._directory.glob(".*")
+        remove_left_behind(partials, now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=MOST_PARTIALS)
         files = [f for f in self._directory.iterdir() if f.name[0] != "." and f.name not in self._lent]
         kept = sum(f.stat().st_size for f in files)
         for file in sorted(files, key=lambda f: f.stat().st_mtime):

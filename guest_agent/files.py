@@ -88,8 +88,10 @@ class ConsoleFiles:
 
     async def _take(self, sender: str, offer: FileOffer, path: Path, *, executable: bool) -> None:
         partial = self._partials / name_of_partial(sender, offer)
-        await self._transfers.receive_file(offer, path, partial, sender, offer.reply)
-        await asyncio.to_thread(path.chmod, 0o755 if executable else 0o644)
+        mode = 0o755 if executable else 0o644
+        await self._transfers.receive_file(
+            offer, path, partial, sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
+        )
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:
         size, sha256 = await asyncio.to_thread(digest_file, path)

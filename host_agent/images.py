@@ -12,6 +12,7 @@ import http.client
 import os
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -32,6 +33,8 @@ _PLAIN_DISK = "disk.qcow2"
 #: A manifest is a few hundred bytes; what is longer is not one.
 _MANIFEST_LIMIT_BYTES = 64 * 1024
 _BLOCK_BYTES = 1024 * 1024
+#: A download that broke off is kept for so long after its last try, seconds.
+_KEEP_DOWNLOAD_S = 7 * 86400.0
 #: Mode of what is in the store: a hypervisor may run as somebody else; the umask has its say.
 _READABLE = 0o666
 #: A server that says nothing for this long is given up; the next try resumes.
@@ -118,6 +121,8 @@ class ImageStore:
             return image
         partial = self._directory / f".fetching-{image}"
         partial.mkdir(parents=True, exist_ok=True)
+        os.utime(partial)
+        self._remove_given_up()
         if urllib.parse.urlsplit(url).path.endswith(".json"):
             manifest = self._fetch_manifest(url, image, partial)
         else:
@@ -143,6 +148,12 @@ class ImageStore:
         if not self._directory.exists():
             return []
         return sorted(entry.name for entry in self._directory.iterdir() if not entry.name.startswith("."))
+
+    def _remove_given_up(self) -> None:
+        """Remove downloads that broke off and were not taken up again for long."""
+        for partial in self._directory.glob(".fetching-*"):
+            if time.time() - partial.stat().st_mtime > _KEEP_DOWNLOAD_S:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def _keep(self, image: str, manifest: ImageManifest | None, origins: dict[str, Path]) -> str:
         home = self._directory / image

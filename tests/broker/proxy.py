@@ -1,4 +1,4 @@
-"""A TCP proxy that counts bytes and cuts the link on command: what a bad line does to a client."""
+"""A TCP proxy that counts bytes, and cuts or freezes the link on command: what a bad line does to a client."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class Proxy:
         self.up_bytes = 0
         self.down_bytes = 0
         self.cuts = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         #: Called after every piece with (bytes up, bytes down).
         self.watch: Callable[[int, int], None] = lambda up, down: None
 
@@ -30,6 +32,14 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def freeze(self) -> None:
+        """Let nothing through, and close nothing: what a stopped broker looks like."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Let through what has gathered."""
+        self._flowing.set()
 
     def cut(self) -> None:
         """Break every open connection at once, without goodbye."""
@@ -56,6 +66,7 @@ class Proxy:
                     self.up_bytes += len(data)
                 else:
                     self.down_bytes += len(data)
+                await self._flowing.wait()
                 writer.write(data)
                 await writer.drain()
                 self.watch(self.up_bytes, self.down_bytes)

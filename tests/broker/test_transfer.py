@@ -18,6 +18,7 @@ from broker.routes import queue_of, reply_queue
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
+from console.file_calls import FileCalls
 from schemas.codec import decode
 from schemas.errors import ErrorCode
 from schemas.files import FileChunk, FileGet, FileOffer, GuestFile, InputFile
@@ -136,6 +137,34 @@ async def test_a_pull_over_a_link_cut_five_times_arrives_with_little_sent_twice(
     assert digest_file(tmp_path / "target")[1] == offer.sha256
     assert sending.sent_bytes < 1.2 * offer.size
     assert proxy.up_bytes < 1.2 * offer.size
+
+
+async def test_a_pull_outlasts_a_broker_that_is_frozen_for_longer_than_a_silence_may_be(
+    mint: Mint, tmp_path: Path
+) -> None:
+    """Frozen for a minute, it once had push and pull give up as it came back, and blame the VM."""
+    vm, console = mint("vm"), mint("console")
+    offer = a_file(tmp_path / "source", 16 * MIB)
+    async with Proxy(console.host, console.port) as proxy:
+        there = msgspec.structs.replace(console, port=proxy.port)
+        async with vm_end(vm) as guest, console_end(there) as person:
+            calls = FileCalls(person.transfers, still_s=4.5)
+            pulling = asyncio.ensure_future(calls.pull(vm.user, "x", tmp_path / "target"))
+            asker, came = await guest.openings.get()
+            sending = asyncio.ensure_future(
+                guest.transfers.send_file(
+                    tmp_path / "source", msgspec.structs.replace(offer, id=came.id), asker, came.reply
+                )
+            )
+            await until(lambda: proxy.down_bytes > 4 * MIB)
+            proxy.freeze()
+            await asyncio.sleep(6)
+            assert not pulling.done()
+            proxy.thaw()
+            await asyncio.wait_for(pulling, 60)
+            await sending
+
+    assert digest_file(tmp_path / "target")[1] == offer.sha256
 
 
 async def test_another_adapter_takes_over_where_the_partial_file_is_shared(mint: Mint, tmp_path: Path) -> None:

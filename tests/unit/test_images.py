@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker import durable
+from broker.transfer.sending import digest_file
 from host_agent.errors import ImageError
 from host_agent.images import MANIFEST, ImageManifest, ImageStore, describe_file, read_manifest
+from tests.unit.disks import fill, small_disk
 
 DISK = b"disk" * 1000
 NOWHERE = "0" * 64
@@ -266,3 +270,40 @@ def test_other_schemes_are_refused(store, url):
 def test_a_server_that_is_not_there_is_an_image_error(store):
     with pytest.raises(ImageError, match="cannot fetch"):
         store.fetch("http://127.0.0.1:1/manifest.json", NOWHERE)
+
+
+def test_a_full_disk_leaves_no_image_and_names_the_file(tmp_path):
+    """Copies and the manifest are believed by whoever boots from them; the store is on another disk than the origin."""
+    manifest = make_image(tmp_path / "origin", os.urandom(300_000))
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        store = ImageStore(disk / "store", None)
+        fill(disk, leaving=200_000)
+
+        with pytest.raises(ImageError, match=r"No space left on device: '.*/disk\.qcow2'"):
+            store.add(manifest)
+
+        assert list((disk / "store").iterdir()) == []
+
+
+def test_what_killed_processes_and_given_up_downloads_left_goes(store, tmp_path):
+    left = {name: tmp_path / "store" / name for name in (".making-x-999999999", ".fetching-old", ".fetching-new")}
+    for path in left.values():
+        path.mkdir(parents=True)
+    os.utime(left[".fetching-old"], (0, 0))
+
+    image = store.fetch((make_image(tmp_path / "origin")).as_uri(), read_manifest(tmp_path / "origin" / MANIFEST).id)
+
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == sorted([".fetching-new", image])
+
+
+def test_a_copy_of_an_image_keeps_its_holes(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"data")
+
+    durable.copy(path, tmp_path / "copy")
+
+    assert (tmp_path / "copy").stat().st_blocks * 512 < 1 << 20
+    assert digest_file(tmp_path / "copy") == digest_file(path)
