@@ -43,6 +43,8 @@ class Attempt:
         self._room = room
         self._container = room.containers[slot]
         self._quarters = self._container.quarters
+        #: The boot in which it ran.
+        self._boot_id = room.boot_id
         self._mark = time.monotonic()
         self._steps = Steps()
         self._task: asyncio.Task[None] | None = None
@@ -89,6 +91,7 @@ class Attempt:
     async def go_on(self, conclusion: Conclusion) -> JobCompletion:
         """Take it to its end from where an agent before us had written down that it ended."""
         told = conclusion.completion
+        self._boot_id = told.boot_id
         self._steps, self._execution.exit_status, self._execution.usage = told.steps, told.exit_status, told.usage
         self._out.take_up(conclusion)
         return await self._conclude(told.outcome, told.cause)
@@ -105,8 +108,8 @@ class Attempt:
             return None
         before = self._room.boot_before
         if past.begun and before != self._room.boot_id:
-            lost = self._completion(Outcome.LOST, "the VM went down while it ran")
-            return msgspec.structs.replace(lost, boot_id=before)
+            self._boot_id = before
+            return self._completion(Outcome.LOST, "the VM went down while it ran")
         if self._name not in self._room.found:
             return None  # written down ahead of its turn, which did not come
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
@@ -246,7 +249,7 @@ class Attempt:
             usage=self._execution.usage,
             steps=self._steps,
             outputs=self._out.entries,
-            boot_id=self._room.boot_id,
+            boot_id=self._boot_id,
         )
 
     def _step(self, **seconds: float) -> None:

@@ -206,7 +206,8 @@ class Container:
 
     async def _answer(self, expected: asyncio.Future[dict[str, Any]]) -> dict[str, Any]:
         try:
-            return await asyncio.wait_for(asyncio.shield(expected), ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                return await expected
         except TimeoutError as error:
             self.close()
             raise NotContained(f"the warden of the slot did not answer for {ANSWER_S:.0f} s") from error
@@ -224,7 +225,7 @@ class Container:
             self._on_end(said)
         elif self._asked:
             expected = self._asked.popleft()
-            if not expected.done():
+            if not expected.done():  # whoever asked may have been cancelled
                 expected.set_result(said)
 
     def _on_end(self, said: dict[str, Any]) -> None:

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import stat
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from guest_agent.causes import FIRST_LINE_BYTES, Failure, why_it_cannot_run, why_it_ended
 from guest_agent.container import Container, Order
-from guest_agent.errors import CannotRun, GuestError
+from guest_agent.errors import CannotRun, GuestError, NotContained
 from guest_agent.held import Held
 from guest_agent.payload import Ended, Payload, Pipes
 from guest_agent.room import RESERVE_BYTES, Room
 from guest_agent.streams import CappedFile
 from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
+
+log = logging.getLogger(__name__)
 
 #: Search path of a payload.
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -98,7 +101,7 @@ class Execution:
         self.streams += streams
         try:
             payload = self._payload = await self._start(command, streams, held)
-            async with self._watched(payload, held):
+            with self._watched(payload, held):
                 return await payload.wait(self._assign.wall_time_s, self._assign.grace_s)
         finally:
             self._payload = None
@@ -153,9 +156,11 @@ class Execution:
         """Make room for what the job may have on the disk, and let it have no more."""
         quarters = self._container.quarters
         wanted = self._assign.disk_mib << 20
-        if shutil.disk_usage(quarters.directory).free < wanted + RESERVE_BYTES:
+        free = shutil.disk_usage(quarters.directory).free
+        if free < wanted + RESERVE_BYTES:
             self._room.cache.make_room(wanted + RESERVE_BYTES)
-        there = shutil.disk_usage(quarters.directory).free - RESERVE_BYTES
+            free = shutil.disk_usage(quarters.directory).free
+        there = free - RESERVE_BYTES
         self._disk_bytes = max(min(wanted, there) if wanted else there, 1)
         if self._room.quota is not None and quarters.account is not None:
             self._room.quota.limit(quarters.account.uid, self._disk_bytes)
@@ -175,20 +180,28 @@ class Execution:
             return False
         return self._room.quota.left_bytes(account.uid) < FULL_BYTES
 
-    @contextlib.asynccontextmanager
-    async def _watched(self, payload: Payload, held: Held) -> AsyncIterator[None]:
-        """Keep what the kernel does not keep, for as long as the payload runs."""
-        watch = asyncio.ensure_future(self._watch(payload, held))
+    @contextlib.contextmanager
+    def _watched(self, payload: Payload, held: Held) -> Iterator[None]:
+        """Keep what the kernel does not keep, for as long as the payload runs; one that is short is not looked at."""
+        watches: list[asyncio.Future[None]] = []
+        first = asyncio.get_running_loop().call_later(
+            LOOK_S, lambda: watches.append(asyncio.ensure_future(self._watch(payload, held)))
+        )
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            first.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def _watch(self, payload: Payload, held: Held) -> None:
-        while not self._overrun:
-            await asyncio.sleep(LOOK_S)
-            self._overrun = await self._memory_overrun() or await self._disk_overrun(held)
+        try:
+            while not self._overrun:
+                self._overrun = await self._memory_overrun() or await self._disk_overrun(held)
+                await asyncio.sleep(0 if self._overrun else LOOK_S)
+        except (NotContained, OSError) as error:
+            log.warning("payload not watched", extra={"job": self._assign.job, "why": str(error)})
+            return
         payload.signal(signal.SIGKILL)
 
     async def _memory_overrun(self) -> str:

@@ -122,6 +122,7 @@ class Warden:
         self._leader = 0
         self._ended: dict[str, Any] | None = None
         self._cpu_seconds = 0.0
+        self._oom = _oom_score()
         self._account: list[int] | None = None
         self._cgroup = ""
         self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -192,7 +193,7 @@ class Warden:
         try:
             os.chdir(told["directory"])
             undo.append(_enter(self._cgroup))
-            undo.append(_expose())
+            undo.append(_expose(*self._oom))
             undo.append(_become(self._account))
             return os.posix_spawn(
                 told["program"],
@@ -246,13 +247,13 @@ class Warden:
         """Kill and bury until there is nobody; says whether somebody lives on, who hangs in the kernel."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            self._kill_all()
             try:
                 while self._bury():
                     pass
             except ChildProcessError:
                 self._tidy()
                 return False
+            self._kill_all()
             select.poll().poll(1)
         return True
 
@@ -341,12 +342,20 @@ def _bound(limits: dict[str, int]) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def _expose() -> Callable[[], None]:
+def _oom_score() -> tuple[int, bytes]:
+    """Open what says whom the kernel ends first, and give what it says of us."""
+    file = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    return file, os.pread(file, 16, 0)
+
+
+def _expose(file: int, before: bytes) -> Callable[[], None]:
     """Be, for the time of the spawn, whom the kernel ends first when memory is short."""
-    with open("/proc/self/oom_score_adj", "rb") as file:
-        before = file.read().strip()
-    _write("/proc/self/oom_score_adj", FIRST_VICTIM)
-    return lambda: _write("/proc/self/oom_score_adj", before)
+    os.pwrite(file, FIRST_VICTIM, 0)
+
+    def back() -> None:
+        os.pwrite(file, before, 0)
+
+    return back
 
 
 def _enter(cgroup: str) -> Callable[[], None]:
