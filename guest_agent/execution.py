@@ -56,19 +56,22 @@ class Execution:
         self.exit_status = -1
         self.streams: list[CappedFile] = []
         self._payload: Payload | None = None
+        self._is_at_work = self._is_stopped = False
         self._overrun = ""
         self._peak_bytes = 0
         self._disk_bytes = 0
 
     def stop(self) -> bool:
-        """Ask the payload to end, within the job's grace. False: none runs."""
-        if self._payload is None:
+        """Ask the payload to end, within the job's grace; one that is being started, then. False: none runs."""
+        if not self._is_at_work:
             return False
-        self._payload.stop(self._assign.grace_s)
+        self._is_stopped = True
+        if self._payload is not None:
+            self._payload.stop(self._assign.grace_s)
         return True
 
     async def run(self, held: Held) -> None:
-        """Run the payload. Raises Failure with the cause when it does not end well, OSError, NotContained."""
+        """Run the payload. Raises Failure with the cause when it does not end well by itself, OSError, NotContained."""
         await asyncio.to_thread(self._bound_disk) if self._room.quota else self._bound_disk()
         ended = await self._execute([self._assign.executable, *self._assign.arguments], "", held)
         self.exit_status = ended.exit_status
@@ -77,6 +80,8 @@ class Execution:
             wall_seconds=ended.wall_seconds,
             peak_rss_bytes=max(ended.figures.peak_bytes, self._peak_bytes),
         )
+        if self._is_stopped:
+            return
         if self._overrun:
             raise Failure(Outcome.FAILED, self._overrun)
         if ended.timed_out:
@@ -88,6 +93,8 @@ class Execution:
     async def validate(self, held: Held) -> None:
         """Run the validation. Raises as ``run`` does."""
         ended = await self._execute([self._assign.validation], "validation.", held)
+        if self._is_stopped:
+            return
         if self._overrun:
             raise Failure(Outcome.FAILED, f"validation: {self._overrun}")
         if ended.exit_status or ended.timed_out:
@@ -99,12 +106,15 @@ class Execution:
             CappedFile(self._streams_directory / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
         ]
         self.streams += streams
+        self._is_at_work = True
         try:
             payload = self._payload = await self._start(command, streams, held)
+            if self._is_stopped:
+                payload.stop(self._assign.grace_s)
             with self._watched(payload, held):
                 return await payload.wait(self._assign.wall_time_s, self._assign.grace_s)
         finally:
-            self._payload = None
+            self._payload, self._is_at_work = None, False
             for stream in streams:
                 stream.close()
 

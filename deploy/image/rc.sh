@@ -9,6 +9,8 @@ mount -t tmpfs -o mode=755,nosuid,nodev run /run
 mount -t cgroup2 -o favordynmods cgroup2 /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # Nobody makes a hard link to a file that is not his, or has a link followed in a directory that all may write.
 sysctl -q -w fs.protected_hardlinks=1 fs.protected_symlinks=1 fs.protected_fifos=2 fs.protected_regular=2
+# Programs may reserve more than there is, as Java and ROOT do; what they use is what their job's group bounds.
+sysctl -q -w vm.overcommit_memory=1
 hostname -F /etc/hostname
 ip link set lo up
 # QEMU's user networking has fixed addresses; asking for them by DHCP costs a second under emulation.

@@ -132,6 +132,12 @@ def test_a_vm_saved_under_a_job_goes_on_with_it(client: Client) -> None:
     assert [(row.state, row.attempt) for row in rows] == [(JobState.DONE, 1)]
 
 
+def test_a_guests_clock_that_is_slow_is_set_by_the_centres(client: Client) -> None:
+    client.run(VM, ["date", "-s", "@1000000000"])
+
+    until(lambda: abs(int(output_of(client, "date", "+%s")) - _now_ms() / 1000) < 10, "its clock is right", 60)
+
+
 def test_a_paused_vm_keeps_its_job_beyond_the_lease(client: Client) -> None:
     submit(client, "paused")
     until(lambda: state_of(client, "paused") == "running", "the job runs", 60)

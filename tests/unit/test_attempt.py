@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from guest_agent.payload import Account
+from guest_agent.room import clear, set_aside
 from schemas.description import Input, Output
 from schemas.jobs import Outcome, Phase
 from tests.broker.polling import until
@@ -175,14 +177,155 @@ async def test_a_name_that_no_file_can_have_ends_the_attempt_and_not_the_agent(g
 
 @as_root
 async def test_a_payload_has_an_account_a_tmp_and_processes_of_its_own(rooted: Guest) -> None:
-    script = (
-        "id -u; ls /tmp /var/tmp /dev/shm; touch /tmp/a /dev/shm/a; echo $$ $HOME $TMPDIR; ls /proc | grep -c '^[0-9]'"
-    )
+    script = "id -u; ls -A /tmp /var/tmp /dev/shm; touch /tmp/a /dev/shm/a; ls -d /proc/[0-9]* | wc -l"
     first = await rooted.run("/bin/sh", "-c", script, inputs=[rooted.input("a", b"A")])
     second = await rooted.run("/bin/sh", "-c", script, attempt=2)
 
-    print(first.cause, content_of(first, "stderr"), rooted.container.kind)
-    said = content_of(first, "stdout").decode().split()
-    print(said, content_of(second, "stdout").decode().split())
     assert first.outcome == Outcome.DONE, first.cause
-    assert said[0] == "64017"
+    assert content_of(first, "stdout") == content_of(second, "stdout")
+    said = content_of(first, "stdout").split()
+    assert said[0] == b"64017"
+    assert int(said[-1]) < 10
+
+
+async def test_a_payload_is_asked_to_end_before_it_is_made_to_and_its_grace_is_its_own_choice(guest: Guest) -> None:
+    tidy = "trap 'echo tidied; exit 3' TERM; while :; do sleep 0.05; done"
+    stubborn = "trap '' TERM; while :; do sleep 0.05; done"
+
+    asked = await guest.run("sh", "-c", tidy, wall_time_s=0.5, grace_s=20.0)
+    began = asyncio.get_running_loop().time()
+    made = await guest.run("sh", "-c", stubborn, wall_time_s=0.5, grace_s=0.5, attempt=2)
+
+    assert content_of(asked, "stdout") == b"tidied\n"
+    assert asked.exit_status == 3
+    assert "ran longer than wall_time_s = 0.5" in asked.cause
+    assert made.exit_status == 137
+    assert asyncio.get_running_loop().time() - began < 15
+
+
+async def test_a_cancelled_payload_has_its_grace_too(guest: Guest) -> None:
+    script = "trap 'echo tidied; exit 0' TERM; echo > begun; while :; do sleep 0.05; done"
+    attempt = guest.attempt("sh", "-c", script, grace_s=20.0)
+    running = asyncio.ensure_future(attempt.run())
+    await until((guest.quarters.work / "site-a_j.1.1" / "begun").exists)
+
+    attempt.stop("enough")
+    completion = await asyncio.wait_for(running, 15)
+
+    assert (completion.outcome, completion.cause) == (Outcome.CANCELLED, "enough")
+    assert content_of(completion, "stdout") == b"tidied\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "said"),
+    [
+        ("exit 255", 255, "ended with exit status 255"),
+        ("exit 137", 137, "ended with exit status 137"),
+        ("kill -9 $$", 137, "was ended by signal 9 (SIGKILL)"),
+        ("kill -SEGV $$", 139, "was ended by signal 11 (SIGSEGV)"),
+    ],
+)
+async def test_an_exit_is_an_exit_and_a_signal_a_signal(guest: Guest, script: str, status: int, said: str) -> None:
+    completion = await guest.run("sh", "-c", script)
+
+    assert completion.exit_status == status
+    assert said in completion.cause
+    assert not re.search("limit|out of memory", completion.cause)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"#!/bin/sh\r\necho\r\n", "ends with a carriage return"),
+        (b"#!/usr/bin/env\r\n", "'/usr/bin/env' is not found"),
+        (b"#!/opt/no/python3\n", "its interpreter '/opt/no/python3' is not on this VM"),
+        (b"echo no first line\n", "a script begins with a line such as #!/bin/sh"),
+        (b"", "it is no program of this machine"),
+    ],
+)
+async def test_a_script_that_cannot_run_is_told_what_it_lacks(guest: Guest, content: bytes, said: str) -> None:
+    completion = await guest.run("run.sh", inputs=[guest.input("run.sh", content, executable=True)])
+
+    assert completion.outcome == Outcome.FAILED
+    assert said in completion.cause
+
+
+async def test_outputs_may_be_patterns_links_inside_and_names_of_the_real_world(guest: Guest) -> None:
+    script = "for n in 1 2 3; do echo $n > $n.root; done; echo x > 'injections_10^{6}_test.hdf5'; ln -s 1.root link"
+    names = ["*.root", "injections_10^{6}_test.hdf5", "link"]
+
+    completion = await guest.run("sh", "-c", script, outputs=[Output(name=name) for name in names])
+
+    assert completion.outcome == Outcome.DONE, completion.cause
+    assert {entry.name for entry in completion.outputs} - {"stdout", "stderr"} == {
+        *("1.root", "2.root", "3.root", "injections_10^{6}_test.hdf5", "link")
+    }
+    assert content_of(completion, "link") == b"1\n"
+
+
+async def test_a_pattern_that_matches_nothing_or_what_is_printed_is_told(guest: Guest) -> None:
+    nothing = await guest.run("true", outputs=[Output(name="*.root")])
+    printed = await guest.run("touch", "stdout", outputs=[Output(name="std*")], attempt=2)
+
+    assert "'*.root' matches no file that the job made" in nothing.cause
+    assert "'stdout' is the name under which what the job prints is kept" in printed.cause
+
+
+async def test_a_cancel_is_heard_while_a_failed_payloads_streams_wait_for_the_store(guest: Guest) -> None:
+    guest.full_for = 1 << 30
+    attempt = guest.attempt("sh", "-c", "head -c 100000 /dev/zero; exit 1")
+    running = asyncio.ensure_future(attempt.run())
+    await until(lambda: attempt.trouble != "")
+
+    attempt.stop("enough")
+    completion = await asyncio.wait_for(running, 10)
+
+    assert (completion.outcome, completion.cause) == (Outcome.CANCELLED, "enough")
+
+
+async def test_inputs_that_stand_in_each_others_way_fail_the_job_and_cost_no_machine(guest: Guest) -> None:
+    completion = await guest.run("true", inputs=[Input(name="a", content=b"A"), Input(name="a/b", content=b"B")])
+
+    assert completion.outcome == Outcome.FAILED
+
+
+async def test_a_job_that_nested_three_thousand_directories_is_removed_and_the_next_runs(guest: Guest) -> None:
+    script = "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')"
+
+    await guest.run("/usr/bin/python3", "-c", script)
+    completion = await guest.run("true", attempt=2)
+
+    assert completion.outcome == Outcome.DONE
+    assert list(guest.quarters.work.iterdir()) == []
+
+
+async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "slot-0" / "work").mkdir(parents=True)
+    deep = os.open(tmp_path / "jobs" / "slot-0" / "work", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d", dir_fd=deep)
+        below = os.open("d", os.O_RDONLY, dir_fd=deep)
+        os.close(deep)
+        deep = below
+    os.close(deep)
+
+    assert set_aside(tmp_path / "jobs", tmp_path / "aside", []) == {"d"}
+    clear(tmp_path / "aside")
+
+    assert list((tmp_path / "aside").iterdir()) == []
+    assert list((tmp_path / "jobs" / "slot-0" / "work").iterdir()) == []
+
+
+async def test_the_cache_lets_go_what_was_used_longest_ago_and_keeps_what_is_lent(guest: Guest) -> None:
+    cache, items = guest.room.cache, [guest.input(name, name.encode()) for name in "abc"]
+    for number, item in enumerate(items):
+        async with cache.lend(item.sha256 or "") as path:
+            os.utime(path, (number, number))
+
+    async with cache.lend(items[0].sha256 or ""):
+        cache.make_room(1 << 62)
+        kept = [path.name for path in (guest.directory / "cache").iterdir()]
+    cache.make_room(1 << 62)
+
+    assert kept == [items[0].sha256]
+    assert list((guest.directory / "cache").iterdir()) == []

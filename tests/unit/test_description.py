@@ -34,6 +34,17 @@ def test_a_small_description_is_read_with_its_defaults() -> None:
         ({"inputs": [{"name": "a"}]}, "needs exactly one of sha256"),
         ({"outputs": [{"name": "a"}, {"name": "a"}]}, "named twice"),
         ({"outputs": [{"name": "../etc/passwd"}]}, r"'..' is not allowed in a name"),
+        ({"outputs": [{"name": "stdout"}]}, "'stdout' is kept for every job without being asked for"),
+        ({"outputs": [{"name": "validation.stderr"}]}, "is kept for every job"),
+        (
+            {"outputs": [{"name": "/etc/passwd"}]},
+            "outputs[0].name = '/etc/passwd': must be the name of a file in the job",
+        ),
+        ({"inputs": [{"name": "é" * 150, "content": b""}]}, "has more than 255 bytes"),
+        ({"id": "run.1"}, "one is 'run-7.v1'"),
+        ({"environment": {"": "x"}}, "environment"),
+        ({"environment": {"A=B": "x"}}, "environment: 'A=B'"),
+        ({"environment": {"A": "x\0"}}, "NUL"),
         ({"validation": "check.sh"}, "must be the name of one of the inputs"),
     ],
 )
@@ -42,6 +53,18 @@ def test_a_mistake_is_named(change: dict[str, Any], said: str) -> None:
         read_description({**GOOD, **change})
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "run-2026.11.v1_final" + "x" * 100},
+        {"outputs": [{"name": "*.root"}, {"name": "injections_10^{6}_test.hdf5"}, {"name": "a b/Zerfälle (2).root"}]},
+        {"grace_s": 60},
+    ],
+)
+def test_names_of_the_real_world_are_taken(change: dict[str, Any]) -> None:
+    assert read_description({**GOOD, **change})
 
 
 def test_a_missing_field_is_named() -> None:

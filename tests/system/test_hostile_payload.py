@@ -1,0 +1,130 @@
+"""A payload does its worst in a real guest: the next job on the same VM is right, in time, and has seen nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from console.client import Client
+from schemas.ledger import JobState
+from tests.system.running import System, running, until
+
+pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
+
+VM = "worker-1"
+#: A next job takes no longer than this, seconds: under emulation, beside other work.
+PROMPT_S = 60.0
+
+#: Each fills what it names until it is stopped; all of them run at once, and none ends by itself.
+FILLERS = """
+(while :; do (setsid sh -c 'while :; do (sleep 600 &) ; done' &) 2> /dev/null; done) &
+(cat /dev/zero > disk) 2> /dev/null &
+(i=0; while :; do i=$((i + 1)); mkdir -p /tmp/d/$i; : > /tmp/d/$i/f; cat /dev/zero > /tmp/zeros; done) 2> /dev/null &
+(cat /dev/zero > /var/tmp/zeros) 2> /dev/null &
+(cat /dev/zero > /dev/shm/zeros) 2> /dev/null &
+python3 -c 'import os
+for _ in range(3000): os.mkdir("d"); os.chdir("d")' &
+python3 -c 'x = []
+while True: x.append(bytearray(1 << 20))' &
+python3 -c 'import os
+while True:
+    if os.fork(): os._exit(0)' &
+sleep 600
+"""
+
+#: What a job may not see, each with how it is tried. What comes out is what was seen.
+PEEPING = """
+exec 2> /dev/null
+for secret in /var/lib/volunteer-cloud/credential.json /var/lib/volunteer-cloud/journal \\
+    /sys/firmware/qemu_fw_cfg/by_name/opt/org.volunteer-cloud/seed/raw /dev/vda /dev/mem /proc/1/environ \\
+    /var/lib/volunteer-cloud/inputs/* /var/lib/volunteer-cloud/jobs/slot-0/work/*[0-9]/secret.dat /dev/vport*; do
+    timeout 5 head -c 100 "$secret"
+done
+ln -s /var/lib/volunteer-cloud there && cat there/credential.json
+ls -A /tmp /var/tmp /dev/shm /var/lib/volunteer-cloud | grep -v -e : -e '^$' -e '^jobs$'
+ls /proc | grep -c '^[0-9]*$' | grep -v -x -e '[1-6]'
+for pid in $(ls /proc | grep '^[0-9]*$'); do grep -H . /proc/$pid/environ | grep -a password; done
+kill -9 -1 1 $PPID
+true
+"""
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    with running("--hypervisor", "qemu", "--vms", "1") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def client(system: System) -> Iterator[Client]:
+    with system.client() as one:
+        yield one
+
+
+def submit(client: Client, name: str, script: str, **fields: object) -> None:
+    arguments = ["-c", script]
+    client.submit({"id": name, "executable": "/bin/sh", "arguments": arguments, "grace_s": 2, **fields})
+
+
+def ended(client: Client, name: str, timeout_s: float = 180) -> str:
+    (row,) = client.wait(name, timeout_s=timeout_s)
+    return row.state
+
+
+def check_next(client: Client, name: str, boot: str) -> None:
+    """The next job is right, and soon, in the same boot of the same VM."""
+    began = time.monotonic()
+    submit(
+        client, name, "date > /tmp/mine && head -c 3000000 /dev/zero > big && wc -c < big && python3 -c 'print(6 * 7)'"
+    )
+
+    assert ended(client, name) == JobState.DONE, client.why(f"{name}.1")
+    assert client.logs(f"{name}.1")["stdout"].split() == [b"3000000", b"42"]
+    assert client.show(f"{name}.1").attempts[-1].boot_id == boot
+    assert time.monotonic() - began < PROMPT_S
+
+
+def test_a_payload_that_does_its_worst_leaves_the_next_job_as_it_was(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "secret.dat").write_bytes(b"another owner's bytes" * 10_000)
+    sha256 = client.upload(tmp_path / "secret.dat")
+    inputs = [{"name": "secret.dat", "sha256": sha256, "size": 210_000}]
+    submit(client, "first", "id -un; wc -c < secret.dat", inputs=inputs)
+    assert ended(client, "first") == JobState.DONE
+    boot = client.show("first.1").attempts[-1].boot_id
+
+    submit(client, "worst", FILLERS, wall_time_s=30, attempts=1)
+    until(lambda: client.show("worst.1").job.state == "running", "it runs", 90)
+    worst = ended(client, "worst", 300)
+    check_next(client, "after-worst", boot)
+
+    submit(client, "peeping", PEEPING)
+    peeping = ended(client, "peeping")
+    check_next(client, "after-peeping", boot)
+
+    assert worst in (JobState.FAILED, JobState.HELD), client.why("worst.1")
+    assert "wall time" in client.show("worst.1").attempts[-1].cause
+    assert peeping == JobState.DONE, client.why("peeping.1")
+    assert client.logs("peeping.1")["stdout"] == b""
+
+
+def test_limits_are_the_kernels_and_the_blame_is_where_it_belongs(client: Client) -> None:
+    take = "python3 -c 'x = bytearray(200 << 20)'"
+    submit(client, "memory", take, requirements={"memory_mib": 64})
+    submit(client, "reserve", "python3 -c 'import mmap; mmap.mmap(-1, 8 << 30)'", requirements={"memory_mib": 64})
+    submit(client, "disk", "head -c 30000000 /dev/zero > big", requirements={"disk_mib": 16})
+    submit(client, "plain", "exit 137")
+
+    states = {name: ended(client, name) for name in ("memory", "reserve", "disk", "plain")}
+    causes = {name: client.show(f"{name}.1").attempts[-1].cause for name in ("memory", "disk", "plain")}
+
+    assert states["reserve"] == JobState.DONE
+    assert JobState.DONE not in (states["memory"], states["disk"], states["plain"])
+    assert "out of memory" in causes["memory"]
+    assert "its disk was full: it may use 16 MiB" in causes["disk"]
+    assert "ended with exit status 137" in causes["plain"]
+    assert "memory: it was" not in causes["plain"]
+    usage = client.show("reserve.1").attempts[-1].usage
+    assert 0 < usage.peak_rss_bytes < 64 << 20

@@ -1,0 +1,79 @@
+"""Control groups on a tree of plain files: which limits are written where, and whose books are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from guest_agent import cgroup
+from guest_agent.cgroup import SlotGroup, own_groups
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked for control groups")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root group with what the kernel puts into each new group."""
+    make = cgroup._make
+
+    def made(path: Path) -> None:
+        make(path)
+        for name in ("cgroup.controllers", "cgroup.subtree_control", "cgroup.kill", "cgroup.procs", "memory.max"):
+            (path / name).touch()
+        for name in ("memory.oom.group", "pids.max", "cpu.max", "cpu.weight"):
+            (path / name).touch()
+        (path / "cgroup.controllers").write_text("cpu memory pids\n")
+
+    monkeypatch.setattr(cgroup, "_make", made)
+    made(tmp_path)
+    (tmp_path / "own").write_text("0::/\n")
+    return tmp_path
+
+
+@as_root
+def test_all_jobs_together_leave_the_agent_its_memory(tree: Path) -> None:
+    jobs = own_groups(1000 << 20, tree, tree / "own")
+
+    assert jobs == tree / "jobs"
+    assert (tree / "jobs" / "memory.max").read_text() == str(900 << 20)
+
+
+@as_root
+@pytest.mark.parametrize("own", ["0::/user.slice\n", "4:memory:/\n0::/\n"])
+def test_a_machine_that_is_not_the_agents_own_is_left_alone(tree: Path, own: str) -> None:
+    (tree / "own").write_text(own)
+
+    assert own_groups(1 << 30, tree, tree / "own") is None
+    assert not (tree / "jobs").exists()
+
+
+@as_root
+def test_a_kernel_without_what_is_needed_gives_none(tree: Path) -> None:
+    (tree / "cgroup.controllers").write_text("cpu\n")
+
+    assert own_groups(1 << 30, tree, tree / "own") is None
+
+
+def test_a_jobs_limits_are_its_groups_and_its_figures_read_there(tree: Path) -> None:
+    group = SlotGroup(tree / "slot-0")
+    group.begin(memory_bytes=64 << 20, cpus=2)
+    (group.job / "memory.peak").write_text("4096\n")
+    (group.job / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
+    (group.job / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
+    (group.job / "pids.events").write_text("max 7\n")
+
+    figures = group.figures()
+
+    assert (group.job / "memory.max").read_text() == str(64 << 20)
+    assert (group.job / "cpu.max").read_text() == "200000 100000"
+    assert (figures.cpu_seconds, figures.peak_bytes, figures.oom_kills, figures.forks_refused) == (2.5, 4096, 1, 7)
+
+
+def test_a_kernel_that_keeps_no_peak_gives_none(tree: Path) -> None:
+    group = SlotGroup(tree / "slot-0")
+    group.begin(memory_bytes=0, cpus=0)
+
+    assert group.figures().peak_bytes == 0
+    assert (group.job / "memory.max").read_text() == ""
