@@ -126,6 +126,8 @@ def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssi
         outputs=description.outputs,
         validation=description.validation,
         wall_time_s=description.wall_time_s,
+        cpus=description.requirements.cpus,
         memory_mib=description.requirements.memory_mib,
+        disk_mib=description.requirements.disk_mib,
         grace_s=description.grace_s,
     )
