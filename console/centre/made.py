@@ -55,7 +55,7 @@ def read_registry(path: Path) -> list[VmRecord]:
     try:
         registry.load()
     except HostError as error:
-        raise BadInput(str(error), "the VMs are known by that file alone") from error
+        raise BadInput(str(error), "restore it; or move it away, and `volcloud vm adopt` takes each VM back") from error
     return registry.all()
 
 

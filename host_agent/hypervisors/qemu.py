@@ -228,6 +228,7 @@ class QemuHypervisor:
     async def _abandon(self, vm: str, life: Life, before: ProcessRecord | None) -> None:
         """Leave no process of a start that failed, and the state that was before."""
         await self._kill_strays(vm)
+        self._files.forget_saving(vm)
         if life.has_machine:
             await life.machine.kill()
         self._lives.pop(vm, None)

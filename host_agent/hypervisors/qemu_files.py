@@ -26,7 +26,7 @@ _SAVING = "saving.json"
 
 
 class Saving(msgspec.Struct, frozen=True):
-    """A note that a VM is being saved, so that whoever finds it can bring back the state before."""
+    """A note that a VM is on its way into a saved memory or out of it: whoever finds it lets it go on as it was."""
 
     was_running: bool
 
@@ -84,7 +84,7 @@ class QemuFiles(VmDirectories):
         (self.path(vm) / MEMORY_BEING_WRITTEN).unlink(missing_ok=True)
 
     def note_saving(self, vm: str, saving: Saving) -> None:
-        """Note that a VM begins to be saved. Raises OSError."""
+        """Note that a VM begins to be saved, or to go on. Raises OSError."""
         write_record(self.path(vm) / _SAVING, saving)
 
     def saving(self, vm: str) -> Saving | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import finished, spawn
-from host_agent.hypervisors.qemu_files import QEMU_LOG, QemuFiles
+from host_agent.hypervisors.qemu_files import QEMU_LOG, QemuFiles, Saving
 from host_agent.hypervisors.qemu_life import Life
 from host_agent.hypervisors.qemu_machine import START_TIMEOUT_S, Machine
 from host_agent.hypervisors.qemu_memory import read_memory
@@ -39,8 +39,11 @@ class QemuStart:
         except HypervisorError as error:
             advice = f"`volcloud vm discard {self._files.spec(vm).name}` throws it away, and the VM then boots afresh"
             raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
+        # Without the note an agent that is killed now would leave a VM paused that nobody paused.
+        self._files.note_saving(vm, Saving(was_running=True))
         self._files.discard_memory(vm)
         await machine.execute("cont")
+        self._files.forget_saving(vm)
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> Machine:
         home = self._files.path(vm)

@@ -51,22 +51,42 @@ asyncio.run(main())
 """
 
 
+#: Starts a VM from its saved memory, and hangs before the guest goes on.
+RESTORER = """
+import asyncio, sys, time
+from pathlib import Path
+from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.qemu_files import QemuFiles
+real = QemuFiles.discard_memory
+def discard_memory(files, vm):
+    real(files, vm)
+    print("written", flush=True)
+    time.sleep(600)
+QemuFiles.discard_memory = discard_memory
+async def main():
+    driver = QemuHypervisor(Path(sys.argv[1]), accelerator="tcg")
+    await driver.open(lambda vm, state: None)
+    await driver.start("vm-a", b"newer")
+asyncio.run(main())
+"""
+
+
 async def in_state(driver: QemuHypervisor, state: VmState) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await driver.state("vm-a") is not state:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 
-async def killed_while_saving(qemu_rig: QemuRig, after: str) -> None:
-    """Have another agent save the VM and be killed as soon as it has said ``after``."""
-    saver = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SAVER, str(qemu_rig.directory), stdout=subprocess.PIPE
+async def killed(qemu_rig: QemuRig, script: str) -> None:
+    """Have another agent begin a verb on the VM and be killed when it has got as far as ``script`` lets it."""
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(qemu_rig.directory), stdout=subprocess.PIPE
     )
-    assert saver.stdout is not None
-    while (await saver.stdout.readline()).decode().strip() != after:
-        pass
-    saver.kill()
-    await saver.wait()
+    assert agent.stdout is not None
+    while (said := await agent.stdout.readline()) != b"written\n":
+        assert said, "it ended before it got there"
+    agent.kill()
+    await agent.wait()
 
 
 @pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
@@ -75,7 +95,7 @@ async def test_an_agent_killed_while_it_saves_leaves_a_vm_that_the_next_one_brin
     if state is VmState.PAUSED:
         await first.pause("vm-a")
     await first.close()
-    await killed_while_saving(qemu_rig, "written")
+    await killed(qemu_rig, SAVER)
 
     second = await qemu_rig.open()
     await eventually(lambda: not (qemu_rig.directory / "vms/vm-a/saving.json").exists(), PATIENCE_S)
@@ -85,6 +105,20 @@ async def test_an_agent_killed_while_it_saves_leaves_a_vm_that_the_next_one_brin
     assert await second.state("vm-a") is VmState.SAVED
     await second.start("vm-a", SEED)
     assert await second.state("vm-a") is VmState.RUNNING
+
+
+async def test_an_agent_killed_before_a_restored_guest_goes_on_leaves_one_that_the_next_lets_go_on(qemu_rig):
+    first = await running(qemu_rig)
+    await first.savestate("vm-a")
+    await first.close()
+    await killed(qemu_rig, RESTORER)
+
+    second = await qemu_rig.open()
+
+    await in_state(second, VmState.RUNNING)
+    assert not (qemu_rig.directory / "vms/vm-a/memory").exists()
+    await second.savestate("vm-a")
+    assert await second.state("vm-a") is VmState.SAVED
 
 
 async def test_a_qemu_killed_while_it_is_saved_is_news(qemu_rig):
