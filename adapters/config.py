@@ -27,6 +27,16 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     pause_limit_s: Seconds = 7 * 86400.0
     #: How often leases, the outbox and the gauges are looked at.
     sweep_s: Seconds = 5.0
+    #: How long jobs are kept, with their outputs, once they are done, failed or cancelled.
+    keep_jobs_s: Seconds = 30 * 86400.0
+    #: How long jobs are kept that are held, from the end of their last attempt.
+    keep_held_s: Seconds = 90 * 86400.0
+    #: How long VMs are remembered that do not exist any more.
+    keep_vms_s: Seconds = 7 * 86400.0
+    #: How long hosts are remembered that were not heard of, with their VMs.
+    keep_hosts_s: Seconds = 90 * 86400.0
+    #: How often what is older than that is deleted.
+    retain_s: Seconds = 3600.0
     #: 0 = no metrics.
     metrics_port: Port = 0
     metrics_address: str = "127.0.0.1"
@@ -45,6 +55,12 @@ class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
     output_mib: Mebibytes = 16 * 1024
     #: What one input may have.
     input_mib: Mebibytes = 64 * 1024
+    #: What all outputs may take together, MiB; beyond it the jobs that ended first are deleted. 0 = no limit.
+    keep_outputs_mib: Annotated[int, Meta(ge=0)] = 0
+    #: How old a file must be that no job needs before it is removed.
+    keep_unneeded_s: Seconds = 86400.0
+    #: How often the store is gone through for such files.
+    collect_s: Seconds = 3600.0
     #: Attempts keep this lease when a completion's request is matched here.
     lease_s: Seconds = 90.0
     metrics_port: Port = 0

@@ -55,6 +55,8 @@ VM_STATES = (
     *("starting", "pausing", "saving", "restoring", "stopping", "other"),
 )
 STEPS = ("stage_in", "run", "validate", "stage_out")
+#: What goes after its time, or by an order.
+DELETED = ("jobs", "vms", "hosts", "messages", "traces", "shapes", "offers", "outputs", "inputs")
 #: What becomes of a guest's request for work beside an assignment.
 FATES = ("forgotten", "unblocked", "served", "on_its_way")
 
@@ -79,6 +81,7 @@ COUNTS: Mapping[str, Target] = {
     "requests_unblocked": Target("fates", "unblocked"),
     "request_served": Target("fates", "served"),
     "assignment_on_its_way": Target("fates", "on_its_way"),
+    **{f"deleted_{word}": Target("deleted", word) for word in DELETED},
     **{f"jobs_{word}": Target("jobs", word) for word in OUTCOMES},
     **{f"attempts_{word}": Target("attempts", word) for word in ATTEMPT_OUTCOMES},
     **{f"submissions_{word}": Target("submissions", word) for word in VERDICTS},
@@ -131,6 +134,7 @@ class Metrics:
         self.revived = make("vc_attempts_revived_total", "Attempts that came back after their lease")
         self.fates = make("vc_job_requests_total", "Requests for work that led to no assignment", "fate", FATES)
         self.refusals = make("vc_messages_refused_total", "Messages that had no effect", "reason", REASONS)
+        self.deleted = make("vc_deleted_total", "What was deleted after its time or by an order", "what", DELETED)
         self.undelivered = make(
             "vc_publish_failed_total", "Publishes that the broker did not confirm", "reason", NOT_DELIVERED
         )

@@ -96,6 +96,9 @@ WAYS: dict[str, list[Way]] = {
     "job.completion_answer": [_ADAPTER_TO_VM],
     "job.submit": [_up("site", "submit", "vc.submissions"), _calls("submit", "vc.submissions")],
     "job.verdict": [Way("adapter", DOWN, "site.{id}", "site.{id}"), _TO_CONSOLE],
-    **{op: [_CALL] for op in ("job.list", "job.show", "job.cancel", "job.retry", "host.list", "registry.list")},
+    **{
+        op: [_CALL]
+        for op in ("job.list", "job.show", "job.cancel", "job.retry", "job.delete", "host.list", "registry.list")
+    },
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("jobs", "job", "jobs_changed", "hosts", "registry")},
 }

@@ -115,6 +115,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "job.cancel": {"job": "zdecays"},
     "job.retry": {"job": "zdecays.3"},
+    "job.delete": {"job": "zdecays"},
     "reply.jobs_changed": {"changed": 2, "pending": 1},
     "reply.hosts": {"hosts": [ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)]},
     "registry.list": {"pattern": "atlas-*"},

@@ -150,8 +150,17 @@ class JobRetry(Message, frozen=True, kw_only=True, tag="job.retry"):
     job: str
 
 
+class JobDelete(Message, frozen=True, kw_only=True, tag="job.delete"):
+    """Delete a job, or with ``id`` alone all of its array, with outputs and history. What waits or runs is left."""
+
+    owner: str = ""
+    job: str
+
+
 class JobsChanged(Reply, frozen=True, kw_only=True, tag="reply.jobs_changed"):
     """How many jobs the order changed, and how many will change once their guest has answered.
+
+    Of a delete, ``pending`` are those that were left, since they wait or run.
 
     ``more``: it takes longer, so this is a part of it; whoever gives the order again gets the next.
     """

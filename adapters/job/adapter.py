@@ -21,9 +21,11 @@ from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.intake import Answers, Intake, Kind
 from adapters.job.calls import Calls
+from adapters.job.caretaker import Caretaker, keep_of
 from adapters.job.rejected import Rejected
 from adapters.ledger import assignments, inventory, leases, queries, requests, submissions
 from adapters.ledger.engine import Ledger
+from adapters.ledger.retention import Keep
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import VM_STATES, Metrics
 from adapters.storage.store import Store
@@ -48,10 +50,20 @@ MOST_REASONS = 100
 class JobAdapter:
     """One instance; several share the queues."""
 
-    def __init__(self, connection: Connection, ledger: Ledger, store: Store, policy: Policy, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        ledger: Ledger,
+        store: Store,
+        policy: Policy,
+        metrics: Metrics,
+        keep: Keep | None = None,
+        retain_s: float = 3600.0,
+    ) -> None:
         self._connection, self._ledger, self._metrics, self._policy = connection, ledger, metrics, policy
         self._intake = Intake(connection, ledger, kinds(store), metrics, after=assignments.match, slow_s=policy.beat_s)
         self._calls = Calls(connection, self._intake)
+        self._caretaker = Caretaker(self._intake, keep or Keep(), retain_s)
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
@@ -65,6 +77,7 @@ class JobAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweeps(sweep_s), name="sweeps")
+                group.create_task(self._caretaker.run(), name="retention")
         finally:
             await self._connection.close()
             await self._intake.close()
@@ -81,6 +94,7 @@ class JobAdapter:
         await self._intake.sweep()
         await self._intake.write(self._expire_or_match)
         self._show(await self._intake.read(queries.stats))
+        await asyncio.to_thread(self._ledger.tidy)
 
     def _expire_or_match(self, tx: Tx) -> None:
         """Decided in the writer thread: whatever held this transaction up held beats up as well."""
@@ -165,6 +179,8 @@ async def run(config: JobAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:
-        await JobAdapter(connection, ledger, Store(config.store), policy, metrics).run(config.sweep_s)
+        await JobAdapter(
+            connection, ledger, Store(config.store), policy, metrics, keep_of(config), config.retain_s
+        ).run(config.sweep_s)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -16,7 +16,7 @@ import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
 from adapters.intake import Intake, body_of
-from adapters.ledger import assignments, listing, orders, queries, registry
+from adapters.ledger import assignments, deletion, listing, orders, queries, registry
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
 from broker.backoff import backoff
@@ -29,6 +29,7 @@ from schemas.ledger import (
     HostList,
     Hosts,
     JobCancel,
+    JobDelete,
     JobList,
     JobRecord,
     JobRetry,
@@ -58,6 +59,7 @@ ANSWERS: dict[type[Message], Callable[[Tx, Any], Reply]] = {
 ORDERS: dict[type[Message], Callable[[Tx, Any], Portion]] = {
     JobCancel: orders.cancel,
     JobRetry: orders.retry,
+    JobDelete: deletion.delete_named,
 }
 #: How long an order is worked at before its sender is told that there is more, seconds.
 ORDER_S = 5.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, MutableMapping, Sequence
 
 import msgspec
-from sqlalchemy import Table, bindparam, select
+from sqlalchemy import Table, bindparam, select, update
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import Tx, portions
@@ -78,8 +78,13 @@ def _numbers(tx: Tx, table: Table, keys: Iterable[str], known: MutableMapping[st
 
 
 def _find(tx: Tx, table: Table, keys: Sequence[str]) -> dict[str, int]:
-    wanted = select(table.c.key, table.c.number).where(table.c.key.in_(bindparam("keys", expanding=True)))
-    return {key: number for some in portions(keys) for key, number in tx.execute(wanted, {"keys": some})}
+    """Find the numbers of keys; a class that had been retired is in use again."""
+    wanted = select(table.c.key, table.c.number, table.c.retired_ms)
+    among = wanted.where(table.c.key.in_(bindparam("keys", expanding=True))).with_for_update(read=True)
+    rows = [row for some in portions(keys) for row in tx.execute(among, {"keys": some})]
+    if retired := [row.number for row in rows if row.retired_ms]:
+        tx.execute(update(table).where(table.c.number.in_(retired)).values(retired_ms=0))
+    return {row.key: row.number for row in rows}
 
 
 def _keys(tx: Tx, table: Table, numbers: Sequence[int]) -> list[tuple[int, str]]:

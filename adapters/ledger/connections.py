@@ -7,7 +7,8 @@ SQLite: WAL, BEGIN IMMEDIATE for whatever writes, a plain BEGIN for what reads. 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
 from typing import Any, NamedTuple
 
@@ -20,6 +21,9 @@ from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
 
 #: How long a statement of SQLite waits for the write lock, ms.
 BUSY_TIMEOUT_MS = 10_000
+#: Beyond this SQLite's log is cut, bytes; and how long that waits for others, ms: writers wait meanwhile.
+MOST_LOG_BYTES = 64 << 20
+LOG_PATIENCE_MS = 200
 #: PostgreSQL: serialization failure, deadlock, lock not available.
 _CONTENDED_STATES = frozenset({"40001", "40P01", "55P03"})
 
@@ -67,6 +71,24 @@ def _sqlite_engine(url: URL, synchronous: str, begin: str) -> Engine:
     event.listen(engine, "connect", prepare)
     event.listen(engine, "begin", start)
     return engine
+
+
+def shorten_log(engine: Engine) -> None:
+    """Copy SQLite's log into the database and cut it, when it has grown beyond ``MOST_LOG_BYTES``.
+
+    Waits a moment for those who read; where they do not end, the next call tries again. Raises LedgerError.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return
+    log = Path(f"{engine.url.database}-wal")
+    if not log.exists() or log.stat().st_size <= MOST_LOG_BYTES:
+        return
+    with mapped(), closing(engine.raw_connection()) as connection:
+        connection.cursor().execute(f"PRAGMA busy_timeout={LOG_PATIENCE_MS}")
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.cursor().execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def _postgresql(url: URL) -> Engines:

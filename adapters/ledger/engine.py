@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 
 from adapters.errors import Contended, LedgerError
 from adapters.ledger import outbox, tallies
-from adapters.ledger.connections import Engines, connect, mapped
+from adapters.ledger.connections import Engines, connect, mapped, shorten_log
 from adapters.ledger.known import Known
 from adapters.ledger.migrations import migrate
 from adapters.ledger.transaction import Policy, Tx
@@ -90,6 +90,13 @@ class Ledger:
     def read(self, work: Callable[[Tx], T]) -> T:
         """Run ``work`` on a connection that does not wait for writers; it must change nothing."""
         return self._run(self._open_engines.reader, work)
+
+    def tidy(self) -> None:
+        """Bring SQLite's log back to nothing once it is long; PostgreSQL looks after its own.
+
+        It grows for as long as there is always somebody who reads. Raises LedgerUnavailable.
+        """
+        shorten_log(self._open_engines.durable)
 
     @property
     def _open_engines(self) -> Engines:

@@ -6,6 +6,7 @@ back may be given again to something else. Bounded: a kind that is full is empti
 
 from __future__ import annotations
 
+import time
 from collections import ChainMap
 from collections.abc import MutableMapping
 from typing import TypeVar
@@ -20,12 +21,15 @@ V = TypeVar("V")
 MOST_CLASSES = 20_000
 MOST_FITS = 200_000
 MOST_DESCRIPTIONS = 256
+#: How long a class's number is remembered, seconds: one that nothing refers to is deleted after twice this time.
+NUMBERS_LIFE_S = 3600.0
 
 
 class Known:
     """Immutable rows by number, class numbers by key, and which offers meet which shape."""
 
     def __init__(self, below: Known | None = None) -> None:
+        self._numbers_since = time.monotonic()
         self.shapes: MutableMapping[int, Requirements] = ChainMap({}, below.shapes) if below else {}
         self.offers: MutableMapping[int, Machine] = ChainMap({}, below.offers) if below else {}
         self.shape_numbers: MutableMapping[str, int] = ChainMap({}, below.shape_numbers) if below else {}
@@ -39,7 +43,12 @@ class Known:
         return Known(self)
 
     def keep(self, layer: Known) -> None:
-        """Take over what a committed transaction has learnt."""
+        """Take over what a committed transaction has learnt; begin anew with the numbers of classes when it is time."""
+        if time.monotonic() - self._numbers_since > NUMBERS_LIFE_S:
+            self.shape_numbers.clear()
+            self.offer_numbers.clear()
+            self._numbers_since = time.monotonic()
+            return
         _take(self.shapes, layer.shapes, MOST_CLASSES)
         _take(self.offers, layer.offers, MOST_CLASSES)
         _take(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)

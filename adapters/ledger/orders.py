@@ -111,10 +111,10 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "") -> Portion:
     """
     found = select_jobs(tx, message.job, owner or message.owner)
     noticed_by = owner or message.owner or tx.instance
-    waiting = _portion(tx, found, _NOT_STARTED)
+    waiting = portion_of(tx, found, _NOT_STARTED)
     _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason="cancelled")
     events.note_all(tx, [Note(job.number, job.attempt, "cancelled", noticed_by) for job in waiting])
-    new = _portion(tx, found, _RUNS, _jobs.c.cancel_requested == false()) if len(waiting) < PORTION else []
+    new = portion_of(tx, found, _RUNS, _jobs.c.cancel_requested == false()) if len(waiting) < PORTION else []
     running = [held for held in attempts.latest_of(tx, [job.number for job in new]) if held.is_open]
     _tell_to_stop(tx, running)
     events.note_all(tx, [Note(held.number, held.attempt, "cancel requested", noticed_by) for held in running])
@@ -126,7 +126,7 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "") -> Portion:
 def retry(tx: Tx, message: JobRetry, owner: str = "") -> Portion:
     """Release held and failed jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
     found = select_jobs(tx, message.job, owner or message.owner)
-    ended = _portion(tx, found, _ENDED_BADLY)
+    ended = portion_of(tx, found, _ENDED_BADLY)
     clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "cancel_requested": False, "ended_ms": 0}
     _change(tx, ended, state=JobState.SUBMITTED, **clean)
     noticed_by = owner or message.owner or tx.instance
@@ -136,7 +136,7 @@ def retry(tx: Tx, message: JobRetry, owner: str = "") -> Portion:
     return Portion(len(ended), 0, len(ended) < PORTION)
 
 
-def _portion(tx: Tx, found: Selected, states: Sequence[JobState], *conditions: ColumnElement[bool]) -> list[Chosen]:
+def portion_of(tx: Tx, found: Selected, states: Sequence[JobState], *conditions: ColumnElement[bool]) -> list[Chosen]:
     """Read and lock those of the jobs that are in these states, the next to be assigned first, a portion at most."""
     named = [_jobs.c.ref == found.ref] if found.index else []
     statement = (
@@ -159,7 +159,7 @@ def _change(tx: Tx, chosen: Sequence[Chosen], *, state: JobState, **values: obje
 def _pending(tx: Tx, found: Selected) -> int:
     """Count those of the jobs that run and have been told to stop."""
     if found.index:
-        return len(_portion(tx, found, _RUNS))
+        return len(portion_of(tx, found, _RUNS))
     tallied = tallies.of_submissions(tx, [found.submission])
     return sum(tallied.get(state, 0) for state in _RUNS)
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
-from sqlalchemy import Text, bindparam, cast, insert, literal, select, true, tuple_
+from sqlalchemy import Text, bindparam, cast, func, insert, literal, select, true, tuple_
 
 from adapters.ledger import classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
@@ -30,6 +30,13 @@ MOST_DESCRIPTION_BYTES = MAX_BODY_BYTES - 8192
 
 _table = tables.submissions
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
+#: A job of a name that was deleted begins after the deleted one's attempts.
+_FIRST_ATTEMPT = (
+    select(func.coalesce(func.max(tables.deleted.c.attempt), 0))
+    .where(tables.deleted.c.owner == _table.c.owner, tables.deleted.c.id == _table.c.id)
+    .correlate(_table)
+    .scalar_subquery()
+)
 _DIGESTS = select(_table.c.owner, _table.c.id, _table.c.digest).where(
     tuple_(_table.c.owner, _table.c.id).in_(bindparam("keys", expanding=True))
 )
@@ -117,6 +124,7 @@ def _insert(tx: Tx, new: Mapping[Key, JobDescription], digests: Mapping[Key, str
     ).all()
     by_count: defaultdict[int, list[int]] = defaultdict(list)
     tx.fresh_shapes |= {row["shape"] for row in rows}
+    _note_inputs(tx, {number: new[owner, job_id] for number, _, owner, job_id in written})
     for number, count, owner, _ in written:
         by_count[count].append(number)
         tallies.add(tx, number, owner, JobState.SUBMITTED, count)
@@ -124,6 +132,16 @@ def _insert(tx: Tx, new: Mapping[Key, JobDescription], digests: Mapping[Key, str
         _insert_jobs(tx, submissions, count)
         tx.counts["jobs_submitted"] += count * len(submissions)
     return _digests(tx, set(new) - {(owner, job_id) for _, _, owner, job_id in written})
+
+
+def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:
+    """Note which files of the store are needed, so that they are kept."""
+    needed = [
+        {"sha256": digest, "submission": number}
+        for number, job in written.items()
+        for digest in sorted({one.sha256 for one in job.inputs if one.sha256})
+    ]
+    tx.each(insert(tables.inputs), needed)
 
 
 def _row(tx: Tx, key: Key, job: JobDescription, digest: str, shapes: Mapping[str, int]) -> dict[str, Any]:
@@ -151,7 +169,7 @@ def _insert_jobs(tx: Tx, submissions: Iterable[int], count: int) -> None:
         "shape": _table.c.shape,
         "rank": _table.c.rank,
         "state": literal(JobState.SUBMITTED.value),
-        "attempt": literal(0),
+        "attempt": _FIRST_ATTEMPT,
         "failures": literal(0),
         "losses": literal(0),
         "lost_on": literal(""),

@@ -46,6 +46,8 @@ shapes = Table(
     metadata,
     Column("number", Number, nullable=False),
     Column("key", Text, nullable=False),
+    #: Since when nothing has referred to it; 0 = something may.
+    Column("retired_ms", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("number", name="pk_shapes"),
     UniqueConstraint("key", name="uq_shapes_key"),
     sqlite_autoincrement=True,
@@ -57,6 +59,8 @@ offers = Table(
     metadata,
     Column("number", Number, nullable=False),
     Column("key", Text, nullable=False),
+    #: Since when nothing has referred to it; 0 = something may.
+    Column("retired_ms", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("number", name="pk_offers"),
     UniqueConstraint("key", name="uq_offers_key"),
     sqlite_autoincrement=True,
@@ -85,6 +89,10 @@ vms = Table(
 
 IS_THERE = vms.c.state != literal_column("'absent'")
 
+IS_ABSENT = vms.c.state == literal_column("'absent'")
+
+Index("ix_vms_absent", vms.c.agent_seen_ms, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
+Index("ix_vms_offer", vms.c.offer)
 Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 
@@ -105,6 +113,7 @@ submissions = Table(
     PrimaryKeyConstraint("number", name="pk_submissions"),
     UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
     Index("ix_submissions_owner", "owner", "number"),
+    Index("ix_submissions_shape", "shape"),
     sqlite_autoincrement=True,
 )
 
@@ -149,6 +158,9 @@ Index(
     sqlite_where=IS_WAITING,
     postgresql_where=IS_WAITING,
 )
+HAS_ENDED = jobs.c.ended_ms > literal_column("0")
+
+Index("ix_jobs_ended", jobs.c.ended_ms, jobs.c.number, sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED)
 Index("ix_jobs_order", jobs.c.rank, jobs.c.number, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
 
 #: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
@@ -270,4 +282,43 @@ events = Table(
     ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_events_job"),
     Index("ix_events_job", "job"),
     sqlite_autoincrement=True,
+)
+
+#: Which submissions need which files of the store.
+inputs = Table(
+    "inputs",
+    metadata,
+    Column("sha256", Text, nullable=False),
+    Column("submission", BigInteger, nullable=False),
+    PrimaryKeyConstraint("sha256", "submission", name="pk_inputs"),
+    Index("ix_inputs_submission", "submission"),
+    sqlite_with_rowid=False,
+)
+
+#: Names of submissions whose jobs were deleted, and the highest attempt of these: a new job of the name begins after.
+deleted = Table(
+    "deleted",
+    metadata,
+    Column("owner", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("deleted_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("owner", "id", name="pk_deleted"),
+    Index("ix_deleted_ms", "deleted_ms"),
+    sqlite_with_rowid=False,
+)
+
+#: Deleted jobs whose stored outputs, up to this attempt, have yet to be removed.
+removals = Table(
+    "removals",
+    metadata,
+    Column("ref", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    PrimaryKeyConstraint("ref", name="pk_removals"),
+    sqlite_with_rowid=False,
+)
+
+#: One row: a store knows by it that it is this ledger's.
+identity = Table(
+    "identity", metadata, Column("id", Text, nullable=False), PrimaryKeyConstraint("id", name="pk_identity")
 )

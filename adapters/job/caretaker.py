@@ -1,0 +1,76 @@
+"""Deletes what the ledger need not keep any longer, from time to time, a portion a transaction.
+
+Several adapters may do it at once: each looks again at what it deletes. The ledger away means later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+from adapters.config import JobAdapterConfig
+from adapters.errors import LedgerError
+from adapters.intake import Intake
+from adapters.ledger import retention
+from adapters.ledger.retention import Found, Keep
+
+log = logging.getLogger(__name__)
+
+#: Wait after the start, seconds: whatever waited for the adapter goes first.
+FIRST_AFTER_S = 30.0
+#: Pause between two portions, seconds: a day's work of deleting is nobody else's hurry.
+BETWEEN_S = 0.05
+
+
+class Caretaker:
+    """See the module."""
+
+    def __init__(self, intake: Intake, keep: Keep, every_s: float) -> None:
+        self._intake, self._keep, self._every_s = intake, keep, every_s
+
+    async def run(self) -> None:
+        """Delete what has outlived its time, every so often, until cancelled."""
+        await asyncio.sleep(min(FIRST_AFTER_S, self._every_s))
+        while True:
+            try:
+                await self.round()
+            except LedgerError as error:
+                log.error("nothing deleted, again later", extra={"why": str(error)})
+            await asyncio.sleep(self._every_s)
+
+    async def round(self) -> dict[str, int]:
+        """Delete all that has outlived its time now; gives how much of each kind. Raises LedgerError."""
+        await self._intake.write(retention.retire)
+        gone = {kind.what: await self._delete(kind) for kind in retention.kinds(self._keep)}
+        if any(gone.values()):
+            log.info("deleted what was kept long enough", extra={kind: count for kind, count in gone.items() if count})
+        return gone
+
+    async def _delete(self, kind: Found) -> int:
+        total = 0
+        while found := await self._intake.read(kind.find):
+            removed = await self._intake.write(partial(_remove, kind, found))
+            total += removed
+            if not removed:
+                break  # others hold or need what is left of them
+            await asyncio.sleep(BETWEEN_S)
+        return total
+
+
+def keep_of(config: JobAdapterConfig) -> Keep:
+    """Read from the settings how long things are kept."""
+    return Keep(
+        jobs_s=config.keep_jobs_s,
+        held_s=config.keep_held_s,
+        vms_s=config.keep_vms_s,
+        hosts_s=config.keep_hosts_s,
+    )
+
+
+def _remove(kind: Found, found: Any, tx: Any) -> int:
+    removed = kind.remove(tx, found)
+    if kind.what != "jobs":  # counted where they are deleted, by an order too
+        tx.counts[f"deleted_{kind.what}"] += removed
+    return removed
