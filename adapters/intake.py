@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -31,6 +31,8 @@ from schemas.errors import DecodeError, ErrorCode
 from schemas.ledger import JobVerdict
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, ms.
 STALE_MS = 10_000
@@ -173,6 +175,10 @@ class Intake:
         """Run ``work`` on a reading connection. Raises LedgerError."""
         return await asyncio.to_thread(self._ledger.read, work)
 
+    def read_here(self, work: Callable[[Tx], T]) -> T:
+        """As ``read``, in the calling thread, which is not the loop's."""
+        return self._ledger.read(work)
+
     async def sweep(self) -> None:
         """Show the link, publish again what nobody has ticked off, tick off what was confirmed. Raises LedgerError."""
         self._metrics.connected.set(1 if self._connection.is_up else 0)
@@ -271,7 +277,13 @@ class Intake:
         return result
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except LedgerUnavailable:
+            self._metrics.usable.set(0)
+            raise
+        self._metrics.usable.set(1)
+        return result
 
     async def _finish(self, items: list[Item], written: _Written) -> None:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""

@@ -158,6 +158,10 @@ class Metrics:
         self.outbox = make("vc_outbox_messages", "Messages committed and not confirmed")
         self.hosts = make("vc_hosts", "Hosts that the centre knows", "state", HOST_STATES)
         self.vms = make("vc_vms", "VMs that the centre knows and that exist", "state", VM_STATES)
+        self.store_size = make("vc_store_size_bytes", "Size of the disk that the store is on; 0 = not known")
+        self.store_free = make("vc_store_free_bytes", "What is free of the disk that the store is on")
+        self.stored_outputs = make("vc_stored_outputs_bytes", "Outputs in the store, when it was last gone through")
+        self.usable = make("vc_ledger_usable", "1 while the ledger's database does what is asked")
         self.connected = make("vc_broker_connected", "1 while the broker link is up")
         release = version("volunteer-cloud")
         make("vc_build_info", "Always 1", "version", (release,)).labels(self._adapter, release).set(1)
@@ -188,6 +192,10 @@ class Metrics:
         """Count a publish that was not confirmed, by the name of its error."""
         word = reason.lower()
         self.undelivered.labels(self._adapter, word if word in NOT_DELIVERED else "other").inc()
+
+    def gone(self, what: str, count: int) -> None:
+        """Count what was cleared away."""
+        self.deleted.labels(self._adapter, what).inc(count)
 
     def moved(self, direction: str, size: int) -> None:
         """Count bytes of a file."""

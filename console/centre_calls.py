@@ -25,6 +25,7 @@ from schemas.ledger import (
     HostRow,
     Hosts,
     JobCancel,
+    JobDelete,
     JobList,
     JobRecord,
     JobRetry,
@@ -136,6 +137,11 @@ class CentreCalls:
         """Release held and failed jobs; their counts start again."""
         typed = read_job_name(name)
         return await self._order(lambda: JobRetry(owner=typed.owner, job=typed.within_owner))
+
+    async def delete(self, name: str) -> JobsChanged:
+        """Delete a job, or all of an array, with outputs and history; what waits or runs is left, as ``pending``."""
+        typed = read_job_name(name)
+        return await self._order(lambda: JobDelete(owner=typed.owner, job=typed.within_owner))
 
     async def submit_description(self, job: JobDescription) -> JobVerdict:
         """Submit a job whose inputs are in the store. Raises SubmissionRefused. Repeating it is safe."""

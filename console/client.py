@@ -285,6 +285,10 @@ class Client:
         """Release held and failed jobs; their counts start again."""
         return self._wait_for(self._client.retry(name))
 
+    def delete(self, name: str) -> JobsChanged:
+        """Delete a job, or all of an array, with outputs and history; what waits or runs is left, as ``pending``."""
+        return self._wait_for(self._client.delete(name))
+
     def wait(
         self, name: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, int]], None] | None = None
     ) -> list[JobRow]:

@@ -33,7 +33,7 @@ from schemas.ledger import JobState
 #: Rows read at a time; a batch seldom needs more.
 PAGE = 64
 #: Classes of free slots that one sweep looks at; the next takes others.
-MOST_OFFERS = 500
+MOST_OFFERS = 20
 
 _jobs, _requests, _vms = tables.jobs, tables.requests, tables.vms
 

@@ -22,6 +22,7 @@ from adapters.ledger import assignments, attempts, classes, completions
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
+from adapters.storage.collector import Collector, bounds_of
 from adapters.storage.courier import Courier
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
@@ -64,6 +65,7 @@ class StorageAdapter:
             metrics,
             most_input_bytes=config.input_mib << 20,
         )
+        self._collector = Collector(store, self._intake, bounds_of(config), metrics)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, user: str) -> None:
@@ -77,6 +79,7 @@ class StorageAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweep(), name="sweep")
+                group.create_task(self._collector.run(), name="collector")
                 group.create_task(self._courier.sweep(), name="staging sweep")
         finally:
             await self._courier.close()

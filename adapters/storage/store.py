@@ -33,59 +33,66 @@ class Store:
 
     def __init__(self, url: str) -> None:
         with mapped(url):
-            self._system, self._root = fsspec.url_to_fs(url)
-        self._url = url
-        self._is_local = "file" in _protocols(self._system)
+            self.system, self.root = fsspec.url_to_fs(url)
+        self.url = url
+        self.is_local = "file" in _protocols(self.system)
 
     def holds(self, file: StoredFile, size: int, sha256: str) -> bool:
         """Say whether a file is there with these bytes. An input's name is its digest; an output is read."""
         path = self._path(file)
-        with mapped(self._url):
-            if not self._system.exists(path) or self._system.size(path) != size:
+        with mapped(self.url):
+            if not self.system.exists(path) or self.system.size(path) != size:
                 return False
             if isinstance(file, OutputFile) and self._digest(path) != sha256:
                 return False
             self._sync_directories(path)
-            return True
+            return isinstance(file, OutputFile) or self.has_input(file.sha256)
 
     def has_input(self, sha256: str) -> bool:
-        """Say whether an input is there."""
-        with mapped(self._url):
-            return bool(self._system.exists(self._path(InputFile(sha256=sha256))))
+        """Say whether an input is there. It is young from then on: what a job is submitted with is not cleared away."""
+        path = self._path(InputFile(sha256=sha256))
+        with mapped(self.url):
+            if not self.is_local:
+                return bool(self.system.exists(path))
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+            return True
 
     def put(self, local: Path, file: StoredFile) -> None:
         """Store a local file, which is gone afterwards. Raises StoreError; what was stored is as before then, and the
         local file stays. On one file system nothing is copied; elsewhere holes stay holes."""
-        with mapped(self._url), self._appearing(file, local.stat().st_size) as fresh:
-            if self._is_local:
+        with mapped(self.url), self._appearing(file, local.stat().st_size) as fresh:
+            if self.is_local:
                 _link_or_copy(local, Path(fresh))
             else:
-                self._system.put_file(str(local), fresh)
+                self.system.put_file(str(local), fresh)
         local.unlink(missing_ok=True)
 
     def put_bytes(self, content: bytes, file: StoredFile) -> None:
         """Store bytes. Raises StoreError; what was stored is as before then."""
-        with mapped(self._url), self._appearing(file, len(content)) as fresh:
-            self._system.pipe_file(fresh, content)
+        with mapped(self.url), self._appearing(file, len(content)) as fresh:
+            self.system.pipe_file(fresh, content)
 
     @contextlib.contextmanager
     def _appearing(self, file: StoredFile, size: int) -> Iterator[str]:
         """Give a name to write under; the file appears under its own when that has succeeded, every byte of it."""
         path = self._path(file)
-        fresh = f"{self._root}/{UNFINISHED}/{path.rpartition('/')[2]}.{secrets.token_hex(8)}"
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._system.makedirs(fresh.rpartition("/")[0], exist_ok=True)
+        fresh = f"{self.root}/{UNFINISHED}/{path.rpartition('/')[2]}.{secrets.token_hex(8)}"
+        self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self.system.makedirs(fresh.rpartition("/")[0], exist_ok=True)
         try:
             yield fresh
-            if self._is_local:
+            if self.is_local:
                 durable.sync_file(Path(fresh))
-            if self._system.size(fresh) != size:
-                raise StoreError(f"store {self._url}: it took {self._system.size(fresh)} of {size} bytes")
-            self._system.mv(fresh, path)
+            if self.system.size(fresh) != size:
+                raise StoreError(f"store {self.url}: it took {self.system.size(fresh)} of {size} bytes")
+            self.system.mv(fresh, path)
             self._sync_directories(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                self._system.rm_file(fresh)
+                self.system.rm_file(fresh)
             raise
 
     def remove_unfinished(self, keep_s: float) -> list[str]:
@@ -93,40 +100,41 @@ class Store:
 
         Raises StoreError.
         """
-        place = f"{self._root}/{UNFINISHED}"
-        with mapped(self._url):
-            if not self._system.exists(place):
+        place = f"{self.root}/{UNFINISHED}"
+        with mapped(self.url):
+            if not self.system.exists(place):
                 return []
-            old = [name for name in self._system.ls(place, detail=False) if self._age_s(name) > keep_s]
+            old = [name for name in self.system.ls(place, detail=False) if self.age_s(name) > keep_s]
             for name in old:
                 with contextlib.suppress(FileNotFoundError):  # another adapter looks after the store too
-                    self._system.rm_file(name)
+                    self.system.rm_file(name)
         return [name.rpartition("/")[2] for name in old]
 
     def stored_bytes(self, file: OutputFile) -> int:
         """Say how many bytes the other outputs of an output's attempt have. Raises StoreError."""
-        path = f"{self._root}/outputs/{file.job}/{file.attempt}"
-        with mapped(self._url):
-            if not self._system.exists(path):
+        path = f"{self.root}/outputs/{file.job}/{file.attempt}"
+        with mapped(self.url):
+            if not self.system.exists(path):
                 return 0
-            sizes: dict[str, int] = self._system.du(path, total=False)
+            sizes: dict[str, int] = self.system.du(path, total=False)
         own = self._path(file)
         return sum(size for name, size in sizes.items() if name != own)
 
-    def _age_s(self, name: str) -> float:
+    def age_s(self, name: str) -> float:
+        """Give the age of a file; of one that has just gone it is 0."""
         try:
-            modified: datetime = self._system.modified(name)
+            modified: datetime = self.system.modified(name)
         except FileNotFoundError:
             return 0.0
         return (datetime.now(UTC) - modified.astimezone(UTC)).total_seconds()
 
     def _sync_directories(self, path: str) -> None:
         """Make a name durable: every directory above it, since another thread may just have made any of them."""
-        if not self._is_local:
+        if not self.is_local:
             return
         for directory in Path(path).parents:
             durable.sync_directory(directory)
-            if directory == Path(self._root):
+            if directory == Path(self.root):
                 return
 
     def local(self, file: StoredFile, staging: Path) -> tuple[Path, bool]:
@@ -135,10 +143,10 @@ class Store:
         Raises NotStored, StoreError.
         """
         path = self._path(file)
-        with mapped(self._url):
-            if not self._system.exists(path):
+        with mapped(self.url):
+            if not self.system.exists(path):
                 raise NotStored(f"{_name(file)} is not in the store")
-            if self._is_local:
+            if self.is_local:
                 return Path(path), False
             return self._copy(path, staging), True
 
@@ -147,7 +155,7 @@ class Store:
         handle, name = tempfile.mkstemp(prefix="out-", dir=staging)
         os.close(handle)
         try:
-            self._system.get_file(path, name)
+            self.system.get_file(path, name)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -155,23 +163,23 @@ class Store:
 
     def remove_attempt(self, job: str, attempt: int) -> None:
         """Remove all that an attempt stored: it did not become the final one. Nothing there is no error."""
-        path = f"{self._root}/outputs/{job}/{attempt}"
-        with mapped(self._url):
-            if self._system.exists(path):
-                self._system.rm(path, recursive=True)
+        path = f"{self.root}/outputs/{job}/{attempt}"
+        with mapped(self.url), contextlib.suppress(FileNotFoundError):  # another adapter may do the same
+            if self.system.exists(path):
+                self.system.rm(path, recursive=True)
 
     def _path(self, file: StoredFile | GuestFile) -> str:
         match file:
             case InputFile(sha256=digest):
-                return f"{self._root}/inputs/{digest[:2]}/{digest}"
+                return f"{self.root}/inputs/{digest[:2]}/{digest}"
             case OutputFile(job=job, attempt=attempt, name=name):
                 _refuse_escape(name)
-                return f"{self._root}/outputs/{job}/{attempt}/{name}"
+                return f"{self.root}/outputs/{job}/{attempt}/{name}"
         raise NotStored(f"{file!r} is not a file of the store")
 
     def _digest(self, path: str) -> str:
         digest = hashlib.sha256()
-        with self._system.open(path, "rb") as opened:
+        with self.system.open(path, "rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.alternation import say
 from benchmarks.figures import Figure, percentile
-from benchmarks.ledger.operations import IN_VAIN, OPERATIONS, SWEEP, measure
+from benchmarks.ledger.operations import CANCEL, IN_VAIN, OPERATIONS, SWEEP, measure
 from benchmarks.ledger.world import build
 
 
@@ -65,6 +65,6 @@ def table(sizes: Sequence[Size], measured: Sequence[Times]) -> str:
     """Write ms per operation, a column a size."""
     heads = "".join(f"{size.jobs:>9,} j {size.vms:>6,} v" for size in sizes)
     lines = [f"{'ms of CPU, lower quartiles':<38}{heads}"]
-    for name in (*OPERATIONS, IN_VAIN, SWEEP):
+    for name in (*OPERATIONS, IN_VAIN, CANCEL, SWEEP):
         lines.append(f"{name:<38}" + "".join(f"{typical(times[name]):>20.2f}" for times in measured))
     return "\n".join(lines) + "\n"

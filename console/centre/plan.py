@@ -170,6 +170,7 @@ def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:
         lease_s=plan.lease_s,
         beat_s=plan.beat_s,
         sweep_s=min(5.0, plan.lease_s / 4),
+        keep_jobs_s=plan.keep_days * 86400.0,
         metrics_port=names.metrics[process],
     )
 
@@ -180,6 +181,7 @@ def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterCo
         ledger=plan.ledger_url,
         store=_store(plan),
         staging=str(plan.layout.root / "staging"),
+        keep_outputs_mib=plan.keep_outputs_gib << 10,
         lease_s=plan.lease_s,
         metrics_port=names.metrics[process],
     )

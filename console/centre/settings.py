@@ -36,6 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str = ""
     lease_s: Seconds = 90.0
     beat_s: Seconds = 15.0
+    keep_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    keep_outputs_gib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     guest: dict[str, float] = {}
 
 
@@ -50,6 +52,8 @@ TOLD = {
     "ledger": "SQLAlchemy URL of the ledger; empty: SQLite in this directory.",
     "lease_s": "How long a job is a VM's that does not beat, seconds.",
     "beat_s": "How often hosts and guests beat, seconds.",
+    "keep_days": "How long jobs are kept that have ended, with their outputs, days.",
+    "keep_outputs_gib": "What all outputs may take, GiB; beyond it the jobs that ended first go. 0: no limit.",
     "guest": "Settings handed to guest agents.",
 }
 _HEAD = """\

@@ -17,7 +17,7 @@ from console.invocation import Invocation, data_option, json_option, pass_invoca
 from console.job_file import PreparedJob, prepare
 from console.rendering import render_jobs, render_record, render_why, told_counts
 from console.screen import Output, screen
-from schemas.ledger import JobRow, Jobs, JobState, JobVerdict
+from schemas.ledger import JobRow, Jobs, JobsChanged, JobState, JobVerdict
 from schemas.plain_text import plain_all
 
 #: Jobs that did not end well and are explained after ``--wait``; the others are like them.
@@ -182,6 +182,28 @@ def retry(invocation: Invocation, name: str) -> None:
     invocation.show(answer, lambda said: f"{said.changed} released")
 
 
+@job.command("delete")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@data_option
+@json_option
+@pass_invocation
+def delete(invocation: Invocation, names: tuple[str, ...]) -> None:
+    """Delete jobs that have ended or are held, with their outputs and their history.
+
+    Of an array, what waits or runs is left and counted; cancel it first. Exit status 1 when anything is left.
+
+    \b
+    Example:
+      volcloud job delete hello-1 hello-2.3
+    """
+    with invocation.client() as client:
+        answers = {name: client.delete(name) for name in names}
+    invocation.show(answers, lambda said: "\n".join(_deleted(*one) for one in said.items()))
+    left = sum(answer.pending for answer in answers.values())
+    if left:
+        raise CommandFailed(f"{left} jobs wait or run and are left", f"`volcloud job cancel {' '.join(names)}` first")
+
+
 @job.command("fetch")
 @click.argument("name")
 @click.option("--output", "-o", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Where to.")
@@ -225,6 +247,10 @@ def _submit(client: Client, prepared: PreparedJob) -> JobVerdict:
         for path in prepared.uploads.values():
             client.upload(path, progress=file_bar(bars, path.name))
     return client.submit(prepared.description)
+
+
+def _deleted(name: str, answer: JobsChanged) -> str:
+    return f"{name}: {answer.changed} deleted" + (f", {answer.pending} left" if answer.pending else "")
 
 
 def _accepted(verdict: JobVerdict) -> str:

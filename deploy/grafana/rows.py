@@ -330,4 +330,29 @@ _BROKER = Row(
         ),
     ),
 )
-ROWS = (_NOW, _THROUGHPUT, _TIMES, _QUEUES, _LEASES, _MACHINES, _BROKER)
+_KEPT = Row(
+    "What is kept",
+    (
+        graph(
+            "Room for outputs",
+            "bytes",
+            "The store's disk, and all outputs when they were last gone through. Shorter retention makes room.",
+            Query(most("vc_store_size_bytes"), "disk"),
+            Query(most("vc_store_free_bytes"), "free"),
+            Query(most("vc_stored_outputs_bytes"), "outputs"),
+        ),
+        graph(
+            "Deleted",
+            "ops",
+            "What went after its time, or by `volcloud job delete`: jobs, outputs, inputs, lost VMs and hosts.",
+            Query(rate("vc_deleted_total", "what"), "{{what}}"),
+        ),
+        graph(
+            "Ledger usable",
+            "short",
+            "0 while an adapter's database is away, full or read-only: messages wait, nothing is lost.",
+            Query(f"{series('vc_ledger_usable')}", "{{adapter}}"),
+        ),
+    ),
+)
+ROWS = (_NOW, _THROUGHPUT, _TIMES, _QUEUES, _LEASES, _MACHINES, _KEPT, _BROKER)

@@ -139,7 +139,7 @@ async def test_a_full_store_is_told_to_the_holder_alone(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(centre.store._system, "pipe_file", full)
+    monkeypatch.setattr(centre.store.system, "pipe_file", full)
     post = Post("vm-1.completion", ending(job, b"mine"))
     centre.adapter._on_completion(post.delivery)
     await until(lambda: post.acked)

@@ -38,7 +38,9 @@ def test_every_command_of_the_specification_is_there() -> None:
     vm = ("list", "create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate", "delete")
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
-    wanted |= {("job", verb) for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "fetch")}
+    wanted |= {
+        ("job", verb) for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch")
+    }
     wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")} | {("site", "add"), ("site", "delete")}
 
     assert set(COMMANDS) == wanted

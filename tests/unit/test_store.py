@@ -80,7 +80,7 @@ def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def gone(source: str, target: str) -> None:
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr(store._system, "get_file", gone)
+    monkeypatch.setattr(store.system, "get_file", gone)
 
     with pytest.raises(NotStored):
         store.local(OUTPUT, tmp_path)

@@ -1,0 +1,167 @@
+"""Clears the store: outputs of deleted jobs soon, what no row of the ledger points to from time to time.
+
+The store is gone through in batches, each judged on a reading connection; nothing of it happens inside a transaction
+that writes. Several adapters may do it at once. A store that is another ledger's is left alone and told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+from msgspec import Struct
+
+from adapters.config import StorageAdapterConfig
+from adapters.errors import AdapterError
+from adapters.intake import Intake
+from adapters.ledger import claims
+from adapters.ledger.deletion import delete_jobs
+from adapters.metrics import Metrics
+from adapters.storage import contents
+from adapters.storage.contents import StoredAttempt
+from adapters.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How often the outputs of deleted jobs are removed and the store's room is measured, seconds.
+REMOVE_S = 10.0
+#: Files or attempts that are judged at once.
+BATCH = 200
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What the store may keep."""
+
+    #: Bytes of all outputs; 0 = no limit.
+    outputs_bytes: int = 0
+    #: Age at which what nobody needs goes, seconds.
+    unneeded_s: float = 86400.0
+    #: How often the store is gone through, seconds.
+    every_s: float = 3600.0
+
+
+def bounds_of(config: StorageAdapterConfig) -> Bounds:
+    """Read the bounds from the settings."""
+    return Bounds(
+        outputs_bytes=config.keep_outputs_mib << 20, unneeded_s=config.keep_unneeded_s, every_s=config.collect_s
+    )
+
+
+class Collector:
+    """See the module."""
+
+    def __init__(self, store: Store, intake: Intake, bounds: Bounds, metrics: Metrics) -> None:
+        self._store, self._intake, self._bounds, self._metrics = store, intake, bounds, metrics
+
+    async def run(self) -> None:
+        """Clear until cancelled; what cannot be done now is done later."""
+        due = time.monotonic() + min(self._bounds.every_s, REMOVE_S)
+        while True:
+            await asyncio.sleep(min(REMOVE_S, self._bounds.every_s))
+            try:
+                await self._measure()
+                await self.remove_deleted()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + self._bounds.every_s
+                    await self.collect()
+            except AdapterError as error:
+                log.error("store not cleared, again later", extra={"why": str(error)})
+
+    async def remove_deleted(self) -> int:
+        """Remove the outputs of deleted jobs; gives of how many. Raises LedgerError, StoreError."""
+        total = 0
+        while found := await self._intake.read(lambda tx: claims.removals(tx, BATCH)):
+            for one in found:
+                await asyncio.to_thread(contents.remove_attempts, self._store, one.ref, one.attempt)
+            await self._intake.write(partial(claims.removed, done=found))
+            total += len(found)
+        self._metrics.gone("outputs", total)
+        return total
+
+    async def collect(self) -> None:
+        """Go through the whole store once. Raises LedgerError, StoreError."""
+        if not await self._is_ours():
+            log.error("the store is another ledger's: nothing is cleared", extra={"store": self._store.url})
+            return
+        await asyncio.to_thread(contents.put_back, self._store)
+        stored = await self._collect_outputs()
+        self._metrics.stored_outputs.set(stored)
+        await self._collect_inputs()
+        if 0 < self._bounds.outputs_bytes < stored:
+            await self._make_room(stored - self._bounds.outputs_bytes)
+
+    async def _is_ours(self) -> bool:
+        """Say whether the store is the ledger's: marked as its own, or nobody's and not full of what it never knew."""
+        ledger = str(await self._intake.read(claims.identity))
+        owner = await asyncio.to_thread(contents.owner, self._store)
+        if owner:
+            return owner == ledger
+        some = await asyncio.to_thread(_some, contents.stored_attempts(self._store))
+        stored = [(one.job, one.attempt) for one in some]
+        unknown = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, stored, 0))
+        if stored and len(unknown) == len(stored):
+            return False
+        await asyncio.to_thread(contents.own, self._store, ledger)
+        return True
+
+    async def _measure(self) -> None:
+        room = await asyncio.to_thread(contents.room, self._store)
+        if room is not None:
+            self._metrics.store_size.set(room[0])
+            self._metrics.store_free.set(room[1])
+
+    async def _collect_outputs(self) -> int:
+        """Remove attempts that no row claims; gives the bytes of the others."""
+        total, walk = 0, contents.stored_attempts(self._store)
+        while batch := await asyncio.to_thread(_some, walk):
+            total += sum(one.size for one in batch)
+            old = {(one.job, one.attempt): one for one in batch if one.age_s > self._bounds.unneeded_s}
+            for gone in await self._unclaimed(old):
+                await asyncio.to_thread(self._store.remove_attempt, gone.job, gone.attempt)
+                total -= gone.size
+                self._metrics.gone("outputs", 1)
+                log.info("output removed that nobody needs", extra={"job": gone.job, "attempt": gone.attempt})
+        return total
+
+    async def _unclaimed(self, old: dict[tuple[str, int], StoredAttempt]) -> list[StoredAttempt]:
+        keep_ms = int(self._bounds.unneeded_s * 1000)
+        found = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, list(old), tx.now_ms - keep_ms))
+        return [old[one] for one in found]
+
+    async def _collect_inputs(self) -> None:
+        walk = contents.old_inputs(self._store, self._bounds.unneeded_s)
+        while batch := await asyncio.to_thread(_some, walk):
+            for digest in await self._intake.read(partial(claims.unclaimed_inputs, digests=batch)):
+                went = await asyncio.to_thread(
+                    contents.remove_input, self._store, digest, self._bounds.unneeded_s, self._is_needed
+                )
+                self._metrics.gone("inputs", int(went))
+
+    def _is_needed(self, digest: str) -> bool:
+        return not self._intake.read_here(lambda tx: claims.unclaimed_inputs(tx, [digest]))
+
+    async def _make_room(self, too_many: int) -> None:
+        """Delete the jobs that ended first until the outputs are within their bounds."""
+        last: claims.Ended | None = None
+        while too_many > 0 and (page := await self._intake.read(partial(claims.ended_first, after=last, most=BATCH))):
+            last = page[-1]
+            chosen = []
+            for job in page:
+                size = await asyncio.to_thread(contents.bytes_of, self._store, job.ref)
+                if size and too_many > 0:
+                    chosen.append(job.number)
+                    too_many -= size
+            deleted = await self._intake.write(partial(delete_jobs, numbers=chosen))
+            log.warning("jobs deleted: their outputs are beyond keep_outputs_mib", extra={"jobs": deleted})
+        await self.remove_deleted()
+
+
+def _some(walk: Iterator[T]) -> list[T]:
+    return list(islice(walk, BATCH))
