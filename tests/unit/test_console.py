@@ -35,7 +35,20 @@ COMMANDS = sorted(leaves(cli))
 
 
 def test_every_command_of_the_specification_is_there() -> None:
-    vm = ("list", "create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate", "delete")
+    vm = (
+        "list",
+        "create",
+        "start",
+        "stop",
+        "pause",
+        "resume",
+        "reset",
+        "poweroff",
+        "savestate",
+        "delete",
+        "discard",
+        "adopt",
+    )
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
     wanted |= {
