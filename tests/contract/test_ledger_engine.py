@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, text
 
 from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
+from adapters.ledger import connections, tables
 from adapters.ledger import engine as engine_module
-from adapters.ledger import tables
 from adapters.ledger.connections import connect
 from adapters.ledger.engine import Ledger
 from adapters.ledger.migrations import migrate
@@ -26,8 +27,8 @@ __all__ = ["cluster", "empty_url", "url"]
 ADD_HOST = "INSERT INTO hosts VALUES (:host, :facts, 1, 1, :present)"
 
 
-def add_host(tx: Tx, host: str = "host-1") -> None:
-    tx.connection.execute(text(ADD_HOST), {"host": host, "facts": b"", "present": True})
+def add_host(tx: Tx, host: str = "host-1", facts: bytes = b"") -> None:
+    tx.connection.execute(text(ADD_HOST), {"host": host, "facts": facts, "present": True})
 
 
 def count_hosts(tx: Tx) -> int:
@@ -295,3 +296,32 @@ def test_a_database_that_drops_its_connections_is_unavailable_once(cluster: Clus
 def drop_other_connections(tx: Tx) -> None:
     others = "pid <> pg_backend_pid() AND datname = current_database()"
     tx.connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+
+
+def test_the_log_of_sqlite_stays_short_though_somebody_always_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_LOG_BYTES", 200_000)
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger.open()
+    log, longest, ended = tmp_path / "ledger.db-wal", 0, threading.Event()
+
+    def read_on() -> None:
+        while not ended.is_set():
+            ledger.read(count_hosts)
+
+    readers = [threading.Thread(target=read_on) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(300):
+            ledger.write(lambda tx, number=number: add_host(tx, f"host-{number}", b"x" * 4000))  # type: ignore[misc]
+            longest = max(longest, log.stat().st_size)
+            ledger.tidy()
+    finally:
+        ended.set()
+        for reader in readers:
+            reader.join()
+    ledger.close()
+
+    assert 200_000 < longest < 2_000_000

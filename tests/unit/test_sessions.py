@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from broker.keys.sessions import Sessions
 from broker.management import ConnectionInfo
 
@@ -63,3 +65,27 @@ def test_a_list_that_comes_late_never_closes_the_newest() -> None:
 
     assert "c2" not in sessions.listed([connection(1), connection(2)])
     assert "c2" not in sessions.listed([connection(1)])
+
+
+def test_a_connection_of_one_agent_is_not_compared_with_those_of_ten_thousand_others() -> None:
+    sessions = Sessions()
+    for number in range(10_000):
+        sessions.opened(connection(number, user=f"vm-{number}"))
+
+    began = time.thread_time()
+    for number in range(200):
+        assert sessions.opened(connection(20_000 + number, user="vm-7")) == [
+            "c7",
+            *(f"c{20_000 + n}" for n in range(number)),
+        ]
+        assert len(sessions.of("vm-7")) == number + 2
+    assert time.thread_time() - began < 1.0
+
+
+def test_users_without_connections_are_not_remembered() -> None:
+    sessions = Sessions()
+    for number in range(100):
+        sessions.opened(connection(number, user=f"vm-{number}"))
+        sessions.closed(f"c{number}")
+
+    assert sessions._of == {}
