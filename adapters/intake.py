@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from adapters.batch import MOST_MESSAGES, batch_size
 from adapters.errors import LedgerUnavailable
 from adapters.ledger import outbox
 from adapters.ledger.engine import Ledger
@@ -39,8 +40,6 @@ STALE_MS = 10_000
 #: How long to gather once messages come faster than transactions, seconds: a transaction's statements cost as much
 #: for one message as for ten. One message at a time never waits.
 GATHER_S = 0.008
-#: Messages in one transaction.
-MOST_IN_BATCH = 400
 #: Kinds of principal that an adapter may write to; a one-time login listens to the key manager alone.
 ANSWERED = frozenset({"host", "vm", "site", "console"})
 #: How long a batch may take before beats that came meanwhile count as held up, seconds.
@@ -157,10 +156,11 @@ class Intake:
         taken = 0
         while True:
             await self._wake.wait()
-            if 1 < taken < MOST_IN_BATCH:
+            if 1 < taken < MOST_MESSAGES:
                 await asyncio.sleep(GATHER_S)
             taken = len(self._waiting)
-            batch, self._waiting = self._waiting[:MOST_IN_BATCH], self._waiting[MOST_IN_BATCH:]
+            following = batch_size(item.message for item in self._waiting)
+            batch, self._waiting = self._waiting[:following], self._waiting[following:]
             self._note_backlog()
             if batch:
                 self._busy_since = time.monotonic()

@@ -45,6 +45,8 @@ from schemas.ledger import (
 FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD})
 #: How long an answer of the centre may take, seconds.
 ANSWER_S = 30.0
+#: Names that an error lists of those that there are.
+MOST_NAMED = 10
 _POLL_FIRST_S, _POLL_MOST_S = 0.1, 2.0
 _SITE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
 _SILENT = "see with `volcloud status` which process is down, and in DIR/log why"
@@ -82,7 +84,8 @@ class CentreCalls:
         rows = await self.vms(pattern)
         if rows:
             return rows
-        known = sorted({row.status.name for row in await self.vms()})
+        page = await self._ask("call", RegistryList(limit=MOST_NAMED), Registry)
+        known = [*dict.fromkeys(row.status.name for row in page.vms), *(["…"] if page.next else [])]
         raise NoSuchVm(
             f"no VM is called {pattern!r}: there {_are(known)}", "`volcloud vm list` shows them; a pattern needs quotes"
         )

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.batch import MOST_JOBS, MOST_MESSAGES, batch_size
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Intake, Kind, body_of
 from adapters.job import calls as calls_module
@@ -344,3 +345,15 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
 
     answers = [message for _, message in wire.to(UP) if isinstance(message, JobsChanged)]
     assert [(answer.changed, answer.more) for answer in answers] == [(10, True), (5, False)]
+
+
+def test_what_a_batch_makes_the_ledger_write_is_bounded_and_not_its_messages_alone() -> None:
+    def array(jobs: int) -> JobSubmit:
+        return JobSubmit(job=JobDescription(id="j", executable="x", array=jobs))
+
+    assert batch_size([]) == 0
+    assert batch_size([BEAT] * 1000) == MOST_MESSAGES
+    assert batch_size([array(100_000), BEAT]) == 1
+    assert batch_size([BEAT, BEAT, array(100_000), BEAT]) == 2
+    assert batch_size([array(900)] * 5) == MOST_JOBS // 900
+    assert batch_size([array(1)] * 5) == 5
