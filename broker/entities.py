@@ -134,6 +134,7 @@ def check(management: Management, expected: Iterable[QueueSpec]) -> list[Differe
     found = _exchange_differences(management)
     for spec in specs.values():
         found += _queue_differences(spec, queues.get(spec.name), bound.get(spec.name, set()))
+    found += [Difference(f"principal {name}", "may connect", "cut off for a while") for name in management.shut_out()]
     return found + _strangers(bound, set(specs)) + _ownerless(queues, set(specs))
 
 

@@ -55,6 +55,8 @@ REVIEW_S = 600.0
 #: The management API knows a connection some 5 s after it was opened, and closes none before.
 CLOSE_AGAIN_S = 0.5
 CLOSE_ATTEMPTS = 20
+#: How often, and after how long, seconds, it is asked for the connections of who was cut off.
+LOOKS, LOOK_AGAIN_S = 4, 2.5
 #: What a client is told whose connection is closed.
 REPLACED, FLOODED = "the agent has a newer connection", "too many messages that nobody can take"
 
@@ -111,7 +113,7 @@ class Service:
         try:
             answer = await self._handle(sender, message)
             if isinstance(message, PrincipalCut):
-                self._spawn(self._close(self._sessions.of(message.principal), FLOODED))
+                self._spawn(self._close_all_of(message.principal))
             if answer is not None:
                 await self._answer(delivery, sender, message, answer)
         except Exception as error:
@@ -197,9 +199,20 @@ class Service:
         cutting = self._registrar.cutting
         try:
             if await self._in_thread(lambda: cutting.cut_off(principal, reason, "keys")):
-                await self._close(self._sessions.of(principal.name), FLOODED)
+                await self._close_all_of(principal.name)
         except BrokerError as error:
             log.error("not cut off", extra={"sender": principal.name, "why": str(error)})
+
+    async def _close_all_of(self, user: str) -> None:
+        """Close what a principal has open that may open nothing any more: what is known, and what the management API
+        comes to know of."""
+        for _ in range(LOOKS):
+            try:
+                listed = [one.name for one in await asyncio.to_thread(self._realm.connections) if one.user == user]
+                await self._close(list({*self._sessions.of(user), *listed}), FLOODED)
+            except BrokerError as error:
+                log.warning("connections not closed, again soon", extra={"sender": user, "why": str(error)})
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

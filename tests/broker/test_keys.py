@@ -15,6 +15,7 @@ import pytest
 
 from broker.address import Address, read_address
 from broker.connection import Connection, Delivery
+from broker.entities import check
 from broker.errors import LoginRefused
 from broker.keys.config import KeysConfig
 from broker.keys.main import serve
@@ -24,7 +25,16 @@ from broker.node import NodeAddress, PrivateNode
 from broker.principals import parse_principal
 from broker.routes import down, queue_of, reply_queue, up
 from schemas.codec import decode, encode
-from schemas.enrol import Credential, EnrolConfirm, EnrolGrant, EnrolGranted, EnrolRevoke, EnrolTrade, KeysMint
+from schemas.enrol import (
+    Credential,
+    EnrolConfirm,
+    EnrolGrant,
+    EnrolGranted,
+    EnrolRevoke,
+    EnrolTrade,
+    KeysMint,
+    PrincipalCut,
+)
 from schemas.envelope import Done, Failed, Message
 from schemas.ids import unguessable
 from tests.broker.polling import until
@@ -330,3 +340,33 @@ def test_a_wrong_setting_is_named(tmp_path: Path, setting: str, complaint: str) 
 
     assert process.returncode == 2
     assert complaint in said
+
+
+async def test_who_is_cut_off_loses_its_connection_and_comes_back_when_its_time_is_over(
+    centre: Centre, mint: Mint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = mint("vm")
+    flooding = Connection(vm, name="flood")
+    await flooding.open(patience_s=10)
+    async with Talker(centre.address("adapter-store-k")) as adapter:
+        order = PrincipalCut(target="keys", principal=vm.user, reason="a flood")
+        await adapter.connection.publish(*up(adapter.user, "enrol"), encode(order), message_id=order.id)
+
+        await until(lambda: not flooding.is_up and "limit" in flooding.last_error, 30)
+    assert str(check(centre.management, [])).count(vm.user) >= 1
+
+    centre.management.put_limit(vm.user, "max-connections", 4)
+    await until(lambda: flooding.is_up, 30)
+    await flooding.close()
+
+
+async def test_a_vm_cannot_have_another_cut_off(centre: Centre, mint: Mint) -> None:
+    victim, evil = mint("vm"), mint("vm")
+    async with Talker(victim) as one, Talker(evil) as other:
+        await other.connection.consume(queue_of(evil.user), other.hear)  # type: ignore[arg-type]
+        answer = await other.ask(PrincipalCut(target="keys", principal=victim.user, reason="spite"))
+
+        assert isinstance(answer, Failed)
+        assert "is not taken from" in answer.message
+        assert one.connection.is_up
+    assert victim.user not in centre.management.shut_out()

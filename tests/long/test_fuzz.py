@@ -10,7 +10,7 @@ from tests.system.fuzzing import flood, p99_s, reconnects, refused, stranger
 from tests.system.running import running, until
 from tests.system.test_fuzz import OPTIONS, SEED, processes
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 COUNT = 20_000
 #: Time in which a quiet centre is measured, seconds.
