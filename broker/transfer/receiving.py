@@ -146,7 +146,8 @@ class Receiving:
 
     async def _step(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), self._stall_s)
+            async with asyncio.timeout(self._stall_s):
+                await self._wake.wait()
         except TimeoutError:
             self._on_silence()
             return

@@ -111,7 +111,8 @@ class Sending:
     async def _hear(self) -> None:
         """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many."""
         try:
-            await asyncio.wait_for(self._wake.wait(), self._silence_s)
+            async with asyncio.timeout(self._silence_s):
+                await self._wake.wait()
         except TimeoutError:
             self._unanswered += self._is_heard()
             if self._unanswered >= self._most_offers:
