@@ -63,5 +63,7 @@ class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
     collect_s: Seconds = 3600.0
     #: Attempts keep this lease when a completion's request is matched here.
     lease_s: Seconds = 90.0
+    #: How often guests beat: one that has missed three is given nothing.
+    beat_s: Seconds = 15.0
     metrics_port: Port = 0
     metrics_address: str = "127.0.0.1"

@@ -1,35 +1,34 @@
 """How an adapter takes messages in: many to a transaction; commit, then publish, then acknowledge.
 
 One thread writes the ledger. What gathers while a transaction runs makes up the next one. A message that fails alone is
-moved to the dead letters with its reason; a database that is away keeps everything waiting, unacknowledged.
+moved to the dead letters with its reason; a database that is away keeps everything waiting, unacknowledged, and one
+that cannot take some message keeps that one back and takes the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.batch import MOST_MESSAGES, batch_size
-from adapters.errors import LedgerUnavailable
+from adapters.errors import LedgerError, LedgerUnavailable
 from adapters.ledger import outbox
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
+from adapters.outgoing import Outgoing
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.dead_letters import Burials
-from broker.errors import NotDelivered, Unroutable
-from broker.routes import kind_of, reply, sender_of
-from schemas.codec import clip, encode, fit, op_of
-from schemas.envelope import Failed, Message, Reply
-from schemas.errors import DecodeError, ErrorCode
-from schemas.ledger import JobVerdict
+from broker.routes import sender_of
+from schemas.codec import op_of
+from schemas.envelope import Message, Reply
+from schemas.errors import DecodeError
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +39,10 @@ STALE_MS = 10_000
 #: How long to gather once messages come faster than transactions, seconds: a transaction's statements cost as much
 #: for one message as for ten. One message at a time never waits.
 GATHER_S = 0.008
-#: Kinds of principal that an adapter may write to; a one-time login listens to the key manager alone.
-ANSWERED = frozenset({"host", "vm", "site", "console"})
-#: How long a batch may take before beats that came meanwhile count as held up, seconds.
-SLOW_S = 15.0
+#: Tries of a batch that the ledger cannot take before its messages are tried one by one, if it can take others.
+PATIENCE = 3
+#: After how long a message is tried again that the ledger cannot take though it can take others, seconds.
+AGAIN_S = 5.0
 #: An answer to a sender, or None where the outbox or silence is the answer.
 Answers = Sequence[Reply | None]
 #: Deals with all messages of one kind in a batch: (sender, message) each.
@@ -54,24 +53,20 @@ Room = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
 Taken = Callable[[Delivery, str, Message], bool]
 
 
+Prepare = Callable[[str, Any], Awaitable[Any]]
+
+
 class Kind(Struct, frozen=True, kw_only=True):
     """How to deal with one kind of message."""
 
     room: Room
+    #: What must be known of a message before any transaction, since a store or the sender's size decides how long it
+    #: takes; the room is given what comes of it in place of the message.
+    prepare: Prepare | None = None
     #: Said again anyway (beats, inventories): its transaction need not wait for the disk.
     light: bool = False
     #: Kinds of principal that may send it.
     senders: frozenset[str]
-
-
-def may_answer(principal: str) -> bool:
-    """Say whether the broker lets an adapter write to a sender: an answer to any other would cost the link."""
-    return kind_of(principal) in ANSWERED
-
-
-def body_of(answer: Reply) -> bytes:
-    """Render an answer; one that is longer than the wire allows becomes a failure that says so."""
-    return encode(fit(answer))
 
 
 class Item(Struct, frozen=True):
@@ -80,6 +75,10 @@ class Item(Struct, frozen=True):
     sender: str
     message: Message
     delivery: Delivery | None
+    #: What its room is given: the message, or what was prepared of it.
+    content: Any
+    #: It has been tried before, and counted.
+    is_again: bool = False
 
 
 class _Written(Struct):
@@ -100,29 +99,21 @@ class Intake:
         metrics: Metrics,
         *,
         after: Callable[[Tx], object],
-        slow_s: float = SLOW_S,
     ) -> None:
-        """``after`` ends every durable transaction: the matching. A batch longer than ``slow_s`` held beats up."""
+        """``after`` ends every durable transaction: the matching."""
         self._connection, self._ledger, self._kinds, self._metrics = connection, ledger, kinds, metrics
-        self._after, self._slow_s = after, slow_s
-        self.burials = Burials(connection)
+        self._after = after
         self._waiting: list[Item] = []
-        self._ticks: list[str] = []
+        self._outgoing = Outgoing(connection, metrics)
+        #: Move the message to the dead letters, and tell the sender, where it can be told.
+        self.refuse = self._outgoing.refuse
+        self.burials = self._outgoing.burials
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Monotonic times: since when nothing has held messages up, and since when a batch is being written.
-        self._clear_since: float | None = time.monotonic()
-        self._busy_since: float | None = None
-
-    @property
-    def clear_since(self) -> float | None:
-        """Monotonic time since when no message has waited for longer than one quick batch; None while any does.
-
-        Any thread may ask.
-        """
-        busy = self._busy_since
-        return None if busy is not None and time.monotonic() - busy > self._slow_s else self._clear_since
+        #: Messages queued so far, and those of them that are written down or given up.
+        self._queued = self._settled = 0
+        self._some_settled = asyncio.Event()
 
     def on_delivery(self, delivery: Delivery, taken: Taken = lambda *_: False) -> None:
         """Queue a delivery whose sender the broker vouches for; move aside what cannot be read or is not taken.
@@ -143,12 +134,26 @@ class Intake:
             reason = f"{op_of(message)} is not taken from {sender}"
             self._spawn(self.refuse(delivery, "not_taken", reason, sender, message))
             return
-        if not taken(delivery, sender, message):
+        if kind.prepare is not None:
+            self._spawn(self._prepare(kind.prepare, sender, message, delivery))
+        elif not taken(delivery, sender, message):
             self.add(sender, message, delivery)
+
+    async def _prepare(self, prepare: Prepare, sender: str, message: Message, delivery: Delivery) -> None:
+        try:
+            content = await prepare(sender, message)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with it is its own
+            self._give_up(Item(sender, message, delivery, message), error)
+            return
+        self._queue(Item(sender, message, delivery, content))
 
     def add(self, sender: str, message: Message, delivery: Delivery | None) -> None:
         """Queue a message that was already read."""
-        self._waiting.append(Item(sender, message, delivery))
+        self._queue(Item(sender, message, delivery, message))
+
+    def _queue(self, item: Item) -> None:
+        self._waiting.append(item)
+        self._queued += not item.is_again
         self._wake.set()
 
     async def run(self) -> None:
@@ -161,15 +166,23 @@ class Intake:
             taken = len(self._waiting)
             following = batch_size(item.message for item in self._waiting)
             batch, self._waiting = self._waiting[:following], self._waiting[following:]
-            self._note_backlog()
+            if not self._waiting:
+                self._wake.clear()
             if batch:
-                self._busy_since = time.monotonic()
                 await self._take(batch)
-                self._note_taken(time.monotonic() - self._busy_since)
+                self._settled += sum(not item.is_again for item in batch)
+                self._some_settled.set()
 
-    async def write(self, work: Callable[[Tx], Any]) -> Any:
+    async def emptied(self) -> None:
+        """Wait until whatever waits now has been tried: it is written down, given up, or put off."""
+        goal = self._queued
+        while self._settled < goal:
+            self._some_settled.clear()
+            await self._some_settled.wait()
+
+    async def write(self, work: Callable[[Tx], Any], *, light: bool = False) -> Any:
         """Run ``work`` of the adapter's own in the writer thread, and publish what it put out. Raises LedgerError."""
-        return await self._publish_after(work, light=False)
+        return await self._publish_after(work, light=light)
 
     async def read(self, work: Callable[[Tx], Any]) -> Any:
         """Run ``work`` on a reading connection. Raises LedgerError."""
@@ -187,7 +200,7 @@ class Intake:
         await self._publish_stale()
 
     async def _publish_stale(self) -> None:
-        ticks, self._ticks = self._ticks, []
+        ticks = self._outgoing.take_ticks()
 
         def work(tx: Tx) -> list[OutboxRow]:
             outbox.tick(tx, ticks)
@@ -198,25 +211,10 @@ class Intake:
     async def close(self) -> None:
         """Let what is being published be confirmed, tick it off and stop."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        ticks, self._ticks = self._ticks, []
+        ticks = self._outgoing.take_ticks()
         if ticks:
             await self._in_thread(lambda: self._ledger.write_lightly(lambda tx: outbox.tick(tx, ticks)))
         self._thread.shutdown()
-
-    def _note_backlog(self) -> None:
-        if self._waiting:
-            self._clear_since = None
-        else:
-            self._wake.clear()
-            self._clear_since = self._clear_since or time.monotonic()
-
-    def _note_taken(self, took_s: float) -> None:
-        """After a batch: one that was slow, or found no ledger, held up whatever came meanwhile."""
-        if took_s > self._slow_s:
-            self._clear_since = None
-        if not self._waiting:
-            self._clear_since = self._clear_since or time.monotonic()
-        self._busy_since = None
 
     async def _take(self, batch: list[Item]) -> None:
         light = [item for item in batch if self._kinds[type(item.message)].light]
@@ -229,6 +227,9 @@ class Intake:
         """Write a batch. When it fails, write each alone, so that one bad message holds up no other."""
         try:
             written = await self._write_items(items, light=light)
+        except LedgerUnavailable as error:
+            await self._part(items, error, light=light)
+            return
         except Exception as error:  # noqa: BLE001  whatever broke, it is found out message by message
             if len(items) == 1:
                 self._give_up(items[0], error)
@@ -239,16 +240,38 @@ class Intake:
             return
         self._spawn(self._finish(items, written))
 
+    async def _part(self, items: list[Item], error: Exception, *, light: bool) -> None:
+        """The ledger is there, but not for these: keep each back that it cannot take, and let the others go on."""
+        if len(items) > 1:
+            for item in items:
+                await self._commit([item], light=light)
+            return
+        log.warning("message put off", extra={"op": op_of(items[0].message), "why": str(error)})
+        again = replace(items[0], is_again=True)
+        asyncio.get_running_loop().call_later(AGAIN_S, self._queue, again)
+
+    async def _is_there(self) -> bool:
+        """Whether the ledger takes any transaction at all."""
+        try:
+            await self._in_thread(lambda: self._ledger.write(lambda tx: None))
+        except LedgerError:
+            return False
+        return True
+
     async def _write_items(self, items: list[Item], *, light: bool) -> _Written:
-        ticks, self._ticks = self._ticks, []
+        """Write them in one transaction. Waits for a ledger that is away; raises LedgerUnavailable if it is there."""
+        ticks = self._outgoing.take_ticks()
         write = self._ledger.write_lightly if light else self._ledger.write
-        for wait_s in backoff(0.2, 10.0):
+        patience = PATIENCE if len(items) > 1 else 1
+        for tries, wait_s in enumerate(backoff(0.2, 10.0), 1):
             try:
                 written: _Written = await self._in_thread(lambda: write(lambda tx: self._work(tx, items, ticks, light)))
                 return written
             except LedgerUnavailable as error:
-                self._clear_since = None
                 log.error("ledger unavailable, waiting", extra={"why": str(error)})
+                if tries >= patience and await self._is_there():
+                    self._outgoing.put_back(ticks)
+                    raise
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 
@@ -259,7 +282,7 @@ class Intake:
         for message_type, kind in self._kinds.items():
             mine = [item for item in items if type(item.message) is message_type]
             if mine:
-                given = kind.room(tx, [(item.sender, item.message) for item in mine])
+                given = kind.room(tx, [(item.sender, item.content) for item in mine])
                 answers += [(item, answer) for item, answer in zip(mine, given, strict=True) if answer is not None]
         if not light:
             self._after(tx)
@@ -289,9 +312,9 @@ class Intake:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
         try:
             self._metrics.note(written.counts, written.observations)
-            await self._publish(written.outgoing)
+            await self._outgoing.publish(written.outgoing)
             for item, answer in written.answers:
-                self._answer(item.sender, item.message, answer)
+                self._outgoing.answer(item.sender, item.message, answer)
         except Exception:
             log.exception("committed and not told: the outbox has it, and answers are asked for again")
         for item in items:
@@ -301,47 +324,13 @@ class Intake:
     def _start_publishing(self, rows: list[OutboxRow]) -> None:
         if rows:
             self._metrics.outbox_again.inc(len(rows))
-            self._spawn(self._publish(rows))
-
-    async def _publish(self, rows: list[OutboxRow]) -> None:
-        """Publish outbox rows at once and note each confirm; what is not confirmed stays in the outbox."""
-        if not rows:
-            return
-        began = time.monotonic()
-        sends = [self._connection.send(r.exchange, r.routing_key, r.body, message_id=r.message_id) for r in rows]
-        outcomes = await asyncio.gather(*sends, return_exceptions=True)
-        self._metrics.confirm_seconds.observe(time.monotonic() - began)
-        for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome is None or isinstance(outcome, Unroutable):
-                self._ticks.append(row.message_id)
-            if isinstance(outcome, NotDelivered):
-                self._metrics.not_delivered(type(outcome).__name__)
-                log.info("not delivered", extra={"key": row.routing_key, "why": str(outcome)})
-
-    def _answer(self, sender: str, message: Message, answer: Reply) -> None:
-        """Send an answer that nobody stores: it is asked for again if it is lost."""
-        route = reply(self._connection.user, sender, message.reply)
-        self._connection.send(*route, body_of(answer), message_id=answer.id, mandatory=False)
+            self._spawn(self._outgoing.publish(rows))
 
     def _give_up(self, item: Item, error: Exception) -> None:
         log.exception("message failed", exc_info=error, extra={"op": op_of(item.message), "sender": item.sender})
         if item.delivery is not None:
             text = f"{type(error).__name__}: {error}"
             self._spawn(self.refuse(item.delivery, "failed", text, item.sender, item.message))
-
-    async def refuse(
-        self, delivery: Delivery, reason: str, text: str, sender: str = "", message: Message | None = None
-    ) -> None:
-        """Move the message to the dead letters, and tell the sender, where it can be told."""
-        self._metrics.refused(reason)
-        text = clip(text)
-        if not await self.burials.bury(delivery, reason, text):
-            return  # a flood is not answered either
-        call = message.id if message is not None else delivery.properties.message_id
-        known = sender or sender_of(delivery.routing_key, delivery.user_id)
-        if call and known and may_answer(known):
-            refusal = _refusal(delivery.routing_key, call[:64], text)
-            self._answer(delivery.user_id, message or refusal, refusal)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
@@ -352,10 +341,3 @@ class Intake:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("intake: a step failed", exc_info=task.exception())
-
-
-def _refusal(routing_key: str, call: str, text: str) -> Reply:
-    """Say no in the words that the sender waits for: a submission is answered by a verdict."""
-    if routing_key.endswith(".submit"):
-        return JobVerdict(call=call, accepted=False, job="", reasons=[text])
-    return Failed(call=call, code=ErrorCode.BAD_REQUEST, message=text, hint="mend the message, then send it again")

@@ -34,25 +34,25 @@ BUCKETS = (
 )  # fmt: skip
 
 #: States that a job leaves by an order only.
-OUTCOMES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD)
+OUTCOMES = (JobState.DONE, JobState.CANCELLED, JobState.HELD)
 #: States that the gauge shows: what has ended is history, which the counters tell.
-OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.FAILED, JobState.CANCELLED))
+OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.CANCELLED))
 #: How an attempt ends: said by its guest, or by the ledger when the guest has gone (lost, expired).
 ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "returned", "expired")
 #: Why a message had no effect.
 REASONS = (
     *("undecodable", "foreign_key", "not_taken", "failed", "flood", "no_such_transfer"),
     *("stale_generation", "stale_hello", "stale_inventory"),
-    *("unknown_attempt", "foreign_attempt", "foreign_vm", "superseded", "cancelled"),
+    *("unknown_attempt", "foreign_attempt", "foreign_vm", "superseded", "cancelled", "dead_boot"),
 )
 NOT_DELIVERED = ("unroutable", "refused", "disconnected", "forbidden", "other")
 VERDICTS = ("accepted", "refused")
 DIRECTIONS = ("in", "out")
-HOST_STATES = ("present", "absent")
+HOST_STATES = ("present", "late", "lost", "absent")
 #: What a VM that exists may be; ``other`` is a word of a newer host agent.
 VM_STATES = (
     *("running", "paused", "saved", "poweredoff", "aborted", "stuck", "unknown", "set_aside"),
-    *("starting", "pausing", "saving", "restoring", "stopping", "other"),
+    *("starting", "pausing", "saving", "restoring", "stopping", "lost", "other"),
 )
 STEPS = ("stage_in", "run", "validate", "stage_out")
 #: What goes after its time, or by an order.
@@ -77,6 +77,7 @@ COUNTS: Mapping[str, Target] = {
     "completions": Target("completions"),
     "leases_renewed": Target("renewed"),
     "attempts_revived": Target("revived"),
+    "vms_struck": Target("struck"),
     "requests_forgotten": Target("fates", "forgotten"),
     "requests_unblocked": Target("fates", "unblocked"),
     "request_served": Target("fates", "served"),
@@ -132,6 +133,8 @@ class Metrics:
         self.completions = make("vc_completions_total", "Completions that counted, repeated ones included")
         self.renewed = make("vc_leases_renewed_total", "Leases renewed by beats")
         self.revived = make("vc_attempts_revived_total", "Attempts that came back after their lease")
+        self.sweeps_failed = make("vc_sweeps_failed_total", "Sweeps that broke off, and were begun again")
+        self.struck = make("vc_vms_struck_total", "VMs that lost a job, or failed what others finish")
         self.fates = make("vc_job_requests_total", "Requests for work that led to no assignment", "fate", FATES)
         self.refusals = make("vc_messages_refused_total", "Messages that had no effect", "reason", REASONS)
         self.deleted = make("vc_deleted_total", "What was deleted after its time or by an order", "what", DELETED)
@@ -187,6 +190,10 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Count a message that had no effect; a reason that is not known counts as ``failed``."""
         self.refusals.labels(self._adapter, reason if reason in REASONS else "failed").inc()
+
+    def sweep_failed(self) -> None:
+        """Count a sweep that broke off."""
+        self.sweeps_failed.inc()
 
     def not_delivered(self, reason: str) -> None:
         """Count a publish that was not confirmed, by the name of its error."""

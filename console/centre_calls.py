@@ -42,7 +42,7 @@ from schemas.ledger import (
 )
 
 #: A job in one of these does not change by itself.
-FINAL_STATES = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD})
+FINAL_STATES = frozenset({JobState.DONE, JobState.CANCELLED, JobState.HELD})
 #: How long an answer of the centre may take, seconds.
 ANSWER_S = 30.0
 #: Names that an error lists of those that there are.

@@ -21,6 +21,7 @@ _COLOURS = {
     "aborted": "red",
     "stuck": "red",
     "set_aside": "red",
+    "lost": "red",
     "cancelled": "yellow",
     "submitted": "dim",
     "poweredoff": "dim",
@@ -129,7 +130,7 @@ def render_hosts(rows: Sequence[HostRow]) -> RenderableType:
     for row in rows:
         facts = row.facts
         driver = f"{facts.hypervisor} {facts.accelerator}".strip() + ("" if facts.isolates else " (no isolation)")
-        present = Text("yes", style="green") if row.present else Text("no", style="red")
+        present = Text(row.presence, style="green" if row.presence == "present" else "red")
         size = (str(facts.cpus), f"{facts.memory_mib} MiB", f"{facts.free_disk_mib} MiB")
         shown.add_row(row.host, facts.hostname, present, str(row.vms), *size, driver, ago(row.seen_ms))
     return shown

@@ -10,7 +10,6 @@ from schemas.ledger import AttemptRow, JobEvent, JobRecord, JobState
 _NEXT = {
     JobState.SUBMITTED: "it waits for a VM; `volcloud vm list` shows those that there are",
     JobState.DONE: "fetch its outputs with `volcloud job fetch {job}`",
-    JobState.FAILED: "read its output with `volcloud job logs {job}`, mend the job, then `volcloud job retry {job}`",
     JobState.HELD: "read its output with `volcloud job logs {job}`, then release it with `volcloud job retry {job}`",
     JobState.CANCELLED: "nothing; `volcloud job retry {job}` would not bring it back, submit it under a new id",
 }
@@ -62,7 +61,7 @@ def explain(record: JobRecord) -> Explanation:
 def _telling_event(events: list[JobEvent], state: JobState) -> JobEvent | None:
     """Choose the event that says most: the last with a detail; while all goes well, simply the last."""
     told = [event for event in events if event.detail]
-    if state in (JobState.FAILED, JobState.HELD, JobState.CANCELLED, JobState.SUBMITTED) and told:
+    if state in (JobState.HELD, JobState.CANCELLED, JobState.SUBMITTED) and told:
         return told[-1]
     return events[-1] if events else None
 

@@ -31,7 +31,7 @@ SETTINGS_OF_GUESTS = {
     "beat_s": "Between two beats.",
     "request_again_s": "A request for work is said again after this long, as repair.",
     "store_patience_s": "How long an output waits for a store that does not take it. 3600 without it.",
-    "payload_memory_mib": "Memory that a payload may have whose job requires none. Without it, or 0: no limit.",
+    "payload_memory_mib": "Memory that a payload may have whose job requires none. Without it, or 0: its slot's share.",
 }
 
 #: What a code tells its reader.

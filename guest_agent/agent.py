@@ -66,6 +66,7 @@ class GuestAgent:
         self._journal.open()
         self._book = Book(self._journal)
         self._slots = seed.slots or os.cpu_count() or 1
+        self._settings = seed.settings
         self._build(self._slots, seed.settings)
         try:
             await self._serve(seed.vm)
@@ -201,7 +202,14 @@ class GuestAgent:
             self._responder.refused["no_such_transfer"] += 1
 
     def _describe(self) -> Machine:
-        return describe(self._state, slots=self._slots, image=self._image, features=self._features())
+        usual_mib = int(self._settings.get("payload_memory_mib", 0))
+        return describe(
+            self._state,
+            slots=self._slots,
+            usual_memory_mib=usual_mib,
+            image=self._image,
+            features=self._features(),
+        )
 
     def _features(self) -> list[str]:
         """Say what holds payloads together here, so that jobs may ask for it."""

@@ -14,7 +14,9 @@ AGENT_VERSION = "0.1.0"
 DISK_STEP_MIB = 256
 
 
-def describe(state: Path, *, slots: int = 1, image: str = "", features: list[str] | None = None) -> Machine:
+def describe(
+    state: Path, *, slots: int = 1, usual_memory_mib: int = 0, image: str = "", features: list[str] | None = None
+) -> Machine:
     """Look at this machine: its totals, which the ledger divides among its ``slots``.
 
     ``state`` is the directory whose disk jobs will use: all of it that root has not kept for itself.
@@ -27,6 +29,7 @@ def describe(state: Path, *, slots: int = 1, image: str = "", features: list[str
         image=image,
         features=features or [],
         slots=slots,
+        usual_memory_mib=usual_memory_mib,
         boot_id=boot_id(),
         agent_version=AGENT_VERSION,
         python=platform.python_version(),

@@ -68,6 +68,8 @@ class Machine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     features: Features = []
     #: Job slots that run at once. Slot numbers beyond are lanes: jobs taken ahead for slot ``number % slots``.
     slots: Annotated[int, Meta(ge=1, le=1024)] = 1
+    #: Memory of a job that asks for none, as the VM's owner has set it; 0 = its slot's share.
+    usual_memory_mib: Amount = 0
     #: The guest kernel's boot id: changes with every boot, differs from the host's in a real VM.
     boot_id: Word = ""
     agent_version: Word = ""

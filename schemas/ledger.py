@@ -30,7 +30,6 @@ class JobState(StrEnum):
     VALIDATING = "validating"
     STAGE_OUT = "stage-out"
     DONE = "done"
-    FAILED = "failed"
     CANCELLED = "cancelled"
     HELD = "held"
 
@@ -137,14 +136,14 @@ class JobRecord(Reply, frozen=True, kw_only=True, tag="reply.job"):
 
 
 class JobCancel(Message, frozen=True, kw_only=True, tag="job.cancel"):
-    """Cancel a job, or with ``id`` alone all of its array. Acknowledged by the count; a running one ends soon after."""
+    """Cancel a job, or with ``id`` alone all of its array. Final with the answer; a guest that has one is told."""
 
     owner: str = ""
     job: str
 
 
 class JobRetry(Message, frozen=True, kw_only=True, tag="job.retry"):
-    """Release held or failed jobs: their counts start again."""
+    """Release held jobs: their counts start again."""
 
     owner: str = ""
     job: str
@@ -158,7 +157,7 @@ class JobDelete(Message, frozen=True, kw_only=True, tag="job.delete"):
 
 
 class JobsChanged(Reply, frozen=True, kw_only=True, tag="reply.jobs_changed"):
-    """How many jobs the order changed, and how many will change once their guest has answered.
+    """How many jobs the order changed, and how many of them a guest has, which is told to stop.
 
     Of a delete, ``pending`` are those that were left, since they wait or run.
 
@@ -184,8 +183,11 @@ class HostRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str
     facts: HostFacts
     seen_ms: int
+    #: It is there, or late at most.
     present: bool
     vms: int = 0
+    #: ``present``, ``late`` (two beats missed), ``lost`` (three), or ``absent``: its agent has said that it stops.
+    presence: str = "present"
 
 
 class Hosts(Reply, frozen=True, kw_only=True, tag="reply.hosts"):

@@ -8,6 +8,9 @@ from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
 
+#: VMs of one host: all of them are written down in one transaction.
+MOST_VMS = 1000
+
 VmName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)")]
 
 
@@ -124,7 +127,7 @@ class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
     """HELLO and every later beat of a host: its facts and the full state of its VMs. Decides nothing about a job."""
 
     host: HostFacts
-    vms: list[VmStatus]
+    vms: Annotated[list[VmStatus], Meta(max_length=MOST_VMS)]
     #: Agent time, ms; tells an old report from a new one.
     at_ms: int
 

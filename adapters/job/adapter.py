@@ -1,7 +1,7 @@
 """The job adapter put together: submissions, requests, beats, inventories, calls; leases and the outbox swept.
 
-The lease clock runs only while beats are being consumed: after a start, a reconnect or a backlog nothing expires for
-one whole lease.
+Every sweep it takes its turn: what it had been given is written down, the lease clock goes on as far as the beats have
+been read by everybody (see ``lease_watch``), and what is due by that clock is done.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from adapters.errors import LedgerError
 from adapters.intake import Answers, Intake, Kind
 from adapters.job.calls import Calls
 from adapters.job.caretaker import Caretaker, keep_of
+from adapters.job.desk import SubmissionDesk
+from adapters.job.lease_watch import Advice, LeaseWatch
 from adapters.job.rejected import Rejected
-from adapters.ledger import assignments, inventory, leases, queries, requests, submissions
+from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
 from adapters.ledger.engine import Ledger
 from adapters.ledger.retention import Keep
+from adapters.ledger.submissions import Application
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
 from broker.connection import Connection
-from schemas.codec import clip
+from broker.routes import up
+from schemas.codec import clip, encode
 from schemas.envelope import Message, Reply, ServerTime
-from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw
+from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw, LeaseMark
 from schemas.ledger import JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
 
@@ -45,6 +49,10 @@ M = TypeVar("M", bound=Message)
 PREFETCH = 500
 #: Reasons that a verdict names; more are counted.
 MOST_REASONS = 100
+#: The lease clock goes on by so many sweeps at once at most: what is longer was no time in which guests could be heard.
+MOST_SWEEPS_A_STEP = 2
+#: How long a sweep waits for the broker to confirm a mark, seconds.
+MARK_CONFIRM_S = 5.0
 
 
 class JobAdapter:
@@ -55,13 +63,13 @@ class JobAdapter:
         connection: Connection,
         ledger: Ledger,
         store: Store,
-        policy: Policy,
         metrics: Metrics,
         keep: Keep | None = None,
         retain_s: float = 3600.0,
     ) -> None:
-        self._connection, self._ledger, self._metrics, self._policy = connection, ledger, metrics, policy
-        self._intake = Intake(connection, ledger, kinds(store), metrics, after=assignments.match, slow_s=policy.beat_s)
+        self._connection, self._ledger, self._metrics = connection, ledger, metrics
+        self._desk = SubmissionDesk(store.has_input)
+        self._intake = Intake(connection, ledger, kinds(self._desk), metrics, after=assignments.match)
         self._calls = Calls(connection, self._intake)
         self._caretaker = Caretaker(self._intake, keep or Keep(), retain_s)
 
@@ -80,31 +88,46 @@ class JobAdapter:
                 group.create_task(self._caretaker.run(), name="retention")
         finally:
             await self._connection.close()
+            self._desk.close()
+            await self._leave()
             await self._intake.close()
 
+    async def _leave(self) -> None:
+        """Hold up the lease clock no longer: whatever we had been given is the broker's again."""
+        try:
+            await self._intake.write(lambda tx: clock.leave(tx, [tx.instance]))
+        except LedgerError as error:
+            log.warning("not signed off, the lease clock waits for a while", extra={"why": str(error)})
+
     async def _sweeps(self, every_s: float) -> None:
+        watch = LeaseWatch(self._ledger.instance, most_step_s=MOST_SWEEPS_A_STEP * every_s)
         while True:
             await asyncio.sleep(every_s)
             try:
-                await self._sweep()
-            except LedgerError as error:
-                log.error("sweep failed, again soon", extra={"why": str(error)})
+                await self._sweep(watch)
+            except Exception:
+                log.exception("sweep failed, again soon")
+                self._metrics.sweep_failed()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self, watch: LeaseWatch) -> None:
         await self._intake.sweep()
-        await self._intake.write(self._expire_or_match)
+        await self._intake.emptied()
+        found = await self._intake.write(_take_turn, light=True)
+        advice = watch.look(found, time.monotonic())
+        await self._intake.write(partial(_follow, found.kept_by, advice))
+        if watch.wants_mark(time.monotonic()):
+            await self._put_mark(watch)
         self._show(await self._intake.read(queries.stats))
         await asyncio.to_thread(self._ledger.tidy)
 
-    def _expire_or_match(self, tx: Tx) -> None:
-        """Decided in the writer thread: whatever held this transaction up held beats up as well."""
-        (_expire if self._may_expire() else assignments.match_all)(tx)
-
-    def _may_expire(self) -> bool:
-        """Whether beats have been consumed without a break or a backlog for one whole lease."""
-        since = (self._connection.up_since, self._intake.clear_since)
-        now = time.monotonic()
-        return all(moment is not None and now - moment >= self._policy.lease_s for moment in since)
+    async def _put_mark(self, watch: LeaseWatch) -> None:
+        """Put a mark among the beats; one that is not taken in time is one that never comes back."""
+        mark = LeaseMark()
+        watch.sent(mark.id, time.monotonic())
+        sent = self._connection.send(*up(self._connection.user, "beat"), encode(mark), message_id=mark.id)
+        await asyncio.wait({sent}, timeout=MARK_CONFIRM_S)
+        if not sent.done() or sent.exception() is not None:
+            log.info("mark not taken, the lease clock waits", extra={"link": self._connection.is_up})
 
     def _show(self, stats: queries.Stats) -> None:
         metrics = self._metrics
@@ -117,16 +140,17 @@ class JobAdapter:
         metrics.outbox.set(stats.outbox)
 
 
-def kinds(store: Store) -> dict[type[Message], Kind]:
+def kinds(desk: SubmissionDesk) -> dict[type[Message], Kind]:
     """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
     vm, host = frozenset({"vm"}), frozenset({"host"})
     feeders = frozenset({"site", "console"})
     return {
-        JobSubmit: Kind(room=partial(_submit, store), senders=feeders),
+        JobSubmit: Kind(room=_submit, prepare=desk.look_at, senders=feeders),
         AgentHello: Kind(room=_each(requests.hello), senders=vm),
         JobRequest: Kind(room=_ask, senders=vm),
         JobWithdraw: Kind(room=_withdraw, senders=vm),
         JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
+        LeaseMark: Kind(room=clock.mark_all, senders=frozenset({"adapter"}), light=True),
         HostInventory: Kind(room=_each(_report), senders=host, light=True),
         HostBye: Kind(room=_each(inventory.bye), senders=host, light=True),
     }
@@ -136,8 +160,8 @@ def _each(one: Callable[[Tx, str, M], Reply | None]) -> Callable[[Tx, Sequence[t
     return lambda tx, items: [one(tx, sender, message) for sender, message in items]
 
 
-def _submit(store: Store, tx: Tx, items: Sequence[tuple[str, JobSubmit]]) -> Answers:
-    return [_brief(verdict) for verdict in submissions.submit_all(tx, items, store.has_input)]
+def _submit(tx: Tx, items: Sequence[tuple[str, Application]]) -> Answers:
+    return [_brief(verdict) for verdict in submissions.submit_all(tx, items)]
 
 
 def _brief(verdict: JobVerdict) -> JobVerdict:
@@ -163,9 +187,19 @@ def _report(tx: Tx, host: str, message: HostInventory) -> Reply:
     return ServerTime(call=message.id, server_time_ms=tx.now_ms)
 
 
-def _expire(tx: Tx) -> None:
-    """Expire, then match whatever came: an inventory may have unblocked requests, and its transaction does not."""
-    leases.expire(tx)
+def _take_turn(tx: Tx) -> clock.Readers:
+    clock.take_turn(tx, clock.JOB)
+    return clock.readers(tx)
+
+
+def _follow(kept_by: str, advice: Advice, tx: Tx) -> None:
+    """Let the clock go on, do what is due, and match: a beat or an inventory may have unblocked requests."""
+    clock.leave(tx, advice.gone)
+    if advice.takes_over:
+        clock.keep(tx, kept_by)
+    if advice.step_s:
+        clock.go_on(tx, int(advice.step_s * 1000))
+    timetable.keep(tx)
     assignments.match_all(tx)
 
 
@@ -179,8 +213,7 @@ async def run(config: JobAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:
-        await JobAdapter(
-            connection, ledger, Store(config.store), policy, metrics, keep_of(config), config.retain_s
-        ).run(config.sweep_s)
+        adapter = JobAdapter(connection, ledger, Store(config.store), metrics, keep_of(config), config.retain_s)
+        await adapter.run(config.sweep_s)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
-from adapters.intake import Intake, body_of
+from adapters.intake import Intake
 from adapters.ledger import assignments, deletion, listing, orders, queries, registry
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
+from adapters.outgoing import body_of
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.routes import kind_of, reply, sender_of
@@ -56,7 +57,7 @@ ANSWERS: dict[type[Message], Callable[[Tx, Any], Reply]] = {
     RegistryList: registry.vms,
 }
 #: What carries out a portion of an order.
-ORDERS: dict[type[Message], Callable[[Tx, Any], Portion]] = {
+ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobCancel: orders.cancel,
     JobRetry: orders.retry,
     JobDelete: deletion.delete_named,
@@ -81,7 +82,7 @@ class Calls:
         if sender is None or message is None or kind_of(sender) != "console" or type(message) not in ANSWERS | ORDERS:
             self._intake.on_delivery(delivery)
             return
-        answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(message))
+        answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
         self._connection.send(*reply(self._connection.user, sender, message.reply), _fitting(answer), mandatory=False)
         delivery.ack()
 
@@ -97,23 +98,23 @@ class Calls:
             return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="look into the adapter's log")
         return answer
 
-    async def _carry_out(self, message: Message) -> Reply:
+    async def _carry_out(self, sender: str, message: Message) -> Reply:
         """Work at an order portion by portion; between them the writer takes what else has come."""
         ends = time.monotonic() + ORDER_S
-        changed, portion = 0, None
+        changed, pending, portion = 0, 0, None
         while portion is None or (not portion.is_last and time.monotonic() < ends):
             try:
-                portion = await self._portion(message)
+                portion = await self._portion(sender, message)
             except AdapterError as error:
                 return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
-            changed += portion.changed
-        return JobsChanged(call=message.id, changed=changed, pending=portion.pending, more=not portion.is_last)
+            changed, pending = changed + portion.changed, pending + portion.pending
+        return JobsChanged(call=message.id, changed=changed, pending=pending, more=not portion.is_last)
 
-    async def _portion(self, message: Message) -> Portion:
+    async def _portion(self, sender: str, message: Message) -> Portion:
         """Write one portion; waits for a ledger that is away. Raises LedgerError."""
 
         def work(tx: Tx) -> Portion:
-            done = ORDERS[type(message)](tx, message)
+            done = ORDERS[type(message)](tx, message, by=sender)
             assignments.match(tx)
             return done
 

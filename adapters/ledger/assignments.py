@@ -22,8 +22,9 @@ from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert,
 
 from adapters.ledger import classes, outbox, tables, tallies
 from adapters.ledger.backlog import Backlog
+from adapters.ledger.floor import VmFloor
 from adapters.ledger.idle import Idle
-from adapters.ledger.matching import Free, Waiting, assignment, pair, unmet
+from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
 from schemas.description import JobDescription
@@ -34,8 +35,10 @@ from schemas.ledger import JobState
 PAGE = 64
 #: Classes of free slots that one sweep looks at; the next takes others.
 MOST_OFFERS = 20
+#: Attempts of one job whose rows are kept: the last.
+MOST_HISTORY = 100
 
-_jobs, _requests, _vms = tables.jobs, tables.requests, tables.vms
+_jobs, _requests, _attempts = tables.jobs, tables.requests, tables.attempts
 
 
 def _distinct(column: Column[Any], condition: ColumnElement[bool]) -> Select[Any]:
@@ -64,7 +67,8 @@ _HEADS = select(*_columns_of_waiting()).where(
     _jobs.c.number.in_(
         select(
             select(_peers.c.number)
-            .where(_peers.c.state == literal_column("'submitted'"), _peers.c.shape == tables.shapes.c.number)
+            .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
+            .where(_peers.c.shape == tables.shapes.c.number)
             .order_by(_peers.c.rank, _peers.c.number)
             .limit(1)
             .correlate(tables.shapes)
@@ -83,6 +87,12 @@ _ASSIGN = (
     .values(state=JobState.ASSIGNED, attempt=_jobs.c.attempt + 1, reason="", ended_ms=0)
 )
 _ATTEMPT = insert(tables.attempts)
+_OLD_ATTEMPTS = delete(_attempts).where(
+    _attempts.c.job == bindparam("of_job"), _attempts.c.attempt <= bindparam("last")
+)
+_OLD_EVENTS = delete(tables.events).where(
+    tables.events.c.job == bindparam("of_job"), tables.events.c.attempt <= bindparam("last")
+)
 _SERVED = delete(_requests).where(_requests.c.vm == bindparam("of_vm"), _requests.c.slot == bindparam("of_slot"))
 _DESCRIPTIONS = select(tables.submissions.c.number, tables.submissions.c.description).where(
     tables.submissions.c.number.in_(bindparam("numbers", expanding=True))
@@ -103,7 +113,7 @@ def match(tx: Tx) -> int:
     tx.fresh_offers, tx.fresh_shapes = set(), set()
     # Where no slot is new, what has waited fits none: what came now alone is looked at.
     backlog = _backlog(tx) if offers else _backlog(tx, shapes)
-    return _assign(tx, _still_waiting(tx, list(pair(Idle(tx, offers | _offers_for(tx, shapes)), backlog))))
+    return _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
 
 
 def match_all(tx: Tx) -> int:
@@ -115,7 +125,7 @@ def match_all(tx: Tx) -> int:
     offers = _values(tx, _OFFERS)
     start = tx.now_ms // 1000 * MOST_OFFERS % max(1, len(offers))
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
-    return _assign(tx, _still_waiting(tx, list(pair(Idle(tx, turn), _backlog(tx)))))
+    return _assign(tx, Idle(tx, turn), _backlog(tx))
 
 
 def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
@@ -181,17 +191,20 @@ def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Wait
         after = page[-1]
 
 
-def _assign(tx: Tx, pairs: Sequence[tuple[Waiting, Free]]) -> int:
+def _assign(tx: Tx, idle: Idle, backlog: Backlog) -> int:
+    floor = VmFloor(tx)
+    pairs = _still_waiting(tx, list(pair(idle, backlog, floor)))
+    floor.close()
     if not pairs:
         return 0
-    _write_attempts(tx, pairs)
-    _write_assignments(tx, pairs)
+    _write_attempts(tx, pairs, floor)
+    _write_assignments(tx, pairs, floor)
     tx.counts["jobs_assigned"] += len(pairs)
     tx.observations += [("wait", max(0, tx.now_ms - job.submitted_ms) / 1000) for job, _ in pairs]
     return len(pairs)
 
 
-def _still_waiting(tx: Tx, pairs: list[tuple[Waiting, Free]]) -> list[tuple[Waiting, Free]]:
+def _still_waiting(tx: Tx, pairs: list[Pair]) -> list[Pair]:
     """Lock the paired jobs and keep those that nobody else is changing; SQLite's write lock has them all."""
     if tx.is_sqlite or not pairs:
         return pairs
@@ -200,16 +213,20 @@ def _still_waiting(tx: Tx, pairs: list[tuple[Waiting, Free]]) -> list[tuple[Wait
     return [(job, free) for job, free in pairs if job.number in still]
 
 
-def _write_attempts(tx: Tx, pairs: Sequence[tuple[Waiting, Free]]) -> None:
+def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
     for some in portions([job.number for job, _ in pairs]):
         tx.execute(_ASSIGN, {"numbers": some})
-    tx.each(_ATTEMPT, [_attempt(tx, job, free) for job, free in pairs])
+    tx.each(_ATTEMPT, [_attempt(tx, job, free, floor) for job, free in pairs])
+    old = [{"of_job": job.number, "last": job.attempt + 1 - MOST_HISTORY} for job, _ in pairs]
+    for statement in (_OLD_ATTEMPTS, _OLD_EVENTS):
+        tx.each(statement, [row for row in old if row["last"] > 0])
     for job, _ in pairs:
         tallies.move(tx, job.submission, job.owner, JobState.SUBMITTED, JobState.ASSIGNED)
     tx.each(_SERVED, [{"of_vm": free.vm, "of_slot": free.slot} for _, free in pairs])
 
 
-def _attempt(tx: Tx, job: Waiting, free: Free) -> dict[str, Any]:
+def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor) -> dict[str, Any]:
+    may_have = floor.need(job.shape, free.offer)
     return {
         "job": job.number,
         "attempt": job.attempt + 1,
@@ -227,18 +244,25 @@ def _attempt(tx: Tx, job: Waiting, free: Free) -> dict[str, Any]:
         "assigned_ms": tx.now_ms,
         "started_ms": 0,
         "ended_ms": 0,
-        "lease_expires_ms": tx.now_ms + tx.policy.lease_ms,
+        "lease_expires_ms": tx.lease_now_ms + tx.policy.lease_ms,
         "exit_status": -1,
         "cause": "",
         "noticed_by": "",
-        "boot_id": "",
+        "boot_id": free.boot_id,
         "work": None,
+        **may_have._asdict(),
+        "place": floor.place(free),
+        "large": int(floor.is_large(job.shape, free.offer)),
     }
 
 
-def _write_assignments(tx: Tx, pairs: Sequence[tuple[Waiting, Free]]) -> None:
+def _write_assignments(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
     described = descriptions(tx, {job.submission for job, _ in pairs})
-    outbox.put_all(tx, [(down(free.vm), assignment(job, free, described[job.submission])) for job, free in pairs])
+    made = (
+        (down(free.vm), assignment(job, free, described[job.submission], floor.need(job.shape, free.offer)))
+        for job, free in pairs
+    )
+    outbox.put_all(tx, made)
 
 
 def descriptions(tx: Tx, submissions: set[int]) -> dict[int, JobDescription]:

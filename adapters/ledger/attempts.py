@@ -13,9 +13,9 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import events, tables, tallies
+from adapters.ledger import events, repute, tables, tallies
 from adapters.ledger.events import Note
-from adapters.ledger.outcomes import Standing, after_loss
+from adapters.ledger.outcomes import Place, Standing, after_loss, after_return
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
 from schemas.jobs import OutputEntry, Steps, Usage
@@ -59,9 +59,9 @@ class Held(NamedTuple):
     losses: int
     lost_on: str
     reason: str
-    cancel_requested: bool
     submitted_ms: int
     limit: int
+    array: int
     attempt: int
     vm: str
     host: str
@@ -75,6 +75,8 @@ class Held(NamedTuple):
     started_ms: int
     ended_ms: int
     lease_expires_ms: int
+    #: Of the boot that it was given to; empty where the guest has not told.
+    boot_id: str
 
     @property
     def owner(self) -> str:
@@ -111,26 +113,41 @@ class Held(NamedTuple):
             self.losses,
             frozenset(self.lost_on.split()),
             self.reason,
-            self.cancel_requested,
         )
+
+    @property
+    def place(self) -> Place:
+        """The attempt's part, for ``outcomes``."""
+        return Place(self.vm, self.host, self.attempt)
+
+
+class Given(NamedTuple):
+    """An attempt that the ledger ends, why, and where that leaves its job."""
+
+    held: Held
+    cause: str
+    job: Standing
 
 
 _SELECT = (
     select(
         *(_jobs.c[name] for name in ("number", "submission", "shape", "ref", "state")),
         _jobs.c.attempt.label("latest"),
-        *(_jobs.c[name] for name in ("failures", "losses", "lost_on", "reason", "cancel_requested", "submitted_ms")),
+        *(_jobs.c[name] for name in ("failures", "losses", "lost_on", "reason", "submitted_ms")),
         _submissions.c.attempts.label("limit"),
+        _submissions.c.count.label("array"),
         *(_attempts.c[name] for name in ("attempt", "vm", "host", "slot", "generation", "request_id")),
         _attempts.c.state.label("attempt_state"),
         *(_attempts.c[name] for name in ("seen_id", "completion_id", "assigned_ms", "started_ms", "ended_ms")),
-        _attempts.c.lease_expires_ms,
+        *(_attempts.c[name] for name in ("lease_expires_ms", "boot_id")),
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)
     .order_by(_jobs.c.number)
 )
-_BY_REF = _SELECT.where(_jobs.c.ref.in_(bindparam("refs", expanding=True))).with_for_update(of=(_jobs, _attempts))
+_BY_REF = _SELECT.where(
+    _jobs.c.ref.in_(bindparam("refs", expanding=True)), _attempts.c.attempt.in_(bindparam("attempts", expanding=True))
+).with_for_update(of=(_jobs, _attempts))
 _BY_NUMBER = _SELECT.where(
     _jobs.c.number.in_(bindparam("numbers", expanding=True)), _attempts.c.attempt == _jobs.c.attempt
 )
@@ -140,7 +157,13 @@ _STAND = (
     update(_jobs)
     .where(_jobs.c.number == bindparam("of_job"))
     .values(
-        **{name: bindparam(name) for name in ("state", "failures", "losses", "lost_on", "reason", "ended_ms")},
+        **{
+            name: bindparam(name)
+            for name in (
+                *("state", "failures", "losses", "lost_on", "reason", "ended_ms"),
+                *("not_before_ms", "avoid_vm", "avoid_until_ms"),
+            )
+        },
     )
 )
 _END = (
@@ -149,14 +172,22 @@ _END = (
     .values(**{name: bindparam(name) for name in ("state", "ended_ms", "cause", "noticed_by")})
 )
 _UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
-_FINAL = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
+_FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
 
 
 def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
-    """Read attempts by job and number, locked; those that the ledger does not know are missing."""
+    """Read attempts by job and number, locked; those that the ledger does not know are missing.
+
+    Of a job that had many attempts, those of these numbers are read and no others.
+    """
     wanted = set(named)
-    refs = sorted({ref for ref, _ in wanted})
-    rows = [Held._make(row) for some in portions(refs) for row in tx.execute(_BY_REF, {"refs": some})]
+    refs, numbers = sorted({ref for ref, _ in wanted}), sorted({number for _, number in wanted})
+    rows = [
+        Held._make(row)
+        for some in portions(refs)
+        for these in portions(numbers)
+        for row in tx.execute(_BY_REF, {"refs": some, "attempts": these})
+    ]
     return {(row.ref, row.attempt): row for row in rows if (row.ref, row.attempt) in wanted}
 
 
@@ -181,6 +212,7 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
 
 
 def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
+    until_ms = tx.lease_now_ms + int(job.wait_s * 1000)
     return {
         "of_job": number,
         "state": job.state,
@@ -189,37 +221,51 @@ def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
         "lost_on": " ".join(sorted(job.lost_on)),
         "reason": job.reason,
         "ended_ms": tx.now_ms if job.state in _FINAL else 0,
+        "not_before_ms": until_ms if job.wait_s else 0,
+        "avoid_vm": job.avoid_vm,
+        "avoid_until_ms": until_ms + int(tx.policy.avoid_s * 1000) if job.avoid_vm else 0,
     }
 
 
 def give_up(tx: Tx, lost: Sequence[tuple[Held, str]], state: AttemptState, noticed_by: str) -> None:
-    """End attempts whose VM is lost, each with its cause; their jobs wait, are held or are cancelled.
+    """End attempts whose VM is lost, each with its cause; their jobs wait or are held, their VMs and hosts are struck.
 
     ``lost`` must have been read locked. Open attempts that are their job's latest only.
     """
-    after = [(held, cause, after_loss(held.standing, held.host, cause, tx.policy)) for held, cause in lost]
-    tx.each(
-        _END,
-        [
-            {
-                "of_job": held.number,
-                "of_attempt": held.attempt,
-                "state": state,
-                "ended_ms": tx.now_ms,
-                "cause": cause,
-                "noticed_by": noticed_by,
-            }
-            for held, cause, _ in after
-        ],
-    )
-    stand(tx, [(held, job) for held, _, job in after])
-    events.note_all(tx, (note for held, cause, job in after for note in _notes(held, cause, job, state, noticed_by)))
-    tx.counts[f"attempts_{state}"] += len(after)
-    for _, _, job in after:
-        tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
+    after = [Given(held, cause, after_loss(held.standing, held.place, cause, tx.policy)) for held, cause in lost]
+    end_all(tx, after, state, noticed_by)
+    repute.strike(tx, {held.vm: held.host for held, _ in lost})
 
 
-def _notes(held: Held, cause: str, job: Standing, state: AttemptState, noticed_by: str) -> Iterable[Note]:
+def take_back(tx: Tx, unbegun: Sequence[tuple[Held, str]], noticed_by: str) -> None:
+    """End attempts that their guests have not begun and will not soon, as if they were given back; else as above."""
+    after = [Given(held, cause, after_return(held.standing, held.place, tx.policy)) for held, cause in unbegun]
+    end_all(tx, after, AttemptState.RETURNED, noticed_by)
+
+
+def end_all(tx: Tx, ended: Sequence[Given], state: AttemptState, noticed_by: str) -> None:
+    """End attempts on the ledger's own word, and leave their jobs where ``ended`` says."""
+    tx.each(_END, [_end_row(tx, one, state, noticed_by) for one in ended])
+    stand(tx, [(one.held, one.job) for one in ended])
+    events.note_all(tx, (note for one in ended for note in _notes(one, state, noticed_by)))
+    tx.counts[f"attempts_{state}"] += len(ended)
+    for one in ended:
+        tx.counts["jobs_requeued" if one.job.state is JobState.SUBMITTED else f"jobs_{one.job.state}"] += 1
+
+
+def _end_row(tx: Tx, ended: Given, state: AttemptState, noticed_by: str) -> dict[str, object]:
+    return {
+        "of_job": ended.held.number,
+        "of_attempt": ended.held.attempt,
+        "state": state,
+        "ended_ms": tx.now_ms,
+        "cause": ended.cause,
+        "noticed_by": noticed_by,
+    }
+
+
+def _notes(ended: Given, state: AttemptState, noticed_by: str) -> Iterable[Note]:
+    held, cause, job = ended
     yield Note(held.number, held.attempt, state, noticed_by, cause)
     if job.state is JobState.HELD:
         yield Note(held.number, held.attempt, "held", noticed_by, job.reason)

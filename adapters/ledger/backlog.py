@@ -7,13 +7,16 @@ jobs wait. Who has passed over many that fit nobody looks through the kinds inst
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from heapq import heapify, heappop, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
-from adapters.ledger.matching import Waiting
+from adapters.ledger.matching import Waiting, Word
 
 #: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
 MOST_PASSED = 64
+#: Jobs that one slot is refused, for its VM's sake, before it is given none.
+MOST_REFUSED = 64
 
+Ask = Callable[[Waiting], Word]
 _Place = tuple[int, int, int]
 
 
@@ -45,13 +48,37 @@ class Backlog:
         self._lines: dict[int, Iterator[Waiting]] = {}
         self._heads: dict[int, Waiting | None] = {}
         self._places: dict[int, list[_Place]] = {}
+        #: Jobs that the slot which was looked at last was refused.
+        self._refused = 0
+        self._must_wait = False
 
-    def first_for(self, offer: int) -> Waiting | None:
-        """Hand out the first job that a machine of this offer may have; None when there is none."""
-        job = self._among_walked(offer) or (None if self._is_whole else self._among_queues(offer))
+    def first_for(self, offer: int, ask: Ask) -> Waiting | None:
+        """Hand out the first job that a machine of this offer may have, and that ``ask`` does not refuse its VM.
+
+        None when there is none, when too many were refused, or when the VM is to be kept free for one of them.
+        """
+        self._refused, self._must_wait = 0, False
+        job = self._among_walked(offer, ask)
+        if job is None and not self._is_whole and self._may_go_on:
+            job = self._among_queues(offer, ask)
         if job is not None:
             self._taken.add(job.number)
         return job
+
+    @property
+    def was_refused(self) -> bool:
+        """The last slot met the requirements of a job that its VM may not have now: another VM's may have it."""
+        return self._refused > 0
+
+    @property
+    def _may_go_on(self) -> bool:
+        return self._refused < MOST_REFUSED and not self._must_wait
+
+    def _lets(self, job: Waiting, ask: Ask) -> bool:
+        word = ask(job)
+        self._refused += word is not Word.YES
+        self._must_wait = word is Word.WAIT
+        return word is Word.YES
 
     @property
     def is_spent(self) -> bool:
@@ -60,13 +87,16 @@ class Backlog:
             return self._passed == 0
         return len(self._lines) == self._kinds and all(self._head(shape) is None for shape in self._lines)
 
-    def _among_walked(self, offer: int) -> Waiting | None:
+    def _among_walked(self, offer: int, ask: Ask) -> Waiting | None:
         at = self._looked.get(offer, 0)
-        while at < len(self._walked) or self._walk_on():
+        while self._may_go_on and (at < len(self._walked) or self._walk_on()):
             job = self._walked[at]
             at += 1
-            self._looked[offer] = at
-            if job.number not in self._taken and self._fits(job.shape, offer):
+            fits = job.number not in self._taken and self._fits(job.shape, offer)
+            lets = fits and self._lets(job, ask)
+            if not self._refused:
+                self._looked[offer] = at
+            if lets:
                 self._passed -= 1
                 return job
         return None
@@ -83,20 +113,25 @@ class Backlog:
         self._passed += job.number not in self._taken
         return True
 
-    def _among_queues(self, offer: int) -> Waiting | None:
+    def _among_queues(self, offer: int, ask: Ask) -> Waiting | None:
         places = self._places.get(offer)
         if places is None:
             places = self._places[offer] = self._look_through(offer)
-        while places:
-            shape = places[0][2]
-            head = self._head(shape)
+        aside: list[_Place] = []
+        found: Waiting | None = None
+        while places and found is None and self._may_go_on:
+            head = self._head(places[0][2])
             if head is None:
                 heappop(places)
             elif places[0] != _place(head):
                 heapreplace(places, _place(head))
+            elif self._lets(head, ask):
+                found = head
             else:
-                return head
-        return None
+                aside.append(heappop(places))
+        for place in aside:
+            heappush(places, place)
+        return found
 
     def _look_through(self, offer: int) -> list[_Place]:
         shapes = self._fitting(offer)

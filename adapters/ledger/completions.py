@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, update
 
-from adapters.ledger import attempts, events, outbox, requests, tables
+from adapters.ledger import attempts, events, outbox, repute, requests, tables
 from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
 from adapters.ledger.outcomes import Standing, after_completion
@@ -44,6 +44,8 @@ class Ending(NamedTuple):
 
     held: Held
     message: JobCompletion
+    outcome: Outcome
+    cause: str
     job: Standing
 
 
@@ -79,7 +81,7 @@ def complete_all(tx: Tx, messages: Sequence[tuple[str, JobCompletion]]) -> list[
         answers.append(_answer(message, reason))
         tx.counts[reason or "completions"] += 1
         if one and not reason and not one.completion_id and key not in endings:
-            endings[key] = Ending(one, message, _after(tx, one, message))
+            endings[key] = _ending(tx, one, message)
     _write(tx, list(endings.values()))
     outbox.put_all(tx, [(down(vm), a) for (vm, _), a in zip(messages, answers, strict=True)])
     requests.ask_all(tx, [(vm, m.request) for vm, m in messages if m.request])
@@ -92,36 +94,68 @@ def _answer(message: JobCompletion, reason: str) -> JobCompletionAnswer:
     )
 
 
-def _after(tx: Tx, held: Held, message: JobCompletion) -> Standing:
-    if message.outcome in (Outcome.LOST, Outcome.RETURNED) and not held.is_open:
-        return held.standing  # the ledger has taken the job back already
-    cause = readable(message.cause) or f"{message.outcome} with exit status {message.exit_status}"
-    return after_completion(
-        held.standing, message.outcome, limit=held.limit, host=held.host, cause=cause, policy=tx.policy
-    )
+def judge(held: Held, message: JobCompletion) -> tuple[Outcome, str]:
+    """Say how an attempt ended and why: as its guest says, but for what only the ledger can know.
+
+    Nobody has cancelled it, or it would not count: a guest that stopped it all the same had another reason. And what
+    ran in another boot of its VM than it was given to may have run twice.
+    """
+    cause = readable(message.cause)
+    if message.outcome is Outcome.CANCELLED:
+        has_run = message.steps.run_s > 0 or message.exit_status >= 0
+        outcome = Outcome.LOST if has_run else Outcome.RETURNED
+        return outcome, f"its guest stopped it, though nobody had cancelled it: {cause or 'no reason given'}"
+    is_elsewhere = held.boot_id and message.boot_id and held.boot_id != message.boot_id
+    if is_elsewhere and message.outcome in (Outcome.DONE, Outcome.FAILED):
+        return Outcome.LOST, f"it ended ({message.outcome}) in another boot of {held.vm} than it was given to"
+    return message.outcome, cause
+
+
+def _ending(tx: Tx, held: Held, message: JobCompletion) -> Ending:
+    outcome, cause = judge(held, message)
+    if outcome in (Outcome.LOST, Outcome.RETURNED) and not held.is_open:
+        return Ending(held, message, outcome, cause, held.standing)  # the ledger has taken the job back already
+    words = cause or f"{outcome} with exit status {message.exit_status}"
+    job = after_completion(held.standing, outcome, held.place, limit=held.limit, cause=words, policy=tx.policy)
+    return Ending(held, message, outcome, cause, job)
 
 
 def _write(tx: Tx, endings: Sequence[Ending]) -> None:
+    suspects = _suspects(tx, endings)
     tx.each(_COMPLETE, [_row(tx, ending) for ending in endings])
     attempts.stand(tx, [(ending.held, ending.job) for ending in endings])
     events.note_all(tx, [note for ending in endings for note in _notes(ending)])
+    repute.praise(tx, {e.held.vm: e.held.host for e in endings if e.outcome is Outcome.DONE})
+    repute.strike(tx, suspects)
     for ending in endings:
         _measure(tx, ending)
 
 
+def _suspects(tx: Tx, endings: Sequence[Ending]) -> dict[str, str]:
+    """Name the VMs, with their hosts, that lose jobs, or fail what others finish."""
+    lost = {e.held.vm: e.held.host for e in endings if e.outcome is Outcome.LOST and e.held.is_open}
+    failed = {
+        e.held.vm: e.held.host
+        for e in endings
+        if e.outcome is Outcome.FAILED and repute.fails_alone(tx, e.held.submission, e.held.vm)
+    }
+    finished = [e.held for e in endings if e.outcome is Outcome.DONE and e.held.failures and e.held.array == 1]
+    return lost | failed | repute.failed_on(tx, [(held.number, held.vm) for held in finished])
+
+
 def _row(tx: Tx, ending: Ending) -> dict[str, object]:
-    held, message, _ = ending
+    held, message = ending.held, ending.message
     steps = message.steps
     ran_ms = int((steps.run_s + steps.validate_s + steps.stage_out_s) * 1000)
     return {
         "of_job": held.number,
         "of_attempt": held.attempt,
-        "new_state": AttemptState(message.outcome.value).value,
+        "new_state": AttemptState(ending.outcome.value).value,
         "new_completion_id": message.id,
         "new_started_ms": held.started_ms or max(held.assigned_ms, tx.now_ms - ran_ms),
         "new_ended_ms": tx.now_ms,
         "new_exit_status": message.exit_status,
-        "new_cause": readable(message.cause),
+        "new_cause": ending.cause,
         "new_noticed_by": f"{held.vm} (guest agent)",
         "new_boot_id": message.boot_id.replace("\0", "")[:64],
         "new_work": msgspec.msgpack.encode(Work(usage=message.usage, steps=steps, outputs=message.outputs)),
@@ -129,7 +163,7 @@ def _row(tx: Tx, ending: Ending) -> dict[str, object]:
 
 
 def _notes(ending: Ending) -> list[Note]:
-    held, _, job = ending
+    held, job = ending.held, ending.job
     if job.state is JobState.HELD:
         return [Note(held.number, held.attempt, "held", f"{held.vm} (guest agent)", job.reason)]
     if not held.is_open:
@@ -138,11 +172,11 @@ def _notes(ending: Ending) -> list[Note]:
 
 
 def _measure(tx: Tx, ending: Ending) -> None:
-    held, message, job = ending
-    if message.outcome is not Outcome.RETURNED:
+    held, message, job = ending.held, ending.message, ending.job
+    if ending.outcome is not Outcome.RETURNED:
         tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
-    tx.counts[f"attempts_{message.outcome}"] += 1
-    if message.outcome is Outcome.DONE:
+    tx.counts[f"attempts_{ending.outcome}"] += 1
+    if ending.outcome is Outcome.DONE:
         tx.observations += [
             ("stage_in", message.steps.stage_in_s),
             ("run", message.steps.run_s),

@@ -18,14 +18,13 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
+from adapters.ledger.verdicts import Verdict, of_sqlite, of_sqlstate
 
 #: How long a statement of SQLite waits for the write lock, ms.
 BUSY_TIMEOUT_MS = 10_000
 #: Beyond this SQLite's log is cut, bytes; and how long that waits for others, ms: writers wait meanwhile.
 MOST_LOG_BYTES = 64 << 20
 LOG_PATIENCE_MS = 200
-#: PostgreSQL: serialization failure, deadlock, lock not available.
-_CONTENDED_STATES = frozenset({"40001", "40P01", "55P03"})
 
 
 class Engines(NamedTuple):
@@ -118,14 +117,27 @@ def mapped() -> Iterator[None]:
         raise LedgerUnavailable("all connections to the ledger's database are in use") from error
     except SQLAlchemyError as error:
         raise LedgerError(f"the ledger's database: {error}") from error
+    except (MemoryError, OSError) as error:
+        raise LedgerUnavailable(f"this machine has no room for it: {error or type(error).__name__}") from error
 
 
 def _of_driver(error: DBAPIError) -> LedgerError:
     said = str(error.orig).strip()
-    state = getattr(error.orig, "sqlstate", None)
-    name = getattr(error.orig, "sqlite_errorname", "") or ""
-    if state in _CONTENDED_STATES or name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return Contended(f"the ledger's database is busy: {said}")
-    if type(error.orig).__name__ in ("OperationalError", "InterfaceError") or error.connection_invalidated:
-        return LedgerUnavailable(f"the ledger's database cannot be used: {said}")
+    match _judge(error):
+        case Verdict.CONTENDED:
+            return Contended(f"the ledger's database is busy: {said}")
+        case Verdict.UNAVAILABLE:
+            return LedgerUnavailable(f"the ledger's database cannot be used: {said}")
     return LedgerError(f"the ledger's database refuses it: {said}")
+
+
+def _judge(error: DBAPIError) -> Verdict:
+    """An error without a code comes from the way to the database, not from it."""
+    state = getattr(error.orig, "sqlstate", None)
+    name = getattr(error.orig, "sqlite_errorname", None)
+    if state:
+        return of_sqlstate(state)
+    if name:
+        return of_sqlite(name)
+    is_of_the_way = type(error.orig).__name__ in ("OperationalError", "InterfaceError") or error.connection_invalidated
+    return Verdict.UNAVAILABLE if is_of_the_way else Verdict.REFUSED

@@ -22,7 +22,7 @@ from schemas.ledger import JobDelete, JobState
 _jobs, _attempts, _events, _submissions = tables.jobs, tables.attempts, tables.events, tables.submissions
 
 #: States in which a job may be deleted.
-DELETABLE = (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.HELD)
+DELETABLE = (JobState.DONE, JobState.CANCELLED, JobState.HELD)
 
 _LOCK = (
     select(*(_jobs.c[name] for name in Chosen._fields), _jobs.c.ref)
@@ -35,7 +35,7 @@ _EMPTY = select(_submissions.c.number).where(
 )
 
 
-def delete_named(tx: Tx, message: JobDelete, owner: str = "") -> Portion:
+def delete_named(tx: Tx, message: JobDelete, owner: str = "", by: str = "") -> Portion:
     """Delete a portion of the jobs of a name, and once it was the last count those left since they wait or run.
 
     Else as ``orders.cancel``.

@@ -44,16 +44,23 @@ class Ledger:
         instance: str = "adapter-local",
         policy: Policy | None = None,
         clock: Callable[[], int] | None = None,
+        lease_clock: Callable[[], int] | None = None,
     ) -> None:
+        """``clock`` and ``lease_clock`` stand in for the database's clock and the lease clock, ms, in tests."""
         if synchronous not in _SYNCHRONOUS:
             raise LedgerError(f"synchronous = {synchronous!r}: must be one of {', '.join(_SYNCHRONOUS)}")
         self._url = url
         self._synchronous = synchronous
         self._instance = instance
         self._policy = policy or Policy()
-        self._clock = clock
+        self._clock, self._lease_clock = clock, lease_clock
         self._known = Known()
         self._engines: Engines | None = None
+
+    @property
+    def instance(self) -> str:
+        """The adapter's name, under which it signs what it does."""
+        return self._instance
 
     def open(self) -> None:
         """Connect and migrate to the newest tables; safe in several processes at once, and when already open.
@@ -107,7 +114,7 @@ class Ledger:
     def _run(self, engine: Engine, work: Callable[[Tx], T]) -> T:
         with mapped():
             with engine.begin() as connection:
-                tx = Tx(connection, self._known, self._policy, self._instance, self._clock)
+                tx = Tx(connection, self._known, self._policy, self._instance, self._clock, self._lease_clock)
                 result = work(tx)
                 tallies.write(tx)
                 outbox.write(tx)

@@ -12,12 +12,9 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, case, delete, func, select
 
-from adapters.ledger import classes, tables
+from adapters.ledger import classes, readiness, tables
 from adapters.ledger.transaction import Insert, Policy, Tx, insert_into, portions
 from schemas.jobs import Machine
-
-#: A guest that says nothing new is written down at most this often, ms.
-SEEN_STEP_MS = 5000
 
 _vms, _requests = tables.vms, tables.requests
 
@@ -38,6 +35,12 @@ class Guest(NamedTuple):
     offer: int | None
     agent_seen_ms: int
     agent_since_ms: int
+    #: As ``agent_seen_ms``, by the lease clock.
+    beat_ms: int
+    agent: str
+    boot_id: str
+    #: Until when it is given nothing; others change it.
+    rest_until_ms: int = 0
 
 
 _SELECT = select(*(_vms.c[name] for name in Guest._fields)).where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
@@ -46,15 +49,16 @@ _OUTDATED = delete(_requests).where(_requests.c.vm == bindparam("of_vm"), _reque
 UNREPORTED = {"host": "", "state": "unknown", "hypervisor": "", "pid": 0, "status": None, "paused_ms": 0, "name": ""}
 
 
-def is_ready(agent_seen_ms: int, now_ms: int, policy: Policy) -> bool:
-    """Whether an agent that last spoke then has spoken within its last three beats."""
-    return agent_seen_ms > now_ms - 3000 * policy.beat_s
+def is_ready(beat_ms: int, lease_now_ms: int, policy: Policy) -> bool:
+    """Whether an agent that last spoke then has spoken within its last three beats, by the lease clock."""
+    return beat_ms >= lease_now_ms - policy.silence_ms
 
 
 def sight(tx: Tx, sightings: Sequence[Sighting]) -> dict[str, Guest]:
     """Write down that guests have spoken and give what is known of each after it.
 
     The generation is the highest ever said; requests of lower ones are forgotten. What a lower one offers is ignored.
+    One that was silent may be given jobs again.
     """
     names = sorted({seen.vm for seen in sightings})
     before = {row.vm: Guest._make(row) for some in portions(names) for row in tx.execute(_SELECT, {"vms": some})}
@@ -63,8 +67,9 @@ def sight(tx: Tx, sightings: Sequence[Sighting]) -> dict[str, Guest]:
     after = dict(before)
     for seen in sightings:
         offer = numbers[keys[id(seen)]] if seen.machine else None
-        after[seen.vm] = _merge(after.get(seen.vm), seen, offer, tx.now_ms, tx.policy)
-    _save(tx, [after[vm] for vm in names if _is_news(before.get(vm), after[vm])])
+        after[seen.vm] = _merge(tx, after.get(seen.vm), seen, offer)
+    _save(tx, [after[vm] for vm in names if _is_news(before.get(vm), after[vm], tx.policy)])
+    readiness.settle(tx, [vm for vm, guest in before.items() if guest.agent == readiness.SILENT])
     raised = [g for vm, g in after.items() if vm in before and g.generation > before[vm].generation]
     forget_outdated(tx, [(guest.vm, guest.generation) for guest in raised])
     return after
@@ -75,26 +80,32 @@ def forget_outdated(tx: Tx, raised: Sequence[tuple[str, int]]) -> None:
     tx.each(_OUTDATED, [{"of_vm": vm, "below": generation} for vm, generation in raised])
 
 
-def _merge(known: Guest | None, seen: Sighting, offer: int | None, now_ms: int, policy: Policy) -> Guest:
+def _merge(tx: Tx, known: Guest | None, seen: Sighting, offer: int | None) -> Guest:
+    now_ms, boot_id = tx.now_ms, seen.machine.boot_id.replace("\0", "") if seen.machine else ""
     if known is None:
-        return Guest(seen.vm, seen.generation, offer, now_ms, now_ms)
+        return Guest(seen.vm, seen.generation, offer, now_ms, now_ms, tx.lease_now_ms, readiness.SPEAKS, boot_id)
     if seen.generation < known.generation:
         return known
-    again = seen.generation > known.generation or not is_ready(known.agent_seen_ms, now_ms, policy)
+    again = seen.generation > known.generation or not is_ready(known.beat_ms, tx.lease_now_ms, tx.policy)
     return Guest(
         seen.vm,
         seen.generation,
         known.offer if offer is None else offer,
         now_ms,
         now_ms if again else known.agent_since_ms,
+        tx.lease_now_ms,
+        readiness.SPEAKS,
+        boot_id or known.boot_id,
+        known.rest_until_ms,
     )
 
 
-def _is_news(before: Guest | None, after: Guest) -> bool:
+def _is_news(before: Guest | None, after: Guest, policy: Policy) -> bool:
+    """A guest that says nothing new is written down a few times before it would count as silent."""
     if before is None:
         return True
-    said = after._replace(agent_seen_ms=before.agent_seen_ms)
-    return said != before or after.agent_seen_ms >= before.agent_seen_ms + SEEN_STEP_MS
+    said = after._replace(agent_seen_ms=before.agent_seen_ms, beat_ms=before.beat_ms)
+    return said != before or after.beat_ms >= before.beat_ms + policy.silence_ms // 9
 
 
 @cache
@@ -109,6 +120,9 @@ def _upsert(is_sqlite: bool) -> Insert:
             "offer": case((newer, func.coalesce(new.offer, _vms.c.offer)), else_=_vms.c.offer),
             "agent_seen_ms": new.agent_seen_ms,
             "agent_since_ms": new.agent_since_ms,
+            "beat_ms": new.beat_ms,
+            "agent": new.agent,
+            "boot_id": new.boot_id,
         },
     )
 

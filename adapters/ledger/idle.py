@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from heapq import heapify, heappop, heapreplace
 from typing import Any
 
-from sqlalchemy import Integer, bindparam, select, tuple_
+from sqlalchemy import Integer, bindparam, exists, select, tuple_
 
 from adapters.ledger import tables
 from adapters.ledger.matching import Free
@@ -21,12 +21,14 @@ PAGE = 64
 MOST_APART = 3
 
 _requests, _vms = tables.requests, tables.vms
+_HAS_LARGE = exists().where(tables.IS_OPEN_AND_LARGE, tables.attempts.c.vm == _requests.c.vm)
 
 _ORDER = (_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.slot)
 _FIRST = (
     select(
         *(_requests.c[name] for name in ("vm", "slot", "offer", "request_id", "generation", "ahead", "asked_ms")),
-        *(_vms.c[name] for name in ("host", "hypervisor", "pid")),
+        *(_vms.c[name] for name in ("host", "hypervisor", "pid", "boot_id", "strikes", "kept_for", "kept_until_ms")),
+        _HAS_LARGE.label("is_crowded"),
     )
     .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)
     .where(tables.IS_READY)

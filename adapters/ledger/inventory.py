@@ -1,7 +1,7 @@
 """What hosts say of themselves and of their VMs.
 
-It decides nothing about a job, with two exceptions that keep jobs alive: a VM that its own host calls paused or saved
-keeps its leases, and such a VM gets no new job. A host is heard about its own VMs only.
+It decides nothing about a job, with two exceptions: a VM that its own host calls paused or saved keeps what its
+payloads have begun, and one that does not run gets no new job. A host is heard about its own VMs only.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import bindparam, case, select, update
 
-from adapters.ledger import guests, tables
+from adapters.ledger import guests, readiness, repute, tables
 from adapters.ledger.events import readable
+from adapters.ledger.readiness import NOT_RUNNING, PAUSED
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from schemas.vms import HostBye, HostInventory, VmStatus
 
-#: A report that claims to be older than the last one is believed all the same after this time: the clock was wrong.
-REORDER_MS = 600_000
-#: States in which a VM keeps its jobs though it does not beat.
-PAUSED = frozenset({"pausing", "paused", "saving", "saved"})
-#: States in which a VM can take no job.
-NOT_RUNNING = PAUSED | {"poweredoff", "stopping", "aborted", "absent"}
+#: A report that claims to be this much older than the last one is believed all the same: the host's clock was set back.
+REORDER_MS = 120_000
 
 _hosts, _vms, _attempts, _requests = tables.hosts, tables.vms, tables.attempts, tables.requests
 
@@ -41,8 +38,13 @@ class Reported(NamedTuple):
 _REPORTED = select(*(_vms.c[name] for name in Reported._fields))
 _NAMED = _REPORTED.where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
 _THERE = _REPORTED.where(tables.IS_THERE, _vms.c.host == bindparam("of_host"))
-_LAST = select(_hosts.c.reported_ms, _hosts.c.seen_ms).where(_hosts.c.host == bindparam("of_host"))
+_LAST = select(_hosts.c.reported_ms).where(_hosts.c.host == bindparam("of_host"))
 _ABSENT = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(state="absent", paused_ms=0)
+_ALIVE = (
+    update(_hosts)
+    .where(_hosts.c.host == bindparam("of_host"))
+    .values(present=True, seen_ms=bindparam("now_ms"), beat_ms=bindparam("lease_now_ms"))
+)
 _BYE = update(_hosts).where(_hosts.c.host == bindparam("of_host")).values(present=False, seen_ms=bindparam("now_ms"))
 _STRETCH = (
     update(_attempts)
@@ -50,37 +52,34 @@ _STRETCH = (
     .where(_attempts.c.lease_expires_ms < bindparam("until_ms"))
     .values(lease_expires_ms=bindparam("until_ms"))
 )
-_ASKED = (
-    select(_requests.c.vm, _requests.c.state, _requests.c.offer)
-    .where(_requests.c.vm.in_(bindparam("vms", expanding=True)))
+_ASKING = (
+    select(_requests.c.vm)
+    .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)
+    .where(_vms.c.host == bindparam("of_host"))
     .distinct()
 )
-_BLOCK = (
-    update(_requests)
-    .where(_requests.c.vm == bindparam("of_vm"), _requests.c.generation <= bindparam("up_to"))
-    .values(state=bindparam("now_in"))
-)
-_READINESS = {True: "ready", False: "blocked"}
 
 
 def report(tx: Tx, host: str, message: HostInventory) -> None:
-    """Take a host's full report; VMs that it no longer lists are absent. An overtaken report is ignored.
+    """Take a host's full report; VMs that it no longer lists are absent. An overtaken one says only that it lives.
 
     Said again anyway, so ``Ledger.write_lightly`` is enough. Requests of VMs that run again are counted as
     ``requests_unblocked``: ``match`` finds them, in this transaction if it is a durable one, or in any later one.
     """
     if not _is_newest(tx, host, message.at_ms):
         tx.counts["stale_inventory"] += 1
+        tx.execute(_ALIVE, {"of_host": host, "now_ms": tx.now_ms, "lease_now_ms": tx.lease_now_ms})
         return
     _save_host(tx, host, message)
     known = _known(tx, host, message.vms)
     own = [status for status in message.vms if _is_own(tx, known.get(status.vm), host)]
     _save_vms(tx, host, own, known)
+    repute.greet(tx, host, [status.vm for status in own if status.vm not in known])
     listed = {status.vm for status in own}
     gone = [vm for vm, was in known.items() if was.host == host and vm not in listed and was.state != "absent"]
     tx.each(_ABSENT, [{"of_vm": vm} for vm in gone])
     _stretch(tx, resumed(own, known))
-    _ready(tx, [*((s.vm, s.state, s.generation) for s in own), *((v, "absent", known[v].generation) for v in gone)])
+    readiness.settle(tx, list(tx.execute(_ASKING, {"of_host": host}).scalars()))
     raised = [(s.vm, s.generation) for s in own if s.vm in known and s.generation > known[s.vm].generation]
     guests.forget_outdated(tx, raised)
 
@@ -107,8 +106,8 @@ def resumed(statuses: Iterable[VmStatus], known: Mapping[str, Reported]) -> list
 
 
 def _is_newest(tx: Tx, host: str, at_ms: int) -> bool:
-    last = tx.execute(_LAST, {"of_host": host}).first()
-    return last is None or at_ms >= last.reported_ms or tx.now_ms - last.seen_ms > REORDER_MS
+    last_ms = tx.execute(_LAST, {"of_host": host}).scalar() or 0
+    return at_ms >= last_ms or at_ms < last_ms - REORDER_MS
 
 
 def _save_host(tx: Tx, host: str, message: HostInventory) -> None:
@@ -116,6 +115,7 @@ def _save_host(tx: Tx, host: str, message: HostInventory) -> None:
         "facts": msgspec.msgpack.encode(message.host),
         "reported_ms": message.at_ms,
         "seen_ms": tx.now_ms,
+        "beat_ms": tx.lease_now_ms,
         "present": True,
     }
     statement = tx.insert(_hosts).on_conflict_do_update(index_elements=["host"], set_=values)
@@ -138,13 +138,15 @@ def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
 def _upsert(is_sqlite: bool) -> Insert:
     statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
-    told = {name: new[name] for name in ("host", "state", "hypervisor", "pid", "status", "paused_ms", "name")}
+    said = ("host", "state", "hypervisor", "pid", "status", "paused_ms", "told_generation", "name")
+    told = {name: new[name] for name in said}
     is_newer = new.generation > _vms.c.generation
-    highest = case((is_newer, new.generation), else_=_vms.c.generation)
     # What an agent of an earlier boot has said tells nothing about the one that boots now.
-    heard = case((is_newer, 0), else_=_vms.c.agent_seen_ms)
+    heard = {name: case((is_newer, 0), else_=_vms.c[name]) for name in ("agent_seen_ms", "beat_ms")}
+    highest = case((is_newer, new.generation), else_=_vms.c.generation)
+    agent = case((is_newer, ""), else_=_vms.c.agent)
     return statement.on_conflict_do_update(
-        index_elements=["vm"], set_=told | {"generation": highest, "agent_seen_ms": heard}
+        index_elements=["vm"], set_=told | heard | {"generation": highest, "agent": agent}
     )
 
 
@@ -162,7 +164,8 @@ def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[st
         "hypervisor": status.hypervisor,
         "pid": status.pid,
         "status": msgspec.msgpack.encode(status),
-        "paused_ms": paused_since(status.state, known.paused_ms if known else 0, tx.now_ms),
+        "paused_ms": paused_since(status.state, known.paused_ms if known else 0, tx.lease_now_ms),
+        "told_generation": status.generation,
         "offer": None,
         "agent_seen_ms": 0,
         "agent_since_ms": 0,
@@ -173,15 +176,4 @@ def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[st
 
 def _stretch(tx: Tx, vms: Sequence[str]) -> None:
     for some in portions(vms):
-        tx.execute(_STRETCH, {"vms": some, "until_ms": tx.now_ms + tx.policy.lease_ms})
-
-
-def _ready(tx: Tx, states: Sequence[tuple[str, str, int]]) -> None:
-    """Block or unblock requests as their VMs run; a guest of a newer boot than the report knows is left alone."""
-    runs = {vm: state not in NOT_RUNNING for vm, state, _ in states}
-    asked = [row for some in portions(sorted(runs)) for row in tx.execute(_ASKED, {"vms": some})]
-    upto = {vm: generation for vm, _, generation in states}
-    tx.fresh_offers |= {offer for vm, now_in, offer in asked if runs[vm] and now_in != _READINESS[True]}
-    changed = [vm for vm, now_in, _ in asked if now_in != _READINESS[runs[vm]]]
-    tx.each(_BLOCK, [{"of_vm": vm, "up_to": upto[vm], "now_in": _READINESS[runs[vm]]} for vm in changed])
-    tx.counts["requests_unblocked"] += sum(runs[vm] for vm in changed)
+        tx.execute(_STRETCH, {"vms": some, "until_ms": tx.lease_now_ms + tx.policy.lease_ms})

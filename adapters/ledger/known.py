@@ -1,7 +1,8 @@
 """What an adapter remembers of rows that never change: shapes, offers and descriptions.
 
 A transaction learns into a layer of its own that is kept only once it has committed, since a number that was rolled
-back may be given again to something else. Bounded: a kind that is full is emptied and learnt anew.
+back may be given again to something else. Bounded: a kind that is full is begun anew, beside what transactions of other
+threads still look at: what they have found there stays.
 """
 
 from __future__ import annotations
@@ -45,20 +46,20 @@ class Known:
     def keep(self, layer: Known) -> None:
         """Take over what a committed transaction has learnt; begin anew with the numbers of classes when it is time."""
         if time.monotonic() - self._numbers_since > NUMBERS_LIFE_S:
-            self.shape_numbers.clear()
-            self.offer_numbers.clear()
+            self.shape_numbers, self.offer_numbers = {}, {}
             self._numbers_since = time.monotonic()
             return
-        _take(self.shapes, layer.shapes, MOST_CLASSES)
-        _take(self.offers, layer.offers, MOST_CLASSES)
-        _take(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)
-        _take(self.offer_numbers, layer.offer_numbers, MOST_CLASSES)
-        _take(self.descriptions, layer.descriptions, MOST_DESCRIPTIONS)
-        _take(self.fits, layer.fits, MOST_FITS)
+        self.shapes = _taken(self.shapes, layer.shapes, MOST_CLASSES)
+        self.offers = _taken(self.offers, layer.offers, MOST_CLASSES)
+        self.shape_numbers = _taken(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)
+        self.offer_numbers = _taken(self.offer_numbers, layer.offer_numbers, MOST_CLASSES)
+        self.descriptions = _taken(self.descriptions, layer.descriptions, MOST_DESCRIPTIONS)
+        self.fits = _taken(self.fits, layer.fits, MOST_FITS)
 
 
-def _take(base: MutableMapping[K, V], layer: MutableMapping[K, V], most: int) -> None:
+def _taken(base: MutableMapping[K, V], layer: MutableMapping[K, V], most: int) -> MutableMapping[K, V]:
     learnt = layer.maps[0] if isinstance(layer, ChainMap) else layer
     if len(base) + len(learnt) > most:
-        base.clear()
+        return dict(learnt)
     base.update(learnt)
+    return base

@@ -1,31 +1,34 @@
 """Leases: an assignment lives while its guest beats, or while its own host says that its VM is paused or saved.
 
-``renew`` and ``expire`` write what the pure functions here decide. The caller runs ``expire`` only while beats are
-consumed: after a start, a reconnect or a backlog not before one full lease has passed.
+A pause excuses what a payload has begun; what has not begun goes elsewhere. ``renew`` and ``expire`` write what the
+pure functions here decide, by the lease clock (see ``clock``), which stands still while beats wait to be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import attempts, events, guests, requests, tables, tallies
+from adapters.ledger import attempts, events, guests, outbox, tables, tallies
 from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
-from adapters.ledger.guests import Sighting
+from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.outcomes import Standing, after_revival
 from adapters.ledger.transaction import Policy, Tx
+from broker.routes import down
 from schemas.ids import JobRef
-from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, Phase
+from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, JobStop, Phase
 from schemas.ledger import JobState
 
 #: Attempts that one call of ``expire`` gives up at most; the next call takes the rest.
 MOST_EXPIRED = 1000
 
 _PHASES = list(Phase)
+#: Phases in which a payload has run.
+_BEGUN = frozenset({Phase.RUNNING, Phase.VALIDATING, Phase.STAGE_OUT})
 _attempts, _vms = tables.attempts, tables.vms
 
 
@@ -35,10 +38,17 @@ class Lease(NamedTuple):
     job: int
     lease_expires_ms: int
     paused_ms: int
+    #: What the attempt was last heard to be at.
+    phase: str = Phase.RUNNING
+
+    @property
+    def has_begun(self) -> bool:
+        """Its payload has been started, as far as its guest has told."""
+        return self.phase in _BEGUN
 
 
 class Word(NamedTuple):
-    """What the ledger makes of one attempt that a beat names; one that is to be cancelled lives until it has ended."""
+    """What the ledger makes of one attempt that a beat names."""
 
     #: Why the guest is to stop it; empty when it is not.
     stop: str = ""
@@ -46,7 +56,7 @@ class Word(NamedTuple):
 
 
 _RUN_OUT = (
-    select(_attempts.c.job, _attempts.c.lease_expires_ms, _vms.c.paused_ms)
+    select(_attempts.c.job, _attempts.c.lease_expires_ms, _vms.c.paused_ms, _attempts.c.state)
     .join_from(_attempts, _vms, _vms.c.vm == _attempts.c.vm)
     .where(tables.IS_OPEN, _attempts.c.lease_expires_ms < bindparam("now_ms"))
     .order_by(_attempts.c.lease_expires_ms)
@@ -74,8 +84,8 @@ _MOVE = update(tables.jobs).where(tables.jobs.c.number == bindparam("of_job")).v
 
 
 def has_expired(lease: Lease, now_ms: int, policy: Policy) -> bool:
-    """Whether a lease has run out: nobody beats, and no pause within its limit excuses it."""
-    excused = lease.paused_ms > 0 and now_ms - lease.paused_ms <= policy.pause_limit_ms
+    """Whether a lease has run out: nobody beats, and no pause within its limit excuses it, once it has begun."""
+    excused = lease.has_begun and lease.paused_ms > 0 and now_ms - lease.paused_ms <= policy.pause_limit_ms
     return lease.lease_expires_ms < now_ms and not excused
 
 
@@ -92,11 +102,20 @@ def word_on(held: Held | None, vm: str) -> Word:
         return Word()
     if not held.is_latest:
         return Word(stop="superseded")
-    if held.cancel_requested or held.state == JobState.CANCELLED:
-        return Word(stop="cancelled", renews=held.is_open)
+    if held.state == JobState.CANCELLED:
+        return Word(stop="cancelled")
     if held.is_open or held.can_return:
         return Word(renews=True)
     return Word(stop="superseded")
+
+
+def is_of_dead_boot(held: Held, guest: Guest, phase: Phase) -> bool:
+    """Whether an attempt was given to an earlier boot of its VM and is not at its end: what had begun went with it.
+
+    What its agent of then had finished is only being delivered, and that is well.
+    """
+    is_other = bool(held.boot_id and guest.boot_id and held.boot_id != guest.boot_id)
+    return is_other and phase is not Phase.STAGE_OUT
 
 
 def further(now: str, said: Phase) -> Phase:
@@ -112,26 +131,45 @@ def renew(tx: Tx, vm: str, message: JobBeat) -> JobBeatAnswer:
 def renew_all(tx: Tx, messages: Sequence[tuple[str, JobBeat]]) -> list[JobBeatAnswer]:
     """Renew the leases of what these guests hold, follow their phases, and say which attempts are to stop.
 
-    An attempt whose lease has run out lives on if its job has not been assigned again. A beat of an older generation
-    renews nothing. All of it is said again with the next beat, so ``Ledger.write_lightly`` is enough.
+    An attempt whose lease has run out lives on if its job has not been assigned again; one that was given to an earlier
+    boot of its VM does not. A beat of an older generation renews nothing. All of it is said again with the next beat,
+    so ``Ledger.write_lightly`` is enough.
     """
     known = guests.sight(tx, [Sighting(vm, beat.generation) for vm, beat in messages])
     current = [(vm, beat) for vm, beat in messages if beat.generation >= known[vm].generation]
     tx.counts["stale_generation"] += len(messages) - len(current)
     held = attempts.by_ref(tx, [(h.job, h.attempt) for _, beat in current for h in beat.holding])
-    renewals: dict[tuple[JobRef, int], tuple[Held, Holding, JobBeat]] = {}
-    stops: dict[str, list[AttemptRef]] = {}
+    heard = _Heard()
     for vm, beat in current:
         for holding in beat.holding:
             one = held.get((holding.job, holding.attempt))
-            word = word_on(one, vm)
-            if word.stop:
-                tx.counts[word.stop] += 1
-                stops.setdefault(beat.id, []).append(AttemptRef(job=holding.job, attempt=holding.attempt))
-            if one and word.renews:
-                renewals[one.ref, one.attempt] = (one, holding, beat)
-    _write(tx, list(renewals.values()))
-    return [JobBeatAnswer(call=m.id, server_time_ms=tx.now_ms, stop=stops.get(m.id, [])) for _, m in messages]
+            _hear(tx, heard, one, holding, beat, known[vm])
+    _write(tx, list(heard.renewals.values()))
+    attempts.give_up(tx, list(heard.dead.values()), AttemptState.LOST, f"{tx.instance} (boot)")
+    return [JobBeatAnswer(call=m.id, server_time_ms=tx.now_ms, stop=heard.stops.get(m.id, [])) for _, m in messages]
+
+
+class _Heard:
+    """What a batch of beats comes to: leases to renew, attempts that went with their boot, and what guests are told."""
+
+    def __init__(self) -> None:
+        self.renewals: dict[tuple[JobRef, int], tuple[Held, Holding, JobBeat]] = {}
+        self.dead: dict[tuple[JobRef, int], tuple[Held, str]] = {}
+        self.stops: dict[str, list[AttemptRef]] = {}
+
+
+def _hear(tx: Tx, heard: _Heard, held: Held | None, holding: Holding, beat: JobBeat, guest: Guest) -> None:
+    word = word_on(held, guest.vm)
+    key = holding.job, holding.attempt
+    if held and word.renews and is_of_dead_boot(held, guest, holding.phase):
+        word = Word(stop="dead_boot")
+        if held.is_open:
+            heard.dead[key] = held, f"{held.vm} was booted anew while it had it"
+    if word.stop:
+        tx.counts[word.stop] += 1
+        heard.stops.setdefault(beat.id, []).append(AttemptRef(job=holding.job, attempt=holding.attempt))
+    if held and word.renews:
+        heard.renewals[key] = (held, holding, beat)
 
 
 def _write(tx: Tx, renewals: Sequence[tuple[Held, Holding, JobBeat]]) -> None:
@@ -160,7 +198,7 @@ def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> d
         "new_seen_id": held.seen_id or beat.id,
         "new_started_ms": held.started_ms or (tx.now_ms if runs else 0),
         "new_ended_ms": 0,
-        "new_lease_expires_ms": tx.now_ms + tx.policy.lease_ms,
+        "new_lease_expires_ms": tx.lease_now_ms + tx.policy.lease_ms,
         "new_cause": readable(holding.trouble),
         "new_work": msgspec.msgpack.encode(Work(usage=holding.usage)),
     }
@@ -175,25 +213,38 @@ def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
 
 
 def expire(tx: Tx) -> int:
-    """Give up the attempts whose leases have run out, and forget requests of guests that are gone; gives how many.
+    """Give up the attempts whose leases have run out; gives how many.
 
-    Their jobs wait again, are held when that happened too often, or are cancelled when that was asked. ``match`` is
-    the caller's. Two adapters may do it at once.
+    Their jobs wait again, or are held when that happened too often. What a paused VM has not begun is taken back
+    without blame, and its guest told, for when it goes on. ``match`` is the caller's. Two adapters may do it at once.
     """
-    requests.forget(tx, tx.now_ms - int(tx.policy.request_life_s * 1000))
-    leases = (Lease._make(row) for row in tx.execute(_RUN_OUT, {"now_ms": tx.now_ms}))
-    numbers = [lease.job for lease in leases if has_expired(lease, tx.now_ms, tx.policy)][:MOST_EXPIRED]
-    lost = [(held, _silence(held, tx.now_ms)) for held in _still_expired(tx, numbers)]
+    leases = [Lease._make(row) for row in tx.execute(_RUN_OUT, {"now_ms": tx.lease_now_ms})]
+    over = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)][:MOST_EXPIRED]
+    paused = {lease.job for lease in over if lease.paused_ms}
+    locked = _still_expired(tx, [lease.job for lease in over])
+    aside = [(held, f"{held.vm} was paused before it began") for held in locked if _is_set_aside(held, paused)]
+    lost = [(held, _silence(tx, held)) for held in locked if not _is_set_aside(held, paused)]
     attempts.give_up(tx, lost, AttemptState.EXPIRED, f"{tx.instance} (lease)")
-    return len(lost)
+    attempts.take_back(tx, aside, f"{tx.instance} (pause)")
+    outbox.put_all(tx, [(down(held.vm), stop_of(held, "superseded")) for held, _ in aside])
+    return len(locked)
 
 
-def _still_expired(tx: Tx, numbers: Sequence[int]) -> Iterable[Held]:
+def stop_of(held: Held, reason: str) -> JobStop:
+    """Write what tells a guest to end an attempt."""
+    return JobStop(target=held.vm, generation=held.generation, job=held.ref, attempt=held.attempt, reason=reason)
+
+
+def _is_set_aside(held: Held, paused: Container[int]) -> bool:
+    return held.number in paused and held.attempt_state not in _BEGUN
+
+
+def _still_expired(tx: Tx, numbers: Sequence[int]) -> list[Held]:
     """Lock them, leaving out what others are changing: it is alive."""
     locked = attempts.latest_of(tx, numbers, skip_locked=True) if numbers else []
-    return [held for held in locked if held.is_open and held.lease_expires_ms < tx.now_ms]
+    return [held for held in locked if held.is_open and held.lease_expires_ms < tx.lease_now_ms]
 
 
-def _silence(held: Held, now_ms: int) -> str:
-    silent_s = (now_ms - held.lease_expires_ms) / 1000
+def _silence(tx: Tx, held: Held) -> str:
+    silent_s = (tx.lease_now_ms - held.lease_expires_ms) / 1000
     return f"no beat of {held.vm} on {held.host or 'an unknown host'}: its lease ran out {silent_s:.0f} s ago"

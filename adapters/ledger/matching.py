@@ -7,9 +7,12 @@ offer (see ``classes``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from functools import partial
 from typing import NamedTuple, Protocol
 
+from adapters.ledger.shares import Amount
 from schemas.description import JobDescription, Requirements
 from schemas.ids import JobRef
 from schemas.jobs import JobAssign, Machine
@@ -27,6 +30,13 @@ class Waiting(NamedTuple):
     attempt: int
     submission: int
     submitted_ms: int
+    #: The VM on which it went wrong, and until when it is for others.
+    avoid_vm: str = ""
+    avoid_until_ms: int = 0
+
+    def avoids(self, vm: str, lease_now_ms: int) -> bool:
+        """Whether it is to be kept from this VM."""
+        return vm == self.avoid_vm and lease_now_ms < self.avoid_until_ms
 
     @property
     def owner(self) -> str:
@@ -47,6 +57,27 @@ class Free(NamedTuple):
     host: str
     hypervisor: str
     pid: int
+    boot_id: str = ""
+    #: What its VM has done wrong lately; see ``repute``.
+    strikes: int = 0
+    #: The shape of jobs for which the VM is kept free, and until when; 0 = of none.
+    kept_for: int = 0
+    kept_until_ms: int = 0
+    #: It has a job that needs more than a slot's share.
+    is_crowded: bool = False
+
+
+class Word(Enum):
+    """What is said of a job and a free slot whose machine meets its requirements."""
+
+    YES = "yes"
+    #: Not there; others may have the job, and the slot another one.
+    NO = "no"
+    #: Not yet: the VM is kept free for it.
+    WAIT = "wait"
+
+
+Pair = tuple[Waiting, Free]
 
 
 def unmet(asked: Requirements, machine: Machine) -> list[str]:
@@ -83,28 +114,45 @@ class Slots(Protocol):
 class Jobs(Protocol):
     """Waiting jobs, which are handed out once."""
 
-    def first_for(self, offer: int) -> Waiting | None: ...
+    def first_for(self, offer: int, ask: Callable[[Waiting], Word]) -> Waiting | None: ...
     @property
     def is_spent(self) -> bool: ...
+    @property
+    def was_refused(self) -> bool: ...
 
 
-def pair(slots: Slots, jobs: Jobs) -> Iterator[tuple[Waiting, Free]]:
-    """Pair free slots, in their order, each with the first job that it can take.
+class Floor(Protocol):
+    """The VMs that the slots are in."""
+
+    def is_closed(self, free: Free) -> bool: ...
+    def judge(self, job: Waiting, free: Free) -> Word: ...
+    def give(self, job: Waiting, free: Free) -> None: ...
+
+
+def pair(slots: Slots, jobs: Jobs, floor: Floor) -> Iterator[Pair]:
+    """Pair free slots, in their order, each with the first job that it can take, and that ``floor`` lets it have.
 
     Reads no further in either than it must, so both may be pages of a database. Of an offer for which nothing is left
     no further slot is looked at.
     """
     for free in slots:
-        job = jobs.first_for(free.offer)
+        if floor.is_closed(free):
+            continue
+        job = jobs.first_for(free.offer, partial(_ask, floor, free))
         if job is not None:
+            floor.give(job, free)
             yield job, free
         elif jobs.is_spent:
             return
-        else:
+        elif not jobs.was_refused:
             slots.leave_out(free.offer)
 
 
-def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssign:
+def _ask(floor: Floor, free: Free, job: Waiting) -> Word:
+    return floor.judge(job, free)
+
+
+def assignment(job: Waiting, free: Free, description: JobDescription, may_have: Amount) -> JobAssign:
     """Write the assignment of ``job``'s next attempt: all that the guest needs, its index put in."""
     index, attempt = str(job.idx), job.attempt + 1
     told = {
@@ -126,8 +174,8 @@ def assignment(job: Waiting, free: Free, description: JobDescription) -> JobAssi
         outputs=description.outputs,
         validation=description.validation,
         wall_time_s=description.wall_time_s,
-        cpus=description.requirements.cpus,
-        memory_mib=description.requirements.memory_mib,
-        disk_mib=description.requirements.disk_mib,
+        cpus=may_have.cpus,
+        memory_mib=may_have.memory_mib,
+        disk_mib=may_have.disk_mib,
         grace_s=description.grace_s,
     )

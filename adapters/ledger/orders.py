@@ -1,7 +1,7 @@
 """Orders of people and sites: cancel and retry, on one job or on a whole array.
 
-An order changes at once what only the ledger holds; what a guest runs ends by the guest's own completion. Whether the
-sender may order is the caller's to know: it passes the owner that the sender is confined to.
+An order is final at once: an attempt that a guest has is ended here, and the guest is told; what it says of it later
+does not count. Whether the sender may order is the caller's to know: it passes the owner that he is confined to.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, bindparam, false, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 
 from adapters.errors import Ambiguous, NotFound
-from adapters.ledger import attempts, events, outbox, tables, tallies
-from adapters.ledger.attempts import Held
+from adapters.ledger import attempts, events, leases, outbox, tables, tallies
+from adapters.ledger.attempts import AttemptState, Given, Held
 from adapters.ledger.events import Note
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
 from schemas.ids import JobRef, job_ref
-from schemas.jobs import JobStop
 from schemas.ledger import JobCancel, JobRetry, JobState
 
 _jobs, _submissions = tables.jobs, tables.submissions
@@ -29,15 +28,12 @@ _jobs, _submissions = tables.jobs, tables.submissions
 PORTION = 1000
 
 _NOT_STARTED = (JobState.SUBMITTED, JobState.HELD)
-_ENDED_BADLY = (JobState.HELD, JobState.FAILED)
+_ENDED_BADLY = (JobState.HELD,)
 _RUNS = (JobState.ASSIGNED, JobState.STAGE_IN, JobState.RUNNING, JobState.VALIDATING, JobState.STAGE_OUT)
 
 _INDEX = re.compile(r"[1-9][0-9]{0,6}")
 _FIND = select(_submissions.c.number, _submissions.c.owner).where(_submissions.c.id == bindparam("of_id"))
 _IS_THERE = select(_jobs.c.number).where(_jobs.c.ref == bindparam("ref"))
-_REQUEST_CANCEL = (
-    update(_jobs).where(_jobs.c.number.in_(bindparam("numbers", expanding=True))).values(cancel_requested=True)
-)
 
 
 class Selected(Struct, frozen=True):
@@ -69,7 +65,7 @@ class Portion(NamedTuple):
     """What one transaction of an order did."""
 
     changed: int
-    #: Once it was the last: jobs that will change when their guest has answered.
+    #: How many of them a guest had, which is told to stop.
     pending: int
     is_last: bool
 
@@ -102,34 +98,35 @@ def select_jobs(tx: Tx, text: str, owner: str) -> Selected:
     return found
 
 
-def cancel(tx: Tx, message: JobCancel, owner: str = "") -> Portion:
-    """Cancel jobs: those that wait or are held at once; running ones are told to stop and counted as pending.
+def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion:
+    """Cancel jobs, for good and at once; the guests that have some of them are told to stop.
 
     Takes ``PORTION`` jobs at most, those first that would be assigned next; the caller goes on while there is more, in
-    transactions of their own. ``owner`` confines a site to its own jobs; empty for a console. Ended jobs are left
-    alone; idempotent. Raises NotFound, Ambiguous.
+    transactions of their own. ``owner`` confines a site to its own jobs; empty for a console. ``by`` is who ordered it,
+    for the diary. Ended jobs are left alone; idempotent. Raises NotFound, Ambiguous.
     """
     found = select_jobs(tx, message.job, owner or message.owner)
-    noticed_by = owner or message.owner or tx.instance
+    who = by or owner or message.owner or tx.instance
+    reason = f"cancelled by {who}"
     waiting = portion_of(tx, found, _NOT_STARTED)
-    _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason="cancelled")
-    events.note_all(tx, [Note(job.number, job.attempt, "cancelled", noticed_by) for job in waiting])
-    new = portion_of(tx, found, _RUNS, _jobs.c.cancel_requested == false()) if len(waiting) < PORTION else []
-    running = [held for held in attempts.latest_of(tx, [job.number for job in new]) if held.is_open]
-    _tell_to_stop(tx, running)
-    events.note_all(tx, [Note(held.number, held.attempt, "cancel requested", noticed_by) for held in running])
+    _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason=reason)
+    events.note_all(tx, [Note(job.number, job.attempt, "cancelled", who) for job in waiting])
     tx.counts["jobs_cancelled"] += len(waiting)
-    is_last = max(len(waiting), len(new)) < PORTION
-    return Portion(len(waiting), _pending(tx, found) if is_last else 0, is_last)
+    at_work = portion_of(tx, found, _RUNS) if len(waiting) < PORTION else []
+    running = [held for held in attempts.latest_of(tx, [job.number for job in at_work]) if held.is_open]
+    _end(tx, running, who, reason)
+    is_last = max(len(waiting), len(at_work)) < PORTION
+    return Portion(len(waiting) + len(running), len(running), is_last)
 
 
-def retry(tx: Tx, message: JobRetry, owner: str = "") -> Portion:
-    """Release held and failed jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
+def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
+    """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
     found = select_jobs(tx, message.job, owner or message.owner)
     ended = portion_of(tx, found, _ENDED_BADLY)
-    clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "cancel_requested": False, "ended_ms": 0}
-    _change(tx, ended, state=JobState.SUBMITTED, **clean)
-    noticed_by = owner or message.owner or tx.instance
+    clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "ended_ms": 0}
+    no_wait = {"not_before_ms": 0, "avoid_until_ms": 0, "avoid_vm": ""}
+    _change(tx, ended, state=JobState.SUBMITTED, **clean, **no_wait)
+    noticed_by = by or owner or message.owner or tx.instance
     events.note_all(tx, [Note(job.number, job.attempt, "retried", noticed_by) for job in ended])
     tx.fresh_shapes |= {job.shape for job in ended}
     tx.counts["jobs_retried"] += len(ended)
@@ -156,24 +153,7 @@ def _change(tx: Tx, chosen: Sequence[Chosen], *, state: JobState, **values: obje
         tallies.move(tx, job.submission, job.owner, job.state, state)
 
 
-def _pending(tx: Tx, found: Selected) -> int:
-    """Count those of the jobs that run and have been told to stop."""
-    if found.index:
-        return len(portion_of(tx, found, _RUNS))
-    tallied = tallies.of_submissions(tx, [found.submission])
-    return sum(tallied.get(state, 0) for state in _RUNS)
-
-
-def _tell_to_stop(tx: Tx, running: Sequence[Held]) -> None:
-    for some in portions([held.number for held in running]):
-        tx.execute(_REQUEST_CANCEL, {"numbers": some})
-    outbox.put_all(
-        tx,
-        [
-            (
-                down(h.vm),
-                JobStop(target=h.vm, generation=h.generation, job=h.ref, attempt=h.attempt, reason="cancelled"),
-            )
-            for h in running
-        ],
-    )
+def _end(tx: Tx, running: Sequence[Held], who: str, reason: str) -> None:
+    after = [Given(h, reason, h.standing._replace(state=JobState.CANCELLED, reason=reason)) for h in running]
+    attempts.end_all(tx, after, AttemptState.CANCELLED, who)
+    outbox.put_all(tx, [(down(held.vm), leases.stop_of(held, reason)) for held in running])

@@ -1,19 +1,24 @@
 """What the end of an attempt means for its job. Pure: no SQL, no clock.
 
 The payload's failures and the losses of its VM are counted apart: a job that fails ``attempts`` times is held, one that
-is lost too often, and not on one bad host alone, is held as well, since a payload can kill its VM.
+is lost too often is held as well, sooner where not one host alone is to blame, since a payload can kill its VM. What
+is tried again waits first, longer each time, and is for other VMs at first.
 """
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 from adapters.ledger.transaction import Policy
+from broker.backoff import backoff
 from schemas.jobs import Outcome
 from schemas.ledger import JobState
 
 #: Reason of jobs whose VMs went away under them too often.
 LOST_TOO_OFTEN = "lost_too_often"
+#: Attempts that may be given back before a job waits for its next one, as after losses.
+FREE_RETURNS = 10
 
 
 class Standing(NamedTuple):
@@ -26,50 +31,71 @@ class Standing(NamedTuple):
     lost_on: frozenset[str]
     #: Why it is held, or why its last attempt ended badly; empty when all is well.
     reason: str
-    cancel_requested: bool
+    #: How long it waits before it is tried again, seconds; then it is for other VMs than this one for a while.
+    wait_s: float = 0.0
+    avoid_vm: str = ""
 
 
-def after_loss(job: Standing, host: str, cause: str, policy: Policy) -> Standing:
-    """Let a job wait again after its VM was lost; hold it when that happened too often on enough hosts.
+class Place(NamedTuple):
+    """Where an attempt was, and which one it was."""
 
-    Losses on one host alone never hold a job: that host is the likelier culprit, and ``lost_on`` names it. A job whose
-    cancelling was asked for is cancelled instead: nobody is left to answer.
+    vm: str
+    host: str
+    attempt: int = 1
+
+
+def retry_wait_s(nth: int, policy: Policy) -> float:
+    """Draw the wait before a job is tried again that has gone wrong ``nth`` times: growing bounds, jittered."""
+    waits = backoff(policy.first_retry_s, policy.longest_retry_s)
+    return next(islice(waits, max(0, nth - 1), None)) if policy.first_retry_s else 0.0
+
+
+def after_loss(job: Standing, place: Place, cause: str, policy: Policy) -> Standing:
+    """Let a job wait again after its VM was lost; hold it when that happened too often.
+
+    Losses on one host alone hold a job later: that host is the likelier culprit, and ``lost_on`` names it.
     """
-    lost_on = job.lost_on | ({host} if host else set())
+    lost_on = job.lost_on | ({place.host} if place.host else set())
     losses = job.losses + 1
-    state, reason = JobState.SUBMITTED, cause
-    if job.cancel_requested:
-        state = JobState.CANCELLED
-    elif losses >= policy.loss_limit and len(lost_on) >= policy.loss_hosts:
-        state, reason = JobState.HELD, f"{LOST_TOO_OFTEN}: {losses} times on {len(lost_on)} hosts, last: {cause}"
-    return job._replace(state=state, losses=losses, lost_on=lost_on, reason=reason)
+    job = job._replace(losses=losses, lost_on=lost_on)
+    limit = policy.loss_limit if len(lost_on) >= policy.loss_hosts else policy.loss_limit_anywhere
+    if losses >= limit:
+        where = "1 host" if len(lost_on) == 1 else f"{len(lost_on)} hosts"
+        reason = f"{LOST_TOO_OFTEN}: {losses} times on {where}, last: {cause}"
+        return job._replace(state=JobState.HELD, reason=reason)
+    return _again(job, losses, place, policy)._replace(reason=cause)
 
 
-def after_failure(job: Standing, limit: int, cause: str) -> Standing:
+def after_failure(job: Standing, place: Place, limit: int, cause: str, policy: Policy) -> Standing:
     """Count a failure of the payload: the job waits again until it has failed ``limit`` times, then it is held."""
     failures = job.failures + 1
-    state = JobState.HELD if failures >= limit else JobState.SUBMITTED
-    if job.cancel_requested:
-        state = JobState.CANCELLED
-    return job._replace(state=state, failures=failures, reason=cause)
+    job = job._replace(failures=failures, reason=cause)
+    return job._replace(state=JobState.HELD) if failures >= limit else _again(job, failures, place, policy)
 
 
-def after_return(job: Standing) -> Standing:
-    """Let a job wait again that its guest never began; nothing is counted."""
-    return job._replace(state=JobState.CANCELLED if job.cancel_requested else JobState.SUBMITTED)
+def after_return(job: Standing, place: Place, policy: Policy) -> Standing:
+    """Let a job wait again that its guest never began; nothing is counted, but it is not handed round for ever."""
+    returns = place.attempt - job.failures - job.losses
+    if returns <= FREE_RETURNS:
+        return job._replace(state=JobState.SUBMITTED)
+    return _again(job, returns - FREE_RETURNS, place, policy)
 
 
-def after_completion(job: Standing, outcome: Outcome, *, limit: int, host: str, cause: str, policy: Policy) -> Standing:
-    """Apply what a guest says of its attempt's end. Done counts even when it crossed a cancel: the work is there."""
+def _again(job: Standing, nth: int, place: Place, policy: Policy) -> Standing:
+    return job._replace(state=JobState.SUBMITTED, wait_s=retry_wait_s(nth, policy), avoid_vm=place.vm)
+
+
+def after_completion(
+    job: Standing, outcome: Outcome, place: Place, *, limit: int, cause: str, policy: Policy
+) -> Standing:
+    """Apply how a guest's attempt ended. It cannot end as cancelled: that is the ledger's to say, and said already."""
     if outcome is Outcome.FAILED:
-        return after_failure(job, limit, cause)
+        return after_failure(job, place, limit, cause, policy)
+    if outcome is Outcome.DONE:
+        return job._replace(state=JobState.DONE, reason="")
     if outcome is Outcome.LOST:
-        return after_loss(job, host, cause, policy)
-    if outcome is Outcome.RETURNED:
-        return after_return(job)
-    if outcome is Outcome.CANCELLED:
-        return job._replace(state=JobState.CANCELLED, reason=cause)
-    return job._replace(state=JobState.DONE, reason="")
+        return after_loss(job, place, cause, policy)
+    return after_return(job, place, policy)
 
 
 def after_revival(job: Standing, phase: JobState) -> Standing:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import ColumnElement, FromClause, Select, bindparam, func, select
 
 from adapters.errors import NotFound
 from adapters.ledger import outbox, tables, tallies
 from adapters.ledger.listing import ROWS
+from adapters.ledger.presence import presence_in_sql, vm_state_in_sql
 from adapters.ledger.records import record
 from adapters.ledger.transaction import Tx
 from schemas.ids import split_job_ref
@@ -30,8 +31,7 @@ _FIRST_WAITING = (
     .order_by(_jobs.c.number)
     .limit(1)
 )
-_VM_STATES = select(_vms.c.state, func.count()).group_by(_vms.c.state)
-_PRESENT = select(_hosts.c.present, func.count()).group_by(_hosts.c.present)
+_VMS_ON_HOSTS = _vms.outerjoin(_hosts, _hosts.c.host == _vms.c.host)
 _ASKING = select(func.count(), func.min(_requests.c.asked_ms)).select_from(_requests)
 
 
@@ -45,7 +45,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     oldest_request_ms: int
     leases: int
     outbox: int
-    #: VMs by state, hosts by ``present`` and ``absent``.
+    #: VMs by state, hosts by presence.
     vms: dict[str, int]
     hosts: dict[str, int]
 
@@ -72,9 +72,14 @@ def stats(tx: Tx) -> Stats:
         oldest_request_ms=tx.now_ms - first_asked_ms if first_asked_ms else 0,
         leases=sum(running.values()),
         outbox=outbox.depth(tx),
-        vms=_counted(tx, _VM_STATES),
-        hosts={"present" if present else "absent": count for present, count in tx.execute(_PRESENT)},
+        vms=_counted_by(tx, vm_state_in_sql(tx), _VMS_ON_HOSTS),
+        hosts=_counted_by(tx, presence_in_sql(tx), _hosts),
     )
+
+
+def _counted_by(tx: Tx, word: ColumnElement[Any], rows: FromClause) -> dict[str, int]:
+    inner = select(word.label("word")).select_from(rows).subquery()
+    return _counted(tx, select(inner.c.word, func.count()).group_by(inner.c.word))
 
 
 def _longest_waiting(tx: Tx) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Row, bindparam, select
 
-from adapters.ledger import assignments, classes, events, tables
+from adapters.ledger import assignments, classes, clock, events, tables
 from adapters.ledger.attempts import Work
 from adapters.ledger.matching import nearest
 from adapters.ledger.transaction import Tx
@@ -29,6 +29,10 @@ _ATTEMPTS = (
     .order_by(_attempts.c.attempt)
 )
 _OFFERED = select(_vms.c.offer).where(_vms.c.offer.is_not(None), _vms.c.state != "absent").distinct()
+
+#: After how long a stage-in, and a storage adapter that says nothing, are worth a word, seconds.
+STAGE_IN_TELLS_S = 30.0
+STORAGE_SILENT_S = 30.0
 
 
 class Why(NamedTuple):
@@ -122,8 +126,13 @@ def _course(one: Row[*tuple[Any, ...]]) -> list[JobEvent]:
 
 
 def _why(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription) -> Why:
+    if row.state == JobState.STAGE_IN:
+        return Why([], _staging(tx, row))
     if row.state != JobState.SUBMITTED:
-        return Why([], next_step(row.state, row.ref, row.failures, row.reason, row.cancel_requested))
+        return Why([], next_step(row.state, row.ref, row.failures, row.reason))
+    if row.not_before_ms > tx.lease_now_ms:
+        wait_s = (row.not_before_ms - tx.lease_now_ms) / 1000
+        return Why([], f"wait: it is tried again, on another VM if there is one, in about {wait_s:.0f} s")
     numbers = [number for number in tx.execute(_OFFERED).scalars() if number is not None]
     lacking = nearest(description.requirements, classes.offers(tx, numbers).values())
     if lacking is None:
@@ -133,7 +142,20 @@ def _why(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription) -> Why
     return Why([], "wait: VMs that can run it exist, and it goes to the next free job slot of one")
 
 
-def next_step(state: str, ref: str, failures: int, reason: str, cancel_requested: bool) -> str:
+def _staging(tx: Tx, row: Row[*tuple[Any, ...]]) -> str:
+    """Say what a job waits for whose inputs have not come for a while; empty at first."""
+    waits_s = (tx.now_ms - (row.assigned_ms or tx.now_ms)) / 1000
+    if waits_s < STAGE_IN_TELLS_S:
+        return ""
+    seen_ms = clock.last_seen_ms(tx, clock.STORAGE)
+    silent_s = (tx.now_ms - seen_ms) / 1000
+    if silent_s < STORAGE_SILENT_S:
+        return f"wait: its VM has been fetching its inputs for {waits_s:.0f} s"
+    since = f"for {silent_s:.0f} s" if seen_ms else "yet"
+    return f"start a `storage_adapter`: its inputs come from one, and none has been at work {since}"
+
+
+def next_step(state: str, ref: str, failures: int, reason: str) -> str:
     """Say what a person can do about a job in that state; empty where there is nothing to do."""
     if state == JobState.HELD and failures:
         times = "1 failure" if failures == 1 else f"{failures} failures"
@@ -142,8 +164,4 @@ def next_step(state: str, ref: str, failures: int, reason: str, cancel_requested
         return f"held ({reason}): look at its hosts with `volcloud job why {ref}`, then `volcloud job retry {ref}`"
     if state == JobState.DONE:
         return f"fetch its output with `volcloud job fetch {ref}`"
-    if state in (JobState.CANCELLED, JobState.FAILED):
-        return "nothing: it has ended"
-    if cancel_requested:
-        return "wait: its guest has been told to stop"
-    return ""
+    return "nothing: it has ended" if state == JobState.CANCELLED else ""

@@ -18,6 +18,7 @@ from sqlalchemy import Row, bindparam, func, select, tuple_
 from adapters.ledger import tables
 from adapters.ledger.events import readable
 from adapters.ledger.guests import is_ready
+from adapters.ledger.presence import Presence, presence, vm_state_in_sql
 from adapters.ledger.transaction import Tx, portions
 from schemas.ledger import HostList, HostRow, Hosts, Registry, RegistryList, RegistryRow
 from schemas.vms import HostFacts, VmStatus
@@ -63,12 +64,19 @@ def hosts(tx: Tx, message: HostList) -> Hosts:
     names = [row.host for row in rows]
     counts = {host: count for some in portions(names) for host, count in tx.execute(_VMS_OF, {"hosts": some})}
     following = names[-1] if len(rows) == message.limit else ""
-    return Hosts(call=message.id, hosts=[_host_row(row, counts.get(row.host, 0)) for row in rows], next=following)
+    return Hosts(call=message.id, hosts=[_host_row(tx, row, counts.get(row.host, 0)) for row in rows], next=following)
 
 
-def _host_row(row: Row[Any], vms: int) -> HostRow:
-    facts = msgspec.msgpack.decode(row.facts, type=HostFacts)
-    return HostRow(host=row.host, facts=facts, seen_ms=row.seen_ms, present=row.present, vms=vms)
+def _host_row(tx: Tx, row: Row[Any], vms: int) -> HostRow:
+    there = presence(is_present=row.present, beat_ms=row.beat_ms, lease_now_ms=tx.lease_now_ms, policy=tx.policy)
+    return HostRow(
+        host=row.host,
+        facts=msgspec.msgpack.decode(row.facts, type=HostFacts),
+        seen_ms=row.seen_ms,
+        present=there in (Presence.PRESENT, Presence.LATE),
+        vms=vms,
+        presence=there,
+    )
 
 
 def vms(tx: Tx, message: RegistryList) -> Registry:
@@ -143,16 +151,18 @@ def _rows(tx: Tx, ids: Sequence[str]) -> list[RegistryRow]:
     for some in portions(ids):
         for vm, ref in tx.execute(_HOLDING, {"vms": some}):
             holding[vm].append(ref)
-    rows: Iterable[Row[Any]] = [row for some in portions(ids) for row in tx.execute(_BY_VM, {"vms": some})]
+    statement = _BY_VM.add_columns(vm_state_in_sql(tx).label("state_now"))
+    rows: Iterable[Row[Any]] = [row for some in portions(ids) for row in tx.execute(statement, {"vms": some})]
     return [_vm_row(tx, row, holding[row.vm]) for row in rows]
 
 
 def _vm_row(tx: Tx, row: Row[Any], holding: list[str]) -> RegistryRow:
+    status = msgspec.msgpack.decode(row.status, type=VmStatus) if row.status else _unreported(row)
     return RegistryRow(
         host=row.host,
-        status=msgspec.msgpack.decode(row.status, type=VmStatus) if row.status else _unreported(row),
+        status=msgspec.structs.replace(status, state=row.state_now),
         seen_ms=row.seen_ms or row.agent_seen_ms,
-        agent_ready=is_ready(row.agent_seen_ms, tx.now_ms, tx.policy),
+        agent_ready=row.beat_ms > 0 and is_ready(row.beat_ms, tx.lease_now_ms, tx.policy),
         agent_since_ms=row.agent_since_ms,
         jobs=holding,
     )

@@ -22,7 +22,9 @@ from sqlalchemy import bindparam, case, delete, select, update
 from adapters.ledger import attempts, guests, tables
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.guests import Guest, Sighting
+from adapters.ledger.readiness import BLOCKED, READY
 from adapters.ledger.transaction import Insert, Tx, insert_into
+from schemas.ids import JobRef
 from schemas.jobs import AgentHello, AttemptRef, JobRequest, JobWithdraw
 
 _requests, _vms, _attempts = tables.requests, tables.vms, tables.attempts
@@ -42,6 +44,10 @@ _WITHDRAW = delete(_requests).where(
 _FORGET = delete(_requests).where(_requests.c.repeated_ms < bindparam("before_ms"))
 
 
+#: Attempts that a guest names, by job and number.
+Named = frozenset[tuple[JobRef, int]]
+
+
 class Ask(NamedTuple):
     """A free slot of a VM, and the request that says so."""
 
@@ -49,6 +55,8 @@ class Ask(NamedTuple):
     slot: int
     ahead: int
     message: JobRequest
+    #: What its guest holds.
+    named: Named
 
 
 def ask(tx: Tx, vm: str, message: JobRequest) -> None:
@@ -66,7 +74,7 @@ def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
     current = [(vm, m) for vm, m in messages if _is_current(tx, known[vm], m.generation)]
     held = _held(tx, {vm for vm, _ in current})
     _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
-    gone = [lost for vm, m in current for lost in held[vm] if is_outlived(lost, m.generation, m.holding)]
+    gone = [lost for vm, m in current for lost in _outlived(held[vm], m)]
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
     on_slots = _by_slot(held)
     newest = {(ask.vm, ask.slot): ask for ask in sorted(_asked(current), key=_order)}
@@ -92,10 +100,9 @@ def hello(tx: Tx, vm: str, message: AgentHello) -> None:
     tx.execute(_SET_HELLO, {"of_vm": vm, "hello": message.id})
     held = _held(tx, {vm})
     _note_held(tx, held, [(vm, message.id, message.generation, message.holding)])
+    named = _named(message.holding)
     gone = [
-        lost
-        for lost in held[vm]
-        if is_outlived(lost, message.generation, message.holding) or is_dropped(lost, message.id, message.holding)
+        lost for lost in held[vm] if is_outlived(lost, message.generation, named) or is_dropped(lost, message.id, named)
     ]
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
 
@@ -105,14 +112,14 @@ def forget(tx: Tx, before_ms: int) -> None:
     tx.counts["requests_forgotten"] += tx.execute(_FORGET, {"before_ms": before_ms}).rowcount
 
 
-def is_outlived(held: Held, generation: int, holding: Iterable[AttemptRef]) -> bool:
+def is_outlived(held: Held, generation: int, named: Named) -> bool:
     """Whether an attempt is of an older boot of its VM, which the guest did not carry over."""
-    return held.generation < generation and not _is_among(held, holding)
+    return held.generation < generation and (held.ref, held.attempt) not in named
 
 
-def is_dropped(held: Held, hello_id: str, holding: Iterable[AttemptRef]) -> bool:
+def is_dropped(held: Held, hello_id: str, named: Named) -> bool:
     """Whether a starting agent has lost an attempt that it once had."""
-    return "" < held.seen_id < hello_id and not _is_among(held, holding)
+    return "" < held.seen_id < hello_id and (held.ref, held.attempt) not in named
 
 
 def is_served(held: Held, request: JobRequest) -> bool:
@@ -120,13 +127,19 @@ def is_served(held: Held, request: JobRequest) -> bool:
     return request.id <= held.request_id
 
 
-def is_on_its_way(held: Held, request: JobRequest) -> bool:
+def is_on_its_way(held: Held, request: JobRequest, named: Named) -> bool:
     """Whether an assignment to the slot has been sent to this boot, and no message has shown its arrival yet."""
-    return held.generation == request.generation and not held.seen_id and not _is_among(held, request.holding)
+    return held.generation == request.generation and not held.seen_id and (held.ref, held.attempt) not in named
 
 
-def _is_among(held: Held, holding: Iterable[AttemptRef]) -> bool:
-    return any(ref.job == held.ref and ref.attempt == held.attempt for ref in holding)
+def _outlived(held: Sequence[Held], message: JobRequest) -> list[Held]:
+    named = _named(message.holding) if held else frozenset()
+    return [one for one in held if is_outlived(one, message.generation, named)]
+
+
+def _named(holding: Iterable[AttemptRef]) -> Named:
+    """Look each name up once: a guest decides how many there are, and they are compared with all that it holds."""
+    return frozenset((ref.job, ref.attempt) for ref in holding)
 
 
 def _is_current(tx: Tx, known: Guest, generation: int) -> bool:
@@ -137,8 +150,9 @@ def _is_current(tx: Tx, known: Guest, generation: int) -> bool:
 
 def _asked(messages: Iterable[tuple[str, JobRequest]]) -> Iterator[Ask]:
     for vm, message in messages:
+        named = _named(message.holding)
         for nth, slot in enumerate((message.slot, *message.more)):
-            yield Ask(vm, slot, message.ahead + nth, message)
+            yield Ask(vm, slot, message.ahead + nth, message, named)
 
 
 def _order(ask: Ask) -> tuple[str, int, str]:
@@ -158,7 +172,7 @@ def _is_free(tx: Tx, held: Iterable[Held], ask: Ask) -> bool:
     if any(is_served(one, ask.message) for one in held):
         tx.counts["request_served"] += 1
         return False
-    if any(is_on_its_way(one, ask.message) for one in held):
+    if any(is_on_its_way(one, ask.message, ask.named) for one in held):
         tx.counts["assignment_on_its_way"] += 1
         return False
     return True
@@ -226,8 +240,8 @@ def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:
         "request_id": ask.message.id,
         "generation": ask.message.generation,
         "offer": known.offer,
-        "state": "ready",
+        "state": BLOCKED if known.rest_until_ms else READY,
         "asked_ms": tx.now_ms,
-        "repeated_ms": tx.now_ms,
+        "repeated_ms": tx.lease_now_ms,
         "ahead": ask.ahead,
     }

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from sqlalchemy import Text, bindparam, cast, func, insert, literal, select, true, tuple_
 
 from adapters.ledger import classes, tables, tallies
@@ -42,36 +43,57 @@ _DIGESTS = select(_table.c.owner, _table.c.id, _table.c.digest).where(
 )
 
 
-def submit(tx: Tx, owner: str, message: JobSubmit, known_inputs: KnownInputs) -> JobVerdict:
+class Application(Struct, frozen=True):
+    """A submission that was looked at before any transaction: all in it that its submitter's size decides."""
+
+    message: JobSubmit
+    body: bytes
+    digest: str
+    shape: str
+    #: Why it is refused, if it was not submitted before; empty when it is sound.
+    reasons: list[str]
+
+
+def look_at(message: JobSubmit, known_inputs: KnownInputs) -> Application:
+    """Judge a submission by itself. Asks ``known_inputs`` once for each digest; raises what that raises."""
+    job = message.job
+    body = _encoder.encode(job)
+    reasons = _flaws(job, len(body), cache(known_inputs))
+    return Application(message, body, sha256(body).hexdigest(), classes.shape_key(job.requirements), reasons)
+
+
+def submit(tx: Tx, owner: str, application: Application) -> JobVerdict:
     """Take one submission; see ``submit_all``."""
-    return submit_all(tx, [(owner, message)], known_inputs)[0]
+    return submit_all(tx, [(owner, application)])[0]
 
 
-def submit_all(tx: Tx, messages: Sequence[tuple[str, JobSubmit]], known_inputs: KnownInputs) -> list[JobVerdict]:
+def submit_all(tx: Tx, applications: Sequence[tuple[str, Application]]) -> list[JobVerdict]:
     """Take submissions, each with its owner, and give a verdict for each, in order.
 
-    Accepted jobs wait; ``match`` is the caller's, and so is sending the verdicts. ``known_inputs`` is asked once for
-    each digest, within the transaction.
+    Accepted jobs wait; ``match`` is the caller's, and so is sending the verdicts.
     """
-    before = _digests(tx, {(owner, message.job.id) for owner, message in messages})
-    new: dict[Key, JobDescription] = {}
+    before = _digests(tx, {(owner, one.message.job.id) for owner, one in applications})
+    new: dict[Key, Application] = {}
     verdicts: list[JobVerdict] = []
-    is_known = cache(known_inputs)
-    for owner, message in messages:
-        key, digest = (owner, message.job.id), _digest(message.job)
-        reasons = _refusal(message.job, digest, before.get(key), is_known)
+    for owner, one in applications:
+        key = (owner, one.message.job.id)
+        reasons = _refusal(one, before.get(key))
         if not reasons and key not in before:
-            new[key], before[key] = message.job, digest
-        verdicts.append(_verdict(tx, message, reasons))
-    lost = _insert(tx, new, before)
-    return [_second_look(v, m, lost.get((o, m.job.id))) for v, (o, m) in zip(verdicts, messages, strict=True)]
+            new[key], before[key] = one, one.digest
+        verdicts.append(_verdict(tx, one.message, reasons))
+    lost = _insert(tx, new)
+    both = zip(verdicts, applications, strict=True)
+    return [_second_look(verdict, one, lost.get((owner, one.message.job.id))) for verdict, (owner, one) in both]
 
 
-def _refusal(job: JobDescription, digest: str, before: str | None, known_inputs: KnownInputs) -> list[str]:
+def _refusal(application: Application, before: str | None) -> list[str]:
     """Say why a submission is refused; empty when it is accepted, now or before."""
-    if before is not None:
-        return [] if before == digest else [_taken(job)]
-    size = len(_encoder.encode(job))
+    if before is None:
+        return application.reasons
+    return [] if before == application.digest else [_taken(application.message.job)]
+
+
+def _flaws(job: JobDescription, size: int, known_inputs: KnownInputs) -> list[str]:
     if size > MOST_DESCRIPTION_BYTES:
         return [f"the description has {size} bytes: at most {MOST_DESCRIPTION_BYTES} fit a message; upload its inputs"]
     missing = [i for i in job.inputs if i.sha256 is not None and not known_inputs(i.sha256)]
@@ -96,15 +118,11 @@ def _verdict(tx: Tx, message: JobSubmit, reasons: list[str]) -> JobVerdict:
     return JobVerdict(call=message.id, accepted=accepted, job=message.job.id, count=count, reasons=reasons)
 
 
-def _second_look(verdict: JobVerdict, message: JobSubmit, lost_to: str | None) -> JobVerdict:
+def _second_look(verdict: JobVerdict, application: Application, lost_to: str | None) -> JobVerdict:
     """Refuse what another adapter took under the same id, with another description, while we were looking."""
-    if lost_to is None or lost_to == _digest(message.job) or not verdict.accepted:
+    if lost_to is None or lost_to == application.digest or not verdict.accepted:
         return verdict
-    return msgspec.structs.replace(verdict, accepted=False, count=0, reasons=[_taken(message.job)])
-
-
-def _digest(job: JobDescription) -> str:
-    return sha256(_encoder.encode(job)).hexdigest()
+    return msgspec.structs.replace(verdict, accepted=False, count=0, reasons=[_taken(application.message.job)])
 
 
 def _digests(tx: Tx, keys: set[Key]) -> dict[Key, str]:
@@ -112,19 +130,19 @@ def _digests(tx: Tx, keys: set[Key]) -> dict[Key, str]:
     return {(owner, job_id): digest for owner, job_id, digest in found}
 
 
-def _insert(tx: Tx, new: Mapping[Key, JobDescription], digests: Mapping[Key, str]) -> dict[Key, str]:
+def _insert(tx: Tx, new: Mapping[Key, Application]) -> dict[Key, str]:
     """Write submissions and their jobs; gives the digests of those that another transaction wrote first."""
     if not new:
         return {}
-    numbers = classes.shape_numbers(tx, [classes.shape_key(job.requirements) for job in new.values()])
-    rows = [_row(tx, key, new[key], digests[key], numbers) for key in sorted(new)]
+    numbers = classes.shape_numbers(tx, [one.shape for one in new.values()])
+    rows = [_row(tx, key, new[key], numbers) for key in sorted(new)]
     statement = tx.insert(_table).on_conflict_do_nothing(index_elements=["id", "owner"])
     written = tx.connection.execute(
         statement.returning(_table.c.number, _table.c.count, _table.c.owner, _table.c.id), rows
     ).all()
     by_count: defaultdict[int, list[int]] = defaultdict(list)
     tx.fresh_shapes |= {row["shape"] for row in rows}
-    _note_inputs(tx, {number: new[owner, job_id] for number, _, owner, job_id in written})
+    _note_inputs(tx, {number: new[owner, job_id].message.job for number, _, owner, job_id in written})
     for number, count, owner, _ in written:
         by_count[count].append(number)
         tallies.add(tx, number, owner, JobState.SUBMITTED, count)
@@ -144,15 +162,16 @@ def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:
     tx.each(insert(tables.inputs), needed)
 
 
-def _row(tx: Tx, key: Key, job: JobDescription, digest: str, shapes: Mapping[str, int]) -> dict[str, Any]:
+def _row(tx: Tx, key: Key, application: Application, shapes: Mapping[str, int]) -> dict[str, Any]:
+    job = application.message.job
     return {
         "owner": key[0],
         "id": key[1],
-        "digest": digest,
-        "description": _encoder.encode(job),
+        "digest": application.digest,
+        "description": application.body,
         "count": job.array,
         "attempts": job.attempts,
-        "shape": shapes[classes.shape_key(job.requirements)],
+        "shape": shapes[application.shape],
         "rank": -job.priority,
         "submitted_ms": tx.now_ms,
     }
@@ -174,7 +193,6 @@ def _insert_jobs(tx: Tx, submissions: Iterable[int], count: int) -> None:
         "losses": literal(0),
         "lost_on": literal(""),
         "reason": literal(""),
-        "cancel_requested": literal(False),
         "submitted_ms": _table.c.submitted_ms,
         "ended_ms": literal(0),
         "owner": _table.c.owner,

@@ -1,6 +1,7 @@
 """The ledger's tables, as the migrations leave them; a test compares the two.
 
-Times are ms since 1970 of the database's clock, 0 = not yet. ``rank`` is minus the priority: lower goes first. Rows of
+Times are ms since 1970 of the database's clock, 0 = not yet; those of leases, beats, waits and rests are the lease
+clock's (see ``clock``), as ``Tx.lease_now_ms`` gives it. ``rank`` is minus the priority: lower goes first. Rows of
 ``shapes``, ``offers`` and ``submissions`` never change once written, so they may be cached. The row of ``jobs`` is the
 lock of all that concerns that job.
 """
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     literal_column,
     text,
 )
@@ -29,6 +31,28 @@ metadata = MetaData()
 #: A row number; SQLite counts only columns that are called INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
 
+#: The lease clock, one row, and the adapter that lets it go on.
+lease_clock = Table(
+    "lease_clock",
+    metadata,
+    Column("number", Integer, nullable=False, autoincrement=False),
+    Column("now_ms", BigInteger, nullable=False),
+    Column("kept_by", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_lease_clock"),
+)
+
+#: Adapters at work: how often each has emptied its hands, and its last mark among the beats that came back.
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("adapter", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("mark", Text, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("adapter", name="pk_adapters"),
+)
+
 hosts = Table(
     "hosts",
     metadata,
@@ -37,6 +61,9 @@ hosts = Table(
     Column("reported_ms", BigInteger, nullable=False),
     Column("seen_ms", BigInteger, nullable=False),
     Column("present", Boolean, nullable=False),
+    Column("beat_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("rest_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("strikes", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("host", name="pk_hosts"),
 )
 
@@ -66,7 +93,8 @@ offers = Table(
     sqlite_autoincrement=True,
 )
 
-#: A VM as its host reports it (``host`` to ``paused_ms``) and as its guest agent shows itself.
+#: A VM as its host reports it (``host`` to ``paused_ms``, ``told_generation``) and as its guest agent shows itself;
+#: ``strikes`` and ``rest_until_ms`` are what we think of it (see ``repute``); it is kept free for shape ``kept_for``.
 vms = Table(
     "vms",
     metadata,
@@ -84,10 +112,21 @@ vms = Table(
     Column("hello_id", Text, nullable=False),
     #: What its host calls it; empty until the host has reported it.
     Column("name", Text, nullable=False, server_default=text("''")),
+    Column("told_generation", BigInteger, nullable=False, server_default=text("0")),
+    Column("beat_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("rest_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("strikes", Integer, nullable=False, server_default=text("0")),
+    Column("agent", Text, nullable=False, server_default=text("''")),
+    Column("boot_id", Text, nullable=False, server_default=text("''")),
+    Column("kept_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("kept_for", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("vm", name="pk_vms"),
 )
 
 IS_THERE = vms.c.state != literal_column("'absent'")
+#: Literals, since a partial index serves only a query in which the condition stands written out.
+IS_SPEAKING = vms.c.agent == literal_column("'speaks'")
+IS_RESTING = vms.c.rest_until_ms > literal_column("0")
 
 IS_ABSENT = vms.c.state == literal_column("'absent'")
 
@@ -95,6 +134,8 @@ Index("ix_vms_absent", vms.c.agent_seen_ms, sqlite_where=IS_ABSENT, postgresql_w
 Index("ix_vms_offer", vms.c.offer)
 Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
+Index("ix_vms_speaking", vms.c.beat_ms, sqlite_where=IS_SPEAKING, postgresql_where=IS_SPEAKING)
+Index("ix_vms_resting", vms.c.rest_until_ms, sqlite_where=IS_RESTING, postgresql_where=IS_RESTING)
 
 #: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
 submissions = Table(
@@ -132,11 +173,15 @@ jobs = Table(
     Column("losses", Integer, nullable=False),
     Column("lost_on", Text, nullable=False),
     Column("reason", Text, nullable=False),
-    Column("cancel_requested", Boolean, nullable=False),
     Column("submitted_ms", BigInteger, nullable=False),
     Column("ended_ms", BigInteger, nullable=False),
     #: The submission's.
     Column("owner", Text, nullable=False, server_default=text("''")),
+    #: It waits for this time before it is tried again; 0 = it may go at once.
+    Column("not_before_ms", BigInteger, nullable=False, server_default=text("0")),
+    #: Until then it is for other VMs than the one on which it went wrong.
+    Column("avoid_until_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("avoid_vm", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("number", name="pk_jobs"),
     ForeignKeyConstraint(["submission"], ["submissions.number"], name="fk_jobs_submission"),
     UniqueConstraint("ref", name="uq_jobs_ref"),
@@ -147,8 +192,9 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-#: Literals, since a partial index serves only a query in which the condition stands written out.
-IS_WAITING = jobs.c.state == literal_column("'submitted'")
+IS_SUBMITTED = jobs.c.state == literal_column("'submitted'")
+IS_WAITING = and_(IS_SUBMITTED, jobs.c.not_before_ms == literal_column("0"))
+IS_DELAYED = and_(IS_SUBMITTED, jobs.c.not_before_ms > literal_column("0"))
 
 Index(
     "ix_jobs_waiting",
@@ -162,6 +208,7 @@ HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
 Index("ix_jobs_ended", jobs.c.ended_ms, jobs.c.number, sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED)
 Index("ix_jobs_order", jobs.c.rank, jobs.c.number, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
+Index("ix_jobs_delayed", jobs.c.not_before_ms, sqlite_where=IS_DELAYED, postgresql_where=IS_DELAYED)
 
 #: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
 tallies = Table(
@@ -203,6 +250,13 @@ attempts = Table(
     Column("noticed_by", Text, nullable=False),
     Column("boot_id", Text, nullable=False),
     Column("work", LargeBinary, nullable=True),
+    #: What it was given of its VM. ``place``: the slot that runs it, of which its own slot number may be a lane;
+    #: ``large`` 1: more than the equal share.
+    Column("cpus", BigInteger, nullable=False, server_default=text("0")),
+    Column("memory_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("disk_mib", BigInteger, nullable=False, server_default=text("0")),
+    Column("place", Integer, nullable=False, server_default=text("0")),
+    Column("large", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("job", "attempt", name="pk_attempts"),
     ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_attempts_job"),
     sqlite_with_rowid=False,
@@ -210,10 +264,11 @@ attempts = Table(
 
 IS_OPEN = attempts.c.ended_ms == literal_column("0")
 
+IS_OPEN_AND_LARGE = and_(IS_OPEN, attempts.c.large == literal_column("1"))
+Index("ix_attempts_large", attempts.c.vm, sqlite_where=IS_OPEN_AND_LARGE, postgresql_where=IS_OPEN_AND_LARGE)
 Index("ix_attempts_open", attempts.c.vm, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
 
-#: Free job slots, one row each. ``ahead``: jobs that would run before one given to it. ``state`` is ``ready``, or
-#: ``blocked`` while its VM's host says that it does not run.
+#: Free job slots, one row each. ``ahead``: jobs that would run before one given to it. ``state``: see ``readiness``.
 requests = Table(
     "requests",
     metadata,

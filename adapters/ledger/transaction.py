@@ -23,6 +23,7 @@ from broker.routes import Route
 T = TypeVar("T")
 
 _NOW = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)")
+_LEASE_NOW = text("SELECT now_ms FROM lease_clock WHERE number = 1")
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 #: Key of the one advisory lock under which PostgreSQL matches; any constant that nobody else uses.
@@ -40,16 +41,29 @@ class Policy(Struct, frozen=True, kw_only=True):
     beat_s: float = 15.0
     #: How long a paused or saved VM keeps its jobs.
     pause_limit_s: float = 7 * 86400.0
-    #: Losses of its VM until a job is held, if they were on at least ``loss_hosts`` hosts.
+    #: Losses of its VM until a job is held, if they were on at least ``loss_hosts`` hosts; and on whatever hosts.
     loss_limit: int = 5
     loss_hosts: int = 2
+    loss_limit_anywhere: int = 10
     #: A request that has not been repeated for this long is forgotten; guests repeat theirs every 5 minutes.
     request_life_s: float = 900.0
+    #: Bounds of the wait before a job that went wrong is tried again: the first time, and at most.
+    first_retry_s: float = 1.0
+    longest_retry_s: float = 600.0
+    #: How long such a job is kept from the VM on which it went wrong, while others may take it.
+    avoid_s: float = 60.0
+    #: How long a job that needs more than a slot's share waits before a VM is kept free for it.
+    patience_s: float = 60.0
 
     @property
     def lease_ms(self) -> int:
         """The lease in the ledger's unit."""
         return int(self.lease_s * 1000)
+
+    @property
+    def silence_ms(self) -> int:
+        """After how long without a beat an agent counts as silent: three of them."""
+        return int(3000 * self.beat_s)
 
     @property
     def pause_limit_ms(self) -> int:
@@ -79,7 +93,13 @@ class Tx:
     """A transaction in progress."""
 
     def __init__(
-        self, connection: Connection, known: Known, policy: Policy, instance: str, clock: Callable[[], int] | None
+        self,
+        connection: Connection,
+        known: Known,
+        policy: Policy,
+        instance: str,
+        clock: Callable[[], int] | None,
+        lease_clock: Callable[[], int] | None,
     ) -> None:
         self.connection = connection
         self.policy = policy
@@ -100,6 +120,7 @@ class Tx:
         self.outgoing: list[OutboxRow] = []
         self.known = known.layer()
         self._clock = clock
+        self._lease_clock = lease_clock
 
     @property
     def is_sqlite(self) -> bool:
@@ -114,6 +135,13 @@ class Tx:
         if self.is_sqlite:
             return time.time_ns() // 1_000_000
         return int(self.connection.scalar(_NOW) or 0)
+
+    @cached_property
+    def lease_now_ms(self) -> int:
+        """The time by which leases, beats and waits are judged, read once; see ``clock``."""
+        if self._lease_clock is not None:
+            return self._lease_clock()
+        return int(self.connection.scalar(_LEASE_NOW) or 0)
 
     def execute(self, statement: Executable, values: Mapping[str, Any] | None = None) -> CursorResult[*tuple[Any, ...]]:
         """Run one statement."""

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
-from adapters.errors import LedgerError, LedgerUnavailable
+from adapters.errors import LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
-from adapters.ledger import assignments, attempts, classes, completions
+from adapters.ledger import assignments, attempts, classes, clock, completions
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
@@ -160,8 +161,10 @@ class StorageAdapter:
             await asyncio.sleep(SWEEP_S)
             try:
                 await self._intake.sweep()
-            except LedgerError as error:
-                log.error("sweep failed, again soon", extra={"why": str(error)})
+                await self._intake.write(partial(clock.take_turn, kind=clock.STORAGE), light=True)
+            except Exception:
+                log.exception("sweep failed, again soon")
+                self._metrics.sweep_failed()
 
 
 def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:
@@ -195,7 +198,8 @@ async def run(config: StorageAdapterConfig) -> None:
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
     metrics.serve(config.metrics_port, config.metrics_address)
-    ledger = Ledger(config.ledger, instance=address.user, policy=Policy(lease_s=config.lease_s))
+    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s)
+    ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:

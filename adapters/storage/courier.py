@@ -17,8 +17,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from adapters.errors import AdapterError
-from adapters.intake import may_answer
 from adapters.metrics import Metrics
+from adapters.outgoing import may_answer
 from adapters.storage.errors import StoreError, TooLarge
 from adapters.storage.store import Store, StoredFile
 from broker.connection import Delivery

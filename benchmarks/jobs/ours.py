@@ -71,7 +71,7 @@ def _wait_done(client: Client, name: str, jobs: int) -> None:
         counts = client.jobs(job=name, limit=1).counts
         if counts.get(JobState.DONE, 0) == jobs:
             return
-        ended = {state for state in (JobState.FAILED, JobState.HELD, JobState.CANCELLED) if counts.get(state)}
+        ended = {state for state in (JobState.HELD, JobState.CANCELLED) if counts.get(state)}
         if ended or time.monotonic() > deadline:
             raise RuntimeError(f"jobs {name}: {counts}")
         time.sleep(_POLL_S)

@@ -183,6 +183,7 @@ def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterCo
         staging=str(plan.layout.root / "staging"),
         keep_outputs_mib=plan.keep_outputs_gib << 10,
         lease_s=plan.lease_s,
+        beat_s=plan.beat_s,
         metrics_port=names.metrics[process],
     )
 

@@ -162,7 +162,7 @@ def cancel(invocation: Invocation, name: str) -> None:
     """
     with invocation.client() as client:
         answer = client.cancel(name)
-    invocation.show(answer, lambda said: f"{said.changed} cancelled, {said.pending} told to stop")
+    invocation.show(answer, lambda said: f"{said.changed} cancelled, {said.pending} of them told to stop")
 
 
 @job.command("retry")

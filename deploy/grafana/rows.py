@@ -181,14 +181,16 @@ _LEASES = Row(
             "One renewal a beat and attempt. If it drops while leases stay, beats do not arrive.",
             Query(rate("vc_leases_renewed_total"), "renewed"),
             Query(rate("vc_attempts_revived_total"), "revived after their lease"),
+            Query(rate("vc_sweeps_failed_total"), "sweeps that broke off"),
             width=6,
         ),
         graph(
             "Attempts ended",
             "ops",
             "failed: the payload's fault. lost: its guest has it no more. expired: its guest fell silent. "
-            "returned: taken ahead and given back unbegun.",
+            "returned: taken ahead and given back unbegun. VMs struck: they lost a job, or failed what others finish.",
             Query(rate("vc_attempts_total", "outcome"), "{{outcome}}"),
+            Query(rate("vc_vms_struck_total"), "VMs struck"),
             width=6,
         ),
         graph(
@@ -232,7 +234,7 @@ _MACHINES = Row(
         graph(
             "Hosts",
             "short",
-            "Hosts that the centre knows: those whose agent has said goodbye are absent.",
+            "Hosts that the centre knows. late: two beats missed. lost: three. absent: its agent has said goodbye.",
             Query(most("vc_hosts", "state"), "{{state}}"),
         ),
         graph(

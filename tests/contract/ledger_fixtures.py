@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 from sqlalchemy import create_engine, func, select, text
 
@@ -28,6 +29,7 @@ from adapters.ledger import (
     submissions,
     tables,
     tallies,
+    timetable,
 )
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
@@ -177,8 +179,10 @@ class Desk:
 
     def __init__(self, url: str, policy: Policy | None = None, instance: str = "adapter-test") -> None:
         self.now_ms = 1_000_000_000_000
-        self.policy = policy or Policy()
-        self.ledger = Ledger(url, instance=instance, policy=self.policy, clock=lambda: self.now_ms)
+        self.policy = policy or Policy(first_retry_s=0)
+        self.ledger = Ledger(
+            url, instance=instance, policy=self.policy, clock=lambda: self.now_ms, lease_clock=lambda: self.now_ms
+        )
         self.ledger.open()
         self.sent: list[Message] = []
         self.counts: dict[str, int] = {}
@@ -206,10 +210,11 @@ class Desk:
     def submit(self, job_id: str, owner: str = SITE, *, stored: Sequence[str] = (), **fields: Any) -> JobVerdict:
         job = JobDescription(id=job_id, **{"executable": "run.sh", **fields})
         message = JobSubmit(id=self.id(), job=job)
-        return self.write(lambda tx: submissions.submit(tx, owner, message, lambda digest: digest in stored))
+        application = submissions.look_at(message, lambda digest: digest in stored)
+        return self.write(lambda tx: submissions.submit(tx, owner, application))
 
-    def cancel(self, job: str, owner: str = "") -> JobsChanged:
-        return self.order(lambda tx: orders.cancel(tx, JobCancel(id=self.id(), job=job), owner))
+    def cancel(self, job: str, owner: str = "", by: str = "") -> JobsChanged:
+        return self.order(lambda tx: orders.cancel(tx, JobCancel(id=self.id(), job=job), owner, by))
 
     def retry(self, job: str, owner: str = "") -> JobsChanged:
         return self.order(lambda tx: orders.retry(tx, JobRetry(id=self.id(), job=job), owner))
@@ -219,7 +224,9 @@ class Desk:
         done = [self.write(work)]
         while not done[-1].is_last:
             done.append(self.write(work))
-        return JobsChanged(call="", changed=sum(portion.changed for portion in done), pending=done[-1].pending)
+        return JobsChanged(
+            call="", changed=sum(portion.changed for portion in done), pending=sum(portion.pending for portion in done)
+        )
 
     # As a guest.
 
@@ -251,8 +258,12 @@ class Desk:
         message = JobWithdraw(id=message_id or self.id(), slots=list(slots))
         self.write(lambda tx: requests.withdraw_all(tx, [(vm, message)]))
 
-    def hello(self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = ()) -> AgentHello:
-        message = AgentHello(id=self.id(), machine=SMALL, generation=generation, holding=[_ref(job) for job in holding])
+    def hello(
+        self, vm: str = "vm-1", generation: int = 1, holding: Sequence[JobAssign] = (), boot_id: str = ""
+    ) -> AgentHello:
+        machine = msgspec.structs.replace(SMALL, boot_id=boot_id)
+        held = [_ref(job) for job in holding]
+        message = AgentHello(id=self.id(), machine=machine, generation=generation, holding=held)
         self.write(lambda tx: requests.hello(tx, vm, message))
         return message
 
@@ -287,6 +298,15 @@ class Desk:
 
     def expire(self) -> int:
         return self.write(leases.expire)
+
+    def keep_time(self) -> None:
+        """Do all that is due, as an adapter's sweep."""
+
+        def sweep(tx: Tx) -> None:
+            timetable.keep(tx)
+            assignments.match_all(tx)
+
+        self.write(sweep)
 
     def assigned(self) -> list[JobAssign]:
         return [message for message in self.sent if isinstance(message, JobAssign)]

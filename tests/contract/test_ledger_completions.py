@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from adapters.ledger import completions
-from schemas.jobs import JobCompletion, JobCompletionAnswer, Outcome, OutputEntry, Steps, Usage
+from schemas.jobs import JobCompletion, JobCompletionAnswer, Outcome, OutputEntry, Phase, Steps, Usage
 from schemas.ledger import JobState
-from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, status, url
+from tests.contract.ledger_fixtures import SITE, SMALL, Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -177,14 +178,81 @@ def test_a_job_to_be_cancelled_that_ends_badly_is_cancelled(desk: Desk, outcome:
     assert desk.state("one") is JobState.CANCELLED
 
 
-def test_a_job_that_was_done_before_the_cancel_reached_it_is_done(desk: Desk) -> None:
+def test_a_completion_that_crosses_a_cancel_is_answered_and_does_not_count(desk: Desk) -> None:
     desk.submit("one")
     job = desk.start("vm-1")
     desk.cancel("one")
 
-    desk.complete(job)
+    answer = desk.complete(job)
+
+    assert (answer.counted, answer.reason) == (False, "cancelled")
+    assert desk.state("one") is JobState.CANCELLED
+
+
+@pytest.mark.parametrize(("run_s", "state", "losses"), [(0.0, "returned", 0), (2.5, "lost", 1)])
+def test_a_guest_that_says_cancelled_though_nobody_had_asked_ends_no_job(
+    desk: Desk, run_s: float, state: str, losses: int
+) -> None:
+    desk.submit("one")
+    job = desk.start("vm-1")
+
+    desk.complete(job, Outcome.CANCELLED, cause="superseded", steps=Steps(run_s=run_s))
+
+    record = desk.show("one")
+    assert (record.job.state, record.job.losses) == (JobState.SUBMITTED, losses)
+    assert record.attempts[0].state == state
+    assert "though nobody had cancelled it: superseded" in record.attempts[0].cause
+
+
+def test_what_ran_in_another_boot_than_it_was_given_to_does_not_count_as_done(desk: Desk) -> None:
+    desk.submit("one")
+    desk.ask("vm-1", machine=msgspec.structs.replace(SMALL, boot_id="boot-1"))
+    job = desk.assigned()[0]
+
+    answer = desk.complete(job, boot_id="boot-2")
+
+    record = desk.show("one")
+    assert answer.counted
+    assert (record.job.state, record.job.losses) == (JobState.SUBMITTED, 1)
+    assert "in another boot of vm-1" in record.attempts[0].cause
+
+
+def test_what_was_finished_in_the_boot_that_it_was_given_to_is_done_whoever_delivers_it(desk: Desk) -> None:
+    desk.submit("one")
+    desk.ask("vm-1", machine=msgspec.structs.replace(SMALL, boot_id="boot-1"))
+    job = desk.assigned()[0]
+    desk.hello("vm-1", generation=2, holding=[job], boot_id="boot-2")
+    desk.beat(job, phase=Phase.STAGE_OUT, generation=2)
+
+    desk.complete(job, boot_id="boot-1")
 
     assert desk.state("one") is JobState.DONE
+
+
+def test_a_begun_attempt_of_a_dead_boot_is_lost_and_its_guest_told(desk: Desk) -> None:
+    desk.submit("one")
+    desk.ask("vm-1", machine=msgspec.structs.replace(SMALL, boot_id="boot-1"))
+    job = desk.assigned()[0]
+    desk.beat(job)
+    desk.hello("vm-1", generation=2, holding=[job], boot_id="boot-2")
+
+    answer = desk.beat(job, phase=Phase.RUNNING, generation=2)
+
+    record = desk.show("one")
+    assert [stop.job for stop in answer.stop] == [job.job]
+    assert (record.job.state, record.job.losses) == (JobState.SUBMITTED, 1)
+    assert record.attempts[0].cause == "vm-1 was booted anew while it had it"
+
+
+def test_a_begun_attempt_that_a_restore_carries_over_lives(desk: Desk) -> None:
+    desk.submit("one")
+    desk.ask("vm-1", machine=msgspec.structs.replace(SMALL, boot_id="boot-1"))
+    job = desk.assigned()[0]
+    desk.hello("vm-1", generation=2, holding=[job], boot_id="boot-1")
+
+    answer = desk.beat(job, phase=Phase.RUNNING, generation=2)
+
+    assert (answer.stop, desk.state("one")) == ([], JobState.RUNNING)
 
 
 def test_a_request_that_rides_along_gets_the_next_job_in_the_same_transaction(desk: Desk) -> None:

@@ -24,7 +24,9 @@ from tests.contract.ledger_fixtures import Cluster, cluster, empty_url, url
 
 __all__ = ["cluster", "empty_url", "url"]
 
-ADD_HOST = "INSERT INTO hosts VALUES (:host, :facts, 1, 1, :present)"
+#: Sorts more than fits the memory that the test leaves it.
+MANY_ROWS_SORTED = "SELECT md5(n::text) AS word FROM generate_series(1, 200000) AS n ORDER BY word OFFSET 1"
+ADD_HOST = "INSERT INTO hosts (host, facts, reported_ms, seen_ms, present) VALUES (:host, :facts, 1, 1, :present)"
 
 
 def add_host(tx: Tx, host: str = "host-1", facts: bytes = b"") -> None:
@@ -296,6 +298,54 @@ def test_a_database_that_drops_its_connections_is_unavailable_once(cluster: Clus
 def drop_other_connections(tx: Tx) -> None:
     others = "pid <> pg_backend_pid() AND datname = current_database()"
     tx.connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "statement"),
+    [
+        ("default_transaction_read_only = on", ADD_HOST),
+        ("statement_timeout = '50ms'", "SELECT pg_sleep(5)"),
+        ("work_mem = '64kB'; SET temp_file_limit = '1MB'", "SELECT count(*) FROM (" + MANY_ROWS_SORTED + ") AS sorted"),
+    ],
+    ids=["read-only", "cancelled", "out of space for temporary files"],
+)
+def test_a_postgresql_that_cannot_do_it_now_keeps_what_is_asked_of_it(
+    cluster: Cluster, setting: str, statement: str
+) -> None:
+    ledger = Ledger(cluster.create())
+    ledger.open()
+    values = {"host": "host-1", "facts": b"", "present": True} if statement == ADD_HOST else {}
+
+    def work(tx: Tx) -> None:
+        for one in setting.split("; SET "):
+            name, _, value = one.partition(" = ")
+            local = "transaction_read_only" if name.startswith("default") else name
+            tx.execute(text(f"SET LOCAL {local} = {value}"))
+        tx.execute(text(statement), values)
+
+    with pytest.raises(LedgerUnavailable):
+        ledger.write(work)
+    ledger.close()
+
+
+def test_an_sqlite_file_that_is_damaged_keeps_what_is_asked_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"this is no database, and long enough to be read as one" * 100)
+
+    with pytest.raises(LedgerUnavailable):
+        Ledger(f"sqlite:///{path}").open()
+
+
+def test_an_sqlite_connection_that_may_only_read_keeps_what_is_asked_of_it(file_ledger: Ledger) -> None:
+    def work(tx: Tx) -> None:
+        tx.execute(text("PRAGMA query_only = ON"))
+        try:
+            tx.execute(text(ADD_HOST), {"host": "host-1", "facts": b"", "present": True})
+        finally:
+            tx.execute(text("PRAGMA query_only = OFF"))
+
+    with pytest.raises(LedgerUnavailable, match="readonly"):
+        file_ledger.write(work)
 
 
 def test_the_log_of_sqlite_stays_short_though_somebody_always_reads(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from adapters.ledger import leases
+from adapters.ledger.repute import LONGEST_REST_S
 from adapters.ledger.transaction import Policy
-from schemas.jobs import AttemptRef, Holding, JobAssign, JobBeat, Outcome, Phase
+from schemas.jobs import AttemptRef, Holding, JobAssign, JobBeat, JobStop, Outcome, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, status, url
 
@@ -169,10 +170,41 @@ def test_a_vm_that_its_own_host_calls_paused_or_saved_keeps_its_job(desk: Desk, 
     assert desk.state("one") is JobState.RUNNING
 
 
-def test_a_pause_longer_than_its_limit_loses_the_job(desk: Desk) -> None:
+def test_a_paused_vm_does_not_keep_what_it_has_not_begun(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.submit("one")
+    job = desk.start("vm-1")
+    desk.beat(job, phase=Phase.STAGE_IN)
+    desk.report("host-1", status("vm-1", "paused"))
+    desk.pass_s(LEASE_S + 1)
+
+    desk.expire()
+    other = desk.start("vm-2")
+
+    record = desk.show("one")
+    assert (other.job, other.target, other.attempt) == (job.job, "vm-2", 2)
+    assert (record.job.losses, record.attempts[0].state) == (0, "returned")
+    assert record.attempts[0].cause == "vm-1 was paused before it began"
+    assert [(stop.target, stop.attempt) for stop in desk.of_kind(JobStop)] == [("vm-1", 1)]
+    assert desk.beat(job, phase=Phase.RUNNING).stop == [ref(job)]
+
+
+def test_what_a_stopping_vm_has_not_begun_is_lost_as_ever(desk: Desk) -> None:
     desk.report("host-1", status("vm-1"))
     desk.submit("one")
     desk.start("vm-1")
+    desk.report("host-1", status("vm-1", "aborted"))
+    desk.pass_s(LEASE_S + 1)
+
+    desk.expire()
+
+    assert (desk.job("one").losses, desk.show("one").attempts[0].state) == (1, "expired")
+
+
+def test_a_pause_longer_than_its_limit_loses_the_job(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.submit("one")
+    desk.beat(desk.start("vm-1"))
     desk.report("host-1", status("vm-1", "saved"))
     desk.pass_s(desk.policy.pause_limit_s - 1)
     desk.report("host-1", status("vm-1", "saved"))
@@ -184,9 +216,9 @@ def test_a_pause_longer_than_its_limit_loses_the_job(desk: Desk) -> None:
 
 
 def test_a_host_that_cannot_tell_does_not_end_a_pause(desk: Desk) -> None:
-    desk.report("host-1", status("vm-1", "saved"))
     desk.submit("one")
-    desk.ask("vm-1")
+    desk.beat(desk.start("vm-1"))
+    desk.report("host-1", status("vm-1", "saved"))
     desk.report("host-1", status("vm-1", "unknown"))
 
     desk.pass_s(LEASE_S + 1)
@@ -224,8 +256,10 @@ def test_a_resumed_vm_has_one_lease_to_beat(desk: Desk) -> None:
 
 
 def lose(desk: Desk, host: str) -> None:
-    """Have the job given to a VM of ``host`` and lost there."""
+    """Have the job given to a VM of ``host`` and lost there, after whatever rest that VM deserves."""
     vm = f"vm-{host}"
+    desk.pass_s(2 * LONGEST_REST_S)
+    desk.keep_time()
     desk.report(host, status(vm))
     desk.ask(vm)
     desk.pass_s(LEASE_S + 1)
@@ -246,13 +280,17 @@ def test_a_job_lost_too_often_on_two_hosts_is_held(desk: Desk) -> None:
     assert job.reason.startswith("lost_too_often: 5 times on 2 hosts")
 
 
-def test_a_job_lost_on_one_host_alone_is_not_held(desk: Desk) -> None:
+def test_a_job_lost_on_one_host_alone_is_held_later(desk: Desk) -> None:
     desk.submit("unlucky")
-
-    for _ in range(7):
+    for _ in range(desk.policy.loss_limit_anywhere - 1):
         lose(desk, "host-1")
+    before = desk.state("unlucky")
 
-    assert (desk.state("unlucky"), desk.job("unlucky").losses) == (JobState.SUBMITTED, 7)
+    lose(desk, "host-1")
+
+    assert before is JobState.SUBMITTED
+    assert desk.state("unlucky") is JobState.HELD
+    assert desk.job("unlucky").reason.startswith("lost_too_often: 10 times on 1 host, last: no beat of vm-host-1")
 
 
 def test_losses_are_not_failures(desk: Desk) -> None:

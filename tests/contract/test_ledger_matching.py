@@ -181,7 +181,7 @@ def test_a_vm_that_does_not_run_gets_no_job_until_it_runs_again(desk: Desk, stat
 def test_a_request_that_nobody_repeats_is_forgotten(desk: Desk) -> None:
     desk.ask("vm-1")
     desk.pass_s(desk.policy.request_life_s + 1)
-    desk.expire()
+    desk.keep_time()
 
     desk.submit("one")
 

@@ -7,7 +7,7 @@ import pytest
 from adapters.errors import Ambiguous, NotFound
 from schemas.jobs import JobStop, Outcome
 from schemas.ledger import JobState
-from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, url
+from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -23,19 +23,37 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_given_out(desk: Desk) -> N
     assert desk.assigned() == []
 
 
-def test_a_running_job_is_told_to_stop_and_ends_by_its_completion(desk: Desk) -> None:
+def test_a_running_job_is_cancelled_at_once_and_its_guest_told_to_stop(desk: Desk) -> None:
     desk.submit("one")
     job = desk.start("vm-1")
     desk.beat(job)
 
-    changed = desk.cancel("one")
-    during = desk.state("one")
-    desk.complete(job, Outcome.CANCELLED)
+    changed = desk.cancel("one", by="console-ada")
 
-    stop = desk.of_kind(JobStop)[0]
-    assert (changed.changed, changed.pending) == (0, 1)
-    assert (stop.target, stop.job, stop.attempt, stop.reason) == ("vm-1", job.job, 1, "cancelled")
-    assert (during, desk.state("one")) == (JobState.RUNNING, JobState.CANCELLED)
+    stop, record = desk.of_kind(JobStop)[0], desk.show("one")
+    assert (changed.changed, changed.pending) == (1, 1)
+    assert (stop.target, stop.job, stop.attempt, stop.reason) == ("vm-1", job.job, 1, "cancelled by console-ada")
+    assert (record.job.state, record.job.reason) == (JobState.CANCELLED, "cancelled by console-ada")
+    assert (record.attempts[0].state, record.events[-1].noticed_by) == ("cancelled", "console-ada")
+
+
+def test_a_cancel_does_not_wait_for_a_paused_vm_which_is_told_when_it_goes_on(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.submit("one")
+    job = desk.start("vm-1")
+    desk.beat(job)
+    desk.report("host-1", status("vm-1", "paused"))
+    desk.pass_s(3600)
+
+    desk.cancel("one")
+    at_once = desk.state("one")
+    desk.pass_s(86400)
+    answer = desk.beat(job)
+    late = desk.complete(job)
+
+    assert at_once is JobState.CANCELLED
+    assert [stop.job for stop in answer.stop] == [job.job]
+    assert (late.counted, desk.state("one")) == (False, JobState.CANCELLED)
 
 
 def test_a_second_cancel_sends_no_second_stop(desk: Desk) -> None:
@@ -44,11 +62,11 @@ def test_a_second_cancel_sends_no_second_stop(desk: Desk) -> None:
 
     answers = [desk.cancel("one"), desk.cancel("one")]
 
-    assert [answer.pending for answer in answers] == [1, 1]
+    assert [(answer.changed, answer.pending) for answer in answers] == [(1, 1), (0, 0)]
     assert len(desk.of_kind(JobStop)) == 1
 
 
-def test_a_beat_repeats_the_stop_and_keeps_the_lease(desk: Desk) -> None:
+def test_every_beat_repeats_the_stop(desk: Desk) -> None:
     desk.submit("one")
     job = desk.start("vm-1")
     desk.cancel("one")
@@ -95,8 +113,8 @@ def test_an_array_is_cancelled_whole_or_by_index(desk: Desk) -> None:
     rest = desk.cancel("many")
 
     assert (one.changed, one.pending) == (1, 0)
-    assert (rest.changed, rest.pending) == (3, 1)
-    assert desk.states() == {"cancelled": 4, "assigned": 1}
+    assert (rest.changed, rest.pending) == (4, 1)
+    assert desk.states() == {"cancelled": 5}
 
 
 def test_what_has_ended_is_left_alone(desk: Desk) -> None:

@@ -18,7 +18,7 @@ from adapters.ledger.migrations import config, migrate
 from schemas.codec import decode
 from schemas.description import Requirements
 from schemas.envelope import MAX_BODY_BYTES
-from schemas.jobs import Outcome
+from schemas.jobs import JobStop, Outcome
 from schemas.ledger import HostList, Hosts, JobCancel, JobList, JobRetry, JobRow, JobState, Registry, RegistryList
 from schemas.vms import VmStatus
 from tests.contract.ledger_fixtures import FACTS, SITE, Desk, cluster, desk, empty_url, status, url
@@ -166,8 +166,9 @@ def test_running_jobs_are_told_to_stop_in_portions_and_counted_once(
 
     answer = desk.cancel("many")
 
-    assert (answer.changed, answer.pending) == (10, 10)
-    assert desk.states() == {JobState.CANCELLED: 10, JobState.ASSIGNED: 10}
+    assert (answer.changed, answer.pending) == (20, 10)
+    assert len(desk.of_kind(JobStop)) == 10
+    assert desk.states() == {JobState.CANCELLED: 20}
 
 
 @pytest.fixture

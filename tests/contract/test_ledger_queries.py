@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from adapters.errors import NotFound
-from adapters.ledger import inventory, listing, queries
+from adapters.ledger import clock, inventory, listing, queries
 from adapters.ledger import registry as pages
+from adapters.ledger.transaction import Policy
 from schemas.description import Requirements
-from schemas.jobs import Outcome
+from schemas.jobs import Outcome, Phase
 from schemas.ledger import HostList, JobList, Jobs, JobState, RegistryList, RegistryRow
 from schemas.vms import HostBye
 from tests.contract.ledger_fixtures import BIG, SITE, Desk, cluster, desk, status, url
@@ -247,3 +248,30 @@ def test_the_numbers_tell_what_there_is_now(desk: Desk) -> None:
     assert (stats.requests, stats.leases, stats.oldest_wait_ms) == (0, 1, 10_000)
     assert stats.outbox == 3
     assert (stats.vms, stats.hosts) == ({"running": 1, "paused": 1}, {"present": 1})
+
+
+def test_a_stage_in_that_waits_for_a_storage_adapter_says_so(desk: Desk) -> None:
+    desk.submit("one")
+    desk.beat(desk.start("vm-1"), phase=Phase.STAGE_IN)
+    at_first = desk.show("one").next_step
+    desk.pass_s(120)
+    without_any = desk.show("one").next_step
+    desk.write(lambda tx: clock.take_turn(tx, clock.STORAGE))
+    with_one = desk.show("one").next_step
+    desk.pass_s(90)
+
+    assert at_first == ""
+    assert without_any == "start a `storage_adapter`: its inputs come from one, and none has been at work yet"
+    assert with_one == "wait: its VM has been fetching its inputs for 120 s"
+    assert desk.show("one").next_step.endswith("none has been at work for 90 s")
+
+
+def test_a_job_that_waits_before_its_next_try_says_how_long(url: str) -> None:
+    desk = Desk(url, policy=Policy(first_retry_s=100))
+    desk.submit("one")
+    desk.complete(desk.start("vm-1"), Outcome.LOST)
+
+    said = desk.show("one").next_step
+    desk.ledger.close()
+
+    assert said.startswith("wait: it is tried again, on another VM if there is one, in about ")

@@ -88,23 +88,23 @@ def test_a_batch_gives_a_verdict_for_each_also_for_repetitions_within_it(desk: D
     batch = [("site-a", JobSubmit(job=job)) for job in (plain, plain, other)]
     batch.append(("site-a", JobSubmit(job=JobDescription(id="two", executable="a", array=3))))
 
-    verdicts = desk.write(lambda tx: submissions.submit_all(tx, batch, lambda digest: True))
+    looked_at = [(owner, submissions.look_at(message, lambda digest: True)) for owner, message in batch]
+    verdicts = desk.write(lambda tx: submissions.submit_all(tx, looked_at))
 
     assert [verdict.accepted for verdict in verdicts] == [True, True, False, True]
     assert [verdict.call for verdict in verdicts] == [message.id for _, message in batch]
     assert desk.states() == {"submitted": 4}
 
 
-def test_the_store_is_asked_once_for_each_digest_of_a_batch(desk: Desk) -> None:
+def test_the_store_is_asked_once_for_each_digest_of_a_submission() -> None:
     asked: list[str] = []
-    inputs = [Input(name="events.dat", sha256=DIGEST)]
-    batch = [(f"site-{n}", JobSubmit(job=JobDescription(id="one", executable="a", inputs=inputs))) for n in "abc"]
+    inputs = [Input(name=name, sha256=DIGEST) for name in ("events.dat", "again.dat")]
 
     def is_known(digest: str) -> bool:
         asked.append(digest)
         return True
 
-    desk.write(lambda tx: submissions.submit_all(tx, batch, is_known))
+    submissions.look_at(JobSubmit(job=JobDescription(id="one", executable="a", inputs=inputs)), is_known)
 
     assert asked == [DIGEST]
 

@@ -99,7 +99,7 @@ class Rig:
 
     def storage_adapter(self, name: str = "adapter-store-1", **settings: object) -> str:
         """Start a storage adapter; gives the ``host:port`` of its metrics."""
-        usual = {"staging": f"{self.directory}/staging", "lease_s": SOON["lease_s"]}
+        usual = {"staging": f"{self.directory}/staging", "lease_s": SOON["lease_s"], "beat_s": SOON["beat_s"]}
         return self._adapter(name, "adapters.storage.main", usual | settings)
 
     def guest(self, name: str, *, slots: int = 1, **settings: float) -> None:

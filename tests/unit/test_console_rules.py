@@ -103,7 +103,7 @@ def test_why_names_attempt_cause_who_noticed_when_and_the_next_step() -> None:
     ]
     event = JobEvent(at_ms=5000, attempt=2, event="failed", noticed_by="vm-2", detail="exit status 3")
 
-    why = explain(record(JobState.FAILED, attempts=attempts, events=[event]))
+    why = explain(record(JobState.HELD, attempts=attempts, events=[event]))
 
     assert (why.attempt, why.cause, why.noticed_by, why.at_ms) == (2, "exit status 3", "vm-2", 5000)
     assert "VM b" in why.where

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,21 +15,25 @@ from prometheus_client import CollectorRegistry
 
 from adapters.batch import MOST_JOBS, MOST_MESSAGES, batch_size
 from adapters.errors import LedgerUnavailable
-from adapters.intake import Intake, Kind, body_of
+from adapters.intake import Intake, Kind
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
-from adapters.ledger import orders, submissions, tallies
+from adapters.job.desk import SubmissionDesk
+from adapters.job.lease_watch import LeaseWatch
+from adapters.ledger import clock, orders, submissions, tallies
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.transaction import Tx
 from adapters.metrics import Metrics
+from adapters.outgoing import body_of
+from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
 from broker.routes import DEAD, DOWN, UP
 from schemas.codec import MAX_TEXT, decode, encode
 from schemas.description import Input, JobDescription
 from schemas.envelope import MAX_BODY_BYTES, Failed, Message, Ping
 from schemas.errors import DecodeError
-from schemas.jobs import JobBeat, Machine
+from schemas.jobs import JobBeat, LeaseMark, Machine
 from schemas.ledger import (
     AttemptRow,
     JobCancel,
@@ -49,7 +52,6 @@ from schemas.ledger import (
 from tests.unit.wires import Post, Wire, until
 
 BEAT = JobBeat(holding=[])
-SLOW_S = 0.2
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def store(tmp_path: Path) -> Store:
 @asynccontextmanager
 async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], Kind]) -> AsyncIterator[Intake]:
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire.connection, ledger, table, metrics, after=lambda tx: None, slow_s=SLOW_S)
+    intake = Intake(wire.connection, ledger, table, metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     try:
         yield intake
@@ -87,7 +89,7 @@ def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], Kind]:
     return {JobBeat: Kind(room=room, senders=frozenset({"vm"}), light=True)}
 
 
-async def test_a_slow_batch_stops_the_lease_clock_until_its_commit(wire: Wire, ledger: Ledger) -> None:
+async def test_what_waits_is_written_down_before_the_adapter_takes_its_turn(wire: Wire, ledger: Ledger) -> None:
     stall = threading.Event()
 
     def stalled(tx: Tx, items: Any) -> list[None]:
@@ -96,61 +98,130 @@ async def test_a_slow_batch_stops_the_lease_clock_until_its_commit(wire: Wire, l
 
     async with running(wire, ledger, beats_by(stalled)) as intake:
         post = Post("vm-a.beat", BEAT)
-        began = intake.clear_since
         intake.on_delivery(post.delivery)
-        await asyncio.sleep(SLOW_S / 2)
-        at_first = intake.clear_since
-        await asyncio.sleep(SLOW_S)
-        while_stalled = intake.clear_since
+        turn = asyncio.ensure_future(intake.emptied())
+        await asyncio.sleep(0.05)
+        was_done = turn.done()
         stall.set()
-        ended = time.monotonic()
-        await until(lambda: post.acked)
-        await until(lambda: intake.clear_since is not None)
+        await asyncio.wait_for(turn, 5)
 
-    assert at_first == began
-    assert while_stalled is None
-    assert intake.clear_since is not None
-    assert intake.clear_since >= ended
+    assert not was_done
 
 
-async def test_a_ledger_that_was_away_starts_the_lease_clock_anew(wire: Wire, ledger: Ledger) -> None:
-    times, seen = iter([True, False]), []
+async def test_a_turn_waits_for_a_ledger_that_is_away(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, tries = ledger._run, []
 
-    def away_once(tx: Tx, items: Any) -> list[None]:
-        if next(times):
+    def away_at_first(engine: Any, work: Any) -> Any:
+        tries.append(work)
+        if len(tries) < 4:
             raise LedgerUnavailable("restarting")
-        return [None] * len(items)
+        return run(engine, work)
 
-    async with running(wire, ledger, beats_by(away_once)) as intake:
-        began = intake.clear_since
+    monkeypatch.setattr(ledger, "_run", away_at_first)
+    monkeypatch.setattr("adapters.intake.AGAIN_S", 0.05)
+    async with running(wire, ledger, beats_by(lambda tx, items: [None] * len(items))) as intake:
         post = Post("vm-a.beat", BEAT)
         intake.on_delivery(post.delivery)
-        while not post.acked:
-            seen.append(intake.clear_since)
-            await asyncio.sleep(0)
-        await until(lambda: intake.clear_since is not None)
+        await asyncio.wait_for(intake.emptied(), 20)
+        await until(lambda: post.acked)
 
-    assert None in seen
-    assert began is not None
-    assert intake.clear_since is not None
-    assert intake.clear_since > began
+    assert len(tries) >= 4
 
 
-async def test_leases_expire_only_if_the_clock_still_runs_when_the_writer_comes_to_it(
-    wire: Wire, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
+    wire: Wire, ledger: Ledger, store: Store
 ) -> None:
-    called: list[str] = []
-    monkeypatch.setattr("adapters.job.adapter._expire", lambda tx: called.append("expire"))
-    metrics = Metrics(wire.user, CollectorRegistry())
-    adapter = JobAdapter(wire.connection, ledger, store, Policy(lease_s=0.05, beat_s=0.05), metrics)
-    await asyncio.sleep(0.1)
+    """Two sweeps, each with its mark come back; the second finds the clock where the first left it."""
+    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+    watch = LeaseWatch(ledger.instance, most_step_s=10)
+    began_ms = ledger.read(lambda tx: tx.lease_now_ms)
 
-    await adapter._sweep()
-    adapter._intake._busy_since = time.monotonic() - 1
-    await adapter._sweep()
+    for _ in range(3):
+        await adapter._sweep(watch)
+    held_up_ms = ledger.read(lambda tx: tx.lease_now_ms)
+    for _ in range(3):
+        marks = [decode(body) for _, key, body in wire.sent if key.endswith(".beat")]
+        read = [(ledger.instance, mark) for mark in marks if isinstance(mark, LeaseMark)]
+        ledger.write_lightly(lambda tx, read=read: clock.mark_all(tx, read))
+        await asyncio.sleep(0.02)
+        await adapter._sweep(watch)
 
-    assert called == ["expire"]
+    assert held_up_ms == began_ms
+    assert ledger.read(lambda tx: tx.lease_now_ms) > began_ms
     await adapter._intake.close()
+
+
+async def test_a_message_that_the_ledger_cannot_take_is_kept_back_and_the_others_go_on(
+    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the database has no memory for one: it is no fault of the message's, and nobody else waits for it."""
+    monkeypatch.setattr("adapters.intake.AGAIN_S", 0.05)
+    full = [True]
+
+    def room(tx: Tx, items: Any) -> list[None]:
+        if full[0] and any(sender == "vm-huge" for sender, _ in items):
+            raise LedgerUnavailable("out of memory")
+        return [None] * len(items)
+
+    async with running(wire, ledger, beats_by(room)) as intake:
+        huge, other = Post("vm-huge.beat", BEAT), Post("vm-a.beat", BEAT)
+        for post in (huge, other):
+            intake.on_delivery(post.delivery)
+        await until(lambda: other.acked, 20)
+        await asyncio.wait_for(intake.emptied(), 20)
+        was_acked = huge.acked
+        full[0] = False
+        await until(lambda: huge.acked, 20)
+
+    assert not was_acked
+    assert wire.sent == []
+
+
+async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: Wire, ledger: Ledger) -> None:
+    hangs = threading.Event()
+
+    def has_input(digest: str) -> bool:
+        hangs.wait(10)
+        return True
+
+    desk = SubmissionDesk(has_input, patience_s=0.3)
+    inputs = [Input(name="a", sha256="0" * 64)]
+    async with running(wire, ledger, kinds(desk)) as intake:
+        slow = Post("site-a.submit", JobSubmit(job=JobDescription(id="slow", executable="x", inputs=inputs)))
+        beat = Post("vm-a.beat", BEAT)
+        plain = Post("site-b.submit", JobSubmit(job=JobDescription(id="plain", executable="x")))
+        for post in (slow, beat, plain):
+            intake.on_delivery(post.delivery)
+        await until(lambda: beat.acked and plain.acked, 20)
+        was_acked = slow.acked
+        await until(lambda: slow.acked, 20)
+    hangs.set()
+    desk.close()
+
+    verdicts = {v.job: v for _, v in wire.to(DOWN) if isinstance(v, JobVerdict)}
+    assert not was_acked
+    assert verdicts["plain"].accepted
+    assert not verdicts["slow"].accepted
+    assert "the store has not answered in 0 s; submit again later" in verdicts["slow"].reasons[0]
+
+
+async def test_a_store_that_cannot_say_refuses_in_its_words(wire: Wire, ledger: Ledger) -> None:
+    def has_input(digest: str) -> bool:
+        raise StoreError("store file:///srv: Input/output error")
+
+    desk = SubmissionDesk(has_input)
+    inputs = [Input(name="a", sha256="0" * 64)]
+    async with running(wire, ledger, kinds(desk)) as intake:
+        post = Post("site-a.submit", JobSubmit(job=JobDescription(id="j", executable="x", inputs=inputs)))
+        intake.on_delivery(post.delivery)
+        await until(lambda: post.acked, 20)
+    desk.close()
+
+    verdict = wire.to(DOWN)[0][1]
+    assert isinstance(verdict, JobVerdict)
+    assert "Input/output error; submit again later, under the same id" in verdict.reasons[0]
 
 
 @pytest.mark.parametrize("sender", ["once-x", "keys", "adapter-store-1"])
@@ -203,7 +274,7 @@ async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowl
     submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
     posts = [Post("site-a.submit", submission), Post("site-b.submit", submission)]
 
-    async with running(wire, ledger, kinds(store)) as intake:
+    async with running(wire, ledger, kinds(SubmissionDesk(store.has_input))) as intake:
         for post in posts:
             intake.on_delivery(post.delivery)
         await until(lambda: all(post.acked for post in posts), 20)
@@ -310,7 +381,7 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 ) -> None:
     monkeypatch.setattr(orders, "PORTION", 10)
     job = JobDescription(id="many", executable="x", array=200)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", JobSubmit(job=job), lambda _: True))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
     seen: list[int] = []
 
     def beat(tx: Tx, items: Any) -> list[None]:
@@ -336,7 +407,7 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
     monkeypatch.setattr(orders, "PORTION", 10)
     monkeypatch.setattr(calls_module, "ORDER_S", 0.0)
     job = JobDescription(id="many", executable="x", array=15)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", JobSubmit(job=job), lambda _: True))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
 
     async with running(wire, ledger, {}) as intake:
         for _ in range(2):

@@ -7,15 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.ledger.attempts import AttemptState, Held
+from adapters.ledger.completions import judge
 from adapters.ledger.inventory import paused_since
 from adapters.ledger.leases import Lease, Word, further, has_expired, word_on
-from adapters.ledger.outcomes import Standing, after_completion, after_failure, after_loss, after_revival
+from adapters.ledger.outcomes import (
+    FREE_RETURNS,
+    Place,
+    Standing,
+    after_completion,
+    after_failure,
+    after_loss,
+    after_return,
+    after_revival,
+    retry_wait_s,
+)
 from adapters.ledger.transaction import Policy
-from schemas.jobs import Outcome, Phase
+from schemas.jobs import JobCompletion, Outcome, Phase
 from schemas.ledger import JobState
 
 POLICY = Policy(lease_s=90, pause_limit_s=1000, loss_limit=3, loss_hosts=2)
-FRESH = Standing(JobState.RUNNING, 0, 0, frozenset(), "", False)
+FRESH = Standing(JobState.RUNNING, 0, 0, frozenset(), "")
+PLACE = Place("vm-1", "host-1")
 
 
 def held(**fields: object) -> Held:
@@ -31,9 +43,9 @@ def held(**fields: object) -> Held:
         losses=0,
         lost_on="",
         reason="",
-        cancel_requested=False,
         submitted_ms=1,
         limit=1,
+        array=1,
         attempt=1,
         vm="vm-1",
         host="host-1",
@@ -47,8 +59,14 @@ def held(**fields: object) -> Held:
         started_ms=0,
         ended_ms=0,
         lease_expires_ms=100,
+        boot_id="",
     )
     return plain._replace(**fields)  # type: ignore[arg-type]
+
+
+def ended(outcome: Outcome) -> JobCompletion:
+    """What the guest says of it."""
+    return JobCompletion(job="site-a/one.1", attempt=1, outcome=outcome)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +84,13 @@ def test_a_lease_runs_out_unless_a_pause_within_its_limit_excuses_it(
     expires_ms: int, paused_ms: int, now_ms: int, expired: bool
 ) -> None:
     assert has_expired(Lease(1, expires_ms, paused_ms), now_ms, POLICY) is expired
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_pause_excuses_only_what_has_begun(phase: Phase) -> None:
+    has_begun = phase in (Phase.RUNNING, Phase.VALIDATING, Phase.STAGE_OUT)
+
+    assert has_expired(Lease(1, 1000, 500, phase), 1001, POLICY) is not has_begun
 
 
 @pytest.mark.parametrize(
@@ -98,7 +123,8 @@ EXPIRED = {"attempt_state": AttemptState.EXPIRED, "ended_ms": 5}
         (held(latest=2), Word(stop="superseded")),
         (held(completion_id="c", ended_ms=5), Word()),
         (held(completion_id="c", ended_ms=5, latest=2), Word()),
-        (held(cancel_requested=True), Word(stop="cancelled", renews=True)),
+        (held(state="cancelled", attempt_state="cancelled", ended_ms=5), Word(stop="cancelled")),
+        (held(state="submitted", attempt_state="returned", ended_ms=5), Word(stop="superseded")),
         (held(state="cancelled", **EXPIRED), Word(stop="cancelled")),
         (held(state="submitted", **EXPIRED), Word(renews=True)),
         (held(state="held", **EXPIRED), Word(renews=True)),
@@ -122,9 +148,17 @@ def test_an_expired_attempt_takes_the_phase_that_it_says() -> None:
 
 
 def test_a_loss_lets_the_job_wait_again_and_remembers_the_host() -> None:
-    after = after_loss(FRESH, "host-1", "silence", POLICY)
+    after = after_loss(FRESH, PLACE, "silence", POLICY)
 
-    assert after == Standing(JobState.SUBMITTED, 0, 1, frozenset({"host-1"}), "silence", False)
+    assert after._replace(wait_s=0) == Standing(JobState.SUBMITTED, 0, 1, frozenset({"host-1"}), "silence", 0, "vm-1")
+    assert 0.1 <= after.wait_s <= 1
+
+
+@given(nth=st.integers(1, 200))
+def test_waits_grow_to_a_bound_and_are_jittered(nth: int) -> None:
+    bound = min(POLICY.longest_retry_s, POLICY.first_retry_s * 2.0 ** (nth - 1))
+
+    assert bound / 10 <= retry_wait_s(nth, POLICY) <= bound
 
 
 @pytest.mark.parametrize(
@@ -133,46 +167,57 @@ def test_a_loss_lets_the_job_wait_again_and_remembers_the_host() -> None:
         (1, {"host-1"}, "host-2", JobState.SUBMITTED),
         (2, {"host-1"}, "host-1", JobState.SUBMITTED),
         (2, {"host-1"}, "host-2", JobState.HELD),
-        (9, {"host-1"}, "host-1", JobState.SUBMITTED),
+        (8, {"host-1"}, "host-1", JobState.SUBMITTED),
+        (9, {"host-1"}, "host-1", JobState.HELD),
+        (9, set(), "", JobState.HELD),
         (9, {"host-1", "host-2"}, "", JobState.HELD),
     ],
 )
-def test_only_losses_on_several_hosts_hold_a_job(losses: int, lost_on: set[str], host: str, state: JobState) -> None:
+def test_losses_hold_a_job_sooner_where_not_one_host_alone_is_to_blame(
+    losses: int, lost_on: set[str], host: str, state: JobState
+) -> None:
     before = FRESH._replace(losses=losses, lost_on=frozenset(lost_on))
 
-    after = after_loss(before, host, "silence", POLICY)
+    after = after_loss(before, Place("vm-1", host), "silence", POLICY)
 
     assert after.state is state
     assert after.reason.startswith("lost_too_often") is (state is JobState.HELD)
 
 
 def test_a_failure_holds_the_job_at_its_limit_and_not_before() -> None:
-    first = after_failure(FRESH, 2, "bad")
-    second = after_failure(first, 2, "worse")
+    first = after_failure(FRESH, PLACE, 2, "bad", POLICY)
+    second = after_failure(first, PLACE, 2, "worse", POLICY)
 
     assert (first.state, first.failures, first.reason) == (JobState.SUBMITTED, 1, "bad")
     assert (second.state, second.failures, second.reason) == (JobState.HELD, 2, "worse")
 
 
 @given(outcome=st.sampled_from(list(Outcome)), failures=st.integers(0, 9), losses=st.integers(0, 9))
-def test_a_job_to_be_cancelled_never_waits_again(outcome: Outcome, failures: int, losses: int) -> None:
-    before = FRESH._replace(cancel_requested=True, failures=failures, losses=losses)
+def test_no_guest_can_cancel_a_job(outcome: Outcome, failures: int, losses: int) -> None:
+    before = FRESH._replace(failures=failures, losses=losses)
 
-    after = after_completion(before, outcome, limit=100, host="host-1", cause="x", policy=POLICY)
+    after = after_completion(before, judge(held(), ended(outcome))[0], PLACE, limit=100, cause="x", policy=POLICY)
 
-    assert after.state is (JobState.DONE if outcome is Outcome.DONE else JobState.CANCELLED)
+    assert after.state is not JobState.CANCELLED
+
+
+def test_a_job_that_is_given_back_again_and_again_waits_at_last() -> None:
+    waits = [after_return(FRESH, PLACE._replace(attempt=n), POLICY).wait_s for n in range(1, 40)]
+
+    assert waits[:FREE_RETURNS] == [0] * FREE_RETURNS
+    assert all(waits[FREE_RETURNS:])
 
 
 @given(outcome=st.sampled_from(list(Outcome)))
 def test_failures_and_losses_are_counted_apart(outcome: Outcome) -> None:
-    after = after_completion(FRESH, outcome, limit=5, host="host-1", cause="x", policy=POLICY)
+    after = after_completion(FRESH, outcome, PLACE, limit=5, cause="x", policy=POLICY)
 
     assert after.failures == (outcome is Outcome.FAILED)
     assert after.losses == (outcome is Outcome.LOST)
 
 
 def test_a_revival_takes_the_loss_back() -> None:
-    lost = after_loss(FRESH, "host-1", "silence", POLICY)
+    lost = after_loss(FRESH, PLACE, "silence", POLICY)
 
     after = after_revival(lost, JobState.RUNNING)
 

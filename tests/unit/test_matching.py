@@ -12,11 +12,33 @@ from adapters.ledger import backlog
 from adapters.ledger.backlog import MOST_PASSED, Backlog
 from adapters.ledger.classes import offer_key, shape_key
 from adapters.ledger.known import MOST_DESCRIPTIONS, Known
-from adapters.ledger.matching import Free, Waiting, assignment, nearest, pair, unmet
+from adapters.ledger.matching import Free, Waiting, Word, assignment, nearest, pair, unmet
+from adapters.ledger.shares import Amount
 from schemas.description import JobDescription, Requirements
 from schemas.jobs import Machine
 
 MACHINE = Machine(cpus=2, memory_mib=2048, disk_mib=8192, platform="linux/x86_64", features=["avx"])
+
+
+class Anywhere:
+    """VMs that may have every job but those that are refused."""
+
+    def __init__(self, refused: dict[tuple[int, str], Word] | None = None, closed: Collection[str] = ()) -> None:
+        self.refused, self.closed, self.asked = refused or {}, closed, 0
+
+    def is_closed(self, free: Free) -> bool:
+        return free.vm in self.closed
+
+    def judge(self, job: Waiting, free: Free) -> Word:
+        self.asked += 1
+        return self.refused.get((job.number, free.vm), Word.YES)
+
+    def give(self, job: Waiting, free: Free) -> None:
+        pass
+
+
+def say_yes(job: Waiting) -> Word:
+    return Word.YES
 
 
 def waiting(number: int, rank: int = 0, shape: int = 1) -> Waiting:
@@ -110,7 +132,7 @@ class Jobs:
 def test_the_job_of_lowest_rank_among_the_fitting_shapes_goes_first() -> None:
     jobs = Jobs([waiting(1), waiting(2), waiting(9, rank=-5, shape=2)])
 
-    pairs = list(pair(Line(free("a"), free("b"), free("c")), jobs.backlog()))
+    pairs = list(pair(Line(free("a"), free("b"), free("c")), jobs.backlog(), Anywhere()))
 
     assert [(job.number, slot.vm) for job, slot in pairs] == [(9, "a"), (1, "b"), (2, "c")]
 
@@ -118,7 +140,7 @@ def test_the_job_of_lowest_rank_among_the_fitting_shapes_goes_first() -> None:
 def test_a_slot_that_fits_nothing_is_passed_over_and_its_like_are_not_looked_at() -> None:
     line = Line(free("a", offer=7), *(free(f"a{n}", offer=7) for n in range(9)), free("b"))
 
-    pairs = list(pair(line, Jobs([waiting(1)]).backlog(lambda shape, offer: offer == 1)))
+    pairs = list(pair(line, Jobs([waiting(1)]).backlog(lambda shape, offer: offer == 1), Anywhere()))
 
     assert [(job.number, slot.vm) for job, slot in pairs] == [(1, "b")]
     assert line.looked_at == 2
@@ -127,7 +149,7 @@ def test_a_slot_that_fits_nothing_is_passed_over_and_its_like_are_not_looked_at(
 def test_no_more_is_read_than_is_paired() -> None:
     jobs = Jobs([waiting(number) for number in range(100)])
 
-    list(pair(Line(free("a"), free("b")), jobs.backlog()))
+    list(pair(Line(free("a"), free("b")), jobs.backlog(), Anywhere()))
 
     assert jobs.read == 2
 
@@ -135,7 +157,7 @@ def test_no_more_is_read_than_is_paired() -> None:
 def test_many_kinds_that_wait_cost_nothing_while_one_at_the_front_fits() -> None:
     jobs = Jobs([waiting(number, shape=number) for number in range(1, 1000)])
 
-    job = jobs.backlog().first_for(1)
+    job = jobs.backlog().first_for(1, say_yes)
 
     assert (job and job.number, jobs.read, jobs.looked_through) == (1, 1, 0)
 
@@ -145,7 +167,7 @@ def test_what_fits_nobody_at_the_front_is_passed_over_to_the_first_of_its_kind_t
     jobs = Jobs([*giants, waiting(6000), waiting(7000)])
     backlog = jobs.backlog(lambda shape, offer: shape == 1)
 
-    found = [backlog.first_for(1), backlog.first_for(2), backlog.first_for(1)]
+    found = [backlog.first_for(1, say_yes), backlog.first_for(2, say_yes), backlog.first_for(1, say_yes)]
 
     assert [job and job.number for job in found] == [6000, 7000, None]
     assert jobs.read == MOST_PASSED
@@ -174,7 +196,9 @@ def test_each_slot_gets_the_first_job_that_fits_whichever_way_it_is_found(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backlog, "MOST_PASSED", passed)
-        pairs = list(pair(Line(*slots), Jobs(waits).backlog(lambda shape, offer: (shape, offer) in fitting)))
+        pairs = list(
+            pair(Line(*slots), Jobs(waits).backlog(lambda shape, offer: (shape, offer) in fitting), Anywhere())
+        )
 
     assert pairs == expected
 
@@ -182,9 +206,53 @@ def test_each_slot_gets_the_first_job_that_fits_whichever_way_it_is_found(
 def test_the_environment_of_the_description_cannot_hide_the_jobs_own() -> None:
     description = JobDescription(id="j1", executable="x", environment={"VOLCLOUD_ATTEMPT": "99"})
 
-    made = assignment(waiting(1), free("vm-1"), description)
+    made = assignment(waiting(1), free("vm-1"), description, Amount(1, 512, 1024))
 
     assert made.environment["VOLCLOUD_ATTEMPT"] == "1"
+    assert (made.cpus, made.memory_mib, made.disk_mib) == (1, 512, 1024)
+
+
+def refusing(*refused: tuple[int, str], word: Word = Word.NO, closed: Collection[str] = ()) -> Anywhere:
+    """VMs that may not have these jobs."""
+    return Anywhere(dict.fromkeys(refused, word), closed)
+
+
+def given(floor: Anywhere, *slots: str, count: int = 3) -> list[tuple[int, str]]:
+    made = pair(Line(*(free(vm) for vm in slots)), Jobs([waiting(n) for n in range(1, count + 1)]).backlog(), floor)
+    return [(job.number, slot.vm) for job, slot in made]
+
+
+@pytest.mark.parametrize("passed", [0, 64])
+def test_a_job_that_is_kept_off_a_vm_lets_the_next_one_pass_and_goes_to_another(
+    monkeypatch: pytest.MonkeyPatch, passed: int
+) -> None:
+    monkeypatch.setattr(backlog, "MOST_PASSED", passed)
+
+    waits = [waiting(1, shape=1), waiting(2, shape=2)]
+    made = pair(Line(free("a"), free("b")), Jobs(waits).backlog(), refusing((1, "a")))
+
+    assert [(job.number, slot.vm) for job, slot in made] == [(2, "a"), (1, "b")]
+
+
+def test_a_vm_that_may_have_nothing_more_is_passed_over() -> None:
+    assert given(refusing(closed={"a"}), "a", "b") == [(1, "b")]
+
+
+def test_a_vm_that_is_kept_free_for_a_job_is_given_no_later_one() -> None:
+    assert given(refusing((1, "a"), word=Word.WAIT), "a", "a", "b") == [(1, "b")]
+    assert given(refusing((1, "a"), word=Word.NO), "a", "a", "b") == [(2, "a"), (3, "a"), (1, "b")]
+
+
+@pytest.mark.parametrize("passed", [0, 64])
+def test_however_many_jobs_are_kept_off_a_vm_few_are_looked_at(monkeypatch: pytest.MonkeyPatch, passed: int) -> None:
+    monkeypatch.setattr(backlog, "MOST_PASSED", passed)
+    jobs = Jobs([waiting(number, shape=number) for number in range(1000)])
+    floor = refusing(*((number, "a") for number in range(1000)))
+
+    made = [(job.number, slot.vm) for job, slot in pair(Line(free("a"), free("a"), free("b")), jobs.backlog(), floor)]
+
+    assert made == [(0, "b")]
+    assert floor.asked <= 2 * backlog.MOST_REFUSED + 1
 
 
 def test_what_is_learnt_is_known_only_once_it_is_kept() -> None:
@@ -206,4 +274,19 @@ def test_what_is_known_is_bounded() -> None:
         layer.descriptions[number] = JobDescription(id="j1", executable="x")
         known.keep(layer)
 
+    assert set(known.descriptions) == {MOST_DESCRIPTIONS}
+
+
+def test_what_a_transaction_has_found_stays_while_another_thread_begins_anew() -> None:
+    known, other = Known(), Known()
+    other.descriptions.update({number: JobDescription(id="j1", executable="x") for number in range(MOST_DESCRIPTIONS)})
+    known.keep(other)
+    reader = known.layer()
+    found = [number for number in range(MOST_DESCRIPTIONS) if number in reader.descriptions]
+
+    learnt = known.layer()
+    learnt.descriptions[MOST_DESCRIPTIONS] = JobDescription(id="j2", executable="x")
+    known.keep(learnt)
+
+    assert [reader.descriptions[number].id for number in found] == ["j1"] * MOST_DESCRIPTIONS
     assert set(known.descriptions) == {MOST_DESCRIPTIONS}

@@ -119,7 +119,7 @@ def test_jobs_that_have_ended_are_not_shown_as_none(registry: CollectorRegistry,
     assert value_of(registry, "vc_jobs_in_state", state="held") == 2
     assert value_of(registry, "vc_jobs_in_state", state="submitted") == 0
     assert value_of(registry, "vc_jobs_in_state", state="done") is None
-    assert {*OPEN_STATES, "done", "failed", "cancelled"} == set(JobState)
+    assert {*OPEN_STATES, "done", "cancelled"} == set(JobState)
 
 
 def test_vms_that_are_gone_are_not_counted_and_new_words_are_other(
@@ -129,7 +129,7 @@ def test_vms_that_are_gone_are_not_counted_and_new_words_are_other(
 
     assert value_of(registry, "vc_vms", state="running") == 2
     assert value_of(registry, "vc_vms", state="other") == 1
-    assert {*VM_STATES} == {*VmState, "other"} - {"absent"}
+    assert {*VM_STATES} == {*VmState, "lost", "other"} - {"absent"}
 
 
 def test_links_after_the_first_are_reconnects(registry: CollectorRegistry, metrics: Metrics) -> None:

@@ -1,0 +1,129 @@
+"""The VMs that ask for work, as matching sees them in one transaction: whether they meet, and have room for, a job.
+
+Nearly every job asks for no more than a slot's share, and then nothing of a VM is read but what its request says. Only
+for a job that needs more, on a VM that has such a job, and on one that is on trial, is the VM's room read.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from sqlalchemy import bindparam, select, update
+
+from adapters.ledger import classes, tables
+from adapters.ledger.matching import Free, Waiting, Word
+from adapters.ledger.readiness import NOT_RUNNING
+from adapters.ledger.shares import Amount, Room, is_large, need, total
+from adapters.ledger.transaction import Tx
+from schemas.description import Requirements
+from schemas.jobs import Machine
+
+#: How long a VM is kept free for a shape of jobs unless a sweep says so again, ms of the lease clock.
+KEPT_MS = 30_000
+
+_attempts, _vms = tables.attempts, tables.vms
+
+_TAKEN = select(_attempts.c.place, _attempts.c.cpus, _attempts.c.memory_mib, _attempts.c.disk_mib).where(
+    tables.IS_OPEN, _attempts.c.vm == bindparam("of_vm")
+)
+_OTHER = (
+    select(_vms.c.vm)
+    .where(tables.IS_SPEAKING, _vms.c.vm != bindparam("but_vm"), _vms.c.rest_until_ms == 0)
+    .where(_vms.c.state.not_in(sorted(NOT_RUNNING)), _vms.c.offer.in_(bindparam("offers", expanding=True)))
+    .limit(1)
+)
+_KEEP = (
+    update(_vms)
+    .where(_vms.c.vm == bindparam("of_vm"))
+    .values(kept_for=bindparam("shape"), kept_until_ms=bindparam("until_ms"))
+)
+
+
+class VmFloor:
+    """See the module; a ``matching.Floor``."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._large: dict[tuple[int, int], bool] = {}
+        self._others: dict[tuple[int, str], bool] = {}
+        self._rooms: dict[str, Room] = {}
+        self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
+        self._crowded: set[str] = set()
+        #: Which VM is kept free for which shape of overdue jobs.
+        self._keeps: dict[int, str] = {}
+        self._overdue_before_ms = tx.now_ms - int(tx.policy.patience_s * 1000)
+
+    def is_closed(self, free: Free) -> bool:
+        """Whether the VM is on trial and has a job: then it may have nothing more."""
+        return free.strikes > 0 and self._room(free).jobs > 0
+
+    def judge(self, job: Waiting, free: Free) -> Word:
+        """Say whether a slot whose machine meets a job's requirements may have it.
+
+        One that needs more room than its VM has left keeps a VM free once it is overdue, the first that asks.
+        """
+        if job.avoids(free.vm, self._tx.lease_now_ms) and self._has_other(job.shape, free.vm):
+            return Word.NO
+        if free.kept_until_ms > self._tx.lease_now_ms and free.kept_for != job.shape:
+            return Word.NO
+        if self._fits(job.shape, free):
+            return Word.YES
+        is_overdue = job.submitted_ms < self._overdue_before_ms
+        keeps = is_overdue and self._keeps.setdefault(job.shape, free.vm) == free.vm
+        return Word.WAIT if keeps else Word.NO
+
+    def close(self) -> None:
+        """Write down which VMs are kept free, so that nobody gives their slots to what comes meanwhile."""
+        until_ms = self._tx.lease_now_ms + KEPT_MS
+        kept = [{"of_vm": vm, "shape": shape, "until_ms": until_ms} for shape, vm in self._keeps.items()]
+        self._tx.each(_KEEP, kept)
+
+    def _fits(self, shape: int, free: Free) -> bool:
+        """Whether there is room beside what the VM's other slots have."""
+        if not (self.is_large(shape, free.offer) or free.is_crowded or free.vm in self._crowded):
+            return True
+        return self._room(free).fits(self.place(free), self.need(shape, free.offer))
+
+    def give(self, job: Waiting, free: Free) -> None:
+        """Note that the job goes there."""
+        amount = self.need(job.shape, free.offer)
+        self._given[free.vm].append((self.place(free), amount))
+        if free.vm in self._rooms:
+            self._rooms[free.vm].take(self.place(free), amount)
+        if self.is_large(job.shape, free.offer):
+            self._crowded.add(free.vm)
+
+    def is_large(self, shape: int, offer: int) -> bool:
+        """Whether a job of that shape needs more than its slot's share of such a VM."""
+        key = shape, offer
+        if key not in self._large:
+            self._large[key] = is_large(self._asked(shape), self._machine(offer))
+        return self._large[key]
+
+    def need(self, shape: int, offer: int) -> Amount:
+        """Say what a job of that shape would have of such a VM."""
+        return need(self._asked(shape), self._machine(offer))
+
+    def place(self, free: Free) -> int:
+        """Give the slot that would run it: numbers beyond the slots are lanes."""
+        return free.slot % self._machine(free.offer).slots
+
+    def _has_other(self, shape: int, vm: str) -> bool:
+        key = shape, vm
+        if key not in self._others:
+            offers = sorted({offer for (of, offer), meets in self._tx.known.fits.items() if of == shape and meets})
+            self._others[key] = self._tx.execute(_OTHER, {"but_vm": vm, "offers": offers}).first() is not None
+        return self._others[key]
+
+    def _room(self, free: Free) -> Room:
+        if free.vm not in self._rooms:
+            rows = self._tx.execute(_TAKEN, {"of_vm": free.vm}).all()
+            taken = [(row.place, Amount(row.cpus, row.memory_mib, row.disk_mib)) for row in rows]
+            self._rooms[free.vm] = Room(total(self._machine(free.offer)), [*taken, *self._given[free.vm]])
+        return self._rooms[free.vm]
+
+    def _asked(self, shape: int) -> Requirements:
+        return classes.shapes(self._tx, [shape])[shape]
+
+    def _machine(self, offer: int) -> Machine:
+        return classes.offers(self._tx, [offer])[offer]
