@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from broker.keys.realm import Realm
 from broker.offences import STRANGERS
@@ -39,6 +40,14 @@ class Cutting:
             self._since_s[principal] = self._clock()
         log.error("principal cut off", extra={"sender": principal.name, "by": by, "seconds": OUT_S, "why": reason})
         return True
+
+    @contextmanager
+    def staying_out(self, principal: Principal) -> Iterator[None]:
+        """Whatever the block does to a principal's login, who is out before is out afterwards."""
+        is_out = principal in self._since_s or principal in self._realm.out()
+        yield
+        if is_out:
+            self._realm.shut_out(principal)
 
     def sweep(self) -> None:
         """Let in those whose time is over."""

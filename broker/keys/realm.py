@@ -20,7 +20,7 @@ class Realm(Protocol):
     """The broker's principals."""
 
     def mint(self, principal: Principal, password: str) -> None:
-        """Make it exist with its queues, rights and that password."""
+        """Make it exist with its queues, rights and that password; it may connect then."""
 
     def unmint(self, principal: Principal) -> None:
         """Delete it with its connections and queues."""
@@ -131,6 +131,7 @@ class FakeRealm:
         """See ``Realm``."""
         self.passwords[principal.name] = password
         self.queues.add(principal.name)
+        self.kept_out.discard(principal.name)
 
     def unmint(self, principal: Principal) -> None:
         """See ``Realm``."""
@@ -140,6 +141,7 @@ class FakeRealm:
     def lock_out(self, principal: Principal) -> None:
         """See ``Realm``."""
         self.passwords.pop(principal.name, None)
+        self.kept_out.discard(principal.name)
         self.drops.append(principal.name)
 
     def named(self, kind: Kind) -> list[Principal]:

@@ -143,7 +143,8 @@ class Registrar:
             known = self._store.by_once(once)
             if known is None or message.generation != known.generation:
                 return _stale(message, known or found)
-            return self._make_login(message, known)
+            with self.cutting.staying_out(Principal(Kind.VM, known.vm)):
+                return self._make_login(message, known)
 
     def _make_login(self, message: EnrolTrade, known: VmRecord) -> Reply:
         vm = Principal(Kind.VM, known.vm)
@@ -210,7 +211,8 @@ class Registrar:
         path = self._file_of(principal)
         password = read_address(path).password if path.exists() else new_password()
         address = msgspec.structs.replace(self._broker, user=principal.name, password=password)
-        self._realm.mint(principal, password)
+        with self.cutting.staying_out(principal):
+            self._realm.mint(principal, password)
         write_address(path, address)
         return address
 

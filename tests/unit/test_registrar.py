@@ -29,6 +29,7 @@ from schemas.enrol import (
     EnrolVouch,
     KeysDelete,
     KeysMint,
+    PrincipalCut,
 )
 from schemas.envelope import Done, Failed, Message, Ping
 from schemas.errors import DecodeError, ErrorCode
@@ -328,6 +329,20 @@ def test_nobody_vouches_or_disowns_for_another(desk: Desk) -> None:
     record = desk.store.by_vm("vm-a")
     assert record is not None
     assert (record.host, record.disowned) == ("host-a", False)
+
+
+def test_who_is_cut_off_does_not_come_in_by_a_new_login(desk: Desk) -> None:
+    """A host that floods through its VM would only have to start it again, and itself to outlive the key manager."""
+    desk.registrar.ensure(["host-a"])
+    desk.enrol(generation=1)
+    for name in ("host-a", "vm-a"):
+        assert desk.ask("adapter-job-1", PrincipalCut(principal=name, reason="flood")) is None
+    desk.restart()
+
+    desk.enrol(generation=2)
+    desk.registrar.ensure(["host-a"])
+
+    assert desk.realm.kept_out == {"host-a", "vm-a"}
 
 
 def test_an_operator_is_told_of_vms_that_nobody_vouches_for(desk: Desk) -> None:
