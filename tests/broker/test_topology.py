@@ -10,7 +10,9 @@ import pytest
 from broker.address import VHOST, Address
 from broker.entities import Declarer, check, declare, declare_queues
 from broker.errors import ManagementError
+from broker.keys.realm import BrokerRealm
 from broker.management import Management
+from broker.minting import unmint
 from broker.node import NodeAddress
 from broker.principals import parse_principal
 from broker.topology import Binding, Overflow, Profile, QueueSpec, centre_queues, queues_of
@@ -68,11 +70,26 @@ def test_a_queue_with_other_arguments_is_found_and_not_declared_over(
     channel.queue_declare("t.other", durable=True, arguments={**spec.arguments, "x-max-length-bytes": 1024})
 
     found = check(management, [spec])
-    with pytest.raises(ManagementError, match=r"t\.other exists with other arguments"):
+    with pytest.raises(ManagementError, match=r"t\.other exists with other arguments") as caught:
         declare_queues(declarer, [spec])
+    assert caught.value.status == 406, "no broker that is away: trying again does not help"
     channel.queue_delete("t.other")
 
     assert str(found[0]) == ("queue t.other: expected x-max-length-bytes = 2048, found x-max-length-bytes = 1024")
+
+
+def test_queues_that_somebodys_end_left_behind_are_found(
+    management: Management, declarer: Declarer, address: NodeAddress, mint: Mint
+) -> None:
+    left, there = parse_principal("vm-left"), parse_principal(mint("host").user)
+    declare_queues(declarer, queues_of(left, Profile.SINGLE))
+
+    found = [str(one) for one in check(management, [*CENTRE, *queues_of(there, Profile.SINGLE)])]
+    ownerless = BrokerRealm(address, Profile.SINGLE).ownerless()
+    unmint(management, left)
+
+    assert found == [f"queue vm.left{end}: expected nothing, found no vm-left" for end in ("", ".files")]
+    assert ownerless == [left]
 
 
 def test_a_stranger_that_hears_what_volunteers_write_is_found(management: Management, channel) -> None:  # type: ignore[no-untyped-def]

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import pytest
 
 from broker.errors import Disconnected
+from broker.keys.store import Store, VmRecord
+from broker.management import Management
+from broker.node import NodeAddress
+from console.commands.broker import _unvouched
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolVouch
 from tests.unit.wires import until
@@ -36,3 +43,19 @@ async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new()
 
     assert said == [["vm-a", "vm-b"]] * 2
     running.cancel()
+
+
+def test_an_operator_sees_who_is_not_vouched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`volcloud broker check` once called well what nobody knew any more."""
+    store = Store(tmp_path / "keys.sqlite")
+    for vm, disowned in (("vm-lost", True), ("vm-kept", False), ("vm-no-user", True)):
+        store.put(VmRecord(vm=vm, host="host-a", generation=1, disowned=disowned))
+    monkeypatch.setattr(Management, "users", lambda _: ["vm-lost", "vm-kept", "host-a"])
+    node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
+
+    found = [str(one) for one in _unvouched(node, tmp_path / "keys.sqlite")]
+
+    why = "host-a says that it has no such VM; it goes in 60 min"
+    assert found == [f"user vm-lost: expected a host that vouches for it, found {why}"]
+    assert _unvouched(node, tmp_path / "none.sqlite") == []
+    store.close()
