@@ -7,6 +7,7 @@ files or the network: call it in a thread. Which VM uses which image is the inve
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -16,12 +17,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 import msgspec
 
 from broker import durable
+from broker.errors import PartialTaken
+from broker.transfer.partial import hold
 from host_agent.errors import ImageError
 from host_agent.hypervisors.contract import ImageFiles
 
@@ -120,17 +124,11 @@ class ImageStore:
         if (self._directory / image).exists():
             return image
         partial = self._directory / f".fetching-{image}"
-        partial.mkdir(parents=True, exist_ok=True)
-        os.utime(partial)
-        self._remove_given_up()
-        if urllib.parse.urlsplit(url).path.endswith(".json"):
-            manifest = self._fetch_manifest(url, image, partial)
-        else:
-            manifest = None
-            _download(url, partial / _PLAIN_DISK, ImageFile(name=_PLAIN_DISK, size=0, sha256=image))
-        names = [file.name for file in manifest.files] if manifest else [_PLAIN_DISK]
-        self._keep(image, manifest, {name: partial / name for name in names})
-        shutil.rmtree(partial)
+        with _alone_with(partial, image):
+            self._remove_given_up()
+            names, manifest = self._download_all(url, image, partial)
+            self._keep(image, manifest, {name: partial / name for name in names})
+            shutil.rmtree(partial)
         return image
 
     def resolve(self, image: str) -> ImageFiles:
@@ -170,6 +168,13 @@ class ImageStore:
             shutil.rmtree(making, ignore_errors=True)
         return image
 
+    def _download_all(self, url: str, image: str, partial: Path) -> tuple[tuple[str, ...], ImageManifest | None]:
+        if urllib.parse.urlsplit(url).path.endswith(".json"):
+            manifest = self._fetch_manifest(url, image, partial)
+            return tuple(file.name for file in manifest.files), manifest
+        _download(url, partial / _PLAIN_DISK, ImageFile(name=_PLAIN_DISK, size=0, sha256=image))
+        return (_PLAIN_DISK,), None
+
     def _fetch_manifest(self, url: str, image: str, partial: Path) -> ImageManifest:
         manifest = _parse_manifest(_read_url(url))
         if manifest.id != image:
@@ -183,6 +188,24 @@ class ImageStore:
         if not home.is_dir():
             raise ImageError(f"image {image} is not in {self._directory}; add or fetch it first")
         return _verified_files(image, home)
+
+
+@contextlib.contextmanager
+def _alone_with(partial: Path, image: str) -> Iterator[None]:
+    """Be the only one who downloads an image, in this process or another: two would write into the same files.
+
+    Raises ImageError while somebody else is at it.
+    """
+    durable.make_directory(partial)
+    os.utime(partial)
+    try:
+        lock = hold(partial / ".lock")
+    except PartialTaken as error:
+        raise ImageError(f"image {image} is being downloaded already; try again when that has ended") from error
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def _check_id(image: str) -> None:

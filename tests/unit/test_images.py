@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from broker import durable
+from broker.transfer.partial import hold
 from broker.transfer.sending import digest_file
 from host_agent.errors import ImageError
 from host_agent.images import MANIFEST, ImageManifest, ImageStore, describe_file, read_manifest
@@ -307,3 +308,17 @@ def test_a_copy_of_an_image_keeps_its_holes(tmp_path):
 
     assert (tmp_path / "copy").stat().st_blocks * 512 < 1 << 20
     assert digest_file(tmp_path / "copy") == digest_file(path)
+
+
+def test_two_who_download_one_image_do_not_write_into_the_same_files(store, tmp_path):
+    url, image = make_image(tmp_path / "origin").as_uri(), read_manifest(tmp_path / "origin" / MANIFEST).id
+    partial = tmp_path / "store" / f".fetching-{image}"
+    partial.mkdir(parents=True)
+    held = hold(partial / ".lock")
+
+    with pytest.raises(ImageError, match="is being downloaded already"):
+        store.fetch(url, image)
+    os.close(held)
+
+    assert store.fetch(url, image) == image
+    assert not partial.exists()
