@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import Awaitable, Callable
 
 from broker.connection import Connection
@@ -18,6 +20,8 @@ from schemas.ids import uuid7
 OnOutput = Callable[[Stream, bytes], Awaitable[None]]
 #: A command may end this much later than its own limit, since its end must come back to us, seconds.
 GRACE_S = 60.0
+#: How long telling a guest to kill a command may take, seconds.
+END_S = 2.0
 
 
 class Execution:
@@ -38,12 +42,21 @@ class Execution:
         self._connection.on_up.append(self._on_reconnect)
         try:
             return await self._follow()
+        except BaseException:
+            await self._end()
+            raise
         finally:
             self._connection.on_up.remove(self._on_reconnect)
 
     async def signal(self, number: int) -> None:
         """Send a signal to the command's process group. Raises NotDelivered."""
         await self._caller.tell(down(self._vm), ExecSignal(call=self._command.id, signal=number, id=uuid7()))
+
+    async def _end(self) -> None:
+        """Kill the command of a console that cannot go on, at once: the guest would notice by itself, but later."""
+        with contextlib.suppress(NotDelivered, TimeoutError):
+            async with asyncio.timeout(END_S):
+                await self.signal(signal.SIGKILL)
 
     async def _follow(self) -> ExecEnded:
         timeout_s = self._command.timeout_s + GRACE_S

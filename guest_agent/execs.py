@@ -1,7 +1,7 @@
 """Commands that a console runs in this VM: streamed output under the console's window, signals, one answer.
 
 Beyond the window the pipe blocks, so a command can never fill anyone's memory. A console that is gone for good takes
-its command with it.
+its command with it: it is known by its reply queue, which goes with it, and which a silent command asks for as well.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
+from msgspec import Struct
+
+from broker.backoff import backoff
 from broker.errors import Unroutable
 from broker.rpc import Call, Handler
 from guest_agent.confine import below
 from guest_agent.payload import Ended, Payload
-from schemas.envelope import Message, Reply
+from schemas.envelope import Accepted, Message, Reply
 from schemas.execs import (
     FIRST_WINDOW_BYTES,
     ExecEnded,
@@ -33,6 +37,20 @@ log = logging.getLogger(__name__)
 PIECE_BYTES = 64 * 1024
 #: The window of a command whose output nobody takes any more.
 NO_LIMIT_BYTES = 1 << 62
+#: A console that has heard nothing for this long is told that its command is at work, seconds: so it is asked for.
+PROBE_EVERY_S = 5.0
+#: A console without a queue for this long is gone, seconds; one that reconnects after a restart takes 10 to 15.
+GONE_AFTER_S = 20.0
+
+
+class Patience(Struct, frozen=True):
+    """How a console is asked for, and for how long it may be away."""
+
+    probe_every_s: float = PROBE_EVERY_S
+    gone_after_s: float = GONE_AFTER_S
+
+
+USUAL = Patience()
 
 
 class _Stream:
@@ -49,8 +67,8 @@ class _Stream:
 class RunningCommand:
     """A command at work: its payload, its output on the way, its window."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    def __init__(self, call: Call, patience: Patience) -> None:
+        self._call, self._patience = call, patience
         self._queue: asyncio.Queue[ExecOutput | None] = asyncio.Queue()
         self._limit = FIRST_WINDOW_BYTES
         self._taken = 0
@@ -80,23 +98,44 @@ class RunningCommand:
         self._queue.put_nowait(None)
 
     async def send_all(self) -> None:
-        """Send output in order until the end; a console that is gone ends the command."""
-        while (piece := await self._queue.get()) is not None:
-            try:
-                await self._call.send(piece)
-            except Unroutable:
+        """Send output in order until the end, and a sign of life in silences; a console that is gone ends the
+        command."""
+        while (message := await self._next()) is not None:
+            if not await self._reaches_console(message):
                 log.info("console gone, command killed", extra={"command": self._call.message.id})
                 if self.payload is not None:
                     self.payload.signal(signal.SIGKILL)
                 self.allow(NO_LIMIT_BYTES)
                 return
 
+    async def _next(self) -> Message | None:
+        """Give the next piece of output, a sign of life when none comes for a while, None at the end."""
+        try:
+            async with asyncio.timeout(self._patience.probe_every_s):
+                return await self._queue.get()
+        except TimeoutError:
+            return Accepted(call=self._call.message.id)
+
+    async def _reaches_console(self, message: Message) -> bool:
+        """Send something until the broker has it in the console's queue. False: that queue has been gone for long."""
+        gone_at: float | None = None
+        for wait_s in backoff(0.1, 2.0):
+            try:
+                await self._call.send(message)
+                return True
+            except Unroutable:
+                gone_at = gone_at or time.monotonic()
+                if time.monotonic() - gone_at > self._patience.gone_after_s:
+                    return False
+            await asyncio.sleep(wait_s)
+        return False
+
 
 class Execs:
     """The commands that run, by call."""
 
-    def __init__(self, area: Path) -> None:
-        self._area = area
+    def __init__(self, area: Path, *, patience: Patience = USUAL) -> None:
+        self._area, self._patience = area, patience
         self._running: dict[str, RunningCommand] = {}
         area.mkdir(parents=True, exist_ok=True)
 
@@ -111,7 +150,7 @@ class Execs:
     async def run(self, call: Call, message: ExecRun) -> Reply:
         """Run a command to its end. Raises CannotRun, BadPath."""
         directory = below(self._area, message.directory) if message.directory else self._area
-        command = self._running[message.id] = RunningCommand(call)
+        command = self._running[message.id] = RunningCommand(call, self._patience)
         try:
             await call.started()
             command.payload = Payload.start(

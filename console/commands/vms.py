@@ -17,7 +17,8 @@ from console.invocation import Invocation, data_option, json_option, pass_invoca
 from console.output import LinePrefixer
 from console.rendering import render_vms, state
 from console.screen import Output
-from console.telling import Verdict, failing_with, judge, tell
+from console.standard_input import has_unread
+from console.telling import Verdict, failing_with, judge, note, tell
 from schemas.errors import SchemaError
 from schemas.execs import ExecEnded, Stream
 from schemas.ledger import RegistryRow
@@ -148,7 +149,8 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
     """Run COMMAND in a VM; its output is ours, and so is its exit status.
 
     With a pattern it runs in every VM that fits, lines bear the VM's name, and the exit status is the worst. 125 means
-    that we failed and not the command. Ctrl-C goes to the command; twice kills it.
+    that we failed and not the command. Ctrl-C goes to the command; twice kills it. A reader of our output that goes
+    away ends it too. Standard input is not passed to it: push a file, and let it read that.
 
     \b
     Example:
@@ -158,8 +160,11 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
         rows = client.vms_named(name)
         printer = _Printer(rows if len(rows) > 1 or "*" in name or "?" in name else [])
         arguments = command[1:] if command[0] == "--" else command
+        is_input_said = _say_input_is_left()
         ends = client.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
         printer.finish()
+    if not is_input_said:
+        _say_input_is_left()
     labels = _labels(rows)
     raise click.exceptions.Exit(
         max(_exit_status(labels[row.status.vm], end) for row, end in zip(rows, ends, strict=True))
@@ -204,6 +209,14 @@ def pull(invocation: Invocation, name: str, path: str, local: Path | None) -> No
     with invocation.client() as client, transfer_bars() as bars:
         size = client.pull(name, path, target, progress=file_bar(bars, target.name))
     invocation.say(f"{target}: {size} bytes")
+
+
+def _say_input_is_left() -> bool:
+    """Say that the command got none of our standard input, where there is any; a pipe may fill only later."""
+    if not has_unread():
+        return False
+    note("standard input is not passed to the command; `volcloud vm push` brings it there as a file")
+    return True
 
 
 class _Printer:

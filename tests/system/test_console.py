@@ -225,6 +225,47 @@ def test_a_command_that_does_not_exist_is_125(cloud: System) -> None:
     assert "/no/such/command" in done.stderr
 
 
+def test_a_reader_that_goes_away_ends_the_command(cloud: System) -> None:
+    mark = "12345.6789"
+    script = f'"$@" vm run worker-1 -- sh -c "yes; sleep {mark}" | head -1'
+
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script, "bash", sys.executable, "-m", "console.main"],
+        env=cloud.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (141, "y\n", "")
+    deadline = time.monotonic() + 30
+    while subprocess.run(["pgrep", "-f", mark], capture_output=True, check=False).returncode == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_standard_input_that_is_not_passed_is_said_to_be(cloud: System) -> None:
+    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "cat"]
+
+    given = subprocess.run(
+        command, env=cloud.environment, input="hi\n", capture_output=True, text=True, timeout=60, check=False
+    )
+    none = subprocess.run(
+        command,
+        env=cloud.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (given.returncode, given.stdout) == (0, "")
+    assert given.stderr.startswith("Note: standard input is not passed to the command;")
+    assert (none.returncode, none.stderr) == (0, "")
+
+
 def test_ctrl_c_reaches_the_command(cloud: System) -> None:
     script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done"
     command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "sh", "-c", script]
