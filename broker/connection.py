@@ -16,7 +16,16 @@ from typing import Any
 from broker.address import Address
 from broker.backoff import backoff
 from broker.delivery import Delivery, DeliveryHandler, Properties, Subscription
-from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, NotDelivered, QueueGone, Unroutable
+from broker.errors import (
+    BrokerError,
+    Crowded,
+    Disconnected,
+    Forbidden,
+    LoginRefused,
+    NotDelivered,
+    QueueGone,
+    Unroutable,
+)
 from broker.link import Link
 
 log = logging.getLogger(__name__)
@@ -58,6 +67,8 @@ class Connection:
         self._is_closing = False
         #: What ended the last link, or why there is none yet.
         self.last_error = "it does not answer"
+        #: The last link was refused because this principal has as many connections as it may.
+        self.is_crowded = False
 
     @property
     def user(self) -> str:
@@ -179,6 +190,7 @@ class Connection:
             if time.monotonic() - began > STEADY_S:
                 waits = backoff(most_s=RECONNECT_MOST_S)
             self.last_error = str(reason)
+            self.is_crowded = isinstance(reason, Crowded)
             refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)
             if refused and isinstance(self._source, Address) and self._fail_open(reason):
                 return

@@ -5,6 +5,7 @@ BrokerError
 │   ├── Unroutable           no queue is bound there: the receiver does not exist (any more)
 │   ├── Refused              the broker nacked it, a queue is full: wait, then publish again
 │   ├── Disconnected         the outcome is unknown: publish again with the same id
+│   │   └── Crowded          the principal has all the connections that it may: end one, or wait
 │   └── Forbidden            the broker does not let this principal write that: mend the permission
 ├── LoginRefused             user, password or vhost are not accepted: enrol again, or mend the credential
 ├── QueueGone                a queue that should be there is not, or may not be read: enrol again
@@ -45,6 +46,10 @@ class Refused(NotDelivered):
 
 class Disconnected(NotDelivered):
     """The connection broke before the broker confirmed; the message may or may not be there."""
+
+
+class Crowded(Disconnected):
+    """The broker's limit for this principal is reached; it passes when one of its connections ends."""
 
 
 class Forbidden(NotDelivered):

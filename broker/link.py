@@ -22,7 +22,7 @@ from broker.address import Address
 from broker.confirms import Confirms, fail
 from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, Settle, Subscription, receiver
-from broker.errors import BrokerError, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
+from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
 from broker.peer import ANYBODY, vouch
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
@@ -45,6 +45,7 @@ GONE = (foreign.AMQPConnectionError, foreign.AMQPChannelError)
 #: What a broker says when a vhost is not there or not ours, and what it adds when that will pass by itself.
 VHOST_REFUSED = re.compile(r"vhost .*not found|access to vhost .*refused")
 PASSING = re.compile(r"limit \(|is down")
+LIMIT_REACHED = re.compile(r"limit \(\d+\) is reached|reached the maximum allowed user limit")
 
 
 class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika exports no types for it
@@ -320,6 +321,8 @@ def _map(error: BaseException) -> BrokerError:
     if _is_login_refused(error):
         return LoginRefused(f"the broker refused the login: {text}")
     code = getattr(error, "reply_code", 0)
+    if code == 530 and LIMIT_REACHED.search(getattr(error, "reply_text", "")):
+        return Crowded(error.reply_text)  # type: ignore[attr-defined]
     if code == 404:
         return QueueGone(getattr(error, "reply_text", text))
     if code == 403:

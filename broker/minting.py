@@ -10,7 +10,7 @@ import secrets
 
 from broker.entities import Declarer, declare_queues
 from broker.management import MAX_CONNECTIONS, Management
-from broker.principals import LIMITS, Principal, permissions
+from broker.principals import Principal, limits, permissions
 from broker.topology import Profile, queues_of
 
 
@@ -50,8 +50,9 @@ def grant(management: Management, principal: Principal, password: str) -> None:
 
 def limit(management: Management, principal: Principal) -> None:
     """Let a principal hold open what its kind may. Idempotent. Raises ManagementError."""
-    management.put_limit(principal.name, MAX_CONNECTIONS, LIMITS.max_connections)
-    management.put_limit(principal.name, "max-channels", LIMITS.max_channels)
+    its = limits(principal)
+    management.put_limit(principal.name, MAX_CONNECTIONS, its.max_connections)
+    management.put_limit(principal.name, "max-channels", its.max_channels)
 
 
 def unmint(management: Management, principal: Principal) -> None:

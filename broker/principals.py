@@ -76,11 +76,23 @@ class Permissions(msgspec.Struct, frozen=True):
 class Limits(msgspec.Struct, frozen=True):
     """What the broker lets one principal hold open."""
 
-    max_connections: int = 4
-    max_channels: int = 16
+    max_connections: int
+    #: Of all its connections together.
+    max_channels: int
 
 
-LIMITS = Limits()
+#: Agents have one connection, and one more while they reconnect; a storage adapter moves files by several. A person has
+#: as many consoles as a script starts at once, a site feeds from several machines.
+_CONNECTIONS = {Kind.CONSOLE: 64, Kind.SITE: 16, Kind.ADAPTER: 8}
+_USUAL_CONNECTIONS = 4
+#: Channels for each: one to publish, one for each queue.
+_CHANNELS_EACH = 4
+
+
+def limits(principal: Principal) -> Limits:
+    """Give what the broker lets this principal hold open."""
+    most = _CONNECTIONS.get(principal.kind, _USUAL_CONNECTIONS)
+    return Limits(max_connections=most, max_channels=most * _CHANNELS_EACH)
 
 
 def parse_principal(name: str) -> Principal:

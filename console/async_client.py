@@ -89,13 +89,19 @@ class AsyncClient(CentreCalls):
             await self._caller.open(self._address.user)
         except Disconnected as error:
             await self.close()
-            raise Unreachable(f"{where} does not answer: {error}", "start it with `volcloud up`") from error
+            raise self._unreachable(where, error) from error
         except (LoginRefused, QueueGone) as error:
             await self.close()
             text = f"{where} refuses {self._address.user}: {error}"
             raise Unreachable(text, "the credential is of another system: `volcloud down`, then up again") from error
         super().__init__(self._caller)
         self._files = FileCalls(self._transfers)
+
+    def _unreachable(self, where: str, error: Disconnected) -> Unreachable:
+        if self._connection.is_crowded:
+            text = f"{self._address.user} has as many connections as it may have at once: {self._connection.last_error}"
+            return Unreachable(text, "end one of its other commands, or wait for it")
+        return Unreachable(f"{where} does not answer: {error}", "start it with `volcloud up`")
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""

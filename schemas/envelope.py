@@ -45,6 +45,8 @@ class Reply(Message, frozen=True, kw_only=True):
     """An answer to the message whose id is ``call``."""
 
     call: MessageId
+    #: The centre's time as it answered, ms since 1970, by which deadlines are judged; 0 in an agent's answer.
+    server_time_ms: int = 0
 
 
 class Accepted(Reply, frozen=True, kw_only=True, tag="reply.accepted"):

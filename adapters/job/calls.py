@@ -89,7 +89,9 @@ class Calls:
     async def _answer(self, message: Message) -> Reply:
         work = ANSWERS[type(message)]
         try:
-            answer: Reply = await self._intake.read(lambda tx: work(tx, message))
+            answer: Reply = await self._intake.read(
+                lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms)
+            )
         except AdapterError as error:
             return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
         except Exception as error:

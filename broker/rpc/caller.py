@@ -1,7 +1,8 @@
 """The console's end of a call: send, wait, and tell every silence apart.
 
 An answer counts only for a pending call with that id, from the principal that was called, delivered on our own reply
-queue; everything else is dropped and counted.
+queue; everything else is dropped and counted. Deadlines are by the centre's time, which its answers tell: a person's
+clock may be wrong.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
 from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
+from broker.rpc.clock import ServerClock
 from schemas.codec import encode, op_of
 from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
@@ -50,10 +52,11 @@ class _Pending:
 class Caller:
     """Calls agents and the centre as one console, over one exclusive reply queue."""
 
-    def __init__(self, connection: Connection, *, clock_offset_ms: int = 0) -> None:
+    def __init__(self, connection: Connection, *, clock: ServerClock | None = None) -> None:
         self._connection = connection
         self.suffix = secrets.token_hex(6)
-        self._offset_ms = clock_offset_ms
+        #: The centre's time; until an answer has told it, our own stands in.
+        self.clock = clock or ServerClock(_unsleeping)
         self._pending: dict[str, _Pending] = {}
         #: Takes (sender, message) of what belongs to no call, such as a file's chunks. False: nobody's.
         self.on_other: Callable[[str, Message], bool] = lambda sender, message: False
@@ -119,7 +122,8 @@ class Caller:
         return self._connection.send(*route, encode(message), message_id=message.id, persistent=False)
 
     def _address(self, message: Message, *, target: str = "", timeout_s: float | None = None) -> Message:
-        deadline = None if timeout_s is None else int((time.time() + timeout_s) * 1000) + self._offset_ms
+        now_ms = self.clock.now_ms() or int(time.time() * 1000)
+        deadline = None if timeout_s is None else now_ms + int(timeout_s * 1000)
         return msgspec.structs.replace(message, target=target, reply=self.suffix, deadline_ms=deadline)
 
     async def _converse(self, pending: _Pending, route: Route, timeout_s: float, whom: str) -> Conversation:
@@ -218,7 +222,14 @@ class Caller:
         elif not pending.expected(sender):
             self.refused["wrong_sender"] += 1
         else:
+            if isinstance(message, Reply) and message.server_time_ms and kind_of(sender) == "adapter":
+                self.clock.learn(message.server_time_ms)
             pending.inbox.put_nowait((sender, message))
+
+
+def _unsleeping() -> float:
+    """A monotonic clock that goes on while a laptop sleeps, seconds."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _silence(pending: _Pending, whom: str, is_deadline: bool) -> CallTimeout:

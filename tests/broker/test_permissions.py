@@ -21,7 +21,7 @@ from broker.entities import Declarer
 from broker.management import Management
 from broker.minting import mint, new_password, unmint
 from broker.node import NodeAddress
-from broker.principals import parse_principal
+from broker.principals import limits, parse_principal
 from broker.routes import kind_of, queue_of, sender_of
 from schemas.ids import unguessable
 
@@ -246,7 +246,7 @@ def test_more_channels_than_a_principal_needs_are_not_to_be_had(world: World, th
     opened: list[int] = []
 
     def open_many(connection: pika.BlockingConnection) -> None:
-        for number in range(1, 51):
+        for number in range(1, 400):
             connection.channel(number)
             opened.append(number)
 
@@ -255,11 +255,11 @@ def test_more_channels_than_a_principal_needs_are_not_to_be_had(world: World, th
             open_many(connection)
 
     assert refusal.value.reply_code == 530
-    assert len(opened) <= 16
+    assert len(opened) <= limits(parse_principal(thief.user)).max_channels
 
 
-def test_a_fifth_connection_is_refused(world: World, thief: Address) -> None:
-    held = [connect(thief) for _ in range(4)]
+def test_one_connection_more_than_its_kind_needs_is_refused(world: World, thief: Address) -> None:
+    held = [connect(thief) for _ in range(limits(parse_principal(thief.user)).max_connections)]
     try:
         with pytest.raises(amqp.ProbableAccessDeniedError, match=r"\(530\).*connection limit"):
             connect(thief)

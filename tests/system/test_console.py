@@ -225,6 +225,29 @@ def test_a_command_that_does_not_exist_is_125(cloud: System) -> None:
     assert "/no/such/command" in done.stderr
 
 
+@pytest.mark.parametrize("shift_s", [-7200, 7200])
+def test_a_console_whose_clock_is_hours_off_is_served(cloud: System, tmp_path: Path, shift_s: int) -> None:
+    """Four minutes were enough for a verb to be refused; hours are for a command too, whose deadline is far away."""
+    wrong = f"import time\nnow = time.time\ntime.time = lambda: now() + {shift_s}\n"
+    (tmp_path / "sitecustomize.py").write_text(wrong)
+
+    for words, said in ((["pause"], "paused"), (["resume"], "running"), (["run", "--", "echo", "served"], "served")):
+        verb, *rest = words
+        command = [sys.executable, "-m", "console.main", "vm", verb, "worker-2", *rest]
+        environment = cloud.environment | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.rstrip().endswith(said)
+
+
+def test_many_commands_of_a_person_at_once_are_served(cloud: System) -> None:
+    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "sh", "-c", "sleep 3; echo served"]
+    crowd = [subprocess.Popen(command, env=cloud.environment, stdout=subprocess.PIPE, text=True) for _ in range(9)]
+
+    assert [one.communicate(timeout=90)[0] for one in crowd] == ["served\n"] * 9
+    assert [one.returncode for one in crowd] == [0] * 9
+
+
 def test_a_reader_that_goes_away_ends_the_command(cloud: System) -> None:
     mark = "12345.6789"
     script = f'"$@" vm run worker-1 -- sh -c "yes; sleep {mark}" | head -1'
