@@ -14,7 +14,7 @@ from broker import link as link_module
 from broker.address import Address
 from broker.connection import Connection
 from broker.delivery import Delivery, Properties, Subscription, receiver
-from broker.errors import BrokerError, Disconnected, LoginRefused
+from broker.errors import BrokerError, Crowded, Disconnected, LoginRefused
 from broker.link import Link
 from schemas.codec import bundle, encode
 from schemas.envelope import Ping
@@ -34,8 +34,8 @@ async def linked(address: Address) -> Link:
         (False, (320, "shutdown"), Disconnected),
         (False, (403, "Login was refused"), LoginRefused),
         (True, None, Disconnected),
-        (True, (530, "connection refused for user 'u': user connection limit (4) is reached"), Disconnected),
-        (True, (530, "access to vhost 'v' refused for user 'u': connection limit (4) is reached"), Disconnected),
+        (True, (530, "connection refused for user 'u': user connection limit (4) is reached"), Crowded),
+        (True, (530, "access to vhost 'v' refused for user 'u': connection limit (4) is reached"), Crowded),
         (True, (530, "access to vhost 'v' refused for user 'u': vhost 'v' is down"), Disconnected),
         (True, (530, "access to vhost 'v' refused for user 'u'"), LoginRefused),
         (True, (530, "vhost v not found"), LoginRefused),
