@@ -77,8 +77,10 @@ class Connection:
 
     @property
     def trouble(self) -> str:
-        """Say why nothing is confirmed: what ended the last link, or that the broker on this one is silent."""
-        return "it took the message and does not confirm it" if self.is_up else self.last_error
+        """Say why nothing is confirmed: what ended the last link, or that the broker on this one is silent or full."""
+        if self._link is None or not self.is_up:
+            return self.last_error
+        return self._link.blocked or "it took the message and does not confirm it"
 
     @property
     def is_up(self) -> bool:

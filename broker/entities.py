@@ -30,6 +30,8 @@ _Plain: Any = sasl.PLAIN
 #: kombu's connection. Belongs to the thread that uses it.
 Declarer = Any
 
+#: How long a broker may say nothing, seconds.
+PATIENCE_S = 20.0
 #: AMQP's word for "exists with other arguments".
 _PRECONDITION_FAILED = 406
 
@@ -70,11 +72,22 @@ class _Vouched(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
         return super().start(connection)
 
 
-def administrator(host: str, port: int, user: str, password: str, owner: int = ANYBODY) -> Declarer:
-    """Make kombu's connection for declaring; it opens when it is first used. ``owner`` as in ``broker.peer``."""
-    options = {"authentication": _Vouched(user, password, owner)}
+def administrator(
+    host: str, port: int, user: str, password: str, owner: int = ANYBODY, *, patience_s: float = PATIENCE_S
+) -> Declarer:
+    """Make kombu's connection for declaring; it opens when it is first used. ``owner`` as in ``broker.peer``.
+
+    A broker that says nothing for ``patience_s`` is an OSError; connecting is tried twice.
+    """
+    silence = {"read_timeout": patience_s, "write_timeout": patience_s}
     return _Connection(
-        hostname=host, port=port, userid=user, password=password, virtual_host=VHOST, transport_options=options
+        hostname=host,
+        port=port,
+        userid=user,
+        password=password,
+        virtual_host=VHOST,
+        connect_timeout=patience_s / 2,
+        transport_options={"authentication": _Vouched(user, password, owner)} | silence,
     )
 
 

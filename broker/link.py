@@ -123,6 +123,8 @@ class Link:
         self.closed: asyncio.Future[BrokerError] = loop.create_future()
         #: Called at the moment it breaks: who hears of it by ``closed`` alone hears of it a turn of the loop later.
         self.on_break: Callable[[], None] = lambda: None
+        #: Why the broker takes no messages for now, in its words; empty while it does.
+        self.blocked = ""
         self._loop = loop
         self._amqp: Any = None
         self._publisher: Any = None
@@ -143,6 +145,8 @@ class Link:
         link._amqp.owner = address.owner
         try:
             await link._unless_closed(opened, CONNECT_TIMEOUT_S * 2)
+            link._amqp.add_on_connection_blocked_callback(link._on_blocked)
+            link._amqp.add_on_connection_unblocked_callback(lambda *_: link._on_unblocked())
             link._publisher = await link._open_channel(link._on_publisher_closed)
             link._publisher.add_on_return_callback(lambda _c, _m, given, _b: link._confirms.on_return(given.message_id))
             await link._call(link._publisher.confirm_delivery, link._on_confirm)
@@ -241,6 +245,12 @@ class Link:
         if not self.closed.done():
             self.abandon(f"the broker did not answer in {within_s:.0f} s")
         raise self.closed.result()
+
+    def _on_blocked(self, _connection: Any, frame: Any) -> None:
+        self.blocked = f"it takes no messages for now: {frame.method.reason}"
+
+    def _on_unblocked(self) -> None:
+        self.blocked = ""
 
     def _on_confirm(self, frame: Any) -> None:
         said = frame.method

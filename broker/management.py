@@ -85,8 +85,8 @@ class _Exchange(msgspec.Struct, frozen=True):
 class Management:
     """One broker's management API, as one administrator, on one virtual host."""
 
-    def __init__(self, address: NodeAddress, *, vhost: str = VHOST) -> None:
-        self._address = address
+    def __init__(self, address: NodeAddress, *, vhost: str = VHOST, timeout_s: float = TIMEOUT_S) -> None:
+        self._address, self._timeout_s = address, timeout_s
         self._vhost = quote(vhost, safe="")
         login = f"{address.admin_user}:{address.admin_password}".encode()
         self._headers = {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
@@ -199,7 +199,7 @@ class Management:
     ) -> tuple[int, bytes]:
         """Make one call. Raises ManagementError with the status unless it is a success or ``allowed``."""
         all_headers = self._headers | {"Content-Type": "application/json"} | (headers or {})
-        link = http.client.HTTPConnection(self._address.host, self._address.management_port, timeout=TIMEOUT_S)
+        link = http.client.HTTPConnection(self._address.host, self._address.management_port, timeout=self._timeout_s)
         try:
             link.connect()
             vouch(link.sock, self._address.owner)
@@ -207,7 +207,8 @@ class Management:
             answer = link.getresponse()
             text = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise ManagementError(f"{self._address!r}: the management API does not answer: {error}") from error
+            where = f"{self._address.host}:{self._address.management_port}"
+            raise ManagementError(f"the broker's management API at {where} does not answer: {error}") from error
         finally:
             link.close()
         if answer.status >= 400 and answer.status not in allowed:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from broker.address import Address
 from broker.connection import Connection
-from broker.errors import Disconnected, LoginRefused, QueueGone
+from broker.errors import CallTimeout, Disconnected, LoginRefused, QueueGone
 from broker.rpc import Caller
 from broker.transfer import Transfers
 from console.centre_calls import CentreCalls
@@ -25,6 +26,7 @@ from console.execution import Execution, OnOutput
 from console.file_calls import FileCalls, Progress
 from console.job_file import PreparedJob, prepare
 from console.landing import Landing
+from console.rendering import span
 from console.why import Explanation, explain
 from schemas.description import JobDescription
 from schemas.envelope import Message
@@ -50,8 +52,8 @@ from schemas.vms import (
     VmStop,
 )
 
-#: How long connecting may take before the system counts as unreachable, seconds.
-PATIENCE_S = 10.0
+#: How long connecting may take before the system counts as unreachable, seconds: a person waits, and is told in ten.
+PATIENCE_S = 5.0
 #: How long a host may take for a verb, seconds; a guest under emulation may need a minute to shut down.
 VERB_S = 180.0
 #: States in which a VM's agent can answer.
@@ -101,7 +103,9 @@ class AsyncClient(CentreCalls):
         if self._connection.is_crowded:
             text = f"{self._address.user} has as many connections as it may have at once: {self._connection.last_error}"
             return Unreachable(text, "end one of its other commands, or wait for it")
-        return Unreachable(f"{where} does not answer: {error}", "start it with `volcloud up`")
+        text = f"{where} does not answer in {PATIENCE_S:.0f} s"
+        why = self._connection.last_error
+        return Unreachable(text if why in text else f"{text}: {why}", "start it with `volcloud up`")
 
     async def close(self) -> None:
         """Disconnect. Idempotent."""
@@ -185,8 +189,18 @@ class AsyncClient(CentreCalls):
 
     async def command(self, row: RegistryRow, verb: type[VmCommand]) -> VmStatus | None:
         """Give one verb to the host of one VM of the registry; give the status after it, None once it is gone."""
-        answer = await self._caller.call(row.host, verb(vm=row.status.vm), Message, timeout_s=VERB_S)
+        with self._saying_since(row.seen_ms):
+            answer = await self._caller.call(row.host, verb(vm=row.status.vm), Message, timeout_s=VERB_S)
         return _status(answer) if isinstance(answer, Vms) and answer.vms else None
+
+    @contextmanager
+    def _saying_since(self, seen_ms: int) -> Iterator[None]:
+        """Add to an agent's silence since when the centre has not heard of it either."""
+        try:
+            yield
+        except CallTimeout as error:
+            since = f"; the centre heard of it last {span((self._caller.now_ms - seen_ms) / 1000)} ago"
+            raise CallTimeout(f"{error}{since}", accepted=error.accepted) from error
 
     # Commands in VMs
 

@@ -6,11 +6,11 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from broker.errors import CallTimeout, NotDelivered
+from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Caller
 from console.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Unreachable, WaitTimeout
 from console.job_name import JobName, read_job_name
@@ -43,8 +43,12 @@ from schemas.ledger import (
 
 #: A job in one of these does not change by itself.
 FINAL_STATES = frozenset({JobState.DONE, JobState.CANCELLED, JobState.HELD})
-#: How long an answer of the centre may take, seconds.
-ANSWER_S = 30.0
+#: How long an answer of a centre that is at work may take, seconds: orders on many jobs take a while.
+ANSWER_S = 60.0
+#: Silence after which the centre is asked whether it is there at all, and how long that answer may take, seconds.
+QUIET_S, AWAKE_S = 3.5, 3.5
+#: How long the key manager may take, seconds; it does one thing after the other.
+KEYS_S = 7.5
 #: Names that an error lists of those that there are.
 MOST_NAMED = 10
 _POLL_FIRST_S, _POLL_MOST_S = 0.1, 2.0
@@ -213,14 +217,42 @@ class CentreCalls:
         return answer
 
     async def _ask(self, what: str, message: Message, kind: type[R]) -> R:
+        """Ask for as long as the centre is there: one that is frozen, or cut off, is told within ten seconds."""
+        is_keys = what == "keys"
+        work = asyncio.ensure_future(self._caller.ask(what, message, kind, timeout_s=KEYS_S if is_keys else ANSWER_S))
         try:
-            return await self._caller.ask(what, message, kind, timeout_s=ANSWER_S)
+            await asyncio.wait([work], timeout=QUIET_S)
+            if not work.done() and not is_keys:
+                await self._check_awake(work)
+            return await work
         except CallTimeout as error:
-            raise Unreachable(f"the centre does not answer in {ANSWER_S:.0f} s", _SILENT) from error
+            whom, waited_s = ("the key manager", KEYS_S) if is_keys else ("the centre is there but", ANSWER_S)
+            raise Unreachable(f"{whom} does not answer in {waited_s:.0f} s", _SILENT) from error
         except NotDelivered as error:
             raise Unreachable(f"the broker did not take the question: {error}", _SILENT) from error
         except DecodeError as error:
             raise BadInput(str(error), "make it shorter; what is large belongs into input files") from error
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    async def _check_awake(self, work: asyncio.Future[R]) -> None:
+        """Ask something small beside a question that takes long. Raises Unreachable where that has no answer either,
+        or says that the ledger cannot be read."""
+        small = asyncio.ensure_future(self._caller.ask("call", HostList(limit=1), Hosts, timeout_s=AWAKE_S))
+        try:
+            both: list[asyncio.Future[Any]] = [work, small]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                small.result()
+        except CallTimeout as error:
+            text = f"no job adapter has answered for {QUIET_S + AWAKE_S:.0f} s"
+            raise Unreachable(text, _SILENT) from error
+        except RemoteError as error:
+            raise Unreachable(f"the centre cannot read its ledger: {error.message}", _SILENT) from error
+        finally:
+            small.cancel()
+            await asyncio.gather(small, return_exceptions=True)
 
 
 def check_site_name(name: str) -> str:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from console.centre.layout import Layout
 from console.commands.broker import broker
 from console.commands.centre import down, status, up
 from console.commands.dead import dead
@@ -18,8 +20,9 @@ from console.commands.hosts import host
 from console.commands.jobs import job
 from console.commands.sites import site
 from console.commands.vms import vm
-from console.invocation import data_option
-from console.telling import told
+from console.diagnosis import troubles
+from console.invocation import Invocation, data_option
+from console.telling import Verdict, is_unreachable, judge, told
 
 
 class Commands(click.Group):
@@ -41,7 +44,21 @@ class Commands(click.Group):
 
     def _run(self, name: str, arguments: list[str], extra: dict[str, Any]) -> object:
         with self.make_context(name, arguments, **extra) as context:
-            return self.invoke(context)
+            try:
+                return self.invoke(context)
+            except Exception as error:
+                if not is_unreachable(error):
+                    raise
+                raise _blamed(judge(error), context.ensure_object(Invocation).directory) from error
+
+
+def _blamed(verdict: Verdict, directory: Path) -> Verdict:
+    """Add to what a command says of a system that it cannot reach which of its parts is to blame."""
+    found = troubles(Layout(directory))
+    if not found:
+        return verdict
+    message = "; ".join([verdict.message, *(one.what for one in found)])
+    return Verdict(verdict.exit_status, message, "; ".join(one.mend for one in found))
 
 
 def _wants_json(arguments: list[str]) -> bool:

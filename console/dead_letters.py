@@ -84,7 +84,7 @@ class DeadLetters:
             text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
         user, password = unguessable("once"), new_password()
-        lender = _Lender(self._address)
+        lender = _Lender(self._address, timeout_s=PATIENCE_S)
         try:
             lender.lend(user, password)
             asyncio.run(_publish(self._login(user, password), letter))

@@ -29,7 +29,7 @@ from broker.errors import (
 )
 from broker.masking import mask
 from console import crash
-from console.errors import ConsoleError
+from console.errors import ConsoleError, Unreachable
 from console.screen import echo
 from schemas.errors import SchemaError
 from schemas.plain_text import plain_json, plain_lines
@@ -73,6 +73,12 @@ def judge(error: BaseException) -> Verdict:
         case OSError():
             return Verdict(1, _of_system(error))
     return _unforeseen(error)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Say whether the system, or a part of it, did not answer."""
+    root = error.__cause__ if isinstance(error, Verdict) else error
+    return isinstance(root, Unreachable | CallTimeout | NotDelivered | NodeError | ManagementError)
 
 
 def _of_broker(error: BrokerError) -> Verdict:

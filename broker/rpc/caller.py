@@ -27,8 +27,8 @@ from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import uuid7
 
-#: How long an agent that lives may take to journal a command and say so, seconds.
-ACCEPT_TIMEOUT_S = 20.0
+#: How long an agent that lives may take to journal a command and say so, seconds; a person waits for it.
+ACCEPT_TIMEOUT_S = 8.0
 #: How often a command without an answer is asked after, seconds: an answer lost on the way is found so.
 STATE_EVERY_S = 5.0
 #: How long a broker may be away or silent before a call ends, seconds: a person waits for it. A restart takes 6 to 9.
@@ -62,6 +62,11 @@ class Caller:
         self.on_other: Callable[[str, Message], bool] = lambda sender, message: False
         #: Messages dropped, by reason.
         self.refused: Counter[str] = Counter()
+
+    @property
+    def now_ms(self) -> int:
+        """The centre's time, or our own until it is known, ms since 1970."""
+        return self.clock.now_ms() or int(time.time() * 1000)
 
     async def open(self, user: str) -> None:
         """Have the reply queue. ``user`` is the connection's principal; called once the connection is open."""
@@ -122,8 +127,7 @@ class Caller:
         return self._connection.send(*route, encode(message), message_id=message.id, persistent=False)
 
     def _address(self, message: Message, *, target: str = "", timeout_s: float | None = None) -> Message:
-        now_ms = self.clock.now_ms() or int(time.time() * 1000)
-        deadline = None if timeout_s is None else now_ms + int(timeout_s * 1000)
+        deadline = None if timeout_s is None else self.now_ms + int(timeout_s * 1000)
         return msgspec.structs.replace(message, target=target, reply=self.suffix, deadline_ms=deadline)
 
     async def _converse(self, pending: _Pending, route: Route, timeout_s: float, whom: str) -> Conversation:

@@ -13,9 +13,10 @@ from broker.entities import Difference, administrator, check, declare
 from broker.keys.store import reading
 from broker.keys.vouching import complaint
 from broker.management import Management
-from broker.node import NodeAddress, read_node_address
+from broker.node import read_node_address
 from broker.principals import Principal, parse_principal
 from broker.topology import Profile, QueueSpec, centre_queues, queues_of
+from console.async_client import PATIENCE_S
 from console.centre.layout import Layout
 from console.errors import CommandFailed
 from console.invocation import Invocation, data_option, json_option, pass_invocation
@@ -47,7 +48,9 @@ def declare_all(invocation: Invocation, profile: str) -> None:
       volcloud broker declare
     """
     node = read_node_address(Layout(invocation.directory).node)
-    with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner) as connection:
+    with administrator(
+        node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner, patience_s=PATIENCE_S
+    ) as connection:
         declare(connection, Profile(profile))
     invocation.say("the broker has every exchange and queue of the centre")
 
@@ -69,7 +72,8 @@ def check_all(invocation: Invocation, profile: str) -> None:
     """
     layout = Layout(invocation.directory)
     node = read_node_address(layout.node)
-    found = check(Management(node), _expected(node, Profile(profile))) + _unvouched(node, layout.keys)
+    management = Management(node, timeout_s=PATIENCE_S)
+    found = check(management, _expected(management, Profile(profile))) + _unvouched(management, layout.keys)
     invocation.show(found, _render)
     if found:
         raise click.exceptions.Exit(1)
@@ -82,20 +86,20 @@ def _render(found: Sequence[Difference]) -> RenderableType:
     return shown if found else "the broker is as it should be"
 
 
-def _expected(node: NodeAddress, profile: Profile) -> list[QueueSpec]:
+def _expected(management: Management, profile: Profile) -> list[QueueSpec]:
     specs = list(centre_queues(profile))
-    for name in Management(node).users():
+    for name in management.users():
         principal = _principal(name)
         if principal is not None:
             specs += queues_of(principal, profile)
     return specs
 
 
-def _unvouched(node: NodeAddress, database: Path) -> list[Difference]:
+def _unvouched(management: Management, database: Path) -> list[Difference]:
     """Name the VMs on the broker for which nobody vouches, as the key manager remembers it. Raises CommandFailed."""
     if not database.exists():
         return []
-    users = set(Management(node).users())
+    users = set(management.users())
     try:
         with reading(database) as records:
             complaints = [(record.vm, complaint(record)) for record in records if record.vm in users]

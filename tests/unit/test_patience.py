@@ -164,3 +164,30 @@ async def test_an_opening_that_is_cancelled_ends_at_once_and_leaves_no_task(mome
         assert opening.done()
         ours = [task for task in asyncio.all_tasks() - before if "connection" in task.get_name()]
         assert [task for task in ours if not task.done()] == []
+
+
+async def test_a_broker_that_takes_nothing_for_want_of_disk_is_told_in_its_own_words() -> None:
+    async def serve(peer: Peer) -> None:
+        await serve_caller(peer)
+        await peer.say(spec.Connection.Blocked("low on disk"))
+        await stay(peer)
+
+    async with broker(serve) as address, Connection(address, name="console") as connection:
+        caller = Caller(connection)
+        await caller.open("console-a")
+        with pytest.raises(Disconnected, match="it takes no messages for now: low on disk"):
+            await caller.call("host-a", Ping(), Done)
+
+
+async def test_a_broker_that_takes_messages_again_is_blamed_for_its_silence_only() -> None:
+    async def serve(peer: Peer) -> None:
+        await serve_caller(peer)
+        await peer.say(spec.Connection.Blocked("low on disk"))
+        await peer.say(spec.Connection.Unblocked())
+        await stay(peer)
+
+    async with broker(serve) as address, Connection(address, name="console") as connection:
+        caller = Caller(connection)
+        await caller.open("console-a")
+        with pytest.raises(Disconnected, match="it took the message and does not confirm it"):
+            await caller.call("host-a", Ping(), Done)
