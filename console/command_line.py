@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from console.centre.health import LOOK_S, Trouble, at_a_glance, since
 from console.centre.layout import Layout
 from console.commands.broker import broker
 from console.commands.centre import down, status, up
@@ -20,8 +21,8 @@ from console.commands.hosts import host
 from console.commands.jobs import job
 from console.commands.sites import site
 from console.commands.vms import vm
-from console.diagnosis import troubles
 from console.invocation import Invocation, data_option
+from console.rendering import ago, clock
 from console.telling import Verdict, is_unreachable, judge, told
 
 
@@ -54,11 +55,18 @@ class Commands(click.Group):
 
 def _blamed(verdict: Verdict, directory: Path) -> Verdict:
     """Add to what a command says of a system that it cannot reach which of its parts is to blame."""
-    found = troubles(Layout(directory))
+    layout = Layout(directory)
+    found = since(layout, at_a_glance(layout))
     if not found:
         return verdict
-    message = "; ".join([verdict.message, *(one.what for one in found)])
+    message = "; ".join([verdict.message, *(_told(one) for one in found)])
     return Verdict(verdict.exit_status, message, "; ".join(one.mend for one in found))
+
+
+def _told(trouble: Trouble) -> str:
+    """Tell a trouble and since when; one that the supervisor has not seen yet is as young as its last look."""
+    when = f"since {clock(trouble.since_ms)}, {ago(trouble.since_ms)}" if trouble.since_ms else f"within {LOOK_S:.0f} s"
+    return f"{trouble.part} {trouble.what} ({when})"
 
 
 def _wants_json(arguments: list[str]) -> bool:

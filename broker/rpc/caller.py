@@ -177,10 +177,11 @@ class Caller:
         asked_at = time.monotonic()
         while True:
             now = time.monotonic()
-            if now >= deadline or (not pending.accepted and now - asked_at > ACCEPT_TIMEOUT_S):
+            until = deadline if pending.accepted else min(deadline, asked_at + ACCEPT_TIMEOUT_S)
+            if now >= until:
                 raise _silence(pending, whom, now >= deadline)
             try:
-                async with asyncio.timeout(min(deadline - now, STATE_EVERY_S)):
+                async with asyncio.timeout(min(until - now, STATE_EVERY_S)):
                     return await pending.inbox.get()
             except TimeoutError:
                 if time.monotonic() < deadline:

@@ -38,6 +38,8 @@ LOOK_S = 10.0
 #: Free space below which the node takes no messages, bytes; its configuration says so (``disk_free_limit``).
 DISK_LIMIT_BYTES = 256_000_000
 
+#: The part that is in trouble where nothing runs.
+SYSTEM = "system"
 #: Asks one part: empty when it is well, else what is wrong with it.
 Question = Callable[[], str]
 
@@ -64,13 +66,22 @@ def troubles(layout: Layout) -> list[Trouble]:
 
     A system of which nothing runs has one trouble only.
     """
-    processes = _of_processes(layout)
-    if not any(state.is_alive for state in read_states(layout.run)) and node_record(layout) is None:
-        return [Trouble(part="system", what=f"nothing runs in {layout.root}", mend="`volcloud up` starts it")]
-    questions, mends = _questions(layout, {trouble.part for trouble in processes})
+    seen = at_a_glance(layout)
+    if any(trouble.part == SYSTEM for trouble in seen):
+        return seen
+    questions, mends = _questions(layout, {trouble.part for trouble in seen})
     answers = ask_all(questions)
     asked = [Trouble(part=part, what=what, mend=mends[part]) for part, what in answers.items() if what]
-    return [*_of_disk(layout), *processes, *asked]
+    return [*seen, *asked]
+
+
+def at_a_glance(layout: Layout) -> list[Trouble]:
+    """As ``troubles``, but ask nobody: the disk, and which processes are gone or frozen. Empty where no system is."""
+    if not layout.run.is_dir():
+        return []
+    if not any(state.is_alive for state in read_states(layout.run)) and node_record(layout) is None:
+        return [Trouble(part=SYSTEM, what=f"nothing runs in {layout.root}", mend="`volcloud up` starts it")]
+    return [*_of_disk(layout), *_of_processes(layout)]
 
 
 def since(layout: Layout, found: list[Trouble]) -> list[Trouble]:

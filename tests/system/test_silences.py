@@ -105,7 +105,7 @@ def test_a_frozen_part_is_named_in_time(system: System, part: str) -> None:
     for words, (took, done) in zip(commands, answers, strict=True):
         assert done.returncode == (125 if words[1] == "run" else 3), (words, done.stderr)
         assert took < MOST_S + usual_s, words
-        assert f"(pid {pid}) is held by a signal; its last word in" in done.stderr, words
+        assert f"{part} is frozen: somebody has stopped it (" in done.stderr, words
         assert f"`kill -CONT {pid}`" in done.stderr, words
     assert told(system, "job", "list")[1].returncode == 0
 
