@@ -14,6 +14,7 @@ from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Caller
 from console.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Unreachable, WaitTimeout
 from console.job_name import JobName, read_job_name
+from console.why import Explanation, explain
 from schemas.description import JobDescription
 from schemas.enrol import Credential, KeysDelete, KeysMint
 from schemas.envelope import Done, Message
@@ -52,6 +53,8 @@ KEYS_S = 7.5
 #: Names that an error lists of those that there are.
 MOST_NAMED = 10
 _POLL_FIRST_S, _POLL_MOST_S = 0.1, 2.0
+#: Counts that stay as they are for this long want a reason, seconds.
+STILL_S = 5.0
 _SITE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
 _SILENT = "see with `volcloud status` which process is down, and in DIR/log why"
 
@@ -158,26 +161,44 @@ class CentreCalls:
         return verdict
 
     async def wait(
-        self, name: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, int]], None] | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        on_change: Callable[[dict[str, int]], None] | None = None,
+        on_still: Callable[[Explanation], None] | None = None,
     ) -> list[JobRow]:
         """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout, NoSuchJob.
 
-        ``on_change`` is called with the counts by state, at first and whenever they change.
+        ``on_change`` is called with the counts by state, at first and whenever they change; ``on_still``, while they
+        stay as they are, with why one of the jobs that have not ended is where it is.
         """
         typed = read_job_name(name)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        pause_s, seen = _POLL_FIRST_S, None
+        pause_s, seen, told_at = _POLL_FIRST_S, None, time.monotonic()
         while (counts := await self._counts(typed)).keys() - FINAL_STATES:
             if counts != seen and on_change is not None:
                 on_change(counts)
             if deadline is not None and time.monotonic() > deadline:
                 raise WaitTimeout(f"job {name}: {_told(counts)} after {timeout_s:.0f} s", f"`volcloud job why {name}`")
             pause_s = _POLL_FIRST_S if counts != seen else min(pause_s * 1.5, _POLL_MOST_S)
+            if counts != seen:
+                told_at = time.monotonic()
+            elif on_still is not None and time.monotonic() - told_at > STILL_S:
+                told_at = time.monotonic()
+                await self._tell_why(typed, on_still)
             seen = counts
             await asyncio.sleep(pause_s)
         if on_change is not None:
             on_change(counts)
         return await self.jobs_named(name)
+
+    async def _tell_why(self, name: JobName, tell: Callable[[Explanation], None]) -> None:
+        """Say why one job of a name that has not ended is where it is, if there is one still."""
+        going = [state for state in JobState if state not in FINAL_STATES]
+        found = (await self.jobs(owner=name.owner, job=name.within_owner, states=going, limit=1)).jobs
+        if found:
+            tell(explain(await self.show(found[0].job)))
 
     async def add_site(self, site: str) -> Credential:
         """Make a grid site's principal, or give the one that there is."""

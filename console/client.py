@@ -290,10 +290,15 @@ class Client:
         return self._wait_for(self._client.delete(name))
 
     def wait(
-        self, name: str, *, timeout_s: float | None = None, on_change: Callable[[dict[str, int]], None] | None = None
+        self,
+        name: str,
+        *,
+        timeout_s: float | None = None,
+        on_change: Callable[[dict[str, int]], None] | None = None,
+        on_still: Callable[[Explanation], None] | None = None,
     ) -> list[JobRow]:
         """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout."""
-        return self._wait_for(self._client.wait(name, timeout_s=timeout_s, on_change=on_change))
+        return self._wait_for(self._client.wait(name, timeout_s=timeout_s, on_change=on_change, on_still=on_still))
 
     def add_site(self, site: str) -> Credential:
         """Make a grid site's principal, or give the one that there is."""

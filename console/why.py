@@ -13,8 +13,8 @@ _NEXT = {
     JobState.HELD: "read its output with `volcloud job logs {job}`, then release it with `volcloud job retry {job}`",
     JobState.CANCELLED: "nothing; `volcloud job retry {job}` would not bring it back, submit it under a new id",
 }
-_AT_WORK = "nothing, it is at work; `volcloud job show {job}` follows it"
-_IN_TROUBLE = "mend what it names; the job then goes on by itself, `volcloud job show {job}` follows it"
+_AT_WORK = "nothing, it is at work; `volcloud job show {job} --follow` follows it"
+_IN_TROUBLE = "mend what it names; the job then goes on by itself, `volcloud job show {job} --follow` follows it"
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,13 +146,12 @@ def _suspects(tx: Tx, endings: Sequence[Ending]) -> dict[str, str]:
 def _row(tx: Tx, ending: Ending) -> dict[str, object]:
     held, message = ending.held, ending.message
     steps = message.steps
-    ran_ms = int((steps.run_s + steps.validate_s + steps.stage_out_s) * 1000)
     return {
         "of_job": held.number,
         "of_attempt": held.attempt,
         "new_state": AttemptState(ending.outcome.value).value,
         "new_completion_id": message.id,
-        "new_started_ms": held.started_ms or max(held.assigned_ms, tx.now_ms - ran_ms),
+        "new_started_ms": _started_ms(tx, held, message),
         "new_ended_ms": tx.now_ms,
         "new_exit_status": message.exit_status,
         "new_cause": ending.cause,
@@ -160,6 +159,17 @@ def _row(tx: Tx, ending: Ending) -> dict[str, object]:
         "new_boot_id": message.boot_id.replace("\0", "")[:64],
         "new_work": msgspec.msgpack.encode(Work(usage=message.usage, steps=steps, outputs=message.outputs)),
     }
+
+
+def _started_ms(tx: Tx, held: Held, message: JobCompletion) -> int:
+    """Say when its payload began: beats notice that late, its guest knows for how long it ran. 0 = it never did."""
+    never_ran = message.exit_status < 0 and not message.steps.run_s and message.outcome is not Outcome.DONE
+    if never_ran or message.outcome is Outcome.RETURNED:
+        return 0
+    steps = message.steps
+    ran_ms = int((steps.run_s + steps.validate_s + steps.stage_out_s) * 1000)
+    began_ms = max(held.assigned_ms, tx.now_ms - ran_ms)
+    return min(held.started_ms or began_ms, began_ms)
 
 
 def _notes(ending: Ending) -> list[Note]:

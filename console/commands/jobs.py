@@ -11,7 +11,7 @@ import click
 
 from console.bars import file_bar, transfer_bars
 from console.client import Client
-from console.commands.waiting import follow
+from console.commands.waiting import follow, follow_one
 from console.errors import CommandFailed
 from console.invocation import Invocation, data_option, json_option, pass_invocation
 from console.job_file import PreparedJob, prepare
@@ -56,13 +56,23 @@ def submit(invocation: Invocation, file: Path, job_id: str | None, array: int | 
             invocation.show(verdict, _accepted)
             return
         invocation.say(_accepted(verdict))
-        rows = follow(client, verdict.job)
-        counts = _counted(rows)
-        invocation.show(Jobs(call=verdict.call, jobs=rows, counts=counts), lambda jobs: told_counts(jobs.counts))
-        for row in [row for row in rows if row.state != JobState.DONE][:MOST_TOLD]:
-            screen(err=True).print(render_why(plain_all(client.why(row.job))))
-    if any(row.state != JobState.DONE for row in rows):
-        raise click.exceptions.Exit(1)
+        _wait(invocation, client, verdict.job)
+
+
+@job.command("wait")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def wait(invocation: Invocation, name: str) -> None:
+    """Wait for the end of a job, or of all of an array; exit status 1 unless all are done.
+
+    \b
+    Example:
+      volcloud job wait hello-1
+    """
+    with invocation.client() as client:
+        _wait(invocation, client, name)
 
 
 @job.command("list")
@@ -90,10 +100,11 @@ def list_jobs(invocation: Invocation, name: str, states: tuple[str, ...], owner:
 
 @job.command("show")
 @click.argument("name")
+@click.option("--follow", is_flag=True, help="Tell what happens to it as it happens, until it has ended.")
 @data_option
 @json_option
 @pass_invocation
-def show(invocation: Invocation, name: str) -> None:
+def show(invocation: Invocation, name: str, follow: bool) -> None:
     """Show all that is known of one job: its attempts, steps and events.
 
     \b
@@ -101,7 +112,7 @@ def show(invocation: Invocation, name: str) -> None:
       volcloud job show hello-1.2
     """
     with invocation.client() as client:
-        record = client.show(name)
+        record = follow_one(client, name, invocation.say) if follow else client.show(name)
     invocation.show(record, render_record)
 
 
@@ -240,6 +251,18 @@ def fetch(invocation: Invocation, name: str, output: Path | None, overwrite: boo
     )
     if len(done) < len(rows):
         raise CommandFailed(f"{len(rows) - len(done)} of {len(rows)} jobs are not done", f"`volcloud job list {name}`")
+
+
+def _wait(invocation: Invocation, client: Client, name: str) -> None:
+    """Wait, show how it went, and explain the first jobs that are not done. Raises Exit."""
+    rows = follow(client, name)
+    counts = _counted(rows)
+    invocation.show(Jobs(call="", jobs=rows, counts=counts), lambda jobs: told_counts(jobs.counts))
+    bad = [row for row in rows if row.state != JobState.DONE]
+    for row in bad[:MOST_TOLD]:
+        screen(err=True).print(render_why(plain_all(client.why(row.job))))
+    if bad:
+        raise click.exceptions.Exit(1)
 
 
 def _submit(client: Client, prepared: PreparedJob) -> JobVerdict:

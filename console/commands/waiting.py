@@ -1,25 +1,78 @@
-"""Waiting for jobs where a person sees how far they are."""
+"""Waiting for jobs where a person sees how far they are, why nothing moves, and that they go on without him."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from console.centre_calls import FINAL_STATES
 from console.client import Client
-from console.rendering import told_counts
+from console.rendering import clock, told_counts
 from console.screen import LabelColumn, screen
-from schemas.ledger import JobRow
+from console.telling import INTERRUPTED, Verdict, note
+from console.why import Explanation
+from schemas.ledger import JobEvent, JobRecord, JobRow
+
+#: Between two looks at a job that is followed, seconds.
+LOOK_S = 1.0
 
 
 def follow(client: Client, name: str) -> list[JobRow]:
-    """Wait until all jobs of a name have ended; show their states on standard error meanwhile."""
+    """Wait until all jobs of a name have ended; show their states on standard error meanwhile, and what keeps them."""
     console = screen(err=True)
     columns = (LabelColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+    with (
+        _going_on(name),
+        Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars,
+    ):
         bar = bars.add_task(name, total=None)
+        counted: dict[str, int] = {}
+        said: set[str] = set()
 
         def on_change(counts: dict[str, int]) -> None:
+            counted.clear()
+            counted.update(counts)
             ended = sum(count for state, count in counts.items() if state in FINAL_STATES)
             bars.update(bar, description=told_counts(counts), completed=ended, total=sum(counts.values()))
 
-        return client.wait(name, on_change=on_change)
+        def on_still(why: Explanation) -> None:
+            cause = "; ".join([why.cause, *why.waiting_for])
+            bars.update(bar, description=f"{told_counts(counted)}: {why.job} is {why.state}: {cause}")
+            if not console.is_terminal and cause not in said:
+                said.add(cause)
+                note(f"{why.job} is {why.state}: {cause}; {why.next_step}")
+
+        return client.wait(name, on_change=on_change, on_still=on_still)
+
+
+def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobRecord:
+    """Tell each thing that happens to one job, until it has ended; give all that is known of it then."""
+    with _going_on(name):
+        told = 0
+        while True:
+            record = client.show(name)
+            for event in record.events[told:]:
+                say(_told(event))
+            told = len(record.events)
+            if record.job.state in FINAL_STATES:
+                return record
+            time.sleep(LOOK_S)
+
+
+def _told(event: JobEvent) -> str:
+    attempt = f"attempt {event.attempt}" if event.attempt else ""
+    return "  ".join(filter(None, (clock(event.at_ms), attempt, event.event, event.noticed_by, event.detail)))
+
+
+@contextmanager
+def _going_on(name: str) -> Iterator[None]:
+    """Let Ctrl-C end the waiting, and say that it ends nothing else."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        text = f"interrupted; job {name} goes on without this command"
+        step = f"`volcloud job wait {name}` waits for it again; `volcloud job cancel {name}` ends it"
+        raise Verdict(INTERRUPTED, text, step) from error

@@ -32,6 +32,31 @@ def test_a_done_job_is_done_and_its_evidence_is_kept(desk: Desk) -> None:
     assert (attempt.outputs, attempt.usage.cpu_seconds, attempt.steps.run_s) == (outputs, 49.0, 50.0)
 
 
+def test_a_job_began_when_its_guest_says_and_not_when_a_beat_noticed(desk: Desk) -> None:
+    desk.submit("one")
+    job = desk.start("vm-1")
+    desk.pass_s(3.6)
+    desk.beat(job)
+    desk.pass_s(1.4)
+    desk.complete(job, exit_status=0, steps=Steps(run_s=5.0))
+
+    row = desk.job("one")
+    assert row.ended_ms - row.started_ms == 5000
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETURNED, Outcome.CANCELLED, Outcome.FAILED, Outcome.LOST])
+def test_what_never_ran_has_not_started(desk: Desk, outcome: Outcome) -> None:
+    desk.submit("one", attempts=2)
+    job = desk.start("vm-1")
+    desk.pass_s(10)
+
+    desk.complete(job, outcome, cause="it never began")
+
+    record = desk.show("one")
+    assert record.attempts[0].started_ms == 0
+    assert "started" not in [event.event for event in record.events]
+
+
 def test_the_answer_goes_out_with_the_commit(desk: Desk) -> None:
     desk.submit("one")
 

@@ -80,7 +80,7 @@ def test_the_diary_tells_a_job_from_end_to_end(desk: Desk) -> None:
     desk.pass_s(1)
     first = desk.start("vm-1")
     desk.pass_s(1)
-    desk.complete(first, Outcome.FAILED, cause="exit status 1")
+    desk.complete(first, Outcome.FAILED, exit_status=1, cause="exit status 1")
     desk.pass_s(1)
     second = desk.start("vm-2")
     desk.pass_s(1)

@@ -186,6 +186,45 @@ def test_why_of_a_job_that_no_vm_can_take_names_the_requirement(cloud: System, t
     assert json.loads(cloud.ok("job", "list", "huge", "--json"))["jobs"][0]["state"] == "cancelled"
 
 
+def test_an_interrupted_wait_says_why_nothing_moved_that_the_job_goes_on_and_how_to_come_back(
+    cloud: System, tmp_path: Path
+) -> None:
+    text = 'id = "waits"\nexecutable = "/bin/true"\nrequirements = { memory_mib = 99999999 }\n'
+    command = [sys.executable, "-m", "console.main", "job", "submit", job_file(tmp_path, text), "--wait"]
+    with subprocess.Popen(
+        command, env=cloud.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        noted = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    cloud.ok("job", "cancel", "waits")
+    again = cloud.volcloud("job", "wait", "waits")
+
+    assert noted.startswith("Note: console-operator/waits.1 is submitted: no VM meets what it requires; memory_mib")
+    assert process.returncode == 130
+    assert "job console-operator/waits goes on" in said or "job waits goes on" in said
+    assert "`volcloud job wait " in said
+    assert (again.returncode, again.stdout) == (1, "1 cancelled\n")
+
+
+def test_a_job_is_followed_as_it_goes(cloud: System, tmp_path: Path) -> None:
+    cloud.ok("job", "submit", job_file(tmp_path, 'id = "goes"\nexecutable = "/bin/sleep"\narguments = ["3"]\n'))
+
+    shown = cloud.ok("job", "show", "goes", "--follow")
+    row = json.loads(cloud.ok("job", "list", "goes", "--json"))["jobs"][0]
+
+    events = [line.split("  ")[1:3] for line in shown.splitlines()[:4]]
+    assert [words[-1] if words[0].startswith("attempt") else words[0] for words in events] == [
+        "submitted",
+        "assigned",
+        "started",
+        "done",
+    ]
+    assert "state      done" in shown
+    assert 2900 <= row["ended_ms"] - row["started_ms"] < 10_000
+
+
 def test_a_name_that_nobody_gave_is_exit_status_1(cloud: System) -> None:
     for arguments in (
         ("job", "show", "nope"),
