@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from schemas.wanted import explain
+
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -28,7 +30,7 @@ def read_config(path: Path, kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_with_value(str(error), fields)}") from error
+        raise ConfigError(f"{path}: {explain(str(error), kind, fields)}") from error
 
 
 def show_config(config: msgspec.Struct) -> dict[str, Any]:
@@ -44,8 +46,3 @@ def _refuse_unknown(path: Path, fields: dict[str, Any], kind: type[msgspec.Struc
             near = get_close_matches(key, known, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
             raise ConfigError(f"{path}: unknown key {key!r}: {advice}")
-
-
-def _with_value(text: str, fields: dict[str, Any]) -> str:
-    key = text.rpartition("`$.")[2].rstrip("`").split(".")[0].split("[")[0]
-    return f"{key} = {fields[key]!r}: {text}" if key in fields else text

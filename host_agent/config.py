@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.vms import VmName
+from schemas.ids import VmName
 
 Seconds = Annotated[float, Meta(gt=0)]
 

@@ -17,6 +17,7 @@ from schemas import enrol, envelope, execs, files, jobs, ledger, vms
 from schemas.description import advise
 from schemas.envelope import MAX_BODY_BYTES, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.wanted import explain
 
 #: AMQP content type of every body.
 CONTENT_TYPE = "application/x-msgpack"
@@ -49,6 +50,13 @@ MESSAGES: dict[str, type[Message]] = {
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(reduce(or_, MESSAGES.values()))
+
+
+class _Label(msgspec.Struct):
+    op: str = ""
+
+
+_label_decoder = msgspec.msgpack.Decoder(_Label)
 _unbundler = msgspec.msgpack.Decoder(
     Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MOST_IN_BUNDLE)]
 )
@@ -81,7 +89,16 @@ def decode(body: bytes) -> Message:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"not a message: {advise(clip(str(error)))}") from error
+        raise DecodeError(f"not a message: {advise(clip(_explained(str(error), body)))}") from error
+
+
+def _explained(reason: str, body: bytes) -> str:
+    """Say what is wrong with a field in words, where the body says at least which message it would be."""
+    try:
+        kind = MESSAGES.get(_label_decoder.decode(body).op)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return reason
+    return explain(reason, kind) if kind is not None else reason
 
 
 def bundle(bodies: Sequence[bytes]) -> bytes:

@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from schemas.amounts import read_mib, read_seconds
 from schemas.errors import DecodeError
 from schemas.ids import JobId, Sha256
+from schemas.wanted import explain
 
 #: An input that rides in the description itself, bytes.
 MAX_INLINE_INPUT_BYTES = 64 * 1024
@@ -46,7 +48,19 @@ FILE_NAME_PATTERN = (
     r"^(?![ /])[^\x00-\x1f\x7f-\x9f\u2028\u2029/]*[^\x00-\x20\x7f-\x9f\u2028\u2029/]"
     r"(/(?![ /])[^\x00-\x1f\x7f-\x9f\u2028\u2029/]*[^\x00-\x20\x7f-\x9f\u2028\u2029/])*$(?!\n)"
 )
-FileNameInJob = Annotated[str, Meta(min_length=1, max_length=200, pattern=FILE_NAME_PATTERN)]
+FileNameInJob = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=FILE_NAME_PATTERN,
+        description=(
+            "the name of a file in the job's directory: a relative path of visible characters, at most 200, no part of"
+            " it empty or with a space at an end"
+        ),
+        examples=["results/run 1.root"],
+    ),
+]
 #: Longest part of a name, bytes: what file systems take.
 MAX_NAME_BYTES = 255
 #: What a completion keeps under these names is what the job prints.
@@ -114,13 +128,27 @@ def read_description(fields: dict[str, Any]) -> JobDescription:
     """
     _refuse_unknown(fields, JobDescription, "")
     try:
-        job = msgspec.convert(fields, JobDescription)
+        job = msgspec.convert(with_units(fields), JobDescription)
     except msgspec.ValidationError as error:
-        raise DecodeError(_name_value(str(error), fields)) from error
+        raise DecodeError(explain(str(error), JobDescription, fields)) from error
     problems = check_description(job)
     if problems:
         raise DecodeError("; ".join(problems))
     return job
+
+
+def with_units(fields: dict[str, Any]) -> dict[str, Any]:
+    """Give the fields with amounts that have a unit (``memory_mib = "2GB"``) as numbers; others as they stand."""
+    requirements = fields.get("requirements")
+    if isinstance(requirements, dict):
+        fields = fields | {"requirements": {key: _amount(key, value) for key, value in requirements.items()}}
+    return {key: _amount(key, value) for key, value in fields.items()}
+
+
+def _amount(key: str, value: Any) -> Any:
+    read = {"mib": read_mib, "s": read_seconds}.get(key.rpartition("_")[2]) if "_" in key else None
+    number = read(value) if read and isinstance(value, str) else None
+    return value if number is None else number
 
 
 def advise(reason: str) -> str:
@@ -228,39 +256,6 @@ def _refuse_unknown(fields: dict[str, Any], kind: type[Struct], where: str) -> N
             if inner and isinstance(item, dict):
                 _refuse_unknown(item, inner, f"{where}{key}.")
 
-
-def _name_value(text: str, fields: dict[str, Any]) -> str:
-    """Add the offending value to msgspec's message, which names only the path, and put regular expressions in words."""
-    path = text.rpartition("`$.")[2].rstrip("`")
-    value: Any = fields
-    for part in path.replace("[", ".[").split("."):
-        if part.startswith("[") and isinstance(value, list) and part[1:-1].isdigit():
-            value = value[int(part[1:-1])]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
-            return text
-    said = text.partition(" - at")[0]
-    return f"{path} = {value!r}: {_in_words(path) if 'matching regex' in said else said}"
-
-
-def _in_words(path: str) -> str:
-    """Say what a field may hold whose type says it by a regular expression."""
-    return next((words for end, words in _WORDS.items() if path.endswith(end)), "has characters that it may not have")
-
-
-#: The fields with a pattern, by the end of their path.
-_WORDS = {
-    "sha256": "must be 64 digits of a SHA-256, 0 to 9 and a to f, as sha256sum prints",
-    "name": (
-        "must be the name of a file in the job's directory, such as 'results/run 1.root': a relative path of visible"
-        " characters, no part of it empty or with a space at an end"
-    ),
-    "id": (
-        "must begin with a letter or digit and have letters, digits, '-', '_' and '.' only, 128 at most, and not end"
-        " with a dot and a number, which names one job of an array; one is 'run-7.v1'"
-    ),
-}
 
 _NESTED: dict[tuple[type[Struct], str], type[Struct]] = {
     (JobDescription, "inputs"): Input,

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from schemas.envelope import Message, Reply
-from schemas.ids import Principal
+from schemas.ids import Principal, SiteName
 
 #: A principal's name as somebody else writes it: what is none is refused with words, so it is capped here only.
 Named = Annotated[str, Meta(max_length=80)]
@@ -58,7 +58,7 @@ class EnrolVouch(Message, frozen=True, kw_only=True, tag="enrol.vouch"):
 class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
     """A console asks for a site's principal; answered by its credential, the same one each time."""
 
-    site: Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)")]
+    site: SiteName
 
 
 class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):

@@ -33,7 +33,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="
     #: Absolute time of the centre, ms since 1970, after which it has no effect.
     deadline_ms: int | None = None
     #: The random end of the sender's reply queue; used only for consoles, behind their broker-checked name.
-    reply: Annotated[str, Meta(pattern=REPLY_PATTERN)] = ""
+    reply: Annotated[str, Meta(pattern=REPLY_PATTERN, description="at most 32 of a to z and 0 to 9")] = ""
     trace: str | None = None
 
 

@@ -25,10 +25,32 @@ SHA256_PATTERN = r"^[0-9a-f]{64}$(?!\n)"
 #: The random end of a console's reply queue: no dash, so that ``<user>-<random>`` has one reading.
 REPLY_PATTERN = r"^[a-z0-9]{0,32}$(?!\n)"
 
-Principal = Annotated[str, Meta(pattern=PRINCIPAL_PATTERN)]
-JobId = Annotated[str, Meta(pattern=JOB_ID_PATTERN)]
-JobRef = Annotated[str, Meta(pattern=JOB_REF_PATTERN)]
-Sha256 = Annotated[str, Meta(pattern=SHA256_PATTERN)]
+# A description says what its pattern allows, so that it can be told: see ``schemas.wanted``.
+Principal = Annotated[
+    str, Meta(pattern=PRINCIPAL_PATTERN, description="a principal: its kind, a dash and its id", examples=["vm-k3j4h5"])
+]
+JobId = Annotated[
+    str,
+    Meta(
+        pattern=JOB_ID_PATTERN,
+        description=(
+            "letters, digits, '-', '_' and '.' only, at most 128, beginning with a letter or digit, and not ending with"
+            " a dot and a number, which names one job of an array"
+        ),
+        examples=["run-7.v1"],
+    ),
+]
+JobRef = Annotated[
+    str, Meta(pattern=JOB_REF_PATTERN, description="the full name of one job", examples=["console-operator/hello-1.3"])
+]
+Sha256 = Annotated[
+    str, Meta(pattern=SHA256_PATTERN, description="64 digits of a SHA-256, 0 to 9 and a to f, as sha256sum prints")
+]
+#: Names that people give, and that become a word of a routing key.
+SHORT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)"
+_SHORT_NAME = "a to z, 0 to 9 and '-' inside, at most 42 characters"
+VmName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["atlas-1"])]
+SiteName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["cern"])]
 MessageId = Annotated[str, Meta(min_length=1, max_length=64)]
 Index = Annotated[int, Meta(ge=1, le=1_000_000)]
 

@@ -7,11 +7,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
+from schemas.ids import VmName
 
 #: VMs of one host: all of them are written down in one transaction.
 MOST_VMS = 1000
-
-VmName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)")]
 
 
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from broker.logs import log_to_file
+from console.amounts import Mib, Whole
 from console.centre.detach import start_detached
 from console.centre.health import Trouble
 from console.centre.layout import Layout
@@ -37,12 +38,12 @@ _POLL_S = 0.1
 
 @click.command("up")
 @click.option("--hypervisor", type=click.Choice(["qemu", "process"]), show_default="qemu", help="Driver.")
-@click.option("--vms", show_default="2", type=click.IntRange(0, 64), metavar="N", help="Number of VMs.")
-@click.option("--memory", "memory_mib", show_default="768", type=click.IntRange(64), metavar="MIB", help="Of each VM.")
-@click.option("--cpus", show_default="1", type=click.IntRange(1, 256), help="Of each VM; one job each.")
+@click.option("--vms", show_default="2", type=Whole(0, 64), metavar="N", help="Number of VMs.")
+@click.option("--memory", "memory_mib", show_default="768", type=Mib(64), metavar="MIB", help="Of each VM.")
+@click.option("--cpus", show_default="1", type=Whole(1, 256), help="Of each VM; one job each.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; end it with `volcloud down`.")
-@click.option("--job-adapters", show_default="1", type=click.IntRange(1, 16), metavar="N")
-@click.option("--storage-adapters", show_default="1", type=click.IntRange(1, 16), metavar="N")
+@click.option("--job-adapters", show_default="1", type=Whole(1, 16), metavar="N")
+@click.option("--storage-adapters", show_default="1", type=Whole(1, 16), metavar="N")
 @click.option("--ledger", metavar="URL", help="SQLAlchemy URL.  [default: SQLite in the data directory]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting that was made before.")
 @click.option("--guest-setting", "guest", multiple=True, metavar="NAME=NUMBER", hidden=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from console.amounts import Whole
 from console.bars import file_bar, transfer_bars
 from console.client import Client
 from console.commands.waiting import follow, follow_one
@@ -35,7 +36,7 @@ def job() -> None:
 @job.command("submit")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--id", "job_id", metavar="ID", help="The job's id, in place of the file's.")
-@click.option("--array", type=click.IntRange(1, 100_000), metavar="N", help="Number of jobs, in place of the file's.")
+@click.option("--array", type=Whole(1, 100_000), metavar="N", help="Number of jobs, in place of the file's.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit status 1 unless all are done.")
 @data_option
 @json_option
@@ -79,7 +80,7 @@ def wait(invocation: Invocation, name: str) -> None:
 @click.argument("name", default="")
 @click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in JobState]), help="Only these.")
 @click.option("--owner", default="", help="Only jobs of this principal.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000), help="How many at most.")
+@click.option("--limit", default=100, show_default=True, type=Whole(1, 1000), help="How many at most.")
 @data_option
 @json_option
 @pass_invocation
@@ -135,7 +136,7 @@ def why(invocation: Invocation, name: str) -> None:
 
 @job.command("logs")
 @click.argument("name")
-@click.option("--attempt", type=click.IntRange(1), metavar="N", help="This attempt's.  [default: the last that ended]")
+@click.option("--attempt", type=Whole(1), metavar="N", help="This attempt's.  [default: the last that ended]")
 @data_option
 @json_option
 @pass_invocation

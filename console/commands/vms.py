@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from broker.errors import BrokerError
+from console.amounts import Mib, Seconds, Whole
 from console.bars import file_bar, transfer_bars
 from console.errors import CommandFailed, ConsoleError
 from console.invocation import Invocation, data_option, json_option, pass_invocation
@@ -86,9 +87,9 @@ def list_vms(invocation: Invocation, pattern: str) -> None:
 @vm.command("create")
 @click.argument("name")
 @click.option("--host", default="", help="On this host.  [default: the only one]")
-@click.option("--cpus", default=1, show_default=True, type=click.IntRange(1, 256), help="Virtual cpus.")
-@click.option("--memory", default=768, show_default=True, type=click.IntRange(64), metavar="MIB", help="Memory.")
-@click.option("--disk", default=4096, show_default=True, type=click.IntRange(64), metavar="MIB", help="Disk.")
+@click.option("--cpus", default=1, show_default=True, type=Whole(1, 256), help="Virtual cpus.")
+@click.option("--memory", default=768, show_default=True, type=Mib(64), metavar="MIB", help="Memory; 2GB will do.")
+@click.option("--disk", default=4096, show_default=True, type=Mib(64), metavar="MIB", help="Disk.")
 @click.option("--image", default="", metavar="SHA256", help="Image id.  [default: the host's]")
 @click.option("--autostart", is_flag=True, help="Start it again whenever it aborts.")
 @data_option
@@ -140,7 +141,9 @@ for _verb in _VERBS:
 
 @vm.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--env", "-e", multiple=True, metavar="NAME=VALUE", help="Set a variable of the command's environment.")
-@click.option("--timeout", default=3600.0, show_default=True, metavar="SECONDS", help="Kill it after this time.")
+@click.option(
+    "--timeout", default=3600.0, show_default=True, type=Seconds(), metavar="SECONDS", help="Kill it after this time."
+)
 @data_option
 @click.argument("name", metavar="VM")
 @click.argument("command", nargs=-1, required=True)

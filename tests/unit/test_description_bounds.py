@@ -57,7 +57,7 @@ def test_what_can_never_run_is_refused(change: dict[str, Any], said: str) -> Non
     ],
 )
 def test_what_is_too_much_is_named(field: str, job: JobDescription) -> None:
-    with pytest.raises(DecodeError, match=rf"\.{field}(\[.*\])?`"):
+    with pytest.raises(DecodeError, match=rf"job\.{field}(\[\w*\])?: "):
         decode(encode(JobSubmit(job=job)))
 
 
