@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from console.listing import Listing
 from console.why import Explanation
 from schemas.ledger import AttemptRow, HostRow, JobRecord, JobRow, Jobs, RegistryRow
 from schemas.plain_text import plain
@@ -30,9 +31,9 @@ _COLOURS = {
 }
 
 
-def table(*headers: str) -> Table:
+def table(*headers: str) -> Listing:
     """Make an empty table in our style."""
-    return Table(*headers, box=None, pad_edge=False, header_style="bold")
+    return Listing(*headers)
 
 
 def lines(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
@@ -79,12 +80,20 @@ def render_jobs(jobs: Jobs) -> RenderableType:
         shown.add_row(
             row.job, state(row.state), str(row.attempt or ""), row.vm, ago(row.submitted_ms), _ran(row), row.reason
         )
-    return Group(shown, Text(told_counts(jobs.counts), style="dim"))
+    return Group(shown, Text(_below(jobs), style="dim"))
+
+
+def _below(jobs: Jobs) -> str:
+    """Say what there is, and that only a part of it is shown."""
+    total = sum(jobs.counts.values())
+    if len(jobs.jobs) >= total:
+        return told_counts(jobs.counts)
+    return f"{len(jobs.jobs):,} of {total:,} shown, the newest: {told_counts(jobs.counts)}; --limit shows more"
 
 
 def told_counts(counts: dict[str, int]) -> str:
     """Say how many jobs are in each state."""
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no jobs"
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "no jobs"
 
 
 def render_record(record: JobRecord) -> RenderableType:

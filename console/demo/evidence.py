@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from rich.table import Table
 
+from console.listing import Listing
 from console.rendering import table
 from schemas.ids import split_job_ref
 from schemas.ledger import AttemptRow, JobRecord, JobState
@@ -87,7 +87,7 @@ def last_attempt(record: JobRecord) -> AttemptRow:
     return record.attempts[-1] if record.attempts else AttemptRow(attempt=0, state="none", vm="")
 
 
-def places_table(records: Sequence[JobRecord], merged: dict[str, Any]) -> Table:
+def places_table(records: Sequence[JobRecord], merged: dict[str, Any]) -> Listing:
     """Show where each job ran and how long it waited, staged in, ran and staged out."""
     shown = table("job", "mean", "VM", "host", "boot id", "pid", "wait s", "in s", "run s", "out s")
     for record in records:
