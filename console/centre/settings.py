@@ -20,6 +20,7 @@ from broker.config import ConfigError, read_config
 from broker.masking import mask
 from console.centre.toml_text import render_value
 from console.errors import BadInput
+from schemas.wanted import explain
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -140,10 +141,8 @@ def _checked(fields: Mapping[str, Any]) -> Settings:
     try:
         return msgspec.convert(fields, Settings)
     except msgspec.ValidationError as error:
-        key = str(error).rpartition("`$.")[2].partition("`")[0].partition("[")[0]
-        raise BadInput(
-            f"{key} = {_shown(fields.get(key))}: {error}", "`volcloud up --help` tells the limits"
-        ) from error
+        text = mask(explain(str(error), Settings, dict(fields)))
+        raise BadInput(text, "`volcloud up --help` tells the limits") from error
 
 
 def _change(path: Path, stored: Settings, wanted: Settings) -> None:
