@@ -141,6 +141,19 @@ def test_jobs_of_an_array_are_fetched_one_by_one_beside_each_other(cloud: System
     assert sorted(one.name for one in (tmp_path / "sp" / "1").iterdir()) == ["big", "small", "stderr", "stdout"]
 
 
+def test_ids_with_dots_and_outputs_with_names_of_the_real_world_come_home(cloud: System, tmp_path: Path) -> None:
+    names = ["injections_10^{6}_test.hdf5", "a.root", "b.root", "d e/x.root"]
+    script = "mkdir 'd e'; for n in " + " ".join(f"'{name}'" for name in names) + '; do echo $n > \\"$n\\"; done'
+    outputs = '[{ name = "*.root" }, { name = "injections_10^{6}_test.hdf5" }, { name = "d e/*" }]'
+    text = f'id = "run.v1"\nexecutable = "/bin/sh"\narguments = ["-c", "{script}"]\noutputs = {outputs}\n'
+    cloud.ok("job", "submit", job_file(tmp_path, text), "--wait")
+
+    cloud.ok("job", "fetch", "run.v1", "-o", str(tmp_path / "out"))
+
+    assert {name: (tmp_path / "out" / name).read_text() for name in names} == {name: f"{name}\n" for name in names}
+    assert json.loads(cloud.ok("job", "show", "run.v1", "--json"))["job"]["job"].endswith("/run.v1.1")
+
+
 def test_a_directory_that_cannot_be_made_is_a_sentence(cloud: System, tmp_path: Path) -> None:
     cloud.ok("job", "submit", job_file(tmp_path, 'id = "none"\nexecutable = "/bin/true"\n'), "--wait")
 
