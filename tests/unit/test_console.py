@@ -52,7 +52,8 @@ def test_every_command_of_the_specification_is_there() -> None:
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
     wanted |= {
-        ("job", verb) for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch", "wait")
+        ("job", verb)
+        for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch", "wait")
     }
     wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")} | {("site", "add"), ("site", "delete")}
 

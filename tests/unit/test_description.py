@@ -41,7 +41,7 @@ def test_a_small_description_is_read_with_its_defaults() -> None:
             "outputs[0].name = '/etc/passwd': must be the name of a file in the job",
         ),
         ({"inputs": [{"name": "é" * 150, "content": b""}]}, "has more than 255 bytes"),
-        ({"id": "run.1"}, "such as \"run-7.v1\""),
+        ({"id": "run.1"}, 'such as "run-7.v1"'),
         ({"environment": {"": "x"}}, "environment"),
         ({"environment": {"A=B": "x"}}, "environment: 'A=B'"),
         ({"environment": {"A": "x\0"}}, "NUL"),
