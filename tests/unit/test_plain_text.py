@@ -170,7 +170,7 @@ def test_every_command_shows_what_looks_like_markup(walk: Callable[..., Result],
     result = walk(command, MILD)
 
     shows_nothing_of_others = command in {("vm", "push"), ("vm", "pull"), ("site", "delete")}
-    counts_only = command in {("job", "cancel"), ("job", "retry"), ("job", "wait")}
+    counts_only = command in {("job", "cancel"), ("job", "retry"), ("job", "wait"), ("job", "delete")}
     assert shows_nothing_of_others or counts_only or MILD in re.sub(r"\s", "", result.output), result.output
 
 
