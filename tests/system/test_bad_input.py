@@ -64,7 +64,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "10,000-fold nesting": (b"\x91" * DEPTH + b"\xc0", "not a message: Expected `object`, got `array`"),
     "nesting in a field that is known": (
         b"\x83\xa2op\xaajob.submit\xa2id\xa1m\xa3job" + b"\x91" * DEPTH + b"\xc0",
-        "job: must be a table with the keys id, executable",
+        "Expected `object`, got `array` - at `$.job`",
     ),
     "nesting in a field that is not": (
         b"\x83\xa2op\xaajob.submit\xa2id\xa1m\xa3new" + b"\x91" * DEPTH + b"\xc0",
