@@ -1,0 +1,61 @@
+"""What a running system stands on taken away: its broker's port, its directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.node import LOOPBACK, read_node_address
+from tests.system.running import until
+from tests.system.test_centre import Place, placed
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with placed(Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))) as one:
+        yield one
+
+
+def test_a_run_whose_directory_was_removed_ends_with_its_vms(place: Place) -> None:
+    place.ready()
+    assert place.supervisor is not None
+
+    shutil.rmtree(place.data)
+
+    assert place.supervisor.wait(90) == 0
+    until(lambda: place.left() == [], "nothing is left", 10)
+
+
+def test_a_broker_that_comes_back_on_another_port_is_told_to_everybody(place: Place) -> None:
+    place.ready()
+    before = read_node_address(place.layout.node).amqp_port
+    os.kill(place.pid("broker"), signal.SIGKILL)
+    taken = taken_soon(before)
+
+    until(lambda: "telling everybody" in place.log(), "the new port is told", 60)
+    until(lambda: f"still looking for the broker on port {before}" in place.log(), "silent VMs are named", 90)
+    place.ok("vm", "poweroff", "worker-1")
+    place.ok("vm", "start", "worker-1")
+
+    place.runs_a_job("moved")
+    taken.close()
+
+
+def taken_soon(port: int) -> socket.socket:
+    """Take a port as soon as whoever has it lets it go."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_server((LOOPBACK, port))
+        except OSError:
+            assert time.monotonic() < deadline, f"port {port} is not let go"
