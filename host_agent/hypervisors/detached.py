@@ -26,6 +26,9 @@ T = TypeVar("T")
 #: Environment variable that marks every process of a VM with the VM's directory: another agent's VM, or a copy's, may
 #: have the same id.
 MARK = "VOLCLOUD_VM"
+#: A VM's directory is closed to other users; in it a guest's payloads have accounts of their own, to whom files and
+#: directories must be open as is usual, however strict their host agent is.
+_UMASK = 0o022
 
 #: What a VM's process may inherit. The agent's own environment may hold secrets.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
@@ -91,6 +94,7 @@ def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, nicene
             stdout=output,
             stderr=output,
             start_new_session=True,
+            umask=_UMASK,
         )
     record = record_of(child.pid)
     if not record.started:
