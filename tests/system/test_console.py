@@ -181,7 +181,7 @@ def test_a_failing_job_is_exit_status_1_and_why_tells(cloud: System, tmp_path: P
     why = json.loads(cloud.ok("job", "why", "bad", "--json"))
 
     assert done.returncode == 1
-    assert "payload ended with 3" in why["cause"]
+    assert "ended with exit status 3" in why["cause"]
     assert why["attempt"] == 1
     assert why["noticed_by"]
     assert why["at_ms"] > 0
@@ -525,7 +525,7 @@ def test_an_interrupted_detached_start_leaves_nothing(empty: System) -> None:
     process.send_signal(signal.SIGTERM)
     process.stdout.read()
 
-    assert process.wait(60) == 1
+    assert process.wait(60) == 130
     assert empty.processes() == []
 
 
