@@ -41,12 +41,16 @@ def run_relay(credential: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, input=b"hello", capture_output=True, timeout=20, check=False)
 
 
+def started_relay(credential: Path) -> subprocess.Popen[bytes]:
+    """A relay as QEMU starts it, whose guest has said nothing yet."""
+    command = [sys.executable, "-I", "-S", relay.__file__, str(credential)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
+
+
 @pytest.fixture
 def joined(listener: socket.socket, credential: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
     """A relay as QEMU starts it, and the broker's end of its connection."""
-    command = [sys.executable, "-I", "-S", relay.__file__, str(credential)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
+    with started_relay(credential) as process:
         connection, _ = listener.accept()
         connection.settimeout(10)
         with connection:
@@ -108,9 +112,13 @@ def test_a_broker_that_has_moved_is_found_at_the_next_connection(listener: socke
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         elsewhere.settimeout(10)
         say_where(credential, elsewhere.getsockname()[1])
-        threading.Thread(target=lambda: elsewhere.accept()[0].sendall(b"here")).start()
-
-        assert run_relay(credential).stdout == b"here"
+        with started_relay(credential) as process:
+            connection, _ = elsewhere.accept()
+            with connection:
+                connection.sendall(b"here")
+                assert process.stdout is not None
+                assert process.stdout.read(4) == b"here"
+            process.kill()
 
 
 def test_a_port_that_another_user_holds_is_given_no_byte_of_the_guest(
