@@ -30,6 +30,7 @@ class Quarters:
         for path, mode in ((directory, PASS), (self.work, PASS), *((directory / name, OPEN) for name in SCRATCH)):
             path.mkdir(exist_ok=True)
             path.chmod(mode)
+        self._ways = {name: self._way_through(place) for name, place in SCRATCH.items()}
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -70,10 +71,7 @@ class Quarters:
 
     def is_clear(self) -> bool:
         """Say whether scratch space is as the next payload shall find it."""
-        return all(
-            {path.name for path in (self.directory / name).iterdir()} <= self._way_through(place)
-            for name, place in SCRATCH.items()
-        )
+        return all({path.name for path in (self.directory / name).iterdir()} <= way for name, way in self._ways.items())
 
     def renew_scratch(self, aside: Path) -> None:
         """Have other scratch directories, where the old ones could not be cleared: they are moved ``aside``."""
@@ -84,9 +82,9 @@ class Quarters:
 
     def clear_scratch(self) -> None:
         """Empty what payloads see as /tmp and /var/tmp, but for the way to their own directory if it leads there."""
-        for name, place in SCRATCH.items():
+        for name, way in self._ways.items():
             with Held(self.directory / name) as scratch:
-                scratch.empty(spare=self._way_through(place))
+                scratch.empty(spare=way)
 
     def _way_through(self, place: str) -> frozenset[str]:
         work = self.work.resolve()
