@@ -22,7 +22,7 @@ from broker.errors import BrokerError
 from console.client import Client
 from console.errors import ConsoleError
 from schemas.ledger import JobRecord, JobState
-from tests.system.running import System, running, until
+from tests.system.running import System, open_to_all, running, until
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ if [ $(({{index}} % {large_each})) = 0 ]; then seq {large_lines} >> out; fi
 
 def chaos(directory: Path, seed: int, jobs: int, between_s: tuple[float, float], *options: str) -> list[str]:
     """Run the jobs under a monkey; name what went wrong. Prints the seed and all that the monkey did."""
-    work = Work(directory, seed, jobs)
-    with running(*SYSTEM, *options) as system, system.client() as client:
+    with open_to_all() as runs, running(*SYSTEM, *options) as system, system.client() as client:
+        work = Work(directory, runs, seed, jobs)
         with Monkey(system, seed, between_s) as monkey:
             work.submit(client)
             until(lambda: work.counts(client)["done"] > jobs * 0.9, "most jobs are done under the monkey", jobs * 3.0)
@@ -66,10 +66,8 @@ def seed_of_this_run() -> int:
 class Work:
     """The jobs of a run: submitted, and afterwards held against the ledger."""
 
-    def __init__(self, directory: Path, seed: int, jobs: int) -> None:
-        self.runs = directory / "runs"
-        self.runs.mkdir()
-        self.runs.chmod(0o1777)
+    def __init__(self, directory: Path, runs: Path, seed: int, jobs: int) -> None:
+        self.runs = runs
         self.names = [f"chaos-{seed}-{number}" for number in range(jobs // ARRAY)]
         self._input = directory / "input"
         self._input.write_bytes(random.Random(seed).randbytes(100_000))

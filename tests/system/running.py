@@ -101,6 +101,15 @@ class System:
 
 
 @contextmanager
+def open_to_all() -> Iterator[Path]:
+    """Have a directory that payloads see and may write in: by root they have an account and a /tmp of their own."""
+    place = "/run" if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(dir=place, prefix="vc-open-") as directory:
+        Path(directory).chmod(0o1777)
+        yield Path(directory)
+
+
+@contextmanager
 def running(*options: str) -> Iterator[System]:
     """Have a system for as long as the block lasts; nothing of it is left afterwards."""
     find_server()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from console.client import Client
 from schemas.errors import ErrorCode
 from schemas.execs import ExecEnded
 from schemas.ledger import JobRecord, JobState
-from tests.system.running import System, running, until
+from tests.system.running import System, open_to_all, running, until
 
 STORE = "storage_adapter-1"
 VICTIMS = ("host_agent", "guest_agent", "job_adapter-1", STORE, "key_manager", "broker")
@@ -39,22 +38,18 @@ def client(system: System) -> Iterator[Client]:
 
 
 @pytest.fixture
-def open_to_all(tmp_path: Path) -> Iterator[Path]:
-    """A directory that payloads can see and write, which by root have an account and a /tmp of their own."""
-    if os.geteuid() != 0:
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/run", prefix="vc-test-") as directory:
-        Path(directory).chmod(0o777)
-        yield Path(directory)
+def shared() -> Iterator[Path]:
+    """A directory for gates."""
+    with open_to_all() as directory:
+        yield directory
 
 
 class Gated:
     """A job that reads a large input, waits for a file, and writes a large output."""
 
-    def __init__(self, client: Client, directory: Path, open_to_all: Path, name: str) -> None:
+    def __init__(self, client: Client, directory: Path, shared: Path, name: str) -> None:
         self.client, self.directory, self.name = client, directory, name
-        self.gate, self.begun = open_to_all / "gate", open_to_all / "begun"
+        self.gate, self.begun = shared / "gate", shared / "begun"
         self.sha256 = ""
 
     def upload(self) -> None:
@@ -125,9 +120,9 @@ def kill(system: System, client: Client, victim: str) -> None:
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_kill_loses_nothing_and_is_told(
-    system: System, client: Client, tmp_path: Path, open_to_all: Path, victim: str, phase: str
+    system: System, client: Client, tmp_path: Path, shared: Path, victim: str, phase: str
 ) -> None:
-    job = Gated(client, tmp_path, open_to_all, f"kill-{victim}-{phase}".replace("_", "-"))
+    job = Gated(client, tmp_path, shared, f"kill-{victim}-{phase}".replace("_", "-"))
     effect = SideEffect(client, tmp_path)
 
     if phase == "stage-in":
