@@ -88,5 +88,7 @@ def _find(tx: Tx, table: Table, keys: Sequence[str]) -> dict[str, int]:
 
 
 def _keys(tx: Tx, table: Table, numbers: Sequence[int]) -> list[tuple[int, str]]:
+    if not numbers:
+        return []
     wanted = select(table.c.number, table.c.key).where(table.c.number.in_(bindparam("numbers", expanding=True)))
     return [(number, key) for some in portions(numbers) for number, key in tx.execute(wanted, {"numbers": some})]

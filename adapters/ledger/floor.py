@@ -45,6 +45,8 @@ class VmFloor:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self._large: dict[tuple[int, int], bool] = {}
+        self._needs: dict[tuple[int, int], Amount] = {}
+        self._machines: dict[int, Machine] = {}
         self._others: dict[tuple[int, str], bool] = {}
         self._rooms: dict[str, Room] = {}
         self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
@@ -102,7 +104,10 @@ class VmFloor:
 
     def need(self, shape: int, offer: int) -> Amount:
         """Say what a job of that shape would have of such a VM."""
-        return need(self._asked(shape), self._machine(offer))
+        key = shape, offer
+        if key not in self._needs:
+            self._needs[key] = need(self._asked(shape), self._machine(offer))
+        return self._needs[key]
 
     def place(self, free: Free) -> int:
         """Give the slot that would run it: numbers beyond the slots are lanes."""
@@ -126,4 +131,6 @@ class VmFloor:
         return classes.shapes(self._tx, [shape])[shape]
 
     def _machine(self, offer: int) -> Machine:
-        return classes.offers(self._tx, [offer])[offer]
+        if offer not in self._machines:
+            self._machines[offer] = classes.offers(self._tx, [offer])[offer]
+        return self._machines[offer]
