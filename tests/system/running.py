@@ -26,6 +26,10 @@ FAST = (
 )
 
 
+#: Its own record lies beside the daemons'.
+SUPERVISOR = "supervisor"
+
+
 def until(condition: Callable[[], object], what: str, patience_s: float = 60.0) -> None:
     """Look every 50 ms. Fails naming ``what`` when it does not become true in time."""
     deadline = time.monotonic() + patience_s
@@ -72,7 +76,8 @@ class System:
 
     def processes(self) -> dict[str, int]:
         """Give all that runs of it but its supervisor, by name: daemons, the broker, ``guest-<n>`` for VMs' agents."""
-        daemons = {state.name: state.record.pid for state in read_states(self.layout.run) if state.is_alive}
+        alive = [state for state in read_states(self.layout.run) if state.is_alive and state.name != SUPERVISOR]
+        daemons = {state.name: state.record.pid for state in alive}
         guests = [pid for pid, words in _commands_of(self.directory) if "guest_agent" in words]
         found = daemons | {"broker": self.pid("broker")} | {f"guest-{n}": pid for n, pid in enumerate(guests, start=1)}
         return {name: pid for name, pid in found.items() if pid}
