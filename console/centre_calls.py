@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 
+from broker.backoff import backoff
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Caller
 from console.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Unreachable, WaitTimeout
@@ -59,6 +61,7 @@ _SITE = re.compile(r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")
 _SILENT = "see with `volcloud status` which process is down, and in DIR/log why"
 
 R = TypeVar("R", bound=Message)
+T = TypeVar("T")
 
 
 class CentreCalls:
@@ -167,16 +170,20 @@ class CentreCalls:
         timeout_s: float | None = None,
         on_change: Callable[[dict[str, int]], None] | None = None,
         on_still: Callable[[Explanation], None] | None = None,
+        on_trouble: Callable[[Unreachable], None] | None = None,
     ) -> list[JobRow]:
         """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout, NoSuchJob.
 
         ``on_change`` is called with the counts by state, at first and whenever they change; ``on_still``, while they
-        stay as they are, with why one of the jobs that have not ended is where it is.
+        stay as they are, with why one of the jobs that have not ended is where it is. A centre that has answered once
+        may be away after that: ``on_trouble`` is told each time, and the waiting goes on until ``timeout_s`` is over.
         """
         typed = read_job_name(name)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        again = partial(_insist, deadline=deadline, on_trouble=on_trouble)
         pause_s, seen, told_at = _POLL_FIRST_S, None, time.monotonic()
-        while (counts := await self._counts(typed)).keys() - FINAL_STATES:
+        counts = await self._counts(typed)
+        while counts.keys() - FINAL_STATES:
             if counts != seen and on_change is not None:
                 on_change(counts)
             if deadline is not None and time.monotonic() > deadline:
@@ -186,12 +193,13 @@ class CentreCalls:
                 told_at = time.monotonic()
             elif on_still is not None and time.monotonic() - told_at > STILL_S:
                 told_at = time.monotonic()
-                await self._tell_why(typed, on_still)
+                await again(partial(self._tell_why, typed, on_still))
             seen = counts
             await asyncio.sleep(pause_s)
+            counts = await again(partial(self._counts, typed))
         if on_change is not None:
             on_change(counts)
-        return await self.jobs_named(name)
+        return await again(partial(self.jobs_named, name))
 
     async def _tell_why(self, name: JobName, tell: Callable[[Explanation], None]) -> None:
         """Say why one job of a name that has not ended is where it is, if there is one still."""
@@ -293,3 +301,19 @@ def _are(names: list[str]) -> str:
 
 def _told(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+async def _insist(
+    ask: Callable[[], Awaitable[T]], *, deadline: float | None, on_trouble: Callable[[Unreachable], None] | None
+) -> T:
+    """Ask again for as long as nobody answers, and tell each time. Raises Unreachable after ``deadline``."""
+    waits = backoff(0.2, 5.0)
+    while True:
+        try:
+            return await ask()
+        except Unreachable as trouble:
+            if deadline is not None and time.monotonic() > deadline:
+                raise
+            if on_trouble is not None:
+                on_trouble(trouble)
+        await asyncio.sleep(next(waits))

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from broker.address import Address
 from console.async_client import AsyncClient
 from console.data_directory import console_address
+from console.errors import Unreachable
 from console.execution import OnOutput
 from console.file_calls import Progress
 from console.job_file import PreparedJob
@@ -296,9 +297,16 @@ class Client:
         timeout_s: float | None = None,
         on_change: Callable[[dict[str, int]], None] | None = None,
         on_still: Callable[[Explanation], None] | None = None,
+        on_trouble: Callable[[Unreachable], None] | None = None,
     ) -> list[JobRow]:
-        """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout."""
-        return self._wait_for(self._client.wait(name, timeout_s=timeout_s, on_change=on_change, on_still=on_still))
+        """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout.
+
+        A centre that is away for a while after its first answer is waited for too.
+        """
+        work = self._client.wait(
+            name, timeout_s=timeout_s, on_change=on_change, on_still=on_still, on_trouble=on_trouble
+        )
+        return self._wait_for(work)
 
     def add_site(self, site: str) -> Credential:
         """Make a grid site's principal, or give the one that there is."""

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from console.centre_calls import FINAL_STATES
 from console.client import Client
+from console.errors import Unreachable
 from console.rendering import clock, told_counts
 from console.screen import LabelColumn, screen
 from console.telling import INTERRUPTED, Verdict, note
@@ -45,7 +46,13 @@ def follow(client: Client, name: str) -> list[JobRow]:
                 said.add(cause)
                 note(f"{why.job} is {why.state}: {cause}; {why.next_step}")
 
-        return client.wait(name, on_change=on_change, on_still=on_still)
+        def on_trouble(trouble: Unreachable) -> None:
+            bars.update(bar, description=f"{told_counts(counted)}: {trouble.message}")
+            if "trouble" not in said:
+                said.add("trouble")
+                note(f"{trouble.message}; the jobs and this waiting go on; {trouble.next_step}")
+
+        return client.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
 
 
 def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobRecord:
