@@ -17,7 +17,6 @@ from adapters.job.adapter import JobAdapter
 from adapters.job.calls import Calls
 from adapters.job.rejected import Rejected
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
 from adapters.storage.store import Store
@@ -86,7 +85,7 @@ async def readers(
     """Every handler of the two adapters, their ledgers at work behind them."""
     wire, store = trouble.wire(), Store(f"file://{directory}/store")
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(directory / "staging"))
-    jobs = JobAdapter(wire.connection, ledger, store, Policy(), Metrics("job", CollectorRegistry()))
+    jobs = JobAdapter(wire.connection, ledger, store, Metrics("job", CollectorRegistry()))
     files = StorageAdapter(wire.connection, ledger, store, config, Metrics("store", CollectorRegistry()))
     trouble.spoil(ledger, store, monkeypatch)
     tasks = [asyncio.create_task(one._intake.run()) for one in (jobs, files)]
