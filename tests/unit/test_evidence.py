@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests import evidence
 
+TESTS = Path(__file__).parents[1]
 TEXT = "# Evidence\n\nBefore.\n\n<!-- long: begin -->\n<!-- long: end -->\n\nAfter.\n"
 
 
@@ -46,3 +48,20 @@ def test_a_row_says_when_and_of_which_commit() -> None:
     assert made.seconds == "3"
     assert len(made.date) == len("2026-01-01")
     assert made.commit
+
+
+def test_every_test_that_the_page_names_is_there() -> None:
+    named = set(re.findall(r"`((?:tests/|test_)[\w/]*\.py)::(\w+)", evidence.PAGE.read_text()))
+
+    missing = [f"{file}::{name}" for file, name in named if not any(_has(path, name) for path in _called(file))]
+
+    assert len(named) > 200
+    assert missing == []
+
+
+def _called(file: str) -> list[Path]:
+    return [TESTS.parent / file] if "/" in file else list(TESTS.rglob(file))
+
+
+def _has(file: Path, name: str) -> bool:
+    return re.search(rf"^\s*(?:async )?(?:def|class) {name}\b", file.read_text(), re.MULTILINE) is not None
