@@ -40,7 +40,7 @@ class Host:
         seeding = Seeding(self.hypervisor, self.registry, BROKER, GuestSettings(0, {}), self.grant)
         self.aside = SetAside(self.hypervisor, self.registry, seeding)
         images = ImageStore(directory / "images", frozenset())
-        making = VmMaking(self.hypervisor, self.registry, self.aside, images, "", BROKER)
+        making = VmMaking(self.hypervisor, self.registry, self.aside, images, "", directory / "credential.json")
         self.statuses = VmStatuses(self.hypervisor, self.registry, self.aside)
         self.control = VmControl(self.hypervisor, self.registry, self.aside, making, seeding, self.statuses)
 
