@@ -31,12 +31,14 @@ check:
 	@deploy/setup.sh test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
 	$(PYTHON) -m pytest -q $(QUICK) $(ARGS)
 
 test:
 	@deploy/setup.sh test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
 	$(PYTHON) -m pytest --durations=20 $(ARGS)
 
 long:
@@ -51,6 +53,7 @@ lint:
 	@deploy/setup.sh test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
 
 bench:
 	@deploy/setup.sh bench && exec $(PYTHON) -m benchmarks $(ARGS)

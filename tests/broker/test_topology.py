@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pika
 import pytest
@@ -122,7 +123,7 @@ def test_what_is_rejected_goes_to_the_dead_letters(channel) -> None:  # type: ig
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_a_full_queue_refuses_or_forgets(declarer: Declarer, channel, kind: str) -> None:  # type: ignore[no-untyped-def]
-    shape = {"type": kind, "max_bytes": 4096, "bindings": (Binding("vc.down", f"t.{kind}"),)}
+    shape: dict[str, Any] = {"type": kind, "max_bytes": 4096, "bindings": (Binding("vc.down", f"t.{kind}"),)}
     for overflow in Overflow:
         name = f"t.{kind}.{overflow.value}"
         declare_queues(declarer, [QueueSpec(name=name, overflow=overflow, **shape)])

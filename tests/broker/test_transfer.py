@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -92,7 +93,7 @@ def cut_at(proxy: Proxy, size: int, *, up: bool) -> None:
     proxy.watch = watch
 
 
-def cancel_above(task: asyncio.Future[object], size: int) -> None:
+def cancel_above(task: asyncio.Future[Any], size: int) -> None:
     """Stop one end in the midst of a file."""
     if size > 4 * MIB:
         task.cancel()

@@ -16,6 +16,7 @@ import pytest
 
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors import qemu_command
+from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.kept_log import HEAD_BYTES, TAIL_BYTES
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.vm import VmState
@@ -71,7 +72,7 @@ asyncio.run(main())
 """
 
 
-async def in_state(driver: QemuHypervisor, state: VmState) -> None:
+async def in_state(driver: Hypervisor, state: VmState) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while await driver.state("vm-a") is not state:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
@@ -123,7 +124,8 @@ async def test_an_agent_killed_before_a_restored_guest_goes_on_leaves_one_that_t
 
 async def test_a_qemu_killed_while_it_is_saved_is_news(qemu_rig):
     driver = await running(qemu_rig)
-    pid = (await driver.facts("vm-a")).pid
+    pid = (await driver.facts("vm-a")).pid or 0
+    assert pid
     saving = asyncio.ensure_future(driver.savestate("vm-a"))
     await eventually(lambda: (qemu_rig.directory / "vms/vm-a/saving.json").exists())
     os.kill(pid, signal.SIGKILL)

@@ -210,10 +210,9 @@ def test_the_vms_of_every_driver_are_known_by_their_markers_and_no_payloads_file
     tmp_path: Path,
 ) -> None:
     layout = Layout(tmp_path)
-    places = {"vm-p": ProcessHypervisor(layout.host / "hypervisor"), "vm-q": QemuHypervisor(layout.host / "hypervisor")}
-    for vm, driver in places.items():
-        directories = driver._directories if isinstance(driver, ProcessHypervisor) else driver._files
-        with directories.making(spec_of(vm)):
+    processes, qemu = ProcessHypervisor(layout.host / "hypervisor"), QemuHypervisor(layout.host / "hypervisor")
+    for vm, making in (("vm-p", processes._directories.making), ("vm-q", qemu._files.making)):
+        with making(spec_of(vm)):
             pass
     job = layout.host / "hypervisor" / "vm-p" / "state" / "jobs" / "vm-other"
     job.mkdir(parents=True)

@@ -15,6 +15,7 @@ from schemas.codec import MESSAGES, MOST_IN_BUNDLE, bundle, decode, encode, op_o
 from schemas.envelope import MAX_BODY_BYTES, Message, Ping
 from schemas.errors import DecodeError
 from schemas.examples import example, examples
+from schemas.execs import ExecOutput, Stream
 from schemas.publish import documents
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -158,7 +159,7 @@ def test_random_bytes_never_break_the_unbundling(body: bytes) -> None:
 
 def test_a_message_over_the_limit_is_not_even_sent() -> None:
     with pytest.raises(DecodeError, match="limit"):
-        encode(MESSAGES["exec.output"](call="c", number=0, stream="stdout", data=b"x" * MAX_BODY_BYTES))
+        encode(ExecOutput(call="c", number=0, stream=Stream.STDOUT, data=b"x" * MAX_BODY_BYTES))
 
 
 def _decodes_or_refuses(body: bytes) -> None:

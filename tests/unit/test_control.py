@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ BROKER = Address(host="127.0.0.1", port=5672, user="host-a", password="x")
 class Host:
     """A host agent's control over a fake driver, and what it asked the key manager for."""
 
-    def __init__(self, directory: Path, hypervisor: FakeHypervisor | None = None) -> None:
+    def __init__(self, directory: Path, hypervisor: Any = None) -> None:
         self.hypervisor = hypervisor or FakeHypervisor()
         self.registry = VmRegistry(directory / "vms.json")
         self.grants: list[tuple[str, int]] = []

@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from broker.rpc.journal import Entry, Journal
 from tests.broker.polling import until
 
 
-async def journal_of(path: Path, **options: float) -> Journal:
+async def journal_of(path: Path, **options: Any) -> Journal:
     journal = Journal(path, **options)
     journal.open()
     return journal

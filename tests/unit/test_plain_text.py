@@ -249,7 +249,7 @@ def test_texts_are_made_plain_at_any_depth() -> None:
         vm="v", name="a\nb", state="running", generation=1, hypervisor="x", cpus=1, memory_mib=1, disk_mib=1
     )
 
-    assert plain_all({"a\x1b": [status, b"\x1b"]})["a\\x1b"][0].name == "a\\nb"  # type: ignore[union-attr]
+    assert plain_all({"a\x1b": [status, b"\x1b"]})["a\\x1b"][0].name == "a\\nb"  # type: ignore[attr-defined, index]
 
 
 @given(some.binary(), some.lists(some.integers(0, 40)), some.booleans())
