@@ -22,7 +22,7 @@ from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-#: A log longer than this is put aside, bytes; of those before it so many are kept. 40 MiB a process at most.
+#: A log of this length is put aside, bytes, before the next line; of those before it so many are kept. 40 MiB a process at most.
 LOG_BYTES, LOGS_KEPT = 8 << 20, 4
 _SIZES: dict[str, Any] = {
     "maxBytes": LOG_BYTES,
@@ -54,7 +54,18 @@ class EventFormatter(logging.Formatter):
         return mask(super().format(record))
 
 
-class _StandardError(RotatingFileHandler):
+class _LogFile(RotatingFileHandler):
+    """A log that is put aside once it is full, whoever filled it."""
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  logging's own name
+        """Look at the file alone: logging's own renders the line for this, and then once more to write it."""
+        if self.stream is None:
+            return False
+        found = os.fstat(self.stream.fileno())
+        return stat.S_ISREG(found.st_mode) and found.st_size >= self.maxBytes
+
+
+class _StandardError(_LogFile):
     """Standard error where it is a file: put aside when full, the descriptor with it."""
 
     def doRollover(self) -> None:  # noqa: N802  logging's own name
@@ -74,7 +85,7 @@ def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:
 
 def log_to_file(process: str, path: Path, *, level: int = logging.INFO) -> None:
     """Send this process's log to a file, which is put aside when full; standard error is a person's."""
-    _use(RotatingFileHandler(path, **_SIZES), process, level)
+    _use(_LogFile(path, **_SIZES), process, level)
 
 
 def _use(handler: logging.Handler, process: str, level: int) -> None:

@@ -17,10 +17,21 @@ _NAMED = re.compile(
     r"""(\w*(?:password|passwd|secret|token)\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s"',;&})\]]+)""", re.IGNORECASE
 )
 
+#: Without one of these a text in ASCII, in small letters, names no secret. Looking is much cheaper than the patterns.
+_WORDS = ("passw", "secret", "token")
+
 
 def mask(text: str) -> str:
     """Give the text with a mask in place of every secret that it shows. Idempotent."""
-    return _NAMED.sub(_masked, _IN_URL.sub(rf"\g<1>{MASK}", text))
+    if "://" in text:
+        text = _IN_URL.sub(rf"\g<1>{MASK}", text)
+    return _NAMED.sub(_masked, text) if _may_name(text) else text
+
+
+def _may_name(text: str) -> bool:
+    """Say whether a secret may be named: other alphabets have letters that a pattern takes for one of ASCII."""
+    small = text.lower()
+    return not text.isascii() or any(word in small for word in _WORDS)
 
 
 def _masked(found: re.Match[str]) -> str:
