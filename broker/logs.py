@@ -22,7 +22,7 @@ from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-#: A log of this length is put aside, bytes, before the next line; of those before it so many are kept. 40 MiB a process at most.
+#: A log of this length is put aside before the next line, bytes; of those before it so many are kept. 40 MiB a process.
 LOG_BYTES, LOGS_KEPT = 8 << 20, 4
 _SIZES: dict[str, Any] = {
     "maxBytes": LOG_BYTES,

@@ -20,8 +20,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
+from broker import durable
 from guest_agent import warden
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: How long a warden may take to start or to answer, seconds: under emulation, on a machine that is full.
 ANSWER_S = 60.0
+#: An order up to this length goes in the message itself, a longer one in a file in memory, bytes.
+INLINE_BYTES = 32 << 10
 #: Namespaces that a root agent's wardens leave, in this order.
 APART = ("mounts", "ipc", "pids")
 #: Processes that one account may have where no control group counts them.
@@ -52,7 +56,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Running:
-    """A payload that a warden has started. See ``payload.Leader``."""
+    """A payload that a warden was told to start. See ``payload.Leader``; ``ended`` raises CannotRun, NotContained."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -75,6 +79,7 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._running: Running | None = None
+        self._looking: asyncio.Future[dict[str, Any]] | None = None
         self._parts: list[str] = []
 
     @property
@@ -117,16 +122,25 @@ class Container:
         self._loop.add_reader(mine, self._on_message)
 
     async def start(self, order: Order, stdout: int, stderr: int) -> Running:
-        """Start a payload whose output goes to two descriptors. Raises CannotRun, and nothing runs; NotContained."""
+        """Have a payload started, whose output goes to two descriptors. Raises NotContained, and nothing runs.
+
+        The warden says nothing before its end: that it could not be started is an end too, CannotRun.
+        """
         await self.open()
         if self._group is not None:
             self._group.begin(memory_bytes=order.memory_bytes, cpus=order.cpus)
-        running = self._running = Running(self)
-        answer = await self._answer(self._ask_start(self._order(order), stdout, stderr))
-        if "failed" in answer:
-            self._running = None
-            raise CannotRun(os.strerror(answer["failed"]), answer["failed"])
+        running = Running(self)
+        self._send_order(msgspec.json.encode(self._order(order)), stdout, stderr)
+        self._running = running
+        look = self._loop.call_later(ANSWER_S, self._look_after, running)
+        running.ended.add_done_callback(lambda _: look.cancel())
         return running
+
+    def _look_after(self, running: Running) -> None:
+        """See whether the warden is still there: one that does not answer is given up, and so is its payload."""
+        if not running.ended.done():
+            self._looking = asyncio.ensure_future(self._answer(self._ask({"do": "measure"})))
+            self._looking.add_done_callback(lambda look: look.cancelled() or look.exception())
 
     @property
     def bounds_memory(self) -> bool:
@@ -139,11 +153,11 @@ class Container:
             return self._group.resident_bytes()
         return int((await self._answer(self._ask({"do": "measure"})))["resident_bytes"])
 
-    def send(self, request: dict[str, Any], files: Sequence[int] = ()) -> None:
+    def send(self, request: dict[str, Any]) -> None:
         """Say something to the warden; nothing happens when it is gone."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
-                socket.send_fds(self._socket, [json.dumps(request).encode()], files)
+                self._socket.send(msgspec.json.encode(request))
 
     def close(self) -> None:
         """Let the warden go, which ends whatever runs and then itself. Idempotent."""
@@ -175,28 +189,32 @@ class Container:
     def _order(self, order: Order) -> dict[str, Any]:
         account = self.quarters.account
         return {
+            "do": "start",
             "program": order.program,
-            "command": [*order.command],
+            "command": order.command,
             "directory": str(order.directory),
-            "environment": {**order.environment},
-            "account": [account.uid, account.gid] if account is not None else None,
+            "environment": order.environment,
+            "account": (account.uid, account.gid) if account is not None else None,
             "cgroup": str(self._group.job) if self._group is not None else "",
         }
 
-    def _ask_start(self, order: dict[str, Any], stdout: int, stderr: int) -> asyncio.Future[dict[str, Any]]:
-        """Hand the order over in a file in memory: it may be longer than a message."""
-        file = os.memfd_create("order")
+    def _send_order(self, order: bytes, stdout: int, stderr: int) -> None:
+        if self._socket is None:
+            raise NotContained("the warden of the slot was ended")
         try:
-            with open(file, "wb", closefd=False) as writer:
-                writer.write(json.dumps(order).encode())
-            os.lseek(file, 0, os.SEEK_SET)
-            return self._ask({"do": "start"}, (file, stdout, stderr))
-        finally:
-            os.close(file)
+            if len(order) <= INLINE_BYTES:
+                socket.send_fds(self._socket, [order], (stdout, stderr))
+                return
+            with os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
+                durable.write_all(file.fileno(), order)
+                socket.send_fds(self._socket, [b'{"do": "read"}'], (stdout, stderr, file.fileno()))
+        except OSError as error:
+            self.close()
+            raise NotContained(f"the warden of the slot cannot be told anything: {error.strerror}") from error
 
-    def _ask(self, request: dict[str, Any], files: Sequence[int] = ()) -> asyncio.Future[dict[str, Any]]:
+    def _ask(self, request: dict[str, Any]) -> asyncio.Future[dict[str, Any]]:
         expected = self._expect()
-        self.send(request, files)
+        self.send(request)
         return expected
 
     def _expect(self) -> asyncio.Future[dict[str, Any]]:
@@ -220,8 +238,8 @@ class Container:
             log.error("warden gone", extra={"slot": str(self.quarters.directory)})
             self.close()
             return
-        said = json.loads(message)
-        if "status" in said:
+        said = msgspec.json.decode(message)
+        if "status" in said or "failed" in said:
             self._on_end(said)
         elif self._asked:
             expected = self._asked.popleft()
@@ -231,6 +249,9 @@ class Container:
     def _on_end(self, said: dict[str, Any]) -> None:
         running, self._running = self._running, None
         if running is None or running.ended.done():
+            return
+        if "failed" in said:
+            running.ended.set_exception(CannotRun(os.strerror(said["failed"]), said["failed"]))
             return
         if said["left"]:
             running.ended.set_exception(NotContained("processes of the job do not end, though they were killed"))

@@ -21,7 +21,7 @@ from guest_agent.causes import FIRST_LINE_BYTES, Failure, why_it_cannot_run, why
 from guest_agent.container import Container, Order
 from guest_agent.errors import CannotRun, GuestError, NotContained
 from guest_agent.held import Held
-from guest_agent.payload import Ended, Payload, Pipes
+from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload, Pipes
 from guest_agent.room import RESERVE_BYTES, Room
 from guest_agent.streams import CappedFile
 from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
@@ -108,20 +108,24 @@ class Execution:
         self.streams += streams
         self._is_at_work = True
         try:
-            payload = self._payload = await self._start(command, streams, held)
+            payload = self._payload = await self._start(command, streams)
             if self._is_stopped:
                 payload.stop(self._assign.grace_s)
             with self._watched(payload, held):
                 return await payload.wait(self._assign.wall_time_s, self._assign.grace_s)
+        except CannotRun as error:
+            first_line = _first_line(command[0], self._program(command[0]), held)
+            raise Failure(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
         finally:
             self._payload, self._is_at_work = None, False
             for stream in streams:
                 stream.close()
 
-    async def _start(self, command: list[str], streams: Sequence[CappedFile], held: Held) -> Payload:
+    async def _start(self, command: list[str], streams: Sequence[CappedFile]) -> Payload:
+        program = self._program(command[0])
         order = Order(
-            program=self._program(command[0]),
-            command=[self._program(command[0]), *command[1:]],
+            program=program,
+            command=[program, *command[1:]],
             directory=self._work,
             environment=self._environment(),
             memory_bytes=self._bounds.memory_bytes,
@@ -130,15 +134,12 @@ class Execution:
         pipes = Pipes()
         try:
             leader = await self._container.start(order, pipes.out_write, pipes.err_write)
-        except BaseException as error:
+        except BaseException:
             pipes.drop()
-            if not isinstance(error, CannotRun):
-                raise
-            first_line = _first_line(command[0], order.program, held)
-            raise Failure(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
+            raise
         finally:
             pipes.hand_over()
-        return Payload(leader, pipes, *streams)
+        return Payload(leader, pipes, *streams, listen_after_s=LISTEN_AFTER_S)
 
     def _program(self, name: str) -> str:
         """An input of that name is run by its path; all else is looked up in the payload's PATH."""

@@ -24,6 +24,8 @@ from guest_agent.errors import CannotRun
 
 #: Bytes read from a pipe at a time.
 READ_BYTES = 64 * 1024
+#: Nobody listens to a job before this, seconds: what a shorter one prints is read once, at its end.
+LISTEN_AFTER_S = 0.02
 #: How long output of a group whose leader has ended is still awaited, seconds.
 DRAIN_S = 2.0
 #: Between the polite signal and the last one, seconds, where nobody has chosen.
@@ -62,7 +64,7 @@ class Sink(Protocol):
 
 
 class Leader(Protocol):
-    """The first process of a payload, and all that it has started."""
+    """The first process of a payload, and all that it has started. ``ended`` may raise CannotRun, NotContained."""
 
     ended: asyncio.Future[End]
 
@@ -137,17 +139,24 @@ def spawn(command: Sequence[str], directory: Path, environment: Mapping[str, str
 class Payload:
     """A payload that runs. Make it with ``start``, or of a leader that a container has started."""
 
-    def __init__(self, leader: Leader, pipes: Pipes, stdout: Sink, stderr: Sink) -> None:
+    def __init__(
+        self, leader: Leader, pipes: Pipes, stdout: Sink, stderr: Sink, *, listen_after_s: float = 0.0
+    ) -> None:
+        """Take the pipes over. What is printed waits in them until they are listened to, or for the end."""
         self._loop = asyncio.get_running_loop()
         self._leader = leader
         self._began = time.monotonic()
         self._sinks = {pipes.out: stdout, pipes.err: stderr}
         self._reading: set[int] = set()
+        #: Those whose sinks asked to be left alone.
+        self._held_back: set[int] = set()
         self._drained = asyncio.Event()
         self._last: asyncio.TimerHandle | None = None
         for descriptor in self._sinks:
             os.set_blocking(descriptor, False)
-            self._read(descriptor)
+        self._listen = self._loop.call_later(listen_after_s, self.go_on) if listen_after_s else None
+        if self._listen is None:
+            self.go_on()
 
     @classmethod
     def start(
@@ -180,14 +189,16 @@ class Payload:
             self._last = self._loop.call_later(grace_s, self.signal, signal.SIGKILL)
 
     async def wait(self, wall_time_s: float | None = None, grace_s: float = GRACE_S) -> Ended:
-        """Wait for the end; at the wall time it is stopped. Post-condition: nothing that it started is left."""
+        """Wait for the end; at the wall time it is stopped. Post-condition: nothing that it started is left.
+
+        Raises what its leader's end raises.
+        """
         timed_out = False
         try:
-            await asyncio.wait_for(asyncio.shield(self._leader.ended), wall_time_s)
-        except TimeoutError:
-            timed_out = True
-            self.stop(grace_s)
-            await asyncio.wait([self._leader.ended])
+            await asyncio.wait((self._leader.ended,), timeout=wall_time_s)
+            if timed_out := not self._leader.ended.done():
+                self.stop(grace_s)
+                await asyncio.wait((self._leader.ended,))
         finally:
             self.signal(signal.SIGKILL)
             if self._last is not None:
@@ -207,6 +218,7 @@ class Payload:
     async def _drain(self) -> None:
         """Take what is still in the pipes, for as long as a sink holds it back. A process that left the group may keep
         them open; it is not waited for."""
+        self._take_at_once()
         while self._sinks:
             try:
                 await asyncio.wait_for(self._drained.wait(), DRAIN_S)
@@ -216,24 +228,43 @@ class Payload:
         for descriptor in list(self._sinks):
             self._shut(descriptor)
 
+    def _take_at_once(self) -> None:
+        """Take what is in pipes to which nobody has listened yet: nearly always that is all, up to their end."""
+        if self._listen is not None:
+            self._listen.cancel()
+        for descriptor in set(self._sinks) - self._reading - self._held_back:
+            if self._take(descriptor):
+                self._take(descriptor)
+            if descriptor in self._sinks and descriptor not in self._held_back:
+                self._read(descriptor)
+
     def _read(self, descriptor: int) -> None:
         self._reading.add(descriptor)
-        self._loop.add_reader(descriptor, self._on_readable, descriptor)
+        self._held_back.discard(descriptor)
+        self._loop.add_reader(descriptor, self._take, descriptor)
 
-    def _on_readable(self, descriptor: int) -> None:
+    def _take(self, descriptor: int) -> bool:
+        """Hand some output on. Says whether there may be more to be had now."""
         try:
             data = os.read(descriptor, READ_BYTES)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self._shut(descriptor)
         elif not self._sinks[descriptor].take(data):
+            self._held_back.add(descriptor)
+            self._ignore(descriptor)
+        else:
+            return True
+        return False
+
+    def _ignore(self, descriptor: int) -> None:
+        if descriptor in self._reading:
             self._reading.discard(descriptor)
             self._loop.remove_reader(descriptor)
 
     def _shut(self, descriptor: int) -> None:
-        self._loop.remove_reader(descriptor)
-        self._reading.discard(descriptor)
+        self._ignore(descriptor)
         del self._sinks[descriptor]
         os.close(descriptor)
         if not self._sinks:

@@ -29,8 +29,8 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 4096, 16384
 MNT_DETACH = 2
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 
-#: A request is a few words and a file; more is no request of ours, bytes.
-MOST_BYTES = 4096
+#: A request is no longer; an order that is comes in a file, bytes.
+MOST_BYTES = 64 << 10
 #: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
 PATIENCE_S = 10.0
 #: Whom the kernel ends first when memory is short.
@@ -123,6 +123,9 @@ class Warden:
         self._ended: dict[str, Any] | None = None
         self._cpu_seconds = 0.0
         self._oom = _oom_score()
+        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._has_shm = "mounts" in parts and os.path.isdir("/dev/shm")
+        self._ipc = _Ipc() if "ipc" in parts else None
         self._account: list[int] | None = None
         self._cgroup = ""
         self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -135,6 +138,7 @@ class Warden:
         self._say(hello=self._parts, pid=os.getpid())
         doing: dict[str, Callable[..., None]] = {
             "start": self._start,
+            "read": self._read,
             "signal": self._signal,
             "measure": self._measure,
         }
@@ -169,36 +173,41 @@ class Warden:
         self._end_all()
         os._exit(0)
 
-    def _start(self, order: int, stdout: int, stderr: int) -> None:
-        """Start a payload as ``order`` (a file of JSON) says, as the leader of a session of its own."""
+    def _read(self, stdout: int, stderr: int, order: int) -> None:
+        """Start a payload by an order that is too long for a message: it is in a file."""
         with open(order, "rb") as file:
+            file.seek(0)
             told = json.loads(file.read())
+        told.pop("do")
+        self._start(stdout, stderr, **told)
+
+    def _start(self, stdout: int, stderr: int, account: list[int] | None, cgroup: str, **told: Any) -> None:
+        """Start a payload as told, as the leader of a session of its own. What is said of it is its end."""
         self._cpu_seconds, self._ended = 0.0, None
-        self._account, self._cgroup = told["account"], told["cgroup"]
+        self._account, self._cgroup = account, cgroup
         try:
-            self._leader = self._spawn(told, stdout, stderr)
+            self._leader = self._spawn(stdout, stderr, **told)
         except OSError as error:
             self._say(failed=error.errno)
-        else:
-            self._say(started=self._leader)
         finally:
             os.close(stdout)
             os.close(stderr)
 
-    def _spawn(self, told: dict[str, Any], stdout: int, stderr: int) -> int:
+    def _spawn(
+        self, stdout: int, stderr: int, program: str, command: list[str], directory: str, environment: dict[str, str]
+    ) -> int:
         """Put ourselves where the payload shall be, spawn it there, and come back: vfork leaves no time between."""
-        null = os.open("/dev/null", os.O_RDONLY)
-        actions = [(os.POSIX_SPAWN_DUP2, *pair) for pair in ((null, 0), (stdout, 1), (stderr, 2))]
+        actions = [(os.POSIX_SPAWN_DUP2, *pair) for pair in ((self._null, 0), (stdout, 1), (stderr, 2))]
         undo: list[Callable[[], None]] = []
         try:
-            os.chdir(told["directory"])
+            os.chdir(directory)
             undo.append(_enter(self._cgroup))
             undo.append(_expose(*self._oom))
             undo.append(_become(self._account))
             return os.posix_spawn(
-                told["program"],
-                told["command"],
-                told["environment"],
+                program,
+                command,
+                environment,
                 file_actions=actions,
                 setsid=True,
                 setsigmask=[],
@@ -208,7 +217,6 @@ class Warden:
             for step in reversed(undo):
                 step()
             os.chdir("/")
-            os.close(null)
 
     def _signal(self, number: int) -> None:
         """Signal the payload's group; SIGKILL ends all that belongs to it, in whatever group it is."""
@@ -259,11 +267,11 @@ class Warden:
 
     def _tidy(self) -> None:
         """What payloads leave in memory is not for the next: shared memory of either kind."""
-        if "mounts" in self._parts and os.path.isdir("/dev/shm") and os.listdir("/dev/shm"):
+        if self._has_shm and os.listdir("/dev/shm"):
             _libc.umount2(b"/dev/shm", MNT_DETACH)
             _mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
-        if "ipc" in self._parts and any(map(_has_entries, ("shm", "sem", "msg"))):
-            _libc.unshare(NEW_IPC)
+        if self._ipc is not None and self._ipc.has_entries():
+            self._ipc.renew()
 
     def _kill_all(self) -> None:
         """By one call that nobody forks away from, where there is one: to a cgroup, a namespace, an account."""
@@ -303,10 +311,27 @@ def _stat(pid: int) -> tuple[int, int] | None:
     return None if fields[0] in b"ZX" else (int(fields[1]), int(fields[21]))
 
 
-def _has_entries(kind: str) -> bool:
-    """Say whether there is anything of a kind of System V's IPC beside the heading."""
-    with open(f"/proc/sysvipc/{kind}", "rb") as file:
-        return len(file.readlines()) > 1
+class _Ipc:
+    """The namespace of System V's IPC that we are in, and the kernel's lists of what is in it, held open."""
+
+    def __init__(self) -> None:
+        self._lists: list[int] = []
+        self._open()
+
+    def has_entries(self) -> bool:
+        """Say whether there is anything of any kind: a second line, below the heading."""
+        return any(os.pread(each, 4096, 0).count(b"\n") > 1 for each in self._lists)
+
+    def renew(self) -> None:
+        """Leave it for a fresh one: a list that is open is of the namespace in which it was opened."""
+        _libc.unshare(NEW_IPC)
+        self._open()
+
+    def _open(self) -> None:
+        while self._lists:
+            os.close(self._lists.pop())
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        self._lists += [os.open(f"/proc/sysvipc/{kind}", flags) for kind in ("shm", "sem", "msg")]
 
 
 def _kill(pid: int, number: int) -> None:
