@@ -135,7 +135,7 @@ class Management:
         return [*([disk] if node.disk_free_alarm else []), *(["its memory is full"] if node.mem_alarm else [])]
 
     def shut_out(self) -> list[str]:
-        """Name the users that may open no connection."""
+        """Name the users that may open no connection, whoever has shut them out."""
         return [one.user for one in self._get("user-limits", list[_UserLimits]) if one.value.get(MAX_CONNECTIONS) == 0]
 
     def exchanges(self) -> dict[str, str]:

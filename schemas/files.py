@@ -24,6 +24,9 @@ RelativePath = Annotated[str, Meta(min_length=1, max_length=1024)]
 #: Why a transfer ended, in words for a person.
 Reason = Annotated[str, Meta(max_length=4096)]
 
+#: ``file.wait`` of one end that count as a sign of life in a transfer: an hour of them, at one in four seconds.
+MOST_WAITS = 900
+
 
 class InputFile(Struct, frozen=True, kw_only=True, tag="input"):
     """A file in the content-addressed store."""

@@ -17,6 +17,9 @@ from schemas.description import Requirements
 from schemas.ids import JobRef
 from schemas.jobs import Machine
 
+#: A machine that no job fits: every job asks for one cpu at least.
+_NOTHING = Machine(cpus=0, memory_mib=0, disk_mib=0, platform="")
+
 
 def shape_key(asked: Requirements) -> str:
     """Write requirements canonically: what asks for the same has the same key."""
@@ -58,11 +61,11 @@ def asked_by(tx: Tx, job: JobRef) -> Requirements | None:
 
 
 def offers(tx: Tx, numbers: Sequence[int]) -> dict[int, Machine]:
-    """Read offers by number."""
+    """Read offers by number. One whose row is gone offers nothing: who asked with it has to ask again."""
     known = tx.known.offers
     for number, key in _keys(tx, tables.offers, [n for n in numbers if n not in known]):
         known[number] = msgspec.json.decode(key, type=Machine)
-    return {number: known[number] for number in numbers}
+    return {number: known.get(number, _NOTHING) for number in numbers}
 
 
 def _numbers(tx: Tx, table: Table, keys: Iterable[str], known: MutableMapping[str, int]) -> dict[str, int]:

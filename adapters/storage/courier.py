@@ -169,7 +169,7 @@ class Courier:
         whole = self._staging / f"in-{secrets.token_hex(16)}"
         try:
             await self._transfers.receive_file(
-                offer, whole, partial, sender, offer.reply, confirm=lambda: self._keep(whole, file)
+                offer, whole, partial, sender, offer.reply, confirm=lambda: self._keep(sender, whole, file)
             )
             self._metrics.moved("in", offer.size)
         finally:
@@ -198,8 +198,11 @@ class Courier:
             if not self._promised[key]:
                 del self._promised[key]
 
-    async def _keep(self, whole: Path, file: StoredFile) -> None:
-        """Move a whole file to the store; a store that will not have it fails the transfer."""
+    async def _keep(self, sender: str, whole: Path, file: StoredFile) -> None:
+        """Move a whole file to the store; a store that will not have it fails the transfer, and so does an attempt
+        that has ended while its output came: what a job has left changes no more."""
+        if isinstance(file, OutputFile) and await self._may_store(sender, file) is None:
+            raise TransferFailed(ErrorCode.FORBIDDEN, f"{sender} may store {file!r} no more: its attempt has ended")
         try:
             await asyncio.to_thread(self._store.put, whole, file)
         except StoreError as error:

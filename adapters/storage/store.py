@@ -79,7 +79,7 @@ class Store:
     def _appearing(self, file: StoredFile, size: int) -> Iterator[str]:
         """Give a name to write under; the file appears under its own when that has succeeded, every byte of it."""
         path = self._path(file)
-        fresh = f"{self.root}/{UNFINISHED}/{path.rpartition('/')[2]}.{secrets.token_hex(8)}"
+        fresh = f"{self.root}/{UNFINISHED}/{secrets.token_hex(16)}"  # a name with anything added may be too long
         self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
         self.system.makedirs(fresh.rpartition("/")[0], exist_ok=True)
         try:

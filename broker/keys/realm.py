@@ -99,7 +99,7 @@ class BrokerRealm:
 
     def out(self) -> list[Principal]:
         """See ``Realm``."""
-        return [parse_principal(name) for name in self.management.shut_out()]
+        return [one for name in self.management.shut_out() if (one := _ours(name)) is not None]
 
     def connections(self) -> list[ConnectionInfo]:
         """Give the live connections, oldest first."""
@@ -163,3 +163,11 @@ class FakeRealm:
     def out(self) -> list[Principal]:
         """See ``Realm``."""
         return [parse_principal(name) for name in sorted(self.kept_out)]
+
+
+def _ours(name: str) -> Principal | None:
+    """Read a user's name; None for one that is nobody of ours: whom an operator shuts out is his affair."""
+    try:
+        return parse_principal(name)
+    except ValueError:
+        return None

@@ -20,7 +20,7 @@ from broker.transfer.partial import Partial
 from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileChunk, FileDone, FileOffer, FileWait
+from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileDone, FileOffer, FileWait
 
 T = TypeVar("T")
 
@@ -68,7 +68,8 @@ class Receiving:
         self._again = again
         self._progress = progress or (lambda _: None)
         self._stall_s, self._most_stalls = stall_s, most_stalls
-        self._stalls = 0
+        self._stalls = self._waits = 0
+        self._has_begun = False
         self._core = Inbound(transfer=offer.id, size=offer.size)
         self._inbox: list[bytes] = []
         self._wake = asyncio.Event()
@@ -114,6 +115,7 @@ class Receiving:
         if not self._is_ready:
             return
         if self._core.take(chunk):
+            self._has_begun = True
             self._inbox.append(chunk.data)
             self.is_stalled = False
             self._stalls = 0
@@ -131,8 +133,10 @@ class Receiving:
             self._tell(FileWait(transfer=self._offer.id))
 
     def on_wait(self) -> None:
-        """The sender is there, and not ready yet."""
-        self._stalls = 0
+        """The sender is there, and not ready yet: believed until it has sent something, and so often."""
+        if not self._has_begun and self._waits < MOST_WAITS:
+            self._waits += 1
+            self._stalls = 0
         self._progress(self._partial.written)
 
     def on_abort(self, abort: FileAbort) -> None:

@@ -18,7 +18,7 @@ from broker.errors import NotDelivered, TransferFailed
 from broker.transfer.core import Outbound
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileChunk, FileOffer, FileWindow
+from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
 
 #: Silence of the receiver after which the file is offered again, seconds.
 SILENCE_S = 4.0
@@ -48,7 +48,7 @@ class Sending:
         self._send, self._tell = send, tell
         self._silence_s = silence_s
         self._most_offers = most_offers
-        self._unanswered = 0
+        self._unanswered = self._waits = 0
         self._is_heard = is_heard
         self._progress = progress or (lambda _: None)
         self._core = Outbound(transfer=offer.id, size=offer.size)
@@ -90,8 +90,10 @@ class Sending:
         self._wake.set()
 
     def on_wait(self) -> None:
-        """The receiver is there, and not ready yet."""
-        self._wake.set()
+        """The receiver is there, and not ready yet: believed so often, and no more."""
+        self._waits += 1
+        if self._waits <= MOST_WAITS:
+            self._wake.set()
 
     def again(self) -> None:
         """Offer again: the link is new, and the receiver may need a while for its own."""

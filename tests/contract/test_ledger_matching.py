@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from sqlalchemy import delete
 
-from adapters.ledger import requests
+from adapters.ledger import requests, tables
 from schemas.description import Requirements
 from schemas.jobs import Machine, Outcome
 from schemas.ledger import JobState
-from tests.contract.ledger_fixtures import SITE, SMALL, Desk, cluster, desk, status, url
+from tests.contract.ledger_fixtures import BIG, SITE, SMALL, Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -215,3 +216,15 @@ def test_a_job_that_failed_is_given_out_again_with_the_next_attempt(desk: Desk) 
 
     assert (first.attempt, second.attempt) == (1, 2)
     assert second.environment["VOLCLOUD_ATTEMPT"] == "2"
+
+
+def test_a_request_whose_class_of_machine_is_gone_stops_nobody(desk: Desk, url: str) -> None:
+    desk.ask("vm-odd", machine=BIG)
+    desk.ledger.write(lambda tx: tx.execute(delete(tables.offers)))
+    other = Desk(url)
+    other.ask("vm-1")
+
+    other.submit("one")
+
+    assert [job.target for job in other.assigned()] == ["vm-1"]
+    other.ledger.close()

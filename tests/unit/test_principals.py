@@ -9,6 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.keys.realm import BrokerRealm
+from broker.management import Management
+from broker.node import NodeAddress
 from broker.principals import TOPIC_EXCHANGES, Kind, Permissions, Principal, parse_principal, permissions
 from broker.routes import down, down_files, queue_of, reply, reply_queue, up
 from broker.topology import Profile, queues_of
@@ -165,3 +168,11 @@ def test_an_id_has_at_most_63_characters() -> None:
     assert principal("vm", "a" * 63).id == "a" * 63
     with pytest.raises(ValueError, match="1 to 63 characters"):
         principal("vm", "a" * 64)
+
+
+def test_users_whom_an_operator_has_shut_out_are_no_affair_of_the_key_managers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them ended the key manager at each start."""
+    node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
+    monkeypatch.setattr(Management, "shut_out", lambda _: ["guest", "monitoring", "vm-1f3a"])
+
+    assert [one.name for one in BrokerRealm(node, Profile.SINGLE).out()] == ["vm-1f3a"]

@@ -230,3 +230,36 @@ def test_a_stream_of_a_payload_on_a_disk_that_fills_says_how_much_was_cut(tmp_pa
         assert stream.cut_bytes == len(piece)
         assert piece.startswith(kept)
         stream.close()
+
+
+async def test_a_sender_that_is_never_ready_is_given_up_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its word kept the receiver's place for ever, and 32 of them everybody's."""
+    monkeypatch.setattr("broker.transfer.receiving.MOST_WAITS", 3)
+    end = End(os.urandom(1000), tmp_path / "target", tmp_path / "part")
+    end.most = 0
+    running = asyncio.ensure_future(end.run())
+
+    async with asyncio.timeout(30):
+        while not running.done():
+            end.receiving.on_wait()
+            await asyncio.sleep(0.02)
+
+    with pytest.raises(TransferFailed, match="the sender is silent"):
+        await running
+
+
+async def test_a_sender_that_has_begun_and_says_that_it_is_not_ready_is_silent(tmp_path: Path) -> None:
+    end = End(os.urandom(300_000), tmp_path / "target", tmp_path / "part")
+    end.most = 200_000
+    running = asyncio.ensure_future(end.run())
+    await until(lambda: end.sender.next >= end.most)
+
+    async with asyncio.timeout(30):
+        while not running.done():
+            end.receiving.on_wait()
+            await asyncio.sleep(0.02)
+
+    with pytest.raises(TransferFailed, match="the sender is silent"):
+        await running

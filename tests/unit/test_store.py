@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,8 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
         store.put_bytes(CONTENT, OUTPUT)
 
     moved = steps.index("move out")
-    assert [step.startswith("sync out.") for step in steps[:moved]] == [True]
+    (written,) = steps[:moved]
+    assert re.fullmatch(r"sync [0-9a-f]{32}", written)
     assert steps[moved + 1 :] == [f"sync {name}" for name in ("deep", "1", "j.1", "site-a", "outputs", "store")]
 
 
@@ -95,3 +97,12 @@ def test_a_local_file_is_given_where_it_is(tmp_path: Path) -> None:
     path, is_copy = store.local(file, tmp_path)
 
     assert (path.read_bytes(), is_copy) == (CONTENT, False)
+
+
+def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
+    store = Store(f"file://{tmp_path}/store")
+    longest = OutputFile(job="site-a/j.1", attempt=1, name="x" * 255)
+
+    store.put_bytes(CONTENT, longest)
+
+    assert store.holds(longest, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
