@@ -152,6 +152,9 @@ class Attempt:
                 self._task.cancel()
                 raise
             return Outcome.CANCELLED, self.stopped
+        except Exception as error:
+            log.exception("attempt not foreseen", extra={"job": self.assign.job, "phase": self.phase})
+            return Outcome.LOST, f"{self.phase}: the guest agent did not foresee this: {error!r}"
         finally:
             self._task = None
         return Outcome.DONE, ""

@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from broker.transfer.leftovers import remove_left_behind
+
+log = logging.getLogger(__name__)
 
 #: Fetches the file of a digest into (target, partial).
 Fetch = Callable[[str, Path, Path], Awaitable[None]]
@@ -37,6 +41,7 @@ class InputCache:
         self._limit = limit_bytes
         self._coming: dict[str, asyncio.Task[None]] = {}
         self._lent: Counter[str] = Counter()
+        self._making_room = threading.Lock()
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
 
@@ -59,21 +64,25 @@ class InputCache:
             self._lent += Counter()
 
     def make_room(self, need_bytes: int) -> None:
-        """Let files go until so much of the disk is free, or nothing is left that may go. Blocking."""
+        """Let files go until so much of the disk is free, or nothing is left that may go. Blocking; raises nothing:
+        who has no room then is told so by his own write. Several slots may be short of room at once."""
+        with self._making_room:
+            try:
+                self._let_go(need_bytes)
+            except OSError as error:
+                log.error("no room made", extra={"path": str(self._directory), "why": str(error)})
+
+    def _let_go(self, need_bytes: int) -> None:
         partials = self._directory.glob(".*")
         remove_left_behind(partials, now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=MOST_PARTIALS)
-        files = [f for f in self._directory.iterdir() if f.name[0] != "." and f.name not in self._lent]
-        kept = sum(f.stat().st_size for f in files)
-        for file in sorted(files, key=lambda f: f.stat().st_mtime):
+        files = [(f.stat(), f) for f in self._directory.iterdir() if f.name[0] != "."]
+        kept = sum(found.st_size for found, file in files if file.name not in self._lent)
+        for found, file in sorted(files, key=lambda one: one[0].st_mtime):
             if kept <= self._limit and shutil.disk_usage(self._directory).free >= need_bytes:
                 return
-            kept -= file.stat().st_size
-            file.unlink()
-
-    def reclaimable_bytes(self) -> int:
-        """Give what would be free if everything that may go went."""
-        names = [f for f in self._directory.iterdir() if f.name not in self._lent]
-        return sum(f.stat().st_size for f in names)
+            if file.name not in self._lent:  # asked just before: a job may have taken it meanwhile
+                kept -= found.st_size
+                file.unlink(missing_ok=True)
 
     def _bringing(self, sha256: str, path: Path, size: int) -> asyncio.Task[None]:
         if sha256 not in self._coming:

@@ -16,7 +16,9 @@ from msgspec import Struct
 from guest_agent.causes import Failure
 from guest_agent.errors import LeadsOut
 from guest_agent.held import Held
+from schemas.codec import clip
 from schemas.description import MAX_OUTPUT_ENTRIES_BYTES, OUTPUT_ENTRY_BYTES, Output, is_pattern
+from schemas.files import MAX_PATH
 from schemas.jobs import Outcome
 
 
@@ -38,6 +40,7 @@ def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken:
         if not names and not output.optional:
             raise Failure(Outcome.FAILED, f"outputs: {output.name!r} {_missing(output)}")
         for name in names:
+            _refuse_odd(name)
             found[name] = _look(held, name, uid)
     _refuse_taken(found, taken)
     _refuse_too_much(found, most_bytes)
@@ -107,6 +110,13 @@ def _problem(found: os.stat_result, uid: int) -> str:
     if found.st_uid != uid and not found.st_mode & stat.S_IROTH:
         return "is a file that is not the job's own"
     return ""
+
+
+def _refuse_odd(name: str) -> None:
+    """A pattern matches whatever a job has made: a name that no message can carry, or no terminal show, is refused."""
+    if not name.isprintable() or len(name) > MAX_PATH:
+        text = f"outputs: a file matches whose name is no readable text of at most {MAX_PATH} characters"
+        raise Failure(Outcome.FAILED, f"{text}: {clip(ascii(name), 200)}; give it another name")
 
 
 def _refuse_taken(found: dict[str, Found], taken: frozenset[str]) -> None:

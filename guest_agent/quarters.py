@@ -48,9 +48,11 @@ class Quarters:
             return work.make(name, owner=self.owner)
 
     def take_back(self, held: Held) -> None:
-        """Let no payload in any more: the next one in the slot has the same account."""
+        """Let no payload in any more, whatever this one allowed: the next one in the slot has the same account, and who
+        runs in another slot may know the name."""
         if self.account is not None:
             os.fchown(held.descriptor, os.geteuid(), os.getegid())
+            os.fchmod(held.descriptor, 0o700)
 
     def remove(self, name: str) -> None:
         """Remove an attempt's directory, whatever it holds."""

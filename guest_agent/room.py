@@ -65,7 +65,8 @@ def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> frozenset[s
     aside.chmod(0o700)
     for slot in jobs.glob("slot-*"):
         for path in [*_inside(slot / "work"), *_inside(slot / "tmp"), *_inside(slot / "var-tmp")]:
-            found.add(path.name)
+            if path.parent.name == "work":  # what payloads call their own files says nothing of attempts
+                found.add(path.name)
             if path.parent.name != "work" or path.name not in names:
                 _move(path, aside)
     return frozenset(found)

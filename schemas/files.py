@@ -19,8 +19,11 @@ MAX_CHUNK_BYTES = 256 * 1024
 #: Most that a receiver lets be on its way, bytes.
 MAX_WINDOW_BYTES = 1 << 20
 
+#: Longest path of a file on the wire, characters.
+MAX_PATH = 1024
+
 Bytes = Annotated[int, Meta(ge=0)]
-RelativePath = Annotated[str, Meta(min_length=1, max_length=1024)]
+RelativePath = Annotated[str, Meta(min_length=1, max_length=MAX_PATH)]
 #: Why a transfer ended, in words for a person.
 Reason = Annotated[str, Meta(max_length=4096)]
 

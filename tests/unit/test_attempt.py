@@ -13,6 +13,7 @@ import pytest
 
 from guest_agent.payload import Account
 from guest_agent.room import clear, set_aside
+from schemas.codec import encode
 from schemas.description import Input, Output
 from schemas.jobs import Outcome, Phase
 from tests.broker.polling import until
@@ -329,3 +330,45 @@ async def test_the_cache_lets_go_what_was_used_longest_ago_and_keeps_what_is_len
 
     assert kept == [items[0].sha256]
     assert list((guest.directory / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [b"donn\xe9es.root", b"two\nlines.root", b"\x1b[2J.root", b"d/" * 500 + b"x" * 100 + b".root"]
+)
+async def test_a_match_whose_name_nobody_can_read_fails_its_job_and_not_the_agent(guest: Guest, name: bytes) -> None:
+    script = f"import os; n = {name!r}; os.makedirs(os.path.dirname(n) or b'.', exist_ok=True); open(n, 'w').close()"
+    pattern = "/".join(["*"] * name.count(b"/") + ["*.root"])
+
+    completion = await guest.run("/usr/bin/python3", "-c", script, outputs=[Output(name=pattern)])
+
+    assert completion.outcome == Outcome.FAILED
+    assert "a file matches whose name is no readable text" in completion.cause
+    assert completion.cause.isprintable()
+    assert encode(completion)
+
+
+async def test_what_nobody_foresaw_ends_one_attempt_as_lost(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guest_agent.outputs.find", lambda *_: {}["what"])
+
+    completion = await guest.run("true")
+
+    assert completion.outcome == Outcome.LOST
+    assert "did not foresee this: KeyError('what')" in completion.cause
+
+
+async def test_slots_that_are_short_of_room_at_once_make_it_together(guest: Guest) -> None:
+    cache = guest.room.cache
+    for _ in range(20):
+        for number in range(50):
+            (guest.directory / "cache" / f"{number:064}").write_bytes(b"x")
+
+        await asyncio.gather(*(asyncio.to_thread(cache.make_room, 1 << 62) for _ in range(4)))
+
+        assert list((guest.directory / "cache").iterdir()) == []
+
+
+async def test_what_a_payload_calls_its_own_files_says_nothing_of_attempts(tmp_path: Path) -> None:
+    for place in ("work", "tmp", "var-tmp"):
+        (tmp_path / "jobs" / "slot-0" / place / f"site-a_{place}.1.1").mkdir(parents=True)
+
+    assert set_aside(tmp_path / "jobs", tmp_path / "aside", []) == {"site-a_work.1.1"}

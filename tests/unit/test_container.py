@@ -198,7 +198,7 @@ async def test_a_job_writes_beside_its_inputs_and_nobody_else_reads_them(rooted:
 @as_root
 async def test_a_jobs_files_are_closed_to_the_next_job_while_their_outputs_are_stored(rooted: Guest) -> None:
     rooted.full_for = 3
-    first = rooted.attempt("/bin/sh", "-c", "head -c 100000 /dev/zero > big", outputs=[Output(name="big")])
+    first = rooted.attempt("/bin/sh", "-c", "chmod 777 .; head -c 100000 /dev/zero > big", outputs=[Output(name="big")])
     running = asyncio.ensure_future(first.run())
     await until(lambda: first.trouble != "")
 
@@ -245,3 +245,23 @@ async def test_an_output_that_is_larger_than_the_jobs_disk_is_refused_though_it_
 
     assert completion.outcome == Outcome.FAILED
     assert "'huge' has 8796093022208" in completion.cause
+
+
+async def test_the_agent_opens_no_device_that_a_job_names_as_its_program(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening alone makes a watchdog bark; as root nothing keeps the agent from it."""
+    opened: list[str] = []
+    real = os.open
+
+    def noting(path: str, flags: int, *rest: object, **more: object) -> int:
+        if not flags & os.O_PATH:
+            opened.append(str(path))
+        return real(path, flags, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", noting)
+    completion = await guest.run("/dev/full")
+
+    assert completion.outcome == Outcome.FAILED
+    assert "'/dev/full'" in completion.cause
+    assert "/dev/full" not in opened
