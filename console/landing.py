@@ -7,6 +7,7 @@ overwritten unless that was asked for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +24,9 @@ class Landing:
         self._outputs = outputs
         #: Where they go, in order.
         self.paths = [_below(directory, entry.name) for entry in outputs]
-        for path in self.paths:
-            if self.paths.count(path) > 1:
-                raise CommandFailed(f"two outputs of the job would be {path}", "fetch them by the Python client's logs")
+        ((path, times),) = Counter(self.paths).most_common(1) or [(directory, 0)]
+        if times > 1:
+            raise CommandFailed(f"two outputs of the job would be {path}", "fetch them by the Python client's logs")
 
     def missing(self, *, overwrite: bool) -> list[tuple[OutputEntry, Path]]:
         """Give the outputs that are not there yet, and make their directories. Raises CommandFailed for a file that
