@@ -129,8 +129,13 @@ class Management:
         self._put(f"user-limits/{quote(user, safe='')}/{limit}", {"value": value})
 
     def alarms(self) -> list[str]:
-        """Name the alarms for which the broker takes no messages: it is short of disk, or of memory."""
-        (node,) = self._get("nodes?columns=disk_free_alarm,mem_alarm,disk_free,disk_free_limit", list[_Node])
+        """Name the alarms for which the broker takes no messages: it is short of disk, or of memory.
+
+        A node that has just started has no figures yet; the API gives an empty array in their place.
+        """
+        asked = "nodes?columns=disk_free_alarm,mem_alarm,disk_free,disk_free_limit"
+        (found,) = self._get(asked, list[_Node | list[object]])
+        node = found if isinstance(found, _Node) else _Node()
         disk = f"only {node.disk_free >> 20} MiB of disk are free, {node.disk_free_limit >> 20} must be"
         return [*([disk] if node.disk_free_alarm else []), *(["its memory is full"] if node.mem_alarm else [])]
 

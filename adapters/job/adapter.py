@@ -30,7 +30,7 @@ from adapters.ledger.engine import Ledger
 from adapters.ledger.retention import Keep
 from adapters.ledger.submissions import Application
 from adapters.ledger.transaction import Policy, Tx
-from adapters.metrics import VM_STATES, Metrics
+from adapters.metrics import HOST_STATES, VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
 from broker.connection import Connection
@@ -133,7 +133,7 @@ class JobAdapter:
         metrics = self._metrics
         metrics.set_state(metrics.states, stats.jobs, tuple(JobState))
         metrics.set_state(metrics.vms, stats.vms, VM_STATES)
-        metrics.set_state(metrics.hosts, stats.hosts, ("present", "absent"))
+        metrics.set_state(metrics.hosts, stats.hosts, HOST_STATES)
         metrics.requests.set(stats.requests)
         metrics.oldest_wait.set(stats.oldest_wait_ms / 1000)
         metrics.leases.set(stats.leases)

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
@@ -133,8 +135,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
             _wait(lambda: _has_first_scrapes(server), lambda: "every target was scraped")
             for vm in GUESTS:
                 rig.guest(vm)
-            asyncio.run(_run_jobs(rig))
-            _wait(lambda: _is_settled(server), lambda: f"the key panels are right: {_wrong(server)}")
+            with _host(rig):
+                asyncio.run(_run_jobs(rig))
+                _wait(lambda: _is_settled(server), lambda: f"the key panels are right: {_wrong(server)}")
         except BaseException:
             print(rig.logs())
             raise
@@ -234,7 +237,6 @@ def _shown(server: Prometheus, title: str, labels: dict[str, str]) -> list[float
 
 async def _run_jobs(rig: Rig) -> None:
     async with rig.console() as console:
-        await _report_vms(rig)
         await _send_garbage(rig)
         assert [await _submit(console, job) for job in JOBS] == [True] * len(JOBS)
         assert not await _submit(console, REFUSED)
@@ -250,14 +252,29 @@ async def _submit(console: Caller, job: JobDescription) -> bool:
     return (await console.ask("submit", JobSubmit(job=job), JobVerdict)).accepted
 
 
-async def _report_vms(rig: Rig) -> None:
-    """Say, as their host, that the VMs run."""
+@contextmanager
+def _host(rig: Rig) -> Iterator[None]:
+    """Be the VMs' host, which says with each beat that they run, for as long as the block lasts."""
+    rig.mint("host-pc")
+    is_over = threading.Event()
+    beats = threading.Thread(target=lambda: asyncio.run(_report_vms(rig, is_over)), name="host")
+    beats.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        beats.join()
+
+
+async def _report_vms(rig: Rig, is_over: threading.Event) -> None:
     facts = HostFacts(
         hostname="pc", platform="x86_64", cpus=2, memory_mib=1024, free_disk_mib=1024, hypervisor="process"
     )
-    report = HostInventory(host=facts, vms=[_running(vm) for vm in GUESTS], at_ms=int(time.time() * 1000))
     async with Connection(rig.mint("host-pc"), name="host-pc") as link:
-        await link.publish(*up("host-pc", "inventory"), encode(report), message_id=report.id)
+        while not is_over.is_set():
+            report = HostInventory(host=facts, vms=[_running(vm) for vm in GUESTS], at_ms=int(time.time() * 1000))
+            await link.publish(*up("host-pc", "inventory"), encode(report), message_id=report.id)
+            await asyncio.to_thread(is_over.wait, 0.5)
 
 
 def _running(vm: str) -> VmStatus:
