@@ -36,12 +36,14 @@ sleep 600
 """
 
 #: What a job may not see, each with how it is tried. What comes out is what was seen.
+#: ``timeout`` is named by its path: the one within the image's shell leaves a watcher behind at each call, which looks
+#: once a second whether its work is done, and counts among the job's own processes until then.
 PEEPING = """
 exec 2> /dev/null
 for secret in /var/lib/volunteer-cloud/credential.json /var/lib/volunteer-cloud/journal \\
     /sys/firmware/qemu_fw_cfg/by_name/opt/org.volunteer-cloud/seed/raw /dev/vda /dev/mem /proc/1/environ \\
     /var/lib/volunteer-cloud/inputs/* /var/lib/volunteer-cloud/jobs/slot-0/work/*[0-9]/secret.dat /dev/vport*; do
-    timeout 5 head -c 100 "$secret"
+    /usr/bin/timeout 5 head -c 100 "$secret"
 done
 ln -s /var/lib/volunteer-cloud there && cat there/credential.json
 ls -A /tmp /var/tmp /dev/shm /var/lib/volunteer-cloud | grep -v -e : -e '^$' -e '^jobs$'
