@@ -114,12 +114,13 @@ class Attempt:
             return None  # written down ahead of its turn, which did not come
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
 
-    async def write_down(self, completion: JobCompletion) -> None:
-        """Make its end durable: until then nobody is told. A disk that is full is made room on, and tried again."""
+    async def write_down(self, completion: JobCompletion, *, within_s: float = 0.0) -> None:
+        """Make its end durable, with others that end ``within_s``: until then nobody is told. A disk that is full is
+        made room on, and tried again."""
         conclusion = self._out.conclusion(msgspec.structs.replace(completion, request=None))
         for wait_s in backoff(0.2, 20.0):
             try:
-                await self._room.book.conclude(self.assign.id, conclusion)
+                await self._room.book.conclude(self.assign.id, conclusion, within_s=within_s)
                 self.trouble = ""
                 return
             except OSError as error:

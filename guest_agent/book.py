@@ -49,10 +49,10 @@ class Book:
         """Write down that these attempts begin."""
         await self._journal.start_all(commands)
 
-    async def conclude(self, command: str, conclusion: Conclusion) -> None:
-        """Write down how an attempt ended, in place of what was written before."""
+    async def conclude(self, command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
+        """Write down how an attempt ended, in place of what was written before; with others that end ``within_s``."""
         kept = _Kept(encode(conclusion.completion), [*conclusion.outputs], [*conclusion.streams])
-        await self._journal.note(command, msgspec.msgpack.encode(kept))
+        await self._journal.note(command, msgspec.msgpack.encode(kept), within_s=within_s)
 
     async def end(self, command: str) -> None:
         """Write down that the ledger has answered: there is nothing more to tell."""

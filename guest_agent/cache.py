@@ -73,6 +73,8 @@ class InputCache:
                 log.error("no room made", extra={"path": str(self._directory), "why": str(error)})
 
     def _let_go(self, need_bytes: int) -> None:
+        if next(self._directory.iterdir(), None) is None:
+            return
         partials = self._directory.glob(".*")
         remove_left_behind(partials, now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=MOST_PARTIALS)
         files = [(f.stat(), f) for f in self._directory.iterdir() if f.name[0] != "."]

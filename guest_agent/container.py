@@ -79,7 +79,6 @@ class Container:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked: deque[asyncio.Future[dict[str, Any]]] = deque()
         self._running: Running | None = None
-        self._looking: asyncio.Future[dict[str, Any]] | None = None
         self._parts: list[str] = []
 
     @property
@@ -124,7 +123,8 @@ class Container:
     async def start(self, order: Order, stdout: int, stderr: int) -> Running:
         """Have a payload started, whose output goes to two descriptors. Raises NotContained, and nothing runs.
 
-        The warden says nothing before its end: that it could not be started is an end too, CannotRun.
+        The warden says nothing before its end: that it could not be started is an end too, CannotRun. Of one that runs
+        for long ``assure`` yourself.
         """
         await self.open()
         if self._group is not None:
@@ -132,15 +132,11 @@ class Container:
         running = Running(self)
         self._send_order(msgspec.json.encode(self._order(order)), stdout, stderr)
         self._running = running
-        look = self._loop.call_later(ANSWER_S, self._look_after, running)
-        running.ended.add_done_callback(lambda _: look.cancel())
         return running
 
-    def _look_after(self, running: Running) -> None:
-        """See whether the warden is still there: one that does not answer is given up, and so is its payload."""
-        if not running.ended.done():
-            self._looking = asyncio.ensure_future(self._answer(self._ask({"do": "measure"})))
-            self._looking.add_done_callback(lambda look: look.cancelled() or look.exception())
+    async def assure(self) -> None:
+        """See whether the warden is there. One that does not answer is given up, and its payload; NotContained then."""
+        await self._answer(self._ask({"do": "measure"}))
 
     @property
     def bounds_memory(self) -> bool:
@@ -161,12 +157,14 @@ class Container:
 
     def close(self) -> None:
         """Let the warden go, which ends whatever runs and then itself. Idempotent."""
-        if self._socket is None or self._process is None:
-            return
-        self._loop.remove_reader(self._socket)
-        self._socket.close()
-        self._socket = None
-        self._fail(NotContained("the warden of the slot was ended"))
+        self._let_go(NotContained("the warden of the slot was ended"))
+
+    def _let_go(self, error: NotContained) -> None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+            self._fail(error)
 
     def _setting(self) -> dict[str, Any]:
         is_root = os.geteuid() == 0 and self.quarters.account is not None
@@ -227,8 +225,9 @@ class Container:
             async with asyncio.timeout(ANSWER_S):
                 return await expected
         except TimeoutError as error:
-            self.close()
-            raise NotContained(f"the warden of the slot did not answer for {ANSWER_S:.0f} s") from error
+            silent = NotContained(f"the warden of the slot did not answer for {ANSWER_S:.0f} s")
+            self._let_go(silent)
+            raise silent from error
 
     def _on_message(self) -> None:
         if self._socket is None:

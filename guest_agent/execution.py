@@ -208,6 +208,7 @@ class Execution:
 
     async def _watch(self, payload: Payload, held: Held) -> None:
         try:
+            await self._container.assure()
             while not self._overrun:
                 self._overrun = await self._memory_overrun() or await self._disk_overrun(held)
                 await asyncio.sleep(0 if self._overrun else LOOK_S)

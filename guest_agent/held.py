@@ -55,13 +55,16 @@ class Held:
         with self._naming(name):
             return Held(self.path / name, os.open(name, _DIRECTORY, dir_fd=self.descriptor))
 
-    def make(self, name: str, *, owner: tuple[int, int] | None = None, mode: int = 0o700) -> Held:
-        """Hold a directory in it that is made if need be, and belongs to ``owner`` then."""
+    def make(self, name: str, *, owner: tuple[int, int] | None = None, mode: int = 0o700, anew: bool = False) -> Held:
+        """Hold a directory in it that is made if need be, and is ``owner``'s then; ``anew``: what was there goes."""
         with self._naming(name):
             try:
                 os.mkdir(name, mode, dir_fd=self.descriptor)
             except FileExistsError:
-                return self.under(name)
+                if not anew:
+                    return self.under(name)
+                self.remove(name)
+                os.mkdir(name, mode, dir_fd=self.descriptor)
             made = self.under(name)
             os.fchmod(made.descriptor, mode)
             if owner is not None:
@@ -136,6 +139,9 @@ class Held:
 
     def remove(self, name: str) -> None:
         """Remove what has this name in it, a whole tree if it is one; nothing happens where there is none."""
+        with contextlib.suppress(OSError):  # an empty directory, as most are, takes nothing else
+            os.rmdir(name, dir_fd=self.descriptor)
+            return
         try:
             inside = self.under(name)
         except FileNotFoundError:

@@ -31,6 +31,8 @@ class Quarters:
             path.mkdir(exist_ok=True)
             path.chmod(mode)
         self._ways = {name: self._way_through(place) for name, place in SCRATCH.items()}
+        self._looks = [(str(directory / name), way) for name, way in self._ways.items()]
+        self._streams = directory / "streams"
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -44,8 +46,7 @@ class Quarters:
     def make(self, name: str) -> Held:
         """Make an attempt's directory, fresh and the payload's own, and hold it. What had its name goes first."""
         with Held(self.work) as work:
-            work.remove(name)
-            return work.make(name, owner=self.owner)
+            return work.make(name, owner=self.owner, anew=True)
 
     def take_back(self, held: Held) -> None:
         """Let no payload in any more, whatever this one allowed: the next one in the slot has the same account, and who
@@ -61,7 +62,7 @@ class Quarters:
 
     def streams(self, name: str) -> Path:
         """Where streams of an attempt go that are not small; no payload comes there."""
-        return self.directory / "streams" / name
+        return self._streams / name
 
     def used_bytes(self, held: Held) -> int:
         """Measure what an attempt has on the disk. Blocking, longer the more files there are."""
@@ -73,7 +74,11 @@ class Quarters:
 
     def is_clear(self) -> bool:
         """Say whether scratch space is as the next payload shall find it."""
-        return all({path.name for path in (self.directory / name).iterdir()} <= way for name, way in self._ways.items())
+        for path, way in self._looks:
+            with os.scandir(path) as entries:
+                if not way.issuperset(entry.name for entry in entries):
+                    return False
+        return True
 
     def renew_scratch(self, aside: Path) -> None:
         """Have other scratch directories, where the old ones could not be cleared: they are moved ``aside``."""

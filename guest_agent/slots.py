@@ -47,8 +47,9 @@ MOST_LANES = 64
 LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 #: Slot numbers that the wire has.
 SLOT_NUMBERS = 1024
-#: How long a completion waits for others to go with, while the slot has more to do, seconds.
-GATHER_S = 0.1
+#: How long a completion waits for others to be written down with, while the slot has more to do, and how long then for
+#: those others to go with, seconds.
+GATHER_S, TOGETHER_S = 0.1, 0.002
 #: How long files of attempts that were answered are gathered before they are removed, seconds.
 DISCARD_AFTER_S = 0.1
 #: An answer to a beat that took no longer than this tells the time, seconds.
@@ -296,14 +297,14 @@ class JobLoop:
         self._spawn(self._uplink.say("request", self._request(slot, lanes)))
 
     async def _complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
-        """Have a completion written down, then send it, ``within_s`` at first, until the ledger has answered it; then
-        forget the attempt."""
-        await attempt.write_down(completion)
+        """Have a completion written down, ``within_s``, then send it until the ledger has answered it; then forget the
+        attempt."""
+        await attempt.write_down(completion, within_s=within_s)
         self._discard_soon(attempt)
         for wait_s in backoff(0.5, 20.0):
             try:
                 answer = await self._uplink.ask_together(
-                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
+                    "completion", completion, timeout_s=ANSWER_S, within_s=TOGETHER_S if within_s else 0.0
                 )
             except CallTimeout as error:
                 attempt.trouble = f"completion: {error}"

@@ -69,6 +69,8 @@ class Journal:
         self._owed: list[bytes] = []
         self._paying: asyncio.Task[None] | None = None
         self._durable: asyncio.Future[None] | None = None
+        #: Set while a flush waits for more that is in no hurry.
+        self._gathering: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._compact_above = COMPACT_ABOVE_BYTES
@@ -136,10 +138,13 @@ class Journal:
         for command_id in command_ids:
             self._entries[command_id].started = True
 
-    async def note(self, command_id: str, note: bytes) -> None:
-        """Note how it went, in place of an earlier note. When this returns it survives kill -9; it has not ended."""
+    async def note(self, command_id: str, note: bytes, *, within_s: float = 0.0) -> None:
+        """Note how it went, in place of an earlier note. When this returns it survives kill -9; it has not ended.
+
+        It may wait ``within_s`` for others to share a sync with.
+        """
         self._entries[command_id].note = note
-        await self._append(["note", command_id, note])
+        await self._append(["note", command_id, note], within_s)
 
     async def end(self, command_id: str, reply: bytes) -> None:
         """Note its final answer. When this returns it may be sent.
@@ -169,18 +174,31 @@ class Journal:
     def _now_ms(self) -> int:
         return int(self._wall() * 1000)
 
-    async def _append(self, record: list[object]) -> None:
+    async def _append(self, record: list[object], within_s: float = 0.0) -> None:
         self._buffer.append(_frame(record))
         if self._durable is None:
             self._durable = asyncio.get_running_loop().create_future()
         durable = self._durable
+        self._flush_soon(within_s)
+        await asyncio.shield(durable)
+
+    def _flush_soon(self, within_s: float) -> None:
+        """Have what has gathered flushed: with the flush after the one that is under way, else now or within a time."""
+        loop = asyncio.get_running_loop()
         if self._idle.is_set():
             self._idle.clear()
-            asyncio.get_running_loop().call_soon(self._flush)
-        await asyncio.shield(durable)
+            if within_s:
+                self._gathering = loop.call_later(within_s, self._flush)
+            else:
+                loop.call_soon(self._flush)
+        elif self._gathering is not None and not within_s:
+            self._gathering.cancel()
+            self._gathering = None
+            loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Hand everything that has gathered to the thread; what gathers meanwhile goes with the next flush."""
+        self._gathering = None
         owed, batch, self._buffer = len(self._owed), [*self._owed, *self._buffer], []
         durable, self._durable = self._durable, None
         if durable is None:

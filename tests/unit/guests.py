@@ -36,7 +36,7 @@ class Pages:
         self._stumble()
         self.begun += commands
 
-    async def conclude(self, command: str, conclusion: Conclusion) -> None:
+    async def conclude(self, command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
         self._stumble()
         self.conclusions.append(conclusion)
 

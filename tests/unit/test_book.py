@@ -226,10 +226,10 @@ async def test_a_disk_that_is_full_delays_what_is_told_and_loses_nothing(tmp_pat
     async with running(tmp_path) as agent:
         conclude, full = agent.book.conclude, [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "journal")]
 
-        async def stumbling(command: str, conclusion: Conclusion) -> None:
+        async def stumbling(command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
             if full:
                 raise full.pop()
-            await conclude(command, conclusion)
+            await conclude(command, conclusion, within_s=within_s)
 
         agent.book.conclude = stumbling  # type: ignore[method-assign]
         await agent.assign(job(1, "true"))

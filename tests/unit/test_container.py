@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from guest_agent import container
 from guest_agent.payload import Account
 from schemas.description import Output
 from schemas.jobs import Outcome
@@ -265,3 +267,67 @@ async def test_the_agent_opens_no_device_that_a_job_names_as_its_program(
     assert completion.outcome == Outcome.FAILED
     assert "'/dev/full'" in completion.cause
     assert "/dev/full" not in opened
+
+
+async def test_an_order_that_is_longer_than_a_message_is_carried_out_as_a_short_one(guest: Guest) -> None:
+    long = "x" * 100_000
+
+    completion = await guest.run(
+        "/bin/sh", "-c", 'printf %s "$1" | wc -c; printf %s "$LONG" | wc -c', "sh", long, environment={"LONG": long}
+    )
+
+    assert content_of(completion, "stdout").split() == [b"100000", b"100000"], completion.cause
+
+
+async def test_what_a_short_payload_prints_is_there_to_the_last_byte(guest: Guest) -> None:
+    """What a pipe holds is read at its end; one that prints more waits for whoever reads."""
+    completions = [
+        await guest.run("/bin/sh", "-c", f"head -c {size} /dev/zero; echo end >&2", attempt=n)
+        for n, size in enumerate((0, 1, 15_000, 65_536, 1_000_000), start=1)
+    ]
+
+    kept = [entry for one in completions for entry in one.outputs if entry.name == "stdout"]
+    assert [entry.size for entry in kept] == [0, 1, 15_000, 65_536, 1_000_000]
+    assert all(content_of(one, "stderr") == b"end\n" for one in completions)
+
+
+async def test_a_warden_that_hangs_is_given_up_with_its_payload(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "ANSWER_S", 1.0)
+    running = asyncio.ensure_future(guest.run("/bin/sleep", "600"))
+    await until(lambda: bool(processes_of(guest.directory)))
+    process = guest.container._process
+    assert process is not None
+    wardens = [process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
+    for pid in wardens[:2]:
+        os.kill(pid, signal.SIGSTOP)
+
+    completion = await running
+
+    assert completion.outcome == Outcome.LOST
+    assert "did not answer" in completion.cause
+    for pid in wardens[:2]:
+        os.kill(pid, signal.SIGCONT)
+    await until(lambda: not processes_of(guest.directory))
+
+
+async def test_a_program_that_cannot_be_started_leaves_the_slot_as_it_was(guest: Guest) -> None:
+    before = len([*Path("/proc/self/fd").iterdir()])
+
+    failed = [await guest.run("/no/such/program", attempt=n) for n in range(1, 4)]
+    done = await guest.run("/bin/echo", "fine", attempt=4)
+
+    assert {one.outcome for one in failed} == {Outcome.FAILED}
+    assert content_of(done, "stdout") == b"fine\n"
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1, "the socket of its warden alone"
+
+
+@as_root
+async def test_ipc_that_a_second_job_leaves_is_gone_too(rooted: Guest) -> None:
+    leave = "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o1666) >= 0"
+    look = "print(len(open('/proc/sysvipc/shm').readlines()))"
+
+    await rooted.run(PYTHON, "-c", leave)
+    await rooted.run(PYTHON, "-c", leave, attempt=2)
+    seen = await rooted.run(PYTHON, "-c", look, attempt=3)
+
+    assert content_of(seen, "stdout") == b"1\n"

@@ -263,3 +263,31 @@ async def test_a_beginning_that_the_disk_does_not_take_has_not_begun(
 
     assert not entry.started
     await journal.close()
+
+
+async def test_notes_in_no_hurry_share_a_sync_and_go_with_the_first_that_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await journal_of(tmp_path / "j")
+    await asyncio.gather(*(journal.accept(f"c{i}", "console-a", b"x") for i in range(3)))
+    syncs = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), real(fd)))
+
+    waiting = [asyncio.ensure_future(journal.note(f"c{i}", b"ended", within_s=3600.0)) for i in range(2)]
+    await asyncio.sleep(0)
+    await journal.note("c2", b"ended")
+    await asyncio.gather(*waiting)
+
+    assert len(syncs) == 1
+    assert [entry.note for entry in (await reopened(tmp_path / "j")).unfinished()] == [b"ended"] * 3
+
+
+async def test_a_note_in_no_hurry_is_durable_within_its_time(tmp_path: Path) -> None:
+    journal = await journal_of(tmp_path / "j")
+    await journal.accept("c1", "console-a", b"x")
+
+    await journal.note("c1", b"ended", within_s=0.01)
+
+    assert [entry.note for entry in (await reopened(tmp_path / "j")).unfinished()] == [b"ended"]
+    await journal.close()

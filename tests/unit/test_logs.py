@@ -42,6 +42,8 @@ def test_a_line_says_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         f'{{"user": "u", "password": "{SECRET}"}}',
         f"{{'login_password': '{SECRET} and more', 'n': 1}}",
         f"PGPASSWORD={SECRET}",
+        f"to\u212aen={SECRET}",
+        f"pa\u017fsword={SECRET}",
     ],
 )
 def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
