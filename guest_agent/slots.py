@@ -47,8 +47,7 @@ MOST_LANES = 64
 LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 #: Slot numbers that the wire has.
 SLOT_NUMBERS = 1024
-#: How long a completion waits for others to be written down with, while the slot has more to do, and how long then for
-#: those others to go with, seconds.
+#: How long a completion waits for others to be written down and told with, while the slot has more to do, seconds.
 GATHER_S, TOGETHER_S = 0.1, 0.002
 #: How long files of attempts that were answered are gathered before they are removed, seconds.
 DISCARD_AFTER_S = 0.1
@@ -297,14 +296,15 @@ class JobLoop:
         self._spawn(self._uplink.say("request", self._request(slot, lanes)))
 
     async def _complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
-        """Have a completion written down, ``within_s``, then send it until the ledger has answered it; then forget the
-        attempt."""
+        """Have a completion written down, then sent, both ``within_s``, until it is answered; then forget it."""
+        go_at = time.monotonic() + within_s
         await attempt.write_down(completion, within_s=within_s)
+        within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
         self._discard_soon(attempt)
         for wait_s in backoff(0.5, 20.0):
             try:
                 answer = await self._uplink.ask_together(
-                    "completion", completion, timeout_s=ANSWER_S, within_s=TOGETHER_S if within_s else 0.0
+                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
                 )
             except CallTimeout as error:
                 attempt.trouble = f"completion: {error}"

@@ -177,8 +177,7 @@ class Warden:
         """Start a payload by an order that is too long for a message: it is in a file."""
         with open(order, "rb") as file:
             file.seek(0)
-            told = json.loads(file.read())
-        told.pop("do")
+            told = {word: value for word, value in json.loads(file.read()).items() if word != "do"}
         self._start(stdout, stderr, **told)
 
     def _start(self, stdout: int, stderr: int, account: list[int] | None, cgroup: str, **told: Any) -> None:
@@ -323,7 +322,7 @@ class _Ipc:
         return any(os.pread(each, 4096, 0).count(b"\n") > 1 for each in self._lists)
 
     def renew(self) -> None:
-        """Leave it for a fresh one: a list that is open is of the namespace in which it was opened."""
+        """Leave it for a fresh one: an open list stays with the namespace in which it was opened."""
         _libc.unshare(NEW_IPC)
         self._open()
 

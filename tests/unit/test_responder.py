@@ -74,10 +74,10 @@ class Brittle(Journal):
 
     full_for = ""
 
-    async def _append(self, record: list[object]) -> None:
+    async def _append(self, record: list[object], within_s: float = 0.0) -> None:
         if self.full_for in ("all", record[0]):
             raise OSError(errno.ENOSPC, "No space left on device")
-        await super()._append(record)
+        await super()._append(record, within_s)
 
 
 class Agent:
