@@ -85,7 +85,7 @@ def _wait(tests: subprocess.Popen[bytes], parent: int) -> int:
 
 def kill_descendants() -> None:
     """Kill all that descends from this process, again until there is nothing: what forks meanwhile is seen too."""
-    while found := descendants(os.getpid(), _parents()):
+    while found := descendants(os.getpid(), parents()):
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -112,14 +112,15 @@ def remove(tree: Path) -> None:
     shutil.rmtree(tree, ignore_errors=True)
 
 
-def _parents() -> dict[int, int]:
-    parents = {}
+def parents() -> dict[int, int]:
+    """Read the parent of each process of the machine."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 stat = (entry / "stat").read_bytes()
-                parents[int(entry.name)] = int(stat.rpartition(b")")[2].split()[1])
-    return parents
+                found[int(entry.name)] = int(stat.rpartition(b")")[2].split()[1])
+    return found
 
 
 def _collect() -> Iterator[tuple[int, int]]:

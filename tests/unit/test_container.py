@@ -15,6 +15,7 @@ from guest_agent import container
 from guest_agent.payload import Account
 from schemas.description import Output
 from schemas.jobs import Outcome
+from tests import reaper
 from tests.broker.polling import until
 from tests.unit.guests import Guest, content_of
 
@@ -74,12 +75,12 @@ async def test_chains_of_forks_end_with_their_job(rooted: Guest) -> None:
 
     assert completion.outcome == Outcome.DONE, completion.cause
     assert processes_of(rooted.directory) == []
-    assert [process for process in Path("/proc").glob("[0-9]*") if owner_of(process) == ACCOUNT.uid] == []
+    assert [pid for pid in reaper.descendants(os.getppid(), reaper.parents()) if owner_of(pid) == ACCOUNT.uid] == []
 
 
-def owner_of(process: Path) -> int:
+def owner_of(pid: int) -> int:
     try:
-        return process.stat().st_uid
+        return Path(f"/proc/{pid}").stat().st_uid
     except OSError:
         return -1
 
