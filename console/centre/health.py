@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import http.client
 import queue
+import re
 import shutil
 import threading
 import time
@@ -93,16 +94,23 @@ def since(layout: Layout, found: list[Trouble]) -> list[Trouble]:
 async def keep_watch(layout: Layout, say: Say) -> None:
     """Say when a part gets into trouble and when it is well again, and keep since when, until cancelled."""
     known: dict[str, int] = {}
+    said: dict[str, str] = {}
     while True:
         found = await asyncio.to_thread(troubles, layout)
         now_ms = int(time.time() * 1000)
-        for one in [one for one in found if one.part not in known]:
+        for one in [one for one in found if said.get(one.part) != _kind_of(one)]:
             say(f"{one.part}: {one.what}; {one.mend}")
+        said = {one.part: _kind_of(one) for one in found}
         for part in known.keys() - {one.part for one in found}:
             say(f"{part}: is well again")
         known = {one.part: known.get(one.part, now_ms) for one in found}
         await asyncio.to_thread(_keep_seen, layout, _Seen(known))
         await asyncio.sleep(LOOK_S)
+
+
+def _kind_of(trouble: Trouble) -> str:
+    """Tell one trouble of a part from another one: by its words, whose numbers may change with each look."""
+    return re.sub(r"\d+", "", trouble.what)
 
 
 def _keep_seen(layout: Layout, seen: _Seen) -> None:
