@@ -175,14 +175,15 @@ class CentreCalls:
         """Wait until every job of a name is done, failed, cancelled or held; give them. Raises WaitTimeout, NoSuchJob.
 
         ``on_change`` is called with the counts by state, at first and whenever they change; ``on_still``, while they
-        stay as they are, with why one of the jobs that have not ended is where it is. A centre that has answered once
-        may be away after that: ``on_trouble`` is told each time, and the waiting goes on until ``timeout_s`` is over.
+        stay as they are, with why one of the jobs that have not ended is where it is. A centre that does not answer is
+        waited for until ``timeout_s`` is over, and ``on_trouble`` told each time; without ``timeout_s``, if it has
+        answered once.
         """
         typed = read_job_name(name)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         again = partial(_insist, deadline=deadline, on_trouble=on_trouble)
         pause_s, seen, told_at = _POLL_FIRST_S, None, time.monotonic()
-        counts = await self._counts(typed)
+        counts = await (self._counts(typed) if deadline is None else again(partial(self._counts, typed)))
         while counts.keys() - FINAL_STATES:
             if counts != seen and on_change is not None:
                 on_change(counts)

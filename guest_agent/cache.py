@@ -86,6 +86,12 @@ class InputCache:
                 kept -= found.st_size
                 file.unlink(missing_ok=True)
 
+    def reclaimable_bytes(self) -> int:
+        """Give what would be free if everything that may go went. Blocking."""
+        with contextlib.suppress(FileNotFoundError):  # another slot makes room just now
+            return sum(file.stat().st_size for file in self._directory.iterdir() if file.name not in self._lent)
+        return 0
+
     def _bringing(self, sha256: str, path: Path, size: int) -> asyncio.Task[None]:
         if sha256 not in self._coming:
             task = self._coming[sha256] = asyncio.create_task(self._bring(sha256, path, size))

@@ -169,13 +169,22 @@ class Execution:
         quarters = self._container.quarters
         wanted = self._assign.disk_mib << 20
         free = shutil.disk_usage(quarters.directory).free
-        if free < wanted + RESERVE_BYTES:
-            self._room.cache.make_room(wanted + RESERVE_BYTES)
+        needed = self._needed_bytes(wanted, free)
+        if free < needed:
+            self._room.cache.make_room(needed)
             free = shutil.disk_usage(quarters.directory).free
         there = free - RESERVE_BYTES
         self._disk_bytes = max(min(wanted, there) if wanted else there, 1)
         if self._room.quota is not None and quarters.account is not None:
             self._room.quota.limit(quarters.account.uid, self._disk_bytes)
+
+    def _needed_bytes(self, wanted: int, free: int) -> int:
+        """How much of the disk has to be free: all that the job may have, where letting the cache go gives that; else,
+        as for a job that may have its share of the whole disk, half of what is not the system's."""
+        if free >= wanted + RESERVE_BYTES:
+            return 0
+        usable = free + self._room.cache.reclaimable_bytes()
+        return wanted + RESERVE_BYTES if usable >= wanted + RESERVE_BYTES else usable // 2
 
     def _why(self, ended: Ended) -> str:
         bounds = self._bounds

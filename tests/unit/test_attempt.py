@@ -372,3 +372,15 @@ async def test_what_a_payload_calls_its_own_files_says_nothing_of_attempts(tmp_p
         (tmp_path / "jobs" / "slot-0" / place / f"site-a_{place}.1.1").mkdir(parents=True)
 
     assert set_aside(tmp_path / "jobs", tmp_path / "aside", []) == {"site-a_work.1.1"}
+
+
+async def test_a_job_that_may_have_more_than_there_is_does_not_empty_the_cache(guest: Guest) -> None:
+    """A job that asks for nothing may have its slot's share of the whole disk, which is never free."""
+    item = guest.input("kept", b"kept")
+    async with guest.room.cache.lend(item.sha256 or ""):
+        pass
+
+    completion = await guest.run("true", disk_mib=1 << 30)
+
+    assert completion.outcome == Outcome.DONE, completion.cause
+    assert [path.name for path in (guest.directory / "cache").iterdir()] == [item.sha256]
