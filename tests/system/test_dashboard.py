@@ -112,6 +112,8 @@ class Prometheus:
             with urlopen(f"{self._url}/{path}?{urlencode(parameters)}", timeout=10) as answer:
                 return json.loads(answer.read())["data"]
         except HTTPError as error:
+            if error.code == 503:  # it is still starting
+                raise URLError(error.reason) from error
             raise AssertionError(error.read().decode()) from error
 
     def _substituted(self, expr: str) -> str:

@@ -212,5 +212,6 @@ def test_the_pages_that_show_commands_are_run() -> None:
     assert [name_of(page) for page in SHARED] == [
         "docs/howto/dead-letters.md",
         "docs/howto/feed.md",
+        "docs/howto/retention.md",
         "docs/howto/watch.md",
     ]
