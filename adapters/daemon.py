@@ -17,6 +17,7 @@ import msgspec
 from adapters.errors import AdapterError
 from broker.config import ConfigError, read_config, show_config
 from broker.errors import BrokerError
+from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def serve(name: str, description: str, kind: type[C], run: Callable[[C], Awaitab
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
     options = parser.parse_args()
+    collect_rarely()
     log_to_stderr(name)
     try:
         config = read_config(options.config, kind)

@@ -50,6 +50,8 @@ class Attempt:
         self._task: asyncio.Task[None] | None = None
         self._name = directory_name(assign)
         self._held: Held | None = None
+        #: The array whose next attempt may have its directory, once this one has left it as it was made.
+        self._left_to = ""
         self._execution = Execution(assign, self._container, self._name, room)
         self._out = StageOut(assign, self._quarters, self._name, room, store)
         self._completion_trouble = ""
@@ -132,10 +134,14 @@ class Attempt:
     def discard(self) -> None:
         """Remove its files: how it ended is written down. Blocking."""
         try:
-            self._quarters.remove(self._name)
+            self._quarters.remove(self._name, self._left_to)
             self._out.discard()
         except OSError as error:
             log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
+
+    @property
+    def _array(self) -> str:
+        return self.assign.job.rpartition(".")[0]
 
     async def _guard(self, work: Coroutine[Any, Any, None]) -> tuple[Outcome, str]:
         """Do some of it, and say what came of that."""
@@ -186,6 +192,7 @@ class Attempt:
         """Nothing of it runs: the next payload in the slot finds none of its files."""
         if self._held is not None:
             self._quarters.take_back(self._held)
+            self._left_to = self._array if self._quarters.is_as_made(self._held) else ""
             self._held.close()
         if self._quarters.is_clear():
             return
@@ -209,7 +216,7 @@ class Attempt:
     async def _stage_in(self) -> None:
         try:
             await self._container.open()
-            self._held = self._quarters.make(self._name)
+            self._held = self._quarters.make(self._name, self._array)
             for item in self.assign.inputs:
                 await self._place(item)
         except TransferFailed as failure:

@@ -9,6 +9,7 @@ import logging
 import signal
 from pathlib import Path
 
+from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from guest_agent.agent import GuestAgent
 from guest_agent.seed import SeedSource
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--state-dir", type=Path, required=True, help="directory that survives restarts of the agent")
     parser.add_argument("--image", default="", help="SHA-256 id of the image that this VM was made from")
     options = parser.parse_args()
+    collect_rarely()
     log_to_stderr("guest_agent")
     log.info("starting", extra={"state_dir": str(options.state_dir), "image": options.image})
     options.state_dir.mkdir(parents=True, exist_ok=True)

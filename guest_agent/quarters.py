@@ -11,6 +11,7 @@ from pathlib import Path
 
 from guest_agent.held import Held
 from guest_agent.payload import Account
+from guest_agent.spares import Spares
 
 #: Where payloads see the scratch directories, if they have a view of their own.
 SCRATCH = {"tmp": "/tmp", "var-tmp": "/var/tmp"}
@@ -33,6 +34,7 @@ class Quarters:
         self._ways = {name: self._way_through(place) for name, place in SCRATCH.items()}
         self._looks = [(str(directory / name), way) for name, way in self._ways.items()]
         self._streams = directory / "streams"
+        self._spares = Spares(directory / "spare")
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -43,10 +45,21 @@ class Quarters:
         """List the scratch directories with the places where payloads see them."""
         return [(str(self.directory / name), place) for name, place in SCRATCH.items() if Path(place).is_dir()]
 
-    def make(self, name: str) -> Held:
-        """Make an attempt's directory, fresh and the payload's own, and hold it. What had its name goes first."""
+    def make(self, name: str, array: str = "") -> Held:
+        """Make an attempt's directory, fresh and the payload's own, and hold it. What had its name goes first.
+
+        One that an attempt of the same ``array`` has left as it was made is as good.
+        """
+        if array and self._spares.take(self.work / name, array):
+            return self._hand_over(Held(self.work / name))
         with Held(self.work) as work:
             return work.make(name, owner=self.owner, anew=True)
+
+    def _hand_over(self, held: Held) -> Held:
+        """Let the next payload in."""
+        if self.owner is not None:
+            os.fchown(held.descriptor, *self.owner)
+        return held
 
     def take_back(self, held: Held) -> None:
         """Let no payload in any more, whatever this one allowed: the next one in the slot has the same account, and who
@@ -55,8 +68,14 @@ class Quarters:
             os.fchown(held.descriptor, os.geteuid(), os.getegid())
             os.fchmod(held.descriptor, 0o700)
 
-    def remove(self, name: str) -> None:
-        """Remove an attempt's directory, whatever it holds."""
+    def is_as_made(self, held: Held) -> bool:
+        """Say whether an attempt that has ended, whose directory was taken back, left it as it had been made."""
+        return self.account is not None and self._spares.is_fit(held)
+
+    def remove(self, name: str, array: str = "") -> None:
+        """Remove an attempt's directory, whatever it holds. One that is as it was made is kept for its ``array``."""
+        if array and self._spares.keep(self.work / name, array):
+            return
         with Held(self.work) as work:
             work.remove(name)
 

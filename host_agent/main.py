@@ -13,6 +13,7 @@ from pathlib import Path
 
 from broker.config import ConfigError, read_config, show_config
 from broker.errors import BrokerError
+from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
     options = parser.parse_args()
+    collect_rarely()
     log_to_stderr("host_agent")
     try:
         config = read_config(options.config, HostConfig)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from broker.address import read_address
 from broker.connection import Connection
+from broker.garbage import collect_rarely
 from broker.routes import queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc.clock import wall_clock
@@ -29,7 +30,8 @@ async def _pause(call: Call, message: VmPause) -> Done:
 
 
 async def serve(credential: Path, journal_path: Path) -> None:
-    """Answer until terminated."""
+    """Answer until terminated, as an agent's process does."""
+    collect_rarely()
     address = read_address(credential)
     journal = Journal(journal_path)
     journal.open()

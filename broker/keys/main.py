@@ -15,6 +15,7 @@ from broker.backoff import backoff
 from broker.config import ConfigError, read_config, show_config
 from broker.connection import Connection
 from broker.errors import BrokerError, ManagementError
+from broker.garbage import collect_rarely
 from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Quotas, Registrar
@@ -30,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="key_manager", description="Make principals on the broker; enrol VMs.")
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
     options = parser.parse_args()
+    collect_rarely()
     log_to_stderr("key_manager")
     try:
         config = read_config(options.config, KeysConfig)

@@ -86,6 +86,11 @@ class Place:
     def runs_a_job(self, name: str) -> None:
         self.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--id", name, "--wait")
 
+    def runs_a_job_of(self, name: str, **description: object) -> None:
+        file = self.data.parent / f"{name}.json"
+        file.write_text(json.dumps({"id": name, **description}))
+        self.ok("job", "submit", str(file), "--wait")
+
     def pid(self, process: str) -> int:
         record = json.loads(self.layout.record(process).read_bytes())["record"]
         return int(record["pid"])
@@ -175,13 +180,16 @@ def test_a_restart_of_the_broker_is_shown(held: Place) -> None:
 def test_the_logs_say_when_a_job_a_vm_and_a_daemon_begin_and_end(place: Place) -> None:
     place.ready()
     place.runs_a_job("told")
+    place.runs_a_job_of("lasting", executable="/bin/sleep", arguments=["0.3"])
     place.ok("vm", "poweroff", "worker-1")
     place.ok("down")
 
     guest = next(place.layout.host.rglob("guest.log")).read_text()
     host = place.layout.log("host_agent").read_text()
-    assert re.search(r"Z INFO guest_agent job begins job='.*/told.1' attempt=1", guest)
-    assert re.search(r"Z INFO guest_agent job ended job='.*/told.1' attempt=1 outcome='done' exit_status=0", guest)
+    ended = r"Z INFO guest_agent job ended job='.*/{}.1' attempt=1 outcome='done' exit_status=0 run_s=0\.\d+"
+    assert re.search(r"Z INFO guest_agent job begins job='.*/lasting.1' attempt=1", guest)
+    assert re.search(ended.format("lasting"), guest)
+    assert re.search(ended.format("told"), guest), "a job that is short is told once, at its end"
     assert "vm made" in host
     assert re.search(r"vm verb verb='poweroff'.*name_of_vm='worker-1'", host)
     for daemon in ("key_manager", "job_adapter-1", "storage_adapter-1", "host_agent"):
