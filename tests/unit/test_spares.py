@@ -19,6 +19,16 @@ ACCOUNT = Account(64018, 64018)
 #: Prints the directory's inode, owner, mode, and all that is in it, then makes a file.
 LOOK = "stat -c '%i %u %a' .; ls -A; touch mine && rm mine"
 
+#: A default access list: all for the owner, all for the user 12345, nothing for others. See acl(5).
+ACL_OF_SOMEBODY = (
+    b"\x02\0\0\0"
+    + b"\x01\0\x07\0\xff\xff\xff\xff"
+    + b"\x02\0\x07\0\x39\x30\0\0"
+    + b"\x04\0\0\0\xff\xff\xff\xff"
+    + b"\x10\0\x07\0\xff\xff\xff\xff"
+    + b"\x20\0\0\0\xff\xff\xff\xff"
+)
+
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
@@ -67,17 +77,6 @@ def test_a_directory_that_was_changed_is_not_fit(spares: Spares, work: Path, lea
         is_fit = spares.is_fit(held)
 
     assert not is_fit
-
-
-#: A default access list: all for the owner, all for the user 12345, nothing for others. See acl(5).
-ACL_OF_SOMEBODY = (
-    b"\x02\0\0\0"
-    + b"\x01\0\x07\0\xff\xff\xff\xff"
-    + b"\x02\0\x07\0\x39\x30\0\0"
-    + b"\x04\0\0\0\xff\xff\xff\xff"
-    + b"\x10\0\x07\0\xff\xff\xff\xff"
-    + b"\x20\0\0\0\xff\xff\xff\xff"
-)
 
 
 def test_no_more_are_kept_than_a_slot_uses_and_none_of_an_agent_before(tmp_path: Path, work: Path) -> None:
