@@ -41,7 +41,7 @@ OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.CAN
 ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "returned", "expired")
 #: Why a message had no effect.
 REASONS = (
-    *("undecodable", "foreign_key", "not_taken", "failed", "flood", "no_such_transfer"),
+    *("undecodable", "foreign_key", "not_taken", "failed", "flood", "no_such_transfer", "too_many_kinds"),
     *("stale_generation", "stale_hello", "stale_inventory"),
     *("unknown_attempt", "foreign_attempt", "foreign_vm", "superseded", "cancelled", "dead_boot"),
 )

@@ -369,7 +369,8 @@ class JobLoop:
         return None
 
     async def _on_answer(self, call: Call, message: Reply) -> Reply | None:
-        self._uplink.on_answer(message)
+        if not self._uplink.on_answer(message) and isinstance(message, Failed):
+            log.warning("refused by the centre", extra={"call": message.call, "why": message.message})
         return None
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Future[None]:

@@ -36,7 +36,8 @@ from broker.address import read_address
 from broker.connection import Connection
 from broker.routes import up
 from schemas.codec import clip, encode
-from schemas.envelope import Message, Reply, ServerTime
+from schemas.envelope import Failed, Message, Reply, ServerTime
+from schemas.errors import ErrorCode
 from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw, LeaseMark
 from schemas.ledger import JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
@@ -51,6 +52,7 @@ PREFETCH = 500
 MOST_REASONS = 100
 #: The lease clock goes on by so many sweeps at once at most: what is longer was no time in which guests could be heard.
 MOST_SWEEPS_A_STEP = 2
+_ONE_MACHINE = "a VM has one kind of machine until it is made anew: look at what its agent says of it"
 #: How long a sweep waits for the broker to confirm a mark, seconds.
 MARK_CONFIRM_S = 5.0
 
@@ -146,7 +148,7 @@ def kinds(desk: SubmissionDesk) -> dict[type[Message], Kind]:
     feeders = frozenset({"site", "console"})
     return {
         JobSubmit: Kind(room=_submit, prepare=desk.look_at, senders=feeders),
-        AgentHello: Kind(room=_each(requests.hello), senders=vm),
+        AgentHello: Kind(room=_each(_hello), senders=vm),
         JobRequest: Kind(room=_ask, senders=vm),
         JobWithdraw: Kind(room=_withdraw, senders=vm),
         JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
@@ -174,7 +176,18 @@ def _brief(verdict: JobVerdict) -> JobVerdict:
 
 def _ask(tx: Tx, items: Sequence[tuple[str, JobRequest]]) -> Answers:
     requests.ask_all(tx, items)
-    return [None] * len(items)
+    return [_refusal(tx, vm, message) for vm, message in items]
+
+
+def _hello(tx: Tx, vm: str, message: AgentHello) -> Reply | None:
+    requests.hello(tx, vm, message)
+    return _refusal(tx, vm, message)
+
+
+def _refusal(tx: Tx, vm: str, message: Message) -> Reply | None:
+    """Tell a guest why it is given nothing; silence where all is well."""
+    why = tx.refusals.get(vm)
+    return Failed(call=message.id, code=ErrorCode.BAD_REQUEST, message=why, hint=_ONE_MACHINE) if why else None
 
 
 def _withdraw(tx: Tx, items: Sequence[tuple[str, JobWithdraw]]) -> Answers:
@@ -213,7 +226,8 @@ async def run(config: JobAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:
-        adapter = JobAdapter(connection, ledger, Store(config.store), metrics, keep_of(config), config.retain_s)
+        store = Store(config.store, ledger.served_s)
+        adapter = JobAdapter(connection, ledger, store, metrics, keep_of(config), config.retain_s)
         await adapter.run(config.sweep_s)
     finally:
         await asyncio.to_thread(ledger.close)

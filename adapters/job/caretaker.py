@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from adapters.errors import LedgerError
 from adapters.intake import Intake
 from adapters.ledger import retention
 from adapters.ledger.retention import Found, Keep
+from adapters.ledger.transaction import Tx
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +44,20 @@ class Caretaker:
 
     async def round(self) -> dict[str, int]:
         """Delete all that has outlived its time now; gives how much of each kind. Raises LedgerError."""
-        await self._intake.write(retention.retire)
-        gone = {kind.what: await self._delete(kind) for kind in retention.kinds(self._keep)}
+        for kind in retention.marks():
+            await self._go_through(kind, kind.remove)
+        gone = {kind.what: await self._go_through(kind, partial(_remove, kind)) for kind in retention.kinds(self._keep)}
         if any(gone.values()):
             log.info("deleted what was kept long enough", extra={kind: count for kind, count in gone.items() if count})
         return gone
 
-    async def _delete(self, kind: Found) -> int:
+    async def _go_through(self, kind: Found, act: Callable[[Tx, Sequence[Any]], int]) -> int:
+        """Find and deal with a portion at a time, until nothing is left; gives of how many."""
         total = 0
         while found := await self._intake.read(kind.find):
-            removed = await self._intake.write(partial(_remove, kind, found))
-            total += removed
-            if not removed:
+            done = await self._intake.write(partial(_act_on, found, act))
+            total += done
+            if not done:
                 break  # others hold or need what is left of them
             await asyncio.sleep(BETWEEN_S)
         return total
@@ -69,7 +73,11 @@ def keep_of(config: JobAdapterConfig) -> Keep:
     )
 
 
-def _remove(kind: Found, found: Any, tx: Any) -> int:
+def _act_on(found: Sequence[Any], act: Callable[[Tx, Sequence[Any]], int], tx: Tx) -> int:
+    return act(tx, found)
+
+
+def _remove(kind: Found, tx: Tx, found: Sequence[Any]) -> int:
     removed = kind.remove(tx, found)
     if kind.what != "jobs":  # counted where they are deleted, by an order too
         tx.counts[f"deleted_{kind.what}"] += removed

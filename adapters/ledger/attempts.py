@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 
 from adapters.ledger import events, repute, tables, tallies
 from adapters.ledger.events import Note
@@ -147,7 +147,8 @@ _SELECT = (
 )
 _BY_REF = _SELECT.where(
     _jobs.c.ref.in_(bindparam("refs", expanding=True)), _attempts.c.attempt.in_(bindparam("attempts", expanding=True))
-).with_for_update(of=(_jobs, _attempts))
+)
+_BY_REF_LOCKED = _BY_REF.with_for_update(of=(_jobs, _attempts))
 _BY_NUMBER = _SELECT.where(
     _jobs.c.number.in_(bindparam("numbers", expanding=True)), _attempts.c.attempt == _jobs.c.attempt
 )
@@ -164,6 +165,7 @@ _STAND = (
                 *("not_before_ms", "avoid_vm", "avoid_until_ms"),
             )
         },
+        since_ms=func.coalesce(bindparam("settled_ms", type_=BigInteger), _jobs.c.since_ms),
     )
 )
 _END = (
@@ -173,6 +175,8 @@ _END = (
 )
 _UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
 _FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
+#: States in which a job is kept for a while and then no longer.
+_SETTLED = _FINAL | {JobState.HELD}
 
 
 def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
@@ -180,13 +184,21 @@ def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, in
 
     Of a job that had many attempts, those of these numbers are read and no others.
     """
-    wanted = set(named)
+    return _named(tx, _BY_REF_LOCKED, set(named))
+
+
+def look_up(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
+    """As ``by_ref``, but for who changes nothing: waits for no writer and holds none up."""
+    return _named(tx, _BY_REF, set(named))
+
+
+def _named(tx: Tx, statement: Select[Any], wanted: set[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
     refs, numbers = sorted({ref for ref, _ in wanted}), sorted({number for _, number in wanted})
     rows = [
         Held._make(row)
         for some in portions(refs)
         for these in portions(numbers)
-        for row in tx.execute(_BY_REF, {"refs": some, "attempts": these})
+        for row in tx.execute(statement, {"refs": some, "attempts": these})
     ]
     return {(row.ref, row.attempt): row for row in rows if (row.ref, row.attempt) in wanted}
 
@@ -221,6 +233,7 @@ def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
         "lost_on": " ".join(sorted(job.lost_on)),
         "reason": job.reason,
         "ended_ms": tx.now_ms if job.state in _FINAL else 0,
+        "settled_ms": tx.lease_now_ms if job.state in _SETTLED else None,
         "not_before_ms": until_ms if job.wait_s else 0,
         "avoid_vm": job.avoid_vm,
         "avoid_until_ms": until_ms + int(tx.policy.avoid_s * 1000) if job.avoid_vm else 0,

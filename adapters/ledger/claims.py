@@ -20,9 +20,9 @@ _jobs, _removals, _inputs = tables.jobs, tables.removals, tables.inputs
 
 
 class Ended(NamedTuple):
-    """A job that has ended, and when."""
+    """A job that has ended, and when, by the lease clock."""
 
-    ended_ms: int
+    since_ms: int
     number: int
     ref: JobRef
 
@@ -40,14 +40,15 @@ def identity(tx: Tx) -> str:
 
 
 def unclaimed_attempts(tx: Tx, stored: Sequence[tuple[JobRef, int]], before_ms: int) -> list[tuple[JobRef, int]]:
-    """Give those of these attempts whose files nobody will ask for: unknown ones, and those that ended before
-    ``before_ms`` without a completion, which another has followed."""
-    held = attempts.by_ref(tx, stored)
+    """Give those of these attempts whose files nobody will ask for: unknown ones, and those that ended without a
+    completion, which another has followed, and whose lease had run out before ``before_ms``."""
+    held = attempts.look_up(tx, stored)
     return [one for one in stored if one not in held or _is_given_up(held[one], before_ms)]
 
 
 def _is_given_up(held: Held, before_ms: int) -> bool:
-    return 0 < held.ended_ms < before_ms and not held.completion_id and not held.can_finish
+    is_old = held.ended_ms > 0 and held.lease_expires_ms < before_ms
+    return is_old and not held.completion_id and not held.can_finish
 
 
 def unclaimed_inputs(tx: Tx, digests: Sequence[str]) -> list[str]:
@@ -60,11 +61,11 @@ def unclaimed_inputs(tx: Tx, digests: Sequence[str]) -> list[str]:
 
 def ended_first(tx: Tx, after: Ended | None, most: int) -> list[Ended]:
     """List jobs that have ended, those first that ended first, beyond ``after``."""
-    beyond = [] if after is None else [tuple_(_jobs.c.ended_ms, _jobs.c.number) > tuple_(after.ended_ms, after.number)]
+    beyond = [] if after is None else [tuple_(_jobs.c.since_ms, _jobs.c.number) > tuple_(after.since_ms, after.number)]
     rows = (
         select(*(_jobs.c[name] for name in Ended._fields))
         .where(tables.HAS_ENDED, *beyond)
-        .order_by(_jobs.c.ended_ms, _jobs.c.number)
+        .order_by(_jobs.c.since_ms, _jobs.c.number)
         .limit(most)
     )
     return [Ended._make(row) for row in tx.execute(rows)]

@@ -1,4 +1,4 @@
-"""The lease clock: the time by which leases, presence and waits are judged, one for the whole ledger.
+"""The lease clock: the time by which leases, presence, waits and ages are judged, one for the whole ledger.
 
 It is no clock of a machine. It goes on by steps that one job adapter makes, and only when all beats that were said
 before the step have been read, by whichever adapter: so it neither steps with a wall clock nor runs while beats wait.
@@ -48,7 +48,7 @@ class Readers(NamedTuple):
 
 def take_turn(tx: Tx, kind: str) -> None:
     """Note that this adapter has written down all that it had been given when it was last asked."""
-    values = {"kind": kind, "seen_ms": tx.now_ms}
+    values = {"kind": kind, "seen_ms": tx.lease_now_ms}
     statement = tx.insert(_adapters).on_conflict_do_update(
         index_elements=["adapter"], set_={**values, "turns": _adapters.c.turns + 1}
     )

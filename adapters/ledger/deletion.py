@@ -87,7 +87,7 @@ def _leave_traces(tx: Tx, rows: Sequence[Any]) -> None:
     removals, deleted = _upserts(tx.is_sqlite)
     tx.each(removals, [{"ref": row.ref, "attempt": row.attempt} for row in sorted(begun, key=lambda row: row.ref)])
     traces = [
-        {"owner": owner, "id": job_id, "attempt": attempt, "deleted_ms": tx.now_ms}
+        {"owner": owner, "id": job_id, "attempt": attempt, "deleted_ms": tx.lease_now_ms}
         for (owner, job_id), attempt in sorted(highest.items())
     ]
     tx.each(deleted, traces)

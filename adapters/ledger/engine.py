@@ -55,12 +55,17 @@ class Ledger:
         self._policy = policy or Policy()
         self._clock, self._lease_clock = clock, lease_clock
         self._known = Known()
+        self._served_ms = 0
         self._engines: Engines | None = None
 
     @property
     def instance(self) -> str:
         """The adapter's name, under which it signs what it does."""
         return self._instance
+
+    def served_s(self) -> float:
+        """Give the lease clock as a transaction of this process read it last, seconds; for ages of files."""
+        return self._served_ms / 1000
 
     def open(self) -> None:
         """Connect and migrate to the newest tables; safe in several processes at once, and when already open.
@@ -72,6 +77,7 @@ class Ledger:
         engines = connect(self._url, self._synchronous)
         self._retried(lambda: migrate(engines.durable))
         self._engines = engines
+        self.read(lambda tx: tx.lease_now_ms)
 
     def close(self) -> None:
         """Close every connection; idempotent."""
@@ -119,6 +125,7 @@ class Ledger:
                 tallies.write(tx)
                 outbox.write(tx)
             self._known.keep(tx.known)
+            self._served_ms = tx.served_ms or self._served_ms
             return result
 
     def _retried(self, attempt: Callable[[], T]) -> T:

@@ -53,7 +53,7 @@ class VmFloor:
         self._crowded: set[str] = set()
         #: Which VM is kept free for which shape of overdue jobs.
         self._keeps: dict[int, str] = {}
-        self._overdue_before_ms = tx.now_ms - int(tx.policy.patience_s * 1000)
+        self._overdue_before_ms = tx.lease_now_ms - int(tx.policy.patience_s * 1000)
 
     def is_closed(self, free: Free) -> bool:
         """Whether the VM is on trial and has a job: then it may have nothing more."""
@@ -70,7 +70,7 @@ class VmFloor:
             return Word.NO
         if self._fits(job.shape, free):
             return Word.YES
-        is_overdue = job.submitted_ms < self._overdue_before_ms
+        is_overdue = job.since_ms < self._overdue_before_ms
         keeps = is_overdue and self._keeps.setdefault(job.shape, free.vm) == free.vm
         return Word.WAIT if keeps else Word.NO
 

@@ -62,17 +62,27 @@ def sight(tx: Tx, sightings: Sequence[Sighting]) -> dict[str, Guest]:
     """
     names = sorted({seen.vm for seen in sightings})
     before = {row.vm: Guest._make(row) for some in portions(names) for row in tx.execute(_SELECT, {"vms": some})}
-    keys = {id(seen): classes.offer_key(seen.machine) for seen in sightings if seen.machine}
-    numbers = classes.offer_numbers(tx, keys.values())
+    offers = _offers(tx, sightings)
     after = dict(before)
     for seen in sightings:
-        offer = numbers[keys[id(seen)]] if seen.machine else None
-        after[seen.vm] = _merge(tx, after.get(seen.vm), seen, offer)
+        after[seen.vm] = _merge(tx, after.get(seen.vm), seen, offers.get(id(seen)))
     _save(tx, [after[vm] for vm in names if _is_news(before.get(vm), after[vm], tx.policy)])
     readiness.settle(tx, [vm for vm, guest in before.items() if guest.agent == readiness.SILENT])
     raised = [g for vm, g in after.items() if vm in before and g.generation > before[vm].generation]
     forget_outdated(tx, [(guest.vm, guest.generation) for guest in raised])
     return after
+
+
+def _offers(tx: Tx, sightings: Sequence[Sighting]) -> dict[int, int]:
+    """Give the class of each machine that is shown, by its sighting. A VM that has shown too many is given no job."""
+    keys = {id(seen): classes.offer_key(seen.machine) for seen in sightings if seen.machine}
+    shown = [classes.Brought(keys[id(seen)], seen.vm) for seen in sightings if seen.machine]
+    numbers = classes.offer_numbers(tx, shown)
+    for one in shown:
+        if one.key not in numbers:
+            tx.refusals[one.by] = classes.too_many(one.by, classes.MOST_OF_VM, "machine")
+    tx.counts["too_many_kinds"] += sum(one.key not in numbers for one in shown)
+    return {number: numbers.get(key, classes.NO_CLASS) for number, key in keys.items()}
 
 
 def forget_outdated(tx: Tx, raised: Sequence[tuple[str, int]]) -> None:

@@ -22,7 +22,8 @@ V = TypeVar("V")
 MOST_CLASSES = 20_000
 MOST_FITS = 200_000
 MOST_DESCRIPTIONS = 256
-#: How long a class's number is remembered, seconds: one that nothing refers to is deleted after twice this time.
+#: How long a class's number is remembered, seconds, those of a sleep too: one that nothing refers to is deleted after
+#: twice this time.
 NUMBERS_LIFE_S = 3600.0
 
 
@@ -30,7 +31,7 @@ class Known:
     """Immutable rows by number, class numbers by key, and which offers meet which shape."""
 
     def __init__(self, below: Known | None = None) -> None:
-        self._numbers_since = time.monotonic()
+        self._numbers_since_s = _now_s()
         self.shapes: MutableMapping[int, Requirements] = ChainMap({}, below.shapes) if below else {}
         self.offers: MutableMapping[int, Machine] = ChainMap({}, below.offers) if below else {}
         self.shape_numbers: MutableMapping[str, int] = ChainMap({}, below.shape_numbers) if below else {}
@@ -40,21 +41,24 @@ class Known:
         self.fits: MutableMapping[tuple[int, int], bool] = ChainMap({}, below.fits) if below else {}
 
     def layer(self) -> Known:
-        """Begin to learn on top of what is known."""
+        """Begin to learn on top of what is known; anew with the numbers of classes when it is time."""
+        if _now_s() - self._numbers_since_s > NUMBERS_LIFE_S:
+            self.shape_numbers, self.offer_numbers = {}, {}
+            self._numbers_since_s = _now_s()
         return Known(self)
 
     def keep(self, layer: Known) -> None:
-        """Take over what a committed transaction has learnt; begin anew with the numbers of classes when it is time."""
-        if time.monotonic() - self._numbers_since > NUMBERS_LIFE_S:
-            self.shape_numbers, self.offer_numbers = {}, {}
-            self._numbers_since = time.monotonic()
-            return
+        """Take over what a committed transaction has learnt."""
         self.shapes = _taken(self.shapes, layer.shapes, MOST_CLASSES)
         self.offers = _taken(self.offers, layer.offers, MOST_CLASSES)
         self.shape_numbers = _taken(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)
         self.offer_numbers = _taken(self.offer_numbers, layer.offer_numbers, MOST_CLASSES)
         self.descriptions = _taken(self.descriptions, layer.descriptions, MOST_DESCRIPTIONS)
         self.fits = _taken(self.fits, layer.fits, MOST_FITS)
+
+
+def _now_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _taken(base: MutableMapping[K, V], layer: MutableMapping[K, V], most: int) -> MutableMapping[K, V]:

@@ -33,6 +33,8 @@ class Waiting(NamedTuple):
     #: The VM on which it went wrong, and until when it is for others.
     avoid_vm: str = ""
     avoid_until_ms: int = 0
+    #: When it was submitted or released, by the lease clock.
+    since_ms: int = 0
 
     def avoids(self, vm: str, lease_now_ms: int) -> bool:
         """Whether it is to be kept from this VM."""

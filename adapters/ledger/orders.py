@@ -109,7 +109,7 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
     who = by or owner or message.owner or tx.instance
     reason = f"cancelled by {who}"
     waiting = portion_of(tx, found, _NOT_STARTED)
-    _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, reason=reason)
+    _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, since_ms=tx.lease_now_ms, reason=reason)
     events.note_all(tx, [Note(job.number, job.attempt, "cancelled", who) for job in waiting])
     tx.counts["jobs_cancelled"] += len(waiting)
     at_work = portion_of(tx, found, _RUNS) if len(waiting) < PORTION else []
@@ -123,7 +123,7 @@ def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
     """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
     found = select_jobs(tx, message.job, owner or message.owner)
     ended = portion_of(tx, found, _ENDED_BADLY)
-    clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "ended_ms": 0}
+    clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "ended_ms": 0, "since_ms": tx.lease_now_ms}
     no_wait = {"not_before_ms": 0, "avoid_until_ms": 0, "avoid_vm": ""}
     _change(tx, ended, state=JobState.SUBMITTED, **clean, **no_wait)
     noticed_by = by or owner or message.owner or tx.instance

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import OutboxRow, Tx, portions
@@ -23,9 +23,10 @@ from schemas.ids import uuid7
 _table = tables.outbox
 _INSERT = insert(_table)
 _DELETE = delete(_table).where(_table.c.message_id.in_(bindparam("ids", expanding=True)))
+#: One whose claim lies in the future was claimed by a clock that has been set back since.
 _OLDEST = (
     select(_table.c.message_id)
-    .where(_table.c.claimed_ms <= bindparam("before_ms"))
+    .where(or_(_table.c.claimed_ms <= bindparam("before_ms"), _table.c.claimed_ms > bindparam("after_ms")))
     .order_by(_table.c.message_id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
@@ -55,7 +56,9 @@ def write(tx: Tx) -> None:
         by_route[route].append((message_id, body))
     tx.gathered.clear()
     rows = [row for route, bodies in by_route.items() for row in _rows(route, bodies)]
-    tx.each(_INSERT, [{**msgspec.structs.asdict(row), "claimed_ms": tx.now_ms} for row in rows])
+    if rows:
+        times = {"claimed_ms": tx.now_ms, "put_ms": tx.lease_now_ms}
+        tx.each(_INSERT, [msgspec.structs.asdict(row) | times for row in rows])
     tx.outgoing += rows
 
 
@@ -87,7 +90,8 @@ def stale(tx: Tx, older_than_ms: int, limit: int = 500) -> list[OutboxRow]:
 
     They count as just published from now on, so that another adapter does not claim them as well.
     """
-    oldest = tx.execute(_OLDEST, {"before_ms": tx.now_ms - older_than_ms, "most": limit})
+    times = {"before_ms": tx.now_ms - older_than_ms, "after_ms": tx.now_ms + older_than_ms}
+    oldest = tx.execute(_OLDEST, {**times, "most": limit})
     ids = list(oldest.scalars())
     if not ids:
         return []

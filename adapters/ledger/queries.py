@@ -26,23 +26,22 @@ _attempts, _requests = tables.attempts, tables.requests
 _ROW = ROWS.where(_jobs.c.ref == bindparam("ref"))
 _RUNNING = select(_attempts.c.state, func.count()).where(tables.IS_OPEN).group_by(_attempts.c.state)
 _FIRST_WAITING = (
-    select(_jobs.c.submitted_ms)
+    select(_jobs.c.since_ms)
     .where(_jobs.c.owner == bindparam("of_owner"), _jobs.c.state == JobState.SUBMITTED.value)
     .order_by(_jobs.c.number)
     .limit(1)
 )
 _VMS_ON_HOSTS = _vms.outerjoin(_hosts, _hosts.c.host == _vms.c.host)
-_ASKING = select(func.count(), func.min(_requests.c.asked_ms)).select_from(_requests)
+_ASKING = select(func.count()).select_from(_requests)
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is now; times are ms, 0 where nothing waits."""
+    """What there is now; times are ms of the lease clock, 0 where nothing waits."""
 
     #: Jobs that have not ended, by state.
     jobs: dict[str, int]
     oldest_wait_ms: int
     requests: int
-    oldest_request_ms: int
     leases: int
     outbox: int
     #: VMs by state, hosts by presence.
@@ -62,14 +61,12 @@ def stats(tx: Tx) -> Stats:
     """Count what there is now. Each number comes from a partial index or a tally: a long history costs nothing."""
     running = _counted(tx, _RUNNING)
     tallied = tallies.of_all(tx)
-    asking, first_asked_ms = tx.execute(_ASKING).one()
     since_ms = _longest_waiting(tx)
     counts = running | {state.value: tallied.get(state, 0) for state in (JobState.SUBMITTED, JobState.HELD)}
     return Stats(
         jobs=counts,
-        oldest_wait_ms=tx.now_ms - since_ms if since_ms else 0,
-        requests=asking,
-        oldest_request_ms=tx.now_ms - first_asked_ms if first_asked_ms else 0,
+        oldest_wait_ms=tx.lease_now_ms - since_ms if since_ms else 0,
+        requests=int(tx.execute(_ASKING).scalar_one()),
         leases=sum(running.values()),
         outbox=outbox.depth(tx),
         vms=_counted_by(tx, vm_state_in_sql(tx), _VMS_ON_HOSTS),

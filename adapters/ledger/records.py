@@ -148,7 +148,7 @@ def _staging(tx: Tx, row: Row[*tuple[Any, ...]]) -> str:
     if waits_s < STAGE_IN_TELLS_S:
         return ""
     seen_ms = clock.last_seen_ms(tx, clock.STORAGE)
-    silent_s = (tx.now_ms - seen_ms) / 1000
+    silent_s = (tx.lease_now_ms - seen_ms) / 1000
     if silent_s < STORAGE_SILENT_S:
         return f"wait: its VM has been fetching its inputs for {waits_s:.0f} s"
     since = f"for {silent_s:.0f} s" if seen_ms else "yet"

@@ -1,7 +1,8 @@
-"""What the ledger keeps, and for how long: whatever can grow has an end here, by age.
+"""What the ledger keeps, and for how long: whatever can grow has an end here, by age, which the lease clock tells.
 
-Found on a reading connection, deleted in portions that each look again, so that nothing long runs while others wait to
-write. ``docs/explanation/ledger.md`` lists what is kept; jobs go by ``deletion``.
+A machine's clock that is set right makes nothing old; nor does a centre that was switched off for a year. Found on a
+reading connection, deleted in portions that each look again, so that nothing long runs while others wait to
+write; ``docs/explanation/ledger.md`` lists what is kept; jobs go by ``deletion``.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, select, tuple_, update
 
-from adapters.ledger import tables, tallies
+from adapters.ledger import tables
 from adapters.ledger.deletion import delete_jobs
 from adapters.ledger.transaction import Tx
-from schemas.ledger import JobState
 
 _jobs, _attempts, _vms, _hosts = tables.jobs, tables.attempts, tables.vms, tables.hosts
-_requests, _outbox, _submissions = tables.requests, tables.outbox, tables.submissions
+_requests, _outbox, _submissions, _deleted = tables.requests, tables.outbox, tables.submissions, tables.deleted
 
 #: Rows that go in one transaction.
 PORTION = 500
@@ -35,7 +35,7 @@ class Keep(Struct, frozen=True, kw_only=True):
 
     #: Jobs that are done, failed or cancelled, with their outputs.
     jobs_s: float = 30 * 86400.0
-    #: Jobs that are held, from the end of their last attempt: they wait for a person.
+    #: Jobs that are held, from then on: they wait for a person.
     held_s: float = 90 * 86400.0
     #: VMs that their host no longer has, and those of which no host has spoken.
     vms_s: float = 7 * 86400.0
@@ -44,7 +44,7 @@ class Keep(Struct, frozen=True, kw_only=True):
 
 
 class Found(NamedTuple):
-    """Rows that have outlived their time: what finds them, and what deletes those that still have."""
+    """Rows that are due, a portion: what finds them, and what deletes, or marks, those that still are."""
 
     what: str
     find: Callable[[Tx], Sequence[Any]]
@@ -63,37 +63,38 @@ def kinds(keep: Keep) -> list[Found]:
     ]
 
 
-def retire(tx: Tx) -> None:
-    """Mark classes that nothing refers to, and unmark those that something does again."""
-    for table, references in _REFERENCES.items():
-        used = references(table)
-        idle = select(table.c.number).where(table.c.retired_ms == 0, ~used).limit(PORTION)
-        tx.execute(update(table).where(table.c.number.in_(idle)).values(retired_ms=tx.now_ms))
-        again = select(table.c.number).where(table.c.retired_ms > 0, used).limit(PORTION)
-        tx.execute(update(table).where(table.c.number.in_(again)).values(retired_ms=0))
+def marks() -> list[Found]:
+    """List what is marked before anything is deleted: classes that nothing refers to, and those that something does
+    again."""
+    return [
+        found
+        for table, references in _REFERENCES.items()
+        for found in (
+            _marking(table, (table.c.retired_ms == 0) & ~references(table), lambda tx: tx.lease_now_ms),
+            _marking(table, (table.c.retired_ms > 0) & references(table), lambda tx: 0),
+        )
+    ]
+
+
+def _marking(table: Table, condition: ColumnElement[bool], since_ms: Callable[[Tx], int]) -> Found:
+    def find(tx: Tx) -> list[int]:
+        return list(tx.execute(select(table.c.number).where(condition).limit(PORTION)).scalars())
+
+    def mark(tx: Tx, numbers: Sequence[Any]) -> int:
+        still = update(table).where(table.c.number.in_(numbers), condition)
+        return tx.execute(still.values(retired_ms=since_ms(tx))).rowcount
+
+    return Found(table.name, find, mark)
+
+
+def _before_ms(tx: Tx, kept_s: float) -> int:
+    return tx.lease_now_ms - int(kept_s * 1000)
 
 
 def _ended_jobs(tx: Tx, keep: Keep) -> list[int]:
-    before_ms = tx.now_ms - int(keep.jobs_s * 1000)
-    ended = (
-        select(_jobs.c.number)
-        .where(tables.HAS_ENDED, _jobs.c.ended_ms < before_ms)
-        .order_by(_jobs.c.ended_ms)
-        .limit(PORTION)
-    )
-    return list(tx.execute(ended).scalars()) or _held_jobs(tx, tx.now_ms - int(keep.held_s * 1000))
-
-
-def _held_jobs(tx: Tx, before_ms: int) -> list[int]:
-    latest = (_attempts.c.job == _jobs.c.number) & (_attempts.c.attempt == _jobs.c.attempt)
-    for owner, state in tallies.owners(tx, [JobState.HELD]):
-        held = (
-            select(_jobs.c.number)
-            .join_from(_jobs, _attempts, latest)
-            .where(_jobs.c.owner == owner, _jobs.c.state == state, _attempts.c.ended_ms < before_ms)
-            .limit(PORTION)
-        )
-        if numbers := list(tx.execute(held).scalars()):
+    for condition, kept_s in ((tables.HAS_ENDED, keep.jobs_s), (tables.IS_HELD, keep.held_s)):
+        old = select(_jobs.c.number).where(condition, _jobs.c.since_ms < _before_ms(tx, kept_s))
+        if numbers := list(tx.execute(old.order_by(_jobs.c.since_ms).limit(PORTION)).scalars()):
             return numbers
     return []
 
@@ -104,15 +105,15 @@ def _holds_nothing() -> ColumnElement[bool]:
 
 def _is_over(before_ms: int) -> ColumnElement[bool]:
     """A VM that its host no longer has, or that no host has ever had; and whose guest is silent."""
-    unreported = (_vms.c.host == "") & (_vms.c.agent_seen_ms < before_ms)
-    return (tables.IS_ABSENT & (_vms.c.agent_seen_ms < before_ms)) | (tables.IS_THERE & unreported)
+    is_silent = _vms.c.beat_ms < before_ms
+    return (tables.IS_ABSENT & is_silent) | (tables.IS_THERE & (_vms.c.host == "") & is_silent)
 
 
 def _lost_vms(tx: Tx, keep: Keep) -> list[tuple[str, int]]:
-    before_ms = tx.now_ms - int(keep.vms_s * 1000)
+    before_ms = _before_ms(tx, keep.vms_s)
     found: list[tuple[str, int]] = []
     for condition in (tables.IS_ABSENT, tables.IS_THERE & (_vms.c.host == "")):
-        lost = select(_vms.c.vm).where(condition, _vms.c.agent_seen_ms < before_ms, _holds_nothing()).limit(PORTION)
+        lost = select(_vms.c.vm).where(condition, _vms.c.beat_ms < before_ms, _holds_nothing()).limit(PORTION)
         found += [(vm, before_ms) for vm in tx.execute(lost).scalars()]
     return found
 
@@ -125,36 +126,34 @@ def _remove_vms(tx: Tx, lost: Sequence[tuple[str, int]]) -> int:
 
 
 def _silent_hosts(tx: Tx, keep: Keep) -> list[str]:
-    silent = select(_hosts.c.host).where(_hosts.c.seen_ms < tx.now_ms - int(keep.hosts_s * 1000)).limit(PORTION)
+    silent = select(_hosts.c.host).where(_hosts.c.beat_ms < _before_ms(tx, keep.hosts_s)).limit(PORTION)
     return list(tx.execute(silent).scalars())
 
 
 def _remove_hosts(tx: Tx, hosts: Sequence[str], keep: Keep) -> int:
     """Remove the VMs of silent hosts first, a portion; a host goes once it has none."""
-    before_ms = tx.now_ms - int(keep.hosts_s * 1000)
-    still = (_hosts.c.host.in_(hosts)) & (_hosts.c.seen_ms < before_ms)
+    before_ms = _before_ms(tx, keep.hosts_s)
+    still = (_hosts.c.host.in_(hosts)) & (_hosts.c.beat_ms < before_ms)
     theirs = _vms.c.host.in_(select(_hosts.c.host).where(still)) & _holds_nothing()
-    some = select(_vms.c.vm).where(theirs, _vms.c.agent_seen_ms < before_ms).limit(PORTION)
+    some = select(_vms.c.vm).where(theirs, _vms.c.beat_ms < before_ms).limit(PORTION)
     gone = tx.execute(delete(_vms).where(_vms.c.vm.in_(some))).rowcount
     has_vms = select(_vms.c.vm).where(_vms.c.host == _hosts.c.host).exists()
     return gone + tx.execute(delete(_hosts).where(still, ~has_vms)).rowcount
 
 
 def _old_messages(tx: Tx) -> list[str]:
-    """Find messages of the outbox by their ids, which begin with the time at which they were made."""
-    oldest = f"{tx.now_ms - OUTBOX_LIFE_MS:012x}"
-    floor = f"{oldest[:8]}-{oldest[8:]}"
-    return list(tx.execute(select(_outbox.c.message_id).where(_outbox.c.message_id < floor).limit(PORTION)).scalars())
+    old = select(_outbox.c.message_id).where(_outbox.c.put_ms < tx.lease_now_ms - OUTBOX_LIFE_MS)
+    return list(tx.execute(old.limit(PORTION)).scalars())
 
 
-def _old_traces(tx: Tx) -> list[int]:
-    before_ms = tx.now_ms - TRACE_LIFE_MS
-    old = select(tables.deleted.c.id).where(tables.deleted.c.deleted_ms < before_ms).limit(1)
-    return [before_ms] if tx.execute(old).first() else []
+def _old_traces(tx: Tx) -> list[tuple[str, str]]:
+    old = select(_deleted.c.owner, _deleted.c.id).where(_deleted.c.deleted_ms < tx.lease_now_ms - TRACE_LIFE_MS)
+    return [(owner, name) for owner, name in tx.execute(old.limit(PORTION))]
 
 
-def _remove_traces(tx: Tx, before: Sequence[int]) -> int:
-    return tx.execute(delete(tables.deleted).where(tables.deleted.c.deleted_ms < before[0])).rowcount
+def _remove_traces(tx: Tx, names: Sequence[tuple[str, str]]) -> int:
+    still = _deleted.c.deleted_ms < tx.lease_now_ms - TRACE_LIFE_MS
+    return tx.execute(delete(_deleted).where(tuple_(_deleted.c.owner, _deleted.c.id).in_(names), still)).rowcount
 
 
 def _shapes_in_use(table: Table) -> ColumnElement[bool]:
@@ -177,7 +176,7 @@ _REFERENCES: dict[Table, Callable[[Table], ColumnElement[bool]]] = {
 def _retired(table: Table) -> Callable[[Tx], list[int]]:
     def find(tx: Tx) -> list[int]:
         old: Select[Any] = select(table.c.number).where(
-            table.c.retired_ms > 0, table.c.retired_ms < tx.now_ms - RETIRED_MS
+            table.c.retired_ms > 0, table.c.retired_ms < tx.lease_now_ms - RETIRED_MS
         )
         return list(tx.execute(old.limit(PORTION)).scalars())
 

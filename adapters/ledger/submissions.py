@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Text, bindparam, cast, func, insert, literal, select, true, tuple_
+from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, true, tuple_
 
 from adapters.ledger import classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
@@ -74,16 +74,31 @@ def submit_all(tx: Tx, applications: Sequence[tuple[str, Application]]) -> list[
     """
     before = _digests(tx, {(owner, one.message.job.id) for owner, one in applications})
     new: dict[Key, Application] = {}
-    verdicts: list[JobVerdict] = []
+    refusals: list[list[str]] = []
     for owner, one in applications:
         key = (owner, one.message.job.id)
-        reasons = _refusal(one, before.get(key))
-        if not reasons and key not in before:
+        refusals.append(_refusal(one, before.get(key)))
+        if not refusals[-1] and key not in before:
             new[key], before[key] = one, one.digest
-        verdicts.append(_verdict(tx, one.message, reasons))
-    lost = _insert(tx, new)
-    both = zip(verdicts, applications, strict=True)
-    return [_second_look(verdict, one, lost.get((owner, one.message.job.id))) for verdict, (owner, one) in both]
+    written = _insert(tx, new)
+    both = zip(refusals, applications, strict=True)
+    return [_verdict(tx, one.message, why or written.objection(owner, one)) for why, (owner, one) in both]
+
+
+class _Written(NamedTuple):
+    """What stood in the way of new submissions: another transaction wrote some first, of others there is one kind too
+    many."""
+
+    lost: Mapping[Key, str]
+    full: Mapping[Key, str]
+
+    def objection(self, owner: str, application: Application) -> list[str]:
+        """Say why a submission is refused that looked sound; empty when it is accepted."""
+        key = (owner, application.message.job.id)
+        if key in self.full:
+            return [self.full[key]]
+        is_other = self.lost.get(key, application.digest) != application.digest
+        return [_taken(application.message.job)] if is_other else []
 
 
 def _refusal(application: Application, before: str | None) -> list[str]:
@@ -118,24 +133,26 @@ def _verdict(tx: Tx, message: JobSubmit, reasons: list[str]) -> JobVerdict:
     return JobVerdict(call=message.id, accepted=accepted, job=message.job.id, count=count, reasons=reasons)
 
 
-def _second_look(verdict: JobVerdict, application: Application, lost_to: str | None) -> JobVerdict:
-    """Refuse what another adapter took under the same id, with another description, while we were looking."""
-    if lost_to is None or lost_to == application.digest or not verdict.accepted:
-        return verdict
-    return msgspec.structs.replace(verdict, accepted=False, count=0, reasons=[_taken(application.message.job)])
-
-
 def _digests(tx: Tx, keys: set[Key]) -> dict[Key, str]:
     found = [row for some in portions(sorted(keys)) for row in tx.execute(_DIGESTS, {"keys": some})]
     return {(owner, job_id): digest for owner, job_id, digest in found}
 
 
-def _insert(tx: Tx, new: Mapping[Key, Application]) -> dict[Key, str]:
-    """Write submissions and their jobs; gives the digests of those that another transaction wrote first."""
-    if not new:
-        return {}
-    numbers = classes.shape_numbers(tx, [one.shape for one in new.values()])
-    rows = [_row(tx, key, new[key], numbers) for key in sorted(new)]
+def _insert(tx: Tx, new: Mapping[Key, Application]) -> _Written:
+    """Write submissions and their jobs."""
+    numbers = classes.shape_numbers(tx, [classes.Brought(one.shape, owner) for (owner, _), one in new.items()])
+    full = {key: _too_many(key[0]) for key, one in new.items() if one.shape not in numbers}
+    tx.counts["too_many_kinds"] += len(full)
+    rows = [_row(tx, key, new[key], numbers) for key in sorted(new) if key not in full]
+    return _Written(_write(tx, new, rows) if rows else {}, full)
+
+
+def _too_many(owner: str) -> str:
+    return "requirements: " + classes.too_many(owner, classes.MOST_OF_OWNER, "job")
+
+
+def _write(tx: Tx, new: Mapping[Key, Application], rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
+    """Gives the digests of those that another transaction wrote first."""
     statement = tx.insert(_table).on_conflict_do_nothing(index_elements=["id", "owner"])
     written = tx.connection.execute(
         statement.returning(_table.c.number, _table.c.count, _table.c.owner, _table.c.id), rows
@@ -149,7 +166,7 @@ def _insert(tx: Tx, new: Mapping[Key, Application]) -> dict[Key, str]:
     for count, submissions in by_count.items():
         _insert_jobs(tx, submissions, count)
         tx.counts["jobs_submitted"] += count * len(submissions)
-    return _digests(tx, set(new) - {(owner, job_id) for _, _, owner, job_id in written})
+    return _digests(tx, {(row["owner"], row["id"]) for row in rows} - {(owner, name) for _, _, owner, name in written})
 
 
 def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:
@@ -195,6 +212,7 @@ def _insert_jobs(tx: Tx, submissions: Iterable[int], count: int) -> None:
         "reason": literal(""),
         "submitted_ms": _table.c.submitted_ms,
         "ended_ms": literal(0),
+        "since_ms": literal(tx.lease_now_ms, BigInteger),
         "owner": _table.c.owner,
     }
     chosen = _table.c.number.in_(bindparam("numbers", expanding=True))

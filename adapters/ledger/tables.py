@@ -1,7 +1,8 @@
 """The ledger's tables, as the migrations leave them; a test compares the two.
 
-Times are ms since 1970 of the database's clock, 0 = not yet; those of leases, beats, waits and rests are the lease
-clock's (see ``clock``), as ``Tx.lease_now_ms`` gives it. ``rank`` is minus the priority: lower goes first. Rows of
+Times are ms since 1970 of the database's clock, 0 = not yet, and are for people. What is judged by its age, a lease,
+a beat, a wait, a rest, or what has been kept for long enough, has a time of the lease clock (see ``clock``), as
+``Tx.lease_now_ms`` gives it. ``rank`` is minus the priority: lower goes first. Rows of
 ``shapes``, ``offers`` and ``submissions`` never change once written, so they may be cached. The row of ``jobs`` is the
 lock of all that concerns that job.
 """
@@ -41,7 +42,8 @@ lease_clock = Table(
     PrimaryKeyConstraint("number", name="pk_lease_clock"),
 )
 
-#: Adapters at work: how often each has emptied its hands, and its last mark among the beats that came back.
+#: Adapters at work: how often each has emptied its hands, its last mark among the beats that came back, and when it
+#: was last at work, by the lease clock.
 adapters = Table(
     "adapters",
     metadata,
@@ -73,9 +75,12 @@ shapes = Table(
     metadata,
     Column("number", Number, nullable=False),
     Column("key", Text, nullable=False),
-    #: Since when nothing has referred to it; 0 = something may.
+    #: Since when nothing has referred to it, by the lease clock; 0 = something may.
     Column("retired_ms", BigInteger, nullable=False, server_default=text("0")),
+    #: The owner whose job, or the VM whose machine, was the first of it.
+    Column("made_by", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("number", name="pk_shapes"),
+    Index("ix_shapes_made_by", "made_by"),
     UniqueConstraint("key", name="uq_shapes_key"),
     sqlite_autoincrement=True,
 )
@@ -86,9 +91,12 @@ offers = Table(
     metadata,
     Column("number", Number, nullable=False),
     Column("key", Text, nullable=False),
-    #: Since when nothing has referred to it; 0 = something may.
+    #: Since when nothing has referred to it, by the lease clock; 0 = something may.
     Column("retired_ms", BigInteger, nullable=False, server_default=text("0")),
+    #: The owner whose job, or the VM whose machine, was the first of it.
+    Column("made_by", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("number", name="pk_offers"),
+    Index("ix_offers_made_by", "made_by"),
     UniqueConstraint("key", name="uq_offers_key"),
     sqlite_autoincrement=True,
 )
@@ -130,7 +138,7 @@ IS_RESTING = vms.c.rest_until_ms > literal_column("0")
 
 IS_ABSENT = vms.c.state == literal_column("'absent'")
 
-Index("ix_vms_absent", vms.c.agent_seen_ms, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
+Index("ix_vms_absent", vms.c.beat_ms, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
 Index("ix_vms_offer", vms.c.offer)
 Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
@@ -182,6 +190,8 @@ jobs = Table(
     #: Until then it is for other VMs than the one on which it went wrong.
     Column("avoid_until_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("avoid_vm", Text, nullable=False, server_default=text("''")),
+    #: By the lease clock: when it was submitted or released, and once it is done, cancelled or held, since when it is.
+    Column("since_ms", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("number", name="pk_jobs"),
     ForeignKeyConstraint(["submission"], ["submissions.number"], name="fk_jobs_submission"),
     UniqueConstraint("ref", name="uq_jobs_ref"),
@@ -206,7 +216,10 @@ Index(
 )
 HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
-Index("ix_jobs_ended", jobs.c.ended_ms, jobs.c.number, sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED)
+IS_HELD = jobs.c.state == literal_column("'held'")
+
+Index("ix_jobs_ended", jobs.c.since_ms, jobs.c.number, sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED)
+Index("ix_jobs_held", jobs.c.since_ms, jobs.c.number, sqlite_where=IS_HELD, postgresql_where=IS_HELD)
 Index("ix_jobs_order", jobs.c.rank, jobs.c.number, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
 Index("ix_jobs_delayed", jobs.c.not_before_ms, sqlite_where=IS_DELAYED, postgresql_where=IS_DELAYED)
 
@@ -318,6 +331,8 @@ outbox = Table(
     Column("routing_key", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("claimed_ms", BigInteger, nullable=False),
+    #: Since when it is here, by the lease clock.
+    Column("put_ms", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("message_id", name="pk_outbox"),
     sqlite_with_rowid=False,
 )
@@ -351,6 +366,7 @@ inputs = Table(
 )
 
 #: Names of submissions whose jobs were deleted, and the highest attempt of these: a new job of the name begins after.
+#: ``deleted_ms`` is the lease clock's.
 deleted = Table(
     "deleted",
     metadata,

@@ -114,6 +114,8 @@ class Tx:
         #: Offers of slots that became free here, and shapes of jobs that wait since here: ``match`` looks at them.
         self.fresh_offers: set[int] = set()
         self.fresh_shapes: set[int] = set()
+        #: Why what a sender has said is of no effect, by sender, for an answer.
+        self.refusals: dict[str, str] = {}
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.
         self.tallied: Counter[tuple[int, str, str]] = Counter()
         #: The rows that they became at the end, to be published right after the commit.
@@ -138,10 +140,15 @@ class Tx:
 
     @cached_property
     def lease_now_ms(self) -> int:
-        """The time by which leases, beats and waits are judged, read once; see ``clock``."""
+        """The time by which leases, beats, waits and ages are judged, read once; see ``clock``."""
         if self._lease_clock is not None:
             return self._lease_clock()
         return int(self.connection.scalar(_LEASE_NOW) or 0)
+
+    @property
+    def served_ms(self) -> int:
+        """The same, where it was read here; else 0."""
+        return int(self.__dict__.get("lease_now_ms", 0))
 
     def execute(self, statement: Executable, values: Mapping[str, Any] | None = None) -> CursorResult[*tuple[Any, ...]]:
         """Run one statement."""

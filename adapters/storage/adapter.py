@@ -20,6 +20,7 @@ from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
 from adapters.ledger import assignments, attempts, classes, clock, completions
+from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import Metrics
@@ -128,7 +129,7 @@ class StorageAdapter:
         raise AssertionError("backoff has no end")
 
     def _store_awaited(self, sender: str, message: JobCompletion) -> JobCompletion:
-        if not self._ledger.read(lambda tx: _is_awaited(tx, sender, message.job, message.attempt)):
+        if not self._ledger.read(lambda tx: _looks_awaited(tx, sender, message.job, message.attempt)):
             return message
         return self._keep_inline(message)
 
@@ -151,7 +152,7 @@ class StorageAdapter:
         return allowed
 
     def _allowance(self, tx: Tx, sender: str, file: OutputFile) -> int | None:
-        if not _is_awaited(tx, sender, file.job, file.attempt):
+        if not _looks_awaited(tx, sender, file.job, file.attempt):
             return None
         asked = classes.asked_by(tx, file.job)
         return asked.disk_mib << 20 if asked is not None and asked.disk_mib else self._output_bytes
@@ -172,7 +173,8 @@ def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:
 
     One whose outputs were not stored, but which counts by now, as after `job retry`, must come again.
     """
-    unstored = [_carries(m) and _is_awaited(tx, vm, m.job, m.attempt) for vm, m in items]
+    held = attempts.by_ref(tx, [(m.job, m.attempt) for _, m in items if _carries(m)])
+    unstored = [_carries(m) and _is_awaited(held.get((m.job, m.attempt)), vm) for vm, m in items]
     completions.complete_all(tx, [item for item, left in zip(items, unstored, strict=True) if not left])
     return [_come_again(m) if left else None for (_, m), left in zip(items, unstored, strict=True)]
 
@@ -187,9 +189,13 @@ def _carries(message: JobCompletion) -> bool:
     return any(entry.content for entry in message.outputs)
 
 
-def _is_awaited(tx: Tx, vm: str, job: JobRef, attempt: int) -> bool:
+def _looks_awaited(tx: Tx, vm: str, job: JobRef, attempt: int) -> bool:
+    """As ``_is_awaited``, for who changes nothing in the ledger."""
+    return _is_awaited(attempts.look_up(tx, [(job, attempt)]).get((job, attempt)), vm)
+
+
+def _is_awaited(held: Held | None, vm: str) -> bool:
     """Say whether a completion of that attempt by that VM would count, and none has yet."""
-    held = attempts.by_ref(tx, [(job, attempt)]).get((job, attempt))
     return held is not None and not held.completion_id and not completions.refusal(held, vm)
 
 
@@ -203,7 +209,7 @@ async def run(config: StorageAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)
     try:
-        adapter = StorageAdapter(connection, ledger, Store(config.store), config, metrics)
+        adapter = StorageAdapter(connection, ledger, Store(config.store, ledger.served_s), config, metrics)
         await adapter.run(address.user)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -132,7 +132,7 @@ class Collector:
 
     async def _unclaimed(self, old: dict[tuple[str, int], StoredAttempt]) -> list[StoredAttempt]:
         keep_ms = int(self._bounds.unneeded_s * 1000)
-        found = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, list(old), tx.now_ms - keep_ms))
+        found = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, list(old), tx.lease_now_ms - keep_ms))
         return [old[one] for one in found]
 
     async def _collect_inputs(self) -> None:

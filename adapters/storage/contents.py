@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adapters.storage.errors import NotStored, StoreError
-from adapters.storage.store import UNFINISHED, Store, mapped
+from adapters.storage.store import ASIDE, UNFINISHED, Store, mapped
 from broker import durable
 from schemas.ids import JobRef
 
-#: End of the name under which an input lies that is looked at once more.
-_ASIDE = ".aside"
 #: File of the store that says whose it is.
 _OWNER = "ledger"
 
@@ -72,7 +70,7 @@ def remove_input(store: Store, digest: str, keep_s: float, is_needed: Callable[[
     While it is looked at once more it is not there: a submission that needs it just then is told to upload it.
     """
     path = Path(store.root) / "inputs" / digest[:2] / digest
-    aside = Path(store.root) / UNFINISHED / f"{digest}{_ASIDE}"
+    aside = Path(store.root) / UNFINISHED / f"{digest}{ASIDE}"
     with mapped(store.url):
         aside.parent.mkdir(exist_ok=True)
         try:
@@ -97,8 +95,8 @@ def put_back(store: Store) -> None:
     if not store.is_local:
         return
     for name in _names(store, UNFINISHED):
-        if name.endswith(_ASIDE):
-            digest = name.removesuffix(_ASIDE)
+        if name.endswith(ASIDE):
+            digest = name.removesuffix(ASIDE)
             with mapped(store.url), contextlib.suppress(FileNotFoundError):
                 (Path(store.root) / UNFINISHED / name).rename(Path(store.root) / "inputs" / digest[:2] / digest)
 

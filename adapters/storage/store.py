@@ -1,18 +1,21 @@
 """The store: inputs by digest and outputs by attempt, on whatever file system fsspec opens.
 
-A file appears under its name by one move, whole, and on a local disk durably. What an attempt stored means nothing
-until the ledger points to it. Every method blocks and may be called from any thread.
+A file appears under its name by one move, whole, and on a local disk durably; there its time is the store's clock's,
+which is the ledger's in an adapter, so that no machine's clock makes it old. What an attempt stored means nothing until
+the ledger points to it. Every method blocks and may be called from any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +29,21 @@ StoredFile = InputFile | OutputFile
 
 #: Directory of the store where files are until they are whole.
 UNFINISHED = "unfinished"
+#: End of the name under which an input lies there that is looked at once more.
+ASIDE = ".aside"
 
 
 class Store:
     """The store at an fsspec URL, such as ``file:///srv/volcloud/store``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock_s: Callable[[], float] = time.time) -> None:
+        """``clock_s`` tells the time by which files grow old, seconds since 1970."""
         with mapped(url):
             self.system, self.root = fsspec.url_to_fs(url)
         self.url = url
+        self._clock_s = clock_s
+        #: Unfinished files that were there at the last look, and when they had been changed.
+        self._unfinished: dict[str, float] = {}
         self.is_local = "file" in _protocols(self.system)
 
     def holds(self, file: StoredFile, size: int, sha256: str) -> bool:
@@ -55,7 +64,7 @@ class Store:
             if not self.is_local:
                 return bool(self.system.exists(path))
             try:
-                os.utime(path)
+                self._date(path)
             except FileNotFoundError:
                 return False
             return True
@@ -85,6 +94,7 @@ class Store:
         try:
             yield fresh
             if self.is_local:
+                self._date(fresh)
                 durable.sync_file(Path(fresh))
             if self.system.size(fresh) != size:
                 raise StoreError(f"store {self.url}: it took {self.system.size(fresh)} of {size} bytes")
@@ -95,16 +105,28 @@ class Store:
                 self.system.rm_file(fresh)
             raise
 
+    def _date(self, path: str) -> None:
+        now_s = self._clock_s()
+        os.utime(path, (now_s, now_s))
+
     def remove_unfinished(self, keep_s: float) -> list[str]:
         """Remove what adapters that were killed had begun to write over ``keep_s`` ago; give its names.
 
-        Raises StoreError.
+        What looks old for the first time is left until the next look: the machine's clock may just have been set
+        right, and whoever writes it changes it by then. Raises StoreError.
         """
         place = f"{self.root}/{UNFINISHED}"
         with mapped(self.url):
             if not self.system.exists(place):
                 return []
-            old = [name for name in self.system.ls(place, detail=False) if self.age_s(name) > keep_s]
+            found = {name: self._modified_s(name) for name in self.system.ls(place, detail=False)}
+            old = [
+                name
+                for name, modified_s in found.items()
+                if time.time() - modified_s > keep_s and self._unfinished.get(name) == modified_s
+                if not name.endswith(ASIDE)  # an input that was there before
+            ]
+            self._unfinished = found
             for name in old:
                 with contextlib.suppress(FileNotFoundError):  # another adapter looks after the store too
                     self.system.rm_file(name)
@@ -121,12 +143,15 @@ class Store:
         return sum(size for name, size in sizes.items() if name != own)
 
     def age_s(self, name: str) -> float:
-        """Give the age of a file; of one that has just gone it is 0."""
+        """Give the age of a file by the store's clock; of one that has just gone it is 0."""
+        return self._clock_s() - self._modified_s(name, gone_s=self._clock_s())
+
+    def _modified_s(self, name: str, gone_s: float = math.inf) -> float:
         try:
             modified: datetime = self.system.modified(name)
         except FileNotFoundError:
-            return 0.0
-        return (datetime.now(UTC) - modified.astimezone(UTC)).total_seconds()
+            return gone_s
+        return modified.timestamp()
 
     def _sync_directories(self, path: str) -> None:
         """Make a name durable: every directory above it, since another thread may just have made any of them."""

@@ -58,10 +58,12 @@ class Entry(Struct, kw_only=True):
 class Journal:
     """See the module. Opened once, by one process; its methods belong to one event loop."""
 
-    def __init__(self, path: Path, *, keep_s: float = 86400.0, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, *, keep_s: float = 86400.0, steady: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._keep_ms = int(keep_s * 1000)
-        self._wall = wall
+        self._steady = steady
+        #: What is added to the steady clock, ms: time goes on where the last entry of the file was made.
+        self._origin_ms = 0
         self._entries: dict[str, Entry] = {}
         self._inherited: list[Entry] = []
         self._buffer: list[bytes] = []
@@ -86,6 +88,7 @@ class Journal:
             for record in _records(self._path):
                 self._replay(record)
         self._inherited = list(self._entries.values())
+        self._origin_ms = max((entry.at_ms for entry in self._inherited), default=0) - int(self._steady() * 1000)
         self._forget()
         self._rewrite(list(self._entries.values()))
 
@@ -172,7 +175,8 @@ class Journal:
                 return
 
     def _now_ms(self) -> int:
-        return int(self._wall() * 1000)
+        """Give the time that was served: a volunteer's clock that is set right makes no entry old."""
+        return self._origin_ms + int(self._steady() * 1000)
 
     async def _append(self, record: list[object], within_s: float = 0.0) -> None:
         self._buffer.append(_frame(record))

@@ -179,9 +179,15 @@ class Desk:
 
     def __init__(self, url: str, policy: Policy | None = None, instance: str = "adapter-test") -> None:
         self.now_ms = 1_000_000_000_000
+        #: By how much the machine's clock is off.
+        self.wall_off_ms = 0
         self.policy = policy or Policy(first_retry_s=0)
         self.ledger = Ledger(
-            url, instance=instance, policy=self.policy, clock=lambda: self.now_ms, lease_clock=lambda: self.now_ms
+            url,
+            instance=instance,
+            policy=self.policy,
+            clock=lambda: self.now_ms + self.wall_off_ms,
+            lease_clock=lambda: self.now_ms,
         )
         self.ledger.open()
         self.sent: list[Message] = []
@@ -200,6 +206,10 @@ class Desk:
 
     def pass_s(self, seconds: float) -> None:
         self.now_ms += int(seconds * 1000)
+
+    def set_wall(self, off_days: float) -> None:
+        """Set the machine's clock, so many days off what has been served."""
+        self.wall_off_ms = int(off_days * 86_400_000)
 
     def id(self) -> str:
         """A message id that sorts after every earlier one, as one guest's UUIDv7 do."""

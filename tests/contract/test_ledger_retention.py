@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import Table, func, select, update
 
 from adapters.errors import NotFound
-from adapters.ledger import deletion, known, orders, outbox, retention, tables
-from adapters.ledger.retention import Keep
+from adapters.ledger import claims, deletion, known, orders, outbox, queries, retention, tables
+from adapters.ledger.retention import Found, Keep
 from adapters.ledger.transaction import Tx
 from schemas.description import Input, Requirements
 from schemas.envelope import Ping
 from schemas.ids import uuid7
-from schemas.jobs import Outcome
+from schemas.jobs import Machine, Outcome
 from schemas.ledger import JobDelete, JobsChanged, JobState
 from tests.contract.ledger_fixtures import SITE, SMALL, Desk, cluster, desk, status, url
 
@@ -31,13 +31,17 @@ def delete(desk: Desk, job: str, owner: str = "") -> JobsChanged:
 
 def retain(desk: Desk, keep: Keep | None = None) -> dict[str, int]:
     """Delete all that has outlived its time, as the adapter does."""
-    desk.ledger.write(retention.retire)
-    gone = {}
-    for kind in retention.kinds(keep or Keep()):
-        gone[kind.what] = 0
-        while found := desk.ledger.read(kind.find):
-            gone[kind.what] += desk.ledger.write(lambda tx, kind=kind, found=found: kind.remove(tx, found))
+    for mark in retention.marks():
+        go_through(desk, mark)
+    gone = {kind.what: go_through(desk, kind) for kind in retention.kinds(keep or Keep())}
     return {what: count for what, count in gone.items() if count}
+
+
+def go_through(desk: Desk, kind: Found) -> int:
+    total = 0
+    while found := desk.ledger.read(kind.find):
+        total += desk.ledger.write(lambda tx, found=found: kind.remove(tx, found))
+    return total
 
 
 def count(desk: Desk, table: Table) -> int:
@@ -264,11 +268,92 @@ def test_what_came_to_life_between_the_search_and_the_deletion_stays(desk: Desk,
     assert removed == 0
 
 
+@pytest.mark.parametrize(("before", "after"), [(-26 * 365, 0), (0, -400), (400, 0)])
+def test_a_clock_that_is_set_right_makes_nothing_old(desk: Desk, before: float, after: float) -> None:
+    """Ended and held jobs, a VM and a host that have just gone, a message, a name, kinds of jobs and machines."""
+    desk.set_wall(before)
+    desk.report("host-1", status("vm-1"), status("vm-gone"))
+    desk.hello("vm-gone")
+    run(desk, "done")
+    run(desk, "held", Outcome.FAILED, attempts=1)
+    desk.submit("cancelled")
+    desk.cancel("cancelled")
+    run(desk, "deleted", requirements=Requirements(memory_mib=77))
+    delete(desk, "deleted")
+    desk.report("host-1", status("vm-1"))
+    first = retain(desk)
+
+    desk.set_wall(after)
+    second = retain(desk)
+
+    assert (first, second) == ({}, {})
+    assert desk.states() == {"done": 1, "held": 1, "cancelled": 1}
+    assert desk.write(lambda tx: len(outbox.stale(tx, 10_000))) > 0, "what was claimed by another clock is sent again"
+
+
+def test_what_ended_under_a_wrong_clock_ages_like_everything_else(desk: Desk) -> None:
+    desk.set_wall(400)
+    run(desk, "from-the-future")
+    desk.set_wall(0)
+    desk.pass_s(31 * DAY_S)
+
+    assert retain(desk)["jobs"] == 1
+
+
+def test_jobs_that_ended_first_go_first_whatever_the_clock_said(desk: Desk) -> None:
+    run(desk, "first")
+    desk.pass_s(60)
+    desk.set_wall(-26 * 365)
+    run(desk, "second")
+
+    found = desk.ledger.read(lambda tx: claims.ended_first(tx, None, 10))
+
+    assert [one.ref for one in found] == [f"{SITE}/first.1", f"{SITE}/second.1"]
+
+
+def test_the_outputs_of_a_lost_attempt_stay_a_day_that_was_served(desk: Desk) -> None:
+    desk.submit("one", attempts=3)
+    lost = desk.start("vm-1")
+    desk.pass_s(desk.policy.lease_s + 1)
+    desk.expire()
+    desk.start("vm-2")
+    named = [(lost.job, lost.attempt)]
+
+    def unclaimed() -> list[tuple[str, int]]:
+        return desk.ledger.read(lambda tx: claims.unclaimed_attempts(tx, named, tx.lease_now_ms - int(DAY_S * 1000)))
+
+    desk.set_wall(400)
+    before = unclaimed()
+    desk.pass_s(DAY_S + 100)
+
+    assert (before, unclaimed()) == ([], named)
+
+
+def test_a_large_job_keeps_no_vm_free_for_a_clock_that_was_set(desk: Desk) -> None:
+    machine = Machine(cpus=4, memory_mib=4096, disk_mib=4096, platform="linux/x86_64", slots=2)
+    desk.submit("small", requirements=Requirements(memory_mib=1))
+    desk.ask("vm-1", 0, machine)
+    desk.submit("large", requirements=Requirements(cpus=4))
+    desk.set_wall(400)
+    desk.ask("vm-1", 1, machine)
+    desk.submit("next", requirements=Requirements(memory_mib=1))
+
+    assert desk.state("next") is JobState.ASSIGNED
+
+
+def test_what_waits_has_waited_for_as_long_as_was_served(desk: Desk) -> None:
+    desk.submit("waits")
+    desk.set_wall(400)
+    desk.pass_s(7)
+
+    assert desk.ledger.read(queries.stats).oldest_wait_ms == 7000
+
+
 def test_a_job_that_ended_is_shown_until_it_goes_and_then_unknown(desk: Desk) -> None:
     run(desk, "one")
     assert desk.state("one") is JobState.DONE
 
-    desk.ledger.write(lambda tx: tx.execute(update(tables.jobs).values(ended_ms=1)))
+    desk.ledger.write(lambda tx: tx.execute(update(tables.jobs).values(since_ms=1)))
     retain(desk)
 
     with pytest.raises(NotFound):

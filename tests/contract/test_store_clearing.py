@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,11 @@ class Yard:
         self.root = directory / "store"
         self.desk = Desk(f"sqlite:///{directory / ledger}")
         self.desk.now_ms = time.time_ns() // 1_000_000
-        self.store = Store(f"file://{self.root}")
+        self.desk.ledger.read(lambda tx: tx.lease_now_ms)
+        self.store = Store(f"file://{self.root}", self.desk.ledger.served_s)
 
     async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
+        self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = Wire(), Metrics("adapter-store-1", CollectorRegistry())
         intake = Intake(wire.connection, self.desk.ledger, {}, metrics, after=lambda tx: None)
         collector = Collector(self.store, intake, bounds or Bounds(), metrics)
@@ -135,6 +138,27 @@ async def test_an_input_goes_once_no_submission_needs_it(yard: Yard) -> None:
     assert young == 3
     assert yard.files() == {f"inputs/{needed[:2]}/{needed}"}
     assert not yard.store.has_input(never)
+
+
+@pytest.mark.parametrize("year", [2010, 2080])
+async def test_what_was_stored_ages_by_the_ledgers_clock_whatever_the_machines_says(tmp_path: Path, year: int) -> None:
+    yard = Yard(tmp_path)
+    yard.desk.now_ms = int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    yard.desk.submit("any")
+    yard.input(b"stored")
+    asked_for = yard.input(b"asked for again")
+
+    await yard.collect()
+    young = len(yard.files())
+    yard.desk.pass_s(0.7 * DAY_S)
+    yard.desk.submit("any other")
+    yard.store.has_input(asked_for)
+    yard.desk.pass_s(0.7 * DAY_S)
+    await yard.collect()
+    yard.desk.ledger.close()
+
+    assert young == 2
+    assert yard.files() == {f"inputs/{asked_for[:2]}/{asked_for}"}
 
 
 @pytest.mark.parametrize("moment", ["before it is put aside", "while it is put aside"])

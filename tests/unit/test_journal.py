@@ -6,11 +6,13 @@ import asyncio
 import errno
 import os
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from broker.rpc import journal as journal_module
 from broker.rpc.journal import Entry, Journal
 from tests.broker.polling import until
 
@@ -91,18 +93,35 @@ async def test_a_byte_that_rotted_ends_the_file(tmp_path: Path) -> None:
 
 async def test_ended_commands_are_forgotten_after_their_time_and_open_ones_never(tmp_path: Path) -> None:
     now = 1000.0
-    journal = Journal(tmp_path / "j", keep_s=60, wall=lambda: now)
+    journal = Journal(tmp_path / "j", keep_s=60, steady=lambda: now)
     journal.open()
     for name in ("old", "open"):
         await journal.accept(name, "console-a", b"x")
     await journal.end("old", b"answer")
     now += 100
+    await journal.accept("young", "console-a", b"x")
+    await journal.end("young", b"answer")
 
-    after = Journal(tmp_path / "j", keep_s=60, wall=lambda: now)
+    after = Journal(tmp_path / "j", keep_s=60, steady=lambda: 5.0)
     after.open()
 
     assert after.get("old") is None
     assert after.get("open") is not None
+    assert after.get("young") is not None
+
+
+@pytest.mark.parametrize("year", [2000, 2026, 2100])
+async def test_a_clock_that_was_set_makes_no_answered_command_old(tmp_path: Path, year: int) -> None:
+    """What ended a moment ago, as the machine's clock of then said, and comes again now."""
+    at_ms = int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
+    records: list[list[object]] = [["accept", "c1", "console-a", at_ms, b"x"], ["end", "c1", b"answer"]]
+    (tmp_path / "j").write_bytes(b"".join(journal_module._frame(record) for record in records))
+
+    after = await reopened(tmp_path / "j")
+
+    entry = after.get("c1")
+    assert entry is not None
+    assert entry.reply == b"answer"
 
 
 async def test_a_file_that_grew_too_long_is_written_anew_while_in_use(
