@@ -25,6 +25,8 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     beat_s: Seconds = 15.0
     #: How long a paused or saved VM keeps its jobs.
     pause_limit_s: Seconds = 7 * 86400.0
+    #: VMs that one host may have at once, as the key manager's setting of that name; what it reports beyond is ignored.
+    vms_of_host: Annotated[int, Meta(ge=1, le=1000)] = 128
     #: How often leases, the outbox and the gauges are looked at.
     sweep_s: Seconds = 5.0
     #: How long jobs are kept, with their outputs, once they are done, failed or cancelled.

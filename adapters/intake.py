@@ -23,6 +23,7 @@ from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from adapters.outgoing import Outgoing
+from broker.admission import Admission
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.routes import sender_of
@@ -108,6 +109,8 @@ class Intake:
         #: Move the message to the dead letters, and tell the sender, where it can be told.
         self.refuse = self._outgoing.refuse
         self.burials = self._outgoing.burials
+        #: What each stranger may send here.
+        self.admission = Admission(self.burials, lambda: metrics.refused("flood"))
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._tasks: set[asyncio.Task[None]] = set()

@@ -43,7 +43,7 @@ ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "returned", "expired"
 REASONS = (
     *("undecodable", "foreign_key", "not_taken", "failed", "flood", "no_such_transfer", "too_many_kinds"),
     *("stale_generation", "stale_hello", "stale_inventory"),
-    *("unknown_attempt", "foreign_attempt", "foreign_vm", "superseded", "cancelled", "dead_boot"),
+    *("unknown_attempt", "foreign_attempt", "foreign_vm", "too_many_vms", "superseded", "cancelled", "dead_boot"),
 )
 NOT_DELIVERED = ("unroutable", "refused", "disconnected", "forbidden", "other")
 VERDICTS = ("accepted", "refused")

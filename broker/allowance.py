@@ -38,6 +38,11 @@ class Allowance:
         bucket.level -= amount
         return True
 
+    def holds(self, who: Hashable, now_s: float, amount: float = 1.0) -> bool:
+        """Say whether an amount could be taken; takes nothing."""
+        bucket = self._buckets.get(who)
+        return (self.at_once if bucket is None else self._level(bucket, now_s)) >= amount
+
     def _level(self, bucket: _Bucket, now_s: float) -> float:
         return min(self.at_once, bucket.level + max(0.0, now_s - bucket.at_s) * self.per_s)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from broker.connection import Connection, Delivery
 from broker.errors import NotDelivered
 from broker.offences import Measure, Offences
-from broker.routes import DEAD, up
+from broker.routes import DEAD, payer_of, within
 from schemas.codec import clip, encode
 from schemas.enrol import PrincipalCut
 
@@ -61,7 +61,7 @@ class Burials:
         if not delivery.spoil():
             delivery.ack()
             return False
-        who = owner or delivery.user_id
+        who = owner or payer_of(delivery.exchange, delivery.routing_key, delivery.user_id)
         measure = self._offences.judge(who, len(delivery.whole), self._clock())
         if measure is Measure.CUT_OFF:
             self._cut_off(who, clip(f"too many messages that nobody can take, the last one {reason}: {text}", 200))
@@ -78,10 +78,19 @@ class Burials:
             delivery.ack()
         return True
 
+    def charge(self, who: str, reason: str, size_bytes: int = 0) -> None:
+        """Count a message that had no effect, and is no letter either, against its sender."""
+        if self._offences.charge(who, size_bytes, self._clock()) is Measure.CUT_OFF:
+            self._cut_off(who, clip(f"too many messages without effect, the last one {reason}", 200))
+
+    def is_beyond(self, who: str) -> bool:
+        """Say whether somebody has gone beyond all bounds: nothing that it sends need be read."""
+        return self._offences.is_beyond(who, self._clock())
+
     def tell(self) -> None:
         """Log what was dropped since this was called last, a line for each principal."""
         for who, count in self._offences.take_dropped().items():
-            log.warning("messages dropped, beyond its share of the dead letters", extra={"sender": who, "count": count})
+            log.warning("messages dropped, beyond its share", extra={"sender": who, "count": count})
 
     async def _publish(self, delivery: Delivery, reason: str, origin: Origin) -> None:
         headers = {"x-volcloud-reason": reason}
@@ -93,7 +102,7 @@ class Burials:
         """One message more or less of many: a lost one is followed by another a minute later."""
         log.error("principal to be cut off", extra={"sender": who, "why": reason})
         message = PrincipalCut(target="keys", principal=who, reason=reason)
-        self._connection.send(*up(self._connection.user, "enrol"), encode(message), message_id=message.id)
+        self._connection.send(*within(self._connection.user, "cut"), encode(message), message_id=message.id)
 
 
 def _origin_of(delivery: Delivery) -> Origin:

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from broker.routes import kind_of
+from broker.routes import kind_of, payer_of
 from schemas.codec import decode, unbundle
 from schemas.envelope import Message
 from schemas.errors import DecodeError
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 #: Kinds of principal that send bundles.
 BUNDLERS = frozenset({"adapter", "vm"})
+#: Says whether what came is let in: (who pays for it, bytes, messages in it).
+Gate = Callable[[str, int, int], bool]
 #: Acknowledges what came (False), or rejects it (True).
 Settle = Callable[[bool], None]
 #: Stands for text that a sender gave as octets which are none.
@@ -104,13 +106,21 @@ class Delivery:
             self._settlement.settle(rejected=rejected)
 
 
-def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, *, bundles: bool) -> list[Delivery]:
+def deliveries(
+    settle: Settle, method: Any, properties: Any, body: bytes, *, bundles: bool, gate: Gate | None = None
+) -> list[Delivery]:
     """Make of what pika hands over the deliveries that it holds: one, or those of a bundle where ``bundles`` may come.
 
-    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it.
+    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it. What the
+    ``gate`` does not let in is acknowledged, and none.
     """
     flaw = getattr(properties, "flaw", "") or _make_text(method, properties)
     bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
+    if gate is not None:
+        payer = payer_of(method.exchange, method.routing_key, properties.user_id or "")
+        if not gate(payer, len(body), len(bodies)):
+            settle(False)
+            return []
     settlement = _Settlement(settle, len(bodies))
     ours = Properties(
         message_id=properties.message_id,
@@ -159,6 +169,8 @@ class Subscription(Struct, frozen=True, kw_only=True):
     once: bool = False
     #: Nobody else may consume the queue meanwhile: whoever tries is refused.
     exclusive: bool = False
+    #: Judges what comes before anything of it is decoded; None: all is let in.
+    gate: Gate | None = None
 
 
 #: Gives what acknowledges a delivery, from the channel that it came by and its tag.
@@ -173,13 +185,14 @@ def receiver(
     It raises nothing: that would end the link, for what one message is. What its handler leaves broken is rejected.
     """
     handler, bundles, once = subscription.handler, subscription.bundles, subscription.once
+    gate = subscription.gate
 
     def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
         settle = settler(channel, method.delivery_tag)
         if once and method.redelivered:
             settle(False)
             return
-        for delivery in deliveries(settle, method, properties, body, bundles=bundles):
+        for delivery in deliveries(settle, method, properties, body, bundles=bundles, gate=gate):
             try:
                 awaitable = handler(delivery)
             except Exception:

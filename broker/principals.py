@@ -130,14 +130,15 @@ def _adapter(who: Principal) -> _Rights:
     """Adapters answer agents and sites on ``vc.down``, consoles on ``vc.up``, and move what they cannot read away.
 
     Among the beats they put marks of their own, which tell how far the beats have been read. The key manager hears from
-    them whom to cut off.
+    them whom to cut off, by a road that no stranger can fill.
     """
     own = rf"|vc\.(chunks|control)\.{re.escape(who.name)}" if who.takes_files else ""
     topic = {
-        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(reply\..+|beat|enrol)$"),
+        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(reply\..+|beat)$"),
+        CALLS: TopicPermission(write=rf"^{re.escape(who.name)}\.cut$"),
         DOWN: TopicPermission(write=rf"^(host|vm|site)\.{_ID}(\.files)?$"),
     }
-    return NONE, r"^vc\.(up|down|dead)$", f"^({_CENTRE_QUEUES}{own})$", topic
+    return NONE, r"^vc\.(up|down|dead|calls)$", f"^({_CENTRE_QUEUES}{own})$", topic
 
 
 def _console(who: Principal) -> _Rights:
@@ -166,7 +167,7 @@ def _keys(_: Principal) -> _Rights:
         EVENTS: TopicPermission(read=r"^connection\.(\*|created|closed)$"),
     }
     write = rf"^({replies}|amq\.default|vc\.(up|down|dead))$"
-    return f"^{replies}$", write, rf"^({replies}|vc\.enrol|amq\.rabbitmq\.event)$", topic
+    return f"^{replies}$", write, rf"^({replies}|vc\.(enrol|cuts)|amq\.rabbitmq\.event)$", topic
 
 
 _RIGHTS = {

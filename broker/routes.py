@@ -51,6 +51,11 @@ def up(user: str, kind: str, destination: str = "") -> Route:
     return Route(exchange, ".".join(filter(None, (user, kind, destination))))
 
 
+def within(user: str, kind: str) -> Route:
+    """Among the centre's own: no stranger may write that exchange, nor fill a queue that is bound to it alone."""
+    return Route(CALLS, f"{user}.{kind}")
+
+
 def reply(user: str, to: str, suffix: str) -> Route:
     """From ``user`` back to ``to``: a console's reply queue, else the queue that its broker-checked name says."""
     if kind_of(to) == "console":
@@ -66,6 +71,15 @@ def reply_queue(console: str, suffix: str) -> str:
 def sender_of(routing_key: str, user_id: str) -> str | None:
     """Give the sender's name if the broker vouches for it: ``user_id`` set and the key's first word; else None."""
     return user_id if user_id and routing_key.partition(".")[0] == user_id else None
+
+
+def payer_of(exchange: str, routing_key: str, user_id: str) -> str:
+    """Say at whose cost a message is read; empty where nobody can be named.
+
+    One may leave out the ``user_id``, but on ``vc.up`` the broker lets nobody write under a key that begins with
+    another's name, and what is delivered is that key, whatever carbon copies were asked for.
+    """
+    return user_id or (routing_key.partition(".")[0] if exchange == UP else "")
 
 
 def file_route(user: str, peer: str, suffix: str, *, is_chunk: bool) -> Route:

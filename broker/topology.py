@@ -138,8 +138,16 @@ def _centre_queue(row: _Row) -> QueueSpec:
 
 
 def _special_queues() -> tuple[QueueSpec, ...]:
-    """Calls come from consoles alone; the dead letters from the centre. What agents reject, and their word on it, is
-    moved there by the centre."""
+    """Calls come from consoles alone; the dead letters from the centre, and so does whom the key manager shall cut off:
+    no stranger fills those. What agents reject, and their word on it, is moved to the dead letters by the centre."""
+    cuts = QueueSpec(
+        name="vc.cuts",
+        type="quorum",
+        max_bytes=4 * MIB,
+        overflow=Overflow.REJECT,
+        bindings=(Binding(CALLS, "*.cut"),),
+        dead_letters=DEAD,
+    )
     calls = QueueSpec(
         name="vc.calls",
         type="quorum",
@@ -163,7 +171,7 @@ def _special_queues() -> tuple[QueueSpec, ...]:
         overflow=Overflow.DROP,
         bindings=(Binding(REJECTED, ""), Binding(UP, "*.refused")),
     )
-    return calls, dead, rejected
+    return cuts, calls, dead, rejected
 
 
 def queues_of(principal: Principal, profile: Profile) -> tuple[QueueSpec, ...]:

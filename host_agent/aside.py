@@ -14,7 +14,8 @@ from host_agent.hypervisors.contract import Hypervisor, VmSpec
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.vm import VmState, Wish
-from schemas.vms import VmStatus
+from schemas.codec import clip
+from schemas.vms import MOST_OF_A_NAME, MOST_OF_A_REASON, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +56,9 @@ class SetAside:
         state = await self._hypervisor.state(vm)
         return VmStatus(
             vm=vm,
-            name=spec.name,
+            name=clip(spec.name, MOST_OF_A_NAME),
             state=VmState.SET_ASIDE,
-            reason=f"{state}; this host's agent does not know it: {_advice(spec.name)}",
+            reason=clip(f"{state}; this host's agent does not know it: {_advice(spec.name)}", MOST_OF_A_REASON),
             generation=self._seeding.told_generation(vm),
             hypervisor=self._hypervisor.name,
             cpus=spec.cpus,

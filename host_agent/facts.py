@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from host_agent.config import HostConfig
 from host_agent.hypervisors.contract import Hypervisor
-from schemas.vms import HostFacts, VmStatus
+from schemas.codec import clip
+from schemas.vms import MOST_IMAGES, MOST_OF_A_HOSTNAME, HostFacts, VmStatus
 
 AGENT_VERSION = "0.1.0"
 
@@ -17,7 +18,7 @@ AGENT_VERSION = "0.1.0"
 def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Iterable[VmStatus]) -> HostFacts:
     """Describe this host now; its accelerator is known once a VM runs."""
     return HostFacts(
-        hostname=platform.node(),
+        hostname=clip(platform.node(), MOST_OF_A_HOSTNAME),
         platform=f"{platform.system().lower()}-{platform.machine()}",
         cpus=os.cpu_count() or 1,
         memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
@@ -26,5 +27,5 @@ def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Iterable[VmSt
         accelerator=next((status.accelerator for status in statuses if status.accelerator), ""),
         agent_version=AGENT_VERSION,
         isolates=hypervisor.capabilities.isolates,
-        images=config.images,
+        images=config.images[:MOST_IMAGES],
     )

@@ -11,12 +11,10 @@ from host_agent.hypervisors.contract import Hypervisor, VmFacts
 from host_agent.looks import Looks
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.vm import VmState
-from schemas.vms import VmStatus
+from schemas.codec import clip
+from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, VmStatus
 
 log = logging.getLogger(__name__)
-
-#: Longest reason that is told, characters.
-_MOST_REASON = 1000
 
 #: Says why a VM is not what it is wished to be: (id, name, state); empty where there is nothing to say.
 Reason = Callable[[str, str, VmState], str]
@@ -56,7 +54,7 @@ class VmStatuses:
             vm=record.vm,
             name=record.name,
             state=state,
-            reason=reason[:_MOST_REASON],
+            reason=clip(reason, MOST_OF_A_REASON),
             generation=record.generation,
             hypervisor=self._hypervisor.name,
             cpus=record.cpus,
@@ -64,7 +62,7 @@ class VmStatuses:
             disk_mib=record.disk_mib,
             image=record.image,
             pid=facts.pid or 0,
-            accelerator=facts.accelerator or "",
+            accelerator=clip(facts.accelerator or "", MOST_OF_A_WORD),
             cpu_seconds=facts.cpu_seconds or 0.0,
             resident_bytes=facts.resident_bytes or 0,
             autostart=record.autostart,

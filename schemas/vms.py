@@ -13,25 +13,35 @@ from schemas.ids import VmName
 MOST_VMS = 1000
 
 
+#: What a host says of itself and its VMs is kept at the centre, and shown: each word has its bound, characters.
+MOST_OF_A_WORD, MOST_OF_A_NAME, MOST_OF_A_HOSTNAME, MOST_OF_A_REASON = 64, 128, 255, 1000
+Word = Annotated[str, Meta(max_length=MOST_OF_A_WORD)]
+Name = Annotated[str, Meta(max_length=MOST_OF_A_NAME)]
+Reason = Annotated[str, Meta(max_length=MOST_OF_A_REASON)]
+Amount = Annotated[int, Meta(ge=0, le=1 << 53)]
+#: Images that a host names.
+MOST_IMAGES = 256
+
+
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A VM as its host sees it."""
 
-    vm: str
-    name: str
-    state: str
-    generation: int
-    hypervisor: str
-    cpus: int
-    memory_mib: int
-    disk_mib: int
-    image: str = ""
+    vm: Name
+    name: Name
+    state: Word
+    generation: Amount
+    hypervisor: Word
+    cpus: Amount
+    memory_mib: Amount
+    disk_mib: Amount
+    image: Name = ""
     #: Process id of the hypervisor on its host; 0 where there is none.
-    pid: int = 0
-    accelerator: str = ""
+    pid: Amount = 0
+    accelerator: Word = ""
     cpu_seconds: float = 0.0
-    resident_bytes: int = 0
+    resident_bytes: Amount = 0
     #: Why it is in this state, where that needs saying.
-    reason: str = ""
+    reason: Reason = ""
     #: Started again when it aborts.
     autostart: bool = False
 
@@ -109,17 +119,17 @@ class Vms(Reply, frozen=True, kw_only=True, tag="reply.vms"):
 class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A host as its agent sees it."""
 
-    hostname: str
-    platform: str
-    cpus: int
-    memory_mib: int
-    free_disk_mib: int
-    hypervisor: str
-    accelerator: str = ""
-    agent_version: str = ""
+    hostname: Annotated[str, Meta(max_length=MOST_OF_A_HOSTNAME)]
+    platform: Name
+    cpus: Amount
+    memory_mib: Amount
+    free_disk_mib: Amount
+    hypervisor: Word
+    accelerator: Word = ""
+    agent_version: Word = ""
     #: False: guests are not separated from the host.
     isolates: bool = True
-    images: list[str] = []
+    images: Annotated[list[Name], Meta(max_length=MOST_IMAGES)] = []
 
 
 class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
@@ -134,4 +144,4 @@ class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
 class HostBye(Message, frozen=True, kw_only=True, tag="host.bye"):
     """The agent stops; its VMs may live on."""
 
-    reason: str = ""
+    reason: Reason = ""

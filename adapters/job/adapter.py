@@ -33,6 +33,7 @@ from adapters.ledger.transaction import Policy, Tx
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
+from broker.backoff import backoff
 from broker.connection import Connection
 from broker.routes import up
 from schemas.codec import clip, encode
@@ -77,11 +78,13 @@ class JobAdapter:
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
+        consume, gate, take = self._connection.consume, self._intake.admission.gate, self._intake.on_delivery
         for queue in ("vc.submissions", "vc.requests", "vc.beats"):
-            await self._connection.consume(queue, self._intake.on_delivery, prefetch=PREFETCH)
-        await self._connection.consume("vc.inventory", self._intake.on_delivery, prefetch=PREFETCH, once=True)
-        await self._connection.consume("vc.rejected", Rejected(self._intake.burials).on_delivery, prefetch=50)
-        await self._connection.consume("vc.calls", self._calls.on_delivery, prefetch=50)
+            await consume(queue, take, prefetch=PREFETCH, gate=gate(queue))
+        await consume("vc.inventory", take, prefetch=PREFETCH, once=True, gate=gate("vc.inventory"))
+        rejected = Rejected(self._intake.burials)
+        await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
+        await consume("vc.calls", self._calls.on_delivery, prefetch=50)
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -123,13 +126,19 @@ class JobAdapter:
         await asyncio.to_thread(self._ledger.tidy)
 
     async def _put_mark(self, watch: LeaseWatch) -> None:
-        """Put a mark among the beats; one that is not taken in time is one that never comes back."""
-        mark = LeaseMark()
+        """Put a mark among the beats, as often as it takes while their queue is full; one that is not taken in time is
+        one that never comes back."""
+        mark, ends_s = LeaseMark(), time.monotonic() + MARK_CONFIRM_S
         watch.sent(mark.id, time.monotonic())
-        sent = self._connection.send(*up(self._connection.user, "beat"), encode(mark), message_id=mark.id)
-        await asyncio.wait({sent}, timeout=MARK_CONFIRM_S)
-        if not sent.done() or sent.exception() is not None:
-            log.info("mark not taken, the lease clock waits", extra={"link": self._connection.is_up})
+        for wait_s in backoff(0.05, 0.5):
+            sent = self._connection.send(*up(self._connection.user, "beat"), encode(mark), message_id=mark.id)
+            await asyncio.wait({sent}, timeout=max(0.0, ends_s - time.monotonic()))
+            if sent.done() and sent.exception() is None:
+                return
+            if time.monotonic() + wait_s > ends_s:
+                break
+            await asyncio.sleep(wait_s)
+        log.info("mark not taken, the lease clock waits", extra={"link": self._connection.is_up})
 
     def _show(self, stats: queries.Stats) -> None:
         metrics = self._metrics
@@ -221,7 +230,12 @@ async def run(config: JobAdapterConfig) -> None:
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
     metrics.serve(config.metrics_port, config.metrics_address)
-    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, pause_limit_s=config.pause_limit_s)
+    policy = Policy(
+        lease_s=config.lease_s,
+        beat_s=config.beat_s,
+        pause_limit_s=config.pause_limit_s,
+        vms_of_host=config.vms_of_host,
+    )
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)

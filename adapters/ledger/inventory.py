@@ -1,17 +1,19 @@
 """What hosts say of themselves and of their VMs.
 
 It decides nothing about a job, with two exceptions: a VM that its own host calls paused or saved keeps what its
-payloads have begun, and one that does not run gets no new job. A host is heard about its own VMs only.
+payloads have begun, and one that does not run gets no new job. A host is heard about its own VMs only, and of no more
+new ones than it may have.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, case, select, update
+from sqlalchemy import bindparam, case, func, select, update
 
 from adapters.ledger import guests, readiness, repute, tables
 from adapters.ledger.events import readable
@@ -19,6 +21,11 @@ from adapters.ledger.readiness import NOT_RUNNING, PAUSED
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from schemas.vms import HostBye, HostInventory, VmStatus
 
+log = logging.getLogger(__name__)
+
+#: VMs that a host has had and has no more are remembered for a while, so many for each that it may have; beyond them
+#: it is heard of no new one.
+GONE_FOR_EACH = 4
 #: A report that claims to be this much older than the last one is believed all the same: the host's clock was set back.
 REORDER_MS = 120_000
 
@@ -39,6 +46,7 @@ _REPORTED = select(*(_vms.c[name] for name in Reported._fields))
 _NAMED = _REPORTED.where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
 _THERE = _REPORTED.where(tables.IS_THERE, _vms.c.host == bindparam("of_host"))
 _LAST = select(_hosts.c.reported_ms).where(_hosts.c.host == bindparam("of_host"))
+_GONE = select(func.count()).select_from(_vms).where(tables.IS_ABSENT, _vms.c.host == bindparam("of_host"))
 _ABSENT = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(state="absent", paused_ms=0)
 _ALIVE = (
     update(_hosts)
@@ -72,7 +80,7 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
         return
     _save_host(tx, host, message)
     known = _known(tx, host, message.vms)
-    own = [status for status in message.vms if _is_own(tx, known.get(status.vm), host)]
+    own = _within_quota(tx, host, [s for s in message.vms if _is_own(tx, known.get(s.vm), host)], known)
     _save_vms(tx, host, own, known)
     repute.greet(tx, host, [status.vm for status in own if status.vm not in known])
     listed = {status.vm for status in own}
@@ -132,6 +140,21 @@ def _is_own(tx: Tx, known: Reported | None, host: str) -> bool:
     own = known is None or known.host in ("", host)
     tx.counts["foreign_vm"] += not own
     return own
+
+
+def _within_quota(tx: Tx, host: str, own: Sequence[VmStatus], known: Mapping[str, Reported]) -> Sequence[VmStatus]:
+    """Leave out the new VMs that are more than the host may have, or that come after too many that are gone again."""
+    new = [status.vm for status in own if status.vm not in known]
+    if not new:
+        return own
+    most = tx.policy.vms_of_host
+    has_room = tx.execute(_GONE, {"of_host": host}).scalar_one() < GONE_FOR_EACH * most
+    room = max(0, most - (len(own) - len(new))) if has_room else 0
+    left_out = set(new[room:])
+    if left_out:
+        tx.counts["too_many_vms"] += len(left_out)
+        log.warning("new vms not taken, beyond the quota", extra={"sender": host, "count": len(left_out), "most": most})
+    return [status for status in own if status.vm not in left_out]
 
 
 @cache

@@ -138,6 +138,7 @@ IS_RESTING = vms.c.rest_until_ms > literal_column("0")
 
 IS_ABSENT = vms.c.state == literal_column("'absent'")
 
+Index("ix_vms_gone", vms.c.host, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
 Index("ix_vms_absent", vms.c.beat_ms, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
 Index("ix_vms_offer", vms.c.offer)
 Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)

@@ -54,6 +54,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     avoid_s: float = 60.0
     #: How long a job that needs more than a slot's share waits before a VM is kept free for it.
     patience_s: float = 60.0
+    #: VMs that one host may have at once.
+    vms_of_host: int = 128
 
     @property
     def lease_ms(self) -> int:

@@ -63,7 +63,7 @@ class StorageAdapter:
             store,
             Path(config.staging),
             self._may_store,
-            self._intake.burials.bury,
+            self._intake.burials,
             metrics,
             most_input_bytes=config.input_mib << 20,
         )
@@ -72,10 +72,14 @@ class StorageAdapter:
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
-        await self._connection.consume("vc.offers", self._courier.on_opening, prefetch=64)
-        await self._connection.consume(f"vc.chunks.{user}", self._courier.on_message, prefetch=256, once=True)
-        await self._connection.consume(f"vc.control.{user}", self._courier.on_message, prefetch=256)
-        await self._connection.consume("vc.completions", self._on_completion, prefetch=PREFETCH, bundles=True)
+        courier, gate = self._courier, self._intake.admission.gate
+        chunks, control = f"vc.chunks.{user}", f"vc.control.{user}"
+        consume = self._connection.consume
+        await consume("vc.offers", courier.on_opening, prefetch=64, gate=gate("vc.offers"))
+        await consume(chunks, courier.on_chunk, prefetch=256, once=True, gate=gate(chunks))
+        await consume(control, courier.on_message, prefetch=256, gate=gate(control))
+        completions = "vc.completions"
+        await consume(completions, self._on_completion, prefetch=PREFETCH, bundles=True, gate=gate(completions))
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from types import UnionType
 
 from adapters.errors import AdapterError
 from adapters.metrics import Metrics
@@ -22,6 +23,7 @@ from adapters.outgoing import may_answer
 from adapters.storage.errors import StoreError, TooLarge
 from adapters.storage.store import Store, StoredFile
 from broker.connection import Delivery
+from broker.dead_letters import Burials
 from broker.errors import TransferFailed
 from broker.routes import kind_of, sender_of
 from broker.transfer import Transfers
@@ -29,10 +31,20 @@ from broker.transfer.desk import Desk, Room
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.partial import hold
 from broker.transfer.sending import digest_file
-from schemas.codec import clip
+from schemas.codec import clip, op_of
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
-from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
+from schemas.files import (
+    FileAbort,
+    FileChunk,
+    FileDone,
+    FileGet,
+    FileOffer,
+    FileWait,
+    FileWindow,
+    InputFile,
+    OutputFile,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +60,11 @@ SWEEP_S = 600.0
 #: Offers in a row that a receiver may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 5
 
+#: What is said in a transfer that is open, beside its chunks.
+CONTROLS = FileWindow | FileWait | FileDone | FileAbort | FileOffer
+
 #: Says how many bytes a VM may store of an attempt: None where it does not hold it.
 MayStore = Callable[[str, OutputFile], Awaitable[int | None]]
-#: Moves a delivery to the dead letters, with a reason and its detail.
-Bury = Callable[[Delivery, str, str], Awaitable[object]]
 
 
 class Courier:
@@ -63,13 +76,13 @@ class Courier:
         store: Store,
         staging: Path,
         may_store: MayStore,
-        bury: Bury,
+        burials: Burials,
         metrics: Metrics,
         *,
         most_input_bytes: int = 64 << 30,
     ) -> None:
         self._transfers, self._store, self._staging = transfers, store, staging
-        self._may_store, self._bury = may_store, bury
+        self._may_store, self._burials = may_store, burials
         self._metrics = metrics
         self._most_input_bytes = most_input_bytes
         #: Bytes of outputs on their way, by attempt.
@@ -81,9 +94,13 @@ class Courier:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
         return self._take_up(delivery, self._on_opening)
 
+    def on_chunk(self, delivery: Delivery) -> Awaitable[None] | None:
+        """Take a delivery of the queue for chunks, of which the receivers have granted what comes: nothing else."""
+        return self._take_up(delivery, lambda sender, message: self._on_message(sender, message, FileChunk))
+
     def on_message(self, delivery: Delivery) -> Awaitable[None] | None:
-        """Take a chunk, a window or an end."""
-        return self._take_up(delivery, self._on_message)
+        """Take a window or an end."""
+        return self._take_up(delivery, lambda sender, message: self._on_message(sender, message, CONTROLS))
 
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
@@ -106,37 +123,44 @@ class Courier:
         for name in self._store.remove_unfinished(LEFT_BEHIND_S):
             log.info("left behind in the store, removed", extra={"name": name})
 
-    def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], None]) -> Awaitable[None] | None:
-        """Acknowledge what can be read and hand it on; what cannot goes to the dead letters."""
+    def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], bool]) -> Awaitable[None] | None:
+        """Acknowledge what can be read and hand it on; what cannot, or is not ours, goes to the dead letters."""
         sender = sender_of(delivery.routing_key, delivery.user_id)
+        if sender is None:
+            return self._put_aside(delivery, "foreign_key", "user_id is not the first word of the routing key")
         try:
             message = delivery.read()
         except DecodeError as error:
-            self._metrics.refused("undecodable")
-            return self._put_aside(delivery, error.reason)
+            return self._put_aside(delivery, "undecodable", error.reason)
+        if not handle(sender, message):
+            return self._put_aside(delivery, "not_taken", f"{op_of(message)} is not taken from {sender}")
         delivery.ack()
-        if sender is None:
-            self._metrics.refused("foreign_key")
-        else:
-            handle(sender, message)
         return None
 
-    async def _put_aside(self, delivery: Delivery, reason: str) -> None:
-        await self._bury(delivery, "undecodable", reason)
+    async def _put_aside(self, delivery: Delivery, reason: str, text: str) -> None:
+        self._metrics.refused(reason)
+        await self._burials.bury(delivery, reason, text)
 
-    def _on_opening(self, sender: str, message: Message) -> None:
-        if may_answer(sender) and isinstance(message, FileOffer | FileGet):
-            self._open(sender, message)
-        else:
-            self._metrics.refused("not_taken")
+    def _drop(self, sender: str, reason: str) -> None:
+        """Count what comes too late or too often: honest ends say such things too, if not often."""
+        self._metrics.refused(reason)
+        self._burials.charge(sender, reason)
 
-    def _on_message(self, sender: str, message: Message) -> None:
-        if not self._transfers.on_message(sender, message):
-            self._metrics.refused("no_such_transfer")
+    def _on_opening(self, sender: str, message: Message) -> bool:
+        if not may_answer(sender) or not isinstance(message, FileOffer | FileGet):
+            return False
+        self._open(sender, message)
+        return True
+
+    def _on_message(self, sender: str, message: Message, kinds: type[Message] | UnionType) -> bool:
+        is_taken = isinstance(message, kinds)
+        if is_taken and not self._transfers.on_message(sender, message):
+            self._drop(sender, "no_such_transfer")
+        return is_taken
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
         if not self.desk.open(sender, message, lambda: self._serve(sender, message)):
-            self._metrics.refused("flood")
+            self._drop(sender, "flood")
 
     async def _serve(self, sender: str, message: FileOffer | FileGet) -> None:
         try:

@@ -90,6 +90,11 @@ class Registrar:
             return _failed(message, ErrorCode.FORBIDDEN, f"{op_of(message)} is not taken from {sender}")
         return work(sender, message, now_s)
 
+    def kin_of(self, sender: str) -> str:
+        """Say with whom a sender shares what it may have waiting: a VM with the other VMs of its host. Never waits."""
+        host = self._store.host_of(sender)
+        return f"VMs of {host}" if host else sender
+
     def _grant(self, host: str, message: EnrolGrant, _: float) -> Reply:
         """Hand out the one-time login of a VM's generation. A newer generation locks the older one out at once."""
         problem = _not_a_vm(message)

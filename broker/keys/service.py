@@ -1,4 +1,4 @@
-"""The key manager at work: what comes to ``vc.enrol`` goes to the registrar, and the answers back.
+"""The key manager at work: what comes to ``vc.enrol`` and ``vc.cuts`` goes to the registrar, and the answers back.
 
 What one principal asks is done in order; what several ask, side by side, so that the trouble of one is its own. All is
 settled, in bounded time: done, refused with a reason, or given up because the broker or the asker does not answer.
@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from broker.admission import Admission
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.dead_letters import Burials
@@ -39,9 +40,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Messages that are here, at work or waiting, and of one principal. All VMs of a host may start at once.
+#: Messages that are here, at work or waiting: of all, of one principal, of the VMs of one host together. A host may ask
+#: for all its VMs at once, and all of them may start at once; one VM asks for one thing and waits.
 PREFETCH = 2000
 MOST_WAITING = 256
+MOST_OF_A_VM = 8
+MOST_OF_KIN = 256
 #: Longest message that is read; the largest names a thousand VMs, bytes.
 MOST_BODY_BYTES = 96 * 1024
 #: Principals that are served at once; each waits for the broker's management most of the time.
@@ -58,7 +62,7 @@ CLOSE_ATTEMPTS = 20
 #: How often, and after how long, seconds, it is asked for the connections of who was cut off.
 LOOKS, LOOK_AGAIN_S = 4, 2.5
 #: What a client is told whose connection is closed.
-REPLACED, FLOODED = "the agent has a newer connection", "too many messages that nobody can take"
+REPLACED, FLOODED = "the agent has a newer connection", "too many messages"
 
 
 class Service:
@@ -71,7 +75,8 @@ class Service:
         self._lifetime_s, self._sweep_s = lifetime_s, sweep_s
         self._sessions = Sessions()
         self._burials = Burials(connection, cut_off=self._cut_off)
-        self._turns = Turns(MOST_WAITING)
+        self._admission = Admission(self._burials)
+        self._turns = Turns(PREFETCH, MOST_OF_KIN)
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,7 +84,9 @@ class Service:
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
         events = f"vc.replies.keys.events{secrets.token_hex(4)}"
-        await self._connection.consume("vc.enrol", self._on_delivery, prefetch=PREFETCH)
+        gate = self._admission.gate("vc.enrol")
+        await self._connection.consume("vc.enrol", self._on_delivery, prefetch=PREFETCH, gate=gate)
+        await self._connection.consume("vc.cuts", self._on_delivery)
         await self._connection.consume(events, self._on_event, bind_to=(EVENTS, "connection.*"))
         try:
             while True:
@@ -101,8 +108,11 @@ class Service:
             message = delivery.read()
         except DecodeError as error:
             return await self._bury(delivery, "undecodable", error.reason)
-        if not self._turns.take(sender, lambda: self._take(delivery, sender, message)):
-            return await self._bury(delivery, "flood", f"{MOST_WAITING} messages of {sender} wait already")
+        most = MOST_OF_A_VM if kind_of(sender) in (Kind.VM, Kind.ONCE) else MOST_WAITING
+        kin = self._registrar.kin_of(sender)
+        if not self._turns.take(sender, lambda: self._take(delivery, sender, message), most, kin):
+            text = f"too many messages of {sender} wait already (at most {most}), or of all {kin} ({MOST_OF_KIN})"
+            return await self._bury(delivery, "flood", text)
         return None
 
     async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:

@@ -72,6 +72,8 @@ class Store:
         present = {row[1] for row in self._database.execute("PRAGMA table_info(vms)")}
         for column in _LATER.keys() - present:
             self._database.execute(f"ALTER TABLE vms ADD COLUMN {column} {_LATER[column]}")
+        #: Hosts by VM and by one-time login: asked for each message, which must not wait for a disk.
+        self._hosts = {name: one.host for one in self.everything() for name in _names(one)}
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -80,11 +82,20 @@ class Store:
 
     def put(self, record: VmRecord) -> None:
         """Remember a VM in place of what was known of it."""
+        before = self.by_vm(record.vm)
         self._change(_PUT, msgspec.structs.astuple(record))
+        self._forget_names(before)
+        self._hosts |= dict.fromkeys(_names(record), record.host)
 
     def forget(self, vm: str) -> None:
         """Forget a VM. Idempotent."""
+        before = self.by_vm(vm)
         self._change("DELETE FROM vms WHERE vm = ?", (vm,))
+        self._forget_names(before)
+
+    def host_of(self, principal: str) -> str:
+        """Say to which host a VM or a one-time login belongs; empty for anybody else. Never waits."""
+        return self._hosts.get(principal, "")
 
     def grow_older(self, by_s: float) -> None:
         """Note that so much time was served."""
@@ -113,6 +124,10 @@ class Store:
         """Give every VM."""
         return self._select("TRUE")
 
+    def _forget_names(self, record: VmRecord | None) -> None:
+        for name in _names(record) if record is not None else ():
+            self._hosts.pop(name, None)
+
     def _change(self, statement: str, values: tuple[object, ...]) -> None:
         with self._lock:
             self._database.execute(statement, values)
@@ -120,6 +135,11 @@ class Store:
     def _select(self, condition: str, *values: str) -> list[VmRecord]:
         with self._lock:
             return _records(self._database, condition, values)
+
+
+def _names(record: VmRecord) -> list[str]:
+    """Give the logins of a VM: its own and, while there is one, the one-time login."""
+    return [record.vm, record.once_user] if record.once_user else [record.vm]
 
 
 @contextlib.contextmanager

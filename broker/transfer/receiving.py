@@ -110,11 +110,12 @@ class Receiving:
         if self._confirm is not None:
             await self._confirm()
 
-    def on_chunk(self, chunk: FileChunk) -> None:
-        """Judge a chunk that came."""
+    def on_chunk(self, chunk: FileChunk) -> bool:
+        """Judge a chunk that came; says whether it brought the file on."""
         if not self._is_ready:
-            return
-        if self._core.take(chunk):
+            return False
+        counts = self._core.take(chunk)
+        if counts:
             self._has_begun = True
             self._inbox.append(chunk.data)
             self.is_stalled = False
@@ -123,6 +124,7 @@ class Receiving:
             self._grant_if_wanted()
         elif self._core.is_broken_by(chunk):
             self._begin(self._core.taken)
+        return counts
 
     def again(self) -> None:
         """Begin a new epoch where this one got to: the sender lost touch, or the link is new."""

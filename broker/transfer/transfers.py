@@ -153,7 +153,7 @@ class Transfers:
         return entry is None or _is_heard(entry)
 
     def on_message(self, sender: str, message: Message) -> bool:
-        """Hand a message to its transfer. False: there is none, or the sender is not its peer."""
+        """Hand a message to its transfer. False: there is none, the sender is not its peer, or a chunk is of no use."""
         transfer = message.id if isinstance(message, FileOffer) else getattr(message, "transfer", "")
         entry = self._open.get(transfer)
         if entry is None or not self._may_speak(entry, sender):
@@ -162,6 +162,8 @@ class Transfers:
             if isinstance(message, FileOffer) and entry.peer not in (sender, ANY_ADAPTER) and not _is_stalled(entry):
                 return False
             entry.peer = sender
+        if isinstance(entry.end, Receiving) and isinstance(message, FileChunk):
+            return entry.end.on_chunk(message)
         self._dispatch(entry, message)
         return True
 
@@ -172,8 +174,6 @@ class Transfers:
 
     def _dispatch(self, entry: _Open, message: Message) -> None:
         match entry.end, message:
-            case Receiving() as end, FileChunk():
-                end.on_chunk(message)
             case Receiving() as end, FileOffer():
                 end.again()
             case Receiving() | Sending() as end, FileAbort():

@@ -9,6 +9,7 @@ import pytest
 
 from broker.address import Address
 from broker.connection import Connection, Delivery
+from broker.routes import payer_of
 from schemas.errors import DecodeError
 from tests.broker.polling import until
 from tests.broker.raw_amqp import TAKEN_KINDS, Fuzz, Raw, long, nested, properties, short, table, timestamp
@@ -118,3 +119,20 @@ async def test_a_thousand_messages_of_every_type_lose_no_link_and_no_message(min
         await until(lambda: len(reader.came) == 1000)
         assert reader.connection.links == 1
         assert any(reader.flaws)
+
+
+async def test_a_message_without_a_name_comes_under_its_writers_key_whatever_copies_it_asks_for(mint: Mint) -> None:
+    """By that key it is known who pays for it: nobody can spend what another may send."""
+    vm, other = mint("vm"), mint("vm")
+    copies = b"A" + long(b"S" + long(f"{other.user}.inventory".encode()))
+    async with reading(mint("adapter", "job-1"), "vc.inventory") as reader:
+        with Raw(vm) as stranger:
+            for header in ("CC", "BCC"):
+                stranger.publish("vc.up", f"{vm.user}.nothing", properties(headers=table((header, copies))))
+            stranger.confirmed()
+
+        await until(lambda: len(reader.came) == 2)
+
+        payers = [payer_of(one.exchange, one.routing_key, one.user_id) for one in reader.came]
+        assert payers == [vm.user] * 2
+        assert [one.user_id for one in reader.came] == ["", ""]

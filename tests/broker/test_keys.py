@@ -23,7 +23,7 @@ from broker.management import Management
 from broker.minting import unmint
 from broker.node import NodeAddress, PrivateNode
 from broker.principals import parse_principal
-from broker.routes import down, queue_of, reply_queue, up
+from broker.routes import down, queue_of, reply_queue, up, within
 from schemas.codec import decode, encode
 from schemas.enrol import (
     Credential,
@@ -350,7 +350,7 @@ async def test_who_is_cut_off_loses_its_connection_and_comes_back_when_its_time_
     await flooding.open(patience_s=10)
     async with Talker(centre.address("adapter-store-k")) as adapter:
         order = PrincipalCut(target="keys", principal=vm.user, reason="a flood")
-        await adapter.connection.publish(*up(adapter.user, "enrol"), encode(order), message_id=order.id)
+        await adapter.connection.publish(*within(adapter.user, "cut"), encode(order), message_id=order.id)
 
         await until(lambda: not flooding.is_up and "limit" in flooding.last_error, 30)
     assert str(check(centre.management, [])).count(vm.user) >= 1

@@ -8,6 +8,7 @@ import contextlib
 import msgspec
 import pytest
 
+from broker.address import Address
 from broker.connection import Connection
 from broker.errors import Refused
 from broker.keys import service
@@ -19,7 +20,7 @@ from schemas.enrol import EnrolGrant, EnrolGranted, EnrolTrade
 from schemas.envelope import Failed, Message
 from schemas.ids import unguessable
 from tests.broker.polling import until
-from tests.broker.test_keys import Centre, Talker, centre, granted_by, host
+from tests.broker.test_keys import Centre, Mint, Talker, centre, granted_by, host
 
 __all__ = ["centre"]
 
@@ -29,6 +30,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patience for tests."""
     monkeypatch.setattr(service, "ANSWER_S", 2.0)
     monkeypatch.setattr(service, "PATIENCE_S", 2.0)
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few places, before the key manager starts: what fills 2,000 fills them too."""
+    monkeypatch.setattr(service, "PREFETCH", 100)
 
 
 async def fill(console: Talker, key: str) -> None:
@@ -90,3 +97,28 @@ async def test_a_queue_that_exists_otherwise_is_its_principals_trouble(centre: C
     unmint(centre.management, parse_principal(vm))
     await keeper.connection.close()
     await other.connection.close()
+
+
+async def test_vms_that_read_nothing_hold_no_more_places_than_leaves_others_one(
+    narrow: None, centre: Centre, mint: Mint
+) -> None:
+    """Eight VMs with 256 questions each held every place of the key manager for as long as it offered them answers."""
+    other = await host(centre, "host-k2")
+    async with Talker(centre.address("console-k1")) as console:
+        deaf = [mint("vm") for _ in range(8)]
+        for vm in deaf:
+            await fill(console, queue_of(vm.user))
+
+        await asyncio.gather(*(_ask_much(vm) for vm in deaf))
+
+        for _ in range(3):
+            assert isinstance(await asyncio.wait_for(granted_by(other, unguessable("vm")), 10), EnrolGranted)
+    await other.connection.close()
+
+
+async def _ask_much(vm: Address) -> None:
+    """Ask 100 times for what is refused."""
+    async with Talker(vm) as talker:
+        for _ in range(100):
+            question = EnrolGrant(vm=vm.user, generation=1)
+            await talker.connection.publish(*up(vm.user, "enrol"), encode(question), message_id=question.id)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
 from adapters.errors import NotFound
-from adapters.ledger import clock, inventory, listing, queries
+from adapters.ledger import clock, inventory, listing, queries, tables
 from adapters.ledger import registry as pages
+from adapters.ledger.inventory import GONE_FOR_EACH
 from adapters.ledger.transaction import Policy
 from schemas.description import Requirements
 from schemas.jobs import Outcome, Phase
@@ -220,6 +222,38 @@ def test_a_host_is_not_heard_about_another_hosts_vm(desk: Desk) -> None:
 
     assert desk.counts["foreign_vm"] == 1
     assert registry(desk)[0].status.state == "running"
+
+
+def there(desk: Desk, host: str = "host-1") -> dict[str, str]:
+    """The VMs that a host has, with their states."""
+    vms = tables.vms.c
+    statement = select(vms.vm, vms.state).where(tables.IS_THERE, vms.host == host)
+    return {vm: state for vm, state in desk.ledger.read(lambda tx: tx.execute(statement).all())}  # noqa: C416
+
+
+def test_a_host_is_heard_of_no_more_new_vms_than_it_may_have(desk: Desk) -> None:
+    """A report of 1,000 fresh names once made 1,000 rows, and so did the next one."""
+    most = desk.policy.vms_of_host
+    desk.report("host-1", *(status(f"vm-{number}") for number in range(most + 50)))
+
+    assert set(there(desk)) == {f"vm-{number}" for number in range(most)}
+    assert desk.counts["too_many_vms"] == 50
+    desk.report("host-1", *(status(f"vm-{number}", "paused") for number in range(1, most + 50)))
+    assert there(desk) == {f"vm-{number}": "paused" for number in range(1, most + 1)}
+    desk.report("host-2", status("vm-of-another"))
+    assert set(there(desk, "host-2")) == {"vm-of-another"}
+
+
+def test_a_host_that_has_new_vms_all_the_time_is_heard_of_none_before_the_old_ones_are_forgotten(desk: Desk) -> None:
+    most = desk.policy.vms_of_host
+    for report in range(20):
+        desk.report("host-1", *(status(f"vm-{report}-{number}") for number in range(most)))
+
+    rows = desk.ledger.read(lambda tx: tx.execute(select(func.count()).select_from(tables.vms)).scalar_one())
+    assert rows <= (GONE_FOR_EACH + 1) * most
+    assert desk.counts["too_many_vms"] > 0
+    desk.report("host-2", status("vm-of-another"))
+    assert set(there(desk, "host-2")) == {"vm-of-another"}
 
 
 def test_a_boot_that_the_host_announces_makes_the_older_guest_stale(desk: Desk) -> None:

@@ -56,9 +56,11 @@ def flood(login: Address, count: int, seed: int) -> None:
         sent += portion
 
 
-def refused(layout: Layout) -> int:
-    """How many messages the adapters have refused, whatever became of them."""
-    return sum(int(float(number)) for text in _scraped(layout) for number in _REFUSED.findall(text))
+def refused(layout: Layout, why: str = "undecodable") -> int:
+    """How many messages the adapters have refused for that reason, whatever became of them."""
+    return sum(
+        int(float(number)) for text in _scraped(layout) for reason, number in _REFUSED.findall(text) if reason == why
+    )
 
 
 def reconnects(layout: Layout) -> int:
@@ -78,7 +80,7 @@ def p99_s(system: System, seconds: float) -> float:
     return sorted(took)[int(len(took) * 0.99)]
 
 
-_REFUSED = re.compile(r'^vc_messages_refused_total\{[^}]*reason="undecodable"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
+_REFUSED = re.compile(r'^vc_messages_refused_total\{[^}]*reason="([a-z_]+)"[^}]*\} ([0-9.e+]+)$', re.MULTILINE)
 _RECONNECTS = re.compile(r"^vc_broker_reconnects_total\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,15 @@ from adapters.storage import contents
 from adapters.storage.courier import LEFT_BEHIND_S, ROOM, Courier
 from adapters.storage.store import Store
 from broker.connection import Delivery
+from broker.dead_letters import Burials
+from broker.offences import Offences
+from broker.routes import DEAD
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileGet, FileOffer, FileWait, FileWindow, InputFile, OutputFile
+from schemas.files import FileAbort, FileChunk, FileGet, FileOffer, FileWait, FileWindow, InputFile, OutputFile
+from schemas.jobs import JobBeat
 from tests.unit.wires import Post, Wire, until
 
 CONTENT = b"content"
@@ -38,20 +43,35 @@ class Room:
         self.staging = directory / "staging"
         #: Bytes that VMs may store, by name.
         self.allowed: dict[str, int] = {}
+        #: Who was cut off.
+        self.cut: list[str] = []
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire.connection)
-        self.courier = Courier(transfers, self.store, self.staging, self._may_store, self._bury, metrics)
+        self.burials = Burials(self.wire.connection, cut_off=lambda who, _: self.cut.append(who))
+        self.courier = Courier(transfers, self.store, self.staging, self._may_store, self.burials, metrics)
 
     async def _may_store(self, sender: str, file: OutputFile) -> int | None:
         return self.allowed.get(sender)
 
-    async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
-        delivery.ack()
-
     def open(self, sender: str, message: Message) -> Post:
-        post = Post(f"{sender}.offer", message)
-        self.courier.on_opening(post.delivery)
+        return self.hand(self.courier.on_opening, sender, message)
+
+    def hand(
+        self,
+        take: Callable[[Delivery], Awaitable[None] | None],
+        sender: str,
+        message: Message | bytes,
+        *,
+        user: str = "",
+    ) -> Post:
+        post = Post(f"{sender}.offer", message, user)
+        work = take(post.delivery)
+        if work is not None:
+            asyncio.ensure_future(work)  # noqa: RUF006  done in a turn of the loop
         return post
+
+    def buried(self) -> int:
+        return sum(exchange == DEAD for exchange, _, _ in self.wire.sent)
 
     def said(self, kind: type[Message]) -> list[tuple[str, Message]]:
         spoken = [pair for exchange in ("vc.down", "vc.up") for pair in self.wire.to(exchange)]
@@ -69,10 +89,65 @@ async def test_who_may_not_be_written_to_gets_no_answer(room: Room, sender: str)
         room.open(sender, FileOffer(file=InputFile(sha256=SHA256), size=1, sha256=SHA256)),
         room.open(sender, FileGet(file=InputFile(sha256=SHA256))),
     ]
-    await asyncio.sleep(0.1)
+    await until(lambda: [post.acked for post in posts] == [1, 1])
 
-    assert [post.acked for post in posts] == [1, 1]
-    assert room.wire.sent == []
+    assert {exchange for exchange, _, _ in room.wire.sent} == {DEAD}
+    await room.courier.close()
+
+
+async def test_what_can_be_read_and_is_not_for_the_courier_is_a_dead_letter_of_its_sender(room: Room) -> None:
+    """It once had no effect, and no cost either: the queues could be kept full of it for ever."""
+    beat, chunk = JobBeat(holding=[]), FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
+    courier = room.courier
+    posts = [
+        room.hand(courier.on_opening, "vm-a", beat),
+        room.hand(courier.on_opening, "vm-a", FileGet(file=InputFile(sha256=SHA256)), user="vm-b"),
+        room.hand(courier.on_message, "vm-a", beat),
+        room.hand(courier.on_message, "vm-a", chunk),
+        room.hand(courier.on_chunk, "vm-a", FileWindow(transfer="t", epoch=1, offset=0, limit=1)),
+    ]
+
+    await until(lambda: [post.acked for post in posts] == [1] * 5)
+
+    assert room.buried() == 5
+    await courier.close()
+
+
+async def test_chunks_of_no_transfer_and_openings_beyond_the_room_are_counted_and_cost_a_connection_in_the_end(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Honest ends send some of each, when a transfer has just ended: they are no dead letters."""
+    monkeypatch.setattr("broker.offences.OFFENCES", 20)
+    room.burials._offences = Offences()
+    chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
+
+    posts = [room.hand(room.courier.on_chunk, "vm-a", chunk) for _ in range(30)]
+    for _ in range(ROOM.known_of_one + 30):
+        room.open("vm-b", FileGet(file=InputFile(sha256=SHA256)))
+
+    assert [post.acked for post in posts] == [1] * 30
+    assert room.buried() == 0
+    assert room.cut == ["vm-a", "vm-b"]
+    assert room.burials.is_beyond("vm-a")
+    assert not room.burials.is_beyond("vm-c")
+    await room.courier.close()
+
+
+async def test_chunks_that_bring_no_file_on_are_counted_though_a_transfer_is_open(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.offences.OFFENCES", 20)
+    room.burials._offences = Offences()
+    room.allowed["vm-a"] = 1 << 30
+    offer = output_offer(1 << 20)
+    room.open("vm-a", offer)
+    await until(lambda: room.said(FileWindow))
+    old = FileChunk(transfer=offer.id, epoch=0, offset=0, crc32=0, data=b"x")
+
+    for _ in range(30):
+        room.hand(room.courier.on_chunk, "vm-a", old)
+
+    assert room.cut == ["vm-a"]
     await room.courier.close()
 
 

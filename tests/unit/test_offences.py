@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from broker.allowance import MOST_KEPT, Allowance
+from broker.errors import BrokerError
 from broker.keys.cutting import OUT_S, Cutting
 from broker.keys.realm import FakeRealm
 from broker.log_bounds import LINES, PrincipalBounds
 from broker.offences import LETTER_BYTES, LETTERS, OFFENCES, Measure, Offences
-from broker.principals import parse_principal
+from broker.principals import Principal, parse_principal
 
 
 def test_an_allowance_empties_and_fills_with_time() -> None:
@@ -100,6 +101,72 @@ def test_one_that_was_cut_off_before_a_restart_is_let_in_too() -> None:
     assert realm.kept_out == {"vm-a"}
     clock.now_s = OUT_S + 1
     cutting.sweep()
+
+    assert realm.kept_out == set()
+
+
+class CountingRealm(FakeRealm):
+    """Counts how often it is asked who is out."""
+
+    asked = 0
+
+    def out(self) -> list[Principal]:
+        self.asked += 1
+        return super().out()
+
+
+def test_who_is_out_is_asked_at_the_start_and_at_sweeps_and_not_at_each_trade() -> None:
+    realm = CountingRealm()
+    realm.kept_out.add("vm-a")
+    cutting = Cutting(realm, Clock())
+
+    for _ in range(100):
+        for name in ("vm-a", "vm-b"):
+            with cutting.staying_out(parse_principal(name)):
+                realm.mint(parse_principal(name), "secret")
+
+    assert realm.asked == 1
+    assert realm.kept_out == {"vm-a"}
+    cutting.sweep()
+    assert realm.asked == 2
+
+
+def test_one_that_is_cut_off_in_the_midst_of_a_trade_stays_out() -> None:
+    realm = FakeRealm()
+    cutting, vm = Cutting(realm, Clock()), parse_principal("vm-a")
+
+    with cutting.staying_out(vm):
+        cutting.cut_off(vm, "a flood", "adapter-job-1")
+        realm.mint(vm, "secret")
+
+    assert realm.kept_out == {"vm-a"}
+
+
+def test_one_whose_trade_fails_half_way_stays_out() -> None:
+    realm = FakeRealm()
+    cutting, vm = Cutting(realm, Clock()), parse_principal("vm-a")
+    cutting.cut_off(vm, "a flood", "adapter-job-1")
+
+    def trade() -> None:
+        with cutting.staying_out(vm):
+            realm.let_in(vm)
+            raise BrokerError("the broker is away")
+
+    with pytest.raises(BrokerError):
+        trade()
+
+    assert realm.kept_out == {"vm-a"}
+
+
+def test_one_that_an_operator_let_in_is_out_no_more() -> None:
+    realm, clock = FakeRealm(), Clock()
+    cutting, vm = Cutting(realm, clock), parse_principal("vm-a")
+    cutting.cut_off(vm, "a flood", "adapter-job-1")
+    realm.let_in(vm)
+
+    cutting.sweep()
+    with cutting.staying_out(vm):
+        realm.mint(vm, "secret")
 
     assert realm.kept_out == set()
 

@@ -14,7 +14,7 @@ from broker.keys.realm import BrokerRealm
 from broker.management import Management
 from broker.node import NodeAddress
 from broker.principals import TOPIC_EXCHANGES, Kind, Permissions, Principal, parse_principal, permissions
-from broker.routes import down, down_files, queue_of, reply, reply_queue, up
+from broker.routes import down, down_files, queue_of, reply, reply_queue, up, within
 from broker.topology import Profile, queues_of
 
 _ALNUM = string.ascii_lowercase + string.digits
@@ -131,6 +131,9 @@ def test_an_adapter_answers_everyone_in_its_own_name(mine: str, other: str, suff
     assert allows(rights.topic["vc.up"].write, reply(me.name, "console-x", suffix).key)
     assert allows(rights.topic["vc.up"].write, reply(them.name, "console-x", suffix).key) == (me == them)
     assert not allows(rights.topic["vc.up"].write, up(me.name, "submit").key)
+    for who in (me, them):
+        assert allows(rights.topic["vc.calls"].write, within(who.name, "cut").key) == (me == who)
+        assert not allows(rights.topic["vc.calls"].write, f"{who.name}.call")
     assert allows(rights.read, "vc.requests")
     assert not allows(rights.read, "vc.enrol")
     for queue in (f"vc.chunks.{them.name}", f"vc.control.{them.name}"):

@@ -537,3 +537,19 @@ def test_whatever_breaks_off_asking_again_brings_it_to_its_end(tmp_path: Path, f
     desk.store.close()
     assert realm.passwords == {"vm-a": answers[4].password}
     assert realm.queues >= {"vm-a"}
+
+
+def test_the_vms_of_a_host_are_kin_and_its_one_time_logins_too(desk: Desk) -> None:
+    granted = desk.grant(vm="vm-a")
+    desk.enrol(vm="vm-b")
+    desk.enrol(vm="vm-c", host="host-b")
+    kin = desk.registrar.kin_of
+
+    assert kin(granted.user) == kin("vm-a") == kin("vm-b") == "VMs of host-a"
+    assert kin("vm-c") == "VMs of host-b"
+    assert [kin(name) for name in ("host-a", "vm-nobodys", "site-a")] == ["host-a", "vm-nobodys", "site-a"]
+    desk.restart()
+    assert desk.registrar.kin_of(granted.user) == "VMs of host-a"
+    desk.ask("host-a", EnrolRevoke(vm="vm-a"))
+    assert desk.registrar.kin_of("vm-a") == "vm-a"
+    assert desk.registrar.kin_of(granted.user) == granted.user

@@ -96,7 +96,8 @@ async def readers(
             "calls": calls.on_delivery,
             "rejected": Rejected(jobs._intake.burials).on_delivery,
             "openings": files._courier.on_opening,
-            "chunks and control": files._courier.on_message,
+            "chunks": files._courier.on_chunk,
+            "control": files._courier.on_message,
             "completions": files._on_completion,
         }
     finally:
@@ -174,6 +175,9 @@ class BrokenRegistrar:
     """A registrar whose every answer fails, in a way that nobody foresaw."""
 
     upkeep = cutting = None
+
+    def kin_of(self, sender: str) -> str:
+        return sender
 
     def handle(self, *_: object) -> None:
         raise ZeroDivisionError

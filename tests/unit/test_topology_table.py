@@ -89,6 +89,7 @@ def test_commands_have_one_consumer_at_a_time() -> None:
         (UP, "vm-a.chunk.adapter-store-1", "vc.chunks.adapter-store-1"),
         (UP, "vm-a.control.adapter-store-2", "vc.control.adapter-store-2"),
         (CALLS, "console-a.call", "vc.calls"),
+        (CALLS, "adapter-job-1.cut", "vc.cuts"),
         (CALLS, "console-a.submit", "vc.submissions"),
         (CALLS, "console-a.offer", "vc.offers"),
         (CALLS, "console-a.keys", "vc.enrol"),
@@ -105,7 +106,17 @@ def test_a_kind_of_message_has_one_way_to_go(exchange: str, key: str, queue: str
 
 
 @pytest.mark.parametrize(
-    "key", ["vm-a.call", "vm-a.keys", "vm-a", "vm-a.beat.x", "vm-a.chunk.adapter-job-1", "vm-a.reply.console-a-1", ""]
+    "key",
+    [
+        "vm-a.call",
+        "vm-a.keys",
+        "vm-a.cut",
+        "vm-a",
+        "vm-a.beat.x",
+        "vm-a.chunk.adapter-job-1",
+        "vm-a.reply.console-a-1",
+        "",
+    ],
 )
 def test_what_volunteers_may_write_but_nobody_wants_goes_nowhere(key: str) -> None:
     assert reached(UP, key) == []
