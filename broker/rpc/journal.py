@@ -1,40 +1,35 @@
 """What an agent was told and what became of it, on disk before it is acknowledged.
 
-An append-only file of msgpack records, each with its CRC; many records share one fdatasync (group commit). The file is
-laid out in zeros ahead of its end, so that a sync writes data and no metadata, and a record cut short by a crash is
-seen and ends the file. Ended entries are kept for ``keep_s``, longer than any deadline, so that a command that comes
-again is answered and not run.
+Records of what happened, in a ``RecordFile``; many share one sync of the disk (group commit). On a full disk nothing
+new is taken, but what is at hand is brought to its end, which is what gives room. Ended entries are kept for
+``keep_s``, longer than any deadline, so that a command that comes again is answered and not run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 
-import msgpack
 from msgspec import Struct
 
 from broker import durable
 from broker.backoff import backoff
+from broker.rpc.record_file import RecordFile, frame
 
 log = logging.getLogger(__name__)
 
-#: The file grows by this much at a time, bytes of zeros.
-EXTENT_BYTES = 1 << 20
 #: Above this, and twice what was needed last time, the file is written anew without what is not needed, bytes.
 COMPACT_ABOVE_BYTES = 16 << 20
 #: Ended entries that are kept at most; the newest.
 MOST_ENDED = 50_000
-#: A record is never longer: a command's body is at most 1 MiB, and so is a reply's.
-MAX_RECORD_BYTES = (1 << 20) + 4096
+
+#: Records of what shall begin; a full disk refuses them. All others may use the reserve.
+_NEW = frozenset({"accept", "start", "starts"})
 
 
 class Entry(Struct, kw_only=True):
@@ -55,6 +50,29 @@ class Entry(Struct, kw_only=True):
         return self.reply is not None
 
 
+class _Batch:
+    """Records that have gathered for one write, and the future of all who wait for it."""
+
+    def __init__(self) -> None:
+        self.records: list[bytes] = []
+        self.durable: asyncio.Future[None] | None = None
+
+    def add(self, record: bytes) -> asyncio.Future[None]:
+        self.records.append(record)
+        if self.durable is None:
+            self.durable = asyncio.get_running_loop().create_future()
+        return self.durable
+
+    def settle(self, error: BaseException | None) -> None:
+        """Tell all who wait that it is durable, or why it is not."""
+        if self.durable is None or self.durable.done():
+            return
+        if error is None:
+            self.durable.set_result(None)
+        else:
+            self.durable.set_exception(error)
+
+
 class Journal:
     """See the module. Opened once, by one process; its methods belong to one event loop."""
 
@@ -66,31 +84,35 @@ class Journal:
         self._origin_ms = 0
         self._entries: dict[str, Entry] = {}
         self._inherited: list[Entry] = []
-        self._buffer: list[bytes] = []
+        #: What is new, and what brings something to its end: that may use the reserve.
+        self._new, self._ending = _Batch(), _Batch()
         #: Answers that the disk has not taken: they go with each write until it does.
         self._owed: list[bytes] = []
         self._paying: asyncio.Task[None] | None = None
-        self._durable: asyncio.Future[None] | None = None
         #: Set while a flush waits for more that is in no hurry.
         self._gathering: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._compact_above = COMPACT_ABOVE_BYTES
-        self._file: FileIO | None = None
-        self._end = 0
-        self._extent = 0
+        self._file = RecordFile(path)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
     def open(self) -> None:
-        """Read what an earlier process left, then write the file anew. Idempotent after ``close``."""
+        """Read what an earlier process left, then write the file anew. Idempotent after ``close``.
+
+        On a full disk the file that is there goes on: it has its reserve.
+        """
         durable.make_directory(self._path.parent)
-        if self._path.exists():
-            for record in _records(self._path):
-                self._replay(record)
+        for record in self._file.read():
+            self._replay(record)
         self._inherited = list(self._entries.values())
         self._origin_ms = max((entry.at_ms for entry in self._inherited), default=0) - int(self._steady() * 1000)
         self._forget()
-        self._rewrite(list(self._entries.values()))
+        try:
+            self._rewrite(list(self._entries.values()))
+        except OSError as error:
+            log.warning("journal not written anew", extra={"path": str(self._path), "why": str(error)})
+            self._file.go_on()
 
     async def close(self) -> None:
         """Wait until all is durable, or the disk takes nothing, and let go of the file."""
@@ -100,8 +122,7 @@ class Journal:
                 await self.barrier()
         await self._idle.wait()
         await asyncio.to_thread(self._thread.shutdown)
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
     def get(self, command_id: str) -> Entry | None:
         """Give what is known of a command."""
@@ -162,7 +183,7 @@ class Journal:
             await self._append(record)
         except OSError as error:
             log.error("answer not journalled, again soon", extra={"command": command_id, "why": str(error)})
-            self._owed.append(_frame(record))
+            self._owed.append(frame(record))
             if self._paying is None or self._paying.done():
                 self._paying = asyncio.create_task(self._pay(), name="journal owes")
 
@@ -179,10 +200,8 @@ class Journal:
         return self._origin_ms + int(self._steady() * 1000)
 
     async def _append(self, record: list[object], within_s: float = 0.0) -> None:
-        self._buffer.append(_frame(record))
-        if self._durable is None:
-            self._durable = asyncio.get_running_loop().create_future()
-        durable = self._durable
+        batch = self._new if record[0] in _NEW else self._ending
+        durable = batch.add(frame(record))
         self._flush_soon(within_s)
         await asyncio.shield(durable)
 
@@ -203,42 +222,27 @@ class Journal:
     def _flush(self) -> None:
         """Hand everything that has gathered to the thread; what gathers meanwhile goes with the next flush."""
         self._gathering = None
-        owed, batch, self._buffer = len(self._owed), [*self._owed, *self._buffer], []
-        durable, self._durable = self._durable, None
-        if durable is None:
+        new, ending = self._new, self._ending
+        if new.durable is None and ending.durable is None:
             self._idle.set()
             return
-        written = self._thread.submit(self._write, b"".join(batch))
-        loop = durable.get_loop()
-        written.add_done_callback(lambda done: loop.call_soon_threadsafe(self._settle, durable, done, owed))
+        self._new, self._ending = _Batch(), _Batch()
+        owed = len(self._owed)
+        last_words = b"".join([*self._owed, *ending.records])
+        written = self._thread.submit(self._file.append, b"".join(new.records), last_words)
+        loop = asyncio.get_running_loop()
+        written.add_done_callback(lambda done: loop.call_soon_threadsafe(self._settle, new, ending, done, owed))
 
-    def _settle(self, durable: asyncio.Future[None], written: Future[None], owed: int) -> None:
+    def _settle(self, new: _Batch, ending: _Batch, written: Future[OSError | None], owed: int) -> None:
         error = written.exception()
         if error is None:
             del self._owed[:owed]
-        if durable.cancelled():
-            pass
-        elif error is not None:
-            durable.set_exception(error)
-        else:
-            durable.set_result(None)
-        if self._end > self._compact_above:
+        ending.settle(error)
+        new.settle(error or written.result())
+        if self._file.end > self._compact_above:
             self._forget()
             self._thread.submit(self._compact, list(self._entries.values()))
         self._flush()
-
-    def _write(self, data: bytes) -> None:
-        """Append and sync. When it raises, nothing of ``data`` is left in the file where a reader would find it."""
-        if self._file is None:
-            raise OSError(f"{self._path}: the journal is not open")
-        try:
-            with durable.naming(self._path):
-                self._extent = _put(self._file, data, self._end, self._extent)
-        except OSError:
-            self._extent = self._end
-            os.ftruncate(self._file.fileno(), self._end)
-            raise
-        self._end += len(data)
 
     def _replay(self, record: list[object]) -> None:
         match record:
@@ -271,38 +275,12 @@ class Journal:
         try:
             self._rewrite(entries)
         except Exception as error:
-            self._compact_above = 2 * self._end
+            self._compact_above = 2 * self._file.end
             log.exception("journal not compacted", extra={"path": str(self._path), "why": str(error)})
 
     def _rewrite(self, entries: list[Entry]) -> None:
-        """Put what is still needed into a new file and take the old one's place with it; both are whole throughout."""
-        fresh = self._path.with_suffix(".new")
-        data = b"".join(_frame(record) for entry in entries for record in _retell(entry))
-        fresh.unlink(missing_ok=True)
-        file = FileIO(os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+")
-        try:
-            with durable.naming(fresh):
-                extent = _put(file, data, 0, 0)
-            fresh.replace(self._path)
-        except BaseException:
-            file.close()
-            fresh.unlink(missing_ok=True)
-            raise
-        old, self._file, self._end, self._extent = self._file, file, len(data), extent
-        self._compact_above = max(COMPACT_ABOVE_BYTES, 2 * self._end)
-        if old is not None:
-            old.close()
-        durable.sync_directory(self._path.parent)
-
-
-def _put(file: FileIO, data: bytes, at: int, extent: int) -> int:
-    """Write ``data`` durably at an offset, the file laid out ahead of it; give how far it is laid out."""
-    if at + len(data) > extent:
-        extent = at + len(data) + EXTENT_BYTES
-        os.posix_fallocate(file.fileno(), 0, extent)
-    durable.write_all(file.fileno(), data, at)
-    os.fdatasync(file.fileno())
-    return extent
+        self._file.rewrite(b"".join(frame(record) for entry in entries for record in _retell(entry)))
+        self._compact_above = max(COMPACT_ABOVE_BYTES, 2 * self._file.end)
 
 
 def _retell(entry: Entry) -> Iterator[list[object]]:
@@ -313,21 +291,3 @@ def _retell(entry: Entry) -> Iterator[list[object]]:
         yield ["note", entry.id, entry.note]
     if entry.reply is not None:
         yield ["end", entry.id, entry.reply]
-
-
-def _frame(record: list[object]) -> bytes:
-    packed: bytes = msgpack.packb(record)
-    return bytes(msgpack.packb([zlib.crc32(packed), packed]))
-
-
-def _records(path: Path) -> Iterator[list[object]]:
-    """Read records until the zeros, or until the first that is not whole."""
-    with path.open("rb") as file:
-        unpacker = msgpack.Unpacker(file, max_buffer_size=4 * MAX_RECORD_BYTES)
-        try:
-            for frame in unpacker:
-                if not isinstance(frame, list) or len(frame) != 2 or zlib.crc32(frame[1]) != frame[0]:
-                    return
-                yield msgpack.unpackb(frame[1])
-        except (ValueError, TypeError, msgpack.UnpackException):
-            return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,16 @@ def small_disk(directory: Path, size_bytes: int) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", directory], check=True)
+        unmount(directory)
+
+
+def unmount(directory: Path, patience_s: float = 20.0) -> None:
+    """Take it away, once those who just end have let go of it."""
+    deadline = time.monotonic() + patience_s
+    while subprocess.run(["umount", directory], check=False, capture_output=True).returncode:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"somebody holds {directory}")
+        time.sleep(0.05)
 
 
 def fill(directory: Path, *, leaving: int = 0) -> None:

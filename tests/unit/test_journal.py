@@ -6,6 +6,8 @@ import asyncio
 import errno
 import os
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 
 from broker.rpc import journal as journal_module
 from broker.rpc.journal import Entry, Journal
+from broker.rpc.record_file import RESERVE_BYTES
 from tests.broker.polling import until
+from tests.unit.disks import fill, small_disk
 
 
 async def journal_of(path: Path, **options: Any) -> Journal:
@@ -172,9 +176,82 @@ async def test_a_layout_that_failed_is_tried_again(tmp_path: Path, monkeypatch: 
         with pytest.raises(OSError, match="No space"):
             await asyncio.gather(journal.accept("c1", "a", big), journal.accept("c2", "a", big))
 
-    await journal.accept("c3", "a", b"x")
+    await journal.accept("c3", "a", big)
 
-    assert (tmp_path / "j").stat().st_size >= 1 << 20
+    assert (tmp_path / "j").stat().st_size >= len(big) + RESERVE_BYTES
+
+
+async def accept_all(journal: Journal, taken: list[str]) -> None:
+    for number in range(1000):
+        await journal.accept(f"new-{number}", "console-a", bytes(100_000))
+        taken.append(f"new-{number}")
+
+
+@asynccontextmanager
+async def at_work(path: Path) -> AsyncIterator[Journal]:
+    journal = await journal_of(path)
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def test_a_full_disk_takes_nothing_new_and_brings_what_is_at_hand_to_its_end(tmp_path: Path) -> None:
+    taken: list[str] = []
+    with small_disk(tmp_path / "disk", 6 << 20) as disk:
+        async with at_work(disk / "j") as journal:
+            await journal.accept("c1", "console-a", b"first")
+            fill(disk)
+            with pytest.raises(OSError, match="No space"):
+                await accept_all(journal, taken)
+
+            await journal.note("c1", bytes(1 << 20))
+            await journal.end("c1", b"answer")
+            async with at_work(disk / "j") as on_full_disk:
+                entry = on_full_disk.get("c1")
+            (disk / "ballast").unlink()
+            await journal.accept("c2", "console-a", b"second")
+            size, used = (disk / "j").stat().st_size, journal._file.end
+
+    assert entry is not None
+    assert (entry.reply, 0 < len(taken) < 20) == (b"answer", True)
+    assert size >= used + RESERVE_BYTES
+
+
+async def test_new_and_last_words_of_one_write_fare_each_by_its_own_right(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 6 << 20) as disk:
+        async with at_work(disk / "j") as journal:
+            await journal.accept("c1", "console-a", b"first")
+            fill(disk)
+            big = bytes(1 << 20)
+            told = await asyncio.gather(
+                journal.accept("c2", "console-a", big), journal.note("c1", b"ended"), return_exceptions=True
+            )
+            async with at_work(disk / "j") as after:
+                left = after.unfinished()
+
+    assert isinstance(told[0], OSError)
+    assert told[1] is None
+    assert [entry.note for entry in left] == [b"ended"]
+
+
+async def test_a_journal_on_a_full_disk_goes_on_where_the_last_whole_record_ends(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 6 << 20) as disk:
+        async with at_work(disk / "j") as before:
+            await before.accept("c1", "console-a", b"first")
+            await before.accept("c2", "console-a", bytes(1000))
+            torn = before._file.end - 500
+        with (disk / "j").open("r+b") as file:
+            file.seek(torn)
+            file.write(b"torn")
+        fill(disk)
+
+        async with at_work(disk / "j") as after:
+            await after.note("c1", b"ended")
+        async with at_work(disk / "j") as last:
+            left = last.unfinished()
+
+    assert [(entry.id, entry.note) for entry in left] == [("c1", b"ended")]
 
 
 async def test_a_rewrite_that_fails_leaves_the_journal_at_work(
