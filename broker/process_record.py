@@ -12,6 +12,10 @@ from pathlib import Path
 
 import msgspec
 
+#: Environment variable that marks every process of a VM with the VM's directory on this machine: another agent's VM, or
+#: a copy's, may have the same id. The host sets it; what a VM starts hands it on, whatever else it leaves out.
+MARK = "VOLCLOUD_VM"
+
 _POLL_S = 0.05
 
 
@@ -48,6 +52,11 @@ class ProcessRecord(msgspec.Struct, frozen=True):
         while self.is_alive():
             _signal(-self.pid, signal.SIGKILL)
             time.sleep(_POLL_S)
+
+
+def own_mark() -> dict[str, str]:
+    """Give the mark that we bear, as a variable for what we start; empty in a machine that is no process of a host."""
+    return {MARK: os.environ[MARK]} if MARK in os.environ else {}
 
 
 def record_of(pid: int) -> ProcessRecord:

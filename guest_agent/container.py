@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,8 @@ import msgspec
 from msgspec import Struct
 
 from broker import durable
-from guest_agent import warden
+from broker.process_record import own_mark
+from guest_agent import predecessor, warden
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained
 from guest_agent.payload import End
@@ -100,8 +100,9 @@ class Container:
         return "/tmp" if "mounts" in self._parts else str(self.quarters.directory / "tmp")
 
     async def open(self) -> None:
-        """Have a warden that answers. Raises NotContained."""
+        """Have a warden that answers, and nothing of one before it. Raises NotContained, OSError."""
         if self._socket is None:
+            await predecessor.end(self.quarters.work)
             self._start_warden()
             self._parts = (await self._answer(self._expect()))["hello"]
 
@@ -109,11 +110,11 @@ class Container:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", warden.__file__, str(its.fileno()), json.dumps(self._setting())],
+                [*warden.COMMAND, str(its.fileno()), json.dumps(self._setting())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(),),
                 start_new_session=True,
-                env={"LANG": "C.UTF-8"},
+                env={"LANG": "C.UTF-8"} | own_mark(),
             )
         mine.setblocking(False)
         self._socket = mine
@@ -191,7 +192,7 @@ class Container:
             "program": order.program,
             "command": order.command,
             "directory": str(order.directory),
-            "environment": order.environment,
+            "environment": {**order.environment, **own_mark()},
             "account": (account.uid, account.gid) if account is not None else None,
             "cgroup": str(self._group.job) if self._group is not None else "",
         }

@@ -4,9 +4,9 @@ Where it may, it is the first process of namespaces of its own (processes, mount
 payloads are not: the kernel kills everything in them with it, and what it signals with ``kill(-1)`` cannot fork away.
 It is told what to do over a socket, reports what becomes of it, and ends when the agent at the other end does.
 
-A program of its own, started by file name without site packages: it imports the standard library only, stays small,
-and starts payloads by vfork, so that nothing of the agent's memory counts as theirs and limits hold from the first
-instruction. What it says and hears: see ``guest_agent.container``.
+A program of its own, started without site packages: it and what it imports need the standard library only. It stays
+small, and starts payloads by vfork, so that nothing of the agent's memory counts as theirs and limits hold from the
+first instruction. What it says and hears: see ``guest_agent.container``.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-NEW_MOUNTS, NEW_IPC, NEW_PIDS = 0x00020000, 0x08000000, 0x20000000
-MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 2, 4, 8, 4096, 16384, 1 << 19
-MNT_DETACH = 2
-SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
+from guest_agent import namespaces
+from guest_agent.family import descendants
 
+SET_CHILD_SUBREAPER = 36
+#: How a warden is started: with no more of the agent than it needs. What follows is told to ``main``.
+COMMAND = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.warden import main; main()",
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+)
 #: A request is no longer; an order that is comes in a file, bytes.
 MOST_BYTES = 64 << 10
 #: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
@@ -49,67 +54,21 @@ def main() -> NoReturn:
     _wait_for_predecessor(setting["keep"])
     if setting["group"]:
         _write(f"{setting['group']}/cgroup.procs", b"0")
-    parts = _separate(setting)
+    parts = namespaces.separate(setting)
     if "pids" in parts:
-        _become_first()
+        namespaces.become_first()
     _libc.prctl(SET_CHILD_SUBREAPER, 1)
     _bound(setting["limits"])
     if "mounts" in parts:
-        _arrange(setting, own_proc="pids" in parts)
+        namespaces.arrange(setting, own_proc="pids" in parts)
     Warden(channel, setting, parts).serve()
 
 
 def _wait_for_predecessor(directory: str) -> None:
-    """Hold the slot. A warden whose agent was killed holds it until all that it had started has ended."""
+    """Hold the slot. A warden whose agent was killed holds it until all that it had started has ended: see
+    ``guest_agent.predecessor``."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
-def _separate(setting: dict[str, Any]) -> list[str]:
-    """Leave the namespaces that the agent asks to leave: mounts first, without which none of the others is whole."""
-    flags = {"mounts": NEW_MOUNTS, "ipc": NEW_IPC, "pids": NEW_PIDS}
-    left = []
-    for part in setting["apart"]:
-        if _libc.unshare(flags[part]):
-            break
-        left.append(part)
-    return left
-
-
-def _become_first() -> None:
-    """Go on as the first process of the new namespace; the one before waits, and ends with it."""
-    child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    _libc.prctl(SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _arrange(setting: dict[str, Any], *, own_proc: bool) -> None:
-    """Lay out what payloads see: scratch directories of their own, and of the agent's nothing but their slot's."""
-    _mount(None, "/", None, MS_REC | MS_SLAVE)
-    kept = os.open(setting["keep"], os.O_PATH | os.O_DIRECTORY)
-    scratch = [(os.open(source, os.O_PATH | os.O_DIRECTORY), target) for source, target in setting["scratch"]]
-    for source, target in scratch:
-        _mount(f"/proc/self/fd/{source}", target, None, MS_BIND)
-    for target in setting["cover"]:
-        if os.path.isdir(target):
-            _mount("cover", target, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
-    os.makedirs(setting["keep"], exist_ok=True)
-    _mount(f"/proc/self/fd/{kept}", setting["keep"], None, MS_BIND)
-    if os.path.isdir("/dev/shm"):
-        _mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
-    if own_proc:
-        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for descriptor in (kept, *(source for source, _ in scratch)):
-        os.close(descriptor)
-
-
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
-    words = [None if word is None else os.fsencode(word) for word in (source, target, kind, options)]
-    if _libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), target)
 
 
 class Warden:
@@ -124,10 +83,10 @@ class Warden:
         self._cpu_seconds = 0.0
         self._oom = _oom_score()
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._has_shm = "mounts" in parts and os.path.isdir("/dev/shm")
-        self._ipc = _Ipc() if "ipc" in parts else None
+        self._has_shm = "mounts" in parts and os.path.isdir(namespaces.SHARED_MEMORY)
+        self._ipc = namespaces.Ipc() if "ipc" in parts else None
         self._account: list[int] | None = None
-        self._cgroup = ""
+        self._cgroup, self._own_cgroup = "", setting["group"]
         self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -200,7 +159,9 @@ class Warden:
         undo: list[Callable[[], None]] = []
         try:
             os.chdir(directory)
-            undo.append(_enter(self._cgroup))
+            if self._is_first:
+                undo.append(namespaces.end_with_outer)
+            undo.append(_enter(self._cgroup, self._own_cgroup))
             undo.append(_expose(*self._oom))
             undo.append(_become(self._account))
             return os.posix_spawn(
@@ -266,9 +227,8 @@ class Warden:
 
     def _tidy(self) -> None:
         """What payloads leave in memory is not for the next: shared memory of either kind."""
-        if self._has_shm and os.listdir("/dev/shm"):
-            _libc.umount2(b"/dev/shm", MNT_DETACH)
-            _mount("shm", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+        if self._has_shm:
+            namespaces.tidy_shared_memory()
         if self._ipc is not None and self._ipc.has_entries():
             self._ipc.renew()
 
@@ -283,54 +243,13 @@ class Warden:
             back = _become(self._account)
             _kill(-1, signal.SIGKILL)
             back()
-        for pid in _family():
+        for pid in descendants(os.getpid()):
             _kill(pid, signal.SIGKILL)
 
     def _measure(self) -> None:
         """Say what all of it has in memory now."""
-        resident = sum(pages for _, pages in _family().values()) * resource.getpagesize()
+        resident = sum(pages for _, pages in descendants(os.getpid()).values()) * resource.getpagesize()
         self._say(resident_bytes=resident)
-
-
-def _family() -> dict[int, tuple[int, int]]:
-    """Find all that descend from us: process id to (parent, resident pages). The dead do not count."""
-    everybody = {pid: found for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if (found := _stat(pid))}
-    mine = {os.getpid()}
-    while grown := {pid for pid, (parent, _) in everybody.items() if parent in mine and pid not in mine}:
-        mine |= grown
-    return {pid: everybody[pid] for pid in mine - {os.getpid()}}
-
-
-def _stat(pid: int) -> tuple[int, int] | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:  # it is gone
-        return None
-    return None if fields[0] in b"ZX" else (int(fields[1]), int(fields[21]))
-
-
-class _Ipc:
-    """The namespace of System V's IPC that we are in, and the kernel's lists of what is in it, held open."""
-
-    def __init__(self) -> None:
-        self._lists: list[int] = []
-        self._open()
-
-    def has_entries(self) -> bool:
-        """Say whether there is anything of any kind: a second line, below the heading."""
-        return any(os.pread(each, 4096, 0).count(b"\n") > 1 for each in self._lists)
-
-    def renew(self) -> None:
-        """Leave it for a fresh one: an open list stays with the namespace in which it was opened."""
-        _libc.unshare(NEW_IPC)
-        self._open()
-
-    def _open(self) -> None:
-        while self._lists:
-            os.close(self._lists.pop())
-        flags = os.O_RDONLY | os.O_CLOEXEC
-        self._lists += [os.open(f"/proc/sysvipc/{kind}", flags) for kind in ("shm", "sem", "msg")]
 
 
 def _kill(pid: int, number: int) -> None:
@@ -382,11 +301,10 @@ def _expose(file: int, before: bytes) -> Callable[[], None]:
     return back
 
 
-def _enter(cgroup: str) -> Callable[[], None]:
-    """Enter the payload's cgroup for the time of the spawn; ours is beside it."""
+def _enter(cgroup: str, home: str) -> Callable[[], None]:
+    """Enter the payload's cgroup for the time of the spawn."""
     if not cgroup:
         return lambda: None
-    home = f"{os.path.dirname(cgroup)}/warden"
     _write(f"{cgroup}/cgroup.procs", b"0")
     return lambda: _write(f"{home}/cgroup.procs", b"0")
 
@@ -394,7 +312,3 @@ def _enter(cgroup: str) -> Callable[[], None]:
 def _write(path: str, word: bytes) -> None:
     with open(path, "wb", buffering=0) as file:
         file.write(word)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,13 +19,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.process_record import ProcessRecord, record_of
+from broker.process_record import MARK, ProcessRecord, record_of
 
 T = TypeVar("T")
 
-#: Environment variable that marks every process of a VM with the VM's directory: another agent's VM, or a copy's, may
-#: have the same id.
-MARK = "VOLCLOUD_VM"
 #: A VM's directory is closed to other users; in it a guest's payloads have accounts of their own, to whom files and
 #: directories must be open as is usual, however strict their host agent is.
 _UMASK = 0o022

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from guest_agent import container
+from guest_agent.family import descendants
 from guest_agent.payload import Account
 from schemas.description import Output
 from schemas.jobs import Outcome
@@ -332,3 +333,26 @@ async def test_ipc_that_a_second_job_leaves_is_gone_too(rooted: Guest) -> None:
     seen = await rooted.run(PYTHON, "-c", look, attempt=3)
 
     assert content_of(seen, "stdout") == b"1\n"
+
+
+@as_root
+async def test_the_first_of_a_namespace_ends_with_the_process_before_it_also_after_it_has_started_payloads(
+    rooted: Guest,
+) -> None:
+    """Its user changes with each payload, and with that the kernel forgets with whom it shall end."""
+    await rooted.run("true")
+    outer = rooted.container._process
+    assert outer is not None
+    (inner,) = descendants(outer.pid)
+    os.kill(inner, signal.SIGSTOP)  # else it would hear of its agent's end by its socket
+
+    outer.kill()
+
+    await until(lambda: not alive(inner))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

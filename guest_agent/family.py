@@ -1,0 +1,28 @@
+"""Who descends from whom, by the kernel's list of processes. Standard library only, as all that a warden loads."""
+
+from __future__ import annotations
+
+import os
+
+
+def descendants(root: int) -> dict[int, tuple[int, int]]:
+    """Find all that descend from a process: process id to (parent, resident pages). The dead do not count."""
+    everybody = {pid: found for pid in all_pids() if (found := _stat(pid))}
+    members = {root}
+    while grown := {pid for pid, (parent, _) in everybody.items() if parent in members and pid not in members}:
+        members |= grown
+    return {pid: everybody[pid] for pid in members - {root}}
+
+
+def all_pids() -> list[int]:
+    """List the processes that there are."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _stat(pid: int) -> tuple[int, int] | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:  # it is gone
+        return None
+    return None if fields[0] in b"ZX" else (int(fields[1]), int(fields[21]))
