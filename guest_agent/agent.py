@@ -20,13 +20,13 @@ from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts, quota, wall_clock
 from guest_agent.book import Book
 from guest_agent.cache import InputCache
-from guest_agent.cgroup import SlotGroup, own_groups
+from guest_agent.cgroup import SlotGroup, memory_for_jobs, own_groups
 from guest_agent.container import Container
-from guest_agent.errors import NotContained
+from guest_agent.disk import Disk
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
-from guest_agent.machine import boot_id, describe, memory_mib
+from guest_agent.machine import boot_id, describe, memory_bytes
 from guest_agent.quarters import PASS, Quarters
 from guest_agent.room import Room, Store, clear, set_aside
 from guest_agent.seed import SeedSource
@@ -109,6 +109,7 @@ class GuestAgent:
         found = set_aside(jobs, self._state / ASIDE, unstored)
         self._containers = self._make_containers(jobs, slots)
         self._cache = InputCache(self._state / "inputs", self._fetch)
+        self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.quarters.account for one in self._containers])
         return Room(
             containers=self._containers,
             cache=self._cache,
@@ -117,14 +118,16 @@ class GuestAgent:
             boot_id=boot_id(),
             boot_before=self._note_boot(),
             found=found,
-            quota=quota.of(jobs),
+            disk=self._disk,
             memory_bytes=int(settings.get("payload_memory_mib", 0)) << 20,
             store_patience_s=settings.get("store_patience_s", 3600.0),
         )
 
     def _make_containers(self, jobs: Path, slots: int) -> list[Container]:
         account = accounts.of_slots(self._state)
-        groups = own_groups(memory_mib() << 20)
+        given = memory_for_jobs(memory_bytes(), slots)
+        groups = own_groups(given)
+        self._memory_bytes = given if groups is not None else memory_bytes()
         cover = accounts.to_be_covered(self._state)
         return [
             Container(
@@ -140,31 +143,24 @@ class GuestAgent:
         note = self._state / "boot"
         before = note.read_text() if note.exists() else boot_id()
         if before != boot_id() or not note.exists():
-            durable.replace(note, boot_id().encode())
-        return before
-
-    async def _prepare(self) -> None:
-        """Have the wardens before the first job comes; one that cannot be had is told again by each job."""
-        for container in self._containers:
             try:
-                await container.open()
-            except (NotContained, OSError) as error:
-                log.error("no warden", extra={"slot": str(container.quarters.directory), "why": str(error)})
-        log.info("payloads are held together", extra={"by": self._containers[0].kind})
+                durable.replace(note, boot_id().encode())
+            except OSError as error:  # the disk is full of what is removed only now
+                log.error("boot not noted", extra={"why": str(error)})
+        return before
 
     async def _serve(self, vm: str) -> None:
         queue = queue_of(vm)
         await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
-        await self._prepare()
         self._responder.recover()
-        await self._connection.open()
         async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
+            await self._connection.open()
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
             group.create_task(self._files.sweep(), name="partial files")
-            group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
 
     def _on_up(self) -> None:
         """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""
@@ -204,7 +200,8 @@ class GuestAgent:
     def _describe(self) -> Machine:
         usual_mib = int(self._settings.get("payload_memory_mib", 0))
         return describe(
-            self._state,
+            memory_mib=self._memory_bytes >> 20,
+            disk_mib=self._disk.offered_bytes() >> 20,
             slots=self._slots,
             usual_memory_mib=usual_mib,
             image=self._image,

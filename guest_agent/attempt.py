@@ -128,13 +128,28 @@ class Attempt:
             except OSError as error:
                 self.trouble = f"its end cannot be written down: {error.strerror}: {error.filename}"
                 log.error("end not written", extra={"job": self.assign.job, "why": str(error)})
-                await asyncio.to_thread(self._room.cache.make_room, 1 << 62)
+                await asyncio.to_thread(self._make_room)
                 await asyncio.sleep(wait_s)
 
-    def discard(self) -> None:
-        """Remove its files: how it ended is written down. Blocking."""
+    def _make_room(self) -> None:
+        """Let go of all that its end does not name: the disk may be full of that and of nothing else."""
+        if self._out.left:
+            self._keep_only_left()
+        else:
+            self.discard()
+        self._room.cache.make_room(1 << 62)
+
+    def _keep_only_left(self) -> None:
         try:
-            self._quarters.remove(self._name, self._left_to)
+            self._out.keep_only_left()
+        except (OSError, LeadsOut) as error:
+            log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
+
+    def discard(self) -> None:
+        """Remove its files: how it ended is written down. Idempotent; blocking."""
+        left_to, self._left_to = self._left_to, ""
+        try:
+            self._quarters.remove(self._name, left_to)
             self._out.discard()
         except OSError as error:
             log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
@@ -190,6 +205,7 @@ class Attempt:
 
     async def _leave(self) -> None:
         """Nothing of it runs: the next payload in the slot finds none of its files."""
+        self._execution.leave()
         if self._held is not None:
             self._quarters.take_back(self._held)
             self._left_to = self._array if self._quarters.is_as_made(self._held) else ""
@@ -241,6 +257,7 @@ class Attempt:
         """Store what is yet to be stored, after it was written down how it ended."""
         self.phase = Phase.STAGE_OUT
         if self._out.left:
+            await asyncio.to_thread(self._keep_only_left)
             await self.write_down(self._completion(outcome, cause))
             stored, why = await self._guard(self._out.store_left())
             if stored is not Outcome.DONE and (outcome is Outcome.DONE or stored is Outcome.CANCELLED):

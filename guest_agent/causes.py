@@ -20,8 +20,9 @@ class Failure(Exception):
         self.outcome, self.cause = outcome, cause
 
 
-def why_it_ended(ended: Ended, *, memory_bytes: int, disk_is_full: bool, disk_bytes: int) -> str:
-    """Say how a payload ended that did not end with 0, and which limit it was at, if the kernel says so."""
+def why_it_ended(ended: Ended, *, memory_bytes: int, full: str) -> str:
+    """Say how a payload ended that did not end with 0, and which limit it was at, if the kernel says so; ``full`` is
+    what of the disk it had used up."""
     how = f"ended with exit status {ended.exit_status}"
     if ended.signal:
         how = f"was ended by signal {ended.signal}{_name_of(ended.signal)}"
@@ -29,13 +30,24 @@ def why_it_ended(ended: Ended, *, memory_bytes: int, disk_is_full: bool, disk_by
     if ended.figures.oom_kills:
         limit = f" of {memory_bytes >> 20} MiB" if memory_bytes else " of this VM"
         parts.append(f"out of memory: it was at the limit{limit}, and the kernel ended it")
-    if disk_is_full:
-        parts.append(f"its disk was full: it may use {disk_bytes >> 20} MiB")
+    if full:
+        parts.append(full)
     if ended.figures.forks_refused:
         parts.append("it was at the limit of processes that a job may have")
     if ended.figures.peak_bytes and not ended.figures.oom_kills:
         parts.append(f"it used {-(-ended.figures.peak_bytes >> 20)} MiB of memory at most")
     return "; ".join(parts)
+
+
+def what_the_vm_lacked(ended: Ended, *, memory_bytes: int) -> str:
+    """Say what a payload was ended for that kept to what it had been promised; empty where its end is its own."""
+    figures = ended.figures
+    if not figures.oom_kills or figures.ooms or not memory_bytes:
+        return ""
+    return (
+        f"memory: all that runs in the VM together was out of it, and the kernel ended this job, which was within its"
+        f" {memory_bytes >> 20} MiB"
+    )
 
 
 def why_it_cannot_run(name: str, number: int, first_line: bytes | None) -> str:

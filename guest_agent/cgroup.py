@@ -1,8 +1,8 @@
 """Control groups of our own image: what a job may use, what it has used, and whom the kernel ended for it.
 
 Only where the machine is the agent's own: it runs in the root group of a version 2 hierarchy, with memory and pids to
-give on. A slot has a group for its warden and one for its job; the job's is made anew for each, so that its peak and
-its counts are that job's alone.
+give on. The jobs' groups lie in one that bounds them together; wardens have a group beside it, so that what jobs are
+given is theirs alone. A job's group is made anew for each, so that its peak and its counts are that job's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from msgspec import Struct
 log = logging.getLogger(__name__)
 
 ROOT = Path("/sys/fs/cgroup")
+#: The group of all jobs, and that of all wardens.
+JOBS, WARDENS = "jobs", "wardens"
 #: What is given on to jobs; the first two must be there.
 CONTROLLERS = ("memory", "pids", "cpu", "io")
 #: Memory that is left to the agent and the kernel whatever jobs take: a tenth, and at least this, bytes.
 RESERVE_BYTES = 64 << 20
+#: What the warden of each slot takes, bytes.
+WARDEN_BYTES = 12 << 20
 #: Processes and threads that one job may have.
 MOST_PROCESSES = 4096
 #: The kernel's period for shares of processors, microseconds.
@@ -34,19 +38,18 @@ class Figures(Struct, frozen=True, kw_only=True):
     peak_bytes: int
     #: Processes that the kernel ended because the job was at its limit of memory.
     oom_kills: int = 0
+    #: Times that it was at its own limit of memory with nothing to give up; else the kernel was short elsewhere.
+    ooms: int = 0
     #: Times that it could not fork because it was at its limit of processes.
     forks_refused: int = 0
 
 
 class SlotGroup:
-    """The groups of one slot."""
+    """The groups of one slot: its job's, and the one in which its warden is with all others."""
 
     def __init__(self, path: Path) -> None:
-        self.warden = path / "warden"
-        self.job = path / "job"
-        _make(path)
-        _make(self.warden)
-        _give_on(path)
+        self.job = path
+        self.warden = path.parent.parent / WARDENS
 
     def begin(self, *, memory_bytes: int, cpus: int) -> None:
         """Make the next job's group, with its limits; 0 is none of its own. What was left of one before is ended."""
@@ -66,6 +69,7 @@ class SlotGroup:
             cpu_seconds=_number(self.job / "cpu.stat", "usage_usec") / 1e6,
             peak_bytes=_whole(self.job / "memory.peak"),
             oom_kills=_number(self.job / "memory.events", "oom_kill"),
+            ooms=_number(self.job / "memory.events", "oom"),
             forks_refused=_number(self.job / "pids.events", "max"),
         )
 
@@ -80,19 +84,25 @@ class SlotGroup:
             self.job.rmdir()
 
 
+def memory_for_jobs(total_bytes: int, slots: int) -> int:
+    """Give what all jobs may have together of a machine's memory; of a very small one, a fourth."""
+    return max(total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * WARDEN_BYTES, total_bytes // 4)
+
+
 def own_groups(memory_bytes: int, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Path | None:
-    """Make the group in which the slots' lie, with a limit that spares the agent; None where that cannot be done."""
+    """Make the group in which the slots' lie and have so much memory; None where that cannot be done."""
     try:
         if os.geteuid() != 0 or own.read_text().strip() != "0::/":
             return None
         offered = (root / "cgroup.controllers").read_text().split()
         if not {"memory", "pids"} <= set(offered) or not (root / "cgroup.procs").exists():
             return None
-        jobs = root / "jobs"
+        jobs = root / JOBS
         _give_on(root)
+        _make(root / WARDENS)
         _make(jobs)
         _give_on(jobs)
-        _write(jobs / "memory.max", str(memory_bytes - max(RESERVE_BYTES, memory_bytes // 10)))
+        _write(jobs / "memory.max", str(memory_bytes))
     except OSError as error:
         log.warning("no control groups for jobs", extra={"why": str(error)})
         return None

@@ -4,6 +4,7 @@ GuestError
 ├── CannotRun        a command or payload could not be started; nothing of it ran
 ├── BadPath          a path leaves the area that it is confined to
 ├── LeadsOut         a name in a job's directory leads out of it
+├── TooMany          a pattern matches more files than anybody could be told of
 ├── NotContained     the processes of a job slot could not be started apart, or not be ended
 └── NotEnrolled      the credential was refused and no newer seed is to be had yet
 
@@ -47,6 +48,14 @@ class LeadsOut(GuestError):
     """The name is that of a link out of the directory, or no name of a place in it."""
 
     code = ErrorCode.FORBIDDEN
+
+
+class TooMany(GuestError):
+    """More than ``most`` files or directories match."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"more than {most}")
+        self.most = most
 
 
 class NotContained(GuestError):

@@ -16,14 +16,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
-from guest_agent.causes import FIRST_LINE_BYTES, Failure, why_it_cannot_run, why_it_ended
+from guest_agent.causes import FIRST_LINE_BYTES, Failure, what_the_vm_lacked, why_it_cannot_run, why_it_ended
 from guest_agent.container import Container, Order
+from guest_agent.disk import FULL_BYTES
 from guest_agent.errors import CannotRun, GuestError, NotContained
 from guest_agent.held import Held
 from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload, Pipes
-from guest_agent.room import RESERVE_BYTES, Room
+from guest_agent.quota import Amount
+from guest_agent.room import Room
 from guest_agent.streams import CappedFile
 from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
 
@@ -33,15 +33,8 @@ log = logging.getLogger(__name__)
 PATH = "/usr/local/bin:/usr/bin:/bin"
 #: Between two looks at what a payload uses, where the kernel does not bound it, seconds.
 LOOK_S = 0.5
-#: A disk with less than this left of what a job may use is full to it, bytes.
-FULL_BYTES = 64 << 10
-
-
-class Bounds(Struct, frozen=True, kw_only=True):
-    """What one job may use. 0 = no bound of its own."""
-
-    memory_bytes: int
-    disk_bytes: int
+#: A promise of disk that is short of what was asked for by less than this part of it is as good as kept.
+SHORT_PART = 8
 
 
 class Execution:
@@ -60,7 +53,7 @@ class Execution:
         self._is_at_work = self._is_stopped = False
         self._overrun = ""
         self._peak_bytes = 0
-        self._disk_bytes = 0
+        self._disk = Amount()
 
     def stop(self) -> bool:
         """Ask the payload to end, within the job's grace; one that is being started, then. False: none runs."""
@@ -73,7 +66,7 @@ class Execution:
 
     async def run(self, held: Held) -> None:
         """Run the payload. Raises Failure with the cause when it does not end well by itself, OSError, NotContained."""
-        await asyncio.to_thread(self._bound_disk) if self._room.quota else self._bound_disk()
+        await asyncio.to_thread(self._bound_disk) if self._room.disk.counts_by_account else self._bound_disk()
         ended = await self._execute([self._assign.executable, *self._assign.arguments], "", held)
         self.exit_status = ended.exit_status
         self.usage = Usage(
@@ -88,6 +81,7 @@ class Execution:
         if ended.timed_out:
             wall = f"wall time: it ran longer than wall_time_s = {self._assign.wall_time_s:g}"
             raise Failure(Outcome.FAILED, wall)
+        self._blame_the_vm(ended)
         if ended.exit_status:
             raise Failure(Outcome.FAILED, self._why(ended))
 
@@ -98,6 +92,7 @@ class Execution:
             return
         if self._overrun:
             raise Failure(Outcome.FAILED, f"validation: {self._overrun}")
+        self._blame_the_vm(ended)
         if ended.exit_status or ended.timed_out:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
             raise Failure(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
@@ -129,7 +124,7 @@ class Execution:
             command=[program, *command[1:]],
             directory=self._work,
             environment=self._environment(),
-            memory_bytes=self._bounds.memory_bytes,
+            memory_bytes=self._memory_bytes,
             cpus=self._assign.cpus,
         )
         pipes = Pipes()
@@ -154,52 +149,52 @@ class Execution:
         return {**base, **self._assign.environment}
 
     @property
-    def _bounds(self) -> Bounds:
-        return Bounds(
-            memory_bytes=self._assign.memory_mib << 20 or self._room.memory_bytes, disk_bytes=self._disk_bytes
-        )
+    def _memory_bytes(self) -> int:
+        """What the job may have in memory; 0 = what there is."""
+        return self._assign.memory_mib << 20 or self._room.memory_bytes
 
     @property
     def disk_bytes(self) -> int:
         """What the job may have on the disk."""
-        return self._disk_bytes
+        return self._disk.bytes
+
+    def leave(self) -> None:
+        """Nothing of it runs any more: what it was promised and has not used is there for others. Idempotent."""
+        self._room.disk.end(self._container.quarters.directory)
 
     def _bound_disk(self) -> None:
-        """Make room for what the job may have on the disk, and let it have no more."""
+        """Have the job promised what it may have on the disk."""
         quarters = self._container.quarters
-        wanted = self._assign.disk_mib << 20
-        free = shutil.disk_usage(quarters.directory).free
-        needed = self._needed_bytes(wanted, free)
-        if free < needed:
-            self._room.cache.make_room(needed)
-            free = shutil.disk_usage(quarters.directory).free
-        there = free - RESERVE_BYTES
-        self._disk_bytes = max(min(wanted, there) if wanted else there, 1)
-        if self._room.quota is not None and quarters.account is not None:
-            self._room.quota.limit(quarters.account.uid, self._disk_bytes)
+        self._disk = self._room.disk.begin(quarters.directory, quarters.account, self._assign.disk_mib << 20)
 
-    def _needed_bytes(self, wanted: int, free: int) -> int:
-        """How much of the disk has to be free: all that the job may have, where letting the cache go gives that; else,
-        as for a job that may have its share of the whole disk, half of what is not the system's."""
-        if free >= wanted + RESERVE_BYTES:
-            return 0
-        usable = free + self._room.cache.reclaimable_bytes()
-        return wanted + RESERVE_BYTES if usable >= wanted + RESERVE_BYTES else usable // 2
+    def _blame_the_vm(self, ended: Ended) -> None:
+        """Raise Failure, which counts against nobody's job, if the VM had not what it had promised."""
+        if not ended.exit_status or ended.timed_out:
+            return
+        lack = what_the_vm_lacked(ended, memory_bytes=self._memory_bytes)
+        if not lack and self._is_disk_full():
+            wanted = self._assign.disk_mib << 20
+            if wanted - self._disk.bytes > wanted // SHORT_PART:
+                had = self._disk.bytes >> 20
+                lack = f"disk: the VM had {had} MiB for this job, which was to have {wanted >> 20} MiB"
+        if lack:
+            raise Failure(Outcome.LOST, lack)
 
     def _why(self, ended: Ended) -> str:
-        bounds = self._bounds
-        return why_it_ended(
-            ended,
-            memory_bytes=bounds.memory_bytes,
-            disk_is_full=self._is_disk_full(),
-            disk_bytes=bounds.disk_bytes,
-        )
+        return why_it_ended(ended, memory_bytes=self._memory_bytes, full=self._full())
 
     def _is_disk_full(self) -> bool:
-        account = self._container.quarters.account
-        if self._room.quota is None or account is None:
-            return False
-        return self._room.quota.left_bytes(account.uid) < FULL_BYTES
+        left = self._room.disk.left(self._container.quarters.account)
+        return left is not None and left.bytes < FULL_BYTES
+
+    def _full(self) -> str:
+        """Say what of the disk a job has used up, in words; empty where nobody counts."""
+        left = self._room.disk.left(self._container.quarters.account)
+        if left is not None and left.bytes < FULL_BYTES:
+            return f"its disk was full: it may use {self._disk.bytes >> 20} MiB"
+        if left is not None and left.files < 1:
+            return f"it had as many files and directories as it may have: {self._disk.files}"
+        return ""
 
     @contextlib.contextmanager
     def _watched(self, payload: Payload, held: Held) -> Iterator[None]:
@@ -231,18 +226,21 @@ class Execution:
             return ""
         resident = await self._container.resident_bytes()
         self._peak_bytes = max(self._peak_bytes, resident)
-        limit = self._bounds.memory_bytes
+        limit = self._memory_bytes
         if not limit or resident <= limit:
             return ""
         return f"memory: it had {resident >> 20} MiB in memory, its limit was {limit >> 20} MiB"
 
     async def _disk_overrun(self, held: Held) -> str:
-        if self._room.quota is not None or not self._assign.disk_mib:
+        if self._room.disk.counts_by_account or not self._assign.disk_mib:
             return ""
-        used = await asyncio.to_thread(self._container.quarters.used_bytes, held)
-        if used <= self._disk_bytes:
-            return ""
-        return f"disk: it had {used >> 20} MiB on the disk, its limit was {self._disk_bytes >> 20} MiB"
+        used = await asyncio.to_thread(self._container.quarters.used, held)
+        self._room.disk.note_used(self._container.quarters.directory, used)
+        if used.bytes > self._disk.bytes:
+            return f"disk: it had {used.bytes >> 20} MiB on the disk, its limit was {self._disk.bytes >> 20} MiB"
+        if used.files > self._disk.files:
+            return f"disk: it had {used.files} files and directories, its limit was {self._disk.files}"
+        return ""
 
 
 def _first_line(name: str, program: str, held: Held) -> bytes | None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from guest_agent.errors import LeadsOut
+from guest_agent.errors import LeadsOut, TooMany
+from guest_agent.quota import Amount
 
 #: Links that one path may go through.
 MOST_LINKS = 40
@@ -108,30 +109,43 @@ class Held:
         finally:
             walk.close()
 
-    def matching(self, pattern: str) -> list[str]:
-        """Name the files that a pattern of the shell names: ``*``, ``?`` and ``[…]``, each within one part."""
+    def matching(self, pattern: str, most: int) -> list[str]:
+        """Name the files that a pattern of the shell names: ``*``, ``?`` and ``[…]``, each within one part.
+
+        Raises TooMany beyond ``most`` of them, or of directories on the way: a job may have made millions.
+        """
+        *way, last = _parts(pattern)
         places = [""]
-        for part in _parts(pattern):
-            places = [
-                f"{place}/{name}" if place else name
-                for place in places
-                for name in self._names(place)
-                if fnmatchcase(name, part) and (name[0] != "." or part[0] == ".")
-            ]
-        return sorted(places)
+        for part in way:
+            found = (_joined(at, each.name) for at in places for each in self._fitting(at, part) if _is_directory(each))
+            places = _at_most(found, most)
+        return sorted(_at_most((_joined(at, each.name) for at in places for each in self._fitting(at, last)), most))
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Remove all that leads to none of these names; links on a way stay. Raises as ``open`` and ``empty`` do."""
+        kept: dict[str, Any] = {}
+        for way in itertools.chain.from_iterable(map(self._ways_to, names)):
+            inside = kept
+            for part in way.split("/"):
+                inside = inside.setdefault(part, {})
+        pending = [("", kept)]
+        while pending:
+            prefix, inside = pending.pop()
+            with self._place(prefix) as here:
+                here.empty(frozenset(inside))
+            pending += [(_joined(prefix, part), more) for part, more in inside.items() if more]
 
     def empty(self, spare: frozenset[str] = frozenset()) -> None:
         """Remove all that is in it, but for ``spare``.
 
         Raises OSError with what could not be removed; all else has gone then.
         """
-        numbers = itertools.count()
         failure: OSError | None = None
         pending = self._unlink_all(spare)
         while pending:
             name = pending.pop()
             try:
-                pending += self._dissolve(name, numbers)
+                pending += self._dissolve(name)
             except OSError as error:
                 failure = error
         if failure is not None:
@@ -157,23 +171,34 @@ class Held:
             inside.empty()
         os.rmdir(name, dir_fd=self.descriptor)
 
-    def used_bytes(self) -> int:
-        """Give what the files in it take on the disk, as far as they can be seen. For where nothing else counts."""
-        total, pending = 0, [""]
+    def used(self) -> Amount:
+        """Give what is in it takes of the disk, as far as it can be seen. For where nothing else counts."""
+        size, files, pending = 0, 0, [""]
         while pending:
             prefix = pending.pop()
             with contextlib.suppress(OSError), self._place(prefix) as here, os.scandir(here.descriptor) as entries:
                 for entry in entries:
-                    found = entry.stat(follow_symlinks=False)
-                    total += found.st_blocks * 512
-                    if stat.S_ISDIR(found.st_mode):
-                        pending.append(f"{prefix}/{entry.name}" if prefix else entry.name)
-        return total
+                    files += 1
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if _is_directory(entry):
+                        pending.append(_joined(prefix, entry.name))
+        return Amount(size, files)
 
-    def _names(self, prefix: str) -> list[str]:
-        with contextlib.suppress(OSError), self._place(prefix) as here:
-            return [entry.name for entry in os.scandir(here.descriptor)]
-        return []
+    def _ways_to(self, name: str) -> list[str]:
+        """Give the places in it that lead to what ``name`` means: each link on the way, and what it is at last."""
+        walk = _Walk(self)
+        try:
+            with self._naming(name):
+                os.close(walk.open(name))
+            return walk.passed
+        finally:
+            walk.close()
+
+    def _fitting(self, prefix: str, part: str) -> Iterator[os.DirEntry[str]]:
+        with contextlib.suppress(OSError), self._place(prefix) as here, os.scandir(here.descriptor) as entries:
+            for entry in entries:
+                if fnmatchcase(entry.name, part) and (entry.name[0] != "." or part[0] == "."):
+                    yield entry
 
     def _place(self, prefix: str) -> Held:
         here = Held(self.path, os.dup(self.descriptor))
@@ -197,25 +222,17 @@ class Held:
                 else:
                     os.unlink(entry.name, dir_fd=self.descriptor)
 
-    def _dissolve(self, name: str, numbers: Iterator[int]) -> list[str]:
+    def _dissolve(self, name: str) -> list[str]:
         """Remove a directory in this one: its files go, its directories move up to here, and are named."""
         self._open_up(name)
         moved = []
         with self.under(name) as inside:
             for directory in inside._unlink_all():
                 inside._open_up(directory)
-                moved.append(self._move_up(inside, directory, numbers))
+                moved.append(f".gone-{os.urandom(12).hex()}")
+                os.rename(directory, moved[-1], src_dir_fd=inside.descriptor, dst_dir_fd=self.descriptor)
         os.rmdir(name, dir_fd=self.descriptor)
         return moved
-
-    def _move_up(self, inside: Held, name: str, numbers: Iterator[int]) -> str:
-        for number in numbers:
-            fresh = f".gone-{number}"
-            with contextlib.suppress(FileExistsError, NotADirectoryError):
-                os.mkdir(fresh, 0o700, dir_fd=self.descriptor)
-                os.rename(name, fresh, src_dir_fd=inside.descriptor, dst_dir_fd=self.descriptor)
-                return fresh
-        raise AssertionError("numbers have no end")
 
     def _open_up(self, name: str) -> None:
         """Give ourselves the right to look into a directory and change it: root has it anyway."""
@@ -242,9 +259,12 @@ class _Walk:
     def __init__(self, root: Held) -> None:
         self._root = root
         self._way: list[int] = []
-        self._links = 0
+        self._parts: list[str] = []
+        #: Where it has been: each link, and the last thing that was opened, as paths below the root.
+        self.passed: list[str] = []
 
     def close(self) -> None:
+        self._parts.clear()
         while self._way:
             os.close(self._way.pop())
 
@@ -259,10 +279,13 @@ class _Walk:
                 continue
             target = self._link_at(part)
             if target is not None:
+                self._note(part)
                 left += reversed(self._inside(target, name))
             elif left:
                 self._way.append(os.open(part, _DIRECTORY, dir_fd=self._here))
+                self._parts.append(part)
             else:
+                self._note(part)
                 return os.open(part, _ANYTHING, dir_fd=self._here)
         return os.dup(self._here)
 
@@ -274,6 +297,10 @@ class _Walk:
         if not self._way:
             raise LeadsOut(name)
         os.close(self._way.pop())
+        self._parts.pop()
+
+    def _note(self, part: str) -> None:
+        self.passed.append("/".join([*self._parts, part]))
 
     def _link_at(self, part: str) -> str | None:
         try:
@@ -283,8 +310,7 @@ class _Walk:
 
     def _inside(self, target: str, name: str) -> list[str]:
         """Give the parts of a link's target, seen from where the walk is now."""
-        self._links += 1
-        if self._links > MOST_LINKS:
+        if len(self.passed) > MOST_LINKS:
             raise LeadsOut(name)
         if target.startswith("/"):
             own = f"{self._root.path}/"
@@ -293,6 +319,21 @@ class _Walk:
             self.close()
             target = target[len(own) :]
         return [part for part in target.split("/") if part]
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False)
+
+
+def _at_most(found: Iterable[str], most: int) -> list[str]:
+    taken = list(itertools.islice(found, most + 1))
+    if len(taken) > most:
+        raise TooMany(most)
+    return taken
 
 
 def _parts(name: str) -> list[str]:

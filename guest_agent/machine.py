@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 from pathlib import Path
 
 from schemas.jobs import Machine
@@ -15,16 +14,19 @@ DISK_STEP_MIB = 256
 
 
 def describe(
-    state: Path, *, slots: int = 1, usual_memory_mib: int = 0, image: str = "", features: list[str] | None = None
+    *,
+    memory_mib: int,
+    disk_mib: int,
+    slots: int = 1,
+    usual_memory_mib: int = 0,
+    image: str = "",
+    features: list[str] | None = None,
 ) -> Machine:
-    """Look at this machine: its totals, which the ledger divides among its ``slots``.
-
-    ``state`` is the directory whose disk jobs will use: all of it that root has not kept for itself.
-    """
+    """Look at this machine. Memory and disk are what jobs are given of it, for the ledger to divide among ``slots``."""
     return Machine(
         cpus=os.cpu_count() or 1,
-        memory_mib=memory_mib(),
-        disk_mib=shutil.disk_usage(state).total >> 20 & ~(DISK_STEP_MIB - 1),
+        memory_mib=memory_mib,
+        disk_mib=disk_mib & ~(DISK_STEP_MIB - 1),
         platform=f"{platform.system().lower()}-{platform.machine()}",
         image=image,
         features=features or [],
@@ -36,9 +38,9 @@ def describe(
     )
 
 
-def memory_mib() -> int:
-    """Give the memory of this machine, MiB."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+def memory_bytes() -> int:
+    """Give the memory of this machine, the agent's and the kernel's part included."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def boot_id() -> str:

@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from guest_agent.causes import Failure
-from guest_agent.errors import LeadsOut
+from guest_agent.errors import LeadsOut, TooMany
 from guest_agent.held import Held
 from schemas.codec import clip
 from schemas.description import MAX_OUTPUT_ENTRIES_BYTES, OUTPUT_ENTRY_BYTES, Output, is_pattern
 from schemas.files import MAX_PATH
 from schemas.jobs import Outcome
+
+#: Files that one attempt may hand out: a completion has no room for the names of more.
+MOST_FILES = MAX_OUTPUT_ENTRIES_BYTES // OUTPUT_ENTRY_BYTES
 
 
 class Found(Struct, frozen=True):
@@ -42,6 +45,8 @@ def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken:
         for name in names:
             _refuse_odd(name)
             found[name] = _look(held, name, uid)
+        if len(found) > MOST_FILES:
+            raise _too_many(f"{output.name!r} and those before it")
     _refuse_taken(found, taken)
     _refuse_too_much(found, most_bytes)
     return list(found.values())
@@ -74,7 +79,19 @@ def _names(held: Held, output: Output) -> list[str]:
     except (LeadsOut, PermissionError):
         return [output.name]
     except OSError:
-        return [*held.matching(output.name)] if is_pattern(output.name) else []
+        return _matching(held, output.name) if is_pattern(output.name) else []
+
+
+def _matching(held: Held, pattern: str) -> list[str]:
+    try:
+        return held.matching(pattern, MOST_FILES)
+    except TooMany as error:
+        raise _too_many(repr(pattern)) from error
+
+
+def _too_many(which: str) -> Failure:
+    text = f"outputs: more than {MOST_FILES} files match {which}, and no completion can name them: make an archive"
+    return Failure(Outcome.FAILED, text)
 
 
 def _missing(output: Output) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from guest_agent.held import Held
 from guest_agent.payload import Account
+from guest_agent.quota import Amount
 from guest_agent.spares import Spares
 
 #: Where payloads see the scratch directories, if they have a view of their own.
@@ -83,12 +84,13 @@ class Quarters:
         """Where streams of an attempt go that are not small; no payload comes there."""
         return self._streams / name
 
-    def used_bytes(self, held: Held) -> int:
+    def used(self, held: Held) -> Amount:
         """Measure what an attempt has on the disk. Blocking, longer the more files there are."""
-        total = held.used_bytes()
+        total = held.used()
         for name in SCRATCH:
             with Held(self.directory / name) as scratch:
-                total += scratch.used_bytes()
+                more = scratch.used()
+            total = Amount(total.bytes + more.bytes, total.files + more.files)
         return total
 
     def is_clear(self) -> bool:

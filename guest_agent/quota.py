@@ -1,4 +1,5 @@
-"""The kernel's own limit on what an account may have on a disk: ``quotactl``, for file systems that count by user.
+"""The kernel's own limits on what an account may have on a disk, bytes and files: ``quotactl``, for file systems that
+count by user.
 
 Our image's does. Where there is none, ``of`` gives None, and what a job takes is measured instead.
 """
@@ -9,14 +10,27 @@ import ctypes
 import os
 from pathlib import Path
 
+from msgspec import Struct
+
 #: ``quotactl`` commands for users: (command << 8 | type of quota, which is 0).
 _GET, _SET = 0x800007 << 8, 0x800008 << 8
-#: Which fields of a set are meant: the limits of space.
-_SPACE_LIMITS = 1
+#: Which fields of a set are meant: the limits of space (1) and of files (4).
+_LIMITS = 1 | 4
 #: Unit of the limits, bytes.
 _BLOCK_BYTES = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Amount(Struct, frozen=True):
+    """Of a disk: bytes, and files of whatever kind, directories among them."""
+
+    bytes: int = 0
+    files: int = 0
+
+
+#: What an account has left that has no limit: more than there can be.
+_NO_LIMIT = 1 << 62
 
 
 class _Block(ctypes.Structure):
@@ -34,20 +48,29 @@ class Quota:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def used_bytes(self, uid: int) -> int:
+    def used(self, uid: int) -> Amount:
         """Give what an account has on the disk. Raises OSError."""
-        return int(self._call(_GET, uid, _Block()).used)
-
-    def left_bytes(self, uid: int) -> int:
-        """Give what an account may still take; without a limit, more than there can be. Raises OSError."""
         block = self._call(_GET, uid, _Block())
-        return int(block.hard * _BLOCK_BYTES - block.used) if block.hard else 1 << 62
+        return Amount(int(block.used), int(block.files))
 
-    def limit(self, uid: int, more_bytes: int) -> None:
-        """Let an account take so much more than it has now; 0 takes the limit away. Raises OSError."""
-        used = self.used_bytes(uid) if more_bytes else 0
-        blocks = -(-(used + more_bytes) // _BLOCK_BYTES) if more_bytes else 0
-        self._call(_SET, uid, _Block(hard=blocks, soft=blocks, valid=_SPACE_LIMITS))
+    def left(self, uid: int) -> Amount:
+        """Give what an account may still take. Raises OSError."""
+        block = self._call(_GET, uid, _Block())
+        return Amount(
+            int(block.hard * _BLOCK_BYTES - block.used) if block.hard else _NO_LIMIT,
+            int(block.files_hard - block.files) if block.files_hard else _NO_LIMIT,
+        )
+
+    def limit(self, uid: int, more: Amount) -> None:
+        """Let an account take so much more than it has now. Raises OSError."""
+        used = self.used(uid)
+        blocks, files = -(-(used.bytes + more.bytes) // _BLOCK_BYTES), used.files + more.files
+        limits = {"hard": blocks, "soft": blocks, "files_hard": files, "files_soft": files}
+        self._call(_SET, uid, _Block(**limits, valid=_LIMITS))
+
+    def free(self, uid: int) -> None:
+        """Take an account's limits away. Raises OSError."""
+        self._call(_SET, uid, _Block(valid=_LIMITS))
 
     def _call(self, command: int, uid: int, block: _Block) -> _Block:
         if _libc.quotactl(ctypes.c_int(command), os.fsencode(self._device), uid, ctypes.byref(block)):
@@ -63,7 +86,7 @@ def of(directory: Path) -> Quota | None:
         return None
     quota = Quota(device)
     try:
-        quota.limit(os.getuid(), 0)
+        quota.free(os.getuid())
     except OSError:  # no quota there, which is why this is asked
         return None
     return quota

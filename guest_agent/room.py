@@ -16,16 +16,14 @@ from msgspec import Struct
 from guest_agent.book import Book
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
+from guest_agent.disk import Disk
 from guest_agent.held import Held
-from guest_agent.quota import Quota
 from schemas.jobs import JobAssign, OutputEntry
 
 log = logging.getLogger(__name__)
 
 #: Sends one output (path, name in the attempt) to the store. Raises TransferFailed.
 Store = Callable[[Path, str], Awaitable[OutputEntry]]
-#: Of the disk, this is not for payloads: the agent's journal, streams, what is in flight. Bytes.
-RESERVE_BYTES = 64 << 20
 
 
 class Room(Struct, frozen=True, kw_only=True):
@@ -34,6 +32,7 @@ class Room(Struct, frozen=True, kw_only=True):
     #: One for each slot.
     containers: Sequence[Container]
     cache: InputCache
+    disk: Disk
     book: Book
     #: Where goes what could not be removed at once; beside the slots' directories.
     aside: Path
@@ -42,7 +41,6 @@ class Room(Struct, frozen=True, kw_only=True):
     boot_before: str = ""
     #: Names of attempts whose directories an agent before this one had made.
     found: frozenset[str] = frozenset()
-    quota: Quota | None = None
     #: For a job that names none; 0 = what there is.
     memory_bytes: int = 0
     #: How long an output may wait for a store that is full or away, seconds.

@@ -33,6 +33,8 @@ class Slot:
         self.at_hand: deque[Attempt] = deque()
         #: 1 while a job runs, 0 between two.
         self.busy = 0
+        #: It has what payloads run in; until then it asks for nothing.
+        self.is_ready = False
         self._asked: set[int] = set()
         self._depth = 1
         self._mean_s: float | None = None

@@ -15,10 +15,13 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from broker.backoff import backoff
-from broker.errors import CallTimeout, NotDelivered, RemoteError
+from broker.errors import NotDelivered
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt
 from guest_agent.book import Conclusion, Past
+from guest_agent.container import Container
+from guest_agent.endings import GATHER_S, Endings
+from guest_agent.errors import NotContained
 from guest_agent.machine import load
 from guest_agent.room import Room, Store
 from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
@@ -50,14 +53,8 @@ LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 TELL_AFTER_S = 0.02
 #: Slot numbers that the wire has.
 SLOT_NUMBERS = 1024
-#: How long a completion waits for others to be written down and told with, while the slot has more to do, seconds.
-GATHER_S, TOGETHER_S = 0.1, 0.002
-#: How long files of attempts that were answered are gathered before they are removed, seconds.
-DISCARD_AFTER_S = 0.1
 #: An answer to a beat that took no longer than this tells the time, seconds.
 FRESH_S = 2.0
-#: How long a completion waits for its answer before it is sent again, seconds.
-ANSWER_S = 30.0
 #: Stops kept in case their assignment is yet to come.
 MOST_TOMBSTONES = 1000
 
@@ -99,10 +96,10 @@ class JobLoop:
         self._slots = [Slot(range(slot, slots * lanes, slots)) for slot in range(slots)]
         self._come = [asyncio.Event() for _ in range(slots)]
         self._held: dict[Key, Attempt] = {}
-        self._done_with: list[Attempt] = []
         self._tombstones: dict[Key, str] = {}
         self._tasks: set[asyncio.Future[None]] = set()
         self._facts = machine()
+        self._endings = Endings(uplink, room, self._forget, self._spawn)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """What this room takes from adapters."""
@@ -139,7 +136,7 @@ class JobLoop:
         end its requests have gone."""
         busy = {self._slot_of(attempt.assign) for attempt in self._held.values()}
         for number, slot in enumerate(self._slots):
-            if lanes := slot.asked or ([number] if number not in busy else []):
+            if lanes := slot.asked or ([number] if slot.is_ready and number not in busy else []):
                 self._ask(slot, lanes)
 
     async def assign(self, call: Call, message: JobAssign) -> Reply | None:
@@ -172,7 +169,7 @@ class JobLoop:
         ended = self._end_of(attempt, self._room.book.past(message.id))
         if ended is None:
             left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
-            ended = self._complete(attempt, left)
+            ended = self._endings.complete(attempt, left)
         self._spawn(ended)
         return None
 
@@ -198,16 +195,22 @@ class JobLoop:
         if past.conclusion is not None:
             return self._go_on(attempt, past.conclusion)
         lost = attempt.bury(past)
-        return None if lost is None else self._complete(attempt, lost)
+        return None if lost is None else self._endings.complete(attempt, lost)
 
     async def _go_on(self, attempt: Attempt, conclusion: Conclusion) -> None:
-        await self._complete(attempt, await attempt.go_on(conclusion))
+        await self._endings.complete(attempt, await attempt.go_on(conclusion))
+
+    def _forget(self, attempt: Attempt) -> None:
+        self._held.pop((attempt.assign.job, attempt.assign.attempt), None)
 
     def _slot_of(self, assign: JobAssign) -> int:
         return assign.slot % len(self._slots)
 
     async def _work(self, slot: Slot, come: asyncio.Event) -> None:
-        """Run a slot's jobs one by one."""
+        """Run a slot's jobs one by one, once it has its container: what that is, its requests say."""
+        await self._prepare(self._room.containers[slot.lanes[0]])
+        self._facts = self._machine()
+        slot.is_ready = True
         self._ask(slot, slot.lanes[:1])
         while True:
             while not slot.at_hand:
@@ -223,7 +226,17 @@ class JobLoop:
                 completion = msgspec.structs.replace(completion, request=self._request(slot, lanes))
             attempt.phase = Phase.STAGE_OUT
             in_a_hurry = lanes or not slot.at_hand
-            self._spawn(self._complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
+            self._spawn(self._endings.complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
+
+    async def _prepare(self, container: Container) -> None:
+        """Have the warden before the first job comes; that one cannot be had is told again by each job."""
+        try:
+            await container.open()
+        except (NotContained, OSError) as error:
+            log.error("no warden", extra={"slot": str(container.quarters.directory), "why": str(error)})
+        else:
+            slot = container.quarters.directory.name
+            log.info("payloads are held together", extra={"slot": slot, "by": container.kind})
 
     async def _begin(self, slot: Slot, attempt: Attempt) -> None:
         """Have it written down that it begins. Those behind it that will soon do so are written down with it, or, when
@@ -258,6 +271,8 @@ class JobLoop:
         if lanes := slot.wanted():
             self._ask(slot, lanes)
         try:
+            if self._room.disk.is_short(attempt.assign.disk_mib << 20):
+                await self._endings.settle()
             await self._begin(slot, attempt)
             return await attempt.run()
         finally:
@@ -276,13 +291,13 @@ class JobLoop:
         """End at once what was stopped before its turn."""
         for attempt in [one for one in slot.at_hand if one.stopped is not None]:
             slot.at_hand.remove(attempt)
-            self._spawn(self._complete(attempt, attempt.give_back()))
-        if slot.is_idle and (lanes := slot.wanted()):
+            self._spawn(self._endings.complete(attempt, attempt.give_back()))
+        if slot.is_ready and slot.is_idle and (lanes := slot.wanted()):
             self._ask(slot, lanes)
 
     def _give_back(self, slot: Slot) -> None:
         for attempt in slot.surplus():
-            self._spawn(self._complete(attempt, attempt.give_back(), within_s=GATHER_S))
+            self._spawn(self._endings.complete(attempt, attempt.give_back(), within_s=GATHER_S))
 
     def _request(self, slot: Slot, lanes: Sequence[int]) -> JobRequest:
         request = JobRequest(
@@ -298,43 +313,6 @@ class JobLoop:
 
     def _ask(self, slot: Slot, lanes: Sequence[int]) -> None:
         self._spawn(self._uplink.say("request", self._request(slot, lanes)))
-
-    async def _complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
-        """Have a completion written down, then sent, both ``within_s``, until it is answered; then forget it."""
-        go_at = time.monotonic() + within_s
-        await attempt.write_down(completion, within_s=within_s)
-        within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
-        self._discard_soon(attempt)
-        for wait_s in backoff(0.5, 20.0):
-            try:
-                answer = await self._uplink.ask_together(
-                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
-                )
-            except CallTimeout as error:
-                attempt.trouble = f"completion: {error}"
-            except (RemoteError, NotDelivered) as error:
-                attempt.trouble = f"completion: {error}"
-                await asyncio.sleep(wait_s)
-            else:
-                self._note_answer(attempt, answer)
-                break
-        await self._room.book.end(attempt.assign.id)
-        self._held.pop((attempt.assign.job, attempt.assign.attempt), None)
-
-    def _discard_soon(self, attempt: Attempt) -> None:
-        """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
-        self._done_with.append(attempt)
-        if len(self._done_with) == 1:
-            self._spawn(self._discard())
-
-    async def _discard(self) -> None:
-        await asyncio.sleep(DISCARD_AFTER_S)
-        done_with, self._done_with = self._done_with, []
-        await asyncio.to_thread(_discard_all, done_with)
-
-    def _note_answer(self, attempt: Attempt, answer: Reply) -> None:
-        if isinstance(answer, JobCompletionAnswer) and not answer.counted:
-            log.info("completion did not count", extra={"job": attempt.assign.job, "why": answer.reason})
 
     async def _beats(self) -> None:
         while True:
@@ -352,7 +330,7 @@ class JobLoop:
         """Say requests again that found nothing: should one have been lost, this mends it."""
         while True:
             await asyncio.sleep(self._timing.request_again_s)
-            for slot in self._slots:
+            for slot in filter(lambda each: each.is_ready, self._slots):
                 if lanes := slot.asked or slot.wanted():
                     self._ask(slot, lanes)
 
@@ -398,11 +376,6 @@ def _how(completion: JobCompletion) -> dict[str, object]:
     why = {"why": completion.cause} if completion.cause else {}
     run_s = round(completion.steps.run_s, 3)
     return {"outcome": str(completion.outcome), "exit_status": completion.exit_status, "run_s": run_s} | why
-
-
-def _discard_all(attempts: Sequence[Attempt]) -> None:
-    for attempt in attempts:
-        attempt.discard()
 
 
 def _output_of(message: JobAssign) -> OutputFile:

@@ -95,6 +95,11 @@ class StageOut:
             self.entries.append(msgspec.structs.replace(entry, truncated=is_cut))
             self._streams.pop(0)
 
+    def keep_only_left(self) -> None:
+        """Remove what is not to be stored: it would be in the way for as long as that takes. Raises OSError."""
+        with Held(self._quarters.work) as work, work.under(self._name) as held:
+            held.keep_only(self._outputs)
+
     def discard(self) -> None:
         """Remove files of streams. Blocking."""
         if self._streams_directory.exists():

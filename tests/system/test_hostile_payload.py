@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from console.client import Client
+from guest_agent.disk import MOST_FILES
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
 
@@ -35,14 +36,18 @@ while True:
 sleep 600
 """
 
+#: Makes more files than one job may have, and fails where it can make no more.
+FILES = "python3 -c 'import os\nfor number in range(1 << 20): os.mknod(str(number))'"
+
 #: What a job may not see, each with how it is tried. What comes out is what was seen.
+#: The job before it, ``{first}`` by the name of its directory, has opened that to everybody.
 #: ``timeout`` is named by its path: the one within the image's shell leaves a watcher behind at each call, which looks
 #: once a second whether its work is done, and counts among the job's own processes until then.
 PEEPING = """
 exec 2> /dev/null
 for secret in /var/lib/volunteer-cloud/credential.json /var/lib/volunteer-cloud/journal \\
     /sys/firmware/qemu_fw_cfg/by_name/opt/org.volunteer-cloud/seed/raw /dev/vda /dev/mem /proc/1/environ \\
-    /var/lib/volunteer-cloud/inputs/* /var/lib/volunteer-cloud/jobs/slot-0/work/*[0-9]/secret.dat /dev/vport*; do
+    /var/lib/volunteer-cloud/inputs/* /var/lib/volunteer-cloud/jobs/slot-0/work/{first}/secret.dat /dev/vport*; do
     /usr/bin/timeout 5 head -c 100 "$secret"
 done
 ln -s /var/lib/volunteer-cloud there && cat there/credential.json
@@ -93,16 +98,17 @@ def test_a_payload_that_does_its_worst_leaves_the_next_job_as_it_was(client: Cli
     (tmp_path / "secret.dat").write_bytes(b"another owner's bytes" * 10_000)
     sha256 = client.upload(tmp_path / "secret.dat")
     inputs = [{"name": "secret.dat", "sha256": sha256, "size": 210_000}]
-    submit(client, "first", "id -un; wc -c < secret.dat", inputs=inputs)
+    submit(client, "first", "chmod 777 .; pwd; id -un; wc -c < secret.dat", inputs=inputs)
     assert ended(client, "first") == JobState.DONE
     boot = client.show("first.1").attempts[-1].boot_id
+    first = Path(client.logs("first.1")["stdout"].splitlines()[0].decode()).name
 
     submit(client, "worst", FILLERS, wall_time_s=30, attempts=1)
     until(lambda: client.show("worst.1").job.state == "running", "it runs", 90)
     worst = ended(client, "worst", 300)
     check_next(client, "after-worst", boot)
 
-    submit(client, "peeping", PEEPING)
+    submit(client, "peeping", PEEPING.replace("{first}", first))
     peeping = ended(client, "peeping")
     check_next(client, "after-peeping", boot)
 
@@ -117,16 +123,31 @@ def test_limits_are_the_kernels_and_the_blame_is_where_it_belongs(client: Client
     submit(client, "memory", take, requirements={"memory_mib": 64})
     submit(client, "reserve", "python3 -c 'import mmap; mmap.mmap(-1, 8 << 30)'", requirements={"memory_mib": 64})
     submit(client, "disk", "cat /dev/zero > big", requirements={"disk_mib": 16})
+    submit(client, "files", FILES)
     submit(client, "plain", "exit 137")
 
-    states = {name: ended(client, name) for name in ("memory", "reserve", "disk", "plain")}
-    causes = {name: client.show(f"{name}.1").attempts[-1].cause for name in ("memory", "disk", "plain")}
+    states = {name: ended(client, name, 300) for name in ("memory", "reserve", "disk", "files", "plain")}
+    causes = {name: client.show(f"{name}.1").attempts[-1].cause for name in ("memory", "disk", "files", "plain")}
 
     assert states["reserve"] == JobState.DONE
-    assert JobState.DONE not in (states["memory"], states["disk"], states["plain"])
+    assert JobState.DONE not in (states["memory"], states["disk"], states["files"], states["plain"])
     assert "out of memory" in causes["memory"]
     assert "its disk was full: it may use" in causes["disk"]
+    assert f"it had as many files and directories as it may have: {MOST_FILES}" in causes["files"]
     assert "ended with exit status 137" in causes["plain"]
     assert "memory: it was" not in causes["plain"]
     usage = client.show("reserve.1").attempts[-1].usage
     assert 0 < usage.peak_rss_bytes < 64 << 20
+
+
+def test_a_job_that_takes_all_the_memory_that_it_was_promised_is_not_ended_for_it(client: Client) -> None:
+    limits = "cat /sys/fs/cgroup/jobs/memory.max /sys/fs/cgroup/jobs/slot-0/memory.max"
+    submit(client, "promise", limits)
+    assert ended(client, "promise") == JobState.DONE, client.why("promise.1")
+    given, promised = map(int, client.logs("promise.1")["stdout"].split())
+
+    submit(client, "all", f"python3 -c 'x = bytearray({promised - (24 << 20)})'")
+    state = ended(client, "all")
+
+    assert promised == given >> 20 << 20
+    assert state == JobState.DONE, client.why("all.1")

@@ -13,6 +13,7 @@ from guest_agent.attempt import Attempt
 from guest_agent.book import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
+from guest_agent.disk import Disk
 from guest_agent.payload import Account
 from guest_agent.quarters import Quarters
 from guest_agent.room import Room
@@ -66,9 +67,11 @@ class Guest:
         (directory / "aside").mkdir(exist_ok=True)
         self.quarters = Quarters(directory / "jobs" / "slot-0", account)
         self.container = Container(self.quarters, cover=directory)
+        cache = InputCache(directory / "cache", self.fetch)
         fields: dict[str, Any] = {
             "containers": [self.container],
-            "cache": InputCache(directory / "cache", self.fetch),
+            "cache": cache,
+            "disk": Disk(directory / "jobs", cache),
             "book": self.book,
             "aside": directory / "aside",
             "boot_id": "boot",

@@ -384,3 +384,17 @@ async def test_a_job_that_may_have_more_than_there_is_does_not_empty_the_cache(g
 
     assert completion.outcome == Outcome.DONE, completion.cause
     assert [path.name for path in (guest.directory / "cache").iterdir()] == [item.sha256]
+
+
+async def test_a_pattern_that_matches_more_than_can_be_named_fails_its_job_in_a_sentence(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guest_agent.outputs.MOST_FILES", 50)
+    make = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); : > $i.a; : > $i.b; done"
+
+    at_once = await guest.run("sh", "-c", make, outputs=[Output(name="*")])
+    together = await guest.run("sh", "-c", make, outputs=[Output(name="*.a"), Output(name="*.b")], attempt=2)
+
+    assert (at_once.outcome, together.outcome) == (Outcome.FAILED, Outcome.FAILED)
+    assert "more than 50 files match '*', and no completion can name them" in at_once.cause
+    assert "more than 50 files match '*.b' and those before it" in together.cause

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent.errors import LeadsOut
+from guest_agent.errors import LeadsOut, TooMany
 from guest_agent.held import Held
+from tests.unit.disks import small_disk
 
 
 def read(held: Held, name: str) -> bytes:
@@ -113,6 +114,64 @@ def test_a_pattern_names_files_at_its_own_depth(inside: Path) -> None:
         (inside / name).write_text(name)
 
     with Held(inside) as held:
-        assert held.matching("*.root") == ["a.root", "b.root", "{x}[1].root"]
-        assert held.matching("d/*") == ["d/c.root", "d/file"]
-        assert held.matching("?/[a-c].root") == ["d/c.root"]
+        assert held.matching("*.root", 9) == ["a.root", "b.root", "{x}[1].root"]
+        assert held.matching("d/*", 9) == ["d/c.root", "d/file"]
+        assert held.matching("?/[a-c].root", 9) == ["d/c.root"]
+
+
+def test_a_pattern_that_matches_too_many_files_or_ways_names_none(inside: Path) -> None:
+    for number in range(20):
+        (inside / f"{number}.dat").touch()
+        (inside / f"way-{number}").mkdir()
+    (inside / "way-1" / "only").touch()
+
+    with Held(inside) as held:
+        assert len(held.matching("*.dat", 20)) == 20
+        assert held.matching("*/only", 21) == ["way-1/only"]
+        for pattern in ("*.dat", "way-*/only"):
+            with pytest.raises(TooMany):
+                held.matching(pattern, 19)
+
+
+def test_what_leads_to_none_of_the_names_is_removed_and_every_link_on_a_way_stays(inside: Path) -> None:
+    for number in range(50):
+        (inside / f"junk-{number}" / "deep" / "er").mkdir(parents=True)
+        (inside / "d" / f"junk-{number}").write_text("junk")
+    (inside / "real" / "far").mkdir(parents=True)
+    (inside / "real" / "far" / "file").write_text("far")
+    (inside / "real" / "junk").write_text("junk")
+    (inside / "d" / "second").symlink_to("../real/far/file")
+    (inside / "first").symlink_to("d/second")
+    (inside / "way").symlink_to(inside / "real")
+    (inside / "dead").symlink_to("nowhere")
+
+    with Held(inside) as held:
+        held.keep_only(["first", "way/far/../far/file", "d/file"])
+        assert {read(held, name) for name in ("first", "way/far/file", "d/file")} == {b"far", b"a file"}
+
+    left = sorted(str(path.relative_to(inside)) for path in inside.rglob("*"))
+    assert left == ["d", "d/file", "d/second", "first", "real", "real/far", "real/far/file", "way"]
+
+
+def test_keeping_what_is_not_there_removes_nothing(inside: Path) -> None:
+    with Held(inside) as held, pytest.raises(FileNotFoundError):
+        held.keep_only(["d/file", "missing"])
+
+    assert (inside / "d" / "file").exists()
+
+
+def test_a_full_disk_takes_no_room_to_be_emptied(tmp_path: Path) -> None:
+    def dig(here: Path) -> None:
+        while True:
+            here.mkdir()
+            (here / "beside").mkdir()
+            (here / "file").write_bytes(bytes(1000))
+            here = here / "d"
+
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        with pytest.raises(OSError, match="No space"):
+            dig(disk / "deep")
+        with Held(disk) as held:
+            held.empty()
+
+        assert list(disk.iterdir()) == []

@@ -16,6 +16,7 @@ from guest_agent.slots import JobLoop, Timing
 from schemas.envelope import Message, Reply
 from schemas.jobs import (
     JobAssign,
+    JobBeat,
     JobCompletion,
     JobCompletionAnswer,
     JobRequest,
@@ -36,6 +37,7 @@ class Up:
     generation = 1
 
     def __init__(self) -> None:
+        self.beats = 0
         self.requests: list[JobRequest] = []
         self.withdrawn: list[int] = []
         self.completions: list[JobCompletion] = []
@@ -44,6 +46,8 @@ class Up:
     async def say(self, kind: str, message: Message, **_: Any) -> None:
         if isinstance(message, JobRequest):
             self.requests.append(message)
+        elif isinstance(message, JobBeat):
+            self.beats += 1
         elif isinstance(message, JobWithdraw):
             self.withdrawn += message.slots
         elif isinstance(message, JobCompletion):

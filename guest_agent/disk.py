@@ -1,0 +1,137 @@
+"""The disk of a guest as its jobs may use it: each is promised a part when it begins, and nothing is promised twice.
+
+What runs has a claim to what it was promised and has not used yet; only what is free beyond that can be promised to the
+next. The kernel keeps a job to its promise where it counts by account, else the job is looked at. Blocking.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from guest_agent.cache import InputCache
+from guest_agent.payload import Account
+from guest_agent.quota import Amount, Quota
+
+#: Of the disk, this is not for payloads: the agent's journal, streams, what is in flight. Bytes.
+RESERVE_BYTES = 64 << 20
+#: Files and directories that a job may have; and of those that the disk has room for, how many are not for payloads.
+MOST_FILES, RESERVE_FILES = 100_000, 2_000
+#: A disk with less than this left of what a job may use is full to it, bytes.
+FULL_BYTES = 64 << 10
+
+
+class _Claim(Struct, frozen=True):
+    """What a job that runs was promised, and by whose account it is counted, if by any."""
+
+    promised: Amount
+    uid: int | None
+
+
+class Disk:
+    """See the module. Several slots may call at once."""
+
+    def __init__(
+        self, directory: Path, cache: InputCache, quota: Quota | None = None, accounts: Sequence[Account | None] = ()
+    ) -> None:
+        """``directory`` is where jobs lie; ``accounts`` are those that they have."""
+        self._directory = directory
+        self._cache = cache
+        self._quota = quota
+        self._uids = [account.uid for account in accounts if account is not None]
+        self._lock = threading.Lock()
+        #: Of what runs, by the directory of its slot; and what it was last seen to have, where no kernel counts.
+        self._claims: dict[Path, _Claim] = {}
+        self._seen: dict[Path, Amount] = {}
+
+    @property
+    def counts_by_account(self) -> bool:
+        """The kernel keeps each account to its limit."""
+        return self._quota is not None
+
+    def offered_bytes(self) -> int:
+        """Give what all jobs together may have, whatever they have of it now: what is the system's is left out where
+        the kernel tells it from theirs."""
+        disk = shutil.disk_usage(self._directory)
+        if self._quota is None:
+            return max(disk.total - RESERVE_BYTES, 0)
+        theirs = sum(self._quota.used(uid).bytes for uid in self._uids)
+        return max(disk.free + theirs + self._cache.reclaimable_bytes() - RESERVE_BYTES, 0)
+
+    def is_short(self, wanted_bytes: int) -> bool:
+        """Whether it matters to a job that wants so much what those before it have not removed yet. Quick."""
+        # Where nobody counts a job wants its share of the whole disk, which is never free.
+        needed = RESERVE_BYTES + (wanted_bytes if self._quota is not None else 0)
+        return self._free_bytes() < needed
+
+    def begin(self, slot: Path, account: Account | None, wanted_bytes: int) -> Amount:
+        """Promise a slot's next job what it wants, or what there is; 0 = what there is. Raises OSError."""
+        with self._lock:
+            self._forget(slot)
+            self._make_room(wanted_bytes)
+            there = self._there()
+            size = min(wanted_bytes or there.bytes, there.bytes)
+            promised = Amount(max(size, 1), max(min(MOST_FILES, there.files), 1))
+            uid = account.uid if self._quota is not None and account is not None else None
+            if self._quota is not None and uid is not None:
+                self._quota.limit(uid, promised)
+            self._claims[slot] = _Claim(promised, uid)
+            return promised
+
+    def end(self, slot: Path) -> None:
+        """Let go of what a slot's job was promised. Idempotent."""
+        with self._lock:
+            self._forget(slot)
+
+    def note_used(self, slot: Path, used: Amount) -> None:
+        """Take to the books what a slot's job was seen to have."""
+        with self._lock:
+            self._seen[slot] = used
+
+    def left(self, account: Account | None) -> Amount | None:
+        """Give what an account may still take; None where nobody counts. Raises OSError."""
+        return None if self._quota is None or account is None else self._quota.left(account.uid)
+
+    def _forget(self, slot: Path) -> None:
+        self._claims.pop(slot, None)
+        self._seen.pop(slot, None)
+
+    def _there(self) -> Amount:
+        """Give what is free and nobody's."""
+        disk = os.statvfs(self._directory)
+        claimed = self._claimed()
+        # A file system without a fixed number of files says 0 of 0.
+        free_files = disk.f_favail - RESERVE_FILES if disk.f_files else claimed.files + MOST_FILES
+        free_bytes = disk.f_bavail * disk.f_frsize - RESERVE_BYTES
+        return Amount(free_bytes - claimed.bytes, free_files - claimed.files)
+
+    def _claimed(self) -> Amount:
+        """Give what those that run have not taken yet of what they were promised."""
+        left = [self._left_of(slot, claim) for slot, claim in self._claims.items()]
+        return Amount(sum(max(one.bytes, 0) for one in left), sum(max(one.files, 0) for one in left))
+
+    def _left_of(self, slot: Path, claim: _Claim) -> Amount:
+        if self._quota is not None and claim.uid is not None:
+            return self._quota.left(claim.uid)
+        seen = self._seen.get(slot, Amount())
+        return Amount(claim.promised.bytes - seen.bytes, claim.promised.files - seen.files)
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        """Let the cache go as far as that gives a job all that it wants; else, as for a job that may have its share of
+        the whole disk, until half of what is not the system's is free."""
+        free = self._free_bytes()
+        needed = wanted_bytes + self._claimed().bytes + RESERVE_BYTES
+        if free < needed:
+            usable = free + self._cache.reclaimable_bytes()
+            needed = needed if usable >= needed else usable // 2
+        if free < needed:
+            self._cache.make_room(needed)
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._directory)
+        return disk.f_bavail * disk.f_frsize

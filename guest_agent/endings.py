@@ -1,0 +1,99 @@
+"""Ends of attempts on their way out: written down, told until they are answered, files removed, forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from broker.backoff import backoff
+from broker.errors import CallTimeout, NotDelivered, RemoteError
+from broker.rpc import Uplink
+from guest_agent.attempt import Attempt
+from guest_agent.room import Room
+from schemas.envelope import Reply
+from schemas.jobs import JobCompletion, JobCompletionAnswer
+
+log = logging.getLogger(__name__)
+
+#: How long a completion waits for others to be written down and told with, while the slot has more to do, seconds.
+GATHER_S, TOGETHER_S = 0.1, 0.002
+#: How long files of attempts that were answered are gathered before they are removed, seconds.
+DISCARD_AFTER_S = 0.1
+#: How long a completion waits for its answer before it is sent again, seconds.
+ANSWER_S = 30.0
+
+
+class Endings:
+    """See the module. ``spawn`` owns the tasks; ``forget`` is called when an attempt's end was answered."""
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        room: Room,
+        forget: Callable[[Attempt], None],
+        spawn: Callable[[Awaitable[None]], asyncio.Future[None]],
+    ) -> None:
+        self._uplink, self._room = uplink, room
+        self._forget, self._spawn = forget, spawn
+        self._done_with: list[Attempt] = []
+        #: Attempts that have ended and whose files are there.
+        self._in_the_way = 0
+        self._settled = asyncio.Event()
+
+    async def complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
+        """Have a completion written down, then sent, both ``within_s``, until it is answered; then forget it."""
+        self._in_the_way += 1
+        self._settled.clear()
+        go_at = time.monotonic() + within_s
+        await attempt.write_down(completion, within_s=within_s)
+        within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
+        self._discard_soon(attempt)
+        await self._tell(attempt, completion, within_s)
+        await self._room.book.end(attempt.assign.id)
+        self._forget(attempt)
+
+    async def settle(self) -> None:
+        """Wait until nothing of what has ended takes room on the disk any more."""
+        if self._in_the_way:
+            await self._settled.wait()
+
+    async def _tell(self, attempt: Attempt, completion: JobCompletion, within_s: float) -> None:
+        for wait_s in backoff(0.5, 20.0):
+            try:
+                answer = await self._uplink.ask_together(
+                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
+                )
+            except CallTimeout as error:
+                attempt.trouble = f"completion: {error}"
+            except (RemoteError, NotDelivered) as error:
+                attempt.trouble = f"completion: {error}"
+                await asyncio.sleep(wait_s)
+            else:
+                _note_answer(attempt, answer)
+                return
+
+    def _discard_soon(self, attempt: Attempt) -> None:
+        """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
+        self._done_with.append(attempt)
+        if len(self._done_with) == 1:
+            self._spawn(self._discard())
+
+    async def _discard(self) -> None:
+        await asyncio.sleep(DISCARD_AFTER_S)
+        done_with, self._done_with = self._done_with, []
+        await asyncio.to_thread(_discard_all, done_with)
+        self._in_the_way -= len(done_with)
+        if not self._in_the_way:
+            self._settled.set()
+
+
+def _note_answer(attempt: Attempt, answer: Reply) -> None:
+    if isinstance(answer, JobCompletionAnswer) and not answer.counted:
+        log.info("completion did not count", extra={"job": attempt.assign.job, "why": answer.reason})
+
+
+def _discard_all(attempts: list[Attempt]) -> None:
+    for attempt in attempts:
+        attempt.discard()
