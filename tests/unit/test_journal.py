@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from broker.rpc import journal as journal_module
 from broker.rpc.journal import Entry, Journal
-from broker.rpc.record_file import RESERVE_BYTES
+from broker.rpc.record_file import RESERVE_BYTES, frame
 from tests.broker.polling import until
 from tests.unit.disks import fill, small_disk
 
@@ -119,7 +118,7 @@ async def test_a_clock_that_was_set_makes_no_answered_command_old(tmp_path: Path
     """What ended a moment ago, as the machine's clock of then said, and comes again now."""
     at_ms = int(datetime(year, 1, 1, tzinfo=UTC).timestamp() * 1000)
     records: list[list[object]] = [["accept", "c1", "console-a", at_ms, b"x"], ["end", "c1", b"answer"]]
-    (tmp_path / "j").write_bytes(b"".join(journal_module._frame(record) for record in records))
+    (tmp_path / "j").write_bytes(b"".join(frame(record) for record in records))
 
     after = await reopened(tmp_path / "j")
 
