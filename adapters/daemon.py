@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,8 +14,8 @@ from typing import TypeVar
 import msgspec
 
 from adapters.errors import AdapterError
-from broker.config import ConfigError, read_config, show_config
-from broker.errors import BrokerError
+from broker.config import read_config, show_config
+from broker.daemon import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 
@@ -32,17 +31,12 @@ def serve(name: str, description: str, kind: type[C], run: Callable[[C], Awaitab
     options = parser.parse_args()
     collect_rarely()
     log_to_stderr(name)
-    try:
+    with judged(name, AdapterError):
         config = read_config(options.config, kind)
         log.info("starting", extra=show_config(config))
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(_until_signal(run(config)))
         log.info("stopped")
-    except ConfigError as error:
-        sys.exit(f"{name}: {error}")
-    except (BrokerError, AdapterError, OSError, ValueError) as error:
-        log.error("cannot go on", extra={"why": str(error)})
-        sys.exit(1)
 
 
 async def _until_signal(work: Awaitable[None]) -> None:

@@ -64,6 +64,11 @@ class _LogFile(RotatingFileHandler):
         found = os.fstat(self.stream.fileno())
         return stat.S_ISREG(found.st_mode) and found.st_size >= self.maxBytes
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        """Leave out what a full disk does not take: logging's own would put a traceback on a person's terminal."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
 
 class _StandardError(_LogFile):
     """Standard error where it is a file: put aside when full, the descriptor with it."""

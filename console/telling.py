@@ -8,6 +8,7 @@ sentences and exit statuses; with ``--json`` they are JSON.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from schemas.plain_text import plain_json, plain_lines
 INTERRUPTED, NOBODY_READS = 130, 141
 #: Key under which a command's context says that programs read.
 JSON = "console.telling.json"
+_ROOM = "free some space there, then do it again"
 _STATUS = "see with `volcloud status` what runs"
 
 
@@ -71,7 +73,8 @@ def judge(error: BaseException) -> Verdict:
         case KeyboardInterrupt() | click.Abort():
             return Verdict(INTERRUPTED, "interrupted")
         case OSError():
-            return Verdict(1, _of_system(error))
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is not None
+            return Verdict(1, _of_system(error), _ROOM if is_full else "")
     return _unforeseen(error)
 
 

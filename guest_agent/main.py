@@ -9,9 +9,11 @@ import logging
 import signal
 from pathlib import Path
 
+from broker.daemon import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from guest_agent.agent import GuestAgent
+from guest_agent.errors import GuestError
 from guest_agent.seed import SeedSource
 
 log = logging.getLogger(__name__)
@@ -27,11 +29,12 @@ def main() -> None:
     collect_rarely()
     log_to_stderr("guest_agent")
     log.info("starting", extra={"state_dir": str(options.state_dir), "image": options.image})
-    options.state_dir.mkdir(parents=True, exist_ok=True)
-    source = SeedSource(None if options.seed == "auto" else Path(options.seed))
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(GuestAgent(source, options.state_dir, image=options.image)))
-    log.info("stopped")
+    with judged("guest_agent", GuestError):
+        options.state_dir.mkdir(parents=True, exist_ok=True)
+        source = SeedSource(None if options.seed == "auto" else Path(options.seed))
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(_run(GuestAgent(source, options.state_dir, image=options.image)))
+        log.info("stopped")
 
 
 async def _run(agent: GuestAgent) -> None:

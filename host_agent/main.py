@@ -11,8 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from broker.config import ConfigError, read_config, show_config
-from broker.errors import BrokerError
+from broker.config import read_config, show_config
+from broker.daemon import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from host_agent.agent import HostAgent
@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     collect_rarely()
     log_to_stderr("host_agent")
-    try:
+    with judged("host_agent", HostError):
         config = read_config(options.config, HostConfig)
         log.info("starting", extra=show_config(config))
         Path(config.directory).mkdir(parents=True, exist_ok=True)
@@ -40,12 +40,6 @@ def main() -> None:
         log.info("stopped", extra={"vms_left_running": len(living)})
         if living:
             print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
-    except ConfigError as error:
-        print(f"host_agent: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except (HostError, BrokerError, OSError, ValueError) as error:
-        log.error("cannot go on", extra={"why": str(error)})
-        sys.exit(1)
 
 
 async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:

@@ -7,14 +7,14 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 from pathlib import Path
 
 from broker.address import Address, read_address
 from broker.backoff import backoff
-from broker.config import ConfigError, read_config, show_config
+from broker.config import read_config, show_config
 from broker.connection import Connection
-from broker.errors import BrokerError, ManagementError
+from broker.daemon import judged
+from broker.errors import ManagementError
 from broker.garbage import collect_rarely
 from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
@@ -33,18 +33,12 @@ def main() -> None:
     options = parser.parse_args()
     collect_rarely()
     log_to_stderr("key_manager")
-    try:
+    with judged("key_manager"):
         config = read_config(options.config, KeysConfig)
         log.info("starting", extra=show_config(config))
         with contextlib.suppress(asyncio.CancelledError):
             asyncio.run(_until_signal(config))
         log.info("stopped")
-    except ConfigError as error:
-        log.error("wrong setting", extra={"why": str(error)})
-        sys.exit(2)
-    except (BrokerError, OSError, ValueError) as error:
-        log.error("cannot go on", extra={"why": str(error)})
-        sys.exit(1)
 
 
 async def serve(config: KeysConfig) -> None:

@@ -16,14 +16,12 @@ from typing import Literal
 
 import msgspec
 
-from broker.errors import BrokerError
 from broker.logs import log_to_stderr
 from broker.masking import mask
 from console.centre.plan import read_plan
 from console.centre.process_state import SUPERVISOR
 from console.centre.supervisor import hold_until_ended
-from console.errors import ConsoleError
-from console.telling import judge
+from console.telling import Verdict, judge
 
 log = logging.getLogger("console.centre")
 
@@ -53,9 +51,8 @@ class Reporter:
         self._send(Report(what="ready"))
         self._close()
 
-    def failed(self, error: ConsoleError | BrokerError) -> None:
+    def failed(self, verdict: Verdict) -> None:
         """Say why it is not; the last word."""
-        verdict = judge(error)
         log.error("the system does not come up", extra={"why": verdict.message})
         text, next_step = mask(verdict.message), mask(verdict.next_step)
         self._send(Report(what="failed", text=text, next_step=next_step, exit_status=verdict.exit_status))
@@ -83,9 +80,10 @@ def main() -> None:
     try:
         plan = read_plan(options.plan)
         asyncio.run(hold_until_ended(plan, reporter.say, reporter.ready, follows_starter=False))
-    except (ConsoleError, BrokerError) as error:
-        reporter.failed(error)
-        sys.exit(judge(error).exit_status)
+    except Exception as error:  # noqa: BLE001  the top: whoever waits for a word gets one, whatever went wrong
+        verdict = judge(error)
+        reporter.failed(verdict)
+        sys.exit(verdict.exit_status)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from console.demo.place import Place, default_place
 from console.demo.program import Options, run_demo
+from console.telling import told
 
 
 def main() -> int:
@@ -23,7 +24,8 @@ def main() -> int:
     given = parser.parse_args()
     packages_s = max(0.0, time.time() - given.began) if given.began else 0.0
     place = Place(given.directory.absolute()) if given.directory else default_place()
-    return asyncio.run(run_demo(Options(hypervisor=given.hypervisor, place=place, packages_s=packages_s)))
+    options = Options(hypervisor=given.hypervisor, place=place, packages_s=packages_s)
+    return told(lambda: asyncio.run(run_demo(options)), is_json=False)
 
 
 if __name__ == "__main__":

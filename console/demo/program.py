@@ -16,7 +16,6 @@ from pathlib import Path
 
 import msgspec
 
-from broker.errors import BrokerError
 from console.async_client import AsyncClient
 from console.centre.ending import Ending, ended_from_outside
 from console.centre.guest_image import cache_directory, provide_image
@@ -25,9 +24,9 @@ from console.centre.supervisor import Supervisor
 from console.demo import evidence, material
 from console.demo.place import Place, clear, occupied
 from console.demo.steps import Steps
-from console.errors import CommandFailed, ConsoleError
+from console.errors import CommandFailed
 from console.screen import screen
-from console.telling import Verdict, judge, silence, tell
+from console.telling import Verdict, silence, tell
 from schemas.ledger import JobRecord, JobRow, JobState
 
 JOB = "z-decays"
@@ -215,7 +214,8 @@ def _is_qemu(pid: int) -> bool:
 
 async def run_demo(options: Options) -> int:
     """Play the demo and give its exit status: 0, 1 when a check or a step failed or it was ended from outside, 128 + n
-    after signal n. It ends by itself when its directory is removed or whoever started it is gone."""
+    after signal n. It ends by itself when its directory is removed or whoever started it is gone. Raises whatever a
+    step raises; nothing runs then."""
     options.place.root.mkdir(parents=True, exist_ok=True)
     demo = Demo(options)
     work = asyncio.ensure_future(demo.play())
@@ -226,10 +226,6 @@ async def run_demo(options: Options) -> int:
             if not ending.reason:
                 raise
             return _interrupted(ending)
-        except (ConsoleError, BrokerError) as error:
-            verdict = judge(error)
-            tell(verdict)
-            return verdict.exit_status
 
 
 def _interrupted(ending: Ending) -> int:

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request = Request(output=given.output, cache=cache, wheels=tuple(given.wheel), refresh=given.refresh)
     try:
         manifest = build(request)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         tools.progress(str(error))
         return 1
     sys.stdout.write(f"{read_manifest(manifest).id}\n")

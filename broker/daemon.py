@@ -1,0 +1,60 @@
+"""The top of a daemon's main: whatever ends it is one line of its log and an exit status.
+
+0: it was told to stop; 1: it cannot go on; 2: a setting is wrong. What nobody foresaw, and that alone, has its
+traceback in the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import sys
+from collections.abc import Iterator
+
+from broker.config import ConfigError
+from broker.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+#: What every daemon meets: the broker, the machine with its disks, a value that makes no sense, SQLite on such a disk.
+_COMMON = (BrokerError, OSError, ValueError, sqlite3.Error)
+#: Exit statuses of who cannot go on, and of who is told something wrong.
+CANNOT, WRONG = 1, 2
+
+
+@contextlib.contextmanager
+def judged(name: str, *foreseen: type[Exception]) -> Iterator[None]:
+    """Let whatever the block raises end the process ``name`` as the module says; ``foreseen`` are its own errors."""
+    try:
+        yield
+    except Exception as error:  # the top: nobody's traceback reaches a person
+        causes = list(_causes(error))
+        if wrong := [cause for cause in causes if isinstance(cause, ConfigError)]:
+            sys.exit(_told(name, str(wrong[0]), WRONG))
+        if all(isinstance(cause, (*_COMMON, *foreseen)) for cause in causes):
+            log.error("cannot go on", extra={"why": "; ".join(map(_said, causes))})
+        else:
+            log.exception("cannot go on, for a reason that nobody foresaw")
+        sys.exit(CANNOT)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Take the errors of tasks apart that failed together."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _causes(one)
+    else:
+        yield error
+
+
+def _said(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _told(name: str, text: str, status: int) -> int:
+    """Tell whoever started it by hand; a standard error that takes nothing changes nothing."""
+    log.error("wrong setting", extra={"why": text})
+    with contextlib.suppress(OSError):
+        print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    return status
