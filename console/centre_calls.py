@@ -137,8 +137,17 @@ class CentreCalls:
             raise NoSuchJob(f"job {name!r} stands for several, such as {names}", "name one of them")
         return rows[0].job
 
-    async def show(self, name: str) -> JobRecord:
-        """Give all that is known of one job. Raises NoSuchJob, BadInput."""
+    async def show(self, name: str, *, on_trouble: Callable[[Unreachable], None] | None = None) -> JobRecord:
+        """Give all that is known of one job. Raises NoSuchJob, BadInput.
+
+        With ``on_trouble``, who looks again and again is not sent away by a centre that is away for a while: it is
+        waited for for as long as it takes, and that is told each time.
+        """
+        if on_trouble is None:
+            return await self._show(name)
+        return await _insist(partial(self._show, name), deadline=None, on_trouble=on_trouble)
+
+    async def _show(self, name: str) -> JobRecord:
         return await self._ask("call", JobShow(job=await self.ref_of(name)), JobRecord)
 
     async def cancel(self, name: str) -> JobsChanged:

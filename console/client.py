@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from console.errors import Unreachable
 from console.execution import OnOutput
 from console.file_calls import Progress
 from console.job_file import PreparedJob
+from console.loop_thread import LoopThread
 from console.why import Explanation
 from schemas.description import JobDescription
 from schemas.enrol import Credential
@@ -52,12 +52,10 @@ class Client:
 
     def __init__(self, address: Address) -> None:
         """Connect as the principal of ``address``. Raises Unreachable."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="volcloud client", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread("volcloud client")
         self._client = AsyncClient(address)
         try:
-            self._wait_for(self._client.open())
+            self._thread.wait_for(self._client.open())
         except BaseException:
             self.close()
             raise
@@ -68,13 +66,8 @@ class Client:
         return cls(console_address(data))
 
     def close(self) -> None:
-        """Disconnect. Idempotent."""
-        if self._loop.is_closed():
-            return
-        self._wait_for(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Disconnect; a call that another thread waits for ends with Disconnected. Idempotent."""
+        self._thread.close(self._client.close)
 
     def __enter__(self) -> Client:
         return self
@@ -89,15 +82,15 @@ class Client:
 
     def hosts(self) -> list[HostRow]:
         """List the hosts that the centre knows."""
-        return self._wait_for(self._client.hosts())
+        return self._thread.wait_for(self._client.hosts())
 
     def vms(self, pattern: str = "*") -> list[RegistryRow]:
         """List the VMs whose name or id fits a shell pattern, by name."""
-        return self._wait_for(self._client.vms(pattern))
+        return self._thread.wait_for(self._client.vms(pattern))
 
     def vms_named(self, pattern: str) -> list[RegistryRow]:
         """As ``vms``, at least one. Raises NoSuchVm naming those that there are."""
-        return self._wait_for(self._client.vms_named(pattern))
+        return self._thread.wait_for(self._client.vms_named(pattern))
 
     def vm_create(
         self,
@@ -111,7 +104,7 @@ class Client:
         autostart: bool = False,
     ) -> VmStatus:
         """Make a VM on ``host``, which may be left out while there is only one. It is not started."""
-        return self._wait_for(
+        return self._thread.wait_for(
             self._client.vm_create(
                 name,
                 host=host,
@@ -125,47 +118,47 @@ class Client:
 
     def vm_start(self, vm: str) -> VmStatus | None:
         """Boot a VM, or let it go on from its saved state."""
-        return self._wait_for(self._client.vm_start(vm))
+        return self._thread.wait_for(self._client.vm_start(vm))
 
     def vm_stop(self, vm: str) -> VmStatus | None:
         """Ask the guest to shut down, and wait."""
-        return self._wait_for(self._client.vm_stop(vm))
+        return self._thread.wait_for(self._client.vm_stop(vm))
 
     def vm_pause(self, vm: str) -> VmStatus | None:
         """Freeze a VM, its memory kept."""
-        return self._wait_for(self._client.vm_pause(vm))
+        return self._thread.wait_for(self._client.vm_pause(vm))
 
     def vm_resume(self, vm: str) -> VmStatus | None:
         """Let a paused VM go on."""
-        return self._wait_for(self._client.vm_resume(vm))
+        return self._thread.wait_for(self._client.vm_resume(vm))
 
     def vm_reset(self, vm: str) -> VmStatus | None:
         """Reboot a VM without asking the guest."""
-        return self._wait_for(self._client.vm_reset(vm))
+        return self._thread.wait_for(self._client.vm_reset(vm))
 
     def vm_poweroff(self, vm: str) -> VmStatus | None:
         """End a VM at once."""
-        return self._wait_for(self._client.vm_poweroff(vm))
+        return self._thread.wait_for(self._client.vm_poweroff(vm))
 
     def vm_savestate(self, vm: str) -> VmStatus | None:
         """Write a VM's memory to disk and end it."""
-        return self._wait_for(self._client.vm_savestate(vm))
+        return self._thread.wait_for(self._client.vm_savestate(vm))
 
     def vm_discard(self, vm: str) -> VmStatus | None:
         """Throw a VM's saved state away; of a VM that was set aside, all that there is of it."""
-        return self._wait_for(self._client.vm_discard(vm))
+        return self._thread.wait_for(self._client.vm_discard(vm))
 
     def vm_adopt(self, vm: str) -> VmStatus | None:
         """Take a VM back that was set aside."""
-        return self._wait_for(self._client.vm_adopt(vm))
+        return self._thread.wait_for(self._client.vm_adopt(vm))
 
     def vm_delete(self, vm: str) -> None:
         """Remove a VM and all that belongs to it."""
-        self._wait_for(self._client.vm_delete(vm))
+        self._thread.wait_for(self._client.vm_delete(vm))
 
     def command(self, row: RegistryRow, verb: type[VmCommand]) -> VmStatus | None:
         """Give one verb to one VM of the registry; give its status after it, None once it is gone."""
-        return self._wait_for(self._client.command(row, verb))
+        return self._thread.wait_for(self._client.command(row, verb))
 
     def run(
         self,
@@ -177,7 +170,7 @@ class Client:
         timeout_s: float = 3600.0,
     ) -> ExecEnded:
         """Run a command in a VM to its end. Ctrl-C goes to the command as SIGINT, a second one as SIGKILL."""
-        row = self._wait_for(self._client.vm_named(vm))
+        row = self._thread.wait_for(self._client.vm_named(vm))
         take = None if on_output is None else lambda _, stream, data: on_output(stream, data)
         ended = self.run_on([row], command, env, take, timeout_s=timeout_s)[0]
         if isinstance(ended, BaseException):
@@ -200,25 +193,25 @@ class Client:
             )
             for row in rows
         ]
-        work = asyncio.run_coroutine_threadsafe(_all(one.run() for one in executions), self._loop)
+        work = self._thread.start(_all(one.run() for one in executions))
         for number in (signal.SIGINT, signal.SIGKILL):
             try:
-                return work.result()
+                return self._thread.result(work)
             except KeyboardInterrupt:
-                self._wait_for(_all(one.signal(number) for one in executions))
-        return work.result()
+                self._thread.wait_for(_all(one.signal(number) for one in executions))
+        return self._thread.result(work)
 
     def push(self, local: Path | str, vm: str, path: str, *, progress: Progress | None = None) -> str:
         """Send a file into a VM, to a path below its agent's file area; give its SHA-256."""
-        return self._wait_for(self._client.push(local, vm, path, progress=progress))
+        return self._thread.wait_for(self._client.push(local, vm, path, progress=progress))
 
     def pull(self, vm: str, path: str, local: Path | str, *, progress: Progress | None = None) -> int:
         """Take a file out of a VM's file area; give its size."""
-        return self._wait_for(self._client.pull(vm, path, local, progress=progress))
+        return self._thread.wait_for(self._client.pull(vm, path, local, progress=progress))
 
     def upload(self, path: Path | str, *, progress: Progress | None = None) -> str:
         """Put a file in the store as a job's input; give the SHA-256 by which a description names it."""
-        return self._wait_for(self._client.upload(path, progress=progress))
+        return self._thread.wait_for(self._client.upload(path, progress=progress))
 
     def submit(
         self,
@@ -232,11 +225,11 @@ class Client:
 
         Raises BadInput (nothing was sent), SubmissionRefused (with the centre's reasons).
         """
-        return self._wait_for(self._client.submit(job, job_id=job_id, array=array, progress=progress))
+        return self._thread.wait_for(self._client.submit(job, job_id=job_id, array=array, progress=progress))
 
     def submit_prepared(self, job: PreparedJob, progress: Progress | None = None) -> JobVerdict:
         """Submit a job that ``console.job_file.prepare`` has read."""
-        return self._wait_for(self._client.submit_prepared(job, progress))
+        return self._thread.wait_for(self._client.submit_prepared(job, progress))
 
     def jobs(
         self,
@@ -248,23 +241,23 @@ class Client:
         before: int | None = None,
     ) -> Jobs:
         """List jobs, newest first, with the counts by state of all that were asked for."""
-        return self._wait_for(self._client.jobs(owner=owner, job=job, states=states, limit=limit, before=before))
+        return self._thread.wait_for(self._client.jobs(owner=owner, job=job, states=states, limit=limit, before=before))
 
     def jobs_named(self, name: str) -> list[JobRow]:
         """Give every job that a name stands for, by index. Raises NoSuchJob."""
-        return self._wait_for(self._client.jobs_named(name))
+        return self._thread.wait_for(self._client.jobs_named(name))
 
-    def show(self, name: str) -> JobRecord:
+    def show(self, name: str, *, on_trouble: Callable[[Unreachable], None] | None = None) -> JobRecord:
         """Give all that is known of one job. Raises NoSuchJob, BadInput."""
-        return self._wait_for(self._client.show(name))
+        return self._thread.wait_for(self._client.show(name, on_trouble=on_trouble))
 
     def why(self, name: str) -> Explanation:
         """Say why a job is where it is, and what to do next."""
-        return self._wait_for(self._client.why(name))
+        return self._thread.wait_for(self._client.why(name))
 
     def logs(self, name: str, attempt: int | None = None) -> dict[str, bytes]:
         """Give what an attempt printed (the last that ended, unless one is named), by stream. Raises NoSuchJob."""
-        return self._wait_for(self._client.logs(name, attempt))
+        return self._thread.wait_for(self._client.logs(name, attempt))
 
     def fetch(
         self,
@@ -276,19 +269,19 @@ class Client:
     ) -> list[Path]:
         """Bring one job's outputs, stdout and stderr included, into a directory; give their paths. Raises CommandFailed
         where another file is in the way, unless ``overwrite``."""
-        return self._wait_for(self._client.fetch(name, directory, overwrite=overwrite, progress=progress))
+        return self._thread.wait_for(self._client.fetch(name, directory, overwrite=overwrite, progress=progress))
 
     def cancel(self, name: str) -> JobsChanged:
         """Cancel a job, or all of an array: what waits ends at once, what runs soon after."""
-        return self._wait_for(self._client.cancel(name))
+        return self._thread.wait_for(self._client.cancel(name))
 
     def retry(self, name: str) -> JobsChanged:
         """Release held and failed jobs; their counts start again."""
-        return self._wait_for(self._client.retry(name))
+        return self._thread.wait_for(self._client.retry(name))
 
     def delete(self, name: str) -> JobsChanged:
         """Delete a job, or all of an array, with outputs and history; what waits or runs is left, as ``pending``."""
-        return self._wait_for(self._client.delete(name))
+        return self._thread.wait_for(self._client.delete(name))
 
     def wait(
         self,
@@ -306,23 +299,15 @@ class Client:
         work = self._client.wait(
             name, timeout_s=timeout_s, on_change=on_change, on_still=on_still, on_trouble=on_trouble
         )
-        return self._wait_for(work)
+        return self._thread.wait_for(work)
 
     def add_site(self, site: str) -> Credential:
         """Make a grid site's principal, or give the one that there is."""
-        return self._wait_for(self._client.add_site(site))
+        return self._thread.wait_for(self._client.add_site(site))
 
     def delete_principal(self, principal: str) -> None:
         """Delete a site's, a host's or a VM's principal with its queues."""
-        self._wait_for(self._client.delete_principal(principal))
-
-    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            raise
+        self._thread.wait_for(self._client.delete_principal(principal))
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException]:

@@ -46,27 +46,42 @@ def follow(client: Client, name: str) -> list[JobRow]:
                 said.add(cause)
                 note(f"{why.job} is {why.state}: {cause}; {why.next_step}")
 
+        tell_trouble = _Once()
+
         def on_trouble(trouble: Unreachable) -> None:
             bars.update(bar, description=f"{told_counts(counted)}: {trouble.message}")
-            if "trouble" not in said:
-                said.add("trouble")
-                note(f"{trouble.message}; the jobs and this waiting go on; {trouble.next_step}")
+            tell_trouble(trouble)
 
         return client.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
 
 
 def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobRecord:
-    """Tell each thing that happens to one job, until it has ended; give all that is known of it then."""
+    """Tell each thing that happens to one job, until it has ended; give all that is known of it then.
+
+    A centre that is away for a while after its first answer is waited for, as ``follow`` does.
+    """
     with _going_on(name):
-        told = 0
+        record, told, tell_trouble = client.show(name), 0, _Once()
         while True:
-            record = client.show(name)
             for event in record.events[told:]:
                 say(_told(event))
             told = len(record.events)
             if record.job.state in FINAL_STATES:
                 return record
             time.sleep(LOOK_S)
+            record = client.show(name, on_trouble=tell_trouble)
+
+
+class _Once:
+    """Tells a trouble in the way of the waiting, the first time that there is one."""
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def __call__(self, trouble: Unreachable) -> None:
+        if not self._has_told:
+            self._has_told = True
+            note(f"{trouble.message}; the jobs and this waiting go on; {trouble.next_step}")
 
 
 def _told(event: JobEvent) -> str:

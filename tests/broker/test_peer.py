@@ -67,13 +67,13 @@ def test_the_kernel_names_the_owner_of_the_other_end_once_it_has_accepted() -> N
 def test_another_owner_than_the_brokers_is_a_stranger() -> None:
     with pair() as (server, client):
         accepted: list[object] = []
-        accepting = threading.Thread(target=lambda: accepted.append(server.accept()))
+        accepting = threading.Thread(target=lambda: accepted.append(server.accept()), daemon=True)
         accepting.start()
 
         with pytest.raises(Stranger, match=f"belongs to user {os.geteuid()}, not to user {os.geteuid() + 1}"):
             vouch(client, os.geteuid() + 1)
 
-        accepting.join()
+        accepting.join(30)
 
 
 def test_a_broker_that_is_not_asked_after_may_be_anybodys() -> None:

@@ -360,7 +360,7 @@ def test_the_log_of_sqlite_stays_short_though_somebody_always_reads(
         while not ended.is_set():
             ledger.read(count_hosts)
 
-    readers = [threading.Thread(target=read_on) for _ in range(2)]
+    readers = [threading.Thread(target=read_on, daemon=True) for _ in range(2)]
     for reader in readers:
         reader.start()
     try:
@@ -371,7 +371,7 @@ def test_the_log_of_sqlite_stays_short_though_somebody_always_reads(
     finally:
         ended.set()
         for reader in readers:
-            reader.join()
+            reader.join(30)
     ledger.close()
 
     assert 200_000 < longest < 2_000_000

@@ -92,7 +92,7 @@ def test_of_two_transactions_that_overlap_the_one_that_commits_last_finds_the_pa
         thread.start()
         served.wait(0.5)  # it cannot be served before this transaction is over; without the lock it misses the jobs
 
-    thread = Thread(target=ask)
+    thread = Thread(target=ask, daemon=True)
     feeder.ledger.write(feed)
     thread.join(30)
 

@@ -155,7 +155,7 @@ class Monkey:
         self.told: list[str] = []
         self._system, self._random, self._between_s = system, random.Random(seed), between_s
         self._rested = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="monkey")
+        self._thread = threading.Thread(target=self._run, name="monkey", daemon=True)
         self._began = time.monotonic()
 
     def __enter__(self) -> Monkey:
@@ -168,7 +168,7 @@ class Monkey:
     def rest(self) -> None:
         """Do no more; what stands still goes on. Idempotent."""
         self._rested.set()
-        self._thread.join()
+        self._thread.join(60)
 
     def _run(self) -> None:
         while not self._rested.wait(self._random.uniform(*self._between_s)):

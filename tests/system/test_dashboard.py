@@ -260,13 +260,13 @@ def _host(rig: Rig) -> Iterator[None]:
     """Be the VMs' host, which says with each beat that they run, for as long as the block lasts."""
     rig.mint("host-pc")
     is_over = threading.Event()
-    beats = threading.Thread(target=lambda: asyncio.run(_report_vms(rig, is_over)), name="host")
+    beats = threading.Thread(target=lambda: asyncio.run(_report_vms(rig, is_over)), name="host", daemon=True)
     beats.start()
     try:
         yield
     finally:
         is_over.set()
-        beats.join()
+        beats.join(30)
 
 
 async def _report_vms(rig: Rig, is_over: threading.Event) -> None:

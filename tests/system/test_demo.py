@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from broker.node import LOOPBACK, find_server
+from broker.process_record import read_record
 from console.demo.material import KNOWN_MEAN
 from console.demo.place import Place
 from tests.system.running import processes_of, until
@@ -202,12 +203,17 @@ def test_the_run_after_a_kill_ends_what_that_left_and_shows_the_numbers(demo: De
     left = set(pids_of(demo.directory))
     assert left
     assert any(one.startswith("port ") for one in demo.left())
+    broker = read_record(demo.place.layout.node / "node.pid")
+    assert broker is not None
 
     demo.start()
+    demo.read_until("== wheel:")
+    stopped, is_gone = re.findall(r"stopping the broker \(pid (\d+)\)", demo.text), not broker.is_alive()
     status = demo.end()
 
-    # Its broker ends by itself when its starter is gone, and may have done so before it is found.
-    assert re.search(r"stopping (?:the broker|\w+) \(pid ", demo.text), demo.text
+    # It was stopped, or was gone before it was found: it ends by itself when its starter is gone.
+    assert is_gone
+    assert stopped in ([str(broker.pid)], []), demo.text
     assert left.isdisjoint(pids_of(demo.directory))
     assert_convincing(demo, status)
 

@@ -44,13 +44,13 @@ class Tap:
                 channel.queue_bind(queue, DOWN, key)
             channel.basic_qos(0, 50, False)
             channel.basic_consume(queue, callback=self._count)
-            thread = threading.Thread(target=self._drain)
+            thread = threading.Thread(target=self._drain, daemon=True)
             thread.start()
             try:
                 yield
             finally:
                 self._ended.set()
-                thread.join()
+                thread.join(30)
 
     def _count(self, message: Any) -> None:
         self.bytes_by_key[message.delivery_info["routing_key"]] += len(message.body)

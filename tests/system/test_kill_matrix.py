@@ -90,7 +90,7 @@ class SideEffect:
         self.file, self.gate = directory / "effects", directory / "effect-gate"
         self._client = client
         self.end: ExecEnded | RemoteError | None = None
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         until(self.file.exists, "the command has begun")
 

@@ -183,11 +183,11 @@ def server(tmp_path: Path) -> Iterator[tuple[str, type[RangeHandler]]]:
     (tmp_path / "origin").mkdir()
     bound = functools.partial(handler, directory=str(tmp_path / "origin"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), bound) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{running.server_port}", handler
         running.shutdown()
-        thread.join()
+        thread.join(30)
 
 
 def test_an_image_is_fetched_by_its_manifest(store, tmp_path, server):

@@ -125,7 +125,7 @@ def test_a_port_that_another_user_holds_is_given_no_byte_of_the_guest(
     listener: socket.socket, credential: Path
 ) -> None:
     heard: list[bytes] = []
-    hearing = threading.Thread(target=lambda: heard.append(listener.accept()[0].recv(100)))
+    hearing = threading.Thread(target=lambda: heard.append(listener.accept()[0].recv(100)), daemon=True)
     hearing.start()
     say_where(credential, listener.getsockname()[1], owner=os.geteuid() + 1)
 
