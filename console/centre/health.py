@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import logging
 import queue
 import re
 import shutil
@@ -32,6 +33,8 @@ from console.centre.process_state import BROKER, read_states
 from console.centre.stopping import Say, live_supervisor, node_record
 from console.errors import ConsoleError
 
+log = logging.getLogger(__name__)
+
 #: How long one part may take to answer, seconds; all are asked at once.
 ANSWER_S = 4.0
 #: How often the supervisor asks, seconds.
@@ -39,8 +42,8 @@ LOOK_S = 10.0
 #: Free space below which the node takes no messages, bytes; its configuration says so (``disk_free_limit``).
 DISK_LIMIT_BYTES = 256_000_000
 
-#: The part that is in trouble where nothing runs.
-SYSTEM = "system"
+#: The part that is in trouble where nothing runs, and those that are looked at without being asked.
+SYSTEM, DISK, PROCESSES, PARTS = "system", "disk", "processes", "parts"
 #: Asks one part: empty when it is well, else what is wrong with it.
 Question = Callable[[], str]
 
@@ -70,19 +73,39 @@ def troubles(layout: Layout) -> list[Trouble]:
     seen = at_a_glance(layout)
     if any(trouble.part == SYSTEM for trouble in seen):
         return seen
-    questions, mends = _questions(layout, {trouble.part for trouble in seen})
-    answers = ask_all(questions)
-    asked = [Trouble(part=part, what=what, mend=mends[part]) for part, what in answers.items() if what]
-    return [*seen, *asked]
+    excused = {trouble.part for trouble in seen}
+    return [*seen, *_looked_at(PARTS, layout, lambda: _asked(layout, excused))]
 
 
 def at_a_glance(layout: Layout) -> list[Trouble]:
     """As ``troubles``, but ask nobody: the disk, and which processes are gone or frozen. Empty where no system is."""
+    lying = _looked_at(SYSTEM, layout, lambda: _of_system(layout))
+    if lying or not layout.run.is_dir():
+        return lying
+    disk = _looked_at(DISK, layout, lambda: _of_disk(layout))
+    return [*disk, *_looked_at(PROCESSES, layout, lambda: _of_processes(layout))]
+
+
+def _looked_at(part: str, layout: Layout, look: Callable[[], list[Trouble]]) -> list[Trouble]:
+    """Look, and take what stands in the way of looking for a trouble of that part."""
+    try:
+        return look()
+    except OSError as error:
+        mend = f"see that {layout.root} is there and yours, and what its disk has to say"
+        return [Trouble(part=part, what=f"cannot be looked at: {error}", mend=mend)]
+
+
+def _asked(layout: Layout, excused: set[str]) -> list[Trouble]:
+    questions, mends = _questions(layout, excused)
+    return [Trouble(part=part, what=what, mend=mends[part]) for part, what in ask_all(questions).items() if what]
+
+
+def _of_system(layout: Layout) -> list[Trouble]:
     if not layout.run.is_dir():
         return []
-    if not any(state.is_alive for state in read_states(layout.run)) and node_record(layout) is None:
-        return [Trouble(part=SYSTEM, what=f"nothing runs in {layout.root}", mend="`volcloud up` starts it")]
-    return [*_of_disk(layout), *_of_processes(layout)]
+    if any(state.is_alive for state in read_states(layout.run)) or node_record(layout) is not None:
+        return []
+    return [Trouble(part=SYSTEM, what=f"nothing runs in {layout.root}", mend="`volcloud up` starts it")]
 
 
 def since(layout: Layout, found: list[Trouble]) -> list[Trouble]:
@@ -126,7 +149,10 @@ def ask_all(questions: Mapping[str, Question], answer_s: float = ANSWER_S) -> di
     said: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
     for part, question in questions.items():
         # A thread that nobody waits for: what is frozen may never answer, and must not hold us up at our end.
-        threading.Thread(target=_ask, args=(part, question, said), daemon=True).start()
+        try:
+            threading.Thread(target=_ask, args=(part, question, said), daemon=True).start()
+        except RuntimeError as error:
+            said.put((part, f"cannot be asked: {error}"))
     answers: dict[str, str] = {}
     deadline = time.monotonic() + answer_s
     while len(answers) < len(questions) and (left_s := deadline - time.monotonic()) > 0:
@@ -143,6 +169,10 @@ def _ask(part: str, question: Question, said: queue.SimpleQueue[tuple[str, str]]
         said.put((part, question()))
     except (BrokerError, ConsoleError, OSError, ValueError, SQLAlchemyError, http.client.HTTPException) as error:
         said.put((part, mask(str(error)) or type(error).__name__))
+    except Exception as error:
+        # The top of a thread that nobody waits for: whoever asked would hear that nobody answers.
+        log.exception("a part cannot be asked", extra={"part": part})
+        said.put((part, f"cannot be asked: {type(error).__name__}: {mask(str(error))}"))
 
 
 def _of_disk(layout: Layout) -> list[Trouble]:
@@ -152,7 +182,7 @@ def _of_disk(layout: Layout) -> list[Trouble]:
     what = (
         f"{free // 1_000_000} MB are free where {layout.root} is; below {DISK_LIMIT_BYTES // 1_000_000} MB the broker"
     )
-    return [Trouble(part="disk", what=f"{what} takes no messages", mend="free some space; all of it goes on by itself")]
+    return [Trouble(part=DISK, what=f"{what} takes no messages", mend="free some space; all of it goes on by itself")]
 
 
 def _of_processes(layout: Layout) -> list[Trouble]:

@@ -30,12 +30,11 @@ async def keep_bounded(directories: Sequence[Path], say: Say) -> None:
 def cut_long(directories: Sequence[Path], most_bytes: int = MOST_BYTES) -> list[Path]:
     """Cut each log that is too long, its end kept beside it; name them. A full disk costs that end, not the cut."""
     found = [path for directory in directories for path in directory.glob("*.log") if _size(path) > most_bytes]
-    for path in found:
-        _cut(path, most_bytes // 2)
-    return found
+    return [path for path in found if _cut(path, most_bytes // 2)]
 
 
-def _cut(path: Path, kept_bytes: int) -> None:
+def _cut(path: Path, kept_bytes: int) -> bool:
+    """Cut one. False for one that has gone meanwhile: whoever wrote it may put it aside at any time."""
     aside = path.with_name(f"{path.name}.1")
     try:
         with path.open("rb") as file:
@@ -43,11 +42,15 @@ def _cut(path: Path, kept_bytes: int) -> None:
             aside.write_bytes(file.read(kept_bytes))
     except OSError:
         aside.unlink(missing_ok=True)
-    os.truncate(path, 0)
+    try:
+        os.truncate(path, 0)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from broker.errors import BrokerError
 from broker.node import STOP_TIMEOUT_S, NodeAddress
 from console.centre.broker_process import BrokerProcess
 from console.centre.child import Child, daemon_command
+from console.centre.chores import keep_doing
 from console.centre.ending import Ground, ended_from_outside
 from console.centre.guest_image import provide_image
 from console.centre.health import keep_watch
@@ -77,7 +78,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 await self._bring_up(group)
                 self._settle()
-                group.create_task(keep_watch(self._layout, self._say), name="health")
+                self._do(group, "health", lambda: keep_watch(self._layout, self._say))
                 on_ready()
         except BaseExceptionGroup as errors:
             raise _first(errors) from errors
@@ -87,8 +88,9 @@ class Supervisor:
         self._names = await asyncio.to_thread(settle_names, self._plan)
         await self._broker.start()
         group.create_task(self._broker.keep_up(self._tell_where), name="broker node")
-        group.create_task(keep_bounded([self._layout.logs, self._layout.node / "log"], self._say), name="log bounds")
-        group.create_task(self._know_vms(), name="names of VMs")
+        logs = [self._layout.logs, self._layout.node / "log"]
+        self._do(group, "log bounds", lambda: keep_bounded(logs, self._say))
+        self._do(group, "names of VMs", self._know_vms)
         write_configurations(self._plan, self._names, images)
         processes, beginning = daemons(self._plan, self._names), Beginning.of(self._layout)
         self._say("starting the key manager")
@@ -103,6 +105,9 @@ class Supervisor:
         command = daemon_command(process.module, self._layout.config(process.name))
         child = self._children[process.name] = Child(self._layout, process.name, command, self._say)
         group.create_task(child.keep_up(), name=process.name)
+
+    def _do(self, group: asyncio.TaskGroup, name: str, chore: Callable[[], Awaitable[None]]) -> None:
+        group.create_task(keep_doing(name, chore, self._say), name=name)
 
     def _settle(self) -> None:
         """From here on nothing that dies ends the system: it is started again for ever."""

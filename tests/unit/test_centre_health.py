@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -133,3 +133,47 @@ async def test_the_watch_keeps_since_when_a_trouble_lasts_and_says_when_it_is_ov
     assert seen[0] == 0
     assert seen[1] == seen[2] > 0
     assert seen[3] == 0
+
+
+@pytest.mark.parametrize("look", [troubles, health.at_a_glance])
+def test_a_disk_that_cannot_be_asked_is_a_trouble_and_the_other_parts_are_looked_at(
+    layout: Layout,
+    sleeper: subprocess.Popen[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    look: Callable[..., list[Trouble]],
+) -> None:
+    def gone(path: Path) -> None:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    gone_process = subprocess.Popen(["true"])
+    write_state(layout.record("host_agent"), "host_agent", gone_process.pid)
+    gone_process.wait()
+    monkeypatch.setattr("shutil.disk_usage", gone)
+
+    found = {one.part: one for one in look(layout)}
+
+    assert found["disk"].what.startswith("cannot be looked at: [Errno 2]")
+    assert str(layout.root) in found["disk"].mend
+    assert found["host_agent"].what == "is gone"
+
+
+def test_records_that_cannot_be_read_are_a_trouble(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(directory: Path) -> None:
+        raise OSError(5, "Input/output error", str(directory))
+
+    monkeypatch.setattr(health, "read_states", fails)
+
+    (found,) = troubles(layout)
+
+    assert (found.part, found.what) == ("system", f"cannot be looked at: [Errno 5] Input/output error: '{layout.run}'")
+
+
+def test_a_question_that_fails_in_a_way_that_nobody_foresaw_is_answered_at_once() -> None:
+    def broken() -> str:
+        raise ZeroDivisionError("by nothing")
+
+    began = time.monotonic()
+    answers = ask_all({"ill": broken}, 30)
+
+    assert answers == {"ill": "cannot be asked: ZeroDivisionError: by nothing"}
+    assert time.monotonic() - began < 10
