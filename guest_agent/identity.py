@@ -147,6 +147,7 @@ async def _ask(connection: Connection, seed: Seed) -> Credential:
     try:
         route = up(connection.user, "enrol")
         await connection.publish(*route, encode(trade), reply_to="amq.rabbitmq.reply-to", correlation_id=trade.id)
-        return await asyncio.wait_for(answered, TRADE_TIMEOUT_S)
+        async with asyncio.timeout(TRADE_TIMEOUT_S):
+            return await answered
     except (TimeoutError, NotDelivered) as error:
         raise BrokerError("the key manager gave no credential for the one-time login") from error

@@ -221,7 +221,8 @@ class Payload:
         self._take_at_once()
         while self._sinks:
             try:
-                await asyncio.wait_for(self._drained.wait(), DRAIN_S)
+                async with asyncio.timeout(DRAIN_S):
+                    await self._drained.wait()
             except TimeoutError:
                 if self._reading == set(self._sinks):
                     break

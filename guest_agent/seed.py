@@ -57,7 +57,8 @@ class SeedSource:
             self._heard.clear()
             self._port.ask()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), ANSWER_TIMEOUT_S)
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    await self._heard.wait()
         return await self.read()
 
     async def watch(self) -> AsyncIterator[bytes]:
@@ -73,7 +74,8 @@ class SeedSource:
                     last = seed
                     yield seed
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), _LOOK_INTERVAL_S)
+                async with asyncio.timeout(_LOOK_INTERVAL_S):
+                    await self._heard.wait()
 
     async def close(self) -> None:
         """Give the port back. Idempotent."""

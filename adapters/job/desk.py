@@ -38,7 +38,8 @@ class SubmissionDesk:
         if not any(item.sha256 for item in message.job.inputs):
             return look_at(message, self._known_inputs)
         try:
-            return await asyncio.wait_for(self._in_thread(message), self._patience_s)
+            async with asyncio.timeout(self._patience_s):
+                return await self._in_thread(message)
         except TimeoutError:
             return _refused(message, f"the store has not answered in {self._patience_s:.0f} s")
         except StoreError as error:

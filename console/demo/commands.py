@@ -44,7 +44,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         return
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            await process.wait()
     except TimeoutError:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

@@ -53,7 +53,8 @@ async def run(program: str, *arguments: str) -> bytes:
     except FileNotFoundError as error:
         raise HypervisorError(f"{program} is not installed: on Debian, qemu-system-x86 and qemu-utils") from error
     try:
-        output, complaint = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)
+        async with asyncio.timeout(RUN_TIMEOUT_S):
+            output, complaint = await process.communicate()
     except TimeoutError as error:
         raise HypervisorError(f"{program} {arguments[0]} did not end within {RUN_TIMEOUT_S} s") from error
     finally:
@@ -69,4 +70,5 @@ async def put_down(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), KILL_PATIENCE_S)
+        async with asyncio.timeout(KILL_PATIENCE_S):
+            await process.wait()

@@ -149,7 +149,8 @@ class Machine:
             except HypervisorError as error:
                 log.debug("power_button_not_pressed vm=%s error=%s", self.home.name, error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._watch.wait(), POWER_BUTTON_INTERVAL_S)
+                async with asyncio.timeout(POWER_BUTTON_INTERVAL_S):
+                    await self._watch.wait()
 
     async def quit(self) -> None:
         """End the process: by QMP, so that it writes its disk caches, or by SIGKILL if that takes too long."""
@@ -165,7 +166,8 @@ class Machine:
         """End the process at once. Raises HypervisorError if the kernel does not let it end."""
         self._watch.send(signal.SIGKILL)
         try:
-            await asyncio.wait_for(self._watch.wait(), KILL_TIMEOUT_S)
+            async with asyncio.timeout(KILL_TIMEOUT_S):
+                await self._watch.wait()
         except TimeoutError as error:
             pid = self._watch.identity.pid
             raise HypervisorError(f"QEMU, pid {pid}, does not end: the kernel holds it, its disk may hang") from error

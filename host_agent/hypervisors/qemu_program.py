@@ -105,7 +105,8 @@ async def _boots(binary: str, kernel: Path) -> bool:
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        output, _ = await asyncio.wait_for(process.communicate(), PROBE_DEADLINE_S)
+        async with asyncio.timeout(PROBE_DEADLINE_S):
+            output, _ = await process.communicate()
     except TimeoutError:
         log.warning("kvm_probe_hangs deadline_s=%s", PROBE_DEADLINE_S)
         return False
