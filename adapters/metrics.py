@@ -51,7 +51,7 @@ DIRECTIONS = ("in", "out")
 HOST_STATES = ("present", "late", "lost", "absent")
 #: What a VM that exists may be; ``other`` is a word of a newer host agent.
 VM_STATES = (
-    *("running", "paused", "saved", "poweredoff", "aborted", "stuck", "unknown", "set_aside"),
+    *("running", "paused", "saved", "poweredoff", "aborted", "stuck", "unknown", "set_aside", "missing"),
     *("starting", "pausing", "saving", "restoring", "stopping", "lost", "other"),
 )
 STEPS = ("stage_in", "run", "validate", "stage_out")

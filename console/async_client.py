@@ -329,14 +329,18 @@ def _status(answer: Vms) -> VmStatus:
 
 #: Which verb makes a VM of that state live.
 _WAY_BACK = {"paused": "resume", "set_aside": "adopt"}
+#: State of a VM that its host knows and of which it finds nothing; the reason says what to do.
+_MISSING = "missing"
 
 
 def _check_live(row: RegistryRow) -> None:
     if row.status.state not in _LIVE:
-        name = row.status.name
-        text = f"VM {name} is {row.status.state}: its agent cannot answer"
+        text = f"VM {row.status.name} is {row.status.state}: its agent cannot answer"
+        if row.status.state == _MISSING:
+            raise CommandFailed(text, row.status.reason)
         verb = _WAY_BACK.get(row.status.state, "start")
-        raise CommandFailed(text, f"`volcloud vm {verb} {name}`, and wait until its agent is ready")
+        # By its id: other VMs may have that name.
+        raise CommandFailed(text, f"`volcloud vm {verb} {row.status.vm}`, and wait until its agent is ready")
 
 
 def _attempt_with_outputs(record: JobRecord, attempt: int | None) -> AttemptRow:

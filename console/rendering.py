@@ -13,6 +13,7 @@ from console.listing import Listing
 from console.why import Explanation
 from schemas.ledger import AttemptRow, HostRow, JobRecord, JobRow, Jobs, RegistryRow
 from schemas.plain_text import plain
+from schemas.vms import UNDECIDED
 
 _COLOURS = {
     "done": "green",
@@ -22,6 +23,7 @@ _COLOURS = {
     "aborted": "red",
     "stuck": "red",
     "set_aside": "red",
+    "missing": "red",
     "lost": "red",
     "cancelled": "yellow",
     "submitted": "dim",
@@ -150,10 +152,16 @@ def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
     shown = table("VM", "NAME", "STATE", "AGENT", "CPUS", "MEMORY", "PID", "JOBS", "HOST", "REASON")
     for row in rows:
         vm = row.status
-        agent = Text("ready", style="green") if row.agent_ready else Text("silent", style="dim")
         size = (str(vm.cpus), f"{vm.memory_mib} MiB", str(vm.pid or ""))
-        shown.add_row(vm.vm, vm.name, state(vm.state), agent, *size, str(len(row.jobs)), row.host, vm.reason)
+        shown.add_row(vm.vm, vm.name, state(vm.state), _agent(row), *size, str(len(row.jobs)), row.host, vm.reason)
     return shown
+
+
+def _agent(row: RegistryRow) -> Text:
+    """Say whether a guest agent serves. One whose VM is set aside may speak, and is given nothing to do."""
+    if row.agent_ready:
+        return Text("ready", style="green")
+    return Text("not used" if row.status.state in UNDECIDED else "silent", style="dim")
 
 
 def _ran(row: JobRow) -> str:

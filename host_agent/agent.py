@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 #: How long the key manager may take for a one-time login, seconds.
 GRANT_TIMEOUT_S = 30.0
+
+#: How long the last word may take, seconds: whoever ends the agent waits for it.
+BYE_TIMEOUT_S = 2.0
 
 #: Commands taken and not yet journalled. The word about the time comes by the same queue: it must not wait behind them.
 PREFETCH = 64
@@ -75,6 +79,7 @@ class HostAgent:
         self._control.on_change = self._on_act
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._changed.set
+        self._statuses.missing.on_back = self._on_act
 
     async def run(self) -> None:
         """Serve until cancelled. VMs of an earlier agent are adopted; wanted ones are made and started.
@@ -134,7 +139,8 @@ class HostAgent:
     async def _say_bye(self) -> None:
         try:
             if self._connection.is_up:
-                await asyncio.wait_for(self._uplink.say("inventory", HostBye(reason="agent stops")), 2.0)
+                async with asyncio.timeout(BYE_TIMEOUT_S):
+                    await self._uplink.say("inventory", HostBye(reason="agent stops"))
         except (BrokerError, TimeoutError) as error:
             log.info("bye not delivered", extra={"why": str(error)})
 
@@ -168,10 +174,11 @@ class HostAgent:
         """Have a VM's principal and queues deleted. Raises BrokerError until the key manager says that they are."""
         await self._uplink.ask("enrol", EnrolRevoke(vm=vm, target="keys"), timeout_s=GRANT_TIMEOUT_S)
 
-    async def _vms(self) -> set[str]:
-        """Name the VMs that are here, whatever the registry remembers of them, but for those that are to go."""
-        known = {record.vm for record in self._registry.all()} | set(await self._hypervisor.list())
-        return known - set(self._registry.leaving)
+    async def _vms(self) -> tuple[set[str], set[str]]:
+        """Name the VMs that are known, missing or not, and those that are here besides, but for those that are to
+        go."""
+        known = {record.vm for record in self._registry.all()}
+        return known, set(await self._hypervisor.list()) - known - set(self._registry.leaving)
 
     def _on_up(self) -> None:
         """The link is new: this machine may have slept, so what was known of the time is void until told again."""
@@ -235,7 +242,6 @@ class HostAgent:
             await self._beat_or_change()
 
     async def _beat_or_change(self) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), self._config.beat_s)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.beat_s):
+                await self._changed.wait()

@@ -45,10 +45,15 @@ class VmControl:
         self.on_change: Callable[[str], None] = lambda vm: None
 
     async def settle(self) -> None:
-        """After the driver was opened: forget VMs that are not there, set aside those that nobody knows."""
+        """After the driver was opened: set aside the VMs that nobody knows, tell which are missing, and forget those
+        that were never made wholly or were being deleted."""
         made = set(await self._hypervisor.list())
         for record in self._registry.all():
-            if record.vm not in made:
+            if record.vm in made:
+                self._registry.note_made(record.vm, is_made=True)
+            elif record.is_made:
+                await self._statuses.missing.judge(record, VmState.ABSENT)
+            else:
                 self._forget(record)
         self._aside.put(sorted(made - {record.vm for record in self._registry.all()}))
 
@@ -57,7 +62,7 @@ class VmControl:
         try:
             self._registry.remove(record.vm)
         except OSError as error:
-            # A full disk keeps no agent from its other VMs; this one is absent, and can be deleted.
+            # A full disk keeps no agent from its other VMs; this one is shown as absent, and can be deleted.
             log.error("registry not written", extra={"vm": record.vm, "why": str(error)})
 
     async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF) -> VmStatus:
@@ -109,6 +114,8 @@ class VmControl:
         if not is_done(Verb.DELETE, state):
             self._check(Verb.DELETE, vm, state)
         name = self._name(vm)
+        # Who finds it half deleted, or finds nothing of it, knows that it was meant.
+        self._registry.note_made(vm, is_made=False)
         with naming_disk(f"delete of {name}"):
             await self._hypervisor.delete(vm)
             self._registry.remove(vm)
@@ -136,18 +143,31 @@ class VmControl:
         return await self._statuses.one(vm)
 
     async def poweroff_all(self) -> None:
-        """End every VM; they are kept, and what they are wished to be stays."""
-        for vm in await self._hypervisor.list():
-            await self._hypervisor.poweroff(vm)
+        """End every VM; they are kept, and what they are wished to be stays.
+
+        One that cannot be ended keeps no other running. Raises HypervisorError that names all such.
+        """
+        failed = [why for vm in await self._hypervisor.list() if (why := await self._poweroff_one(vm))]
+        if failed:
+            raise HypervisorError("; ".join(failed))
+
+    async def _poweroff_one(self, vm: str) -> str:
+        """End one VM and give why that failed; empty if it did not."""
+        try:
+            with naming_disk(f"poweroff of {self._name(vm)}"):
+                await self._hypervisor.poweroff(vm)
+        except HypervisorError as error:
+            log.error("vm not powered off", extra={"vm": vm, "why": str(error)})
+            return str(error)
+        return ""
 
     async def _state(self, verb: Verb, vm: str) -> VmState:
         """Say from which state a verb starts. Who powers off does not wait for a hypervisor that hangs."""
-        if self._aside.has(vm):
-            return VmState.SET_ASIDE
         if verb is not Verb.POWEROFF:
-            return await self._hypervisor.state(vm)
+            return await self._statuses.state(vm)
         try:
-            return await asyncio.wait_for(self._hypervisor.state(vm), POWEROFF_PATIENCE_S)
+            async with asyncio.timeout(POWEROFF_PATIENCE_S):
+                return await self._statuses.state(vm)
         except (TimeoutError, HypervisorError):
             return VmState.UNKNOWN
 
@@ -155,6 +175,8 @@ class VmControl:
         if verb not in self._hypervisor.capabilities.verbs:
             notes = self._hypervisor.capabilities.notes
             raise Unsupported(f"{verb}: the {self._hypervisor.name} driver cannot do that; {notes}".rstrip("; "))
+        if state is VmState.MISSING and not is_legal(verb, state):
+            raise IllegalVerb(f"{self._name(vm)} is missing: {self._statuses.missing.reason(vm)}")
         if not is_legal(verb, state):
             allowed = ", ".join(sorted(TRANSITIONS[verb].legal_from))
             raise IllegalVerb(f"{self._name(vm)} is {state}: {verb} is allowed from {allowed}")

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from broker.backoff import backoff
 from broker.errors import BrokerError
+from host_agent.advice import command
 from host_agent.errors import HostError, HypervisorError, NoRoom
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRegistry
@@ -69,10 +70,10 @@ class Tries:
         """Say how long to wait before the next try."""
         return next(self._waits)
 
-    def told(self, name: str) -> str:
+    def told(self, vm: str) -> str:
         """Say it to people; empty where there is nothing to say."""
         if self.is_over:
-            advice = f"`volcloud vm start {name}` tries again"
+            advice = f"{command(Verb.START, vm)} tries again"
             return f"{self.count} starts in a row came to nothing, the last: {self.why}; {advice}"
         return f"is started again: {self.why}" if self.why and self._started_s is None else ""
 
@@ -116,10 +117,10 @@ class Keeper:
         if vm in self._woken:
             self._woken[vm].set()
 
-    def reason(self, vm: str, name: str, state: VmState) -> str:
+    def reason(self, vm: str, state: VmState) -> str:
         """Say why a VM is not what it is wished to be; empty where there is nothing to say."""
         tries = self._tries.get(vm)
-        return tries.told(name) if tries is not None and state in (VmState.ABORTED, VmState.POWEREDOFF) else ""
+        return tries.told(vm) if tries is not None and state in (VmState.ABORTED, VmState.POWEREDOFF) else ""
 
     @property
     def at_work(self) -> list[str]:
@@ -141,6 +142,9 @@ class Keeper:
                 await self._tend(vm)
                 if vm not in self._changed:
                     return
+        except Exception:
+            # The top of a task that nobody awaits: what nobody foresaw is not to end without a word.
+            log.exception("vm not looked after until it changes again", extra={"vm": vm})
         finally:
             del self._tasks[vm]
 
@@ -154,7 +158,7 @@ class Keeper:
                 await self._pause(vm, self._tries_of(vm).next_wait_s() if verb is Verb.START else next(waits))
                 if await self._needs(vm) is verb:
                     await self._try(vm, verb)
-            except HypervisorError as error:
+            except (HostError, OSError) as error:
                 log.warning("vm cannot be asked", extra={"vm": vm, "why": str(error)})
                 await self._pause(vm, next(waits))
 
@@ -193,7 +197,8 @@ class Keeper:
         """Wait, but not once somebody has decided about the VM."""
         woken = self._woken[vm] = asyncio.Event()
         try:
-            await asyncio.wait_for(woken.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await woken.wait()
         except TimeoutError:
             return
         finally:

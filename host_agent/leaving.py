@@ -49,6 +49,8 @@ class Leaving:
                 await self._more.wait()
 
     async def _see_off(self, vm: str) -> None:
+        if vm not in self._registry.leaving:
+            return  # it was taken back while others were seen off
         try:
             await self._ask(vm)
             self._registry.left(vm)
@@ -57,7 +59,8 @@ class Leaving:
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._more.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._more.wait()
 
     async def _ask(self, vm: str) -> None:
         try:

@@ -48,13 +48,15 @@ class VmMaking:
         record = self._record(wanted, wish)
         image = await self._image(record.image)
         with naming_disk(f"cannot make {wanted.name}"):
-            # The record first: a VM without one would be set aside by the next agent, a record without a VM is dropped.
+            # The record first: a VM without one would be set aside by the next agent. A record that says that it was
+            # not made is dropped where there is no VM.
             self._registry.put(record)
             try:
                 await self._hypervisor.create(self._spec(record, image))
             except BaseException:
                 self._registry.unmake(record.vm)
                 raise
+        self._registry.note_made(record.vm, is_made=True)
         log.info("vm made", extra={"vm": record.vm, "name_of_vm": record.name})
         return record.vm
 
@@ -68,6 +70,7 @@ class VmMaking:
             image=wanted.image or self._default_image,
             autostart=wanted.autostart,
             wish=wish,
+            is_made=False,
         )
 
     async def _image(self, image: str) -> ImageFiles | None:

@@ -34,6 +34,9 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
     autostart: bool = False
     #: What it shall be, as somebody said last.
     wish: Wish = Wish.OFF
+    #: It was made wholly, and nobody has begun to delete it: where the hypervisor has nothing of it, it is missing. One
+    #: that is not is gone for good then.
+    is_made: bool = True
 
 
 class _Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,15 +65,20 @@ class VmRegistry:
         self._leaving: tuple[str, ...] = ()
 
     def load(self) -> None:
-        """Read what an earlier agent left. Raises ConfigError when it is not readable: nothing is guessed."""
+        """Read what an earlier agent left, also in the form of the first releases, a list of VMs and nothing else.
+
+        Raises ConfigError when it is not readable: nothing is guessed.
+        """
         try:
-            content = msgspec.json.decode(self._path.read_bytes(), type=_Content)
+            content = msgspec.json.decode(self._path.read_bytes(), type=_Content | list[VmRecord])
         except FileNotFoundError:
             content = _Content()
         except msgspec.MsgspecError as error:
             raise ConfigError(
                 f"{self._path}: not a registry of VMs: {error}; restore it, or move it away and adopt the VMs"
             ) from error
+        if isinstance(content, list):
+            content = _Content(vms=content)
         self._records = {record.vm: record for record in content.vms}
         self._leaving = tuple(content.leaving)
 
@@ -95,8 +103,8 @@ class VmRegistry:
         return next((record for record in self.all() if record.name == name), None)
 
     def put(self, record: VmRecord) -> None:
-        """Add or change a VM, durably. Raises OSError."""
-        self._save(self._records | {record.vm: record}, self._leaving)
+        """Add or change a VM, durably; its principal is not to be revoked any more. Raises OSError."""
+        self._save(self._records | {record.vm: record}, tuple(vm for vm in self._leaving if vm != record.vm))
 
     def remove(self, vm: str) -> None:
         """Forget a VM and note that its principal is to be revoked, durably, in one. Raises OSError.
@@ -111,6 +119,14 @@ class VmRegistry:
         """Forget a VM that could not be made, also where the disk is full: the next agent would find it never made."""
         self._records.pop(vm, None)
         self._save_later("vm unmade")
+
+    def note_made(self, vm: str, *, is_made: bool) -> None:
+        """Note that a VM is wholly there, or that its end has begun. On a full disk it is written with the next
+        change."""
+        record = self.find(vm)
+        if record is not None and record.is_made is not is_made:
+            self._records[vm] = msgspec.structs.replace(record, is_made=is_made)
+            self._save_later("made")
 
     def raise_generation(self, vm: str, *, beyond: int = 0) -> VmRecord:
         """Begin the next generation of a VM, durably, before it boots. Raises OSError."""

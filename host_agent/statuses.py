@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from host_agent.advice import command
 from host_agent.aside import SetAside
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor, VmFacts
 from host_agent.looks import Looks
+from host_agent.missing import Missing
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
-from host_agent.vm import VmState
+from host_agent.vm import Verb, VmState
 from schemas.codec import clip
 from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, VmStatus
 
 log = logging.getLogger(__name__)
 
-#: Says why a VM is not what it is wished to be: (id, name, state); empty where there is nothing to say.
-Reason = Callable[[str, str, VmState], str]
+#: Says why a VM is not what it is wished to be: (id, state); empty where there is nothing to say.
+Reason = Callable[[str, VmState], str]
 
 
 class VmStatuses:
@@ -25,7 +27,8 @@ class VmStatuses:
 
     def __init__(self, hypervisor: Hypervisor, registry: VmRegistry, aside: SetAside) -> None:
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
-        self.reason: Reason = lambda vm, name, state: ""
+        self.missing = Missing(hypervisor)
+        self.reason: Reason = lambda vm, state: ""
         self.on_late: Callable[[], None] = lambda: None
         self._looks = Looks(self._look, lambda: self.on_late())
 
@@ -38,8 +41,18 @@ class VmStatuses:
         if self._aside.has(vm):
             return await self._aside.status(vm)
         record = self._registry.get(vm)
-        state = await self._hypervisor.state(vm)
+        state = await self.state(vm)
+        if state is VmState.MISSING:
+            return self._told(record, state, VmFacts(), self.missing.reason(vm))
         return self._told(record, state, await self._hypervisor.facts(vm))
+
+    async def state(self, vm: str) -> VmState:
+        """Say in what state a VM is: its hypervisor's word, or the agent's own. Raises HypervisorError."""
+        if self._aside.has(vm):
+            return VmState.SET_ASIDE
+        state = await self._hypervisor.state(vm)
+        record = self._registry.find(vm)
+        return state if record is None else await self.missing.judge(record, state)
 
     async def all(self) -> list[VmStatus]:
         """Say what every VM is now, those that were set aside too. One that is deleted meanwhile is left out; one that
@@ -49,7 +62,7 @@ class VmStatuses:
         return [status for status in found if status is not None]
 
     def _told(self, record: VmRecord, state: VmState, facts: VmFacts, reason: str = "") -> VmStatus:
-        reason = reason or facts.reason or self.reason(record.vm, record.name, state)
+        reason = reason or facts.reason or self.reason(record.vm, state)
         return VmStatus(
             vm=record.vm,
             name=record.name,
@@ -78,8 +91,11 @@ class VmStatuses:
             return self._unknown(vm, str(error))
 
     def _unseen(self, vm: str) -> VmStatus | None:
-        return self._unknown(vm, "its hypervisor does not answer; `volcloud vm poweroff` ends it")
+        return self._unknown(vm, "its hypervisor does not answer")
 
     def _unknown(self, vm: str, why: str) -> VmStatus | None:
+        if self._aside.has(vm):
+            return self._aside.told(vm, why)
         record = self._registry.find(vm)
+        why = f"{why}; {command(Verb.POWEROFF, vm)} ends it"
         return self._told(record, VmState.UNKNOWN, VmFacts(), why) if record is not None else None

@@ -43,6 +43,8 @@ class VmState(StrEnum):
     UNKNOWN = "unknown"
     #: The agent's own word, no driver's: the hypervisor has it, and the registry does not know it.
     SET_ASIDE = "set_aside"
+    #: The agent's own word too: the registry knows it, and the hypervisor has nothing of it. A disk may not be mounted.
+    MISSING = "missing"
 
 
 class Verb(StrEnum):
@@ -158,7 +160,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         through=_S.STOPPING,
         goal=_S.POWEREDOFF,
         done_in=_DOWN | {_S.SAVED},
-        goal_from={_S.SET_ASIDE: _S.SET_ASIDE},
+        goal_from={_S.SET_ASIDE: _S.SET_ASIDE, _S.MISSING: _S.MISSING},
         wish=Wish.OFF,
         interrupts=True,
     ),
@@ -191,7 +193,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.DELETE: Transition(
         message=VmDelete,
-        legal_from=_DOWN | {_S.SAVED},
+        legal_from=_DOWN | {_S.SAVED, _S.MISSING},
         through=_S.STOPPING,
         goal=_S.ABSENT,
         done_in=frozenset({_S.ABSENT}),

@@ -6,6 +6,7 @@ Said when the link is new, and from time to time. A word that is lost is followe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
@@ -20,11 +21,11 @@ EVERY_S = 600.0
 
 
 class Vouching:
-    """See the module. ``vms`` gives the VMs that are on this host, also those that are set aside."""
+    """See the module. ``vms`` gives the VMs that this host knows, and those that it has and does not know."""
 
     def __init__(
         self,
-        vms: Callable[[], Awaitable[Collection[str]]],
+        vms: Callable[[], Awaitable[tuple[Collection[str], Collection[str]]]],
         say: Callable[[EnrolVouch], Awaitable[None]],
         *,
         every_s: float = EVERY_S,
@@ -41,13 +42,13 @@ class Vouching:
         while True:
             self._now.clear()
             try:
-                await self._say(EnrolVouch(vms=sorted(await self._vms()), target="keys"))
+                known, aside = await self._vms()
+                await self._say(EnrolVouch(vms=sorted(known), aside=sorted(aside), target="keys"))
             except (BrokerError, HostError, OSError) as error:
                 log.warning("not vouched, again later", extra={"why": str(error)})
             await self._until_next()
 
     async def _until_next(self) -> None:
-        try:
-            await asyncio.wait_for(self._now.wait(), self._every_s)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._every_s):
+                await self._now.wait()

@@ -9,6 +9,8 @@ from msgspec import Meta
 from schemas.envelope import Message, Reply
 from schemas.ids import Principal, SiteName
 
+#: A VM for which nobody vouches for so long loses its login and its queues, days in which its host could have spoken.
+SILENT_DAYS = 45
 #: A principal's name as somebody else writes it: what is none is refused with words, so it is capped here only.
 Named = Annotated[str, Meta(max_length=80)]
 
@@ -53,6 +55,8 @@ class EnrolVouch(Message, frozen=True, kw_only=True, tag="enrol.vouch"):
     long loses its login and its queues."""
 
     vms: Annotated[list[Named], Meta(max_length=1000)]
+    #: VMs that it has and does not know: nobody vouches for them, and they are not forgotten either.
+    aside: Annotated[list[Named], Meta(max_length=1000)] = []
 
 
 class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):

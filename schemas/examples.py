@@ -80,7 +80,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "file.done": {"transfer": _OTHER},
     "file.wait": {"transfer": _OTHER},
     "file.abort": {"transfer": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
-    "enrol.vouch": {"vms": [_VM.vm]},
+    "enrol.vouch": {"vms": [_VM.vm], "aside": ["vm-01981b2c7d8e7f00"]},
     "reply.enrol_granted": {"vm": _VM.vm, "user": "once-0a1b2c3d", "password": "secret"},
     "reply.credential": {"user": _VM.vm, "password": "secret"},
     "keys.mint": {"site": "lyon"},

@@ -212,7 +212,7 @@ class RegistryRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host: str
     status: VmStatus
     seen_ms: int
-    #: The guest agent has answered within its last three beats.
+    #: The guest agent has answered within its last three beats, and the VM is not one whose host has set it aside.
     agent_ready: bool = False
     agent_since_ms: int = 0
     jobs: list[str] = []

@@ -9,6 +9,8 @@ from msgspec import Meta, Struct
 from schemas.envelope import Command, Message, Reply
 from schemas.ids import VmName
 
+#: States in which a VM is nobody's to use, though its guest agent may speak: its host waits for a person's word.
+UNDECIDED = frozenset({"set_aside", "missing"})
 #: VMs of one host: all of them are written down in one transaction.
 MOST_VMS = 1000
 

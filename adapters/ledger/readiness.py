@@ -14,11 +14,12 @@ from sqlalchemy import bindparam, select, update
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import Tx, portions
+from schemas.vms import UNDECIDED
 
 #: States in which a VM keeps what its payloads have begun though it does not beat.
 PAUSED = frozenset({"pausing", "paused", "saving", "saved"})
 #: States in which a VM can take no job.
-NOT_RUNNING = PAUSED | {"poweredoff", "stopping", "aborted", "stuck", "set_aside", "absent"}
+NOT_RUNNING = PAUSED | UNDECIDED | {"poweredoff", "stopping", "aborted", "stuck", "absent"}
 #: What a guest agent does: it beats, or it has not for three beats. A VM that was never heard of has neither word.
 SPEAKS, SILENT = "speaks", "silent"
 READY, BLOCKED = "ready", "blocked"

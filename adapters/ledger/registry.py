@@ -21,7 +21,7 @@ from adapters.ledger.guests import is_ready
 from adapters.ledger.presence import Presence, presence, vm_state_in_sql
 from adapters.ledger.transaction import Tx, portions
 from schemas.ledger import HostList, HostRow, Hosts, Registry, RegistryList, RegistryRow
-from schemas.vms import HostFacts, VmStatus
+from schemas.vms import UNDECIDED, HostFacts, VmStatus
 
 #: VMs looked at for one page of a pattern that few fit.
 MOST_WALKED = 5000
@@ -162,10 +162,15 @@ def _vm_row(tx: Tx, row: Row[Any], holding: list[str]) -> RegistryRow:
         host=row.host,
         status=msgspec.structs.replace(status, state=row.state_now),
         seen_ms=row.seen_ms or row.agent_seen_ms,
-        agent_ready=row.beat_ms > 0 and is_ready(row.beat_ms, tx.lease_now_ms, tx.policy),
+        agent_ready=_is_ready(tx, row),
         agent_since_ms=row.agent_since_ms,
         jobs=holding,
     )
+
+
+def _is_ready(tx: Tx, row: Row[Any]) -> bool:
+    speaks = row.beat_ms > 0 and is_ready(row.beat_ms, tx.lease_now_ms, tx.policy)
+    return speaks and row.state_now not in UNDECIDED
 
 
 def _unreported(row: Row[Any]) -> VmStatus:

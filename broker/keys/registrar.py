@@ -179,7 +179,7 @@ class Registrar:
 
     def _vouch(self, host: str, message: EnrolVouch, _: float) -> None:
         """Note which VMs a host has, and which of its VMs it has no more."""
-        self.upkeep.vouch(host, frozenset(message.vms))
+        self.upkeep.vouch(host, frozenset(message.vms), frozenset(message.aside))
 
     def _mint_site(self, console: str, message: KeysMint, _: float) -> Reply:
         site = Principal(Kind.SITE, f"site-{message.site}")

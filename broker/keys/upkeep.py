@@ -57,12 +57,12 @@ class Upkeep:
             self._realm.unmint(principal)
         self._ownerless = found - self._ownerless
 
-    def vouch(self, host: str, named: Collection[str]) -> None:
-        """Note which VMs a host has, and which of its VMs it has no more."""
+    def vouch(self, host: str, named: Collection[str], aside: Collection[str] = ()) -> None:
+        """Note which VMs a host has, which it has and does not know, and which of its VMs it has no more."""
         for record in [*self._store.of_host(host), *self._store.of_host("")]:
             with self._subjects.alone_with(record.vm):
                 now = self._store.by_vm(record.vm)
-                for changed in vouching.vouched(host, [now] if now else [], named):
+                for changed in vouching.vouched(host, [now] if now else [], named, aside):
                     self._store.put(changed)
                     if changed.disowned:
                         log.warning("vm disowned", extra={"vm": changed.vm, "host": host})

@@ -19,6 +19,7 @@ from console.centre.stopping import Say
 from console.errors import CentreFailed, Unreachable
 from host_agent.vm import Wish
 from schemas.ledger import RegistryRow
+from schemas.vms import UNDECIDED
 
 #: How long credentials may take, seconds.
 CREDENTIALS_S = 40.0
@@ -46,6 +47,10 @@ class Beginning(msgspec.Struct, frozen=True):
     def is_since(self, row: RegistryRow) -> bool:
         """Whether the host has said it after this: of a boot that it had not begun before."""
         return row.status.generation > self.generations.get(row.status.vm, 0)
+
+    def is_undecided(self, row: RegistryRow) -> bool:
+        """Whether its host has said after this that it waits for a person's word about it."""
+        return row.status.state in UNDECIDED and row.seen_ms >= self.at_ms
 
 
 async def wait_credentials(plan: Plan, names: Names, port: Callable[[], int]) -> None:
@@ -91,19 +96,24 @@ async def _wait_machines(plan: Plan, names: Names, deadline: float, beginning: B
                 said = missing
             _check_time(deadline, missing, plan.layout, HOST_AGENT)
             await asyncio.sleep(_POLL_S)
+        for row in await client.vms():
+            if row.host == names.host and beginning.is_undecided(row):
+                say(f"{row.status.name} is {row.status.state}: {row.status.reason}")
 
 
 async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, beginning: Beginning) -> str:
     """Say what is still missing; empty when nothing is."""
     try:
         hosts = [row for row in await client.hosts() if row.host == names.host and row.seen_ms >= beginning.at_ms]
-        vms = [row for row in await client.vms() if row.host == names.host and beginning.is_since(row)]
+        rows = [row for row in await client.vms() if row.host == names.host]
     except Unreachable as error:
         return f"waiting for the centre: {error.message}"
     if not any(row.present for row in hosts):
         return "waiting for the host agent"
-    names_wanted = {f"worker-{n}" for n in range(1, plan.vms + 1)} - resting_vms(plan)
-    wanted = [row for row in vms if row.status.name in names_wanted]
+    # Only a person can decide about these, and for that the system must be up.
+    undecided = {row.status.name for row in rows if beginning.is_undecided(row)}
+    names_wanted = {f"worker-{n}" for n in range(1, plan.vms + 1)} - resting_vms(plan) - undecided
+    wanted = [row for row in rows if beginning.is_since(row) and row.status.name in names_wanted]
     running = [row for row in wanted if row.status.state == "running"]
     ready = [row for row in running if row.agent_ready]
     if len(ready) == len(names_wanted):

@@ -125,7 +125,7 @@ def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
             labels = _labels(rows)
             for row in rows:
                 try:
-                    _check_named(message, row, name)
+                    _check_named(message, row, name, rows)
                     done[row.status.vm] = client.command(row, message)
                 except (ConsoleError, BrokerError) as error:
                     tell(_of_vm(labels[row.status.vm], error))
@@ -253,20 +253,28 @@ class _Printer:
 
 
 def _labels(rows: Sequence[RegistryRow]) -> dict[str, str]:
-    """Give by id what a person knows each VM by: its name, and its host where two have the same."""
+    """Give by id what a person knows each VM by: its name, with its host where two have the same, and with its id where
+    both are on one host."""
     names = Counter(row.status.name for row in rows)
-    return {
-        row.status.vm: row.status.name if names[row.status.name] == 1 else f"{row.status.name} on {row.host}"
-        for row in rows
-    }
+    places = Counter((row.status.name, row.host) for row in rows)
+    return {row.status.vm: _label(row, names, places) for row in rows}
 
 
-def _check_named(message: type[VmCommand], row: RegistryRow, name: str) -> None:
-    """Discarding a VM that was set aside removes its disk: a pattern that fits it too does not name it."""
+def _label(row: RegistryRow, names: Counter[str], places: Counter[tuple[str, str]]) -> str:
+    name = row.status.name
+    if names[name] == 1:
+        return name
+    return f"{name} on {row.host}" if places[name, row.host] == 1 else f"{name} ({row.status.vm}) on {row.host}"
+
+
+def _check_named(message: type[VmCommand], row: RegistryRow, name: str, rows: Sequence[RegistryRow]) -> None:
+    """Discarding a VM that was set aside removes its disk: what fits another VM too does not name it."""
     is_aside = row.status.state == _SET_ASIDE
-    if message is VmDiscard and is_aside and name not in (row.status.name, row.status.vm):
+    names_it = name == row.status.vm or (name == row.status.name and len(rows) == 1)
+    if message is VmDiscard and is_aside and not names_it:
         raise CommandFailed(
-            f"{row.status.name} was set aside, and discard would remove its disk", "name it alone, without a pattern"
+            f"{row.status.name} was set aside, and discard would remove its disk",
+            f"name it alone: `volcloud vm discard {row.status.vm}`",
         )
 
 

@@ -79,8 +79,12 @@ class Hypervisor(Protocol):
     async def open(self, listener: StateListener) -> None:
         """Find the VMs of an earlier run and attach to those that live.
 
-        Post-condition: ``list`` names every VM that bears our marker; half-made ones are removed. Idempotent.
+        Post-condition: ``list`` names every VM that bears our marker, half-made ones are removed. One whose files are
+        damaged is listed too and says so when it is asked; it keeps no other from being found. Idempotent.
         """
+
+    async def attach(self, vm: str) -> None:
+        """Attach to a VM that was not there when the driver was opened and is now, as ``open`` does. Idempotent."""
 
     async def close(self) -> None:
         """Let go of every VM without changing its state. Idempotent."""
@@ -94,8 +98,11 @@ class Hypervisor(Protocol):
     async def facts(self, vm: str) -> VmFacts:
         """Say what is known of a VM from outside; empty for one that is absent."""
 
+    def where(self, vm: str) -> str:
+        """Say for people where a VM is kept, whether it is there or not."""
+
     def spec(self, vm: str) -> VmSpec:
-        """Give what a VM was made from. Raises HypervisorError if there is none."""
+        """Give what a VM was made from. Raises HypervisorError if there is none, or it cannot be read."""
 
     def seed(self, vm: str) -> bytes | None:
         """Give the newest seed of a VM; None if it never had one. Raises HypervisorError if it cannot be read."""

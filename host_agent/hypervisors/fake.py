@@ -55,6 +55,9 @@ class FakeHypervisor:
         """Take over the host's VMs, in whatever state they are."""
         self._listener = listener
 
+    async def attach(self, vm: str) -> None:
+        """Do nothing: a driver over a host has all of its VMs."""
+
     async def close(self) -> None:
         """Stop listening; the VMs stay as they are."""
         self._listener = None
@@ -74,6 +77,10 @@ class FakeHypervisor:
         if found is None or found.pid is None:
             return VmFacts()
         return VmFacts(pid=found.pid, accelerator="memory", cpu_seconds=0.0, resident_bytes=0)
+
+    def where(self, vm: str) -> str:
+        """Say where: nowhere on a disk."""
+        return f"{vm} in this process's memory"
 
     def spec(self, vm: str) -> VmSpec:
         """Give what a VM was made from."""

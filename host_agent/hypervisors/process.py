@@ -78,7 +78,15 @@ class ProcessHypervisor:
         self._listener = listener
         self._directories.sweep()
         for vm in self._directories.list():
-            await self._adopt(vm)
+            await self.attach(vm)
+
+    async def attach(self, vm: str) -> None:
+        """Find its process; a VM whose files are damaged keeps no other from being found, and says why when asked."""
+        try:
+            with naming_disk(f"cannot adopt {vm}"):
+                await self._adopt(vm)
+        except HypervisorError as error:
+            log.error("vm_not_adopted vm=%s error=%s", vm, error)
 
     async def close(self) -> None:
         """Stop watching; the processes go on. Clean-ups that have begun are finished."""
@@ -108,7 +116,7 @@ class ProcessHypervisor:
         """Sum up all processes of a VM."""
         process = self._directories.process(vm)
         if process is None or stat_of(process) is None:
-            return VmFacts()
+            return VmFacts(reason=self._directories.flaw(vm))
         tree = await asyncio.to_thread(find_tree, self._directories.path(vm), process)
         trim(self._directories.path(vm) / _LOG)
         stats = [stat for pid in tree if (stat := read_stat(pid))]
@@ -117,7 +125,12 @@ class ProcessHypervisor:
             accelerator="none",
             cpu_seconds=sum(stat.cpu_seconds for stat in stats),
             resident_bytes=sum(stat.resident_bytes for stat in stats),
+            reason=self._directories.flaw(vm),
         )
+
+    def where(self, vm: str) -> str:
+        """See the contract: its directory."""
+        return str(self._directories.path(vm))
 
     def spec(self, vm: str) -> VmSpec:
         """Read it from the marker."""
@@ -185,7 +198,8 @@ class ProcessHypervisor:
         await self._signal_until(vm, signal.SIGCONT, "RSDI")
 
     async def reset(self, vm: str, seed: bytes) -> None:
-        """Kill and start again."""
+        """Kill and start again; a VM of which it cannot be read how is not killed."""
+        self._directories.spec(vm)
         await self.poweroff(vm)
         await self.start(vm, seed)
 
@@ -255,7 +269,8 @@ class ProcessHypervisor:
         self._ending.add(vm)
         watch.send(signal.SIGTERM)
         try:
-            await asyncio.wait_for(watch.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await watch.wait()
         except TimeoutError as error:
             raise StopTimedOut(f"the guest agent of {vm} did not end within {timeout_s} s; power it off") from error
         finally:
@@ -268,7 +283,7 @@ class ProcessHypervisor:
             await self._live[vm].wait()
 
     async def _signal_until(self, vm: str, number: signal.Signals, wanted: str) -> None:
-        home, process = self._directories.path(vm), self._directories.process(vm)
+        home, process = self._directories.path(vm), self._directories.known_process(vm)
         deadline = asyncio.get_running_loop().time() + _SIGNAL_DEADLINE_S
         while others := await asyncio.to_thread(_find_in_other_state, home, process, wanted):
             if asyncio.get_running_loop().time() > deadline:

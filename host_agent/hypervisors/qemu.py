@@ -52,6 +52,8 @@ class QemuHypervisor:
         self._program = QemuProgram(binary, directory, accelerator)
         self._start = QemuStart(self._program, self._files, niceness)
         self._lives: dict[str, Life] = {}
+        #: VMs whose files are damaged, and how: whether they run is not known until they are powered off.
+        self._not_adopted: dict[str, str] = {}
         self._listener: StateListener | None = None
 
     def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
@@ -64,8 +66,18 @@ class QemuHypervisor:
         await self._program.identify()
         self._files.sweep()
         for vm in self._files.list():
-            if vm not in self._lives:
-                await self._adopt_or_leave(vm)
+            await self.attach(vm)
+
+    async def attach(self, vm: str) -> None:
+        """Find its process; a VM whose files are damaged keeps no other from being found, and says why when asked."""
+        if vm in self._lives:
+            return
+        try:
+            with naming_disk(f"cannot adopt {vm}"):
+                await self._adopt(vm)
+        except HypervisorError as error:
+            log.error("vm_not_adopted vm=%s error=%s", vm, error)
+            self._not_adopted[vm] = str(error)
 
     async def close(self) -> None:
         """Let go of every VM; they run on."""
@@ -79,6 +91,8 @@ class QemuHypervisor:
 
     async def state(self, vm: str) -> VmState:
         """Ask QEMU, or where none runs, the VM's directory."""
+        if vm in self._not_adopted:
+            raise HypervisorError(self._not_adopted[vm])
         life = self._lives.get(vm)
         return await life.state() if life is not None else self._files.state_at_rest(vm)
 
@@ -87,8 +101,9 @@ class QemuHypervisor:
         process = self._files.process(vm)
         stat = stat_of(process) if process is not None else None
         command = self._files.command(vm)
+        flaw = self._files.flaw(vm)
         if stat is None or command is None:
-            return VmFacts()
+            return VmFacts(reason=flaw)
         self._files.trim_logs(vm)
         life = self._lives.get(vm)
         return VmFacts(
@@ -96,9 +111,13 @@ class QemuHypervisor:
             accelerator=command.accelerator,
             cpu_seconds=stat.cpu_seconds,
             resident_bytes=stat.resident_bytes,
-            reason=life.why_stuck() if life is not None else "",
+            reason=(life.why_stuck() if life is not None else "") or flaw,
             may_go_on=life is not None and life.may_go_on(),
         )
+
+    def where(self, vm: str) -> str:
+        """See the contract: its directory."""
+        return str(self._files.path(vm))
 
     def spec(self, vm: str) -> VmSpec:
         """Read it from the marker."""
@@ -162,7 +181,9 @@ class QemuHypervisor:
             life.told = VmState.RUNNING
 
     async def reset(self, vm: str, seed: bytes) -> None:
-        """End the process and start another: QEMU reads the seed for fw_cfg only when it starts."""
+        """End the process and start another: QEMU reads the seed for fw_cfg only when it starts. A VM of which it
+        cannot be read how is not ended."""
+        self._files.spec(vm)
         await self.poweroff(vm)
         await self.start(vm, seed)
 
@@ -177,6 +198,7 @@ class QemuHypervisor:
         await self._kill_strays(vm)
         self._files.forget_process(vm)
         self._files.forget_saving(vm)
+        self._not_adopted.pop(vm, None)
 
     async def savestate(self, vm: str) -> None:
         """Stop the guest, write its memory, end the process."""
@@ -238,14 +260,6 @@ class QemuHypervisor:
             with contextlib.suppress(OSError):
                 self._files.remember_process(vm, before)
 
-    async def _adopt_or_leave(self, vm: str) -> None:
-        """One VM whose files are damaged keeps no other from being adopted; asked for its state it says why."""
-        try:
-            with naming_disk(f"cannot adopt {vm}"):
-                await self._adopt(vm)
-        except HypervisorError as error:
-            log.error("vm_not_adopted vm=%s error=%s", vm, error)
-
     async def _adopt(self, vm: str) -> None:
         process, saving = self._files.process(vm), self._files.saving(vm)
         self._files.drop_half_written(vm)
@@ -281,7 +295,7 @@ class QemuHypervisor:
         """Kill what bears the VM's mark: a start that an agent did not live to write down, relays. Raises
         HypervisorError if the kernel does not let them end."""
         deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
-        while strays := await asyncio.to_thread(find_tree, self._files.path(vm), self._files.process(vm)):
+        while strays := await asyncio.to_thread(find_tree, self._files.path(vm), self._files.known_process(vm)):
             if asyncio.get_running_loop().time() > deadline:
                 raise HypervisorError(f"processes {sorted(strays)} of {vm} do not end: the kernel holds them")
             send_signal(strays, signal.SIGKILL)

@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Sequence
 
+from host_agent.advice import command
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import finished, spawn
@@ -14,6 +15,7 @@ from host_agent.hypervisors.qemu_life import Life
 from host_agent.hypervisors.qemu_machine import START_TIMEOUT_S, Machine
 from host_agent.hypervisors.qemu_memory import read_memory
 from host_agent.hypervisors.qemu_program import QemuProgram
+from host_agent.vm import Verb
 
 
 class QemuStart:
@@ -37,7 +39,7 @@ class QemuStart:
             machine = await self._launch(vm, life, qemu_command.restoring(self._files.command_of_saved(vm)))
             await read_memory(machine)
         except HypervisorError as error:
-            advice = f"`volcloud vm discard {self._files.spec(vm).name}` throws it away, and the VM then boots afresh"
+            advice = f"{command(Verb.DISCARD, vm)} throws it away, and the VM then boots afresh"
             raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
         # Without the note an agent that is killed now would leave a VM paused that nobody paused.
         self._files.note_saving(vm, Saving(was_running=True))

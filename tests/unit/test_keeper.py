@@ -111,7 +111,7 @@ async def test_a_broken_vm_is_given_up_after_some_starts_with_a_reason_that_peop
 
     assert host.verbs == [Verb.START] * MOST_STARTS
     assert f"{MOST_STARTS} starts in a row came to nothing, the last: " in reason
-    assert "`volcloud vm start vm1` tries again" in reason
+    assert f"`volcloud vm start {vm}` tries again" in reason
 
 
 async def test_a_start_that_somebody_asks_for_begins_anew(tmp_path: Path) -> None:
@@ -311,3 +311,53 @@ async def test_a_wish_is_kept_in_mind_and_written_with_the_next_change_where_the
     after.load()
 
     assert (in_mind, after.get("vm-a").wish) == (Wish.OFF, Wish.OFF)
+
+
+async def test_a_disk_that_fails_for_a_while_does_not_end_the_keeping(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeper_module, "MOST_OTHER_WAIT_S", 0.01)
+
+    class Fails(FakeHypervisor):
+        failures = 0
+
+        async def state(self, vm: str) -> VmState:
+            if self.failures:
+                self.failures -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO), "process.json")
+            return await super().state(vm)
+
+    hypervisor = Fails()
+    host = await Kept(tmp_path, hypervisor).open()
+    vm = await host.wanted()
+    await eventually(lambda: not host.keeper.at_work)
+
+    hypervisor.failures = 3
+    hypervisor.crash(vm)
+    await host.until(vm, VmState.RUNNING)
+
+    assert host.verbs == [Verb.START, Verb.START]
+
+
+async def test_what_nobody_foresaw_is_logged_and_the_vm_is_looked_after_at_its_next_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(FakeHypervisor):
+        is_broken = False
+
+        async def state(self, vm: str) -> VmState:
+            if self.is_broken:
+                raise ZeroDivisionError("by nothing")
+            return await super().state(vm)
+
+    hypervisor = Broken()
+    host = await Kept(tmp_path, hypervisor).open()
+    vm = await host.wanted()
+    await eventually(lambda: not host.keeper.at_work)
+    hypervisor.is_broken = True
+    hypervisor.crash(vm)
+    await eventually(lambda: not host.keeper.at_work)
+    hypervisor.is_broken = False
+
+    host.keeper.look_after(vm)
+    await host.until(vm, VmState.RUNNING)
+
+    assert "vm not looked after until it changes again" in caplog.text

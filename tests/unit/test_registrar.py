@@ -364,7 +364,7 @@ def test_an_operator_is_told_of_vms_that_nobody_vouches_for(desk: Desk) -> None:
     }
     desk.registrar.upkeep.sweep(8 * 86400, 600)
     with reading(desk.directory / "keys.sqlite") as records:
-        assert vouching.complaint(records[2]) == "host-c has not been heard of for 8 days"
+        assert vouching.complaint(records[2]) == "host-c has not vouched for it for 8 days"
 
 
 def test_queues_without_an_owner_go_when_they_are_seen_twice(desk: Desk) -> None:

@@ -13,7 +13,7 @@ PAIRS = list(itertools.product(Verb, VmState))
 #: States that last until something is done; the others pass.
 LASTING = {
     *(VmState.POWEREDOFF, VmState.RUNNING, VmState.PAUSED, VmState.SAVED, VmState.ABORTED, VmState.STUCK),
-    VmState.SET_ASIDE,
+    *(VmState.SET_ASIDE, VmState.MISSING),
 }
 
 

@@ -18,16 +18,16 @@ from tests.unit.wires import until
 
 
 async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new() -> None:
-    said: list[list[str]] = []
+    said: list[tuple[list[str], list[str]]] = []
     failures = [Disconnected("away")]
 
-    async def vms() -> set[str]:
-        return {"vm-b", "vm-a"}
+    async def vms() -> tuple[set[str], set[str]]:
+        return {"vm-b", "vm-a"}, {"vm-c"}
 
     async def say(word: EnrolVouch) -> None:
         if failures:
             raise failures.pop()
-        said.append(word.vms)
+        said.append((word.vms, word.aside))
 
     vouching = Vouching(vms, say, every_s=0.05)
     running = asyncio.ensure_future(vouching.run())
@@ -41,7 +41,7 @@ async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new()
     vouching.look()
     await until(lambda: len(said) == 2)
 
-    assert said == [["vm-a", "vm-b"]] * 2
+    assert said == [(["vm-a", "vm-b"], ["vm-c"])] * 2
     running.cancel()
 
 
