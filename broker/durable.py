@@ -7,15 +7,25 @@ leaves the old content as it was. Knows bytes and paths, not what they mean.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from broker import reserve
 
 #: Mode of what only its owner may read.
 PRIVATE = 0o600
 #: Read and written at a time by ``copy``: small enough that holes are found, bytes.
 BLOCK_BYTES = 64 * 1024
+#: Of a file's name so many bytes go into that of a file beside it: with what is added it stays below the 255 of Linux.
+_STEM_BYTES = 200
+#: Digits at the end of the name of a file that is being written.
+_TOKEN_DIGITS = 16
+_UNFINISHED = re.compile(rb"\.(.+)\.[0-9a-f]{%d}" % _TOKEN_DIGITS, re.DOTALL)
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -35,20 +45,37 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
 def replace(path: Path, body: bytes | memoryview, *, mode: int = PRIVATE) -> None:
     """Put ``body`` in the file ``path``, making its directory. On return it would survive a power cut.
 
-    On failure, OSError with the path, the file is whole as it was, and no other one is left.
+    On failure, OSError with the path, the file is whole as it was, and no other one is left. What a writer leaves that
+    is killed is ``remove_unfinished``'s, at the next start of whoever owns the directory.
     """
     with naming(path):
         make_directory(path.parent)
         # In a directory that others may write to, a name that can be foretold is theirs before it is ours.
-        fresh = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
-        try:
-            _write_new(fresh, body, mode)
+        fresh = beside(path, secrets.token_hex(_TOKEN_DIGITS // 2))
+        with _new(fresh, mode) as descriptor:
+            write_all(descriptor, body)
+            os.fsync(descriptor)
             fresh.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
         sync_directory(path.parent)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """Name a hidden file beside a file, after it; of a long name the beginning, so that a file system takes it."""
+    return path.with_name(os.fsdecode(b".%b.%b" % (os.fsencode(path.name)[:_STEM_BYTES], os.fsencode(ending))))
+
+
+def remove_unfinished(directory: Path, of: str = "") -> list[Path]:
+    """Remove what killed writers have left of ``replace`` in a directory, or of one file there; give what went.
+
+    What somebody writes just now stays, and so does anything that has no such name. Raises OSError.
+    """
+    stem = os.fsencode(of)[:_STEM_BYTES]
+    removed = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = _UNFINISHED.fullmatch(os.fsencode(path.name))
+        if match is not None and match[1] == (stem or match[1]) and _remove_unheld(path):
+            removed.append(path)
+    return removed
 
 
 def sync_file(path: Path) -> None:
@@ -81,9 +108,11 @@ def make_directory(path: Path) -> None:
 def copy(source: Path, target: Path, *, mode: int = PRIVATE) -> None:
     """Copy a file into a new one, its holes kept; on return its bytes are on the disk, its name need not be.
 
-    Raises OSError that names the file, and leaves nothing of the target then.
+    Raises OSError that names the file, also where it would touch the disk's reserve, and leaves nothing of the target
+    then.
     """
     with source.open("rb") as file, naming(target):
+        reserve.demand(target.parent, os.fstat(file.fileno()).st_blocks * 512)
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             offset = 0
@@ -117,10 +146,33 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def _write_new(path: Path, body: bytes | memoryview, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+@contextlib.contextmanager
+def _new(fresh: Path, mode: int) -> Iterator[int]:
+    """Have a new file that is locked for as long as the block lasts, and gone if that fails."""
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
-        write_all(descriptor, body)
-        os.fsync(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
     finally:
         os.close(descriptor)
+
+
+def _remove_unheld(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:  # it has just got its name, or is no file
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if is_ours:
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return is_ours

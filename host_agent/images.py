@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import os
 import shutil
 import threading
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from broker import durable
 from broker.errors import PartialTaken
 from broker.transfer.partial import hold
+from host_agent.downloads import download, read_url, sha256_of
 from host_agent.errors import ImageError
 from host_agent.hypervisors.contract import ImageFiles
 
@@ -36,14 +34,10 @@ MANIFEST = "manifest.json"
 _PLAIN_DISK = "disk.qcow2"
 #: A manifest is a few hundred bytes; what is longer is not one.
 _MANIFEST_LIMIT_BYTES = 64 * 1024
-_BLOCK_BYTES = 1024 * 1024
 #: A download that broke off is kept for so long after its last try, seconds.
 _KEEP_DOWNLOAD_S = 7 * 86400.0
 #: Mode of what is in the store: a hypervisor may run as somebody else; the umask has its say.
 _READABLE = 0o666
-#: A server that says nothing for this long is given up; the next try resumes.
-_SILENCE_S = 60.0
-_SCHEMES = frozenset({"file", "http", "https"})
 
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _FileName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -88,7 +82,7 @@ def read_manifest(path: Path) -> ImageManifest:
 
 def describe_file(path: Path) -> ImageFile:
     """Make a manifest's entry for a file that lies beside it."""
-    return ImageFile(name=path.name, size=path.stat().st_size, sha256=_sha256(path))
+    return ImageFile(name=path.name, size=path.stat().st_size, sha256=sha256_of(path))
 
 
 class ImageStore:
@@ -112,7 +106,7 @@ class ImageStore:
             return self._keep(manifest.id, manifest, origins)
         if not source.is_file():
             raise ImageError(f"there is no file {source}; give the path of a manifest (.json) or of a qcow2")
-        return self._keep(_sha256(source), None, {_PLAIN_DISK: source})
+        return self._keep(sha256_of(source), None, {_PLAIN_DISK: source})
 
     def fetch(self, url: str, image: str) -> str:
         """Download an image unless the store has it; an interrupted download goes on where it stopped.
@@ -172,15 +166,15 @@ class ImageStore:
         if urllib.parse.urlsplit(url).path.endswith(".json"):
             manifest = self._fetch_manifest(url, image, partial)
             return tuple(file.name for file in manifest.files), manifest
-        _download(url, partial / _PLAIN_DISK, ImageFile(name=_PLAIN_DISK, size=0, sha256=image))
+        download(url, partial / _PLAIN_DISK, image)
         return (_PLAIN_DISK,), None
 
     def _fetch_manifest(self, url: str, image: str, partial: Path) -> ImageManifest:
-        manifest = _parse_manifest(_read_url(url))
+        manifest = _parse_manifest(read_url(url, _MANIFEST_LIMIT_BYTES))
         if manifest.id != image:
             raise ImageError(f"{url} describes image {manifest.id}, not {image}; correct the URL or the id")
         for file in manifest.files:
-            _download(urllib.parse.urljoin(url, file.name), partial / file.name, file)
+            download(urllib.parse.urljoin(url, file.name), partial / file.name, file.sha256, file.size)
         return manifest
 
     def _verify(self, image: str) -> ImageFiles:
@@ -282,61 +276,8 @@ def _verified_files(image: str, home: Path) -> ImageFiles:
 
 def _verify_file(path: Path, expected: str) -> None:
     try:
-        found = _sha256(path)
+        found = sha256_of(path)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error}; remove its directory and fetch the image again") from error
     if found != expected:
         raise ImageError(f"{path} has SHA-256 {found}, not {expected}; remove its directory and fetch the image again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_url(url: str) -> bytes:
-    with _open_url(url, 0) as response:
-        return response.read(_MANIFEST_LIMIT_BYTES)
-
-
-def _download(url: str, target: Path, expected: ImageFile) -> None:
-    have = target.stat().st_size if target.exists() else 0
-    if have == 0 or have != expected.size:
-        _append(url, target, have)
-    if _sha256(target) != expected.sha256:
-        target.unlink()
-        raise ImageError(f"{url} does not have SHA-256 {expected.sha256}; its bytes were thrown away")
-
-
-def _append(url: str, target: Path, have: int) -> None:
-    with _open_url(url, have) as response:
-        is_resumed = getattr(response, "status", None) == http.client.PARTIAL_CONTENT
-        with target.open("ab" if is_resumed else "wb") as file:
-            try:
-                _copy_whole(response, file)
-            except (OSError, http.client.HTTPException) as error:
-                raise ImageError(f"{url} broke off: {error}; try again, it will go on from there") from error
-
-
-def _copy_whole(response: Any, file: IO[bytes]) -> None:
-    """Copy a response; raise ConnectionError if it ends before its announced length, which ``read`` does not."""
-    start = file.tell()
-    shutil.copyfileobj(response, file, _BLOCK_BYTES)
-    announced = response.headers.get("Content-Length")
-    if announced is not None and file.tell() - start != int(announced):
-        raise ConnectionError(f"{file.tell() - start} of {announced} bytes came")
-
-
-def _open_url(url: str, start: int) -> IO[bytes]:
-    if urllib.parse.urlsplit(url).scheme not in _SCHEMES:
-        raise ImageError(f"cannot fetch {url}: use a file, http or https URL")
-    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
-    try:
-        response: IO[bytes] = urllib.request.urlopen(request, timeout=_SILENCE_S)
-    except urllib.error.HTTPError as error:
-        if start and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return _open_url(url, 0)
-        raise ImageError(f"cannot fetch {url}: {error}") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise ImageError(f"cannot fetch {url}: {error}") from error
-    return response

@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from broker import durable
+from broker import durable, reserve
 from broker.errors import PartialTaken, TransferFailed
 from schemas.errors import ErrorCode
 
@@ -52,18 +52,25 @@ class Partial:
             self.written += len(data)
         self.durable = marked
 
-    def write(self, batch: Iterable[bytes]) -> int:
-        """Append, and make durable what has gathered; give how much is there. Raises OSError naming the file."""
+    def write(self, batch: Sequence[bytes]) -> int:
+        """Append, and make durable what has gathered; give how much is there. Raises OSError naming the file, also
+        before the disk's reserve is touched, whoever else has filled it meanwhile."""
         with durable.naming(self._path):
+            reserve.demand(self._file, sum(map(len, batch)))
             for data in batch:
                 durable.write_sparse(self._file, data, self.written)
                 self._digest.update(data)
                 self.written += len(data)
             if self.written - self.durable >= MARK_EVERY_BYTES:
-                os.fdatasync(self._file)
-                self._write_mark()
-                self.durable = self.written
+                self.mark()
         return self.written
+
+    def mark(self) -> None:
+        """Make durable what is there, and mark it: who comes after goes on from here. Raises OSError."""
+        if self._file >= 0 and self.durable < self.written:
+            os.fdatasync(self._file)
+            self._write_mark()
+            self.durable = self.written
 
     def keep(self, target: Path, sha256: str) -> None:
         """Give the whole file its name, durably. It stays held until ``close``.
@@ -79,6 +86,7 @@ class Partial:
                 raise TransferFailed(ErrorCode.CONFLICT, f"{self._path} was changed while it came; send it again")
             self._path.replace(target)
             durable.sync_directory(target.parent)
+        self.durable = self.written
         self._mark.unlink(missing_ok=True)
 
     def forget(self) -> None:
@@ -95,10 +103,9 @@ class Partial:
 
     def _check_room(self, missing: int) -> None:
         """Refuse before the first byte what could not be taken to the last."""
-        disk = os.statvfs(self._path.parent)
-        free = disk.f_bavail * disk.f_frsize
-        if missing > free:
-            text = f"no room for {self._path}: {missing} bytes are to come, {free} are free on its disk"
+        disk = reserve.look(self._path.parent)
+        if missing > disk.usable:
+            text = f"no room for {self._path}: {missing} bytes are to come, {disk.told()}; free some space there"
             raise TransferFailed(ErrorCode.STORE, text)
 
     def _read_mark(self) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +98,45 @@ def test_a_file_that_a_stranger_has_laid_down_before_is_not_written_into(
         durable.replace(tmp_path / "login", b"password")
 
     assert stranger.read() == b""
+
+
+@pytest.mark.parametrize("name", ["n" * 239, "ü" * 127, "日" * 85, "s" * 255])
+def test_a_file_with_the_longest_name_that_a_disk_takes_is_replaced(tmp_path: Path, name: str) -> None:
+    """200 characters may be 600 bytes, and with them no other name fits beside the file's own."""
+    durable.replace(tmp_path / name, b"content")
+
+    assert (tmp_path / name).read_bytes() == b"content"
+    assert len(os.fsencode(durable.beside(tmp_path / name, "0123456789ab.part").name)) <= 255
+
+
+def test_what_killed_writers_left_goes_and_what_is_written_just_now_stays(tmp_path: Path) -> None:
+    held = os.open(tmp_path / ".at-work.0123456789abcdef", os.O_WRONLY | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    kept = ["file", ".hidden", ".file.part", ".file.0123456789abcdeg", ".0123456789abcdef", ".file.0123456789abcdef0"]
+    for name in (*kept, ".file.0123456789abcdef", ".other.0123456789abcdef"):
+        (tmp_path / name).touch()
+    (tmp_path / ".directory.0123456789abcdef").mkdir()
+    (tmp_path / ".link.0123456789abcdef").symlink_to(tmp_path / "file")
+
+    durable.remove_unfinished(tmp_path, "file")
+    of_one = (tmp_path / ".other.0123456789abcdef").exists()
+    durable.remove_unfinished(tmp_path)
+    os.close(held)
+
+    left = {path.name for path in tmp_path.iterdir()}
+    stay = {".at-work.0123456789abcdef", ".directory.0123456789abcdef", ".link.0123456789abcdef"}
+    assert (of_one, left) == (True, {*kept, *stay})
+    assert durable.remove_unfinished(tmp_path / "none") == []
+
+
+def test_a_writer_that_is_killed_leaves_what_the_next_start_removes(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom broker import durable\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "durable.replace(Path(sys.argv[1]), b'new')"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "file")], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+
+    assert len(durable.remove_unfinished(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker import durable
+from broker import durable, reserve
 from broker.transfer.partial import hold
 from broker.transfer.sending import digest_file
 from host_agent.errors import ImageError
@@ -280,7 +280,7 @@ def test_a_full_disk_leaves_no_image_and_names_the_file(tmp_path):
         store = ImageStore(disk / "store", None)
         fill(disk, leaving=200_000)
 
-        with pytest.raises(ImageError, match=r"No space left on device: '.*/disk\.qcow2'"):
+        with pytest.raises(ImageError, match=r"No space left on device for .*: '.*/disk\.qcow2'"):
             store.add(manifest)
 
         assert list((disk / "store").iterdir()) == []
@@ -322,3 +322,21 @@ def test_two_who_download_one_image_do_not_write_into_the_same_files(store, tmp_
 
     assert store.fetch(url, image) == image
     assert not partial.exists()
+
+
+def test_a_copy_and_a_download_leave_the_disks_reserve_alone(tmp_path):
+    """An image store once filled its disk to the last byte, and with it the registry of the VMs."""
+    origin = tmp_path / "origin" / "some.qcow2"
+    origin.parent.mkdir()
+    origin.write_bytes(os.urandom(2 << 20))
+    image = hashlib.sha256(origin.read_bytes()).hexdigest()
+    with small_disk(tmp_path / "disk", 40 << 20) as disk:
+        store = ImageStore(disk / "store", None)
+        fill(disk, leaving=reserve.look(disk).reserve + (1 << 20))
+
+        with pytest.raises(ImageError, match="No space left on device"):
+            store.add(origin)
+        with pytest.raises(ImageError, match=r"no room for .*2097152|no room for .*1048576"):
+            store.fetch(origin.as_uri(), image)
+
+        assert reserve.look(disk).free >= reserve.look(disk).reserve
