@@ -196,6 +196,7 @@ class PrivateNode:
         for path in (self.directory, self.directory / "log", self.directory / "data"):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o700)
+        durable.remove_unfinished(self.directory)
 
     def _end_leftover(self, progress: Progress) -> None:
         """End the node of an earlier run, told apart from a stranger with its pid by its start time."""

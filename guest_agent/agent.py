@@ -140,6 +140,7 @@ class GuestAgent:
 
     def _note_boot(self) -> str:
         """Note in which boot we run, and give that of the agent before us; ours when there was none."""
+        durable.remove_unfinished(self._state)
         note = self._state / "boot"
         before = note.read_text() if note.exists() else boot_id()
         if before != boot_id() or not note.exists():

@@ -69,6 +69,7 @@ class VmRegistry:
 
         Raises ConfigError when it is not readable: nothing is guessed.
         """
+        durable.remove_unfinished(self._path.parent)
         try:
             content = msgspec.json.decode(self._path.read_bytes(), type=_Content | list[VmRecord])
         except FileNotFoundError:

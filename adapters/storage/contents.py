@@ -91,9 +91,12 @@ def remove_input(store: Store, digest: str, keep_s: float, is_needed: Callable[[
 
 
 def put_back(store: Store) -> None:
-    """Put inputs back that an adapter had put aside when it was killed. Raises StoreError."""
+    """Put inputs back that an adapter had put aside when it was killed, and remove its half written mark. Raises
+    StoreError."""
     if not store.is_local:
         return
+    with mapped(store.url):
+        durable.remove_unfinished(Path(store.root))
     for name in _names(store, UNFINISHED):
         if name.endswith(ASIDE):
             digest = name.removesuffix(ASIDE)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from broker import durable
+
 #: Lines of a log that an error message shows.
 TAIL_LINES = 8
 #: Every file of a system is its owner's alone.
@@ -111,6 +113,8 @@ class Layout(msgspec.Struct, frozen=True):
         for path in (self.etc, self.logs, self.run, self.credentials, self.root / "staging"):
             path.mkdir(exist_ok=True)
             path.chmod(_PRIVATE)
+        for path in (self.root, self.etc, self.run, self.credentials):
+            durable.remove_unfinished(path)
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> str:

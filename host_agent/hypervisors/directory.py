@@ -58,6 +58,11 @@ class VmDirectories:
                 shutil.rmtree(leftover)
             except OSError as error:
                 log.error("leftover_not_removed path=%s error=%s", leftover, error)
+        for vm in self.list():
+            try:
+                durable.remove_unfinished(self.path(vm))
+            except OSError as error:
+                log.error("leftover_not_removed path=%s error=%s", self.path(vm), error)
 
     def list(self) -> list[str]:
         """Name this driver's VMs in order of creation, also those whose markers are damaged."""
