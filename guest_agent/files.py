@@ -7,11 +7,13 @@ import logging
 import time
 from pathlib import Path
 
+from broker import reserve
 from broker.errors import TransferFailed
 from broker.routes import kind_of
 from broker.transfer import Transfers
-from broker.transfer.desk import Desk, Room
+from broker.transfer.desk import Desk
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
+from broker.transfer.places import Room
 from broker.transfer.sending import digest_file
 from guest_agent.confine import below
 from guest_agent.errors import BadPath, GuestError
@@ -22,13 +24,15 @@ from schemas.files import FileAbort, FileGet, FileOffer, GuestFile
 log = logging.getLogger(__name__)
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
-ROOM = Room(at_work=8, at_work_of_one=8, known=64, known_of_one=64)
+ROOM = Room(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
 #: Offers in a row, one each 4 s, that a console may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 5
 #: A push that broke off can go on for this long: its console has given it up by then, seconds.
 KEEP_PARTIAL_S = 3600.0
 #: Files of pushes that broke off, kept at most.
 MOST_PARTIALS = 64
+#: They have together one part in so many of the disk.
+PARTIALS_PART = 10
 #: How often they are looked at, seconds.
 SWEEP_S = 300.0
 
@@ -101,7 +105,11 @@ class ConsoleFiles:
     def _remove_left_behind(self) -> None:
         if self._partials.is_dir():
             removed = remove_left_behind(
-                self._partials.iterdir(), now_s=time.time(), keep_s=KEEP_PARTIAL_S, most=MOST_PARTIALS
+                self._partials.iterdir(),
+                now_s=time.time(),
+                keep_s=KEEP_PARTIAL_S,
+                most=MOST_PARTIALS,
+                most_bytes=reserve.look(self._partials).size // PARTIALS_PART,
             )
             for path in removed:
                 log.info("partial file removed", extra={"path": path.name})

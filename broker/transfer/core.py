@@ -65,6 +65,28 @@ class Inbound(Struct, kw_only=True):
         return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=self.granted)
 
 
+class Pace(Struct, kw_only=True):
+    """Whether the other end uses what it may: one window, or all that is left, in each ``window_s`` seconds.
+
+    Who sends or takes a byte now and then is no more at work than who is silent, and holds a place as well.
+    """
+
+    size: int
+    window_s: float
+    since_s: float
+    reached: int = 0
+
+    def is_kept(self, reached: int, now_s: float) -> bool:
+        """Say whether it is fast enough, that far by now."""
+        if reached - self.reached >= min(MAX_WINDOW_BYTES, self.size - self.reached):
+            self.begin(reached, now_s)
+        return now_s - self.since_s <= self.window_s
+
+    def begin(self, reached: int, now_s: float) -> None:
+        """Count from here: what was before is not the other end's."""
+        self.reached, self.since_s = max(reached, self.reached), now_s
+
+
 class Outbound(Struct, kw_only=True):
     """The sending end."""
 

@@ -1,84 +1,83 @@
-"""Who is served now and who waits, of those that open transfers with one end: everybody hears that it is there.
+"""Serves those that open transfers with one end, as many at once as there are places: everybody hears that it is there.
 
-So many are at work at once, so many of one sender, and so many wait; whoever is over that is told to wait too, and is
-known no further: who opens a transfer asks until it is served. One that has stopped asking is not begun.
+Whoever is over what there is room for is told to wait too, and is known no further: who opens a transfer asks until it
+is served. One that has to give its place up waits again, and goes on where it got to; the other end notices a silence.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
-from msgspec import Struct
-
+from broker.transfer.places import Places, Room, Visit
 from broker.transfer.transfers import Transfers
 from schemas.files import FileGet, FileOffer, FileWait
 
-#: Who waits asks every 4 s; one that has not for this long is gone, seconds.
-ASKER_GONE_S = 20.0
+log = logging.getLogger(__name__)
 
 
-class Room(Struct, frozen=True, kw_only=True):
-    """How many transfers there is room for: at work, of one sender, and, those that wait included, known."""
-
-    at_work: int
-    at_work_of_one: int
-    known: int
-    known_of_one: int
-
-
-class _Visit(Struct):
-    sender: str
-    asked_at: float
-    task: asyncio.Task[None] | None = None
+def _own(sender: str) -> str:
+    return sender
 
 
 class Desk:
     """See the module. Belongs to one loop."""
 
-    def __init__(self, transfers: Transfers, room: Room, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._transfers, self._room, self._clock = transfers, room, clock
-        self._visits: dict[str, _Visit] = {}
-        self._of: Counter[str] = Counter()
-        self._all = asyncio.Semaphore(room.at_work)
-        self._own: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(room.at_work_of_one))
+    def __init__(
+        self,
+        transfers: Transfers,
+        room: Room,
+        *,
+        kin_of: Callable[[str], str] = _own,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``kin_of`` gives whose kin a sender is, by one name for all of them, without waiting."""
+        self._transfers, self._clock = transfers, clock
+        self._kin_of = kin_of
+        self._places = Places(room)
 
     @property
     def known(self) -> int:
         """Transfers that are at work or wait."""
-        return len(self._visits)
+        return len(self._places)
 
     def open(self, sender: str, opening: FileOffer | FileGet, serve: Callable[[], Awaitable[None]]) -> bool:
         """Have ``serve`` run when there is room; an opening that is known already is answered. False: over the limit.
 
-        ``serve`` deals with its own failures.
+        ``serve`` deals with its own failures; cancelled, it may be run again.
         """
-        visit = self._visits.get(opening.id)
+        now_s, kin = self._clock(), self._kin_of(sender)
+        visit = self._places.get(opening.id)
         if visit is not None:
-            self._ask_again(visit, sender, opening)
+            if visit.sender == sender:
+                self._places.asks(visit, kin, now_s)
+                self._go_on()
+                self._answer(sender, opening)
             return True
-        if len(self._visits) >= self._room.known or self._of[sender] >= self._room.known_of_one:
+        visit = Visit(transfer=opening.id, sender=sender, kin=kin, asked_s=now_s, serve=serve)
+        is_in = self._places.enter(visit, now_s)
+        if not is_in:
             self._say_wait(sender, opening)
-            return False
-        visit = self._visits[opening.id] = _Visit(sender, self._clock())
-        self._of[sender] += 1
-        visit.task = asyncio.create_task(self._run(visit, serve))
-        visit.task.add_done_callback(lambda _: self._ended(sender, opening.id))
-        return True
+        self._go_on()
+        return is_in
 
     async def close(self) -> None:
         """End what is at work and forget what waits; the other ends ask again, here or elsewhere. Idempotent."""
-        tasks = [visit.task for visit in self._visits.values() if visit.task is not None]
+        at_work = self._places.at_work()
+        for visit in self._places.all():
+            visit.gives_way = False
+            if visit.task is None:
+                self._places.leave(visit)
+        tasks = [visit.task for visit in at_work if visit.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ask_again(self, visit: _Visit, sender: str, opening: FileOffer | FileGet) -> None:
-        if visit.sender != sender:
-            return
-        visit.asked_at = self._clock()
+    def _answer(self, sender: str, opening: FileOffer | FileGet) -> None:
         if not self._transfers.is_open(opening.id):
             self._say_wait(sender, opening)
         elif isinstance(opening, FileOffer):
@@ -87,14 +86,21 @@ class Desk:
     def _say_wait(self, sender: str, opening: FileOffer | FileGet) -> None:
         self._transfers.tell(sender, opening.reply, FileWait(transfer=opening.id))
 
-    async def _run(self, visit: _Visit, serve: Callable[[], Awaitable[None]]) -> None:
-        async with self._own[visit.sender], self._all:
-            if self._clock() - visit.asked_at <= ASKER_GONE_S:
-                await serve()
+    def _go_on(self) -> None:
+        """Begin what there is a place for, and have somebody give way to who has none."""
+        while (visit := self._places.begin_next(self._clock())) is not None:
+            visit.task = asyncio.ensure_future(visit.serve())
+            visit.task.add_done_callback(partial(self._ended, visit))
+        giving = self._places.give_way(self._clock())
+        if giving is not None and giving.task is not None:
+            log.info("transfer gives way to others", extra={"transfer": giving.transfer, "peer": giving.sender})
+            giving.task.cancel()
 
-    def _ended(self, sender: str, transfer: str) -> None:
-        self._visits.pop(transfer, None)
-        self._of[sender] -= 1
-        if not self._of[sender]:
-            del self._of[sender]
-            self._own.pop(sender, None)
+    def _ended(self, visit: Visit, task: asyncio.Task[Any]) -> None:
+        if visit.gives_way and task.cancelled():
+            self._places.put_back(visit, self._clock())
+        else:
+            self._places.leave(visit)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("transfer broke", extra={"transfer": visit.transfer, "peer": visit.sender}, exc_info=error)
+        self._go_on()

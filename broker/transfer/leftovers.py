@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 
 from broker.errors import PartialTaken
@@ -17,32 +18,50 @@ from broker.transfer.partial import MARK, PART, lock
 from schemas.files import FileOffer
 
 
+def name_of_transfer(sender: str, offer: FileOffer) -> str:
+    """Give 40 digits that are a transfer's alone: offered again it goes on, and no other one meets it."""
+    return hashlib.sha256(f"{sender} {offer.id} {offer.sha256} {offer.size}".encode()).hexdigest()[:40]
+
+
 def name_of_partial(sender: str, offer: FileOffer) -> str:
-    """Name a file on its way by its transfer and nothing else: offered again it goes on, and no other one meets it."""
-    return hashlib.sha256(f"{sender} {offer.id} {offer.sha256} {offer.size}".encode()).hexdigest()[:40] + PART
+    """Name the file of a transfer on its way in."""
+    return name_of_transfer(sender, offer) + PART
 
 
-def remove_left_behind(paths: Iterable[Path], *, now_s: float, keep_s: float, most: int) -> list[Path]:
+def remove_left_behind(
+    paths: Iterable[Path], *, now_s: float, keep_s: float, most: int, most_bytes: int | None = None
+) -> list[Path]:
     """Remove files that nobody holds and that were last written over ``keep_s`` ago, or are not among the ``most``
-    newest; their marks go too. Give what was removed. Raises OSError for a directory that cannot be changed."""
-    aged = sorted(((_modified_s(path), path) for path in paths if not _goes_with_its_file(path)), reverse=True)
-    kept = {path for modified_s, path in aged[:most] if now_s - modified_s <= keep_s}
-    return [path for _, path in aged if path not in kept and _remove(path)]
+    newest or the newest ``most_bytes``; their marks go too. Give what was removed. Raises OSError for a directory that
+    cannot be changed."""
+    aged = sorted(((*_age_and_size(path), path) for path in paths if not _goes_with_its_file(path)), reverse=True)
+    sums = accumulate(size for _, size, _ in aged)
+    kept = {
+        path
+        for (modified_s, _, path), so_far in zip(aged[:most], sums, strict=False)
+        if now_s - modified_s <= keep_s and (most_bytes is None or so_far <= most_bytes)
+    }
+    return [path for *_, path in aged if path not in kept and remove_unheld(path)]
 
 
 def _goes_with_its_file(path: Path) -> bool:
     return path.suffix == MARK and path.with_suffix(PART).exists()
 
 
-def _modified_s(path: Path) -> float:
+def _age_and_size(path: Path) -> tuple[float, int]:
+    """Give when a file was written, and what it takes of the disk; of one that has just gone it is nothing."""
     try:
-        return path.lstat().st_mtime
+        found = path.lstat()
     except FileNotFoundError:
-        return 0.0
+        return 0.0, 0
+    return found.st_mtime, found.st_blocks * 512
 
 
-def _remove(path: Path) -> bool:
-    """Remove a file unless somebody holds it; with the lock ours, nobody takes it up meanwhile."""
+def remove_unheld(path: Path) -> bool:
+    """Remove a file, and its mark, unless somebody holds it; with the lock ours, nobody takes it up meanwhile.
+
+    False: it is held, or not there.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

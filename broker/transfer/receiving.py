@@ -12,17 +12,15 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 from broker.errors import PartialTaken, TransferFailed
-from broker.transfer.core import Inbound
+from broker.transfer.core import Inbound, Pace
 from broker.transfer.partial import Partial
+from broker.transfer.threads import in_thread
 from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileDone, FileOffer, FileWait
-
-T = TypeVar("T")
 
 #: Chunks taken and not yet written may be this much together, bytes.
 BACKLOG_BYTES = 4 << 20
@@ -30,6 +28,9 @@ BACKLOG_BYTES = 4 << 20
 STALL_S = 3.0
 #: Silences in a row after which a receiver that only waits takes the sender as gone.
 MOST_STALLS = 10
+#: Who holds a place at the other end sends, or takes, a window in this time, 9 kB/s, or waits again after the others,
+#: seconds.
+WINDOW_S = 120.0
 
 
 class _SenderGone(TransferFailed):
@@ -48,6 +49,7 @@ class Receiving:
         *,
         stall_s: float = STALL_S,
         most_stalls: int | None = MOST_STALLS,
+        window_s: float | None = None,
         again: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
@@ -55,8 +57,9 @@ class Receiving:
     ) -> None:
         """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer.
 
-        ``most_stalls`` None: wait for the sender for ever, for a receiver that asks again at each silence. While
-        ``is_heard`` says that our words do not reach the broker, a silence is not the sender's.
+        ``most_stalls`` None: wait for the sender for ever, for a receiver that asks again at each silence. A sender
+        that does not send a window in ``window_s`` counts as gone. While ``is_heard`` says that our words do not reach
+        the broker, neither is the sender's fault.
         """
         self._confirm = confirm
         self._is_heard = is_heard
@@ -71,6 +74,8 @@ class Receiving:
         self._stalls = self._waits = 0
         self._has_begun = False
         self._core = Inbound(transfer=offer.id, size=offer.size)
+        self._window_s = window_s
+        self._pace: Pace | None = None
         self._inbox: list[bytes] = []
         self._wake = asyncio.Event()
         self._failure: TransferFailed | None = None
@@ -91,7 +96,10 @@ class Receiving:
         except OSError as error:
             text = f"cannot write {error.filename or self._target}: {error.strerror}"
             raise self._abort(ErrorCode.STORE, text) from error
-        except (_SenderGone, PartialTaken):
+        except (_SenderGone, asyncio.CancelledError):
+            await in_thread(self._mark)
+            raise
+        except PartialTaken:
             raise
         except TransferFailed as failure:
             raise self._abort(failure.code, str(failure)) from failure
@@ -101,12 +109,16 @@ class Receiving:
         self._tell(FileDone(transfer=self._offer.id))
 
     async def _take_all(self) -> None:
-        await _in_thread(self._partial.open)
+        await in_thread(self._partial.open)
         self._is_ready = True
         self._begin(self._partial.durable)
+        if self._window_s is not None:
+            self._pace = Pace(size=self._core.size, window_s=self._window_s, since_s=time.monotonic())
+            self._pace.begin(self._core.taken, time.monotonic())
         while self._partial.written < self._core.size:
             await self._step()
-        await _in_thread(self._partial.keep, self._target, self._offer.sha256)
+            self._check_pace()
+        await in_thread(self._partial.keep, self._target, self._offer.sha256)
         if self._confirm is not None:
             await self._confirm()
 
@@ -161,8 +173,23 @@ class Receiving:
         if self._failure is not None:
             raise self._failure
         batch, self._inbox = self._inbox, []
-        self._progress(await _in_thread(self._partial.write, batch))
+        self._progress(await in_thread(self._partial.write, batch))
         self._grant_if_wanted()
+
+    def _check_pace(self) -> None:
+        now_s = time.monotonic()
+        if self._pace is None:
+            return
+        if not self._is_heard():
+            self._pace.begin(self._core.taken, now_s)
+        elif not self._pace.is_kept(self._core.taken, now_s):
+            text = f"{self._target.name!r}: the sender has not sent a window in {self._pace.window_s:.0f} s"
+            raise _SenderGone(ErrorCode.TIMEOUT, text)
+
+    def _mark(self) -> None:
+        """Have whoever goes on with the file find all of it; on a disk that does not take that, what is marked."""
+        with contextlib.suppress(OSError):
+            self._partial.mark()
 
     def _on_silence(self) -> None:
         self.is_stalled = True
@@ -185,16 +212,3 @@ class Receiving:
         self._partial.forget()
         self._tell(FileAbort(transfer=self._offer.id, code=code, message=clip(message)))
         return TransferFailed(code, message)
-
-
-async def _in_thread(work: Callable[..., T], *args: Any) -> T:
-    """Do it in a thread, and do not go on before that has ended, also when cancelled: it holds an open file."""
-    job = asyncio.ensure_future(asyncio.to_thread(work, *args))
-    try:
-        return await asyncio.shield(job)
-    except asyncio.CancelledError:
-        while not job.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([job])
-        job.exception()
-        raise

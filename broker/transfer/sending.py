@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import math
 import os
 import stat
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker.errors import NotDelivered, TransferFailed
-from broker.transfer.core import Outbound
+from broker.transfer.core import Outbound, Pace
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
@@ -40,10 +42,12 @@ class Sending:
         *,
         silence_s: float = SILENCE_S,
         most_offers: int = MOST_OFFERS,
+        window_s: float | None = None,
         progress: Callable[[int], None] | None = None,
         is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
-        """While ``is_heard`` says that our words do not reach the broker, a silence is not the receiver's."""
+        """``window_s``: the receiver takes a window in that time, or counts as gone; for one receiver alone, which
+        never begins anew. While ``is_heard`` says that our words do not reach the broker, neither is its fault."""
         self._offer, self._path = offer, path
         self._send, self._tell = send, tell
         self._silence_s = silence_s
@@ -52,6 +56,10 @@ class Sending:
         self._is_heard = is_heard
         self._progress = progress or (lambda _: None)
         self._core = Outbound(transfer=offer.id, size=offer.size)
+        #: Its word that all is there counts as one byte more.
+        self._pace = Pace(size=offer.size + 1, window_s=window_s or math.inf, since_s=time.monotonic())
+        #: How far the receiver has said to be.
+        self._reached = 0
         self._wake = asyncio.Event()
         self._done = False
         self._failure: TransferFailed | None = None
@@ -87,6 +95,7 @@ class Sending:
     def on_window(self, window: FileWindow) -> None:
         """The receiver grants, acknowledges or starts anew."""
         self._core.on_window(window)
+        self._reached = max(self._reached, min(window.offset, self._core.size))
         self._wake.set()
 
     def on_wait(self) -> None:
@@ -111,7 +120,9 @@ class Sending:
         self._wake.set()
 
     async def _hear(self) -> None:
-        """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many."""
+        """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many, and for
+        words without an end."""
+        self._check_pace()
         try:
             async with asyncio.timeout(self._silence_s):
                 await self._wake.wait()
@@ -125,6 +136,14 @@ class Sending:
         self._wake.clear()
         self._unanswered = 0
         self._progress(self._core.next)
+
+    def _check_pace(self) -> None:
+        now_s = time.monotonic()
+        if not self._is_heard():
+            self._pace.begin(self._reached, now_s)
+        elif not self._pace.is_kept(self._reached, now_s):
+            text = f"nobody takes {self._path.name!r}: no window of it in {self._pace.window_s:.0f} s"
+            raise TransferFailed(ErrorCode.TIMEOUT, text)
 
     async def _send_granted(self, file: int) -> None:
         """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""

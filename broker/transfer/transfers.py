@@ -17,7 +17,7 @@ import msgspec
 from broker.connection import Connection, Delivery
 from broker.errors import Disconnected, TransferFailed
 from broker.routes import Route, file_route, kind_of, up
-from broker.transfer.receiving import Receiving
+from broker.transfer.receiving import WINDOW_S, Receiving
 from broker.transfer.sending import MOST_OFFERS, Sending
 from schemas.codec import encode
 from schemas.envelope import Message
@@ -59,9 +59,10 @@ class Transfers:
         suffix: str = "",
         *,
         most_offers: int = MOST_OFFERS,
+        window_s: float | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Sending:
-        """Send a file to ``peer`` (ANY_ADAPTER: whichever takes it). Raises TransferFailed."""
+        """Send a file to ``peer`` (ANY_ADAPTER: whichever takes it). Raises TransferFailed; see ``Sending``."""
         entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
         sending = Sending(
             offer,
@@ -69,6 +70,7 @@ class Transfers:
             lambda chunk: self._chunk(entry, chunk),
             lambda m: self._tell(entry, m),
             most_offers=most_offers,
+            window_s=window_s,
             progress=progress,
             is_heard=lambda: _is_heard(entry),
         )
@@ -90,13 +92,16 @@ class Transfers:
         *,
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
+        window_s: float = WINDOW_S,
     ) -> None:
         """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed.
 
-        A peer that is silent for long is gone: TIMEOUT, and the partial file stays for when it offers again.
+        A peer that is silent for long, or sends less than a window in ``window_s``, is gone: TIMEOUT, and the partial
+        file stays for when it offers again.
         """
         entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
-        await self._receive(entry, offer, target, partial, progress=progress, confirm=confirm)
+        hooks = {"progress": progress, "confirm": confirm, "window_s": window_s}
+        await self._receive(entry, offer, target, partial, **hooks)
 
     async def fetch_file(
         self,

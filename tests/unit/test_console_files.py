@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from broker.transfer import Transfers
-from broker.transfer.desk import ASKER_GONE_S, Desk, Room
+from broker.transfer.desk import Desk
+from broker.transfer.places import ASKER_GONE_S, Room
 from broker.transfer.sending import digest_file
 from guest_agent.files import ROOM, ConsoleFiles
 from schemas.envelope import Message
@@ -159,7 +160,8 @@ async def test_the_ninth_pull_waits_and_hears_so_and_dead_consoles_give_its_plac
 async def test_who_waited_and_has_stopped_asking_is_not_begun() -> None:
     now = [0.0]
     transfers = Transfers(Wire("vm-a").connection)
-    desk = Desk(transfers, Room(at_work=1, at_work_of_one=1, known=9, known_of_one=9), clock=lambda: now[0])
+    room = Room(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
+    desk = Desk(transfers, room, clock=lambda: now[0])
     begun: list[str] = []
     first_ended = asyncio.Event()
 

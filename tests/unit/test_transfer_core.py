@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from broker.errors import TransferFailed
 from broker.transfer import Transfers
-from broker.transfer.core import Inbound, Outbound
+from broker.transfer.core import Inbound, Outbound, Pace
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
 from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileChunk, FileGet, FileOffer, FileWindow, InputFile
+from schemas.files import MAX_WINDOW_BYTES, FileAbort, FileChunk, FileGet, FileOffer, FileWindow, InputFile
+from tests.unit.wires import until
 
 
 class Wire:
@@ -225,3 +226,75 @@ async def test_an_input_that_is_not_the_one_asked_for_is_refused(tmp_path: Path)
     assert [m.code for m in connection.sent if isinstance(m, FileAbort)] == [ErrorCode.CONFLICT]
     assert not transfers.is_open(get.id)
     assert not (tmp_path / "t").exists()
+
+
+def test_a_pace_is_a_window_in_its_time_or_what_is_left() -> None:
+    pace = Pace(size=3 * MAX_WINDOW_BYTES + 5, window_s=60, since_s=0)
+
+    assert pace.is_kept(MAX_WINDOW_BYTES, 59)
+    assert pace.is_kept(2 * MAX_WINDOW_BYTES - 1, 118)
+    assert not pace.is_kept(2 * MAX_WINDOW_BYTES - 1, 120)
+    assert pace.is_kept(3 * MAX_WINDOW_BYTES, 500)
+    assert pace.is_kept(3 * MAX_WINDOW_BYTES + 5, 9999), "all that was left"
+
+
+async def test_a_byte_now_and_then_does_not_hold_a_receivers_place(tmp_path: Path) -> None:
+    """One byte every 29 s once held one of 32 places for ever."""
+    lone = Lone(tmp_path, most_stalls=100, window_s=0.3)
+    running = asyncio.ensure_future(lone.receiving.run())
+    await until(lambda: lone.told)
+
+    async def trickle() -> None:
+        for offset in range(255):
+            lone.receiving.on_chunk(lone.chunk(offset, 1))
+            await asyncio.sleep(0.03)
+
+    dripping = asyncio.ensure_future(trickle())
+    with pytest.raises(TransferFailed, match=r"has not sent a window in 0 s") as caught:
+        await asyncio.wait_for(running, 20)
+    dripping.cancel()
+
+    assert caught.value.code == ErrorCode.TIMEOUT
+    assert not [m for m in lone.told if isinstance(m, FileAbort)], "it may go on, after the others"
+    came = lone.partial.stat().st_size
+    assert int(lone.partial.with_suffix(".mark").read_text()) == came > 0, "and goes on where it got to"
+
+
+async def test_a_receiver_that_only_speaks_does_not_hold_a_senders_place(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(bytes(1000))
+    offer = FileOffer(id="t1", file=InputFile(sha256="0" * 64), size=1000, sha256="0" * 64)
+    sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    sending = Sending(offer, source, lambda _: sent, lambda _: None, silence_s=0.05, window_s=0.3)
+    running = asyncio.ensure_future(sending.run())
+
+    async def talk() -> None:
+        for epoch in range(1000):
+            sending.on_window(FileWindow(transfer="t1", epoch=epoch, offset=0, limit=1))
+            await asyncio.sleep(0.03)
+
+    talking = asyncio.ensure_future(talk())
+    with pytest.raises(TransferFailed, match="no window of it in 0 s"):
+        await asyncio.wait_for(running, 20)
+    talking.cancel()
+
+
+async def test_a_slow_receiver_that_has_all_is_given_its_time_to_keep_it_and_no_more(tmp_path: Path) -> None:
+    pace = Pace(size=1001, window_s=60, since_s=0)
+
+    assert pace.is_kept(1000, 59)
+    assert not pace.is_kept(1000, 61), "its word that all is there has not come"
+    assert pace.is_kept(1001, 61)
+
+
+async def test_while_the_broker_does_not_take_our_words_the_pace_is_not_the_senders(tmp_path: Path) -> None:
+    heard = [False]
+    lone = Lone(tmp_path, most_stalls=1000, window_s=0.2, is_heard=lambda: heard[0])
+    running = asyncio.ensure_future(lone.receiving.run())
+
+    await asyncio.sleep(0.6)
+    assert not running.done()
+    heard[0] = True
+
+    with pytest.raises(TransferFailed, match="has not sent a window"):
+        await asyncio.wait_for(running, 20)
