@@ -45,6 +45,7 @@ class Reported(NamedTuple):
 _REPORTED = select(*(_vms.c[name] for name in Reported._fields))
 _NAMED = _REPORTED.where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
 _THERE = _REPORTED.where(tables.IS_THERE, _vms.c.host == bindparam("of_host"))
+_HOST = select(_vms.c.host).where(_vms.c.vm == bindparam("of_vm"))
 _LAST = select(_hosts.c.reported_ms).where(_hosts.c.host == bindparam("of_host"))
 _GONE = select(func.count()).select_from(_vms).where(tables.IS_ABSENT, _vms.c.host == bindparam("of_host"))
 _ABSENT = update(_vms).where(_vms.c.vm == bindparam("of_vm")).values(state="absent", paused_ms=0)
@@ -90,6 +91,11 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
     readiness.settle(tx, list(tx.execute(_ASKING, {"of_host": host}).scalars()))
     raised = [(s.vm, s.generation) for s in own if s.vm in known and s.generation > known[s.vm].generation]
     guests.forget_outdated(tx, raised)
+
+
+def host_of(tx: Tx, vm: str) -> str:
+    """Name the host that reports a VM; empty where none has."""
+    return str(tx.execute(_HOST, {"of_vm": vm}).scalar() or "")
 
 
 def bye(tx: Tx, host: str, _message: HostBye) -> None:

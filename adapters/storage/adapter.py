@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
-from adapters.ledger import assignments, attempts, classes, clock, completions
+from adapters.ledger import assignments, attempts, classes, clock, completions, inventory
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
@@ -63,9 +63,11 @@ class StorageAdapter:
             store,
             Path(config.staging),
             self._may_store,
+            self._host_of,
             self._intake.burials,
             metrics,
             most_input_bytes=config.input_mib << 20,
+            most_staged_bytes=config.staging_mib << 20,
         )
         self._collector = Collector(store, self._intake, bounds_of(config), metrics)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -154,6 +156,10 @@ class StorageAdapter:
         """
         allowed: int | None = await self._intake.read(lambda tx: self._allowance(tx, sender, file))
         return allowed
+
+    async def _host_of(self, vm: str) -> str:
+        host: str = await self._intake.read(lambda tx: inventory.host_of(tx, vm))
+        return host
 
     def _allowance(self, tx: Tx, sender: str, file: OutputFile) -> int | None:
         if not _looks_awaited(tx, sender, file.job, file.attempt):

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import UnionType
 
 from adapters.errors import AdapterError
 from adapters.metrics import Metrics
 from adapters.outgoing import may_answer
-from adapters.storage.errors import StoreError, TooLarge
+from adapters.storage.digests import Digest, Digests
+from adapters.storage.errors import StoreError
+from adapters.storage.kin import Kin
+from adapters.storage.rights import MayStore, Rights
+from adapters.storage.staging import LEFT_BEHIND_S, Staging
 from adapters.storage.store import Store, StoredFile
 from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.errors import TransferFailed
 from broker.routes import kind_of, sender_of
 from broker.transfer import Transfers
-from broker.transfer.desk import Desk, Room
-from broker.transfer.leftovers import name_of_partial, remove_left_behind
-from broker.transfer.partial import hold
+from broker.transfer.desk import Desk
+from broker.transfer.leftovers import name_of_transfer
+from broker.transfer.places import Room
+from broker.transfer.receiving import WINDOW_S
 from broker.transfer.sending import digest_file
+from broker.transfer.threads import in_thread
 from schemas.codec import clip, op_of
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
@@ -49,13 +51,9 @@ from schemas.files import (
 log = logging.getLogger(__name__)
 
 #: Windows of all that is at work together fill at most half of the chunk queue; of one sender few are at work or wait,
-#: so that none takes everybody's room.
-ROOM = Room(at_work=32, at_work_of_one=4, known=1000, known_of_one=36)
-#: Age at which a file in the staging directory that nobody holds is nobody's any more, seconds.
-LEFT_BEHIND_S = 86400.0
-#: Files of transfers that broke off, kept at most.
-MOST_LEFT_BEHIND = 1000
-#: How often they are looked for, seconds.
+#: so that none takes everybody's room, nor do all VMs of one host.
+ROOM = Room(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
+#: How often what killed transfers have left is looked for, seconds.
 SWEEP_S = 600.0
 #: Offers in a row that a receiver may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 5
@@ -63,8 +61,8 @@ OFFERS_TO_THE_SILENT = 5
 #: What is said in a transfer that is open, beside its chunks.
 CONTROLS = FileWindow | FileWait | FileDone | FileAbort | FileOffer
 
-#: Says how many bytes a VM may store of an attempt: None where it does not hold it.
-MayStore = Callable[[str, OutputFile], Awaitable[int | None]]
+#: Names the host of a VM; empty where none has reported it.
+HostOf = Callable[[str], Awaitable[str]]
 
 
 class Courier:
@@ -76,19 +74,20 @@ class Courier:
         store: Store,
         staging: Path,
         may_store: MayStore,
+        host_of: HostOf,
         burials: Burials,
         metrics: Metrics,
         *,
         most_input_bytes: int = 64 << 30,
+        most_staged_bytes: int = 0,
     ) -> None:
-        self._transfers, self._store, self._staging = transfers, store, staging
-        self._may_store, self._burials = may_store, burials
-        self._metrics = metrics
-        self._most_input_bytes = most_input_bytes
-        #: Bytes of outputs on their way, by attempt.
-        self._promised: Counter[tuple[str, int]] = Counter()
-        self.desk = Desk(transfers, ROOM)
-        staging.mkdir(parents=True, exist_ok=True)
+        """``most_staged_bytes``: see ``Staging``."""
+        self._transfers, self._store = transfers, store
+        self._burials, self._metrics = burials, metrics
+        self._rights = Rights(store, may_store, most_input_bytes)
+        self._kin, self._digests = Kin(host_of), Digests()
+        self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes)
+        self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
@@ -105,6 +104,7 @@ class Courier:
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
         await self.desk.close()
+        await self._kin.close()
 
     async def sweep(self) -> None:
         """Look after the staging directory and the store's unfinished files until cancelled."""
@@ -117,9 +117,7 @@ class Courier:
 
     def remove_left_behind(self) -> None:
         """Remove what transfers that broke off, and killed adapters, have left in the staging directory. Blocking."""
-        paths = self._staging.iterdir()
-        for path in remove_left_behind(paths, now_s=time.time(), keep_s=LEFT_BEHIND_S, most=MOST_LEFT_BEHIND):
-            log.info("left behind, removed", extra={"path": path.name})
+        self._staging.remove_left_behind()
         for name in self._store.remove_unfinished(LEFT_BEHIND_S):
             log.info("left behind in the store, removed", extra={"name": name})
 
@@ -178,54 +176,46 @@ class Courier:
             self._refuse(sender, message, ErrorCode.STORE, f"the adapter's disk: {error}")
 
     async def _take(self, sender: str, offer: FileOffer) -> None:
-        file = await self._permitted(sender, offer)
+        file = await self._rights.permitted(sender, offer)
         if file is None:
             self._refuse(sender, offer, ErrorCode.FORBIDDEN, f"{sender} may not store {offer.file!r}")
             return
-        if not await asyncio.to_thread(self._store.holds, file, offer.size, offer.sha256):
-            with await self._promise(sender, offer, file):
+        if not await self._holds(file, offer):
+            with await self._rights.promise(sender, offer, file):
                 await self._receive(sender, offer, file)
         self._transfers.tell(sender, offer.reply, FileDone(transfer=offer.id))
 
+    async def _holds(self, file: StoredFile, offer: FileOffer) -> bool:
+        if not await asyncio.to_thread(self._store.holds, file, offer.size):
+            return False
+        if isinstance(file, InputFile):
+            return True
+        return await self._digest(file, lambda: self._store.digest(file)) == (offer.size, offer.sha256)
+
+    async def _digest(self, file: StoredFile, read: Callable[[], Digest]) -> Digest:
+        """Give the size and SHA-256 of a stored file; it is read once as long as it stays as it is."""
+        return await self._digests.of(await asyncio.to_thread(self._store.state, file), read)
+
     async def _receive(self, sender: str, offer: FileOffer, file: StoredFile) -> None:
         """Take a file to a place of this call's own, and from there to the store."""
-        partial = self._staging / f"in-{name_of_partial(sender, offer)}"
-        whole = self._staging / f"in-{secrets.token_hex(16)}"
-        try:
-            await self._transfers.receive_file(
-                offer, whole, partial, sender, offer.reply, confirm=lambda: self._keep(sender, whole, file)
-            )
-            self._metrics.moved("in", offer.size)
-        finally:
-            await asyncio.to_thread(whole.unlink, missing_ok=True)
-
-    async def _promise(self, sender: str, offer: FileOffer, file: StoredFile) -> AbstractContextManager[None]:
-        """Count a file against what its attempt may store, until it is there or given up. Raises TooLarge before the
-        first byte is taken."""
-        if isinstance(file, InputFile):
-            _refuse_over(self._most_input_bytes, offer.size, f"input {file.sha256}")
-            return nullcontext()
-        most = await self._may_store(sender, file) or 0
-        others = await asyncio.to_thread(self._store.stored_bytes, file) + self._promised[file.job, file.attempt]
-        name = f"output {file.name!r} of {file.job}"
-        _refuse_over(most, others + offer.size, f"{name} and the others of its attempt" if others else name)
-        return self._promised_while(file, offer.size)
-
-    @contextmanager
-    def _promised_while(self, file: OutputFile, size: int) -> Iterator[None]:
-        key = (file.job, file.attempt)
-        self._promised[key] += size
-        try:
-            yield
-        finally:
-            self._promised[key] -= size
-            if not self._promised[key]:
-                del self._promised[key]
+        async with self._staging.room_for(sender, name_of_transfer(sender, offer), offer.size) as place:
+            try:
+                await self._transfers.receive_file(
+                    offer,
+                    place.whole,
+                    place.partial,
+                    sender,
+                    offer.reply,
+                    confirm=lambda: self._keep(sender, place.whole, file),
+                )
+                self._metrics.moved("in", offer.size)
+            finally:
+                await asyncio.to_thread(place.whole.unlink, missing_ok=True)
 
     async def _keep(self, sender: str, whole: Path, file: StoredFile) -> None:
         """Move a whole file to the store; a store that will not have it fails the transfer, and so does an attempt
         that has ended while its output came: what a job has left changes no more."""
-        if isinstance(file, OutputFile) and await self._may_store(sender, file) is None:
+        if not await self._rights.may_still_store(sender, file):
             raise TransferFailed(ErrorCode.FORBIDDEN, f"{sender} may store {file!r} no more: its attempt has ended")
         try:
             await asyncio.to_thread(self._store.put, whole, file)
@@ -240,35 +230,29 @@ class Courier:
         if isinstance(get.file, OutputFile) and kind_of(sender) != "console":
             self._refuse(sender, get, ErrorCode.FORBIDDEN, "outputs are for consoles")
             return
-        path, is_copy = await asyncio.to_thread(self._store.local, get.file, self._staging)
-        held = hold(path) if is_copy else -1
-        try:
-            size, sha256 = await asyncio.to_thread(digest_file, path)
-            if isinstance(get.file, InputFile) and get.file.sha256 != sha256:
-                log.error("the store's file is damaged", extra={"path": str(path), "sha256": sha256})
-                self._refuse(sender, get, ErrorCode.CONFLICT, f"the store's file is damaged: input {get.file.sha256}")
-                return
-            offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
-            await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
-            self._metrics.moved("out", size)
-        finally:
-            if is_copy:
-                os.close(held)
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+        path = await asyncio.to_thread(self._store.local, get.file)
+        if path is not None:
+            await self._send(sender, get, get.file, path)
+            return
+        size = await asyncio.to_thread(self._store.size, get.file)
+        async with self._staging.room_for(sender, secrets.token_hex(20), size, way="out") as place:
+            try:
+                await in_thread(self._store.copy, get.file, place.whole)
+                await self._send(sender, get, get.file, place.whole)
+            finally:
+                await asyncio.to_thread(place.whole.unlink, missing_ok=True)
 
-    async def _permitted(self, sender: str, offer: FileOffer) -> StoredFile | None:
-        """Give the file if the sender may store it: consoles inputs, VMs outputs of the attempts that they hold."""
-        if isinstance(offer.file, InputFile) and kind_of(sender) == "console" and offer.file.sha256 == offer.sha256:
-            return offer.file
-        if isinstance(offer.file, OutputFile) and await self._may_store(sender, offer.file) is not None:
-            return offer.file
-        return None
+    async def _send(self, sender: str, get: FileGet, file: StoredFile, path: Path) -> None:
+        size, sha256 = await self._digest(file, lambda: digest_file(path))
+        if isinstance(file, InputFile) and file.sha256 != sha256:
+            log.error("the store's file is damaged", extra={"path": str(path), "sha256": sha256})
+            self._refuse(sender, get, ErrorCode.CONFLICT, f"the store's file is damaged: input {file.sha256}")
+            return
+        offer = FileOffer(id=get.id, file=file, size=size, sha256=sha256)
+        await self._transfers.send_file(
+            path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT, window_s=WINDOW_S
+        )
+        self._metrics.moved("out", size)
 
     def _refuse(self, sender: str, message: FileOffer | FileGet, code: ErrorCode, text: str) -> None:
         self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=clip(text)))
-
-
-def _refuse_over(most: int, size: int, what: str) -> None:
-    if size > most:
-        text = f"{what}: {size} bytes are over the limit of {most >> 20} MiB"
-        raise TooLarge(f"{text}; a job asks for more by requirements.disk_mib")

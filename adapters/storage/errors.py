@@ -1,7 +1,8 @@
 """What can go wrong with the store.
 
 StoreError          full, away, or refusing: the sender keeps the file and tries again
-└── NotStored       there is no such file in the store
+├── NotStored       there is no such file in the store
+└── NoRoom          others have the room that it needs: the message says how much, and whose
 TooLarge            more than may be stored: the job has failed, or the person names another file
 """
 
@@ -21,6 +22,10 @@ class NotStored(StoreError):
     """The store has no such file."""
 
     code = ErrorCode.NOT_FOUND
+
+
+class NoRoom(StoreError):
+    """A file has no room on its way, for now; no byte of it was taken, so it may be offered again."""
 
 
 class TooLarge(AdapterError):

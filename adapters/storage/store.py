@@ -12,7 +12,6 @@ import hashlib
 import math
 import os
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -22,7 +21,7 @@ from typing import Any
 import fsspec
 
 from adapters.storage.errors import NotStored, StoreError
-from broker import durable
+from broker import durable, reserve
 from schemas.files import GuestFile, InputFile, OutputFile
 
 StoredFile = InputFile | OutputFile
@@ -46,16 +45,35 @@ class Store:
         self._unfinished: dict[str, float] = {}
         self.is_local = "file" in _protocols(self.system)
 
-    def holds(self, file: StoredFile, size: int, sha256: str) -> bool:
-        """Say whether a file is there with these bytes. An input's name is its digest; an output is read."""
+    def holds(self, file: StoredFile, size: int) -> bool:
+        """Say whether a file of that name and size is there, its name durable. An input's name is its digest; of an
+        output the digest is to be looked at."""
         path = self._path(file)
         with mapped(self.url):
             if not self.system.exists(path) or self.system.size(path) != size:
                 return False
-            if isinstance(file, OutputFile) and self._digest(path) != sha256:
-                return False
             self._sync_directories(path)
             return isinstance(file, OutputFile) or self.has_input(file.sha256)
+
+    def state(self, file: StoredFile) -> str:
+        """Tell a file's present bytes from those that it may have later. Raises NotStored, StoreError."""
+        path = self._path(file)
+        with mapped(self.url):
+            return f"{path} {self.system.ukey(path)}"
+
+    def size(self, file: StoredFile) -> int:
+        """Give a file's size. Raises NotStored, StoreError."""
+        with mapped(self.url):
+            return int(self.system.size(self._path(file)))
+
+    def digest(self, file: StoredFile) -> tuple[int, str]:
+        """Read a file: its size and SHA-256. Raises NotStored, StoreError."""
+        digest, size = hashlib.sha256(), 0
+        with mapped(self.url), self.system.open(self._path(file), "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+        return size, digest.hexdigest()
 
     def has_input(self, sha256: str) -> bool:
         """Say whether an input is there. It is young from then on: what a job is submitted with is not cleared away."""
@@ -82,6 +100,8 @@ class Store:
     def put_bytes(self, content: bytes, file: StoredFile) -> None:
         """Store bytes. Raises StoreError; what was stored is as before then."""
         with mapped(self.url), self._appearing(file, len(content)) as fresh:
+            if self.is_local:
+                reserve.demand(Path(fresh).parent, len(content))
             self.system.pipe_file(fresh, content)
 
     @contextlib.contextmanager
@@ -162,29 +182,23 @@ class Store:
             if directory == Path(self.root):
                 return
 
-    def local(self, file: StoredFile, staging: Path) -> tuple[Path, bool]:
-        """Give a file's path on this machine, and whether it is a copy that the caller removes.
-
-        Raises NotStored, StoreError.
-        """
+    def local(self, file: StoredFile) -> Path | None:
+        """Give a file's path on this machine; None where it has to be copied. Raises NotStored, StoreError."""
         path = self._path(file)
         with mapped(self.url):
             if not self.system.exists(path):
                 raise NotStored(f"{_name(file)} is not in the store")
-            if self.is_local:
-                return Path(path), False
-            return self._copy(path, staging), True
+        return Path(path) if self.is_local else None
 
-    def _copy(self, path: str, staging: Path) -> Path:
-        """Make a copy of its own for each caller: it is removed when that one's transfer ends."""
-        handle, name = tempfile.mkstemp(prefix="out-", dir=staging)
-        os.close(handle)
+    def copy(self, file: StoredFile, target: Path) -> None:
+        """Copy a file into a new one of this machine; nothing of that is left after a failure. Raises StoreError."""
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, durable.PRIVATE))
         try:
-            self.system.get_file(path, name)
+            with mapped(self.url):
+                self.system.get_file(self._path(file), str(target))
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            target.unlink(missing_ok=True)
             raise
-        return Path(name)
 
     def remove_attempt(self, job: str, attempt: int) -> None:
         """Remove all that an attempt stored: it did not become the final one. Nothing there is no error."""
@@ -201,13 +215,6 @@ class Store:
                 _refuse_escape(name)
                 return f"{self.root}/outputs/{job}/{attempt}/{name}"
         raise NotStored(f"{file!r} is not a file of the store")
-
-    def _digest(self, path: str) -> str:
-        digest = hashlib.sha256()
-        with self.system.open(path, "rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
 
 
 @contextlib.contextmanager

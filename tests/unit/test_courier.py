@@ -16,17 +16,29 @@ from prometheus_client import CollectorRegistry
 
 from adapters.metrics import Metrics
 from adapters.storage import contents
-from adapters.storage.courier import LEFT_BEHIND_S, ROOM, Courier
+from adapters.storage.courier import ROOM, Courier
+from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.offences import Offences
 from broker.routes import DEAD
 from broker.transfer import Transfers
+from broker.transfer.core import Outbound
 from broker.transfer.sending import digest_file
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileChunk, FileGet, FileOffer, FileWait, FileWindow, InputFile, OutputFile
+from schemas.files import (
+    FileAbort,
+    FileChunk,
+    FileDone,
+    FileGet,
+    FileOffer,
+    FileWait,
+    FileWindow,
+    InputFile,
+    OutputFile,
+)
 from schemas.jobs import JobBeat
 from tests.unit.wires import Post, Wire, until
 
@@ -37,10 +49,12 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Room:
     """A courier with its store, and what it said."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **bounds: int) -> None:
         self.wire = Wire("adapter-store-1")
         self.store = Store(f"file://{directory}/store")
         self.staging = directory / "staging"
+        #: The hosts of VMs.
+        self.hosts: dict[str, str] = {}
         #: Bytes that VMs may store, by name.
         self.allowed: dict[str, int] = {}
         #: Who was cut off.
@@ -48,7 +62,12 @@ class Room:
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire.connection)
         self.burials = Burials(self.wire.connection, cut_off=lambda who, _: self.cut.append(who))
-        self.courier = Courier(transfers, self.store, self.staging, self._may_store, self.burials, metrics)
+        self.courier = Courier(
+            transfers, self.store, self.staging, self._may_store, self._host_of, self.burials, metrics, **bounds
+        )
+
+    async def _host_of(self, vm: str) -> str:
+        return self.hosts.get(vm, "host-of-the-others")
 
     async def _may_store(self, sender: str, file: OutputFile) -> int | None:
         return self.allowed.get(sender)
@@ -72,6 +91,24 @@ class Room:
 
     def buried(self) -> int:
         return sum(exchange == DEAD for exchange, _, _ in self.wire.sent)
+
+    def windows(self, offer: FileOffer) -> list[FileWindow]:
+        return [m for _, m in self.said(FileWindow) if isinstance(m, FileWindow) and m.transfer == offer.id]
+
+    def send(self, sender: str, offer: FileOffer, data: bytes) -> None:
+        """Send the next bytes, as far as they fit one window."""
+        end = Outbound(transfer=offer.id, size=offer.size)
+        end.on_window(self.windows(offer)[-1])
+        for at in range(0, len(data), end.chunk):
+            chunk = end.render(end.next + at, data[at : at + end.chunk])
+            self.courier.on_chunk(Post(f"{sender}.chunk.adapter-store-1", chunk).delivery)
+
+    def abort(self, sender: str, offer: FileOffer) -> None:
+        word = FileAbort(transfer=offer.id, code=ErrorCode.INTERRUPTED, message="the sender was stopped")
+        self.courier.on_message(Post(f"{sender}.control.adapter-store-1", word).delivery)
+
+    def partials(self) -> list[Path]:
+        return sorted(self.staging.glob("*.part"), key=lambda path: path.stat().st_mtime)
 
     def said(self, kind: type[Message]) -> list[tuple[str, Message]]:
         spoken = [pair for exchange in ("vc.down", "vc.up") for pair in self.wire.to(exchange)]
@@ -226,8 +263,8 @@ def test_what_killed_adapters_left_in_staging_and_store_goes_when_it_is_old(room
     assert room.store.has_input(SHA256), "an input that is put aside is not unfinished"
 
 
-def output_offer(size: int, name: str = "big", content: bytes = b"") -> FileOffer:
-    file = OutputFile(job="site-a/j.1", attempt=1, name=name)
+def output_offer(size: int, name: str = "big", content: bytes = b"", attempt: int = 1) -> FileOffer:
+    file = OutputFile(job="site-a/j.1", attempt=attempt, name=name)
     return FileOffer(file=file, size=size or len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
@@ -268,11 +305,12 @@ async def test_two_vms_that_choose_the_same_transfer_do_not_meet_on_the_disk(roo
 
     room.open("vm-a", offer)
     await until(lambda: room.said(FileWindow))
-    (mine,) = room.staging.iterdir()
+    (mine,) = room.staging.glob("*.part")
     room.open("vm-b", offer)
     await room.courier.close()
 
     assert [path.name for path in room.staging.iterdir()] == [mine.name]
+    assert mine.name.startswith("in-vm-a.")
 
 
 async def test_a_file_comes_to_the_store_without_a_second_copy_of_it(room: Room, tmp_path: Path) -> None:
@@ -283,8 +321,9 @@ async def test_a_file_comes_to_the_store_without_a_second_copy_of_it(room: Room,
 
     room.store.put(local, InputFile(sha256=SHA256))
 
-    path, is_copy = room.store.local(InputFile(sha256=SHA256), tmp_path)
-    assert (path.stat().st_ino, is_copy, local.exists()) == (inode, False, False)
+    path = room.store.local(InputFile(sha256=SHA256))
+    assert path is not None
+    assert (path.stat().st_ino, local.exists()) == (inode, False)
 
 
 async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_are_there(
@@ -309,4 +348,84 @@ async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_
     may_go.set()
     await until(lambda: room.said(FileOffer))
     assert len(reads) == 1
+    await room.courier.close()
+
+
+async def test_an_input_that_many_ask_for_is_read_for_its_digest_once(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.store.put_bytes(CONTENT, InputFile(sha256=SHA256))
+    reads: list[Path] = []
+
+    def note(path: Path) -> tuple[int, str]:
+        reads.append(path)
+        return digest_file(path)
+
+    monkeypatch.setattr("adapters.storage.courier.digest_file", note)
+    for number in range(9):
+        room.open(f"vm-{number}", FileGet(file=InputFile(sha256=SHA256)))
+    await until(lambda: len(room.said(FileOffer)) == 9)
+
+    assert len(reads) == 1
+    room.store.put_bytes(b"damage!", InputFile(sha256=SHA256))
+    room.open("vm-9", FileGet(file=InputFile(sha256=SHA256)))
+    await until(lambda: room.said(FileAbort))
+    assert len(reads) == 2
+    await room.courier.close()
+
+
+async def test_an_output_that_is_there_is_read_once_however_often_it_is_offered(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room.allowed["vm-a"] = 1 << 30
+    offer = output_offer(0, content=CONTENT)
+    assert isinstance(offer.file, OutputFile)
+    room.store.put_bytes(CONTENT, offer.file)
+    reads: list[object] = []
+    read = room.store.digest
+    monkeypatch.setattr(room.store, "digest", lambda file: reads.append(file) or read(file))
+
+    for count in (1, 2, 3):
+        room.open("vm-a", output_offer(0, content=CONTENT))
+        await until(lambda count=count: len(room.said(FileDone)) == count)
+
+    assert len(reads) == 1
+    await room.courier.close()
+
+
+async def test_a_vm_that_leaves_one_transfer_after_the_other_keeps_no_more_than_one_on_the_disk(tmp_path: Path) -> None:
+    """16 GiB nearly whole, silence, a new id, again: each once stayed for a day, until the disk was full."""
+    room = Room(tmp_path, most_staged_bytes=32 << 20)
+    room.allowed["vm-a"] = 16 << 20
+    data = os.urandom(2 << 20)
+    for number in range(4):
+        offer = output_offer(16 << 20, content=str(number).encode())
+        room.open("vm-a", offer)
+        await until(lambda offer=offer: room.windows(offer))
+        room.send("vm-a", offer, data[: 1 << 20])
+        await until(lambda: room.partials()[-1].stat().st_size == 1 << 20)
+        room.abort("vm-a", offer)
+        await until(lambda: not room.courier.desk.known)
+
+    assert len(room.partials()) == 1
+    await room.courier.close()
+
+
+async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_path: Path) -> None:
+    room = Room(tmp_path, most_staged_bytes=32 << 20)
+    room.allowed |= {"vm-a": 12 << 20, "vm-b": 12 << 20, "vm-c": 12 << 20}
+    room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
+    offers = {vm: output_offer(12 << 20, attempt=number) for number, vm in enumerate(room.allowed)}
+
+    room.open("vm-a", offers["vm-a"])
+    await until(lambda: room.windows(offers["vm-a"]))
+    room.open("vm-b", offers["vm-b"])
+    room.open("vm-c", offers["vm-c"])
+    await until(lambda: room.windows(offers["vm-c"]) and room.said(FileAbort))
+
+    ((key, answer),) = room.said(FileAbort)
+    assert isinstance(answer, FileAbort)
+    assert (key, answer.code) == ("vm.b.files", ErrorCode.STORE)
+    for word in ("12582912 bytes of vm-b", "all of host-1 may take 16777216 bytes", "staging_mib"):
+        assert word in answer.message
     await room.courier.close()

@@ -60,19 +60,20 @@ def test_what_is_said_to_be_there_is_there_durably(tmp_path: Path, steps: list[s
     store.put_bytes(CONTENT, OUTPUT)
     steps.clear()
 
-    assert store.holds(OUTPUT, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    assert store.holds(OUTPUT, len(CONTENT))
+    assert store.digest(OUTPUT) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
     assert "sync deep" in steps
 
 
-def test_two_who_get_one_file_from_afar_have_a_copy_each(tmp_path: Path) -> None:
+def test_a_file_from_afar_is_copied_to_where_it_is_wanted(tmp_path: Path) -> None:
     store = Store("memory://test-store-copies")
     store.put_bytes(CONTENT, OUTPUT)
 
-    (first, is_copy), (second, _) = (store.local(OUTPUT, tmp_path) for _ in range(2))
-    first.unlink()
+    store.copy(OUTPUT, tmp_path / "copy")
 
-    assert is_copy
-    assert second.read_bytes() == CONTENT
+    assert store.local(OUTPUT) is None
+    assert (tmp_path / "copy").read_bytes() == CONTENT
+    assert store.size(OUTPUT) == len(CONTENT)
 
 
 def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +86,7 @@ def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(store.system, "get_file", gone)
 
     with pytest.raises(NotStored):
-        store.local(OUTPUT, tmp_path)
+        store.copy(OUTPUT, tmp_path / "copy")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -94,9 +95,10 @@ def test_a_local_file_is_given_where_it_is(tmp_path: Path) -> None:
     file = InputFile(sha256=hashlib.sha256(CONTENT).hexdigest())
     store.put_bytes(CONTENT, file)
 
-    path, is_copy = store.local(file, tmp_path)
+    path = store.local(file)
 
-    assert (path.read_bytes(), is_copy) == (CONTENT, False)
+    assert path is not None
+    assert path.read_bytes() == CONTENT
 
 
 def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
@@ -105,4 +107,5 @@ def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
 
     store.put_bytes(CONTENT, longest)
 
-    assert store.holds(longest, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    assert store.holds(longest, len(CONTENT))
+    assert store.digest(longest) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())

@@ -1,0 +1,169 @@
+"""The staging directory on a real disk: adapters that share it, one that was killed, and room that is promised."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from adapters.storage.errors import NoRoom
+from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
+from adapters.storage.staging import Staging
+from broker import reserve
+from tests.unit.disks import fill, small_disk
+from tests.unit.wires import until
+
+MIB = 1 << 20
+
+
+async def own(sender: str) -> str:
+    return sender
+
+
+def name(number: int) -> str:
+    return f"{number:040x}"
+
+
+async def test_what_one_adapter_promised_is_not_there_for_another_ones_senders(tmp_path: Path) -> None:
+    """Two adapters of a machine once looked at the same free space and promised it twice."""
+    with small_disk(tmp_path / "disk", 100 * MIB) as disk:
+        first, second = (Staging(disk / "staging", own, most_bytes=400 * MIB) for _ in range(2))
+
+        async with first.room_for("vm-a", name(1), 60 * MIB):
+            with pytest.raises(NoRoom, match=rf"no room for {40 * MIB} bytes of vm-b.* {60 * MIB} are promised"):
+                async with second.room_for("vm-b", name(2), 40 * MIB):
+                    pass
+        async with second.room_for("vm-b", name(2), 40 * MIB):
+            pass
+
+        assert list((disk / "staging").iterdir()) == []
+
+
+async def test_what_a_killed_adapter_had_promised_is_free_again(tmp_path: Path) -> None:
+    script = (
+        "import asyncio, sys\nfrom pathlib import Path\nfrom adapters.storage.staging import Staging\n"
+        "async def own(sender): return sender\n"
+        "async def main():\n"
+        "    async with Staging(Path(sys.argv[1]), own, most_bytes=4 << 20).room_for('vm-a', 'a' * 40, 1 << 20):\n"
+        "        print('there', flush=True)\n        await asyncio.sleep(3600)\n"
+        "asyncio.run(main())"
+    )
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", script, tmp_path, stdout=subprocess.PIPE)
+    staging = Staging(tmp_path, own, most_bytes=4 * MIB)
+    try:
+        assert other.stdout is not None
+        assert await other.stdout.readline() == b"there\n"
+        with pytest.raises(NoRoom):
+            async with staging.room_for("vm-a", name(2), 1):
+                pass
+    finally:
+        other.kill()
+        await other.wait()
+
+    async with staging.room_for("vm-a", name(2), 1):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_of_two_that_come_at_once_not_both_get_what_there_is_for_one(tmp_path: Path) -> None:
+    stagings = [Staging(tmp_path, own, most_bytes=40 * MIB) for _ in range(2)]
+    held: list[int] = []
+
+    async def ask(number: int) -> None:
+        async with stagings[number % 2].room_for("vm-a", name(number), 6 * MIB):
+            held.append(number)
+            assert len(held) <= 1
+            await asyncio.sleep(0.05)
+            held.remove(number)
+
+    results = await asyncio.gather(*(ask(number) for number in range(6)), return_exceptions=True)
+
+    assert {type(result) for result in results} <= {NoRoom, type(None)}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_is_left_goes_for_what_comes_and_what_is_held_stays(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, own, most_bytes=16 * MIB)
+    for number in (1, 2):
+        part = tmp_path / f"in-vm-a.{name(number)}.part"
+        part.write_bytes(os.urandom(2 * MIB))
+        part.with_suffix(".mark").write_bytes(b"2")
+        os.utime(part, (number, number))
+
+    async with staging.room_for("vm-a", name(3), 2 * MIB) as place:
+        left = sorted(path.name for path in tmp_path.glob("*.part"))
+        assert not place.partial.exists()
+
+    assert left == [f"in-vm-a.{name(2)}.part"]
+    assert not (tmp_path / f"in-vm-a.{name(1)}.mark").exists()
+
+
+async def test_a_cancelled_promise_is_none(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def slow(sender: str) -> str:
+        asked.set()
+        await asyncio.sleep(3600)
+        return sender
+
+    async def hold() -> None:
+        async with Staging(tmp_path, slow, most_bytes=MIB).room_for("vm-a", name(1), MIB):
+            pass
+
+    task = asyncio.ensure_future(hold())
+    await asked.wait()
+    assert len(list(tmp_path.iterdir())) == 1
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_would_touch_the_reserve_is_one_on_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 40 * MIB) as disk:
+        kept = reserve.look(disk).reserve
+        fill(disk, leaving=kept + MIB)
+
+        reserve.demand(disk, MIB // 2)
+        words = rf"No space left on device for {2 * MIB} bytes: \d+ are free.*{kept} stay free"
+        with pytest.raises(OSError, match=words):
+            reserve.demand(disk, 2 * MIB)
+
+
+async def test_whose_kin_a_vm_is_is_asked_once_and_vms_that_no_host_reported_are_one_kin() -> None:
+    asked: list[str] = []
+    hosts = {"vm-a": "host-1"}
+    now = [0.0]
+
+    async def host_of(vm: str) -> str:
+        asked.append(vm)
+        return hosts.get(vm, "")
+
+    kin = Kin(host_of, lambda: now[0])
+    assert kin.known("vm-a") == UNREPORTED
+    await until(lambda: kin.known("vm-a") == "host-1")
+    found = [await kin.find(name) for name in ("vm-a", "vm-b", "vm-c", "console-x", "site-y")]
+
+    assert found == ["host-1", UNREPORTED, UNREPORTED, "console-x", "site-y"]
+    assert asked == ["vm-a", "vm-b", "vm-c"]
+    hosts["vm-b"] = "host-1"
+    now[0] += UNKNOWN_S
+    assert await kin.find("vm-b") == "host-1"
+    await kin.close()
+
+
+def test_what_is_left_behind_is_bounded_in_bytes(tmp_path: Path) -> None:
+    staging = Staging(tmp_path, own, most_bytes=8 * MIB)
+    for number in range(4):
+        part = tmp_path / f"in-vm-{number}.{name(number)}.part"
+        part.write_bytes(os.urandom(2 * MIB))
+        os.utime(part, (0, time.time() - 100 + number))
+
+    staging.remove_left_behind()
+
+    assert sorted(path.name[:7] for path in tmp_path.iterdir()) == ["in-vm-2", "in-vm-3"]
