@@ -1,7 +1,8 @@
 """Where submissions are looked at before any transaction: a slow store holds up their submitter and nobody else.
 
-A store is asked whether it has the inputs in a few threads of their own. One that does not answer in time, or cannot,
-refuses the submission in words; nothing of it is kept, so it may come again.
+A store is asked whether it has the inputs in a few threads of their own, for several inputs of one submission at once.
+One that does not answer in time, or cannot, refuses the submission in words; nothing of it is kept, so it may come
+again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import msgspec
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 #: How long a store may take to say whether it has all inputs of one submission, seconds.
 PATIENCE_S = 30.0
-#: Submissions whose inputs are looked for at once.
-THREADS = 4
+#: Inputs that are looked for at once, and of one submission: many inputs do not keep others' waiting.
+THREADS, THREADS_OF_ONE = 16, 8
 
 
 class SubmissionDesk:
@@ -39,7 +39,7 @@ class SubmissionDesk:
             return look_at(message, self._known_inputs)
         try:
             async with asyncio.timeout(self._patience_s):
-                return await self._in_thread(message)
+                return await self._ask_all(message)
         except TimeoutError:
             return _refused(message, f"the store has not answered in {self._patience_s:.0f} s")
         except StoreError as error:
@@ -50,16 +50,34 @@ class SubmissionDesk:
         """Begin nothing more; what a store still holds ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _in_thread(self, message: JobSubmit) -> Application:
-        until_s = time.monotonic() + self._patience_s
-        ask = partial(look_at, message, lambda digest: self._ask(digest, until_s))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+    async def _ask_all(self, message: JobSubmit) -> Application:
+        """Ask for each digest once, several together, then judge. Raises StoreError, and asks for no more then."""
+        digests = {item.sha256 for item in message.job.inputs if item.sha256}
+        until_s, places = time.monotonic() + self._patience_s, asyncio.Semaphore(THREADS_OF_ONE)
+        loop = asyncio.get_running_loop()
+
+        async def ask(digest: str) -> bool:
+            async with places:
+                return await loop.run_in_executor(self._threads, self._ask, digest, until_s)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = {digest: group.create_task(ask(digest)) for digest in digests}
+        except* StoreError as errors:
+            raise _first(errors) from errors
+        there = {digest: task.result() for digest, task in asked.items()}
+        return await loop.run_in_executor(self._threads, look_at, message, there.__getitem__)
 
     def _ask(self, digest: str, until_s: float) -> bool:
         """Ask for one digest; gives up when nobody waits for the answer any more."""
         if time.monotonic() > until_s:
             raise StoreError("the store answers too slowly")
         return self._known_inputs(digest)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _refused(message: JobSubmit, why: str) -> Application:

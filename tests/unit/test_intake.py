@@ -207,6 +207,23 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: W
     assert "the store has not answered in 0 s; submit again later" in verdicts["slow"].reasons[0]
 
 
+async def test_a_store_is_asked_for_the_inputs_of_a_job_together() -> None:
+    """One after the other, 64 inputs at 100 ms each once took 6.4 s."""
+    together = threading.Barrier(4)
+
+    def has_input(digest: str) -> bool:
+        together.wait(20)  # broken, and so an error, unless four ask at the same time
+        return not digest.endswith("7")
+
+    desk = SubmissionDesk(has_input)
+    inputs = [Input(name=f"{n}", sha256=f"{n:064}") for n in range(8)]
+    job = JobDescription(id="j", executable="x", inputs=[*inputs, Input(name="again", sha256=f"{7:064}")])
+    found = await desk.look_at("site-a", JobSubmit(job=job))
+    desk.close()
+
+    assert [reason.partition(":")[0] for reason in found.reasons] == ["input '7'", "input 'again'"]
+
+
 async def test_a_store_that_cannot_say_refuses_in_its_words(wire: Wire, ledger: Ledger) -> None:
     def has_input(digest: str) -> bool:
         raise StoreError("store file:///srv: Input/output error")
