@@ -59,12 +59,12 @@ def unclaimed_inputs(tx: Tx, digests: Sequence[str]) -> list[str]:
     return [digest for digest in digests if digest not in needed]
 
 
-def ended_first(tx: Tx, after: Ended | None, most: int) -> list[Ended]:
-    """List jobs that have ended, those first that ended first, beyond ``after``."""
+def ended_first(tx: Tx, owner: str, after: Ended | None, most: int) -> list[Ended]:
+    """List an owner's jobs that have ended, those first that ended first, beyond ``after``."""
     beyond = [] if after is None else [tuple_(_jobs.c.since_ms, _jobs.c.number) > tuple_(after.since_ms, after.number)]
     rows = (
         select(*(_jobs.c[name] for name in Ended._fields))
-        .where(tables.HAS_ENDED, *beyond)
+        .where(tables.HAS_ENDED, _jobs.c.owner == owner, *beyond)
         .order_by(_jobs.c.since_ms, _jobs.c.number)
         .limit(most)
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -22,9 +23,10 @@ from adapters.intake import Intake
 from adapters.ledger import claims
 from adapters.ledger.deletion import delete_jobs
 from adapters.metrics import Metrics
-from adapters.storage import contents
+from adapters.storage import contents, fairness
 from adapters.storage.contents import StoredAttempt
 from adapters.storage.store import Store
+from schemas.ids import JobRef
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +94,10 @@ class Collector:
             return
         await asyncio.to_thread(contents.put_back, self._store)
         stored = await self._collect_outputs()
-        self._metrics.stored_outputs.set(stored)
+        self._metrics.stored_outputs.set(stored.total())
         await self._collect_inputs()
-        if 0 < self._bounds.outputs_bytes < stored:
-            await self._make_room(stored - self._bounds.outputs_bytes)
+        if self._bounds.outputs_bytes:
+            await self._make_room(stored, self._bounds.outputs_bytes)
 
     async def _is_ours(self) -> bool:
         """Say whether the store is the ledger's: marked as its own, or nobody's and not full of what it never knew."""
@@ -117,18 +119,20 @@ class Collector:
             self._metrics.store_size.set(room[0])
             self._metrics.store_free.set(room[1])
 
-    async def _collect_outputs(self) -> int:
-        """Remove attempts that no row claims; gives the bytes of the others."""
-        total, walk = 0, contents.stored_attempts(self._store)
+    async def _collect_outputs(self) -> Counter[str]:
+        """Remove attempts that no row claims; gives the bytes of the others, by the owner of their job."""
+        stored: Counter[str] = Counter()
+        walk = contents.stored_attempts(self._store)
         while batch := await asyncio.to_thread(_some, walk):
-            total += sum(one.size for one in batch)
+            for one in batch:
+                stored[_owner(one.job)] += one.size
             old = {(one.job, one.attempt): one for one in batch if one.age_s > self._bounds.unneeded_s}
             for gone in await self._unclaimed(old):
                 await asyncio.to_thread(self._store.remove_attempt, gone.job, gone.attempt)
-                total -= gone.size
+                stored[_owner(gone.job)] -= gone.size
                 self._metrics.gone("outputs", 1)
                 log.info("output removed that nobody needs", extra={"job": gone.job, "attempt": gone.attempt})
-        return total
+        return stored
 
     async def _unclaimed(self, old: dict[tuple[str, int], StoredAttempt]) -> list[StoredAttempt]:
         keep_ms = int(self._bounds.unneeded_s * 1000)
@@ -147,20 +151,41 @@ class Collector:
     def _is_needed(self, digest: str) -> bool:
         return not self._intake.read_here(lambda tx: claims.unclaimed_inputs(tx, [digest]))
 
-    async def _make_room(self, too_many: int) -> None:
-        """Delete the jobs that ended first until the outputs are within their bounds."""
-        last: claims.Ended | None = None
-        while too_many > 0 and (page := await self._intake.read(partial(claims.ended_first, after=last, most=BATCH))):
+    async def _make_room(self, stored: Counter[str], most: int) -> None:
+        """Delete jobs until the outputs are within their bounds: those of who has the most, the first ended first.
+
+        Nobody with an even share or less gives for another, whose jobs run, or are held.
+        """
+        even = most // max(1, len(stored))
+        while too_many := fairness.to_give(stored, most):
+            for owner, size in too_many.items():
+                given = await self._give_up(owner, size)
+                stored[owner] -= given
+                if given < size:
+                    most = max(most - stored.pop(owner), even * len(stored))
+        await self.remove_deleted()
+
+    async def _give_up(self, owner: str, too_many: int) -> int:
+        """Delete jobs of one owner that have stored so much, if there are; gives how much that was."""
+        given, last = 0, None
+        while given < too_many:
+            page = await self._intake.read(partial(claims.ended_first, owner=owner, after=last, most=BATCH))
+            if not page:
+                break
             last = page[-1]
             chosen = []
             for job in page:
                 size = await asyncio.to_thread(contents.bytes_of, self._store, job.ref)
-                if size and too_many > 0:
+                if size and given < too_many:
                     chosen.append(job.number)
-                    too_many -= size
+                    given += size
             deleted = await self._intake.write(partial(delete_jobs, numbers=chosen))
-            log.warning("jobs deleted: their outputs are beyond keep_outputs_mib", extra={"jobs": deleted})
-        await self.remove_deleted()
+            log.warning("jobs deleted: outputs are beyond keep_outputs_mib", extra={"owner": owner, "jobs": deleted})
+        return given
+
+
+def _owner(job: JobRef) -> str:
+    return job.partition("/")[0]
 
 
 def _some(walk: Iterator[T]) -> list[T]:

@@ -54,9 +54,11 @@ class Yard:
     async def collect(self, **bounds: float) -> None:
         await self.do(lambda collector: collector.collect(), Bounds(**bounds))  # type: ignore[arg-type]
 
-    def run(self, job_id: str, content: bytes = b"12345", outcome: Outcome = Outcome.DONE) -> OutputFile:
+    def run(
+        self, job_id: str, content: bytes = b"12345", outcome: Outcome = Outcome.DONE, owner: str = SITE
+    ) -> OutputFile:
         """Let a job run that stores a file; give it."""
-        self.desk.submit(job_id)
+        self.desk.submit(job_id, owner=owner)
         job = self.desk.start("vm-1")
         file = OutputFile(job=job.job, attempt=job.attempt, name="d/out")
         self.store.put_bytes(content, file)
@@ -216,6 +218,29 @@ async def test_outputs_beyond_their_bound_go_with_the_jobs_that_ended_first(yard
 
     assert yard.files() == {place(file) for file in (*files[2:], held)}
     assert yard.desk.states() == {"done": 2, "held": 1}
+
+
+async def test_who_stores_the_most_gives_first_and_others_keep_what_ended_long_ago(yard: Yard) -> None:
+    """One owner that stores much once had everybody else's older outputs deleted."""
+    small = [yard.run(f"small-{number}", b"x" * 500, owner="site-small") for number in range(2)]
+    yard.desk.pass_s(1)
+    large = []
+    for number in range(4):
+        large.append(yard.run(f"large-{number}", b"x" * 1000, owner="site-large"))
+        yard.desk.pass_s(1)
+
+    await yard.collect(outputs_bytes=3000)
+
+    assert yard.files() == {place(file) for file in (*small, *large[2:])}
+
+
+async def test_nobody_within_an_even_share_gives_for_one_whose_jobs_cannot_go(yard: Yard) -> None:
+    small = yard.run("small", b"x" * 500, owner="site-small")
+    held = [yard.run(f"held-{n}", b"x" * 1000, Outcome.FAILED, owner="site-large") for n in range(2)]
+
+    await yard.collect(outputs_bytes=1000)
+
+    assert yard.files() == {place(file) for file in (small, *held)}
 
 
 @pytest.mark.parametrize("marked", [True, False])
