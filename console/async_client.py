@@ -23,7 +23,7 @@ from console.centre_calls import CentreCalls
 from console.data_directory import console_address
 from console.errors import BadInput, CommandFailed, NoSuchJob, Unreachable
 from console.execution import Execution, OnOutput
-from console.file_calls import FileCalls, Progress
+from console.file_calls import FileCalls, Progress, Say, say_nothing
 from console.job_file import PreparedJob, prepare
 from console.landing import Landing
 from console.rendering import span
@@ -69,14 +69,15 @@ class AsyncClient(CentreCalls):
     CallTimeout (an agent is silent), and what each method names.
     """
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
+    def __init__(self, address: Address, say: Say = say_nothing) -> None:
+        """``say`` tells a person what is waited for; it is called in the client's loop."""
+        self._address, self._say = address, say
         self._connection = Connection(address, name=f"{address.user} client")
 
     @classmethod
-    async def connect(cls, data: Path | str | None = None) -> AsyncClient:
+    async def connect(cls, data: Path | str | None = None, say: Say = say_nothing) -> AsyncClient:
         """Connect to the system of a data directory: this one, VOLCLOUD_DATA, or the user's. Raises Unreachable."""
-        client = cls(console_address(data))
+        client = cls(console_address(data), say)
         await client.open()
         return client
 
@@ -97,7 +98,7 @@ class AsyncClient(CentreCalls):
             text = f"{where} refuses {self._address.user}: {error}"
             raise Unreachable(text, "the credential is of another system: `volcloud down`, then up again") from error
         super().__init__(self._caller)
-        self._files = FileCalls(self._transfers)
+        self._files = FileCalls(self._transfers, self._say)
 
     def _unreachable(self, where: str, error: Disconnected) -> Unreachable:
         if self._connection.is_crowded:

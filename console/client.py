@@ -24,7 +24,7 @@ from console.async_client import AsyncClient
 from console.data_directory import console_address
 from console.errors import Unreachable
 from console.execution import OnOutput
-from console.file_calls import Progress
+from console.file_calls import Progress, Say, say_nothing
 from console.job_file import PreparedJob
 from console.loop_thread import LoopThread
 from console.why import Explanation
@@ -50,10 +50,12 @@ class Client:
     Raises what ``AsyncClient`` does. Progress callbacks run in the client's thread and must return at once.
     """
 
-    def __init__(self, address: Address) -> None:
-        """Connect as the principal of ``address``. Raises Unreachable."""
+    def __init__(self, address: Address, say: Say = say_nothing) -> None:
+        """Connect as the principal of ``address``. ``say`` tells a person what is waited for, in the client's thread.
+
+        Raises Unreachable."""
         self._thread = LoopThread("volcloud client")
-        self._client = AsyncClient(address)
+        self._client = AsyncClient(address, say)
         try:
             self._thread.wait_for(self._client.open())
         except BaseException:
@@ -61,9 +63,9 @@ class Client:
             raise
 
     @classmethod
-    def connect(cls, data: Path | str | None = None) -> Client:
+    def connect(cls, data: Path | str | None = None, say: Say = say_nothing) -> Client:
         """Connect to the system of a data directory: this one, VOLCLOUD_DATA, or the user's. Raises Unreachable."""
-        return cls(console_address(data))
+        return cls(console_address(data), say)
 
     def close(self) -> None:
         """Disconnect; a call that another thread waits for ends with Disconnected. Idempotent."""

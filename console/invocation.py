@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from console.client import Client
 from console.data_directory import VARIABLE, data_directory
 from console.screen import echo, screen
-from console.telling import JSON
+from console.telling import JSON, note
 from schemas.plain_text import plain_all, plain_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,7 +37,11 @@ class Invocation:
 
     def client(self) -> Client:
         """Connect to the system that is meant. Raises Unreachable."""
-        return Client.connect(self.directory)
+        return Client.connect(self.directory, self._note)
+
+    def _note(self, text: str) -> None:
+        if not self.is_json:  # asked here: in the client's thread there is no command that could be
+            note(text)
 
     def show(self, value: T, render: Callable[[T], RenderableType]) -> None:
         """Print a value: as JSON for programs, rendered for people. Strangers' words in it are text, on one line."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from broker.errors import Disconnected, TransferFailed
 from broker.transfer import Transfers
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
-from console.errors import BadInput, CommandFailed
+from console.errors import BadInput, CommandFailed, Unreachable
 from console.file_calls import FileCalls
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -47,10 +48,11 @@ class FrozenWire(Wire):
 class Person:
     """A console and the silence that its VM keeps."""
 
-    def __init__(self, still_s: float = STILL_S) -> None:
+    def __init__(self, still_s: float = STILL_S, say_s: float = 30.0) -> None:
         self.wire = FrozenWire()
         self.transfers = Transfers(self.wire.connection)
-        self.calls = FileCalls(self.transfers, still_s=still_s)
+        self.told: list[str] = []
+        self.calls = FileCalls(self.transfers, self.told.append, still_s=still_s, say_s=say_s)
 
     def gets(self) -> list[FileGet]:
         return [message for _, message in self.wire.to("vc.down") if isinstance(message, FileGet)]
@@ -151,3 +153,61 @@ async def test_a_pull_removes_what_killed_consoles_left_of_the_same(tmp_path: Pa
         await person.calls.pull(VM, "f", tmp_path / "f")
 
     assert [path.name for path in tmp_path.iterdir()] == [".other.0123456789ab.part"]
+
+
+async def test_nobody_waits_for_a_frozen_adapter_without_a_word(tmp_path: Path) -> None:
+    """A storage adapter that was stopped was once told of after 45 s."""
+    (tmp_path / "local").write_bytes(b"content")
+    person = Person(still_s=1.2, say_s=0.2)
+
+    with pytest.raises(Unreachable, match="no storage adapter answered"):
+        await person.calls.upload(tmp_path / "local")
+
+    (word,) = person.told
+    assert "local: no word of the storage adapter for 0 s; given up after 1 s; `volcloud status` tells" in word
+
+
+async def test_nobody_waits_for_a_broker_or_a_vm_without_a_word_and_each_silence_is_told_once(tmp_path: Path) -> None:
+    person = Person(still_s=30, say_s=0.2)
+    pulling = asyncio.ensure_future(person.calls.pull(VM, "f", tmp_path / "f"))
+    await until(lambda: len(person.told) == 1)
+    person.transfers.on_message(VM, FileWait(transfer=person.gets()[0].id))
+    await until(lambda: len(person.told) == 2)
+    await asyncio.sleep(0.3)
+    assert len(person.told) == 2
+    person.wire.is_frozen = True
+    await until(lambda: person.wire.unconfirmed, 20)
+    person.transfers.on_message(VM, FileWait(transfer=person.gets()[0].id))
+    await until(lambda: len(person.told) == 3, 10)
+    pulling.cancel()
+    await asyncio.gather(pulling, return_exceptions=True)
+
+    assert ["of the vm-a" in word for word in person.told] == [True, True, False]
+    assert "the broker has taken nothing" in person.told[2]
+
+
+async def test_a_file_that_is_long_read_for_its_digest_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").write_bytes(b"content")
+    may_go = threading.Event()
+    person = Person(still_s=0.2, say_s=0.1)
+    monkeypatch.setattr("console.file_calls.digest_file", lambda _: (may_go.wait(30), "0" * 64))
+
+    pushing = asyncio.ensure_future(person.calls.push(tmp_path / "local", VM, "f"))
+    await until(lambda: person.told)
+    may_go.set()
+    with pytest.raises(CommandFailed):
+        await pushing
+
+    assert "is read for its SHA-256" in person.told[0]
+
+
+@pytest.mark.parametrize("name", ["n" * 239, "ü" * 127])
+async def test_a_pull_to_a_name_as_long_as_a_disk_takes(tmp_path: Path, name: str) -> None:
+    person = Person(still_s=0.1)
+
+    with pytest.raises(CommandFailed):
+        await person.calls.pull(VM, "f", tmp_path / name)
+
+    assert list(tmp_path.iterdir()) == []
