@@ -54,15 +54,18 @@ class Desk:
         visit = self._places.get(opening.id)
         if visit is not None:
             if visit.sender == sender:
-                self._places.asks(visit, kin, now_s)
-                self._go_on()
+                if self._places.asks(visit, kin, now_s):
+                    self._begin()
+                self._have_one_give_way()
                 self._answer(sender, opening)
             return True
         visit = Visit(transfer=opening.id, sender=sender, kin=kin, asked_s=now_s, serve=serve)
         is_in = self._places.enter(visit, now_s)
-        if not is_in:
+        if is_in:
+            self._begin()
+            self._have_one_give_way()
+        else:
             self._say_wait(sender, opening)
-        self._go_on()
         return is_in
 
     async def close(self) -> None:
@@ -86,11 +89,13 @@ class Desk:
     def _say_wait(self, sender: str, opening: FileOffer | FileGet) -> None:
         self._transfers.tell(sender, opening.reply, FileWait(transfer=opening.id))
 
-    def _go_on(self) -> None:
-        """Begin what there is a place for, and have somebody give way to who has none."""
+    def _begin(self) -> None:
+        """Begin what there is a place for."""
         while (visit := self._places.begin_next(self._clock())) is not None:
             visit.task = asyncio.ensure_future(visit.serve())
             visit.task.add_done_callback(partial(self._ended, visit))
+
+    def _have_one_give_way(self) -> None:
         giving = self._places.give_way(self._clock())
         if giving is not None and giving.task is not None:
             log.info("transfer gives way to others", extra={"transfer": giving.transfer, "peer": giving.sender})
@@ -103,4 +108,4 @@ class Desk:
             self._places.leave(visit)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("transfer broke", extra={"transfer": visit.transfer, "peer": visit.sender}, exc_info=error)
-        self._go_on()
+        self._begin()

@@ -102,13 +102,15 @@ class Places:
             self._known.add(visit, -1)
             self._rest(visit)
 
-    def asks(self, visit: Visit, kin: str, now_s: float) -> None:
-        """One that waits asks again; whose kin it is may have become known meanwhile."""
+    def asks(self, visit: Visit, kin: str, now_s: float) -> bool:
+        """One that is known asks again. True: whose kin it is has become known, which may give it a place."""
         visit.asked_s = now_s
-        if kin != visit.kin and visit.begun_s is None:
+        is_known_now = kin != visit.kin and visit.begun_s is None
+        if is_known_now:
             self._known.add(visit, -1)
             visit.kin = kin
             self._known.add(visit, 1)
+        return is_known_now
 
     def begin_next(self, now_s: float) -> Visit | None:
         """Give a place to whose kin, and who, has the fewest; among equals to who came first. None: nobody, or none is
