@@ -306,7 +306,7 @@ def test_jobs_that_ended_first_go_first_whatever_the_clock_said(desk: Desk) -> N
     desk.set_wall(-26 * 365)
     run(desk, "second")
 
-    found = desk.ledger.read(lambda tx: claims.ended_first(tx, None, 10))
+    found = desk.ledger.read(lambda tx: claims.ended_first(tx, SITE, None, 10))
 
     assert [one.ref for one in found] == [f"{SITE}/first.1", f"{SITE}/second.1"]
 

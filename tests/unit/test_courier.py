@@ -226,7 +226,7 @@ async def test_a_disk_that_fails_is_told_to_who_asked(room: Room, monkeypatch: p
     def failing(path: Path) -> tuple[int, str]:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("adapters.storage.courier.digest_file", failing)
+    monkeypatch.setattr("adapters.storage.errands.digest_file", failing)
 
     room.open("vm-a", FileGet(file=InputFile(sha256=SHA256)))
     await until(lambda: room.wire.sent)
@@ -338,7 +338,7 @@ async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_
         may_go.wait(30)
         return digest_file(path)
 
-    monkeypatch.setattr("adapters.storage.courier.digest_file", slowly)
+    monkeypatch.setattr("adapters.storage.errands.digest_file", slowly)
     get = FileGet(file=InputFile(sha256=SHA256))
     for _ in range(3):
         room.open("vm-a", get)
@@ -361,7 +361,7 @@ async def test_an_input_that_many_ask_for_is_read_for_its_digest_once(
         reads.append(path)
         return digest_file(path)
 
-    monkeypatch.setattr("adapters.storage.courier.digest_file", note)
+    monkeypatch.setattr("adapters.storage.errands.digest_file", note)
     for number in range(9):
         room.open(f"vm-{number}", FileGet(file=InputFile(sha256=SHA256)))
     await until(lambda: len(room.said(FileOffer)) == 9)
