@@ -15,7 +15,7 @@ from msgspec import Struct
 #: Kept free of a disk, bytes: twice what the broker needs to take messages.
 RESERVE_BYTES = 512 << 20
 #: Of a small disk one part in so many is kept.
-_SMALL = 20
+_SMALL = 32
 
 
 class DiskRoom(Struct, frozen=True, kw_only=True):

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from broker import reserve
 from guest_agent.cache import InputCache
 from guest_agent.payload import Account
 from guest_agent.quota import Amount, Quota
 
-#: Of the disk, this is not for payloads: the agent's journal, streams, what is in flight. Bytes.
+#: Of the disk, this is not for payloads, beside the reserve which is not for files that come in either: the agent's
+#: streams, what is in flight. Bytes.
 RESERVE_BYTES = 64 << 20
 #: Files and directories that a job may have; and of those that the disk has room for, how many are not for payloads.
 MOST_FILES, RESERVE_FILES = 100_000, 2_000
@@ -59,14 +61,14 @@ class Disk:
         the kernel tells it from theirs."""
         disk = shutil.disk_usage(self._directory)
         if self._quota is None:
-            return max(disk.total - RESERVE_BYTES, 0)
+            return max(disk.total - self._kept_bytes(), 0)
         theirs = sum(self._quota.used(uid).bytes for uid in self._uids)
-        return max(disk.free + theirs + self._cache.reclaimable_bytes() - RESERVE_BYTES, 0)
+        return max(disk.free + theirs + self._cache.reclaimable_bytes() - self._kept_bytes(), 0)
 
     def is_short(self, wanted_bytes: int) -> bool:
         """Whether it matters to a job that wants so much what those before it have not removed yet. Quick."""
         # Where nobody counts a job wants its share of the whole disk, which is never free.
-        needed = RESERVE_BYTES + (wanted_bytes if self._quota is not None else 0)
+        needed = self._kept_bytes() + (wanted_bytes if self._quota is not None else 0)
         return self._free_bytes() < needed
 
     def begin(self, slot: Path, account: Account | None, wanted_bytes: int) -> Amount:
@@ -107,7 +109,7 @@ class Disk:
         claimed = self._claimed()
         # A file system without a fixed number of files says 0 of 0.
         free_files = disk.f_favail - RESERVE_FILES if disk.f_files else claimed.files + MOST_FILES
-        free_bytes = disk.f_bavail * disk.f_frsize - RESERVE_BYTES
+        free_bytes = disk.f_bavail * disk.f_frsize - self._kept_bytes()
         return Amount(free_bytes - claimed.bytes, free_files - claimed.files)
 
     def _claimed(self) -> Amount:
@@ -125,7 +127,7 @@ class Disk:
         """Let the cache go as far as that gives a job all that it wants; else, as for a job that may have its share of
         the whole disk, until half of what is not the system's is free."""
         free = self._free_bytes()
-        needed = wanted_bytes + self._claimed().bytes + RESERVE_BYTES
+        needed = wanted_bytes + self._claimed().bytes + self._kept_bytes()
         if free < needed:
             usable = free + self._cache.reclaimable_bytes()
             needed = needed if usable >= needed else usable // 2
@@ -135,3 +137,6 @@ class Disk:
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._directory)
         return disk.f_bavail * disk.f_frsize
+
+    def _kept_bytes(self) -> int:
+        return RESERVE_BYTES + reserve.look(self._directory).reserve

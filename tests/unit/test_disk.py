@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from broker import reserve
 from guest_agent import disk as disks
 from guest_agent import quota
 from guest_agent.cache import InputCache
@@ -28,6 +29,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a pay
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A disk of 40 MiB, 10 of which are the agent's."""
     monkeypatch.setattr(disks, "RESERVE_BYTES", 10 * MIB)
+    monkeypatch.setattr(reserve, "RESERVE_BYTES", 0)
     with small_disk(tmp_path / "disk", 40 * MIB) as directory:
         yield directory
 
@@ -112,6 +114,7 @@ def counted(directory: Path) -> Disk:
 
 def test_the_kernel_keeps_an_account_to_its_bytes_and_files(counting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disks, "RESERVE_BYTES", MIB)
+    monkeypatch.setattr(reserve, "RESERVE_BYTES", 0)
     monkeypatch.setattr(disks, "RESERVE_FILES", 100)
     monkeypatch.setattr(disks, "MOST_FILES", 300)
     counting.chmod(0o1777)

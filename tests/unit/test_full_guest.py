@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from broker import reserve
 from broker.rpc import record_file
 from guest_agent import disk as disks
 from schemas.description import Output
@@ -24,6 +25,7 @@ FILL = "mkdir -p junk/deep; cat /dev/zero > junk/deep/zeros 2> /dev/null; head -
 @pytest.fixture(autouse=True)
 def _small_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disks, "RESERVE_BYTES", 1 << 20)
+    monkeypatch.setattr(reserve, "RESERVE_BYTES", 0)
 
 
 async def told(agent: Agent, number: int = 1) -> JobCompletion:

@@ -84,6 +84,6 @@ def test_for_a_disk_that_is_short_of_room_what_is_left_goes_the_oldest_first_who
     assert going(found, offer(15 * GIB), disk) == ["b", "x"]
 
 
-def test_a_small_disk_keeps_a_twentieth() -> None:
-    assert DiskRoom(size=GIB, free=GIB).reserve == GIB // 20
+def test_a_small_disk_keeps_a_part_of_it() -> None:
+    assert DiskRoom(size=GIB, free=GIB).reserve == GIB // 32
     assert DiskRoom(size=GIB, free=10).usable == 0
