@@ -1,7 +1,7 @@
 """The job adapter put together: submissions, requests, beats, inventories, calls; leases and the outbox swept.
 
 Every sweep it takes its turn: what it had been given is written down, the lease clock goes on as far as the beats have
-been read by everybody (see ``lease_watch``), and what is due by that clock is done.
+been read by everybody (see ``lease_watch``), what is due by that clock is done, and a mark is put among the beats.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ M = TypeVar("M", bound=Message)
 PREFETCH = 500
 #: Reasons that a verdict names; more are counted.
 MOST_REASONS = 100
-#: The lease clock goes on by so many sweeps at once at most: what is longer was no time in which guests could be heard.
-MOST_SWEEPS_A_STEP = 2
 _ONE_MACHINE = "a VM has one kind of machine until it is made anew: look at what its agent says of it"
+#: So many sweeps count at most of the time between two marks: in what is longer guests could not be heard.
+MOST_SWEEPS_A_GAP = 3
 #: How long a sweep waits for the broker to confirm a mark, seconds.
 MARK_CONFIRM_S = 5.0
 
@@ -85,6 +85,7 @@ class JobAdapter:
         rejected = Rejected(self._intake.burials)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
+        await self._intake.write(partial(clock.enter, kind=clock.JOB))
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -105,7 +106,7 @@ class JobAdapter:
             log.warning("not signed off, the lease clock waits for a while", extra={"why": str(error)})
 
     async def _sweeps(self, every_s: float) -> None:
-        watch = LeaseWatch(self._ledger.instance, most_step_s=MOST_SWEEPS_A_STEP * every_s)
+        watch = LeaseWatch(self._ledger.instance, most_gap_s=MOST_SWEEPS_A_GAP * every_s)
         while True:
             await asyncio.sleep(every_s)
             try:
@@ -120,14 +121,13 @@ class JobAdapter:
         found = await self._intake.write(_take_turn, light=True)
         advice = watch.look(found, time.monotonic())
         await self._intake.write(partial(_follow, found.kept_by, advice))
-        if watch.wants_mark(time.monotonic()):
-            await self._put_mark(watch)
+        await self._put_mark(watch)
         self._show(await self._intake.read(queries.stats))
         await asyncio.to_thread(self._ledger.tidy)
 
     async def _put_mark(self, watch: LeaseWatch) -> None:
-        """Put a mark among the beats, as often as it takes while their queue is full; one that is not taken in time is
-        one that never comes back."""
+        """Put a mark among the beats, as often as it takes while their queue is full; one that is not taken in time says
+        nothing."""
         mark, ends_s = LeaseMark(), time.monotonic() + MARK_CONFIRM_S
         watch.sent(mark.id, time.monotonic())
         for wait_s in backoff(0.05, 0.5):
@@ -138,6 +138,7 @@ class JobAdapter:
             if time.monotonic() + wait_s > ends_s:
                 break
             await asyncio.sleep(wait_s)
+        watch.not_taken(mark.id)
         log.info("mark not taken, the lease clock waits", extra={"link": self._connection.is_up})
 
     def _show(self, stats: queries.Stats) -> None:

@@ -1,7 +1,7 @@
 """The lease clock: the time by which leases, presence, waits and ages are judged, one for the whole ledger.
 
 It is no clock of a machine. It goes on by steps that one job adapter makes, and only when all beats that were said
-before the step have been read, by whichever adapter: so it neither steps with a wall clock nor runs while beats wait.
+before the step have been read, by whichever adapter: so it neither steps with a wall clock nor runs ahead of the beats.
 ``LeaseWatch`` decides how far; the functions below keep the rows.
 """
 
@@ -21,13 +21,14 @@ JOB, STORAGE = "job", "storage"
 
 _clock, _adapters = tables.lease_clock, tables.adapters
 
-_KEPT_BY = select(_clock.c.kept_by)
+_CLOCK = select(_clock.c.kept_by, _clock.c.now_ms)
 _READERS = select(_adapters.c.adapter, _adapters.c.turns, _adapters.c.mark).where(_adapters.c.kind == JOB)
 _MARK = update(_adapters).where(_adapters.c.adapter == bindparam("of_adapter")).values(mark=bindparam("last"))
 _LEAVE = delete(_adapters).where(_adapters.c.adapter.in_(bindparam("names", expanding=True)))
 _GO_ON = (
     update(_clock).where(_clock.c.kept_by == bindparam("keeper")).values(now_ms=_clock.c.now_ms + bindparam("step_ms"))
 )
+_GIVE_UP = update(_clock).where(_clock.c.kept_by == bindparam("keeper")).values(kept_by="")
 _KEEP = update(_clock).where(_clock.c.kept_by == bindparam("before")).values(kept_by=bindparam("keeper"))
 _SEEN = select(_adapters.c.seen_ms).where(_adapters.c.kind == bindparam("of_kind"))
 
@@ -40,10 +41,22 @@ class Reader(NamedTuple):
 
 
 class Readers(NamedTuple):
-    """Who reads beats, by name, and which of them keeps the clock."""
+    """Who reads beats, by name, which of them keeps the clock, and what it shows."""
 
     kept_by: str
     readers: Mapping[str, Reader]
+    now_ms: int = 0
+
+
+def enter(tx: Tx, kind: str) -> None:
+    """Begin to read beats, before any can come: an adapter of that name that was here before holds nothing any more.
+
+    Should it have kept the clock, others know better than this one how far it may go on.
+    """
+    values = {"kind": kind, "seen_ms": tx.lease_now_ms, "turns": 0, "mark": ""}
+    statement = tx.insert(_adapters).on_conflict_do_update(index_elements=["adapter"], set_=values)
+    tx.execute(statement, {"adapter": tx.instance, **values})
+    tx.execute(_GIVE_UP, {"keeper": tx.instance})
 
 
 def take_turn(tx: Tx, kind: str) -> None:
@@ -64,7 +77,8 @@ def mark_all(tx: Tx, marks: Sequence[tuple[str, LeaseMark]]) -> list[None]:
 def readers(tx: Tx) -> Readers:
     """List who reads beats."""
     rows = {name: Reader(turns, mark) for name, turns, mark in tx.execute(_READERS)}
-    return Readers(str(tx.execute(_KEPT_BY).scalar_one()), rows)
+    kept_by, now_ms = tx.execute(_CLOCK).one()
+    return Readers(kept_by, rows, now_ms)
 
 
 def keep(tx: Tx, before: str) -> bool:

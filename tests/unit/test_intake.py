@@ -135,7 +135,7 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 ) -> None:
     """Two sweeps, each with its mark come back; the second finds the clock where the first left it."""
     adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
-    watch = LeaseWatch(ledger.instance, most_step_s=10)
+    watch = LeaseWatch(ledger.instance, most_gap_s=15)
     began_ms = ledger.read(lambda tx: tx.lease_now_ms)
 
     for _ in range(3):
