@@ -27,6 +27,9 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     pause_limit_s: Seconds = 7 * 86400.0
     #: VMs that one host may have at once, as the key manager's setting of that name; what it reports beyond is ignored.
     vms_of_host: Annotated[int, Meta(ge=1, le=1000)] = 128
+    #: How long fetching a job's inputs and storing its outputs may take; a VM that keeps it for longer than that and
+    #: its wall time loses it.
+    staging_s: Seconds = 6 * 3600.0
     #: How often leases, the outbox and the gauges are looked at.
     sweep_s: Seconds = 5.0
     #: How long jobs are kept, with their outputs, once they are done, failed or cancelled.
@@ -70,5 +73,7 @@ class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
     lease_s: Seconds = 90.0
     #: How often guests beat: one that has missed three is given nothing.
     beat_s: Seconds = 15.0
+    #: As the job adapters have it: what is assigned here is kept for as long.
+    staging_s: Seconds = 6 * 3600.0
     metrics_port: Port = 0
     metrics_address: str = "127.0.0.1"

@@ -58,7 +58,7 @@ STEPS = ("stage_in", "run", "validate", "stage_out")
 #: What goes after its time, or by an order.
 DELETED = ("jobs", "vms", "hosts", "messages", "traces", "shapes", "offers", "outputs", "inputs")
 #: What becomes of a guest's request for work beside an assignment.
-FATES = ("forgotten", "unblocked", "served", "on_its_way")
+FATES = ("forgotten", "unblocked", "served", "on_its_way", "beyond")
 
 
 class Target(NamedTuple):
@@ -81,6 +81,7 @@ COUNTS: Mapping[str, Target] = {
     "requests_forgotten": Target("fates", "forgotten"),
     "requests_unblocked": Target("fates", "unblocked"),
     "request_served": Target("fates", "served"),
+    "request_beyond": Target("fates", "beyond"),
     "assignment_on_its_way": Target("fates", "on_its_way"),
     **{f"deleted_{word}": Target("deleted", word) for word in DELETED},
     **{f"jobs_{word}": Target("jobs", word) for word in OUTCOMES},

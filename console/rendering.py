@@ -118,7 +118,8 @@ def render_record(record: JobRecord) -> RenderableType:
 
 def render_why(why: Explanation) -> RenderableType:
     """Render why a job is where it is."""
-    counted = f"{why.attempt} ({why.failures} failures, {why.losses} losses)" if why.attempt else "none yet"
+    returns = f", {why.returns} returns" if why.returns else ""
+    counted = f"{why.attempt} ({why.failures} failures, {why.losses} losses{returns})" if why.attempt else "none yet"
     return lines(
         [
             ("job", why.job),

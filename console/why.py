@@ -25,6 +25,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     failures: int
     losses: int
+    #: How often it was given back unbegun.
+    returns: int
     #: Where the attempt was or is: VM, host, slot, hypervisor.
     where: str
     cause: str
@@ -48,6 +50,7 @@ def explain(record: JobRecord) -> Explanation:
         attempt=row.attempt,
         failures=row.failures,
         losses=row.losses,
+        returns=row.returns,
         where=_where(last),
         cause=_cause(record, last, event),
         noticed_by=event.noticed_by if event else "",

@@ -28,6 +28,7 @@ from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
 from schemas.jobs import (
+    MOST_LANES,
     AttemptRef,
     JobAssign,
     JobBeat,
@@ -44,8 +45,6 @@ from schemas.jobs import (
 
 log = logging.getLogger(__name__)
 
-#: A slot asks under so many slot numbers at most, a job each: its own, and its own plus multiples of the slots' number.
-MOST_LANES = 64
 #: When a slot looks whether its job takes longer than what it took ahead allows for, seconds.
 LOOK_AFTER_S = (TELLING_S, PATIENCE_S)
 #: A job that is shorter is one line of the log, its end, which says how long it ran, seconds. A line is a 20th of what

@@ -27,6 +27,8 @@ Phrase = Annotated[str, Meta(max_length=128)]
 Features = Annotated[list[Word], Meta(max_length=64)]
 #: An amount of something that a machine has, or that a job may have.
 Amount = Annotated[int, Meta(ge=0, le=1 << 40)]
+#: Slot numbers under which one job slot asks: its own, and one for each job that it takes ahead.
+MOST_LANES = 64
 #: Attempts that one guest may name: its slots, and what it has taken ahead and not been answered for.
 MOST_HELD = 4096
 
@@ -50,7 +52,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     #: Not the payload's fault: the agent or the VM went away under it.
     LOST = "lost"
-    #: Never begun: it was taken ahead, and the job before it takes long. Nothing is counted against anybody.
+    #: Never begun: it was taken ahead, and the job before it takes long. No failure and no loss.
     RETURNED = "returned"
 
 

@@ -70,6 +70,8 @@ class JobRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     priority: int = 0
     failures: int = 0
     losses: int = 0
+    #: How often it was given back unbegun.
+    returns: int = 0
     vm: str = ""
     submitted_ms: int = 0
     started_ms: int = 0

@@ -126,8 +126,8 @@ class JobAdapter:
         await asyncio.to_thread(self._ledger.tidy)
 
     async def _put_mark(self, watch: LeaseWatch) -> None:
-        """Put a mark among the beats, as often as it takes while their queue is full; one that is not taken in time says
-        nothing."""
+        """Put a mark among the beats, as often as it takes while their queue is full; one that is not taken in time
+        says nothing."""
         mark, ends_s = LeaseMark(), time.monotonic() + MARK_CONFIRM_S
         watch.sent(mark.id, time.monotonic())
         for wait_s in backoff(0.05, 0.5):
@@ -236,6 +236,7 @@ async def run(config: JobAdapterConfig) -> None:
         beat_s=config.beat_s,
         pause_limit_s=config.pause_limit_s,
         vms_of_host=config.vms_of_host,
+        staging_s=config.staging_s,
     )
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)

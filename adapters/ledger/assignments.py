@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, literal_column, select, update
 
-from adapters.ledger import classes, outbox, tables, tallies
+from adapters.ledger import classes, outbox, tables, tallies, terms
 from adapters.ledger.backlog import Backlog
 from adapters.ledger.floor import VmFloor
 from adapters.ledger.idle import Idle
@@ -39,6 +39,9 @@ MOST_OFFERS = 20
 MOST_HISTORY = 100
 
 _jobs, _requests, _attempts = tables.jobs, tables.requests, tables.attempts
+
+#: Descriptions by the number of their submission.
+Described = dict[int, JobDescription]
 
 
 def _distinct(column: Column[Any], condition: ColumnElement[bool]) -> Select[Any]:
@@ -197,8 +200,9 @@ def _assign(tx: Tx, idle: Idle, backlog: Backlog) -> int:
     floor.close()
     if not pairs:
         return 0
-    _write_attempts(tx, pairs, floor)
-    _write_assignments(tx, pairs, floor)
+    described = descriptions(tx, {job.submission for job, _ in pairs})
+    _write_attempts(tx, pairs, floor, described)
+    _write_assignments(tx, pairs, floor, described)
     tx.counts["jobs_assigned"] += len(pairs)
     tx.observations += [("wait", max(0, tx.now_ms - job.submitted_ms) / 1000) for job, _ in pairs]
     return len(pairs)
@@ -213,10 +217,11 @@ def _still_waiting(tx: Tx, pairs: list[Pair]) -> list[Pair]:
     return [(job, free) for job, free in pairs if job.number in still]
 
 
-def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
+def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor, described: Described) -> None:
     for some in portions([job.number for job, _ in pairs]):
         tx.execute(_ASSIGN, {"numbers": some})
-    tx.each(_ATTEMPT, [_attempt(tx, job, free, floor) for job, free in pairs])
+    may_take_ms = {number: terms.may_take_ms(job, tx.policy) for number, job in described.items()}
+    tx.each(_ATTEMPT, [_attempt(tx, job, free, floor, may_take_ms[job.submission]) for job, free in pairs])
     old = [{"of_job": job.number, "last": job.attempt + 1 - MOST_HISTORY} for job, _ in pairs]
     for statement in (_OLD_ATTEMPTS, _OLD_EVENTS):
         tx.each(statement, [row for row in old if row["last"] > 0])
@@ -225,7 +230,7 @@ def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
     tx.each(_SERVED, [{"of_vm": free.vm, "of_slot": free.slot} for _, free in pairs])
 
 
-def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor) -> dict[str, Any]:
+def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor, may_take_ms: int) -> dict[str, Any]:
     may_have = floor.need(job.shape, free.offer)
     return {
         "job": job.number,
@@ -253,11 +258,12 @@ def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor) -> dict[str, Any]
         **may_have._asdict(),
         "place": floor.place(free),
         "large": int(floor.is_large(job.shape, free.offer)),
+        "returns": free.returns,
+        **terms.given(may_take_ms, tx.lease_now_ms, tx.policy)._asdict(),
     }
 
 
-def _write_assignments(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
-    described = descriptions(tx, {job.submission for job, _ in pairs})
+def _write_assignments(tx: Tx, pairs: Sequence[Pair], floor: VmFloor, described: Described) -> None:
     made = (
         (down(free.vm), assignment(job, free, described[job.submission], floor.need(job.shape, free.offer)))
         for job, free in pairs
@@ -265,7 +271,7 @@ def _write_assignments(tx: Tx, pairs: Sequence[Pair], floor: VmFloor) -> None:
     outbox.put_all(tx, made)
 
 
-def descriptions(tx: Tx, submissions: set[int]) -> dict[int, JobDescription]:
+def descriptions(tx: Tx, submissions: set[int]) -> Described:
     """Read the descriptions of submissions by number."""
     known = tx.known.descriptions
     for some in portions([number for number in submissions if number not in known]):

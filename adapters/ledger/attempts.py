@@ -16,9 +16,10 @@ from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 from adapters.ledger import events, repute, tables, tallies
 from adapters.ledger.events import Note
 from adapters.ledger.outcomes import Place, Standing, after_loss, after_return
+from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
-from schemas.jobs import OutputEntry, Steps, Usage
+from schemas.jobs import OutputEntry, Phase, Steps, Usage
 from schemas.ledger import JobState
 
 _jobs, _attempts, _submissions = tables.jobs, tables.attempts, tables.submissions
@@ -36,6 +37,10 @@ class AttemptState(StrEnum):
     CANCELLED = "cancelled"
     #: Its guest never began it, and gave it back.
     RETURNED = "returned"
+
+
+#: States that do not say that it has begun: it waits for its turn, or has ended.
+_NOT_BEGUN = frozenset({Phase.ASSIGNED, *AttemptState})
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,6 +82,12 @@ class Held(NamedTuple):
     lease_expires_ms: int
     #: Of the boot that it was given to; empty where the guest has not told.
     boot_id: str
+    may_take_ms: int = 0
+    over_ms: int = 0
+    stretched_ms: int = 0
+    #: How often the job was given back, and how many jobs its VM had given back when it was given this.
+    returns: int = 0
+    returns_of_vm: int = 0
 
     @property
     def owner(self) -> str:
@@ -105,6 +116,16 @@ class Held(NamedTuple):
         return self.is_latest and (self.is_open or (given_up and self.state in _UNASSIGNED))
 
     @property
+    def has_begun(self) -> bool:
+        """Its guest has said that it is beyond waiting for its turn."""
+        return self.started_ms > 0 or self.attempt_state not in _NOT_BEGUN
+
+    @property
+    def term(self) -> Term:
+        """Until when its guest may keep it."""
+        return Term(self.may_take_ms, self.over_ms, self.stretched_ms)
+
+    @property
     def standing(self) -> Standing:
         """The job's part, for ``outcomes``."""
         return Standing(
@@ -113,12 +134,13 @@ class Held(NamedTuple):
             self.losses,
             frozenset(self.lost_on.split()),
             self.reason,
+            self.returns,
         )
 
     @property
     def place(self) -> Place:
         """The attempt's part, for ``outcomes``."""
-        return Place(self.vm, self.host, self.attempt)
+        return Place(self.vm, self.host)
 
 
 class Given(NamedTuple):
@@ -139,7 +161,9 @@ _SELECT = (
         *(_attempts.c[name] for name in ("attempt", "vm", "host", "slot", "generation", "request_id")),
         _attempts.c.state.label("attempt_state"),
         *(_attempts.c[name] for name in ("seen_id", "completion_id", "assigned_ms", "started_ms", "ended_ms")),
-        *(_attempts.c[name] for name in ("lease_expires_ms", "boot_id")),
+        *(_attempts.c[name] for name in ("lease_expires_ms", "boot_id", "may_take_ms", "over_ms", "stretched_ms")),
+        _jobs.c.returns,
+        _attempts.c.returns.label("returns_of_vm"),
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)
@@ -162,7 +186,7 @@ _STAND = (
             name: bindparam(name)
             for name in (
                 *("state", "failures", "losses", "lost_on", "reason", "ended_ms"),
-                *("not_before_ms", "avoid_vm", "avoid_until_ms"),
+                *("not_before_ms", "avoid_vm", "avoid_until_ms", "returns"),
             )
         },
         since_ms=func.coalesce(bindparam("settled_ms", type_=BigInteger), _jobs.c.since_ms),
@@ -236,7 +260,8 @@ def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
         "settled_ms": tx.lease_now_ms if job.state in _SETTLED else None,
         "not_before_ms": until_ms if job.wait_s else 0,
         "avoid_vm": job.avoid_vm,
-        "avoid_until_ms": until_ms + int(tx.policy.avoid_s * 1000) if job.avoid_vm else 0,
+        "avoid_until_ms": until_ms + int(job.avoid_s * 1000) if job.avoid_vm else 0,
+        "returns": job.returns,
     }
 
 

@@ -6,6 +6,7 @@ transaction is the one act that makes an output final.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -97,14 +98,17 @@ def _answer(message: JobCompletion, reason: str) -> JobCompletionAnswer:
 def judge(held: Held, message: JobCompletion) -> tuple[Outcome, str]:
     """Say how an attempt ended and why: as its guest says, but for what only the ledger can know.
 
-    Nobody has cancelled it, or it would not count: a guest that stopped it all the same had another reason. And what
-    ran in another boot of its VM than it was given to may have run twice.
+    Nobody has cancelled it, or it would not count: a guest that stopped it all the same had another reason. Only what
+    has not begun can be given back, by all that its guest has said of it until now. And what ran in another boot of its
+    VM than it was given to may have run twice.
     """
     cause = readable(message.cause)
+    has_begun = held.has_begun or message.steps.run_s > 0 or message.exit_status >= 0
     if message.outcome is Outcome.CANCELLED:
-        has_run = message.steps.run_s > 0 or message.exit_status >= 0
-        outcome = Outcome.LOST if has_run else Outcome.RETURNED
+        outcome = Outcome.LOST if has_begun else Outcome.RETURNED
         return outcome, f"its guest stopped it, though nobody had cancelled it: {cause or 'no reason given'}"
+    if message.outcome is Outcome.RETURNED and has_begun:
+        return Outcome.LOST, f"its guest gave it back, though it had begun: {cause or 'no reason given'}"
     is_elsewhere = held.boot_id and message.boot_id and held.boot_id != message.boot_id
     if is_elsewhere and message.outcome in (Outcome.DONE, Outcome.FAILED):
         return Outcome.LOST, f"it ended ({message.outcome}) in another boot of {held.vm} than it was given to"
@@ -125,6 +129,7 @@ def _write(tx: Tx, endings: Sequence[Ending]) -> None:
     tx.each(_COMPLETE, [_row(tx, ending) for ending in endings])
     attempts.stand(tx, [(ending.held, ending.job) for ending in endings])
     events.note_all(tx, [note for ending in endings for note in _notes(ending)])
+    repute.note_returns(tx, Counter(e.held.vm for e in endings if _is_given_back(e)))
     repute.praise(tx, {e.held.vm: e.held.host for e in endings if e.outcome is Outcome.DONE})
     repute.strike(tx, suspects)
     for ending in endings:
@@ -132,7 +137,10 @@ def _write(tx: Tx, endings: Sequence[Ending]) -> None:
 
 
 def _suspects(tx: Tx, endings: Sequence[Ending]) -> dict[str, str]:
-    """Name the VMs, with their hosts, that lose jobs, or fail what others finish."""
+    """Name the VMs, with their hosts, that lose jobs, fail what others finish, or give back what they could begin."""
+    returned = {
+        e.held.vm: e.held.host for e in endings if _is_given_back(e) and e.held.returns_of_vm >= repute.FREE_RETURNS
+    }
     lost = {e.held.vm: e.held.host for e in endings if e.outcome is Outcome.LOST and e.held.is_open}
     failed = {
         e.held.vm: e.held.host
@@ -140,7 +148,11 @@ def _suspects(tx: Tx, endings: Sequence[Ending]) -> dict[str, str]:
         if e.outcome is Outcome.FAILED and repute.fails_alone(tx, e.held.submission, e.held.vm)
     }
     finished = [e.held for e in endings if e.outcome is Outcome.DONE and e.held.failures and e.held.array == 1]
-    return lost | failed | repute.failed_on(tx, [(held.number, held.vm) for held in finished])
+    return returned | lost | failed | repute.failed_on(tx, [(held.number, held.vm) for held in finished])
+
+
+def _is_given_back(ending: Ending) -> bool:
+    return ending.outcome is Outcome.RETURNED and ending.held.is_open
 
 
 def _row(tx: Tx, ending: Ending) -> dict[str, object]:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, select
 
-from adapters.ledger import classes, tables
+from adapters.ledger import classes, keeping, tables
+from adapters.ledger.keeping import Kept
 from adapters.ledger.matching import Free, Waiting, Word
 from adapters.ledger.readiness import NOT_RUNNING
 from adapters.ledger.shares import Amount, Room, is_large, need, total
 from adapters.ledger.transaction import Tx
 from schemas.description import Requirements
 from schemas.jobs import Machine
-
-#: How long a VM is kept free for a shape of jobs unless a sweep says so again, ms of the lease clock.
-KEPT_MS = 30_000
 
 _attempts, _vms = tables.attempts, tables.vms
 
@@ -31,11 +29,6 @@ _OTHER = (
     .where(tables.IS_SPEAKING, _vms.c.vm != bindparam("but_vm"), _vms.c.rest_until_ms == 0)
     .where(_vms.c.state.not_in(sorted(NOT_RUNNING)), _vms.c.offer.in_(bindparam("offers", expanding=True)))
     .limit(1)
-)
-_KEEP = (
-    update(_vms)
-    .where(_vms.c.vm == bindparam("of_vm"))
-    .values(kept_for=bindparam("shape"), kept_until_ms=bindparam("until_ms"))
 )
 
 
@@ -52,7 +45,7 @@ class VmFloor:
         self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
         self._crowded: set[str] = set()
         #: Which VM is kept free for which shape of overdue jobs.
-        self._keeps: dict[int, str] = {}
+        self._keeps: dict[int, Kept] = {}
         self._overdue_before_ms = tx.lease_now_ms - int(tx.policy.patience_s * 1000)
 
     def is_closed(self, free: Free) -> bool:
@@ -62,7 +55,7 @@ class VmFloor:
     def judge(self, job: Waiting, free: Free) -> Word:
         """Say whether a slot whose machine meets a job's requirements may have it.
 
-        One that needs more room than its VM has left keeps a VM free once it is overdue, the first that asks.
+        One that needs more room than its VM has left keeps a VM free once it is overdue (see ``keeping``).
         """
         if job.avoids(free.vm, self._tx.lease_now_ms) and self._has_other(job.shape, free.vm):
             return Word.NO
@@ -71,14 +64,17 @@ class VmFloor:
         if self._fits(job.shape, free):
             return Word.YES
         is_overdue = job.since_ms < self._overdue_before_ms
-        keeps = is_overdue and self._keeps.setdefault(job.shape, free.vm) == free.vm
-        return Word.WAIT if keeps else Word.NO
+        return Word.WAIT if is_overdue and self._keeper(job) == free.vm else Word.NO
 
     def close(self) -> None:
-        """Write down which VMs are kept free, so that nobody gives their slots to what comes meanwhile."""
-        until_ms = self._tx.lease_now_ms + KEPT_MS
-        kept = [{"of_vm": vm, "shape": shape, "until_ms": until_ms} for shape, vm in self._keeps.items()]
-        self._tx.each(_KEEP, kept)
+        """Write down which VMs are kept free."""
+        keeping.keep(self._tx, self._keeps)
+
+    def _keeper(self, job: Waiting) -> str:
+        if job.shape not in self._keeps:
+            but_vm = job.avoid_vm if self._tx.lease_now_ms < job.avoid_until_ms else ""
+            self._keeps[job.shape] = keeping.keeper(self._tx, job.shape, but_vm)
+        return self._keeps[job.shape].vm
 
     def _fits(self, shape: int, free: Free) -> bool:
         """Whether there is room beside what the VM's other slots have."""

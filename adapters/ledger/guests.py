@@ -39,8 +39,9 @@ class Guest(NamedTuple):
     beat_ms: int
     agent: str
     boot_id: str
-    #: Until when it is given nothing; others change it.
+    #: Until when it is given nothing, and its cpus as its host says; others change these.
     rest_until_ms: int = 0
+    cpus: int = 0
 
 
 _SELECT = select(*(_vms.c[name] for name in Guest._fields)).where(_vms.c.vm.in_(bindparam("vms", expanding=True)))
@@ -97,16 +98,14 @@ def _merge(tx: Tx, known: Guest | None, seen: Sighting, offer: int | None) -> Gu
     if seen.generation < known.generation:
         return known
     again = seen.generation > known.generation or not is_ready(known.beat_ms, tx.lease_now_ms, tx.policy)
-    return Guest(
-        seen.vm,
-        seen.generation,
-        known.offer if offer is None else offer,
-        now_ms,
-        now_ms if again else known.agent_since_ms,
-        tx.lease_now_ms,
-        readiness.SPEAKS,
-        boot_id or known.boot_id,
-        known.rest_until_ms,
+    return known._replace(
+        generation=seen.generation,
+        offer=known.offer if offer is None else offer,
+        agent_seen_ms=now_ms,
+        agent_since_ms=now_ms if again else known.agent_since_ms,
+        beat_ms=tx.lease_now_ms,
+        agent=readiness.SPEAKS,
+        boot_id=boot_id or known.boot_id,
     )
 
 

@@ -27,7 +27,10 @@ _ORDER = (_requests.c.ahead, _requests.c.asked_ms, _requests.c.vm, _requests.c.s
 _FIRST = (
     select(
         *(_requests.c[name] for name in ("vm", "slot", "offer", "request_id", "generation", "ahead", "asked_ms")),
-        *(_vms.c[name] for name in ("host", "hypervisor", "pid", "boot_id", "strikes", "kept_for", "kept_until_ms")),
+        *(
+            _vms.c[name]
+            for name in ("host", "hypervisor", "pid", "boot_id", "strikes", "kept_for", "kept_until_ms", "returns")
+        ),
         _HAS_LARGE.label("is_crowded"),
     )
     .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)

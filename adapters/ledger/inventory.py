@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import BigInteger, bindparam, case, func, select, update
 
 from adapters.ledger import guests, readiness, repute, tables
 from adapters.ledger.events import readable
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 GONE_FOR_EACH = 4
 #: A report that claims to be this much older than the last one is believed all the same: the host's clock was set back.
 REORDER_MS = 120_000
+#: Cpus that a VM may have at most, whatever its host says: a host makes no larger one.
+MOST_CPUS = 256
 
 _hosts, _vms, _attempts, _requests = tables.hosts, tables.vms, tables.attempts, tables.requests
 
@@ -55,11 +57,18 @@ _ALIVE = (
     .values(present=True, seen_ms=bindparam("now_ms"), beat_ms=bindparam("lease_now_ms"))
 )
 _BYE = update(_hosts).where(_hosts.c.host == bindparam("of_host")).values(present=False, seen_ms=bindparam("now_ms"))
+_LEFT = bindparam("most_ms", type_=BigInteger) - _attempts.c.stretched_ms
+_MORE = case((bindparam("paused_ms", type_=BigInteger) < _LEFT, bindparam("paused_ms", type_=BigInteger)), else_=_LEFT)
 _STRETCH = (
     update(_attempts)
     .where(tables.IS_OPEN, _attempts.c.vm.in_(bindparam("vms", expanding=True)))
     .where(_attempts.c.lease_expires_ms < bindparam("until_ms"))
     .values(lease_expires_ms=bindparam("until_ms"))
+)
+_ADD = (
+    update(_attempts)
+    .where(tables.IS_OPEN, _attempts.c.vm == bindparam("of_vm"), _attempts.c.over_ms > 0)
+    .values(over_ms=_attempts.c.over_ms + _MORE, stretched_ms=_attempts.c.stretched_ms + _MORE)
 )
 _ASKING = (
     select(_requests.c.vm)
@@ -87,7 +96,7 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
     listed = {status.vm for status in own}
     gone = [vm for vm, was in known.items() if was.host == host and vm not in listed and was.state != "absent"]
     tx.each(_ABSENT, [{"of_vm": vm} for vm in gone])
-    _stretch(tx, resumed(own, known))
+    _stretch(tx, {vm: known[vm].paused_ms for vm in resumed(own, known)})
     readiness.settle(tx, list(tx.execute(_ASKING, {"of_host": host}).scalars()))
     raised = [(s.vm, s.generation) for s in own if s.vm in known and s.generation > known[s.vm].generation]
     guests.forget_outdated(tx, raised)
@@ -167,7 +176,7 @@ def _within_quota(tx: Tx, host: str, own: Sequence[VmStatus], known: Mapping[str
 def _upsert(is_sqlite: bool) -> Insert:
     statement = insert_into(_vms, is_sqlite)
     new = statement.excluded
-    said = ("host", "state", "hypervisor", "pid", "status", "paused_ms", "told_generation", "name")
+    said = ("host", "state", "hypervisor", "pid", "status", "paused_ms", "told_generation", "name", "cpus")
     told = {name: new[name] for name in said}
     is_newer = new.generation > _vms.c.generation
     # What an agent of an earlier boot has said tells nothing about the one that boots now.
@@ -200,9 +209,13 @@ def _row(tx: Tx, host: str, status: VmStatus, known: Reported | None) -> dict[st
         "agent_since_ms": 0,
         "hello_id": "",
         "name": readable(status.name),
+        "cpus": max(0, min(status.cpus, MOST_CPUS)),
     }
 
 
-def _stretch(tx: Tx, vms: Sequence[str]) -> None:
-    for some in portions(vms):
+def _stretch(tx: Tx, paused_ms: Mapping[str, int]) -> None:
+    """Give guests whose VMs go on a lease to beat in, and add the pause to their attempts' terms (see ``terms``)."""
+    for some in portions(list(paused_ms)):
         tx.execute(_STRETCH, {"vms": some, "until_ms": tx.lease_now_ms + tx.policy.lease_ms})
+    limit = {"most_ms": tx.policy.pause_limit_ms}
+    tx.each(_ADD, [{"of_vm": vm, "paused_ms": tx.lease_now_ms - since, **limit} for vm, since in paused_ms.items()])

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import attempts, events, guests, outbox, tables, tallies
+from adapters.ledger import attempts, events, guests, outbox, repute, tables, tallies, terms
 from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.outcomes import Standing, after_revival
+from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Policy, Tx
 from broker.routes import down
 from schemas.ids import JobRef
@@ -40,6 +41,8 @@ class Lease(NamedTuple):
     paused_ms: int
     #: What the attempt was last heard to be at.
     phase: str = Phase.RUNNING
+    #: When its term ends; 0 = not said.
+    over_ms: int = 0
 
     @property
     def has_begun(self) -> bool:
@@ -56,9 +59,12 @@ class Word(NamedTuple):
 
 
 _RUN_OUT = (
-    select(_attempts.c.job, _attempts.c.lease_expires_ms, _vms.c.paused_ms, _attempts.c.state)
+    select(_attempts.c.job, _attempts.c.lease_expires_ms, _vms.c.paused_ms, _attempts.c.state, _attempts.c.over_ms)
     .join_from(_attempts, _vms, _vms.c.vm == _attempts.c.vm)
-    .where(tables.IS_OPEN, _attempts.c.lease_expires_ms < bindparam("now_ms"))
+    .where(
+        tables.IS_OPEN,
+        (_attempts.c.lease_expires_ms < bindparam("now_ms")) | (_attempts.c.over_ms < bindparam("now_ms")),
+    )
     .order_by(_attempts.c.lease_expires_ms)
 )
 _RENEW = (
@@ -76,6 +82,7 @@ _RENEW = (
                 "lease_expires_ms",
                 "cause",
                 "work",
+                *Term._fields[1:],
             )
         }
     )
@@ -190,6 +197,7 @@ def _write(tx: Tx, renewals: Sequence[tuple[Held, Holding, JobBeat]]) -> None:
 
 def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> dict[str, object]:
     runs = _PHASES.index(phase) >= _PHASES.index(Phase.RUNNING)
+    term = _term(tx, held, phase)
     return {
         "of_job": held.number,
         "of_attempt": held.attempt,
@@ -201,7 +209,18 @@ def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> d
         "new_lease_expires_ms": tx.lease_now_ms + tx.policy.lease_ms,
         "new_cause": readable(holding.trouble),
         "new_work": msgspec.msgpack.encode(Work(usage=holding.usage)),
+        "new_over_ms": term.over_ms,
+        "new_stretched_ms": term.stretched_ms,
     }
+
+
+def _term(tx: Tx, held: Held, phase: Phase) -> Term:
+    """Say until when a guest may keep an attempt that lives: what has begun has begun once."""
+    term = held.term
+    if held.can_return:
+        term = terms.stretched(term, tx.lease_now_ms - held.lease_expires_ms, tx.policy)
+    is_beginning = phase is not Phase.ASSIGNED and held.may_take_ms and not held.has_begun
+    return terms.begun(term, tx.lease_now_ms) if is_beginning else term
 
 
 def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
@@ -213,13 +232,18 @@ def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
 
 
 def expire(tx: Tx) -> int:
-    """Give up the attempts whose leases have run out; gives how many.
+    """Give up the attempts whose leases have run out, or whose terms, however much they beat; gives how many.
 
     Their jobs wait again, or are held when that happened too often. What a paused VM has not begun is taken back
     without blame, and its guest told, for when it goes on. ``match`` is the caller's. Two adapters may do it at once.
     """
     leases = [Lease._make(row) for row in tx.execute(_RUN_OUT, {"now_ms": tx.lease_now_ms})]
-    over = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)][:MOST_EXPIRED]
+    silent = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)][:MOST_EXPIRED]
+    over = [lease for lease in leases if terms.is_over(lease.over_ms, lease.paused_ms, tx.lease_now_ms, tx.policy)]
+    return _expire_silent(tx, silent) + _end_terms(tx, over[:MOST_EXPIRED])
+
+
+def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:
     paused = {lease.job for lease in over if lease.paused_ms}
     locked = _still_expired(tx, [lease.job for lease in over])
     aside = [(held, f"{held.vm} was paused before it began") for held in locked if _is_set_aside(held, paused)]
@@ -228,6 +252,24 @@ def expire(tx: Tx) -> int:
     attempts.take_back(tx, aside, f"{tx.instance} (pause)")
     outbox.put_all(tx, [(down(held.vm), stop_of(held, "superseded")) for held, _ in aside])
     return len(locked)
+
+
+def _end_terms(tx: Tx, over: Sequence[Lease]) -> int:
+    """Take attempts from guests that keep them: a loss if they have begun, else as if given back, but for the blame."""
+    locked = attempts.latest_of(tx, [lease.job for lease in over], skip_locked=True) if over else []
+    late = [(held, terms.why(held.vm, held.attempt_state, tx.policy)) for held in locked if _is_late(tx, held)]
+    unbegun = [(held, cause) for held, cause in late if not held.has_begun]
+    attempts.give_up(
+        tx, [(held, cause) for held, cause in late if held.has_begun], AttemptState.LOST, f"{tx.instance} (term)"
+    )
+    attempts.take_back(tx, unbegun, f"{tx.instance} (term)")
+    repute.strike(tx, {held.vm: held.host for held, _ in unbegun})
+    outbox.put_all(tx, [(down(held.vm), stop_of(held, "superseded")) for held, _ in late])
+    return len(late)
+
+
+def _is_late(tx: Tx, held: Held) -> bool:
+    return held.is_open and 0 < held.over_ms < tx.lease_now_ms
 
 
 def stop_of(held: Held, reason: str) -> JobStop:

@@ -65,6 +65,8 @@ class Free(NamedTuple):
     #: The shape of jobs for which the VM is kept free, and until when; 0 = of none.
     kept_for: int = 0
     kept_until_ms: int = 0
+    #: What its guest has given back since it last finished a job.
+    returns: int = 0
     #: It has a job that needs more than a slot's share.
     is_crowded: bool = False
 

@@ -123,7 +123,8 @@ def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
     """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
     found = select_jobs(tx, message.job, owner or message.owner)
     ended = portion_of(tx, found, _ENDED_BADLY)
-    clean = {"failures": 0, "losses": 0, "lost_on": "", "reason": "", "ended_ms": 0, "since_ms": tx.lease_now_ms}
+    counts = {"failures": 0, "losses": 0, "returns": 0, "lost_on": ""}
+    clean = {**counts, "reason": "", "ended_ms": 0, "since_ms": tx.lease_now_ms}
     no_wait = {"not_before_ms": 0, "avoid_until_ms": 0, "avoid_vm": ""}
     _change(tx, ended, state=JobState.SUBMITTED, **clean, **no_wait)
     noticed_by = by or owner or message.owner or tx.instance

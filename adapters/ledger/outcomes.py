@@ -31,17 +31,19 @@ class Standing(NamedTuple):
     lost_on: frozenset[str]
     #: Why it is held, or why its last attempt ended badly; empty when all is well.
     reason: str
+    #: How often it was given back unbegun.
+    returns: int = 0
     #: How long it waits before it is tried again, seconds; then it is for other VMs than this one for a while.
     wait_s: float = 0.0
     avoid_vm: str = ""
+    avoid_s: float = 0.0
 
 
 class Place(NamedTuple):
-    """Where an attempt was, and which one it was."""
+    """Where an attempt was."""
 
     vm: str
     host: str
-    attempt: int = 1
 
 
 def retry_wait_s(nth: int, policy: Policy) -> float:
@@ -74,15 +76,15 @@ def after_failure(job: Standing, place: Place, limit: int, cause: str, policy: P
 
 
 def after_return(job: Standing, place: Place, policy: Policy) -> Standing:
-    """Let a job wait again that its guest never began; nothing is counted, but it is not handed round for ever."""
-    returns = place.attempt - job.failures - job.losses
-    if returns <= FREE_RETURNS:
-        return job._replace(state=JobState.SUBMITTED)
-    return _again(job, returns - FREE_RETURNS, place, policy)
+    """Let a job wait again that its guest never began: for others at first, and it is not handed round for ever."""
+    job = job._replace(returns=job.returns + 1)
+    again = _again(job, job.returns - FREE_RETURNS, place, policy)
+    return again if job.returns > FREE_RETURNS else again._replace(wait_s=0.0, avoid_s=policy.avoid_return_s)
 
 
 def _again(job: Standing, nth: int, place: Place, policy: Policy) -> Standing:
-    return job._replace(state=JobState.SUBMITTED, wait_s=retry_wait_s(nth, policy), avoid_vm=place.vm)
+    wait_s = retry_wait_s(nth, policy)
+    return job._replace(state=JobState.SUBMITTED, wait_s=wait_s, avoid_vm=place.vm, avoid_s=policy.avoid_s)
 
 
 def after_completion(

@@ -69,6 +69,7 @@ def job_row(row: Row[*tuple[Any, ...]]) -> JobRow:
         priority=-row.rank,
         failures=row.failures,
         losses=row.losses,
+        returns=row.returns,
         vm="" if waits else row.vm or "",
         submitted_ms=row.submitted_ms,
         started_ms=0 if waits else row.started_ms or 0,

@@ -1,15 +1,16 @@
 """What VMs and hosts are trusted with, by what became of the jobs that they had.
 
-A VM that loses a job, or fails what others finish, is struck: it is given one job at a time, after the second strike in
-a row nothing for a growing while, then one job again. What it finishes takes half of its strikes away. A host is struck
-with its VMs, more leniently, since one of them may be to blame. One event counts once, however many jobs it took.
+A VM that loses a job, fails what others finish, or gives back what it could begin, is struck: it is given one job at a
+time, after the second strike in a row nothing for a growing while, then one job again. What it finishes takes half of
+its strikes away. A host is struck with its VMs, more leniently, since one of them may be to blame. One event counts
+once, however many jobs it took.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import bindparam, case, literal, select, update
+from sqlalchemy import Integer, bindparam, case, literal, select, update
 
 from adapters.ledger import readiness, tables
 from adapters.ledger.transaction import Tx, portions
@@ -18,6 +19,8 @@ from adapters.ledger.transaction import Tx, portions
 VM_RESTS_AT, HOST_TRIAL_AT, HOST_RESTS_AT = 2, 3, 6
 #: First and longest rest, seconds.
 FIRST_REST_S, LONGEST_REST_S = 10.0, 3600.0
+#: Jobs that a VM may give back, without having finished one, before each one more that it was given since is a strike.
+FREE_RETURNS = 3
 #: Jobs of a submission that are looked at for one that another VM has finished.
 LOOK_AT = 64
 
@@ -49,13 +52,18 @@ _TRY_HOST = (
 _HOST = select(_hosts.c.strikes, _hosts.c.rest_until_ms).where(_hosts.c.host == bindparam("of_host"))
 _PRAISE = (
     update(_vms)
-    .where(_vms.c.vm.in_(bindparam("names", expanding=True)), _vms.c.strikes > 0)
-    .values(strikes=_vms.c.strikes // 2)
+    .where(_vms.c.vm.in_(bindparam("names", expanding=True)), (_vms.c.strikes > 0) | (_vms.c.returns > 0))
+    .values(strikes=_vms.c.strikes // 2, returns=0)
 )
 _PRAISE_HOST = (
     update(_hosts)
     .where(_hosts.c.host.in_(bindparam("names", expanding=True)), _hosts.c.strikes > 0)
     .values(strikes=_hosts.c.strikes // 2)
+)
+_RETURN = (
+    update(_vms)
+    .where(_vms.c.vm == bindparam("of_vm"))
+    .values(returns=_vms.c.returns + bindparam("more", type_=Integer))
 )
 _FIRST_JOBS = (
     select(_jobs.c.number)
@@ -110,11 +118,16 @@ def _until_ms(tx: Tx, rest_s: float) -> int:
 
 
 def praise(tx: Tx, hosts: Mapping[str, str]) -> None:
-    """Take half of their strikes from VMs that have finished a job, and from their hosts."""
+    """Take half of their strikes from VMs that have finished a job, and from their hosts; returns are forgotten."""
     for some in portions(sorted(hosts)):
         tx.execute(_PRAISE, {"names": some})
     for some in portions(sorted(set(hosts.values()) - {""})):
         tx.execute(_PRAISE_HOST, {"names": some})
+
+
+def note_returns(tx: Tx, counts: Mapping[str, int]) -> None:
+    """Count what VMs have given back unbegun."""
+    tx.each(_RETURN, [{"of_vm": vm, "more": count} for vm, count in sorted(counts.items())])
 
 
 def greet(tx: Tx, host: str, vms: Sequence[str]) -> None:

@@ -8,6 +8,9 @@ answered. Even so a message may cross an assignment, or come twice, so what is m
   assignment that no message has shown may still lie in the VM's durable queue; should it not, its lease runs out.
 
 Earlier and later are told by the messages' UUIDv7, which the same guest has made: no clock is compared with another.
+
+What a guest says of how many slots it has, and how soon it would begin, is put right by ``lanes``; of two requests for
+one slot that would both begin first, the later one is behind all that stand.
 """
 
 from __future__ import annotations
@@ -17,11 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, case, delete, select, update
+from sqlalchemy import Integer, bindparam, case, delete, exists, func, select, update
 
 from adapters.ledger import attempts, guests, tables
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.guests import Guest, Sighting
+from adapters.ledger.lanes import Lanes
 from adapters.ledger.readiness import BLOCKED, READY
 from adapters.ledger.transaction import Insert, Tx, insert_into
 from schemas.ids import JobRef
@@ -53,6 +57,7 @@ class Ask(NamedTuple):
 
     vm: str
     slot: int
+    #: Jobs that one given to it would wait for.
     ahead: int
     message: JobRequest
     #: What its guest holds.
@@ -67,18 +72,20 @@ def ask(tx: Tx, vm: str, message: JobRequest) -> None:
 def ask_all(tx: Tx, messages: Sequence[tuple[str, JobRequest]]) -> None:
     """Take requests, each from the VM that the broker vouches for, for all slots it names; a slot's newest stands.
 
-    Nothing happens for a stale generation, for a request that has already been served (a repetition), and for a slot
-    whose assignment is still on its way. ``match`` is the caller's.
+    Nothing happens for a stale generation, for a request that has already been served (a repetition), for a slot whose
+    assignment is still on its way, and for more than such a VM may have. ``match`` is the caller's.
     """
     known = guests.sight(tx, [Sighting(vm, m.generation, m.machine) for vm, m in messages])
     current = [(vm, m) for vm, m in messages if _is_current(tx, known[vm], m.generation)]
     held = _held(tx, {vm for vm, _ in current})
     _note_held(tx, held, [(vm, m.id, m.generation, m.holding) for vm, m in current])
-    gone = [lost for vm, m in current for lost in _outlived(held[vm], m)]
-    _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
+    gone = {(lost.number, lost.attempt): lost for vm, m in current for lost in _outlived(held[vm], m)}
+    _lose(tx, gone)
+    held = {vm: [one for one in has if (one.number, one.attempt) not in gone] for vm, has in held.items()}
     on_slots = _by_slot(held)
     newest = {(ask.vm, ask.slot): ask for ask in sorted(_asked(current), key=_order)}
-    _save(tx, [ask for ask in newest.values() if _is_free(tx, on_slots[ask.vm, ask.slot], ask)], known)
+    free = [ask for ask in newest.values() if _is_free(tx, on_slots[ask.vm, ask.slot], ask)]
+    _save(tx, _admitted(tx, free, held, known), known)
 
 
 def withdraw_all(tx: Tx, messages: Sequence[tuple[str, JobWithdraw]]) -> None:
@@ -155,6 +162,26 @@ def _asked(messages: Iterable[tuple[str, JobRequest]]) -> Iterator[Ask]:
             yield Ask(vm, slot, message.ahead + nth, message, named)
 
 
+def _admitted(tx: Tx, asked: Iterable[Ask], held: Mapping[str, list[Held]], known: Mapping[str, Guest]) -> list[Ask]:
+    """Leave out what is more than a VM may have, and put right how many jobs each would wait for."""
+    lanes: dict[str, Lanes] = {}
+    admitted = []
+    for ask in sorted(asked, key=_turn):
+        if ask.vm not in lanes:
+            taken = [one.slot for one in held.get(ask.vm, [])]
+            lanes[ask.vm] = Lanes(ask.message.machine, known[ask.vm].cpus, taken)
+        ahead = lanes[ask.vm].admit(ask.slot, ask.ahead)
+        if ahead is None:
+            tx.counts["request_beyond"] += 1
+        else:
+            admitted.append(ask._replace(ahead=ahead))
+    return admitted
+
+
+def _turn(ask: Ask) -> tuple[str, int, int]:
+    return ask.vm, ask.ahead, ask.slot
+
+
 def _order(ask: Ask) -> tuple[str, int, str]:
     return ask.vm, ask.slot, ask.message.id
 
@@ -216,9 +243,29 @@ def _lose(tx: Tx, gone: Mapping[tuple[int, int], Held]) -> None:
         attempts.give_up(tx, lost, AttemptState.LOST, f"{vm} (guest agent)")
 
 
+_others = _requests.alias("others")
+#: The VM's other requests for the same slot.
+_STANDING = (
+    (_others.c.vm == bindparam("vm"))
+    & (_others.c.slot != bindparam("slot"))
+    & (_others.c.slot % bindparam("slots", type_=Integer) == bindparam("place", type_=Integer))
+)
+_SAID = bindparam("ahead", type_=Integer)
+_BEHIND = case(
+    (
+        exists().where(_STANDING, _others.c.ahead == _SAID),
+        select(func.max(_others.c.ahead) + 1).where(_STANDING).scalar_subquery(),
+    ),
+    else_=_SAID,
+)
+
+
 @cache
 def _upsert(is_sqlite: bool) -> Insert:
-    statement = insert_into(_requests, is_sqlite)
+    plain = ("vm", "slot", "request_id", "generation", "offer", "state", "asked_ms", "repeated_ms")
+    statement = insert_into(_requests, is_sqlite).values(
+        {name: bindparam(name, type_=_requests.c[name].type) for name in plain} | {"ahead": _BEHIND}
+    )
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=["vm", "slot"],
@@ -244,4 +291,6 @@ def _row(tx: Tx, ask: Ask, known: Guest) -> dict[str, Any]:
         "asked_ms": tx.now_ms,
         "repeated_ms": tx.lease_now_ms,
         "ahead": ask.ahead,
+        "slots": ask.message.machine.slots,
+        "place": ask.slot % ask.message.machine.slots,
     }

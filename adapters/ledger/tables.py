@@ -128,6 +128,10 @@ vms = Table(
     Column("boot_id", Text, nullable=False, server_default=text("''")),
     Column("kept_until_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("kept_for", BigInteger, nullable=False, server_default=text("0")),
+    #: As its host says; 0 = no host has spoken of it.
+    Column("cpus", Integer, nullable=False, server_default=text("0")),
+    #: Jobs that its guest has given back since it last finished one.
+    Column("returns", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("vm", name="pk_vms"),
 )
 
@@ -135,6 +139,7 @@ IS_THERE = vms.c.state != literal_column("'absent'")
 #: Literals, since a partial index serves only a query in which the condition stands written out.
 IS_SPEAKING = vms.c.agent == literal_column("'speaks'")
 IS_RESTING = vms.c.rest_until_ms > literal_column("0")
+IS_KEPT = vms.c.kept_for > literal_column("0")
 
 IS_ABSENT = vms.c.state == literal_column("'absent'")
 
@@ -144,6 +149,7 @@ Index("ix_vms_offer", vms.c.offer)
 Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
 Index("ix_vms_speaking", vms.c.beat_ms, sqlite_where=IS_SPEAKING, postgresql_where=IS_SPEAKING)
+Index("ix_vms_kept", vms.c.kept_for, sqlite_where=IS_KEPT, postgresql_where=IS_KEPT)
 Index("ix_vms_resting", vms.c.rest_until_ms, sqlite_where=IS_RESTING, postgresql_where=IS_RESTING)
 
 #: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
@@ -193,6 +199,8 @@ jobs = Table(
     Column("avoid_vm", Text, nullable=False, server_default=text("''")),
     #: By the lease clock: when it was submitted or released, and once it is done, cancelled or held, since when it is.
     Column("since_ms", BigInteger, nullable=False, server_default=text("0")),
+    #: How often its guests have given it back unbegun, since a person last released it.
+    Column("returns", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("number", name="pk_jobs"),
     ForeignKeyConstraint(["submission"], ["submissions.number"], name="fk_jobs_submission"),
     UniqueConstraint("ref", name="uq_jobs_ref"),
@@ -271,6 +279,12 @@ attempts = Table(
     Column("disk_mib", BigInteger, nullable=False, server_default=text("0")),
     Column("place", Integer, nullable=False, server_default=text("0")),
     Column("large", Integer, nullable=False, server_default=text("0")),
+    #: What its VM had given back when it was given this.
+    Column("returns", Integer, nullable=False, server_default=text("0")),
+    #: Its term, see ``terms``.
+    Column("may_take_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("over_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("stretched_ms", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("job", "attempt", name="pk_attempts"),
     ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_attempts_job"),
     sqlite_with_rowid=False,

@@ -52,6 +52,12 @@ class Policy(Struct, frozen=True, kw_only=True):
     longest_retry_s: float = 600.0
     #: How long such a job is kept from the VM on which it went wrong, while others may take it.
     avoid_s: float = 60.0
+    #: The same after it was given back unbegun.
+    avoid_return_s: float = 10.0
+    #: How long a guest may keep a job that it has not begun.
+    begin_s: float = 300.0
+    #: How long fetching a job's inputs and storing its outputs may take, together; then its guest may not keep it.
+    staging_s: float = 6 * 3600.0
     #: How long a job that needs more than a slot's share waits before a VM is kept free for it.
     patience_s: float = 60.0
     #: VMs that one host may have at once.

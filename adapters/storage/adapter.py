@@ -214,7 +214,7 @@ async def run(config: StorageAdapterConfig) -> None:
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
     metrics.serve(config.metrics_port, config.metrics_address)
-    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s)
+    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user)

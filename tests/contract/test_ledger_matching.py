@@ -119,11 +119,13 @@ def test_a_job_that_nobody_can_run_holds_up_no_other(desk: Desk) -> None:
 
 def test_more_jobs_than_a_page_find_their_slots_in_one_go(desk: Desk) -> None:
     for slot in range(150):
-        desk.ask("vm-1", slot)
+        desk.ask(f"vm-{slot // 50}", slot % 50)
 
     desk.submit("many", array=200)
 
-    assert sorted(job.slot for job in desk.assigned()) == list(range(150))
+    assert sorted((job.target, job.slot) for job in desk.assigned()) == [
+        (f"vm-{vm}", slot) for vm in range(3) for slot in range(50)
+    ]
     assert sorted(int(job.job.rpartition(".")[2]) for job in desk.assigned()) == list(range(1, 151))
 
 

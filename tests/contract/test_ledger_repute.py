@@ -190,7 +190,7 @@ def test_the_rows_of_a_job_that_is_handed_round_for_ever_are_bounded(desk: Desk)
 
     for number in range(MOST_HISTORY + 30):
         desk.pass_s(1)
-        desk.complete(desk.start(f"vm-{number % 3}"), Outcome.RETURNED)
+        desk.complete(desk.start(f"vm-{number}"), Outcome.RETURNED)
 
     record = desk.show("one")
     assert record.job.attempt == MOST_HISTORY + 30
@@ -202,8 +202,8 @@ def test_a_beat_reads_no_attempt_but_those_that_it_names(desk: Desk, monkeypatch
     desk.submit("one")
     for number in range(50):
         desk.pass_s(1)
-        desk.complete(desk.start(f"vm-{number % 3}"), Outcome.RETURNED)
-    job = desk.start("vm-9")
+        desk.complete(desk.start(f"vm-{number}"), Outcome.RETURNED)
+    job = desk.start("vm-99")
     read = itertools.count()
     made = attempts.Held._make
     monkeypatch.setattr(attempts.Held, "_make", lambda row: (next(read), made(row))[1])

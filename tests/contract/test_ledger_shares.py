@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.description import Requirements
 from schemas.jobs import JobAssign, Machine, Outcome
-from tests.contract.ledger_fixtures import Desk, cluster, desk, url
+from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -102,6 +102,55 @@ def test_one_vm_is_kept_free_for_it_and_no_more(desk: Desk) -> None:
     later = [(job.target, job.job.partition("/")[2].partition(".")[0]) for job in desk.assigned()[8:]]
     assert ("vm-1", "large") in later
     assert [vm for vm, name in later if name == "small"] == ["vm-2"] * 4
+
+
+def test_the_vm_that_is_kept_free_is_the_one_that_will_be_free_first(desk: Desk) -> None:
+    """The slot that has been idle for longest is in a VM whose other slots have month-long jobs."""
+    desk.submit("months", array=3, wall_time_s=31 * 86400.0)
+    ask(desk, "vm-1", 0, 1, 2)
+    desk.submit("short", array=4, wall_time_s=600.0)
+    ask(desk, "vm-2")
+    desk.beat(*desk.assigned()[:3], vm="vm-1")
+    desk.beat(*desk.assigned()[3:], vm="vm-2")
+    desk.ask("vm-1", 3, VM)
+    desk.submit("large", requirements=WHOLE)
+    desk.pass_s(desk.policy.patience_s + 1)
+    desk.beat(vm="vm-1")
+    desk.beat(vm="vm-2")
+    desk.keep_time()
+    desk.submit("small", array=50)
+
+    for job in desk.assigned()[3:7]:
+        end(desk, job)
+
+    later = [(job.target, job.job.partition("/")[2].partition(".")[0]) for job in desk.assigned()[7:]]
+    assert ("vm-2", "large") in later
+    assert ("vm-1", "small") in later, "its idle slot is not kept for what may never come"
+    assert ("vm-2", "small") not in later
+
+
+def test_it_stays_the_same_vm_until_it_is_free_and_another_one_when_it_goes(desk: Desk) -> None:
+    desk.submit("small", array=300, wall_time_s=600.0)
+    ask(desk, "vm-1")
+    ask(desk, "vm-2")
+    desk.submit("large", priority=1, requirements=WHOLE)
+    desk.pass_s(desk.policy.patience_s + 1)
+    first = desk.assigned()[:8]
+    end(desk, first[0])
+    for _ in range(6):
+        desk.pass_s(10)
+        desk.beat(*[job for job in first[1:] if job.target == "vm-1"], vm="vm-1")
+        desk.beat(*[job for job in first if job.target == "vm-2"], vm="vm-2")
+        desk.keep_time()
+    kept = {job.target for job in desk.assigned()[8:]}
+
+    desk.report("host-1", status("vm-1", "paused"))
+    desk.keep_time()
+    for job in [job for job in first if job.target == "vm-2"]:
+        end(desk, job)
+
+    assert kept == set(), "nothing else was given to the one that is kept free"
+    assert ("vm-2", "large") in [(job.target, job.job.partition("/")[2].partition(".")[0]) for job in desk.assigned()]
 
 
 def test_what_no_whole_vm_has_is_named_as_ever(desk: Desk) -> None:

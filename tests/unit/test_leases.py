@@ -150,7 +150,9 @@ def test_an_expired_attempt_takes_the_phase_that_it_says() -> None:
 def test_a_loss_lets_the_job_wait_again_and_remembers_the_host() -> None:
     after = after_loss(FRESH, PLACE, "silence", POLICY)
 
-    assert after._replace(wait_s=0) == Standing(JobState.SUBMITTED, 0, 1, frozenset({"host-1"}), "silence", 0, "vm-1")
+    assert after._replace(wait_s=0) == Standing(
+        JobState.SUBMITTED, 0, 1, frozenset({"host-1"}), "silence", avoid_vm="vm-1", avoid_s=POLICY.avoid_s
+    )
     assert 0.1 <= after.wait_s <= 1
 
 
@@ -202,8 +204,12 @@ def test_no_guest_can_cancel_a_job(outcome: Outcome, failures: int, losses: int)
 
 
 def test_a_job_that_is_given_back_again_and_again_waits_at_last() -> None:
-    waits = [after_return(FRESH, PLACE._replace(attempt=n), POLICY).wait_s for n in range(1, 40)]
+    waits, job = [], FRESH
+    for _ in range(40):
+        job = after_return(job, PLACE, POLICY)
+        waits.append(job.wait_s)
 
+    assert job.returns == 40
     assert waits[:FREE_RETURNS] == [0] * FREE_RETURNS
     assert all(waits[FREE_RETURNS:])
 
