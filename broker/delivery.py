@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -106,21 +106,9 @@ class Delivery:
             self._settlement.settle(rejected=rejected)
 
 
-def deliveries(
-    settle: Settle, method: Any, properties: Any, body: bytes, *, bundles: bool, gate: Gate | None = None
-) -> list[Delivery]:
-    """Make of what pika hands over the deliveries that it holds: one, or those of a bundle where ``bundles`` may come.
-
-    Only adapters and VMs send them: what else looks like one stays whole, and nobody will be able to read it. What the
-    ``gate`` does not let in is acknowledged, and none.
-    """
-    flaw = getattr(properties, "flaw", "") or _make_text(method, properties)
-    bodies = unbundle(body) if bundles and kind_of(properties.user_id or "") in BUNDLERS else [body]
-    if gate is not None:
-        payer = payer_of(method.exchange, method.routing_key, properties.user_id or "")
-        if not gate(payer, len(body), len(bodies)):
-            settle(False)
-            return []
+def deliveries(settle: Settle, method: Any, properties: Any, body: bytes, bodies: Sequence[bytes]) -> list[Delivery]:
+    """Make the deliveries of what came: its one body, or those of the bundle that it is."""
+    flaw = getattr(properties, "flaw", "")
     settlement = _Settlement(settle, len(bodies))
     ours = Properties(
         message_id=properties.message_id,
@@ -136,17 +124,23 @@ def deliveries(
     return made
 
 
-def _make_text(method: Any, properties: Any) -> str:
-    """pika leaves octets that are no text as they are: put what stands for them in their place, and say so."""
-    flaw = ""
+def _apart(properties: Any, body: bytes) -> list[bytes]:
+    """Take a bundle apart. Only adapters and VMs send them: what else looks like one stays whole, and unreadable."""
+    return unbundle(body) if kind_of(properties.user_id or "") in BUNDLERS else [body]
+
+
+def _make_text(method: Any, properties: Any) -> None:
+    """pika leaves octets that are no text as they are: put what stands for them in their place, and note the flaw."""
+    flaw = getattr(properties, "flaw", "")
     if isinstance(method.routing_key, bytes):
-        method.routing_key, flaw = method.routing_key.decode(errors="replace"), _NO_TEXT
+        method.routing_key, flaw = method.routing_key.decode(errors="replace"), flaw or _NO_TEXT
     ids = (properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id)
     if any(isinstance(one, bytes) for one in ids):
         one_by_one = (None if isinstance(one, bytes) else one for one in ids)
         properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id = one_by_one
-        flaw = _NO_TEXT
-    return flaw
+        flaw = flaw or _NO_TEXT
+    if flaw:
+        properties.flaw = flaw
 
 
 #: Called for each delivery; a coroutine is run as a task.
@@ -173,12 +167,18 @@ class Subscription(Struct, frozen=True, kw_only=True):
     gate: Gate | None = None
 
 
-#: Gives what acknowledges a delivery, from the channel that it came by and its tag.
-Settler = Callable[[Any, int], Settle]
+class Settling(Protocol):
+    """What settles the messages of one channel, by their tags."""
+
+    def open(self, tag: int) -> Settle:
+        """Give what settles a message that goes on to its reader."""
+
+    def drop(self, tag: int) -> None:
+        """Acknowledge one that nobody reads, now or soon."""
 
 
 def receiver(
-    subscription: Subscription, settler: Settler, start: Callable[[Awaitable[None]], None]
+    subscription: Subscription, settling: Settling, start: Callable[[Awaitable[None]], None]
 ) -> Callable[..., None]:
     """Give what the AMQP library calls with a message: (channel, method, properties, body).
 
@@ -187,12 +187,13 @@ def receiver(
     handler, bundles, once = subscription.handler, subscription.bundles, subscription.once
     gate = subscription.gate
 
-    def receive(channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        settle = settler(channel, method.delivery_tag)
-        if once and method.redelivered:
-            settle(False)
+    def receive(_channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        _make_text(method, properties)
+        bodies = _apart(properties, body) if bundles else [body]
+        if (once and method.redelivered) or not _is_let_in(gate, method, properties, len(body), len(bodies)):
+            settling.drop(method.delivery_tag)
             return
-        for delivery in deliveries(settle, method, properties, body, bundles=bundles, gate=gate):
+        for delivery in deliveries(settling.open(method.delivery_tag), method, properties, body, bodies):
             try:
                 awaitable = handler(delivery)
             except Exception:
@@ -203,6 +204,12 @@ def receiver(
                     start(_guarded(awaitable, delivery))
 
     return receive
+
+
+def _is_let_in(gate: Gate | None, method: Any, properties: Any, size_bytes: int, messages: int) -> bool:
+    if gate is None:
+        return True
+    return gate(payer_of(method.exchange, method.routing_key, properties.user_id or ""), size_bytes, messages)
 
 
 async def _guarded(work: Awaitable[None], delivery: Delivery) -> None:

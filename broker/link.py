@@ -24,6 +24,7 @@ from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, Settle, Subscription, receiver
 from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
 from broker.peer import ANYBODY, vouch
+from broker.receipts import Receipts
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
@@ -184,7 +185,7 @@ class Link:
             await self._declare_own(channel, subscription)
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
         channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
-        receive = receiver(subscription, _settler, start)
+        receive = receiver(subscription, receipts_of(channel, self._loop.call_soon), start)
         await self._call(channel.basic_consume, subscription.queue, receive, exclusive=subscription.exclusive)
 
     async def depth(self, queue: str) -> tuple[int, int]:
@@ -195,7 +196,8 @@ class Link:
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""
-        receive = receiver(Subscription(queue=DIRECT_REPLY_TO, handler=handler), _settles_nothing, start)
+        nothing = Receipts(lambda _: lambda _: None, lambda _: None, lambda _: None)  # it is acknowledged as it comes
+        receive = receiver(Subscription(queue=DIRECT_REPLY_TO, handler=handler), nothing, start)
         await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, receive, auto_ack=True)
 
     async def close(self) -> None:
@@ -276,26 +278,21 @@ class Link:
         self._confirms.break_off(reason)
 
 
-def _settles_nothing(_channel: Any, _tag: int) -> Settle:
-    """What comes by direct reply-to is acknowledged as it comes."""
-    return lambda _: None
+def receipts_of(channel: Any, soon: Callable[[Callable[[], None]], object]) -> Receipts:
+    """Give what acknowledges the deliveries of a channel, or rejects them; on one that is gone nothing happens."""
 
-
-def _settler(channel: Any, tag: int) -> Settle:
-    """Give what acknowledges a delivery, or rejects it; on a channel that is gone nothing happens."""
-
-    def settle(rejected: bool) -> None:
+    def say(method: Callable[..., None], tag: int, **how: bool) -> None:
         if not channel.is_open:
             return
         try:
-            if rejected:
-                channel.basic_nack(tag, requeue=False)
-            else:
-                channel.basic_ack(tag)
+            method(tag, **how)
         except GONE as error:
             log.debug("not settled, will come again", extra={"why": repr(error)})
 
-    return settle
+    def settler(tag: int) -> Settle:
+        return lambda rejected: say(channel.basic_nack, tag, requeue=False) if rejected else say(channel.basic_ack, tag)
+
+    return Receipts(settler, lambda tag: say(channel.basic_ack, tag, multiple=True), soon)
 
 
 def _parameters(address: Address, name: str, heartbeat_s: int) -> pika.ConnectionParameters:

@@ -50,7 +50,7 @@ class Door:
         channel = Channel()
         channel.exchange, channel.routing_key = exchange, key or f"{sender}.beat"  # type: ignore[misc]
         before = len(self.came)
-        receiver(self._subscription, channel.settler, lambda _: None)(None, channel, Content(sender), body)
+        receiver(self._subscription, channel, lambda _: None)(None, channel, Content(sender), body)
         return channel.settled[0] if len(self.came) == before else "let in"
 
     def _clock(self) -> float:

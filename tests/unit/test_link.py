@@ -93,7 +93,8 @@ def taken(channel: Any, properties: spec.BasicProperties, body: bytes, *, bundle
     """What a handler gets of what pika hands over."""
     came: list[Delivery] = []
     subscription = Subscription(queue="q", handler=came.append, bundles=bundles)
-    receiver(subscription, link_module._settler, lambda _: None)(channel, DELIVER, properties, body)
+    receipts = link_module.receipts_of(channel, lambda work: work())
+    receiver(subscription, receipts, lambda _: None)(channel, DELIVER, properties, body)
     return came
 
 

@@ -55,8 +55,11 @@ class Channel:
     def __init__(self) -> None:
         self.settled: list[str] = []
 
-    def settler(self, *_: object) -> Callable[[bool], None]:
+    def open(self, _: int) -> Callable[[bool], None]:
         return lambda rejected: self.settled.append("rejected" if rejected else "acknowledged")
+
+    def drop(self, tag: int) -> None:
+        self.open(tag)(False)
 
 
 class Content:
@@ -114,7 +117,7 @@ class Agent:
         channel = Channel()
         tasks: list[asyncio.Future[None]] = []
         subscription = Subscription(queue="host.a", handler=self.responder.on_delivery)
-        receive = receiver(subscription, channel.settler, lambda work: tasks.append(asyncio.ensure_future(work)))
+        receive = receiver(subscription, channel, lambda work: tasks.append(asyncio.ensure_future(work)))
         receive(None, channel, Content(sender), message if isinstance(message, bytes) else encode(message))
         await until(lambda: bool(channel.settled))
         if not self.wire.cut:
@@ -280,7 +283,7 @@ async def test_a_handler_that_raises_before_it_has_settled_has_its_message_rejec
     for handler in (broken, broken_later):
         channel, tasks = Channel(), []  # type: ignore[var-annotated]
         subscription = Subscription(queue="q", handler=handler)
-        receiver(subscription, channel.settler, lambda work: tasks.append(asyncio.ensure_future(work)))(  # noqa: B023
+        receiver(subscription, channel, lambda work: tasks.append(asyncio.ensure_future(work)))(  # noqa: B023
             None, channel, Content("vm-a"), b"x"
         )
         await asyncio.gather(*tasks)
@@ -292,7 +295,7 @@ async def test_what_comes_again_is_thrown_away_unread_where_it_is_said_again_any
     came: list[Delivery] = []
     channel = Channel()
     channel.redelivered = True  # type: ignore[misc]
-    receive = receiver(Subscription(queue="q", handler=came.append, once=True), channel.settler, lambda _: None)
+    receive = receiver(Subscription(queue="q", handler=came.append, once=True), channel, lambda _: None)
 
     receive(None, channel, Content("vm-a"), b"x")
 

@@ -118,7 +118,7 @@ class Deliveries:
         channel = self.channels[name] = Channel()
         channel.routing_key = f"{sender}.{kind}"  # type: ignore[misc]
         channel.exchange = "vc.up"  # type: ignore[misc]
-        receive = receiver(Subscription(queue="q", handler=handler), channel.settler, self._start)
+        receive = receiver(Subscription(queue="q", handler=handler), channel, self._start)
         receive(None, channel, Content(sender), body)
 
     def unsettled(self) -> list[str]:
