@@ -35,7 +35,7 @@ SHARES: Mapping[str, Share] = {
     # A site has as many jobs as it likes; an array is one message.
     "vc.submissions": Share(50_000, 500.0, 512 * MIB, 8 * MIB),
     # A slot that is free asks once, and again as repair; the list of what its guest holds makes it long.
-    "vc.requests": Share(5_000, 100.0, 64 * MIB, 4 * MIB),
+    "vc.requests": Share(2_000, 50.0, 64 * MIB, 4 * MIB),
     # One each 15 s, of up to 600 KB.
     "vc.beats": Share(200, 10.0, 16 * MIB, MIB),
     # Some hundred jobs a second, each with its small outputs.

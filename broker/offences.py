@@ -20,8 +20,8 @@ LETTER_BYTES, LETTER_BYTES_PER_S = 2 << 20, (2 << 20) / 3600
 #: Bad messages, kept or not, after which it is cut off: so many at once, and 50 a second after that. Reading and
 #: dropping one takes the centre 0.1 ms.
 OFFENCES, OFFENCES_PER_S = 25_000, 50.0
-#: Their bytes, after which it is cut off too: what the centre receives in some seconds.
-OFFENCE_BYTES, OFFENCE_BYTES_PER_S = 512 << 20, 8 << 20
+#: Their bytes, after which it is cut off too: what the centre receives in about a second.
+OFFENCE_BYTES, OFFENCE_BYTES_PER_S = 128 << 20, 4 << 20
 #: How often that is asked of the key manager for one principal.
 CUTS_PER_S = 1 / 60
 #: Kinds that are cut off: strangers. The centre's own, and the people at its consoles, are not.

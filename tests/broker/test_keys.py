@@ -247,6 +247,8 @@ async def test_another_hosts_vm_is_refused_with_its_reason(centre: Centre) -> No
 
 async def test_what_cannot_be_read_goes_to_the_dead_letters_with_its_reason(centre: Centre, declarer) -> None:  # type: ignore[no-untyped-def]
     keeper = await host(centre)
+    with declarer.channel() as channel:
+        channel.queue_purge("vc.dead")
     await keeper.connection.publish(*up("host-k1", "enrol"), b"\xc1nonsense", message_id="bad")
     await granted_by(keeper, unguessable("vm"))
 
