@@ -43,6 +43,9 @@ GRANT_TIMEOUT_S = 30.0
 #: How long the last word may take, seconds: whoever ends the agent waits for it.
 BYE_TIMEOUT_S = 2.0
 
+#: How often it is looked whether the directory is still the one that was locked, seconds.
+GROUND_S = 2.0
+
 #: Commands taken and not yet journalled. The word about the time comes by the same queue: it must not wait behind them.
 PREFETCH = 64
 
@@ -84,14 +87,22 @@ class HostAgent:
     async def run(self) -> None:
         """Serve until cancelled. VMs of an earlier agent are adopted; wanted ones are made and started.
 
-        Raises DirectoryTaken when another agent works in the directory.
+        Raises DirectoryTaken when another agent works in the directory, or it is another one than it was, in a group.
         """
         self._lock.take()
         try:
             await self.open()
-            await self._serve()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hold_ground(), name="ground")
+                await self._serve()
         finally:
             self._lock.release()
+
+    async def _hold_ground(self) -> None:
+        """End the agent when its directory is another one. Raises DirectoryTaken."""
+        while True:
+            self._lock.check()
+            await asyncio.sleep(GROUND_S)
 
     async def _serve(self) -> None:
         self._journal.open()

@@ -42,6 +42,19 @@ class DirectoryLock:
         self._descriptor = descriptor
         self._name_holder()
 
+    def check(self) -> None:
+        """Raise DirectoryTaken when what has the directory's name now is not what was locked: a disk was mounted over
+        it, or it was removed. What an agent wrote there would be written over what is not its own."""
+        try:
+            is_ours = os.path.samestat(os.fstat(self._descriptor), (self._directory / _LOCK).stat())
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise DirectoryTaken(
+                f"{self._directory} is another directory than it was: a disk was mounted over it, or it was removed; "
+                "start the agent again to go on with what is there now"
+            )
+
     def release(self) -> None:
         """Let another agent have the directory. Idempotent."""
         if self._descriptor >= 0:

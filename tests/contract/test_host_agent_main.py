@@ -149,3 +149,23 @@ async def test_a_lost_registry_costs_no_disk_and_the_log_says_what_to_do(program
     assert program.processes(vm)
     assert json.loads((program.directory / "host/hypervisor/vm-a/vm.json").read_bytes())["spec"]["id"] == vm
     assert (program.directory / "host/hypervisor/vm-a/state").is_dir()
+
+
+async def test_an_agent_over_whose_directory_a_disk_is_mounted_ends_and_the_next_one_finds_what_is_there(program, vm):
+    """It began before the disk was there, so it knows none of the VMs on it."""
+    host = program.directory / "host"
+    host.rename(program.directory / "disk")
+    too_early = await program.serving()
+
+    host.rename(program.directory / "hidden")
+    (program.directory / "disk").rename(host)
+    before = (host / "vms.json").read_bytes()
+    said = said_at_the_end(too_early)
+    second = await program.serving()
+    second.send_signal(signal.SIGTERM)
+
+    assert too_early.returncode == 1
+    assert "is another directory than it was: a disk was mounted over it" in said
+    assert "Traceback" not in said
+    assert (host / "vms.json").read_bytes() == before
+    assert "1 virtual machine goes on without it: worker-1" in said_at_the_end(second)

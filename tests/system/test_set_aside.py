@@ -81,6 +81,30 @@ def test_the_principal_of_a_discarded_vm_is_revoked_and_nothing_is_left_to_ask(s
     assert listed(system)["worker-1"]["vm"] in users
 
 
+def test_a_vm_whose_directory_is_away_for_one_start_is_missing_and_as_it_was_when_it_is_back(system: System) -> None:
+    before = listed(system)["worker-1"]
+    home, away = system.layout.host / "hypervisor" / before["vm"], system.directory / "away"
+    home.rename(away)
+    system.kill("host_agent")
+    until(lambda: listed(system)["worker-1"]["state"] == "missing", "it is missing")
+    shown = volcloud(system, "vm", "list").stdout
+    refused = volcloud(system, "vm", "run", "worker-1", "--", "true")
+    leaving = json.loads((system.layout.host / "vms.json").read_bytes())["leaving"]
+
+    away.rename(home)
+    until(lambda: listed(system)["worker-1"]["state"] == "running", "it is back")
+    after = listed(system)["worker-1"]
+
+    assert "not used" in shown
+    assert "VM worker-1 is missing: its agent cannot answer" in refused.stderr
+    assert f"{home} is not there: mount its disk" in refused.stderr
+    assert leaving == []
+    assert before["vm"] in Management(read_node_address(system.layout.node)).users()
+    assert after["vm"] == before["vm"]
+    # Its guest may have died of its files being away; then it was started again.
+    assert (after["pid"] == before["pid"]) == (after["generation"] == before["generation"])
+
+
 def test_the_vm_that_was_adopted_still_runs_commands(system: System) -> None:
     done = volcloud(system, "vm", "run", "worker-1", "--", "echo", "still here")
 

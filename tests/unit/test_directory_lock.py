@@ -66,3 +66,17 @@ def test_nobody_else_on_the_machine_can_hold_the_lock(tmp_path: Path) -> None:
     DirectoryLock(tmp_path).take()
 
     assert (tmp_path / "lock").stat().st_mode & 0o077 == 0
+
+
+def test_a_directory_that_is_another_one_than_was_locked_is_noticed(tmp_path: Path) -> None:
+    place = tmp_path / "host"
+    lock = DirectoryLock(place)
+    lock.take()
+    lock.check()
+
+    place.rename(tmp_path / "elsewhere")
+    with pytest.raises(DirectoryTaken, match=f"{place} is another directory than it was: a disk was mounted over it"):
+        lock.check()
+    DirectoryLock(place).take()
+    with pytest.raises(DirectoryTaken, match="another directory"):
+        lock.check()
