@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -18,8 +19,9 @@ from msgspec.structs import replace
 
 from adapters.batch import MOST_MESSAGES, batch_size
 from adapters.errors import LedgerError, LedgerUnavailable
-from adapters.ledger import outbox
+from adapters.ledger import assignments, outbox
 from adapters.ledger.engine import Ledger
+from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from adapters.outgoing import Outgoing
@@ -87,6 +89,7 @@ class _Written(Struct):
     outgoing: list[OutboxRow]
     counts: dict[str, int]
     observations: list[tuple[str, float]]
+    rest: Rest
 
 
 class Intake:
@@ -114,6 +117,9 @@ class Intake:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What transactions have left, and whether somebody is at it.
+        self._rest = Rest()
+        self._is_going_on = False
         #: Messages queued so far, and those of them that are written down or given up.
         self._queued = self._settled = 0
         self._some_settled = asyncio.Event()
@@ -215,8 +221,11 @@ class Intake:
         """Let what is being published be confirmed, tick it off and stop."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         ticks = self._outgoing.take_ticks()
-        if ticks:
-            await self._in_thread(lambda: self._ledger.write_lightly(lambda tx: outbox.tick(tx, ticks)))
+        try:
+            if ticks:
+                await self._in_thread(lambda: self._ledger.write_lightly(lambda tx: outbox.tick(tx, ticks)))
+        except LedgerError as error:
+            log.warning("confirmed and not ticked off, it is sent once more", extra={"why": str(error)})
         self._thread.shutdown()
 
     async def _take(self, batch: list[Item]) -> None:
@@ -254,9 +263,9 @@ class Intake:
         asyncio.get_running_loop().call_later(AGAIN_S, self._queue, again)
 
     async def _is_there(self) -> bool:
-        """Whether the ledger takes any transaction at all."""
+        """Whether the ledger takes anything at all; an empty transaction is taken by a full disk too."""
         try:
-            await self._in_thread(lambda: self._ledger.write(lambda tx: None))
+            await self._in_thread(lambda: self._ledger.write(outbox.probe))
         except LedgerError:
             return False
         return True
@@ -289,14 +298,14 @@ class Intake:
                 answers += [(item, answer) for item, answer in zip(mine, given, strict=True) if answer is not None]
         if not light:
             self._after(tx)
-        return _Written(answers, outbox.fresh(tx), dict(tx.counts), list(tx.observations))
+        return _Written(answers, outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.rest)
 
     async def _publish_after(self, work: Callable[[Tx], Any], *, light: bool) -> Any:
         write = self._ledger.write_lightly if light else self._ledger.write
 
         def whole(tx: Tx) -> tuple[Any, _Written]:
             result = work(tx)
-            return result, _Written([], outbox.fresh(tx), dict(tx.counts), list(tx.observations))
+            return result, _Written([], outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.rest)
 
         result, written = await self._in_thread(lambda: write(whole))
         self._spawn(self._finish([], written))
@@ -314,6 +323,7 @@ class Intake:
     async def _finish(self, items: list[Item], written: _Written) -> None:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
         try:
+            self._go_on_with(written.rest)
             self._metrics.note(written.counts, written.observations)
             await self._outgoing.publish(written.outgoing)
             for item, answer in written.answers:
@@ -323,6 +333,23 @@ class Intake:
         for item in items:
             if item.delivery is not None:
                 item.delivery.ack()
+
+    def _go_on_with(self, rest: Rest) -> None:
+        self._rest.take_over(rest)
+        if self._rest and not self._is_going_on:
+            self._is_going_on = True
+            self._spawn(self._go_on())
+
+    async def _go_on(self) -> None:
+        """Do what transactions have left, a portion a transaction, others in between; what fails, a sweep will find."""
+        try:
+            while self._rest:
+                rest, self._rest = self._rest, Rest()
+                await self.write(partial(assignments.go_on, rest=rest))
+        except LedgerError as error:
+            log.warning("left for the next sweep", extra={"why": str(error)})
+        finally:
+            self._is_going_on = False
 
     def _start_publishing(self, rows: list[OutboxRow]) -> None:
         if rows:

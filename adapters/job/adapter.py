@@ -120,7 +120,9 @@ class JobAdapter:
         await self._intake.emptied()
         found = await self._intake.write(_take_turn, light=True)
         advice = watch.look(found, time.monotonic())
-        await self._intake.write(partial(_follow, found.kept_by, advice))
+        is_more = await self._intake.write(partial(_follow, found.kept_by, advice))
+        while is_more:
+            is_more = await self._intake.write(_keep_time)
         await self._put_mark(watch)
         self._show(await self._intake.read(queries.stats))
         await asyncio.to_thread(self._ledger.tidy)
@@ -215,15 +217,26 @@ def _take_turn(tx: Tx) -> clock.Readers:
     return clock.readers(tx)
 
 
-def _follow(kept_by: str, advice: Advice, tx: Tx) -> None:
-    """Let the clock go on, do what is due, and match: a beat or an inventory may have unblocked requests."""
+def _follow(kept_by: str, advice: Advice, tx: Tx) -> bool:
+    """Let the clock go on, do what is due, and match: a beat or an inventory may have unblocked requests.
+
+    Says whether more is due.
+    """
     clock.leave(tx, advice.gone)
     if advice.takes_over:
         clock.keep(tx, kept_by)
     if advice.step_s:
         clock.go_on(tx, int(advice.step_s * 1000))
-    timetable.keep(tx)
+    is_more = timetable.keep(tx)
     assignments.match_all(tx)
+    return is_more
+
+
+def _keep_time(tx: Tx) -> bool:
+    """Do more of what is due, after others have written."""
+    is_more = timetable.keep(tx)
+    assignments.match(tx)
+    return is_more
 
 
 async def run(config: JobAdapterConfig) -> None:

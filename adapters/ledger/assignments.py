@@ -12,19 +12,20 @@ slots that it freed, and at those that meet what it let wait. ``match_all`` look
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
+from itertools import accumulate, chain, islice
 from typing import Any
 
 import msgspec
 from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, literal_column, select, update
 
-from adapters.ledger import classes, outbox, tables, tallies, terms
+from adapters.ledger import arrays, classes, outbox, tables, tallies, terms
 from adapters.ledger.backlog import Backlog
 from adapters.ledger.floor import VmFloor
 from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
+from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
 from schemas.description import JobDescription
@@ -33,6 +34,8 @@ from schemas.ledger import JobState
 
 #: Rows read at a time; a batch seldom needs more.
 PAGE = 64
+#: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; ``tx.rest`` has the others.
+MOST_PAIRS, MOST_BYTES = 400, 8 << 20
 #: Classes of free slots that one sweep looks at; the next takes others.
 MOST_OFFERS = 20
 #: Attempts of one job whose rows are kept: the last.
@@ -103,7 +106,8 @@ _DESCRIPTIONS = select(tables.submissions.c.number, tables.submissions.c.descrip
 
 
 def match(tx: Tx) -> int:
-    """Assign every waiting job that a free slot can take, as far as this transaction changed either; gives how many.
+    """Assign waiting jobs that a free slot can take, as far as this transaction changed either; gives how many. What
+    would be too many at once is left to ``go_on``.
 
     The job's attempt grows, the attempt's row holds its lease, the request is gone and the assignment is in the
     outbox. Call it last in each transaction that added a job, a request, or unblocked one; calling it again is cheap.
@@ -116,7 +120,19 @@ def match(tx: Tx) -> int:
     tx.fresh_offers, tx.fresh_shapes = set(), set()
     # Where no slot is new, what has waited fits none: what came now alone is looked at.
     backlog = _backlog(tx) if offers else _backlog(tx, shapes)
-    return _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
+    made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
+    if not is_whole:
+        tx.rest.take_over(Rest(offers, shapes))
+    return made
+
+
+def go_on(tx: Tx, rest: Rest) -> None:
+    """Do a portion of what another transaction has left; ``tx.rest`` has what is left of it."""
+    if rest.is_making:
+        arrays.make_more(tx)
+    tx.fresh_offers |= rest.offers
+    tx.fresh_shapes |= rest.shapes
+    match(tx)
 
 
 def match_all(tx: Tx) -> int:
@@ -128,7 +144,10 @@ def match_all(tx: Tx) -> int:
     offers = _values(tx, _OFFERS)
     start = tx.now_ms // 1000 * MOST_OFFERS % max(1, len(offers))
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
-    return _assign(tx, Idle(tx, turn), _backlog(tx))
+    made, is_whole = _assign(tx, Idle(tx, turn), _backlog(tx))
+    if not is_whole:
+        tx.rest.offers |= set(turn)
+    return made
 
 
 def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
@@ -194,18 +213,28 @@ def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Wait
         after = page[-1]
 
 
-def _assign(tx: Tx, idle: Idle, backlog: Backlog) -> int:
+def _assign(tx: Tx, idle: Idle, backlog: Backlog) -> tuple[int, bool]:
+    """Give how many pairs were made, and whether these are all that could be."""
     floor = VmFloor(tx)
-    pairs = _still_waiting(tx, list(pair(idle, backlog, floor)))
+    found = list(islice(pair(idle, backlog, floor), MOST_PAIRS))
     floor.close()
-    if not pairs:
-        return 0
-    described = descriptions(tx, {job.submission for job, _ in pairs})
+    still = _still_waiting(tx, found)
+    if not still:
+        return 0, len(found) < MOST_PAIRS
+    described = descriptions(tx, {job.submission for job, _ in still})
+    pairs = _within_bytes(still, described)
     _write_attempts(tx, pairs, floor, described)
     _write_assignments(tx, pairs, floor, described)
     tx.counts["jobs_assigned"] += len(pairs)
     tx.observations += [("wait", max(0, tx.now_ms - job.submitted_ms) / 1000) for job, _ in pairs]
-    return len(pairs)
+    return len(pairs), len(found) < MOST_PAIRS and len(pairs) == len(still)
+
+
+def _within_bytes(pairs: Sequence[Pair], described: Mapping[int, JobDescription]) -> Sequence[Pair]:
+    """Cut the pairs where their messages would be too much to hold at once; the first stays."""
+    sizes = {number: len(msgspec.msgpack.encode(description)) for number, description in described.items()}
+    sums = accumulate(sizes[job.submission] for job, _ in pairs)
+    return pairs[: max(1, sum(size <= MOST_BYTES for size in sums))]
 
 
 def _still_waiting(tx: Tx, pairs: list[Pair]) -> list[Pair]:

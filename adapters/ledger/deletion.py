@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import bindparam, delete, func, select
 
 from adapters.ledger import orders, tables, tallies
-from adapters.ledger.orders import PORTION, Chosen, Portion
-from adapters.ledger.transaction import Insert, Tx, insert_into, portions
+from adapters.ledger.orders import Chosen, Portion
+from adapters.ledger.transaction import PORTION, Insert, Tx, insert_into, portions
 from schemas.ids import split_job_ref
 from schemas.ledger import JobDelete, JobState
 
@@ -31,6 +31,7 @@ _LOCK = (
 )
 _EMPTY = select(_submissions.c.number).where(
     _submissions.c.number.in_(bindparam("submissions", expanding=True)),
+    _submissions.c.made == _submissions.c.count,
     ~select(_jobs.c.number).where(_jobs.c.submission == _submissions.c.number).exists(),
 )
 

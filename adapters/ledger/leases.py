@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, or_, select, update
 
 from adapters.ledger import attempts, events, guests, outbox, repute, tables, tallies, terms
 from adapters.ledger.attempts import AttemptState, Held, Work
@@ -24,8 +24,8 @@ from schemas.ids import JobRef
 from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, JobStop, Phase
 from schemas.ledger import JobState
 
-#: Attempts that one call of ``expire`` gives up at most; the next call takes the rest.
-MOST_EXPIRED = 1000
+#: Attempts that one call of ``expire`` gives up at most, some 100 ms of work; the next call takes the rest.
+MOST_EXPIRED = 500
 
 _PHASES = list(Phase)
 #: Phases in which a payload has run.
@@ -58,14 +58,20 @@ class Word(NamedTuple):
     renews: bool = False
 
 
+def _is_due() -> ColumnElement[bool]:
+    """``has_expired`` or ``terms.is_over``, so that what a pause excuses takes nobody's place among the first."""
+    now_ms = bindparam("now_ms")
+    is_paused = and_(_vms.c.paused_ms > 0, _vms.c.paused_ms >= bindparam("excused_ms"))
+    is_silent = and_(_attempts.c.lease_expires_ms < now_ms, or_(~is_paused, _attempts.c.state.not_in(_BEGUN)))
+    return or_(is_silent, and_(_attempts.c.over_ms > 0, _attempts.c.over_ms < now_ms, ~is_paused))
+
+
 _RUN_OUT = (
     select(_attempts.c.job, _attempts.c.lease_expires_ms, _vms.c.paused_ms, _attempts.c.state, _attempts.c.over_ms)
     .join_from(_attempts, _vms, _vms.c.vm == _attempts.c.vm)
-    .where(
-        tables.IS_OPEN,
-        (_attempts.c.lease_expires_ms < bindparam("now_ms")) | (_attempts.c.over_ms < bindparam("now_ms")),
-    )
+    .where(tables.IS_OPEN, _is_due())
     .order_by(_attempts.c.lease_expires_ms)
+    .limit(bindparam("most"))
 )
 _RENEW = (
     update(_attempts)
@@ -232,15 +238,17 @@ def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
 
 
 def expire(tx: Tx) -> int:
-    """Give up the attempts whose leases have run out, or whose terms, however much they beat; gives how many.
+    """Give up attempts whose leases have run out, or whose terms, however much they beat, ``MOST_EXPIRED`` at most; gives
+    how many.
 
     Their jobs wait again, or are held when that happened too often. What a paused VM has not begun is taken back
     without blame, and its guest told, for when it goes on. ``match`` is the caller's. Two adapters may do it at once.
     """
-    leases = [Lease._make(row) for row in tx.execute(_RUN_OUT, {"now_ms": tx.lease_now_ms})]
-    silent = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)][:MOST_EXPIRED]
+    times = {"now_ms": tx.lease_now_ms, "excused_ms": tx.lease_now_ms - tx.policy.pause_limit_ms}
+    leases = [Lease._make(row) for row in tx.execute(_RUN_OUT, {**times, "most": MOST_EXPIRED})]
+    silent = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)]
     over = [lease for lease in leases if terms.is_over(lease.over_ms, lease.paused_ms, tx.lease_now_ms, tx.policy)]
-    return _expire_silent(tx, silent) + _end_terms(tx, over[:MOST_EXPIRED])
+    return _expire_silent(tx, silent) + _end_terms(tx, over)
 
 
 def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:

@@ -14,18 +14,15 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, bindparam, select, update
 
 from adapters.errors import Ambiguous, NotFound
-from adapters.ledger import attempts, events, leases, outbox, tables, tallies
+from adapters.ledger import arrays, attempts, events, leases, outbox, tables, tallies
 from adapters.ledger.attempts import AttemptState, Given, Held
 from adapters.ledger.events import Note
-from adapters.ledger.transaction import Tx, portions
+from adapters.ledger.transaction import PORTION, Tx, portions
 from broker.routes import down
 from schemas.ids import JobRef, job_ref
 from schemas.ledger import JobCancel, JobRetry, JobState
 
 _jobs, _submissions = tables.jobs, tables.submissions
-
-#: Jobs that an order changes in one transaction: some 20 ms, after which others write.
-PORTION = 1000
 
 _NOT_STARTED = (JobState.SUBMITTED, JobState.HELD)
 _ENDED_BADLY = (JobState.HELD,)
@@ -94,20 +91,22 @@ def select_jobs(tx: Tx, text: str, owner: str) -> Selected:
         raise Ambiguous(f"job = {text!r}: {owners} each have one of that id: write owner/{job_id}")
     found = Selected(rows[0].number, rows[0].owner, job_id, index)
     if index and tx.execute(_IS_THERE, {"ref": found.ref}).first() is None:
-        raise NotFound(f"job = {text!r}: that array has no job {index}")
+        raise NotFound(arrays.is_to_come(tx, found.ref) or f"job = {text!r}: that array has no job {index}")
     return found
 
 
 def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion:
     """Cancel jobs, for good and at once; the guests that have some of them are told to stop.
 
-    Takes ``PORTION`` jobs at most, those first that would be assigned next; the caller goes on while there is more, in
-    transactions of their own. ``owner`` confines a site to its own jobs; empty for a console. ``by`` is who ordered it,
-    for the diary. Ended jobs are left alone; idempotent. Raises NotFound, Ambiguous.
+    Jobs of an array that have no rows yet are given theirs first. Takes ``PORTION`` jobs at most, those first that
+    would be assigned next; the caller goes on while there is more, in transactions of their own. ``owner`` confines a
+    site to its own jobs; empty for a console. ``by`` is who ordered it, for the diary. Ended jobs are left alone;
+    idempotent. Raises NotFound, Ambiguous.
     """
     found = select_jobs(tx, message.job, owner or message.owner)
     who = by or owner or message.owner or tx.instance
     reason = f"cancelled by {who}"
+    is_growing = not found.index and arrays.make_more_of(tx, found.submission)
     waiting = portion_of(tx, found, _NOT_STARTED)
     _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, since_ms=tx.lease_now_ms, reason=reason)
     events.note_all(tx, [Note(job.number, job.attempt, "cancelled", who) for job in waiting])
@@ -115,7 +114,7 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
     at_work = portion_of(tx, found, _RUNS) if len(waiting) < PORTION else []
     running = [held for held in attempts.latest_of(tx, [job.number for job in at_work]) if held.is_open]
     _end(tx, running, who, reason)
-    is_last = max(len(waiting), len(at_work)) < PORTION
+    is_last = max(len(waiting), len(at_work)) < PORTION and not is_growing
     return Portion(len(waiting) + len(running), len(running), is_last)
 
 

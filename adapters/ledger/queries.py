@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import ColumnElement, FromClause, Select, bindparam, func, select
 
 from adapters.errors import NotFound
-from adapters.ledger import outbox, tables, tallies
+from adapters.ledger import arrays, outbox, tables, tallies
 from adapters.ledger.listing import ROWS
 from adapters.ledger.presence import presence_in_sql, vm_state_in_sql
 from adapters.ledger.records import record
@@ -52,8 +52,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 def show(tx: Tx, message: JobShow, owner: str = "") -> JobRecord:
     """Tell all about one job. Raises NotFound, also for another owner's job when ``owner`` confines the sender."""
     row = tx.execute(_ROW, {"ref": message.job}).first()
-    if row is None or (owner and split_job_ref(message.job)[0] != owner):
-        raise NotFound(f"job = {message.job!r}: no such job" + (f" of {owner}" if owner else ""))
+    is_foreign = bool(owner) and split_job_ref(message.job)[0] != owner
+    if row is None or is_foreign:
+        to_come = "" if is_foreign else arrays.is_to_come(tx, message.job)
+        raise NotFound(to_come or f"job = {message.job!r}: no such job" + (f" of {owner}" if owner else ""))
     return record(tx, message.id, row)
 
 

@@ -8,12 +8,12 @@ blocked by that word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, CursorResult, ScalarSelect, bindparam, select, update
 
 from adapters.ledger import tables
-from adapters.ledger.transaction import Tx, portions
+from adapters.ledger.transaction import PORTION, Tx, portions
 from schemas.vms import UNDECIDED
 
 #: States in which a VM keeps what its payloads have begun though it does not beat.
@@ -41,15 +41,21 @@ _SETTLE = (
     .where(_requests.c.vm == bindparam("of_vm"), _requests.c.generation == bindparam("of_generation"))
     .values(state=bindparam("now_in"))
 )
+
+
+def _first(*conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    return select(_vms.c.vm).where(*conditions).limit(PORTION).scalar_subquery()
+
+
 _FALL_SILENT = (
     update(_vms)
-    .where(tables.IS_SPEAKING, _vms.c.beat_ms < bindparam("before_ms"))
+    .where(_vms.c.vm.in_(_first(tables.IS_SPEAKING, _vms.c.beat_ms < bindparam("before_ms"))))
     .values(agent=SILENT)
     .returning(_vms.c.vm)
 )
 _RESTED = (
     update(_vms)
-    .where(tables.IS_RESTING, _vms.c.rest_until_ms <= bindparam("now_ms"))
+    .where(_vms.c.vm.in_(_first(tables.IS_RESTING, _vms.c.rest_until_ms <= bindparam("now_ms"))))
     .values(rest_until_ms=0)
     .returning(_vms.c.vm)
 )
@@ -84,12 +90,17 @@ def settle(tx: Tx, vms: Sequence[str]) -> None:
     tx.counts["requests_unblocked"] += sum(now_in == READY for _, now_in in changed)
 
 
-def fall_silent(tx: Tx) -> None:
-    """Block what VMs have asked for whose agents have not been heard for three beats."""
-    before_ms = tx.lease_now_ms - tx.policy.silence_ms
-    settle(tx, list(tx.execute(_FALL_SILENT, {"before_ms": before_ms}).scalars()))
+def fall_silent(tx: Tx) -> int:
+    """Block what VMs have asked for whose agents have not been heard for three beats; gives how many, of a portion."""
+    return _settled(tx, tx.execute(_FALL_SILENT, {"before_ms": tx.lease_now_ms - tx.policy.silence_ms}))
 
 
-def end_rests(tx: Tx) -> None:
-    """Let VMs that have rested long enough be given a job again."""
-    settle(tx, list(tx.execute(_RESTED, {"now_ms": tx.lease_now_ms}).scalars()))
+def end_rests(tx: Tx) -> int:
+    """Let VMs that have rested long enough be given a job again; gives how many, of a portion."""
+    return _settled(tx, tx.execute(_RESTED, {"now_ms": tx.lease_now_ms}))
+
+
+def _settled(tx: Tx, changed: CursorResult[Any]) -> int:
+    vms = list(changed.scalars())
+    settle(tx, vms)
+    return len(vms)

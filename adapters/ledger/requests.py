@@ -20,14 +20,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, bindparam, case, delete, exists, func, select, update
+from sqlalchemy import Integer, bindparam, case, delete, exists, func, select, tuple_, update
 
 from adapters.ledger import attempts, guests, tables
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.lanes import Lanes
 from adapters.ledger.readiness import BLOCKED, READY
-from adapters.ledger.transaction import Insert, Tx, insert_into
+from adapters.ledger.transaction import PORTION, Insert, Tx, insert_into
 from schemas.ids import JobRef
 from schemas.jobs import AgentHello, AttemptRef, JobRequest, JobWithdraw
 
@@ -45,7 +45,8 @@ _WITHDRAW = delete(_requests).where(
     _requests.c.slot == bindparam("of_slot"),
     _requests.c.request_id < bindparam("id"),
 )
-_FORGET = delete(_requests).where(_requests.c.repeated_ms < bindparam("before_ms"))
+_OLD = select(_requests.c.vm, _requests.c.slot).where(_requests.c.repeated_ms < bindparam("before_ms")).limit(PORTION)
+_FORGET = delete(_requests).where(tuple_(_requests.c.vm, _requests.c.slot).in_(_OLD))
 
 
 #: Attempts that a guest names, by job and number.
@@ -114,9 +115,11 @@ def hello(tx: Tx, vm: str, message: AgentHello) -> None:
     _lose(tx, {(lost.number, lost.attempt): lost for lost in gone})
 
 
-def forget(tx: Tx, before_ms: int) -> None:
-    """Forget requests that have not been repeated since then: their guests are gone."""
-    tx.counts["requests_forgotten"] += tx.execute(_FORGET, {"before_ms": before_ms}).rowcount
+def forget(tx: Tx, before_ms: int) -> int:
+    """Forget requests that have not been repeated since then: their guests are gone. Gives how many, of a portion."""
+    forgotten = tx.execute(_FORGET, {"before_ms": before_ms}).rowcount
+    tx.counts["requests_forgotten"] += forgotten
+    return forgotten
 
 
 def is_outlived(held: Held, generation: int, named: Named) -> bool:

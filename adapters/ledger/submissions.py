@@ -7,16 +7,16 @@ refused. A refusal leaves no row, so the mended description may come under the s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import BigInteger, Text, bindparam, cast, func, insert, literal, select, true, tuple_
+from sqlalchemy import bindparam, insert, select, tuple_
 
-from adapters.ledger import classes, tables, tallies
+from adapters.ledger import arrays, classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import JobDescription, check_description
 from schemas.envelope import MAX_BODY_BYTES
@@ -31,13 +31,6 @@ MOST_DESCRIPTION_BYTES = MAX_BODY_BYTES - 8192
 
 _table = tables.submissions
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-#: A job of a name that was deleted begins after the deleted one's attempts.
-_FIRST_ATTEMPT = (
-    select(func.coalesce(func.max(tables.deleted.c.attempt), 0))
-    .where(tables.deleted.c.owner == _table.c.owner, tables.deleted.c.id == _table.c.id)
-    .correlate(_table)
-    .scalar_subquery()
-)
 _DIGESTS = select(_table.c.owner, _table.c.id, _table.c.digest).where(
     tuple_(_table.c.owner, _table.c.id).in_(bindparam("keys", expanding=True))
 )
@@ -163,9 +156,8 @@ def _write(tx: Tx, new: Mapping[Key, Application], rows: Sequence[dict[str, Any]
     for number, count, owner, _ in written:
         by_count[count].append(number)
         tallies.add(tx, number, owner, JobState.SUBMITTED, count)
-    for count, submissions in by_count.items():
-        _insert_jobs(tx, submissions, count)
-        tx.counts["jobs_submitted"] += count * len(submissions)
+        tx.counts["jobs_submitted"] += count
+    arrays.begin(tx, by_count)
     return _digests(tx, {(row["owner"], row["id"]) for row in rows} - {(owner, name) for _, _, owner, name in written})
 
 
@@ -187,37 +179,9 @@ def _row(tx: Tx, key: Key, application: Application, shapes: Mapping[str, int]) 
         "digest": application.digest,
         "description": application.body,
         "count": job.array,
+        "made": arrays.first_portion(job.array),
         "attempts": job.attempts,
         "shape": shapes[application.shape],
         "rank": -job.priority,
         "submitted_ms": tx.now_ms,
     }
-
-
-def _insert_jobs(tx: Tx, submissions: Iterable[int], count: int) -> None:
-    """Make the jobs of submissions of one size inside the database: 100,000 rows never pass through here."""
-    first = select(literal(1).label("value")).cte("indices", recursive=True)
-    indices = first.union_all(select(first.c.value + 1).where(first.c.value < count))
-    values = {
-        "submission": _table.c.number,
-        "idx": indices.c.value,
-        "ref": _table.c.owner + "/" + _table.c.id + "." + cast(indices.c.value, Text),
-        "shape": _table.c.shape,
-        "rank": _table.c.rank,
-        "state": literal(JobState.SUBMITTED.value),
-        "attempt": _FIRST_ATTEMPT,
-        "failures": literal(0),
-        "losses": literal(0),
-        "lost_on": literal(""),
-        "reason": literal(""),
-        "submitted_ms": _table.c.submitted_ms,
-        "ended_ms": literal(0),
-        "since_ms": literal(tx.lease_now_ms, BigInteger),
-        "owner": _table.c.owner,
-    }
-    chosen = _table.c.number.in_(bindparam("numbers", expanding=True))
-    each = _table.join(indices, true())
-    rows = select(*values.values()).select_from(each).where(chosen).order_by(_table.c.number, indices.c.value)
-    statement = insert(tables.jobs).from_select(list(values), rows)
-    for some in portions(sorted(submissions)):
-        tx.execute(statement, {"numbers": some})

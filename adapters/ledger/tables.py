@@ -166,12 +166,17 @@ submissions = Table(
     Column("shape", BigInteger, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("submitted_ms", BigInteger, nullable=False),
+    #: How many of its jobs have rows: those of a large array are made in portions.
+    Column("made", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("number", name="pk_submissions"),
     UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
     Index("ix_submissions_owner", "owner", "number"),
     Index("ix_submissions_shape", "shape"),
     sqlite_autoincrement=True,
 )
+
+IS_UNMADE = submissions.c.made < submissions.c.count
+Index("ix_submissions_unmade", submissions.c.number, sqlite_where=IS_UNMADE, postgresql_where=IS_UNMADE)
 
 jobs = Table(
     "jobs",

@@ -1,7 +1,7 @@
 """Tallies: how many jobs of each state an owner has, and each submission, kept with every change instead of counted.
 
 Whoever changes a job's state says so here, in the same transaction; the sums are written at its end, a row a state.
-On PostgreSQL each connection adds to rows of its own, so that no writer waits for another; what is read is their sum.
+On PostgreSQL each adapter adds to rows of its own, so that no writer waits for another; what is read is their sum.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
+from zlib import crc32
 
-from sqlalchemy import bindparam, delete, func, select, text
+from sqlalchemy import bindparam, delete, func, select
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
@@ -19,8 +20,9 @@ _tallies = tables.tallies
 
 #: Stands in the place of a submission in the rows that sum up all of an owner's jobs.
 WHOLE_OWNER = 0
+#: Rows of one owner, submission and state at most: adapters of which two share a row wait for each other, that is all.
+SHARDS = 16
 
-_BACKEND = text("SELECT pg_backend_pid()")
 _OF_SUBMISSIONS = (
     select(_tallies.c.state, func.sum(_tallies.c.count))
     .where(_tallies.c.submission.in_(bindparam("submissions", expanding=True)))
@@ -74,8 +76,12 @@ def write(tx: Tx) -> None:
     tx.tallied.clear()
     rows = [{**kind._asdict(), "count": count} for kind, count in sorted(changes.items()) if count]
     if rows:
-        shard = 0 if tx.is_sqlite else tx.connection.scalar(_BACKEND)
-        tx.each(_upsert(tx.is_sqlite), [row | {"shard": shard} for row in rows])
+        tx.each(_upsert(tx.is_sqlite), [row | {"shard": _shard(tx)} for row in rows])
+
+
+def _shard(tx: Tx) -> int:
+    """An adapter's own row, after a reconnect and a restart as well. SQLite has one writer at a time."""
+    return 0 if tx.is_sqlite else crc32(tx.instance.encode()) % SHARDS
 
 
 def of_submissions(tx: Tx, submissions: Sequence[int]) -> dict[str, int]:

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 
 from adapters.ledger.known import Known
+from adapters.ledger.rest import Rest
 from broker.routes import Route
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ _LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 #: Key of the one advisory lock under which PostgreSQL matches; any constant that nobody else uses.
 MATCHING_LOCK = 0x766F6C636C6F7564
+#: Rows that one transaction changes at most where nobody needs all of them at once: some 20 ms, and others write.
+PORTION = 1000
 #: Values in one IN list; SQLite allows 32,766 parameters, PostgreSQL 65,535.
 MOST_IN_LIST = 5000
 
@@ -122,6 +125,8 @@ class Tx:
         #: Offers of slots that became free here, and shapes of jobs that wait since here: ``match`` looks at them.
         self.fresh_offers: set[int] = set()
         self.fresh_shapes: set[int] = set()
+        #: What was not done here, so that others may write.
+        self.rest = Rest()
         #: Why what a sender has said is of no effect, by sender, for an answer.
         self.refusals: dict[str, str] = {}
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.

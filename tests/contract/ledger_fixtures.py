@@ -32,6 +32,7 @@ from adapters.ledger import (
     timetable,
 )
 from adapters.ledger.engine import Ledger
+from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import Policy, Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
@@ -195,13 +196,16 @@ class Desk:
         self._ids = (f"{number:012}" for number in itertools.count(1))
 
     def write(self, work: Callable[[Tx], T]) -> T:
-        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int]]:
+        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int], Rest]:
             result = work(tx)
             assignments.match(tx)
-            return result, outbox.fresh(tx), dict(tx.counts)
+            return result, outbox.fresh(tx), dict(tx.counts), tx.rest
 
-        result, rows, self.counts = self.ledger.write(all_of_it)
+        result, rows, counts, rest = self.ledger.write(all_of_it)
         self.sent += [decode(body) for row in rows for body in unbundle(row.body)]
+        if rest:
+            self.write(lambda tx: assignments.go_on(tx, rest))
+        self.counts = counts
         return result
 
     def pass_s(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.batch import MOST_JOBS, MOST_MESSAGES, batch_size
+from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Intake, Kind
 from adapters.job import calls as calls_module
@@ -33,7 +33,18 @@ from schemas.codec import MAX_TEXT, decode, encode
 from schemas.description import Input, JobDescription
 from schemas.envelope import MAX_BODY_BYTES, Failed, Message, Ping
 from schemas.errors import DecodeError
-from schemas.jobs import JobBeat, LeaseMark, Machine
+from schemas.jobs import (
+    AgentHello,
+    AttemptRef,
+    Holding,
+    JobBeat,
+    JobCompletion,
+    JobRequest,
+    LeaseMark,
+    Machine,
+    Outcome,
+    Phase,
+)
 from schemas.ledger import (
     AttemptRow,
     JobCancel,
@@ -49,9 +60,11 @@ from schemas.ledger import (
     JobVerdict,
     RegistryList,
 )
+from schemas.vms import HostFacts, HostInventory, VmStatus
 from tests.unit.wires import Post, Wire, until
 
 BEAT = JobBeat(holding=[])
+MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="linux/x86_64")
 
 
 @pytest.fixture
@@ -443,5 +456,33 @@ def test_what_a_batch_makes_the_ledger_write_is_bounded_and_not_its_messages_alo
     assert batch_size([BEAT] * 1000) == MOST_MESSAGES
     assert batch_size([array(100_000), BEAT]) == 1
     assert batch_size([BEAT, BEAT, array(100_000), BEAT]) == 2
-    assert batch_size([array(900)] * 5) == MOST_JOBS // 900
+    assert batch_size([array(900)] * 5) == MOST_ROWS // 900
     assert batch_size([array(1)] * 5) == 5
+
+
+NAMED = [AttemptRef(job="site-a/j.1", attempt=1)] * 4096
+STATUS = VmStatus(
+    vm="vm-a", name="a", state="running", generation=1, hypervisor="fake", cpus=1, memory_mib=1, disk_mib=1024
+)
+HOST = HostFacts(hostname="pc", platform="linux", cpus=1, memory_mib=1, free_disk_mib=1, hypervisor="fake")
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        JobBeat(holding=[Holding(job="site-a/j.1", attempt=1, phase=Phase.RUNNING)] * 4096),
+        AgentHello(machine=MACHINE, holding=NAMED),
+        JobRequest(slot=0, machine=MACHINE, holding=NAMED),
+        JobCompletion(
+            job="site-a/j.1",
+            attempt=1,
+            outcome=Outcome.DONE,
+            request=JobRequest(slot=0, machine=MACHINE, holding=NAMED),
+        ),
+        HostInventory(host=HOST, vms=[STATUS] * 1000, at_ms=1),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_that_names_thousands_has_a_transaction_almost_to_itself(large: Message) -> None:
+    assert batch_size([large] * 40) <= 2
+    assert batch_size([BEAT, large, BEAT]) <= 3

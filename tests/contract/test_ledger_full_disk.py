@@ -1,0 +1,108 @@
+"""An adapter whose ledger's disk is full, for real: what came is kept and written once there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.intake import Intake
+from adapters.job.adapter import kinds
+from adapters.job.desk import SubmissionDesk
+from adapters.ledger import outbox, tallies
+from adapters.ledger.engine import Ledger
+from adapters.metrics import Metrics
+from broker.routes import DEAD, down
+from schemas.description import JobDescription
+from schemas.envelope import Message
+from schemas.jobs import AgentHello, JobBeat, JobRequest, JobStop, Machine
+from schemas.ledger import JobSubmit
+from tests.unit.wires import Post, Wire, until
+
+MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="linux/x86_64")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 4 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free)
+    return filler
+
+
+def submission(number: int) -> JobSubmit:
+    arguments = ["x" * 1000] * 20
+    return JobSubmit(job=JobDescription(id=f"job-{number}", executable="x", arguments=arguments))
+
+
+async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_is_room(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger, wire, desk = Ledger(f"sqlite:///{small_disk}/ledger.db"), Wire(), SubmissionDesk(lambda digest: True)
+    ledger.open()
+    intake = Intake(
+        wire.connection, ledger, kinds(desk), Metrics(wire.user, CollectorRegistry()), after=lambda tx: None
+    )
+    answers: list[bool] = []
+    is_there = intake._is_there
+
+    async def noted() -> bool:
+        answers.append(await is_there())
+        return answers[-1]
+
+    monkeypatch.setattr(intake, "_is_there", noted)
+    said: list[tuple[str, Message]] = [("site-a.submit", submission(number)) for number in range(40)]
+    said += [("vm-a.request", AgentHello(machine=MACHINE)), ("vm-a.request", JobRequest(slot=0, machine=MACHINE))]
+    said += [("vm-a.beat", JobBeat(holding=[]))]
+    posts = [Post(key, message) for key, message in said]
+    filler = fill(small_disk)
+    running = asyncio.create_task(intake.run())
+
+    for post in posts:
+        intake.on_delivery(post.delivery)
+    await until(lambda: len(answers) >= 2, 60)
+    was_acked = [post for post in posts if post.acked]
+    put_off = [record for record in caplog.records if record.message == "message put off"]
+    filler.unlink()
+    await until(lambda: all(post.acked for post in posts), 60)
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await intake.close()
+    desk.close()
+    assert was_acked == []
+    assert answers[:2] == [False, False]
+    assert put_off == [], "nobody is blamed for a disk that takes nothing"
+    assert [where for where, _, _ in wire.sent if where == DEAD] == []
+    assert ledger.read(tallies.of_all) == {"submitted": 40}
+    ledger.close()
+
+
+async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -> None:
+    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db"), Wire()
+    ledger.open()
+    intake = Intake(wire.connection, ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    ledger.write(lambda tx: outbox.put(tx, down("vm-a"), JobStop(id="m", job="site-a/j.1", attempt=1, reason="x")))
+    intake._outgoing.put_back(["m"])
+    filler = fill(small_disk)
+
+    await intake.close()
+
+    filler.unlink()
+    assert [row.message_id for row in ledger.write(lambda tx: outbox.stale(tx, -1))] == ["m"]
+    ledger.close()
