@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -19,12 +18,13 @@ from msgspec.structs import replace
 
 from adapters.batch import MOST_MESSAGES, batch_size
 from adapters.errors import LedgerError, LedgerUnavailable
-from adapters.ledger import assignments, outbox
+from adapters.ledger import outbox
 from adapters.ledger.engine import Ledger
 from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from adapters.outgoing import Outgoing
+from adapters.remainder import Remainder
 from broker.admission import Admission
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
@@ -117,9 +117,7 @@ class Intake:
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What transactions have left, and whether somebody is at it.
-        self._rest = Rest()
-        self._is_going_on = False
+        self._remainder = Remainder(self.write, self._spawn)
         #: Messages queued so far, and those of them that are written down or given up.
         self._queued = self._settled = 0
         self._some_settled = asyncio.Event()
@@ -323,7 +321,7 @@ class Intake:
     async def _finish(self, items: list[Item], written: _Written) -> None:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
         try:
-            self._go_on_with(written.rest)
+            self._remainder.take(written.rest)
             self._metrics.note(written.counts, written.observations)
             await self._outgoing.publish(written.outgoing)
             for item, answer in written.answers:
@@ -333,23 +331,6 @@ class Intake:
         for item in items:
             if item.delivery is not None:
                 item.delivery.ack()
-
-    def _go_on_with(self, rest: Rest) -> None:
-        self._rest.take_over(rest)
-        if self._rest and not self._is_going_on:
-            self._is_going_on = True
-            self._spawn(self._go_on())
-
-    async def _go_on(self) -> None:
-        """Do what transactions have left, a portion a transaction, others in between; what fails, a sweep will find."""
-        try:
-            while self._rest:
-                rest, self._rest = self._rest, Rest()
-                await self.write(partial(assignments.go_on, rest=rest))
-        except LedgerError as error:
-            log.warning("left for the next sweep", extra={"why": str(error)})
-        finally:
-            self._is_going_on = False
 
     def _start_publishing(self, rows: list[OutboxRow]) -> None:
         if rows:

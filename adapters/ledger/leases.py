@@ -10,7 +10,7 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, bindparam, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_, select, update
 
 from adapters.ledger import attempts, events, guests, outbox, repute, tables, tallies, terms
 from adapters.ledger.attempts import AttemptState, Held, Work
@@ -60,7 +60,7 @@ class Word(NamedTuple):
 
 def _is_due() -> ColumnElement[bool]:
     """``has_expired`` or ``terms.is_over``, so that what a pause excuses takes nobody's place among the first."""
-    now_ms = bindparam("now_ms")
+    now_ms: BindParameter[int] = bindparam("now_ms")
     is_paused = and_(_vms.c.paused_ms > 0, _vms.c.paused_ms >= bindparam("excused_ms"))
     is_silent = and_(_attempts.c.lease_expires_ms < now_ms, or_(~is_paused, _attempts.c.state.not_in(_BEGUN)))
     return or_(is_silent, and_(_attempts.c.over_ms > 0, _attempts.c.over_ms < now_ms, ~is_paused))
@@ -238,8 +238,9 @@ def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:
 
 
 def expire(tx: Tx) -> int:
-    """Give up attempts whose leases have run out, or whose terms, however much they beat, ``MOST_EXPIRED`` at most; gives
-    how many.
+    """Give up attempts whose leases have run out, or whose terms, however much they beat; gives how many.
+
+    ``MOST_EXPIRED`` at a time: it is called until nothing is due.
 
     Their jobs wait again, or are held when that happened too often. What a paused VM has not begun is taken back
     without blame, and its guest told, for when it goes on. ``match`` is the caller's. Two adapters may do it at once.

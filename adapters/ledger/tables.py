@@ -9,10 +9,13 @@ lock of all that concerns that job.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -28,6 +31,12 @@ from sqlalchemy import (
 )
 
 metadata = MetaData()
+
+
+def _index_where(name: str, condition: ColumnElement[bool], *columns: Column[Any]) -> None:
+    """Index the rows of a table that meet a condition."""
+    Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
+
 
 #: A row number; SQLite counts only columns that are called INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
@@ -143,14 +152,14 @@ IS_KEPT = vms.c.kept_for > literal_column("0")
 
 IS_ABSENT = vms.c.state == literal_column("'absent'")
 
-Index("ix_vms_gone", vms.c.host, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
-Index("ix_vms_absent", vms.c.beat_ms, sqlite_where=IS_ABSENT, postgresql_where=IS_ABSENT)
+_index_where("ix_vms_gone", IS_ABSENT, vms.c.host)
+_index_where("ix_vms_absent", IS_ABSENT, vms.c.beat_ms)
 Index("ix_vms_offer", vms.c.offer)
-Index("ix_vms_host", vms.c.host, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
-Index("ix_vms_name", vms.c.name, vms.c.vm, sqlite_where=IS_THERE, postgresql_where=IS_THERE)
-Index("ix_vms_speaking", vms.c.beat_ms, sqlite_where=IS_SPEAKING, postgresql_where=IS_SPEAKING)
-Index("ix_vms_kept", vms.c.kept_for, sqlite_where=IS_KEPT, postgresql_where=IS_KEPT)
-Index("ix_vms_resting", vms.c.rest_until_ms, sqlite_where=IS_RESTING, postgresql_where=IS_RESTING)
+_index_where("ix_vms_host", IS_THERE, vms.c.host, vms.c.vm)
+_index_where("ix_vms_name", IS_THERE, vms.c.name, vms.c.vm)
+_index_where("ix_vms_speaking", IS_SPEAKING, vms.c.beat_ms)
+_index_where("ix_vms_kept", IS_KEPT, vms.c.kept_for)
+_index_where("ix_vms_resting", IS_RESTING, vms.c.rest_until_ms)
 
 #: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
 submissions = Table(
@@ -176,7 +185,7 @@ submissions = Table(
 )
 
 IS_UNMADE = submissions.c.made < submissions.c.count
-Index("ix_submissions_unmade", submissions.c.number, sqlite_where=IS_UNMADE, postgresql_where=IS_UNMADE)
+_index_where("ix_submissions_unmade", IS_UNMADE, submissions.c.number)
 
 jobs = Table(
     "jobs",
@@ -220,22 +229,15 @@ IS_SUBMITTED = jobs.c.state == literal_column("'submitted'")
 IS_WAITING = and_(IS_SUBMITTED, jobs.c.not_before_ms == literal_column("0"))
 IS_DELAYED = and_(IS_SUBMITTED, jobs.c.not_before_ms > literal_column("0"))
 
-Index(
-    "ix_jobs_waiting",
-    jobs.c.shape,
-    jobs.c.rank,
-    jobs.c.number,
-    sqlite_where=IS_WAITING,
-    postgresql_where=IS_WAITING,
-)
+_index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.rank, jobs.c.number)
 HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
 IS_HELD = jobs.c.state == literal_column("'held'")
 
-Index("ix_jobs_ended", jobs.c.since_ms, jobs.c.number, sqlite_where=HAS_ENDED, postgresql_where=HAS_ENDED)
-Index("ix_jobs_held", jobs.c.since_ms, jobs.c.number, sqlite_where=IS_HELD, postgresql_where=IS_HELD)
-Index("ix_jobs_order", jobs.c.rank, jobs.c.number, sqlite_where=IS_WAITING, postgresql_where=IS_WAITING)
-Index("ix_jobs_delayed", jobs.c.not_before_ms, sqlite_where=IS_DELAYED, postgresql_where=IS_DELAYED)
+_index_where("ix_jobs_ended", HAS_ENDED, jobs.c.since_ms, jobs.c.number)
+_index_where("ix_jobs_held", IS_HELD, jobs.c.since_ms, jobs.c.number)
+_index_where("ix_jobs_order", IS_WAITING, jobs.c.rank, jobs.c.number)
+_index_where("ix_jobs_delayed", IS_DELAYED, jobs.c.not_before_ms)
 
 #: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
 tallies = Table(
@@ -298,8 +300,8 @@ attempts = Table(
 IS_OPEN = attempts.c.ended_ms == literal_column("0")
 
 IS_OPEN_AND_LARGE = and_(IS_OPEN, attempts.c.large == literal_column("1"))
-Index("ix_attempts_large", attempts.c.vm, sqlite_where=IS_OPEN_AND_LARGE, postgresql_where=IS_OPEN_AND_LARGE)
-Index("ix_attempts_open", attempts.c.vm, sqlite_where=IS_OPEN, postgresql_where=IS_OPEN)
+_index_where("ix_attempts_large", IS_OPEN_AND_LARGE, attempts.c.vm)
+_index_where("ix_attempts_open", IS_OPEN, attempts.c.vm)
 
 #: Free job slots, one row each. ``ahead``: jobs that would run before one given to it. ``state``: see ``readiness``.
 requests = Table(
@@ -320,27 +322,10 @@ requests = Table(
 
 IS_READY = requests.c.state == literal_column("'ready'")
 
-Index(
-    "ix_requests_ready",
-    requests.c.offer,
-    requests.c.ahead,
-    requests.c.asked_ms,
-    requests.c.vm,
-    requests.c.slot,
-    sqlite_where=IS_READY,
-    postgresql_where=IS_READY,
-)
-
+_order = (requests.c.ahead, requests.c.asked_ms, requests.c.vm, requests.c.slot)
+_index_where("ix_requests_ready", IS_READY, requests.c.offer, *_order)
 #: The whole order of service, for when many classes of slots could take a job.
-Index(
-    "ix_requests_order",
-    requests.c.ahead,
-    requests.c.asked_ms,
-    requests.c.vm,
-    requests.c.slot,
-    sqlite_where=IS_READY,
-    postgresql_where=IS_READY,
-)
+_index_where("ix_requests_order", IS_READY, *_order)
 
 #: Messages that the ledger's changes cause, until the broker has confirmed them. UUIDv7 ids keep their order.
 outbox = Table(
