@@ -78,6 +78,7 @@ class Courier:
         rights = Rights(store, may_store, most_input_bytes)
         self._errands = Errands(transfers, store, self._staging, rights, metrics)
         self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
+        self._kin.on_found = self.desk.recognise
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""

@@ -32,6 +32,8 @@ class Kin:
         self._host_of, self._clock = host_of, clock
         self._known: dict[str, tuple[str, float]] = {}
         self._asking: dict[str, asyncio.Task[str]] = {}
+        #: Called with a sender and its kin when that was found.
+        self.on_found: Callable[[str, str], None] = lambda *_: None
 
     def known(self, sender: str) -> str:
         """Name a sender's kin without waiting: as unreported until the ledger has been asked."""
@@ -73,4 +75,5 @@ class Kin:
         if len(self._known) >= MOST_KNOWN:
             del self._known[next(iter(self._known))]
         self._known[sender] = kin, self._clock() + keep_s
+        self.on_found(sender, kin)
         return kin

@@ -35,7 +35,7 @@ class Desk:
         kin_of: Callable[[str], str] = _own,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``kin_of`` gives whose kin a sender is, by one name for all of them, without waiting."""
+        """``kin_of`` gives whose kin a sender is, by one name for all of them, without waiting; see ``recognise``."""
         self._transfers, self._clock = transfers, clock
         self._kin_of = kin_of
         self._places = Places(room)
@@ -50,16 +50,15 @@ class Desk:
 
         ``serve`` deals with its own failures; cancelled, it may be run again.
         """
-        now_s, kin = self._clock(), self._kin_of(sender)
+        now_s = self._clock()
         visit = self._places.get(opening.id)
         if visit is not None:
             if visit.sender == sender:
-                if self._places.asks(visit, kin, now_s):
-                    self._begin()
+                visit.asked_s = now_s
                 self._have_one_give_way()
                 self._answer(sender, opening)
             return True
-        visit = Visit(transfer=opening.id, sender=sender, kin=kin, asked_s=now_s, serve=serve)
+        visit = Visit(transfer=opening.id, sender=sender, kin=self._kin_of(sender), asked_s=now_s, serve=serve)
         is_in = self._places.enter(visit, now_s)
         if is_in:
             self._begin()
@@ -67,6 +66,12 @@ class Desk:
         else:
             self._say_wait(sender, opening)
         return is_in
+
+    def recognise(self, sender: str, kin: str) -> None:
+        """It has become known whose kin a sender is."""
+        self._places.recognise(sender, kin)
+        self._begin()
+        self._have_one_give_way()
 
     async def close(self) -> None:
         """End what is at work and forget what waits; the other ends ask again, here or elsewhere. Idempotent."""

@@ -102,15 +102,16 @@ class Places:
             self._known.add(visit, -1)
             self._rest(visit)
 
-    def asks(self, visit: Visit, kin: str, now_s: float) -> bool:
-        """One that is known asks again. True: whose kin it is has become known, which may give it a place."""
-        visit.asked_s = now_s
-        is_known_now = kin != visit.kin and visit.begun_s is None
-        if is_known_now:
-            self._known.add(visit, -1)
-            visit.kin = kin
-            self._known.add(visit, 1)
-        return is_known_now
+    def recognise(self, sender: str, kin: str) -> None:
+        """It has become known whose kin a sender is."""
+        for visit in self._visits.values():
+            if visit.sender == sender and visit.kin != kin:
+                tallies = [self._known] if visit.begun_s is None else [self._known, self._at_work]
+                for tally in tallies:
+                    tally.add(visit, -1)
+                visit.kin = kin
+                for tally in tallies:
+                    tally.add(visit, 1)
 
     def begin_next(self, now_s: float) -> Visit | None:
         """Give a place to whose kin, and who, has the fewest; among equals to who came first. None: nobody, or none is

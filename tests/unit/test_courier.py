@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -99,8 +100,9 @@ class Room:
         """Send the next bytes, as far as they fit one window."""
         end = Outbound(transfer=offer.id, size=offer.size)
         end.on_window(self.windows(offer)[-1])
+        begin = end.next
         for at in range(0, len(data), end.chunk):
-            chunk = end.render(end.next + at, data[at : at + end.chunk])
+            chunk = end.render(begin + at, data[at : at + end.chunk])
             self.courier.on_chunk(Post(f"{sender}.chunk.adapter-store-1", chunk).delivery)
 
     def abort(self, sender: str, offer: FileOffer) -> None:
@@ -428,4 +430,41 @@ async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_
     assert (key, answer.code) == ("vm.b.files", ErrorCode.STORE)
     for word in ("12582912 bytes of vm-b", "all of host-1 may take 16777216 bytes", "staging_mib"):
         assert word in answer.message
+    await room.courier.close()
+
+
+async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VMs of one host once could hold every place for as long as they liked."""
+    places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
+    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
+    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
+    room = Room(tmp_path)
+    vms = ("vm-a", "vm-b", "vm-c")
+    room.allowed |= dict.fromkeys(vms, 1 << 30)
+    room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
+    data = os.urandom(3 << 19)
+    offers = {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+    for vm in ("vm-a", "vm-b"):
+        room.open(vm, offers[vm])
+        await until(lambda vm=vm: room.windows(offers[vm]))
+    room.send("vm-a", offers["vm-a"], data[: 1 << 19])
+    await until(lambda: any(path.stat().st_size == 1 << 19 for path in room.partials()))
+
+    room.open("vm-c", offers["vm-c"])
+    await until(lambda: room.windows(offers["vm-c"]))
+    room.open("vm-a", offers["vm-a"])
+    waits = [message for key, message in room.said(FileWait) if key == "vm.a.files"]
+    before = room.windows(offers["vm-a"])[-1].epoch
+    room.abort("vm-b", offers["vm-b"])
+    await until(lambda: room.windows(offers["vm-a"])[-1].epoch > before)
+    assert room.windows(offers["vm-a"])[-1].offset == 1 << 19
+    room.send("vm-a", offers["vm-a"], data[1 << 19 :])
+    await until(lambda: room.said(FileDone))
+
+    assert len(waits) == 1
+    stored = room.store.local(offers["vm-a"].file)  # type: ignore[arg-type]
+    assert stored is not None
+    assert stored.read_bytes() == data
     await room.courier.close()

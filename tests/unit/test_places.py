@@ -76,10 +76,13 @@ def test_whose_kin_a_sender_is_may_become_known_while_it_waits() -> None:
     places = Places(ROOM)
     one = visit("a", "vm-a", "not known")
     places.enter(one, 0)
-    places.asks(one, "host-1", 4)
+    places.enter(visit("a2", "vm-a", "not known"), 0)
+    assert begin_all(places)[:1] == ["a"]
+    places.recognise("vm-a", "host-1")
     places.enter(visit("b", "vm-b", "host-1"), 4)
+    places.enter(visit("c", "vm-c", "host-2"), 4)
 
-    assert begin_all(places, 4) == ["a", "b"]
+    assert begin_all(places, 4) == ["c", "b"]
     for known in places.all():
         places.leave(known)
     assert len(places) == 0
