@@ -7,7 +7,6 @@ next. The kernel keeps a job to its promise where it counts by account, else the
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,24 +58,23 @@ class Disk:
     def offered_bytes(self) -> int:
         """Give what all jobs together may have, whatever they have of it now: what is the system's is left out where
         the kernel tells it from theirs."""
-        disk = shutil.disk_usage(self._directory)
+        disk = os.statvfs(self._directory)
         if self._quota is None:
-            return max(disk.total - self._kept_bytes(), 0)
+            return max(disk.f_blocks * disk.f_frsize - _kept_bytes(disk), 0)
         theirs = sum(self._quota.used(uid).bytes for uid in self._uids)
-        return max(disk.free + theirs + self._cache.reclaimable_bytes() - self._kept_bytes(), 0)
+        return max(_free_bytes(disk) + theirs + self._cache.reclaimable_bytes() - _kept_bytes(disk), 0)
 
     def is_short(self, wanted_bytes: int) -> bool:
         """Whether it matters to a job that wants so much what those before it have not removed yet. Quick."""
         # Where nobody counts a job wants its share of the whole disk, which is never free.
-        needed = self._kept_bytes() + (wanted_bytes if self._quota is not None else 0)
-        return self._free_bytes() < needed
+        disk = os.statvfs(self._directory)
+        return _free_bytes(disk) < _kept_bytes(disk) + (wanted_bytes if self._quota is not None else 0)
 
     def begin(self, slot: Path, account: Account | None, wanted_bytes: int) -> Amount:
         """Promise a slot's next job what it wants, or what there is; 0 = what there is. Raises OSError."""
         with self._lock:
             self._forget(slot)
-            self._make_room(wanted_bytes)
-            there = self._there()
+            there = self._there(self._make_room(wanted_bytes))
             size = min(wanted_bytes or there.bytes, there.bytes)
             promised = Amount(max(size, 1), max(min(MOST_FILES, there.files), 1))
             uid = account.uid if self._quota is not None and account is not None else None
@@ -103,14 +101,12 @@ class Disk:
         self._claims.pop(slot, None)
         self._seen.pop(slot, None)
 
-    def _there(self) -> Amount:
+    def _there(self, disk: os.statvfs_result) -> Amount:
         """Give what is free and nobody's."""
-        disk = os.statvfs(self._directory)
         claimed = self._claimed()
         # A file system without a fixed number of files says 0 of 0.
         free_files = disk.f_favail - RESERVE_FILES if disk.f_files else claimed.files + MOST_FILES
-        free_bytes = disk.f_bavail * disk.f_frsize - self._kept_bytes()
-        return Amount(free_bytes - claimed.bytes, free_files - claimed.files)
+        return Amount(_free_bytes(disk) - _kept_bytes(disk) - claimed.bytes, free_files - claimed.files)
 
     def _claimed(self) -> Amount:
         """Give what those that run have not taken yet of what they were promised."""
@@ -123,20 +119,25 @@ class Disk:
         seen = self._seen.get(slot, Amount())
         return Amount(claim.promised.bytes - seen.bytes, claim.promised.files - seen.files)
 
-    def _make_room(self, wanted_bytes: int) -> None:
+    def _make_room(self, wanted_bytes: int) -> os.statvfs_result:
         """Let the cache go as far as that gives a job all that it wants; else, as for a job that may have its share of
-        the whole disk, until half of what is not the system's is free."""
-        free = self._free_bytes()
-        needed = wanted_bytes + self._claimed().bytes + self._kept_bytes()
+        the whole disk, until half of what is not the system's is free. Give how the disk is then."""
+        disk = os.statvfs(self._directory)
+        free = _free_bytes(disk)
+        needed = wanted_bytes + self._claimed().bytes + _kept_bytes(disk)
         if free < needed:
             usable = free + self._cache.reclaimable_bytes()
             needed = needed if usable >= needed else usable // 2
-        if free < needed:
-            self._cache.make_room(needed)
+        if free >= needed:
+            return disk
+        self._cache.make_room(needed)
+        return os.statvfs(self._directory)
 
-    def _free_bytes(self) -> int:
-        disk = os.statvfs(self._directory)
-        return disk.f_bavail * disk.f_frsize
 
-    def _kept_bytes(self) -> int:
-        return RESERVE_BYTES + reserve.look(self._directory).reserve
+def _free_bytes(disk: os.statvfs_result) -> int:
+    return disk.f_bavail * disk.f_frsize
+
+
+def _kept_bytes(disk: os.statvfs_result) -> int:
+    room = reserve.DiskRoom(size=disk.f_blocks * disk.f_frsize, free=_free_bytes(disk))
+    return RESERVE_BYTES + room.reserve

@@ -99,7 +99,7 @@ class Execution:
 
     async def _execute(self, command: list[str], prefix: str, held: Held) -> Ended:
         streams = [
-            CappedFile(self._streams_directory / f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
+            CappedFile(self._streams_directory, f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
         ]
         self.streams += streams
         self._is_at_work = True

@@ -72,13 +72,6 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, option
         raise OSError(error, os.strerror(error), target)
 
 
-def tidy_shared_memory() -> None:
-    """Have none in ``/dev/shm``: another file system is there then, if anything was in the one before."""
-    if os.listdir(SHARED_MEMORY):
-        _libc.umount2(os.fsencode(SHARED_MEMORY), MNT_DETACH)
-        _mount_shared_memory()
-
-
 def _mount_shared_memory() -> None:
     _mount("shm", SHARED_MEMORY, "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
 
@@ -104,3 +97,25 @@ class Ipc:
             os.close(self._lists.pop())
         flags = os.O_RDONLY | os.O_CLOEXEC
         self._lists += [os.open(f"/proc/sysvipc/{kind}", flags) for kind in ("shm", "sem", "msg")]
+
+
+class SharedMemory:
+    """Our own ``/dev/shm``. Whether there is anything in it the file system tells in one call."""
+
+    def __init__(self) -> None:
+        self._taken = self._count()
+
+    def has_entries(self) -> bool:
+        """Say whether there are more files in it than at first."""
+        return self._count() != self._taken
+
+    def renew(self) -> None:
+        """Leave it, and whoever holds something of it, for a fresh one."""
+        _libc.umount2(os.fsencode(SHARED_MEMORY), MNT_DETACH)
+        _mount_shared_memory()
+        self._taken = self._count()
+
+    def _count(self) -> int:
+        found = os.statvfs(SHARED_MEMORY)
+        # Where a machine bounds no files of such a system, what it holds is counted instead.
+        return found.f_files - found.f_ffree or len(os.listdir(SHARED_MEMORY))

@@ -18,8 +18,9 @@ SMALL_BYTES = 16 * 1024
 class CappedFile:
     """A stream of which ``limit`` bytes are kept, the first half of them and the last. Keeps nobody waiting."""
 
-    def __init__(self, path: Path, limit: int) -> None:
-        self.path = path
+    def __init__(self, directory: Path, name: str, limit: int) -> None:
+        """``name`` is what it is called in a completion, and that of its file, which is made only if it needs one."""
+        self._directory, self.name = directory, name
         self.limit = limit
         #: What was kept, while it is small; empty once it went to the file.
         self.head = b""
@@ -43,11 +44,6 @@ class CappedFile:
             self._tail_bytes += len(rest)
             self._trim()
         return True
-
-    @property
-    def name(self) -> str:
-        """What it is called in a completion."""
-        return self.path.name
 
     @property
     def is_small(self) -> bool:
@@ -91,8 +87,8 @@ class CappedFile:
 
     def _spill(self, data: bytes) -> None:
         if self._file is None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = self.path.open("wb", buffering=0)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = (self._directory / self.name).open("wb", buffering=0)
             durable.write_all(self._file.fileno(), self.head)
             self.head = b""
         durable.write_all(self._file.fileno(), data)

@@ -59,6 +59,10 @@ def main() -> NoReturn:
         namespaces.become_first()
     _libc.prctl(SET_CHILD_SUBREAPER, 1)
     _bound(setting["limits"])
+    if os.geteuid() == 0:
+        # Once for all payloads: what changes with each is their account.
+        os.setgroups([])
+        os.umask(0o022)
     if "mounts" in parts:
         namespaces.arrange(setting, own_proc="pids" in parts)
     Warden(channel, setting, parts).serve()
@@ -83,7 +87,8 @@ class Warden:
         self._cpu_seconds = 0.0
         self._oom = _oom_score()
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._has_shm = "mounts" in parts and os.path.isdir(namespaces.SHARED_MEMORY)
+        has_memory = "mounts" in parts and os.path.isdir(namespaces.SHARED_MEMORY)
+        self._memory = namespaces.SharedMemory() if has_memory else None
         self._ipc = namespaces.Ipc() if "ipc" in parts else None
         self._account: list[int] | None = None
         self._cgroup, self._own_cgroup = "", setting["group"]
@@ -227,8 +232,8 @@ class Warden:
 
     def _tidy(self) -> None:
         """What payloads leave in memory is not for the next: shared memory of either kind."""
-        if self._has_shm:
-            namespaces.tidy_shared_memory()
+        if self._memory is not None and self._memory.has_entries():
+            self._memory.renew()
         if self._ipc is not None and self._ipc.has_entries():
             self._ipc.renew()
 
@@ -263,15 +268,12 @@ def _become(account: list[int] | None) -> Callable[[], None]:
     """Take an account on, root kept in reserve, which exec drops. As the first process no signal of it reaches us."""
     if not account:
         return lambda: None
-    os.setgroups([])
     os.setresgid(account[1], account[1], 0)
     os.setresuid(account[0], account[0], 0)
-    mask = os.umask(0o022)
 
     def back() -> None:
         os.setresuid(0, 0, 0)
         os.setresgid(0, 0, 0)
-        os.umask(mask)
 
     return back
 

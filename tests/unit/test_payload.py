@@ -81,7 +81,7 @@ async def test_a_child_that_outlives_its_leader_is_ended_too(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("limit", [1000, 50_000], ids=["kept in memory", "kept in a file"])
 async def test_output_beyond_the_limit_is_cut_with_a_loud_mark(tmp_path: Path, limit: int) -> None:
-    sink = CappedFile(tmp_path / "out", limit)
+    sink = CappedFile(tmp_path, "out", limit)
     payload = Payload.start(
         ["sh", "-c", "yes | head -c 100000; echo; echo last"],
         directory=tmp_path,

@@ -219,7 +219,7 @@ def test_what_is_left_behind_goes_by_age_and_count_and_never_while_it_is_held(tm
 def test_a_stream_of_a_payload_on_a_disk_that_fills_says_how_much_was_cut(tmp_path: Path) -> None:
     """The kernel takes a part of the last write: what it left out must not vanish from the midst of the stream."""
     with small_disk(tmp_path / "disk", 2 * MIB) as disk:
-        stream = CappedFile(disk / "stdout", limit=8 * MIB)
+        stream = CappedFile(disk, "stdout", limit=8 * MIB)
         stream.take(b"x" * MIB)
         fill(disk, leaving=16_384)
         piece = os.urandom(50_000)
