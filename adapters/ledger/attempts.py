@@ -88,6 +88,8 @@ class Held(NamedTuple):
     #: How often the job was given back, and how many jobs its VM had given back when it was given this.
     returns: int = 0
     returns_of_vm: int = 0
+    #: The slot that runs it, of which ``slot`` may be a lane.
+    runs_in: int = 0
 
     @property
     def owner(self) -> str:
@@ -164,6 +166,7 @@ _SELECT = (
         *(_attempts.c[name] for name in ("lease_expires_ms", "boot_id", "may_take_ms", "over_ms", "stretched_ms")),
         _jobs.c.returns,
         _attempts.c.returns.label("returns_of_vm"),
+        _attempts.c.place.label("runs_in"),
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)

@@ -6,10 +6,11 @@ pure functions here decide, by the lease clock (see ``clock``), which stands sti
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_, select, update
 
 from adapters.ledger import attempts, events, guests, outbox, repute, tables, tallies, terms
@@ -30,6 +31,8 @@ MOST_EXPIRED = 500
 _PHASES = list(Phase)
 #: Phases in which a payload has run.
 _BEGUN = frozenset({Phase.RUNNING, Phase.VALIDATING, Phase.STAGE_OUT})
+#: Phases in which a slot is at work on one attempt and on no other.
+_AT_WORK = frozenset({Phase.STAGE_IN, Phase.RUNNING, Phase.VALIDATING})
 _attempts, _vms = tables.attempts, tables.vms
 
 
@@ -136,6 +139,23 @@ def further(now: str, said: Phase) -> Phase:
     return max(Phase(now), said, key=_PHASES.index) if now in _PHASES else said
 
 
+def beyond_slots(said: Iterable[tuple[Held, Phase]]) -> set[tuple[JobRef, int]]:
+    """Name the attempts that cannot be at work as their guest says: another one is, in the same slot.
+
+    Who was at work before is believed first.
+    """
+    busy = [(held, phase) for held, phase in said if phase in _AT_WORK or held.attempt_state in _AT_WORK]
+    at_work: dict[int, Held] = {}
+    for held, phase in sorted(busy, key=lambda pair: pair[0].attempt_state not in _AT_WORK):
+        if phase is not Phase.STAGE_OUT:
+            at_work.setdefault(held.runs_in, held)
+    return {
+        (held.ref, held.attempt)
+        for held, phase in busy
+        if phase in _AT_WORK and held.attempt_state not in _AT_WORK and at_work[held.runs_in] is not held
+    }
+
+
 def renew(tx: Tx, vm: str, message: JobBeat) -> JobBeatAnswer:
     """Take one beat; see ``renew_all``."""
     return renew_all(tx, [(vm, message)])[0]
@@ -154,12 +174,22 @@ def renew_all(tx: Tx, messages: Sequence[tuple[str, JobBeat]]) -> list[JobBeatAn
     held = attempts.by_ref(tx, [(h.job, h.attempt) for _, beat in current for h in beat.holding])
     heard = _Heard()
     for vm, beat in current:
-        for holding in beat.holding:
+        for holding in _possible(beat.holding, held):
             one = held.get((holding.job, holding.attempt))
             _hear(tx, heard, one, holding, beat, known[vm])
     _write(tx, list(heard.renewals.values()))
     attempts.give_up(tx, list(heard.dead.values()), AttemptState.LOST, f"{tx.instance} (boot)")
     return [JobBeatAnswer(call=m.id, server_time_ms=tx.now_ms, stop=heard.stops.get(m.id, [])) for _, m in messages]
+
+
+def _possible(holding: Sequence[Holding], held: Mapping[tuple[JobRef, int], Held]) -> Sequence[Holding]:
+    """Put right what a guest says of more attempts than it has slots: they wait for their turn."""
+    if len(holding) < 2:
+        return holding
+    beyond = beyond_slots((held[h.job, h.attempt], h.phase) for h in holding if (h.job, h.attempt) in held)
+    if not beyond:
+        return holding
+    return [replace(h, phase=Phase.ASSIGNED) if (h.job, h.attempt) in beyond else h for h in holding]
 
 
 class _Heard:
@@ -225,8 +255,10 @@ def _term(tx: Tx, held: Held, phase: Phase) -> Term:
     term = held.term
     if held.can_return:
         term = terms.stretched(term, tx.lease_now_ms - held.lease_expires_ms, tx.policy)
-    is_beginning = phase is not Phase.ASSIGNED and held.may_take_ms and not held.has_begun
-    return terms.begun(term, tx.lease_now_ms) if is_beginning else term
+    if phase is not Phase.ASSIGNED and held.may_take_ms and not held.has_begun:
+        term = terms.begun(term, tx.lease_now_ms)
+    is_storing = phase is Phase.STAGE_OUT and held.attempt_state != Phase.STAGE_OUT
+    return terms.storing(term, tx.lease_now_ms, tx.policy) if is_storing else term
 
 
 def _revive(tx: Tx, back: Sequence[tuple[Held, Standing]]) -> None:

@@ -39,6 +39,11 @@ def begun(term: Term, now_ms: int) -> Term:
     return term._replace(over_ms=now_ms + term.may_take_ms)
 
 
+def storing(term: Term, now_ms: int, policy: Policy) -> Term:
+    """Give the term of an attempt whose outputs alone are left to be stored."""
+    return term._replace(over_ms=min(term.over_ms, now_ms + int(policy.staging_s * 1000)))
+
+
 def stretched(term: Term, by_ms: int, policy: Policy) -> Term:
     """Add time that its guest did not have; no more of it than a pause may take, however often."""
     more_ms = max(0, min(by_ms, policy.pause_limit_ms - term.stretched_ms))

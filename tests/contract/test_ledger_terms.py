@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from adapters.ledger import requests
+from adapters.ledger import leases, requests
 from adapters.ledger.lanes import JOBS_OF_A_CPU, SLOTS_OF_A_CPU
 from adapters.ledger.transaction import Policy
 from schemas.description import Input
-from schemas.jobs import MOST_LANES, JobAssign, JobRequest, JobStop, Machine, Outcome, Phase
+from schemas.jobs import MOST_LANES, Holding, JobAssign, JobBeat, JobRequest, JobStop, Machine, Outcome, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import SMALL, Desk, cluster, desk, status, url
 
@@ -192,6 +192,49 @@ def test_what_is_not_begun_goes_elsewhere_and_its_guest_is_struck_once(desk: Des
     assert desk.show("many.1").attempts[0].cause == "vm-1 has not begun it in 300 s"
     assert other.target == "vm-2"
     assert len(desk.assigned()) == before + 1, "on trial: one at a time"
+
+
+def test_a_guest_that_says_of_all_its_lanes_that_they_run_is_believed_of_one_a_slot(desk: Desk) -> None:
+    desk.submit("many", array=20)
+    machine = msgspec.structs.replace(SMALL, slots=2)
+    for slot in range(20):
+        ask_for(desk, range(slot, slot + 1), machine)
+    jobs = desk.assigned()
+
+    desk.beat(*jobs, phase=Phase.RUNNING)
+    desk.beat(*reversed(jobs), phase=Phase.RUNNING)
+    at_first = [desk.job(f"many.{n}").state for n in range(1, 21)]
+    beat_on(desk, *reversed(jobs), seconds=desk.policy.begin_s + 120)
+
+    assert Counter(at_first) == {JobState.RUNNING: 2, JobState.ASSIGNED: 18}
+    assert desk.states() == {"running": 2, "submitted": 18}
+
+
+def test_what_a_slot_has_ended_and_yet_to_store_keeps_none_from_running(desk: Desk) -> None:
+    desk.submit("many", array=3)
+    for slot in range(3):
+        ask_for(desk, range(slot, slot + 1))
+    first, second, third = desk.assigned()
+    desk.beat(first, second, third, phase=Phase.RUNNING)
+    desk.beat(first, phase=Phase.STAGE_OUT)
+
+    message = [(first, Phase.STAGE_OUT), (second, Phase.RUNNING), (third, Phase.ASSIGNED)]
+    beat = JobBeat(
+        id=desk.id(), generation=1, holding=[Holding(job=j.job, attempt=j.attempt, phase=phase) for j, phase in message]
+    )
+    desk.write(lambda tx: leases.renew(tx, "vm-1", beat))
+
+    assert [desk.state(f"many.{n}") for n in (1, 2, 3)] == [JobState.STAGE_OUT, JobState.RUNNING, JobState.ASSIGNED]
+
+
+def test_who_says_that_it_stores_outputs_keeps_them_no_longer_than_that_may_take(slow: Desk) -> None:
+    slow.submit("one", wall_time_s=86400.0, grace_s=GRACE_S)
+    job = slow.start("vm-1")
+    slow.beat(job)
+
+    beat_on(slow, job, seconds=1800 + 300, phase=Phase.STAGE_OUT)
+
+    assert slow.show("one").attempts[0].state == "lost"
 
 
 def test_a_guest_that_finishes_late_is_counted_if_nobody_else_has_its_job(slow: Desk) -> None:

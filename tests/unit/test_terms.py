@@ -26,6 +26,11 @@ def test_it_must_begin_soon_and_has_its_time_from_then_on() -> None:
     assert (term, terms.begun(term, 9000)) == (Term(5000, 61_000), Term(5000, 14_000))
 
 
+def test_what_has_only_outputs_left_has_the_way_of_its_files() -> None:
+    assert terms.storing(Term(0, 9_000_000), 1000, POLICY) == Term(0, 101_000)
+    assert terms.storing(Term(0, 2000), 1000, POLICY) == Term(0, 2000)
+
+
 def test_what_is_added_is_bounded_in_all() -> None:
     term = terms.stretched(Term(0, 100), 900_000, POLICY)
 
