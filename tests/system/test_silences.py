@@ -141,3 +141,26 @@ def test_an_order_that_takes_long_is_waited_for_while_the_centre_answers(system:
         _, done = order.result()
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_who_sends_a_file_hears_in_time_that_the_storage_adapter_is_silent(system: System, tmp_path: Path) -> None:
+    """It was told after 45 s. The word comes while the file waits, and when the adapter goes on, so does the file."""
+    (tmp_path / "card.dat").write_bytes(b"card")
+    (tmp_path / "job.toml").write_text(
+        'id = "with-a-file"\nexecutable = "/bin/true"\n[[inputs]]\nname = "card.dat"\npath = "card.dat"\n'
+    )
+    usual_s, _ = told(system, "host", "list")
+    command = [sys.executable, "-m", "console.main", "job", "submit", str(tmp_path / "job.toml")]
+    environment = {**os.environ, "VOLCLOUD_DATA": str(system.directory)}
+
+    began = time.monotonic()
+    with frozen(system, "storage_adapter-1"):
+        submitting = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        assert submitting.stderr is not None
+        word = submitting.stderr.readline()
+        took = time.monotonic() - began
+    rest = submitting.communicate(timeout=120)[1]
+
+    assert "card.dat: no word of the storage adapter for 8 s; given up after 45 s; `volcloud status` tells" in word
+    assert took < MOST_S + usual_s
+    assert (submitting.returncode, rest) == (0, "")
