@@ -23,11 +23,13 @@ class DiskRoom(Struct, frozen=True, kw_only=True):
 
     size: int
     free: int
+    #: Kept of a large disk; None = the usual. A person's own disk has no reserve: he knows what he does.
+    kept: int | None = None
 
     @property
     def reserve(self) -> int:
         """What stays free whatever is asked for."""
-        return min(RESERVE_BYTES, self.size // _SMALL)
+        return min(RESERVE_BYTES if self.kept is None else self.kept, self.size // _SMALL)
 
     @property
     def usable(self) -> int:
@@ -39,15 +41,15 @@ class DiskRoom(Struct, frozen=True, kw_only=True):
         return f"{self.free} are free on its disk, of which {self.reserve} stay free"
 
 
-def look(place: Path | int) -> DiskRoom:
+def look(place: Path | int, kept: int | None = None) -> DiskRoom:
     """Look at the disk that a directory, or an open file, is on. Raises OSError."""
     disk = os.statvfs(place)
-    return DiskRoom(size=disk.f_blocks * disk.f_frsize, free=disk.f_bavail * disk.f_frsize)
+    return DiskRoom(size=disk.f_blocks * disk.f_frsize, free=disk.f_bavail * disk.f_frsize, kept=kept)
 
 
-def demand(place: Path | int, need_bytes: int) -> None:
+def demand(place: Path | int, need_bytes: int, kept: int | None = None) -> None:
     """Raise OSError, as a full disk does, where so many bytes more would touch the reserve. It names no file."""
-    room = look(place)
+    room = look(place, kept)
     if need_bytes > room.usable:
         text = f"{os.strerror(errno.ENOSPC)} for {need_bytes} bytes: {room.told()}"
         raise OSError(errno.ENOSPC, text)

@@ -25,8 +25,9 @@ PART, MARK = ".part", ".mark"
 class Partial:
     """See the module. ``open`` comes first; ``close`` last, also after a failure."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        self._path, self._size = path, size
+    def __init__(self, path: Path, size: int, kept: int | None = None) -> None:
+        """``kept``: see ``reserve.DiskRoom``."""
+        self._path, self._size, self._kept = path, size, kept
         self._mark = path.with_suffix(MARK)
         self._file = -1
         self._digest = hashlib.sha256()
@@ -56,7 +57,7 @@ class Partial:
         """Append, and make durable what has gathered; give how much is there. Raises OSError naming the file, also
         before the disk's reserve is touched, whoever else has filled it meanwhile."""
         with durable.naming(self._path):
-            reserve.demand(self._file, sum(map(len, batch)))
+            reserve.demand(self._file, sum(map(len, batch)), self._kept)
             for data in batch:
                 durable.write_sparse(self._file, data, self.written)
                 self._digest.update(data)
@@ -103,7 +104,7 @@ class Partial:
 
     def _check_room(self, missing: int) -> None:
         """Refuse before the first byte what could not be taken to the last."""
-        disk = reserve.look(self._path.parent)
+        disk = reserve.look(self._path.parent, self._kept)
         if missing > disk.usable:
             text = f"no room for {self._path}: {missing} bytes are to come, {disk.told()}; free some space there"
             raise TransferFailed(ErrorCode.STORE, text)

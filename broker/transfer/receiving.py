@@ -54,18 +54,19 @@ class Receiving:
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         is_heard: Callable[[], bool] = lambda: True,
+        kept: int | None = None,
     ) -> None:
         """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer.
 
         ``most_stalls`` None: wait for the sender for ever, for a receiver that asks again at each silence. A sender
         that does not send a window in ``window_s`` counts as gone. While ``is_heard`` says that our words do not reach
-        the broker, neither is the sender's fault.
+        the broker, neither is the sender's fault. ``kept``: see ``reserve.DiskRoom``.
         """
         self._confirm = confirm
         self._is_heard = is_heard
         self._offer = offer
         self._target = target
-        self._partial = Partial(partial, offer.size)
+        self._partial = Partial(partial, offer.size, kept)
         self._is_ready = False
         self._tell = tell
         self._again = again

@@ -41,8 +41,9 @@ class _Open(msgspec.Struct, kw_only=True):
 class Transfers:
     """See the module. Feed it every delivery of files that comes to its principal."""
 
-    def __init__(self, connection: Connection, *, my_suffix: str = "") -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, *, my_suffix: str = "", kept: int | None = None) -> None:
+        """``kept``: see ``reserve.DiskRoom``; of the disks that files come to."""
+        self._connection, self._kept = connection, kept
         self._my_suffix = my_suffix
         self._open: dict[str, _Open] = {}
         self.refused: Counter[str] = Counter()
@@ -209,7 +210,13 @@ class Transfers:
         **hooks: Any,
     ) -> None:
         receiving = Receiving(
-            offer, target, partial, lambda m: self._tell(entry, m), is_heard=lambda: _is_heard(entry), **hooks
+            offer,
+            target,
+            partial,
+            lambda m: self._tell(entry, m),
+            is_heard=lambda: _is_heard(entry),
+            kept=self._kept,
+            **hooks,
         )
         entry.end = receiving
         try:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,18 @@ async def test_a_sender_that_has_begun_and_says_that_it_is_not_ready_is_silent(t
 
     with pytest.raises(TransferFailed, match="the sender is silent"):
         await running
+
+
+@pytest.mark.parametrize(("kept", "words"), [(None, "no room for"), (0, "")])
+def test_what_comes_to_a_daemon_leaves_a_reserve_and_what_comes_to_a_person_need_not(
+    tmp_path: Path, kept: int | None, words: str
+) -> None:
+    """A person who has 400 MB left may pull one of them."""
+    with small_disk(tmp_path / "disk", 64 * MIB) as disk:
+        fill(disk, leaving=MIB + MIB // 2)
+        partial = Partial(disk / "part", MIB, kept)
+
+        with pytest.raises(TransferFailed, match=words) if words else nullcontext():
+            partial.open()
+            assert partial.write([os.urandom(MIB)]) == MIB
+        partial.close()
