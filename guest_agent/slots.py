@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from broker.backoff import backoff
 from broker.errors import NotDelivered
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt
+from guest_agent.beginnings import Beginnings
 from guest_agent.book import Conclusion, Past
 from guest_agent.container import Container
 from guest_agent.endings import GATHER_S, Endings
@@ -99,6 +99,7 @@ class JobLoop:
         self._tasks: set[asyncio.Future[None]] = set()
         self._facts = machine()
         self._endings = Endings(uplink, room, self._forget, self._spawn)
+        self._beginnings = Beginnings(room, self._endings, self._spawn)
 
     def handlers(self) -> dict[type[Message], Handler]:
         """What this room takes from adapters."""
@@ -237,30 +238,6 @@ class JobLoop:
             slot = container.quarters.directory.name
             log.info("payloads are held together", extra={"slot": slot, "by": container.kind})
 
-    async def _begin(self, slot: Slot, attempt: Attempt) -> None:
-        """Have it written down that it begins. Those behind it that will soon do so are written down with it, or, when
-        few are left that are, while it runs: so short jobs do not wait for a disk one by one."""
-        soon = slot.soon()
-        fresh = [one for one in (attempt, *soon) if one.noted is None]
-        if attempt.noted is None or (fresh and 2 * len(fresh) >= len(soon)):
-            noted = self._spawn(self._note_begun(fresh))
-            for one in fresh:
-                one.noted = noted
-        if attempt.noted is not None:
-            await asyncio.shield(attempt.noted)
-
-    async def _note_begun(self, attempts: Sequence[Attempt]) -> None:
-        """Until it is durable that one begins it does not; a disk that is full is waited for."""
-        for wait_s in backoff(0.2, 20.0):
-            try:
-                await self._room.book.begin([one.assign.id for one in attempts])
-                return
-            except OSError as error:
-                attempts[0].trouble = f"its begin cannot be written down: {error.strerror}: {error.filename}"
-                log.error("begin not written", extra={"job": attempts[0].assign.job, "why": str(error)})
-                await asyncio.to_thread(self._room.cache.make_room, 1 << 62)
-                await asyncio.sleep(wait_s)
-
     async def _run(self, slot: Slot, attempt: Attempt) -> JobCompletion:
         """Run one job. Should it take long, those that wait behind it and those still to come are given back."""
         loop = asyncio.get_running_loop()
@@ -270,9 +247,7 @@ class JobLoop:
         if lanes := slot.wanted():
             self._ask(slot, lanes)
         try:
-            if self._room.disk.is_short(attempt.assign.disk_mib << 20):
-                await self._endings.settle()
-            await self._begin(slot, attempt)
+            await self._beginnings.begin(slot, attempt)
             return await attempt.run()
         finally:
             slot.busy = 0
