@@ -10,16 +10,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    select,
+    update,
+)
 
-from adapters.ledger import tables
+from adapters.ledger.tables import metadata
 from adapters.ledger.transaction import Tx
 from schemas.jobs import LeaseMark
 
 #: The kinds of adapter that have rows.
 JOB, STORAGE = "job", "storage"
 
-_clock, _adapters = tables.lease_clock, tables.adapters
+_clock = Table(
+    "lease_clock",
+    metadata,
+    Column("number", Integer, nullable=False, autoincrement=False),
+    Column("now_ms", BigInteger, nullable=False),
+    #: The adapter that lets it go on.
+    Column("kept_by", Text, nullable=False),
+    PrimaryKeyConstraint("number", name="pk_lease_clock"),
+)
+#: Adapters at work: how often each has emptied its hands, its last mark among the beats that came back, and when it
+#: was last at work, by the lease clock.
+_adapters = Table(
+    "adapters",
+    metadata,
+    Column("adapter", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("turns", BigInteger, nullable=False),
+    Column("mark", Text, nullable=False),
+    Column("seen_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("adapter", name="pk_adapters"),
+)
 
 _CLOCK = select(_clock.c.kept_by, _clock.c.now_ms)
 _READERS = select(_adapters.c.adapter, _adapters.c.turns, _adapters.c.mark).where(_adapters.c.kind == JOB)

@@ -1,4 +1,4 @@
-"""The ledger's tables, as the migrations leave them; a test compares the two.
+"""The ledger's tables, as the migrations leave them, but for those of ``clock``; a test compares the two.
 
 Times are ms since 1970 of the database's clock, 0 = not yet, and are for people. What is judged by its age, a lease,
 a beat, a wait, a rest, or what has been kept for long enough, has a time of the lease clock (see ``clock``), as
@@ -40,29 +40,6 @@ def _index_where(name: str, condition: ColumnElement[bool], *columns: Column[Any
 
 #: A row number; SQLite counts only columns that are called INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
-
-#: The lease clock, one row, and the adapter that lets it go on.
-lease_clock = Table(
-    "lease_clock",
-    metadata,
-    Column("number", Integer, nullable=False, autoincrement=False),
-    Column("now_ms", BigInteger, nullable=False),
-    Column("kept_by", Text, nullable=False),
-    PrimaryKeyConstraint("number", name="pk_lease_clock"),
-)
-
-#: Adapters at work: how often each has emptied its hands, its last mark among the beats that came back, and when it
-#: was last at work, by the lease clock.
-adapters = Table(
-    "adapters",
-    metadata,
-    Column("adapter", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("turns", BigInteger, nullable=False),
-    Column("mark", Text, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False),
-    PrimaryKeyConstraint("adapter", name="pk_adapters"),
-)
 
 hosts = Table(
     "hosts",
