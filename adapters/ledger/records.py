@@ -145,7 +145,8 @@ def _why(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription) -> Why
 
 def _staging(tx: Tx, row: Row[*tuple[Any, ...]]) -> str:
     """Say what a job waits for whose inputs have not come for a while; empty at first."""
-    waits_s = (tx.now_ms - (row.assigned_ms or tx.now_ms)) / 1000
+    # No longer than the job has been here: the machine's clock may have been set since.
+    waits_s = min(tx.now_ms - (row.assigned_ms or tx.now_ms), tx.lease_now_ms - row.since_ms) / 1000
     if waits_s < STAGE_IN_TELLS_S:
         return ""
     seen_ms = clock.last_seen_ms(tx, clock.STORAGE)

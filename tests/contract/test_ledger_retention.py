@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import Table, func, select, update
 
 from adapters.errors import NotFound
-from adapters.ledger import claims, deletion, known, orders, outbox, queries, retention, tables
+from adapters.ledger import claims, clock, deletion, known, orders, outbox, queries, retention, tables
 from adapters.ledger.retention import Found, Keep
 from adapters.ledger.transaction import Tx
 from schemas.description import Input, Requirements
 from schemas.envelope import Ping
 from schemas.ids import uuid7
-from schemas.jobs import Machine, Outcome
+from schemas.jobs import Machine, Outcome, Phase
 from schemas.ledger import JobDelete, JobsChanged, JobState
 from tests.contract.ledger_fixtures import SITE, SMALL, Desk, cluster, desk, status, url
 
@@ -327,6 +327,16 @@ def test_the_outputs_of_a_lost_attempt_stay_a_day_that_was_served(desk: Desk) ->
     desk.pass_s(DAY_S + 100)
 
     assert (before, unclaimed()) == ([], named)
+
+
+def test_no_storage_adapter_is_blamed_for_a_clock_that_was_set(desk: Desk) -> None:
+    desk.submit("one")
+    desk.beat(desk.start(), phase=Phase.STAGE_IN)
+    desk.write(lambda tx: clock.take_turn(tx, clock.STORAGE))
+
+    desk.set_wall(400)
+
+    assert desk.show("one").next_step == ""
 
 
 def test_a_large_job_keeps_no_vm_free_for_a_clock_that_was_set(desk: Desk) -> None:
