@@ -144,7 +144,9 @@ class VmDirectories:
         if record is None or record.driver != self._driver:
             return None
         if record.spec.id != vm:
-            raise HypervisorError(f"{path} is {record.spec.id}'s: a copy of that VM; move the directory away")
+            raise HypervisorError(
+                f"{path} is {record.spec.id}'s: its directory was copied or renamed; move it away, or back"
+            )
         return record
 
     def _made_ns(self, vm: str) -> int | None:

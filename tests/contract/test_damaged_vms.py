@@ -164,7 +164,7 @@ async def test_a_copy_of_a_vms_directory_is_no_second_vm_of_that_id(place: Place
 
     assert set(shown) == {vm, other, f"{vm}-copy"}
     assert shown[f"{vm}-copy"].state == "set_aside"
-    assert f"is {vm}'s: a copy" in shown[f"{vm}-copy"].reason
+    assert f"is {vm}'s: its directory was copied" in shown[f"{vm}-copy"].reason
 
 
 async def test_all_are_powered_off_though_one_cannot_be(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
