@@ -112,7 +112,14 @@ class Journal:
             self._rewrite(list(self._entries.values()))
         except OSError as error:
             log.warning("journal not written anew", extra={"path": str(self._path), "why": str(error)})
+            self._go_on(error)
+
+    def _go_on(self, error: OSError) -> None:
+        """Use the file that is there; without one, raise what kept it from being made."""
+        try:
             self._file.go_on()
+        except FileNotFoundError:
+            raise error from None
 
     async def close(self) -> None:
         """Wait until all is durable, or the disk takes nothing, and let go of the file."""

@@ -16,7 +16,6 @@ from broker.address import Address, write_address
 from broker.node import NodeAddress, find_server
 from console.centre.plan import Plan
 from schemas.seed import Seed, encode_seed
-from tests.system.running import until
 
 NOWHERE = Address(host="127.0.0.1", port=9, user="adapter-job-1", password="x", vhost="/")
 NODE = NodeAddress(
@@ -135,7 +134,7 @@ def supervisor(tmp_path: Path, place: Path) -> list[str]:
     return ["console.centre.main", "--plan", str(plan), "--report", "2"]
 
 
-DAEMONS: list[Prepare] = [guest_agent, key_manager, job_adapter, storage_adapter]
+DAEMONS: list[Prepare] = [host_agent, guest_agent, key_manager, job_adapter, storage_adapter]
 COMMANDS: list[Prepare] = [demo, up, up_detached, supervisor]
 
 
@@ -146,24 +145,6 @@ def test_on_a_disk_that_is_full_it_ends_with_a_sentence(tmp_path: Path, small: P
     fill(small)
 
     assert_sentence(small, run(tmp_path, *words), tmp_path)
-
-
-def test_a_host_agent_on_a_disk_that_is_full_goes_on_until_it_is_told_to_end(tmp_path: Path, small: Path) -> None:
-    """Its VMs live on, and may be ended; only what has to be written fails."""
-    words = host_agent(tmp_path, small)
-    fill(small)
-    said = tmp_path / "said"
-    with said.open("wb") as log:
-        agent = subprocess.Popen([sys.executable, "-m", *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    try:
-        until(lambda: "link down" in said.read_text() or agent.poll() is not None, "it looks for its broker")
-        agent.terminate()
-        status = agent.wait(PATIENCE_S)
-    finally:
-        agent.kill()
-
-    assert status == 0, said.read_text()
-    assert "Traceback" not in said.read_text()
 
 
 @pytest.mark.parametrize("prepare", [up, up_detached], ids=lambda prepare: prepare.__name__)

@@ -386,3 +386,13 @@ async def test_a_note_in_no_hurry_is_durable_within_its_time(tmp_path: Path) -> 
 
     assert [entry.note for entry in (await reopened(tmp_path / "j")).unfinished()] == [b"ended"]
     await journal.close()
+
+
+def test_a_journal_that_cannot_be_made_on_a_full_disk_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        Journal(tmp_path / "journal").open()
