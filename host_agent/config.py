@@ -36,5 +36,5 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     guest: dict[str, float] = {}
     #: How far guests give way to what else runs on this host, 0 to 19; above 0 they also have the disk only when idle.
     niceness: Annotated[int, Meta(ge=0, le=19)] = 10
-    #: Job slots of a guest; 0 = as many as its cpus.
+    #: Job slots of a guest; 0 = as many as its cpus. The centre gives jobs to four for each cpu at most.
     slots: Annotated[int, Meta(ge=0, le=256)] = 0
