@@ -34,16 +34,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few places, before the key manager starts: what fills 2,000 fills them too."""
-    monkeypatch.setattr(service, "PREFETCH", 100)
+    """Few places, before the key manager starts, taken for long: what fills 2,000 fills them too."""
+    monkeypatch.setattr(service, "PREFETCH", 60)
+    monkeypatch.setattr(service, "ANSWER_S", 60.0)
 
 
 async def fill(console: Talker, key: str) -> None:
-    """Write to a queue until it takes no more."""
-    with contextlib.suppress(Refused):
-        for _ in range(100):
-            await console.connection.publish("vc.down", key, bytes(500_000))
-        pytest.fail("the queue has no end")
+    """Write to a queue until it takes no more, not even a short answer."""
+    for size in (500_000, 10_000, 100):
+        with contextlib.suppress(Refused):
+            for _ in range(200):
+                await console.connection.publish("vc.down", key, bytes(size))
+            pytest.fail("the queue has no end")
 
 
 async def test_fifty_names_that_are_too_long_make_nobody_deaf(centre: Centre, declarer) -> None:  # type: ignore[no-untyped-def]
