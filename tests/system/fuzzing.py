@@ -56,11 +56,11 @@ def flood(login: Address, count: int, seed: int) -> None:
         sent += portion
 
 
-def refused(layout: Layout, why: str = "undecodable") -> int:
-    """How many messages the adapters have refused for that reason, whatever became of them."""
-    return sum(
-        int(float(number)) for text in _scraped(layout) for reason, number in _REFUSED.findall(text) if reason == why
-    )
+def refused(layout: Layout, *why: str) -> int:
+    """How many messages the adapters have refused, whatever became of them: unread, as beyond a sender's share, or as
+    what cannot be read; or for the reasons that are given."""
+    found = [one for text in _scraped(layout) for one in _REFUSED.findall(text)]
+    return sum(int(float(number)) for reason, number in found if reason in (why or ("undecodable", "flood")))
 
 
 def reconnects(layout: Layout) -> int:
