@@ -31,7 +31,7 @@ REORDER_MS = 120_000
 #: Cpus that a VM may have at most, whatever its host says: a host makes no larger one.
 MOST_CPUS = 256
 
-_hosts, _vms, _attempts, _requests = tables.hosts, tables.vms, tables.attempts, tables.requests
+_hosts, _vms, _attempts = tables.hosts, tables.vms, tables.attempts
 
 
 class Reported(NamedTuple):
@@ -70,12 +70,6 @@ _ADD = (
     .where(tables.IS_OPEN, _attempts.c.vm == bindparam("of_vm"), _attempts.c.over_ms > 0)
     .values(over_ms=_attempts.c.over_ms + _MORE, stretched_ms=_attempts.c.stretched_ms + _MORE)
 )
-_ASKING = (
-    select(_requests.c.vm)
-    .join_from(_requests, _vms, _vms.c.vm == _requests.c.vm)
-    .where(_vms.c.host == bindparam("of_host"))
-    .distinct()
-)
 
 
 def report(tx: Tx, host: str, message: HostInventory) -> None:
@@ -97,7 +91,8 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
     gone = [vm for vm, was in known.items() if was.host == host and vm not in listed and was.state != "absent"]
     tx.each(_ABSENT, [{"of_vm": vm} for vm in gone])
     _stretch(tx, {vm: known[vm].paused_ms for vm in resumed(own, known)})
-    readiness.settle(tx, list(tx.execute(_ASKING, {"of_host": host}).scalars()))
+    # By name: among all that ask, a host's own are found by no index.
+    readiness.settle(tx, sorted(listed.union(gone)))
     raised = [(s.vm, s.generation) for s in own if s.vm in known and s.generation > known[s.vm].generation]
     guests.forget_outdated(tx, raised)
 
