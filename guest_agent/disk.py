@@ -49,6 +49,8 @@ class Disk:
         #: Of what runs, by the directory of its slot; and what it was last seen to have, where no kernel counts.
         self._claims: dict[Path, _Claim] = {}
         self._seen: dict[Path, Amount] = {}
+        #: What there was for jobs when none ran last, bytes.
+        self._idle_bytes = 0
 
     @property
     def counts_by_account(self) -> bool:
@@ -56,17 +58,23 @@ class Disk:
         return self._quota is not None
 
     def offered_bytes(self) -> int:
-        """Give what all jobs together may have, whatever they have of it now: what is the system's is left out where
-        the kernel tells it from theirs."""
+        """Give what all jobs together may have, whatever they have of it now.
+
+        Where no kernel counts what is theirs, that is what was free when none ran last: of a disk that is others' too,
+        and changes all the time, so it is told coarsely, for machines that are alike to look alike.
+        """
         disk = os.statvfs(self._directory)
-        if self._quota is None:
-            return max(disk.f_blocks * disk.f_frsize - _kept_bytes(disk), 0)
-        theirs = sum(self._quota.used(uid).bytes for uid in self._uids)
-        return max(_free_bytes(disk) + theirs + self._cache.reclaimable_bytes() - _kept_bytes(disk), 0)
+        free = _free_bytes(disk) + self._cache.reclaimable_bytes() - _kept_bytes(disk)
+        if self._quota is not None:
+            return max(free + sum(self._quota.used(uid).bytes for uid in self._uids), 0)
+        with self._lock:
+            if not (self._claims and self._idle_bytes):
+                self._idle_bytes = max(free, 0)
+            return _coarse(self._idle_bytes)
 
     def is_short(self, wanted_bytes: int) -> bool:
         """Whether it matters to a job that wants so much what those before it have not removed yet. Quick."""
-        # Where nobody counts a job wants its share of the whole disk, which is never free.
+        # Where nobody counts a job wants its share of what is free when none runs, which it never is.
         disk = os.statvfs(self._directory)
         return _free_bytes(disk) < _kept_bytes(disk) + (wanted_bytes if self._quota is not None else 0)
 
@@ -132,6 +140,12 @@ class Disk:
             return disk
         self._cache.make_room(needed)
         return os.statvfs(self._directory)
+
+
+def _coarse(amount: int) -> int:
+    """Round down to four binary digits: by an eighth at most."""
+    step = 1 << max(amount.bit_length() - 4, 0)
+    return amount // step * step
 
 
 def _free_bytes(disk: os.statvfs_result) -> int:

@@ -54,6 +54,25 @@ def test_two_jobs_that_want_all_there_is_are_promised_it_once(place: Path) -> No
     assert abs(third - first) < MIB
 
 
+def test_shares_of_a_disk_that_others_fill_are_of_what_is_free(place: Path) -> None:
+    """Each of two slots of a full disk was once told half of all that it holds, and the second then got nothing."""
+    (place / "others").write_bytes(bytes(18 * MIB))
+    disk = disk_of(place)
+
+    offered = disk.offered_bytes()
+    shares = [disk.begin(place / name, None, offered // 2).bytes for name in ("slot-0", "slot-1")]
+    while_they_run = disk.offered_bytes()
+    (place / "others").unlink()
+    still = disk.offered_bytes()
+    for name in ("slot-0", "slot-1"):
+        disk.end(place / name)
+
+    assert 9 * MIB < offered <= 12 * MIB
+    assert shares == [offered // 2] * 2
+    assert offered == while_they_run == still
+    assert disk.offered_bytes() > 25 * MIB
+
+
 def test_what_a_job_has_taken_of_its_promise_is_not_taken_off_twice(place: Path) -> None:
     disk = disk_of(place)
     disk.begin(place / "slot-0", None, 20 * MIB)
