@@ -40,11 +40,16 @@ class Disk:
     def __init__(
         self, directory: Path, cache: InputCache, quota: Quota | None = None, accounts: Sequence[Account | None] = ()
     ) -> None:
-        """``directory`` is where jobs lie; ``accounts`` are those that they have."""
+        """``directory`` is where jobs lie; ``accounts`` are those that they have, one for each slot, if any."""
         self._directory = directory
         self._cache = cache
         self._quota = quota
         self._uids = [account.uid for account in accounts if account is not None]
+        self._slots = max(len(accounts), 1)
+        disk = os.statvfs(directory)
+        self._files_each = MOST_FILES
+        if disk.f_files:  # a file system without a fixed number of files says 0
+            self._files_each = min(MOST_FILES, max(disk.f_favail - RESERVE_FILES, 0) // self._slots)
         self._lock = threading.Lock()
         #: Of what runs, by the directory of its slot; and what it was last seen to have, where no kernel counts.
         self._claims: dict[Path, _Claim] = {}
@@ -83,8 +88,8 @@ class Disk:
         with self._lock:
             self._forget(slot)
             there = self._there(self._make_room(wanted_bytes))
-            size = min(wanted_bytes or there.bytes, there.bytes)
-            promised = Amount(max(size, 1), max(min(MOST_FILES, there.files), 1))
+            size = min(wanted_bytes or there.bytes, self._at_most(there.bytes))
+            promised = Amount(max(size, 1), max(min(self._files_each, there.files), 1))
             uid = account.uid if self._quota is not None and account is not None else None
             if self._quota is not None and uid is not None:
                 self._quota.limit(uid, promised)
@@ -104,6 +109,13 @@ class Disk:
     def left(self, account: Account | None) -> Amount | None:
         """Give what an account may still take; None where nobody counts. Raises OSError."""
         return None if self._quota is None or account is None else self._quota.left(account.uid)
+
+    def _at_most(self, there_bytes: int) -> int:
+        """Give what the next job may be promised. Where accounts are counted, what was offered is there, and the ledger
+        has divided it; else the disk is others' too, and each slot that is idle keeps its part of what there is."""
+        if self._quota is not None:
+            return there_bytes
+        return there_bytes // max(self._slots - len(self._claims), 1)
 
     def _forget(self, slot: Path) -> None:
         self._claims.pop(slot, None)

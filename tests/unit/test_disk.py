@@ -38,20 +38,20 @@ async def fetch_nothing(sha256: str, target: Path, partial: Path) -> None:
     raise AssertionError(f"nobody asked for {sha256}")
 
 
-def disk_of(directory: Path) -> Disk:
-    return Disk(directory, InputCache(directory / "inputs", fetch_nothing))
+def disk_of(directory: Path, *, slots: int = 2) -> Disk:
+    return Disk(directory, InputCache(directory / "inputs", fetch_nothing), accounts=[None] * slots)
 
 
-def test_two_jobs_that_want_all_there_is_are_promised_it_once(place: Path) -> None:
+def test_two_jobs_that_want_all_there_is_are_promised_it_once_and_each_its_half(place: Path) -> None:
     disk = disk_of(place)
 
-    first, second = (disk.begin(place / name, None, 0).bytes for name in ("slot-0", "slot-1"))
+    promised = [disk.begin(place / name, None, 1 << 40).bytes for name in ("slot-0", "slot-1")]
     disk.end(place / "slot-0")
-    third = disk.begin(place / "slot-2", None, 0).bytes
+    again = disk.begin(place / "slot-0", None, 0).bytes
 
-    assert 29 * MIB < first <= 30 * MIB
-    assert second == 1
-    assert abs(third - first) < MIB
+    assert 29 * MIB < sum(promised) <= 30 * MIB
+    assert abs(promised[0] - promised[1]) < MIB
+    assert abs(again - promised[0]) < MIB
 
 
 def test_shares_of_a_disk_that_others_fill_are_of_what_is_free(place: Path) -> None:
@@ -75,23 +75,23 @@ def test_shares_of_a_disk_that_others_fill_are_of_what_is_free(place: Path) -> N
 
 def test_what_a_job_has_taken_of_its_promise_is_not_taken_off_twice(place: Path) -> None:
     disk = disk_of(place)
-    disk.begin(place / "slot-0", None, 20 * MIB)
-    (place / "taken").write_bytes(bytes(15 * MIB))
-    disk.note_used(place / "slot-0", Amount(15 * MIB, 1))
+    disk.begin(place / "slot-0", None, 14 * MIB)
+    (place / "taken").write_bytes(bytes(10 * MIB))
+    disk.note_used(place / "slot-0", Amount(10 * MIB, 1))
 
-    assert 9 * MIB < disk.begin(place / "slot-1", None, 20 * MIB).bytes <= 10 * MIB
+    assert 15 * MIB < disk.begin(place / "slot-1", None, 20 * MIB).bytes <= 16 * MIB
 
 
 def test_files_are_divided_as_bytes_are(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = os.statvfs(place).f_favail
     monkeypatch.setattr(disks, "RESERVE_FILES", 100)
-    monkeypatch.setattr(disks, "MOST_FILES", free - 1000)
-    disk = disk_of(place)
+    monkeypatch.setattr(disks, "MOST_FILES", free)
+    disk = disk_of(place, slots=4)
 
-    first, second = (disk.begin(place / name, None, MIB).files for name in ("slot-0", "slot-1"))
+    promised = [disk.begin(place / f"slot-{number}", None, MIB).files for number in range(4)]
 
-    assert first == free - 1000
-    assert 0 < second <= 900
+    assert sum(promised) <= free - 100
+    assert min(promised) > free // 5
 
 
 async def test_a_job_may_have_so_many_files_and_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
