@@ -271,12 +271,13 @@ def test_who_changes_nothing_waits_for_no_writer(desk: Desk) -> None:
         is_held.set()
         assert may_end.wait(30)
 
-    writer = threading.Thread(target=lambda: desk.ledger.write(hold))
+    writer = threading.Thread(target=lambda: desk.ledger.write(hold), daemon=True)
     writer.start()
     assert is_held.wait(30)
     answer: list[object] = []
     reader = threading.Thread(
-        target=lambda: answer.append(desk.ledger.read(lambda tx: claims.unclaimed_attempts(tx, named, 0)))
+        target=lambda: answer.append(desk.ledger.read(lambda tx: claims.unclaimed_attempts(tx, named, 0))),
+        daemon=True,
     )
     reader.start()
     reader.join(10)
