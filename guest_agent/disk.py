@@ -111,9 +111,10 @@ class Disk:
         return None if self._quota is None or account is None else self._quota.left(account.uid)
 
     def _at_most(self, there_bytes: int) -> int:
-        """Give what the next job may be promised. Where accounts are counted, what was offered is there, and the ledger
-        has divided it; else the disk is others' too, and each slot that is idle keeps its part of what there is."""
-        if self._quota is not None:
+        """Give what the next job may be promised. What was offered the ledger has divided; where others have taken of
+        that since then, each slot that is idle keeps its part of what there is."""
+        promised = sum(claim.promised.bytes for claim in self._claims.values())
+        if self._quota is not None or there_bytes + promised >= _coarse(self._idle_bytes):
             return there_bytes
         return there_bytes // max(self._slots - len(self._claims), 1)
 
