@@ -19,7 +19,7 @@ from adapters.ledger import guests, readiness, repute, tables
 from adapters.ledger.events import readable
 from adapters.ledger.readiness import NOT_RUNNING, PAUSED
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
-from schemas.vms import HostBye, HostInventory, VmStatus
+from schemas.vms import UNDECIDED, HostBye, HostInventory, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,11 @@ def bye(tx: Tx, host: str, _message: HostBye) -> None:
 
 
 def paused_since(state: str, before_ms: int, now_ms: int) -> int:
-    """Say since when a VM is paused or saved, 0 = it is not; a host that cannot tell (``unknown``) changes nothing."""
-    if state == "unknown":
+    """Say since when a VM is paused or saved, 0 = it is not.
+
+    A host that cannot tell (``unknown``), or waits for a person's word, as while a disk is missing, changes nothing.
+    """
+    if state == "unknown" or state in UNDECIDED:
         return before_ms
     return (before_ms or now_ms) if state in PAUSED else 0
 

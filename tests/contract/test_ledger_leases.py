@@ -226,6 +226,36 @@ def test_a_host_that_cannot_tell_does_not_end_a_pause(desk: Desk) -> None:
     assert desk.expire() == 0
 
 
+@pytest.mark.parametrize("for_a_while", ["missing", "set_aside"])
+def test_a_saved_vm_whose_disk_is_away_for_a_while_keeps_its_job_and_its_pause(desk: Desk, for_a_while: str) -> None:
+    desk.submit("one", wall_time_s=3600.0)
+    job = desk.start("vm-1")
+    desk.beat(job)
+    for state in ("saved", for_a_while, "saved"):
+        desk.report("host-1", status("vm-1", state))
+        desk.pass_s(86400)
+        desk.keep_time()
+    lives = desk.state("one")
+
+    desk.report("host-1", status("vm-1"))
+    desk.beat(job)
+    desk.pass_s(LEASE_S - 1)
+    desk.keep_time()
+
+    assert (lives, desk.state("one"), desk.job("one").losses) == (JobState.RUNNING, JobState.RUNNING, 0)
+
+
+def test_a_disk_that_stays_away_loses_the_job_when_a_pause_would(desk: Desk) -> None:
+    desk.submit("one")
+    desk.beat(desk.start("vm-1"))
+    desk.report("host-1", status("vm-1", "saved"))
+    desk.report("host-1", status("vm-1", "missing"))
+
+    desk.pass_s(desk.policy.pause_limit_s + 1)
+
+    assert desk.expire() == 1
+
+
 def test_another_host_cannot_stretch_a_lease(desk: Desk) -> None:
     desk.report("host-1", status("vm-1"))
     desk.submit("one")

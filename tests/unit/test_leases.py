@@ -102,6 +102,9 @@ def test_a_pause_excuses_only_what_has_begun(phase: Phase) -> None:
         ("running", 300, 0),
         ("unknown", 300, 300),
         ("unknown", 0, 0),
+        ("missing", 300, 300),
+        ("missing", 0, 0),
+        ("set_aside", 300, 300),
         ("poweredoff", 300, 0),
     ],
 )
