@@ -49,6 +49,11 @@ class Ending(NamedTuple):
     cause: str
     job: Standing
 
+    @property
+    def is_heeded(self) -> bool:
+        """It moves the job; else the ledger has taken the job back already, and where it stands says more than this."""
+        return self.held.is_open or self.outcome in (Outcome.DONE, Outcome.FAILED)
+
 
 def refusal(held: Held | None, vm: str) -> str:
     """Say why a completion does not count; empty when it does, or did when it came first."""
@@ -118,7 +123,7 @@ def judge(held: Held, message: JobCompletion) -> tuple[Outcome, str]:
 def _ending(tx: Tx, held: Held, message: JobCompletion) -> Ending:
     outcome, cause = judge(held, message)
     if outcome in (Outcome.LOST, Outcome.RETURNED) and not held.is_open:
-        return Ending(held, message, outcome, cause, held.standing)  # the ledger has taken the job back already
+        return Ending(held, message, outcome, cause, held.standing)
     words = cause or f"{outcome} with exit status {message.exit_status}"
     job = after_completion(held.standing, outcome, held.place, limit=held.limit, cause=words, policy=tx.policy)
     return Ending(held, message, outcome, cause, job)
@@ -127,7 +132,7 @@ def _ending(tx: Tx, held: Held, message: JobCompletion) -> Ending:
 def _write(tx: Tx, endings: Sequence[Ending]) -> None:
     suspects = _suspects(tx, endings)
     tx.each(_COMPLETE, [_row(tx, ending) for ending in endings])
-    attempts.stand(tx, [(ending.held, ending.job) for ending in endings])
+    attempts.stand(tx, [(ending.held, ending.job) for ending in endings if ending.is_heeded])
     events.note_all(tx, [note for ending in endings for note in _notes(ending)])
     repute.note_returns(tx, Counter(e.held.vm for e in endings if _is_given_back(e)))
     repute.praise(tx, {e.held.vm: e.held.host for e in endings if e.outcome is Outcome.DONE})
@@ -186,7 +191,7 @@ def _started_ms(tx: Tx, held: Held, message: JobCompletion) -> int:
 
 def _notes(ending: Ending) -> list[Note]:
     held, job = ending.held, ending.job
-    if job.state is JobState.HELD:
+    if job.state is JobState.HELD and ending.is_heeded:
         return [Note(held.number, held.attempt, "held", f"{held.vm} (guest agent)", job.reason)]
     if not held.is_open:
         return [Note(held.number, held.attempt, "finished late", f"{held.vm} (guest agent)", "after its lease")]
@@ -195,7 +200,7 @@ def _notes(ending: Ending) -> list[Note]:
 
 def _measure(tx: Tx, ending: Ending) -> None:
     held, message, job = ending.held, ending.message, ending.job
-    if ending.outcome is not Outcome.RETURNED:
+    if ending.outcome is not Outcome.RETURNED and ending.is_heeded:
         tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
     tx.counts[f"attempts_{ending.outcome}"] += 1
     if ending.outcome is Outcome.DONE:
