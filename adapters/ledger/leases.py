@@ -91,7 +91,7 @@ _RENEW = (
                 "lease_expires_ms",
                 "cause",
                 "work",
-                *Term._fields[1:],
+                *Term._fields,
             )
         }
     )
@@ -245,6 +245,7 @@ def _row(tx: Tx, held: Held, holding: Holding, beat: JobBeat, phase: Phase) -> d
         "new_lease_expires_ms": tx.lease_now_ms + tx.policy.lease_ms,
         "new_cause": readable(holding.trouble),
         "new_work": msgspec.msgpack.encode(Work(usage=holding.usage)),
+        "new_may_take_ms": term.may_take_ms,
         "new_over_ms": term.over_ms,
         "new_stretched_ms": term.stretched_ms,
     }
@@ -255,7 +256,7 @@ def _term(tx: Tx, held: Held, phase: Phase) -> Term:
     term = held.term
     if held.can_return:
         term = terms.stretched(term, tx.lease_now_ms - held.lease_expires_ms, tx.policy)
-    if phase is not Phase.ASSIGNED and held.may_take_ms and not held.has_begun:
+    if phase is not Phase.ASSIGNED and not held.has_begun:
         term = terms.begun(term, tx.lease_now_ms)
     is_storing = phase is Phase.STAGE_OUT and held.attempt_state != Phase.STAGE_OUT
     return terms.storing(term, tx.lease_now_ms, tx.policy) if is_storing else term

@@ -17,7 +17,7 @@ from schemas.jobs import Phase
 class Term(NamedTuple):
     """Until when an attempt may be kept, as far as that is known, and how much was added to it."""
 
-    #: How long it may take from its begin.
+    #: How long it may take from its begin; 0 = it has begun, or that is not said.
     may_take_ms: int
     over_ms: int
     stretched_ms: int = 0
@@ -35,8 +35,8 @@ def given(may_take_ms: int, now_ms: int, policy: Policy) -> Term:
 
 
 def begun(term: Term, now_ms: int) -> Term:
-    """Give the term of an attempt that its guest begins now."""
-    return term._replace(over_ms=now_ms + term.may_take_ms)
+    """Give the term of an attempt that its guest begins now. It has one, however often it begins."""
+    return term._replace(over_ms=now_ms + term.may_take_ms, may_take_ms=0) if term.may_take_ms else term
 
 
 def storing(term: Term, now_ms: int, policy: Policy) -> Term:
@@ -45,7 +45,9 @@ def storing(term: Term, now_ms: int, policy: Policy) -> Term:
 
 
 def stretched(term: Term, by_ms: int, policy: Policy) -> Term:
-    """Add time that its guest did not have; no more of it than a pause may take, however often."""
+    """Add time that its guest did not have; no more of it than a pause may take, however often. No term stays none."""
+    if not term.over_ms:
+        return term
     more_ms = max(0, min(by_ms, policy.pause_limit_ms - term.stretched_ms))
     return term._replace(over_ms=term.over_ms + more_ms, stretched_ms=term.stretched_ms + more_ms)
 

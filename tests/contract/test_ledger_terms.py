@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
+from sqlalchemy import update
 
-from adapters.ledger import leases, requests
+from adapters.ledger import leases, requests, tables
 from adapters.ledger.lanes import JOBS_OF_A_CPU, SLOTS_OF_A_CPU
 from adapters.ledger.transaction import Policy
 from schemas.description import Input
@@ -151,6 +152,64 @@ def test_a_guest_that_beats_for_ever_loses_its_job_when_its_time_is_over(slow: D
     )
     assert [stop.attempt for stop in slow.of_kind(JobStop)] == [1]
     assert slow.start("vm-2").attempt == 2
+
+
+@pytest.fixture
+def careful(url: str) -> Iterator[Desk]:
+    """A ledger with the waits that operators have."""
+    made = Desk(url, policy=Policy(staging_s=1800))
+    yield made
+    made.ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome"), [(Phase.RUNNING, Outcome.CANCELLED), (Phase.RUNNING, Outcome.LOST), (Phase.ASSIGNED, None)]
+)
+def test_the_end_that_its_stop_provokes_does_not_bring_the_job_back_at_once(
+    careful: Desk, phase: Phase, outcome: Outcome | None
+) -> None:
+    careful.submit("one", wall_time_s=60.0, grace_s=GRACE_S)
+    job = careful.start("vm-1")
+    careful.ask("vm-2")
+    careful.withdraw("vm-2", [0])
+    while not careful.of_kind(JobStop):
+        careful.pass_s(5)
+        careful.beat(job, phase=phase)
+        careful.beat(vm="vm-2")
+        careful.keep_time()
+
+    answer = careful.complete(job, outcome or Outcome.RETURNED, cause="superseded", request=careful.request())
+
+    assert answer.counted is (phase is Phase.RUNNING)
+    assert len(careful.assigned()) == 1, "it waits, and is for another VM than the one that kept it"
+    assert (careful.state("one"), careful.counts.get("jobs_requeued", 0)) == (JobState.SUBMITTED, 0)
+
+
+def test_each_time_that_it_comes_back_a_job_has_the_rest_of_its_term_and_no_new_one(slow: Desk) -> None:
+    slow.submit("one", wall_time_s=WALL_S, grace_s=GRACE_S)
+    job = slow.start("vm-1")
+    slow.beat(job, phase=Phase.STAGE_IN)
+    for _ in range(6):
+        beat_on(slow, job, seconds=1200, phase=Phase.STAGE_IN)
+        slow.pass_s(slow.policy.lease_s + 1)
+        slow.expire()
+        slow.beat(job, phase=Phase.STAGE_IN)
+
+    assert slow.show("one").attempts[0].state == "lost"
+
+
+def test_what_had_no_term_when_it_expired_has_none_when_it_comes_back(slow: Desk) -> None:
+    slow.submit("one", wall_time_s=WALL_S, grace_s=GRACE_S)
+    job = slow.start("vm-1")
+    slow.beat(job)
+    slow.pass_s(slow.policy.lease_s + 1)
+    slow.expire()
+    slow.write(lambda tx: tx.execute(update(tables.attempts).values(over_ms=0, may_take_ms=0)))
+
+    slow.pass_s(3600)
+    stops = beat_on(slow, job, seconds=300)
+
+    assert (stops, slow.state("one"), slow.job("one").losses) == ([], JobState.RUNNING, 0)
 
 
 @pytest.mark.parametrize("phase", [Phase.STAGE_IN, Phase.VALIDATING, Phase.STAGE_OUT])

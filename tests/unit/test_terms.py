@@ -23,7 +23,13 @@ def test_a_job_may_take_its_wall_time_its_grace_and_the_way_of_its_files() -> No
 def test_it_must_begin_soon_and_has_its_time_from_then_on() -> None:
     term = terms.given(5000, 1000, POLICY)
 
-    assert (term, terms.begun(term, 9000)) == (Term(5000, 61_000), Term(5000, 14_000))
+    assert (term, terms.begun(term, 9000)) == (Term(5000, 61_000), Term(0, 14_000))
+
+
+def test_it_has_one_term_however_often_it_begins() -> None:
+    once = terms.begun(Term(5000, 61_000), 9000)
+
+    assert terms.begun(once, 13_000) == once
 
 
 def test_what_has_only_outputs_left_has_the_way_of_its_files() -> None:
@@ -37,6 +43,10 @@ def test_what_is_added_is_bounded_in_all() -> None:
     assert term == Term(0, 900_100, 900_000)
     assert terms.stretched(term, 900_000, POLICY) == Term(0, 1_000_100, 1_000_000)
     assert terms.stretched(term, -5, POLICY) == term
+
+
+def test_what_has_no_term_has_none_when_time_is_added() -> None:
+    assert terms.stretched(Term(0, 0), 900_000, POLICY) == Term(0, 0)
 
 
 @pytest.mark.parametrize(
