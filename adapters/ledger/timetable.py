@@ -23,13 +23,16 @@ _END_WAITS = update(_jobs).where(_jobs.c.number.in_(_DUE.scalar_subquery())).val
 
 
 def keep(tx: Tx) -> bool:
-    """Do what is due, a portion of each kind; says whether there may be more. ``match`` is the caller's."""
+    """Do what is due, a portion of each kind; says whether there may be more. ``match`` is the caller's.
+
+    Arrays that are not whole are no part of that: ``tx.rest`` has them, and no sweep waits until they are.
+    """
+    arrays.make_more(tx)
     done = [
         readiness.fall_silent(tx) / PORTION,
         leases.expire(tx) / leases.MOST_EXPIRED,
         readiness.end_rests(tx) / PORTION,
         end_waits(tx) / PORTION,
-        float(arrays.make_more(tx)),
         requests.forget(tx, tx.lease_now_ms - int(tx.policy.request_life_s * 1000)) / PORTION,
     ]
     return max(done) >= 1

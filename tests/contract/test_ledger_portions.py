@@ -204,13 +204,21 @@ def test_an_array_whose_adapter_was_killed_is_finished_by_another_ones_sweep(lar
     begun = made(large)
     other = Desk(large.ledger._url, instance="adapter-other")
 
-    while other.ledger.write(timetable.keep):
-        pass
+    other.write(timetable.keep)
     other.ledger.close()
 
     assert (again.accepted, again.count) == (True, 35)
     assert (begun, made(large)) == (10, 35)
     assert large.job("many.35").state is JobState.SUBMITTED
+
+
+def test_an_array_that_is_not_whole_holds_up_no_sweep(large: Desk) -> None:
+    submit_only(large, "many", array=35)
+
+    is_more, rest = large.ledger.write(lambda tx: (timetable.keep(tx), tx.rest))
+
+    assert (is_more, rest.is_making) == (False, True), "what is left of it is done after the sweep, too"
+    assert made(large) == 20
 
 
 def test_a_job_that_has_no_row_yet_is_said_to_come(large: Desk) -> None:

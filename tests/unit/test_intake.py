@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import func, select
 
 from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
 from adapters.errors import LedgerUnavailable
@@ -21,7 +22,7 @@ from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
 from adapters.job.desk import SubmissionDesk
 from adapters.job.lease_watch import LeaseWatch
-from adapters.ledger import clock, orders, submissions, tallies
+from adapters.ledger import clock, orders, submissions, tables, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
 from adapters.metrics import Metrics
@@ -163,6 +164,32 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 
     assert held_up_ms == began_ms
     assert ledger.read(lambda tx: tx.lease_now_ms) > began_ms
+    await adapter._intake.close()
+
+
+async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
+    wire: Wire, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its adapter was killed after the first portion; the next one's lease clock goes on meanwhile."""
+    monkeypatch.setattr("adapters.ledger.arrays.PORTION", 10)
+    job = JobDescription(id="many", executable="run.sh", array=1000)
+    application = submissions.look_at(JobSubmit(job=job), lambda digest: True)
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", application))
+    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+    put_mark, at_marks = adapter._put_mark, []
+
+    def made() -> int:
+        return int(ledger.read(lambda tx: tx.execute(select(func.count()).select_from(tables.jobs)).scalar_one()))
+
+    async def noting(watch: LeaseWatch) -> None:
+        at_marks.append(made())
+        await put_mark(watch)
+
+    monkeypatch.setattr(adapter, "_put_mark", noting)
+    await adapter._sweep(LeaseWatch(ledger.instance, most_gap_s=15))
+    await until(lambda: made() == 1000, patience_s=60)
+
+    assert at_marks[0] < 1000
     await adapter._intake.close()
 
 
