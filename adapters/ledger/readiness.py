@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, ScalarSelect, bindparam, select, update
+from sqlalchemy import ColumnElement, CursorResult, bindparam, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import PORTION, Tx, portions
@@ -43,22 +44,18 @@ _SETTLE = (
 )
 
 
-def _first(*conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
-    return select(_vms.c.vm).where(*conditions).limit(PORTION).scalar_subquery()
+def _change_first(*conditions: ColumnElement[bool], **values: Any) -> ReturningUpdate[tuple[str]]:
+    """Change a portion of the VMs that are so.
+
+    The conditions are said twice: a VM that another transaction has changed meanwhile, as its beat does, is judged anew
+    by the outer ones alone.
+    """
+    first = select(_vms.c.vm).where(*conditions).limit(PORTION).scalar_subquery()
+    return update(_vms).where(_vms.c.vm.in_(first), *conditions).values(**values).returning(_vms.c.vm)
 
 
-_FALL_SILENT = (
-    update(_vms)
-    .where(_vms.c.vm.in_(_first(tables.IS_SPEAKING, _vms.c.beat_ms < bindparam("before_ms"))))
-    .values(agent=SILENT)
-    .returning(_vms.c.vm)
-)
-_RESTED = (
-    update(_vms)
-    .where(_vms.c.vm.in_(_first(tables.IS_RESTING, _vms.c.rest_until_ms <= bindparam("now_ms"))))
-    .values(rest_until_ms=0)
-    .returning(_vms.c.vm)
-)
+_FALL_SILENT = _change_first(tables.IS_SPEAKING, _vms.c.beat_ms < bindparam("before_ms"), agent=SILENT)
+_RESTED = _change_first(tables.IS_RESTING, _vms.c.rest_until_ms <= bindparam("now_ms"), rest_until_ms=0)
 
 
 class Asked(NamedTuple):

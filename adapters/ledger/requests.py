@@ -45,8 +45,10 @@ _WITHDRAW = delete(_requests).where(
     _requests.c.slot == bindparam("of_slot"),
     _requests.c.request_id < bindparam("id"),
 )
-_OLD = select(_requests.c.vm, _requests.c.slot).where(_requests.c.repeated_ms < bindparam("before_ms")).limit(PORTION)
-_FORGET = delete(_requests).where(tuple_(_requests.c.vm, _requests.c.slot).in_(_OLD))
+_IS_OLD = _requests.c.repeated_ms < bindparam("before_ms")
+_OLD = select(_requests.c.vm, _requests.c.slot).where(_IS_OLD).limit(PORTION)
+# Said twice: one that is repeated meanwhile is judged anew by the outer condition alone.
+_FORGET = delete(_requests).where(tuple_(_requests.c.vm, _requests.c.slot).in_(_OLD), _IS_OLD)
 
 
 #: Attempts that a guest names, by job and number.

@@ -134,9 +134,10 @@ def _remove_hosts(tx: Tx, hosts: Sequence[str], keep: Keep) -> int:
     """Remove the VMs of silent hosts first, a portion; a host goes once it has none."""
     before_ms = _before_ms(tx, keep.hosts_s)
     still = (_hosts.c.host.in_(hosts)) & (_hosts.c.beat_ms < before_ms)
-    theirs = _vms.c.host.in_(select(_hosts.c.host).where(still)) & _holds_nothing()
-    some = select(_vms.c.vm).where(theirs, _vms.c.beat_ms < before_ms).limit(PORTION)
-    gone = tx.execute(delete(_vms).where(_vms.c.vm.in_(some))).rowcount
+    is_over = (_vms.c.beat_ms < before_ms) & _holds_nothing()
+    some = select(_vms.c.vm).where(_vms.c.host.in_(select(_hosts.c.host).where(still)), is_over).limit(PORTION)
+    # Said twice: a VM whose guest beats meanwhile, or that moves, is judged anew by the outer conditions alone.
+    gone = tx.execute(delete(_vms).where(_vms.c.vm.in_(some), _vms.c.host.in_(hosts), is_over)).rowcount
     has_vms = select(_vms.c.vm).where(_vms.c.host == _hosts.c.host).exists()
     return gone + tx.execute(delete(_hosts).where(still, ~has_vms)).rowcount
 

@@ -13,13 +13,10 @@ from adapters.ledger.transaction import PORTION, Tx
 
 _jobs = tables.jobs
 
-_DUE = (
-    select(_jobs.c.number)
-    .where(tables.IS_DELAYED, _jobs.c.not_before_ms <= bindparam("now_ms"))
-    .order_by(_jobs.c.not_before_ms)
-    .limit(PORTION)
-)
-_END_WAITS = update(_jobs).where(_jobs.c.number.in_(_DUE.scalar_subquery())).values(not_before_ms=0)
+_IS_DUE = tables.IS_DELAYED & (_jobs.c.not_before_ms <= bindparam("now_ms"))
+_DUE = select(_jobs.c.number).where(_IS_DUE).order_by(_jobs.c.not_before_ms).limit(PORTION)
+# Said twice: what another transaction has changed meanwhile is judged anew by the outer condition alone.
+_END_WAITS = update(_jobs).where(_jobs.c.number.in_(_DUE.scalar_subquery()), _IS_DUE).values(not_before_ms=0)
 
 
 def keep(tx: Tx) -> bool:
