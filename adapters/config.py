@@ -56,7 +56,7 @@ class StorageAdapterConfig(Struct, frozen=True, kw_only=True):
     store: str
     #: Local directory for files on their way.
     staging: str
-    #: What files on their way may take there together, MiB; half of it for one host's VMs, a quarter for one sender.
+    #: What shares of files on their way are measured by, MiB: half is for one host's VMs, a quarter for one sender.
     #: 0 = half of the disk.
     staging_mib: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     #: What one attempt may store, where its job asks for no ``disk_mib`` that would say so.

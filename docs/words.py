@@ -30,7 +30,8 @@ VSPHERE = {
 SETTINGS_OF_GUESTS = {
     "beat_s": "Between two beats.",
     "request_again_s": "A request for work is said again after this long, as repair.",
-    "store_patience_s": "How long an output waits for a store that does not take it. 3600 without it.",
+    "store_patience_s": "How long an output waits for a store that does not take it, from the first failure on; "
+    "for others that are on their way it waits longer. 3600 without it.",
     "payload_memory_mib": "Memory that a payload may have whose job requires none. Without it, or 0: its slot's share.",
 }
 
@@ -49,6 +50,7 @@ CODES = {
     ErrorCode.HYPERVISOR: "The hypervisor refused or failed.",
     ErrorCode.IMAGE: "The image is unknown, not allowed on that host, or not what its SHA-256 says.",
     ErrorCode.STORE: "The store did not take or give the file.",
+    ErrorCode.NO_ROOM: "Other files on their way have the room that this one needs: it has some when they are there.",
     ErrorCode.TOO_LARGE: "The file is over what its job, or anybody, may store.",
     ErrorCode.CANNOT_RUN: "The program could not be started; nothing of it ran.",
     ErrorCode.INTERNAL: "A fault on the other side; its log has more.",

@@ -54,12 +54,12 @@ class Attempt:
         self._left_to = ""
         self._execution = Execution(assign, self._container, self._name, room)
         self._out = StageOut(assign, self._quarters, self._name, room, store)
-        self._completion_trouble = ""
+        self._completion_trouble = self._stage_in_trouble = ""
 
     @property
     def trouble(self) -> str:
         """What keeps it from going on, in words for a person; empty while all is well."""
-        return self._completion_trouble or self._out.trouble
+        return self._completion_trouble or self._stage_in_trouble or self._out.trouble
 
     @trouble.setter
     def trouble(self, text: str) -> None:
@@ -234,7 +234,7 @@ class Attempt:
             await self._container.open()
             self._held = self._quarters.make(self._name, self._array)
             for item in self.assign.inputs:
-                await self._place(item)
+                await self._insist(item)
         except TransferFailed as failure:
             outcome = Outcome.FAILED if failure.code == ErrorCode.NOT_FOUND else Outcome.LOST
             raise Failure(outcome, f"stage-in: {failure}") from failure
@@ -243,6 +243,22 @@ class Attempt:
             raise Failure(Outcome.FAILED, f"stage-in: inputs: {error}") from error
         except OSError as error:
             raise Failure(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
+
+    async def _insist(self, item: Input) -> None:
+        """Place an input, again and again while others on their way have the room that it needs at the centre: it
+        bounds how long an attempt may be there. The beats say what is waited for."""
+        try:
+            for wait_s in backoff(0.5, 30.0):
+                try:
+                    return await self._place(item)
+                except TransferFailed as failure:
+                    if failure.code is not ErrorCode.NO_ROOM:
+                        raise
+                    self._stage_in_trouble = f"stage-in of {item.name!r}: {failure}"
+                    log.info("stage-in waits", extra={"job": self.assign.job, "why": str(failure)})
+                await asyncio.sleep(wait_s)
+        finally:
+            self._stage_in_trouble = ""
 
     async def _place(self, item: Input) -> None:
         owner = self._quarters.owner

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import shutil
 import time
@@ -144,8 +145,10 @@ class StageOut:
                 durable.sync_directory(directory)
 
     async def _insist(self, path: Path, name: str) -> OutputEntry:
-        """Store one output, again and again while the store is full or away; the beats say what is the trouble."""
-        deadline = time.monotonic() + self._room.store_patience_s
+        """Store one output, again and again while the store is full or away; the beats say what is the trouble.
+
+        Patience counts from the first failure: a try may take hours. That others are served first is none."""
+        deadline = math.inf
         for wait_s in backoff(0.5, 30.0):
             try:
                 entry = await self._store(path, name)
@@ -156,6 +159,8 @@ class StageOut:
                     raise Failure(Outcome.FAILED, f"output {name!r}: {failure}") from failure
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self._assign.job, "why": str(failure)})
+                patient_until = time.monotonic() + self._room.store_patience_s
+                deadline = math.inf if failure.code is ErrorCode.NO_ROOM else min(deadline, patient_until)
                 if time.monotonic() + wait_s > deadline:
                     raise Failure(Outcome.LOST, self.trouble) from failure
                 await asyncio.sleep(wait_s)

@@ -27,6 +27,7 @@ class ErrorCode(StrEnum):
     HYPERVISOR = "hypervisor"
     IMAGE = "image"
     STORE = "store"
+    NO_ROOM = "no_room"
     TOO_LARGE = "too_large"
     CANNOT_RUN = "cannot_run"
     INTERNAL = "internal"

@@ -2,7 +2,7 @@
 
 StoreError          full, away, or refusing: the sender keeps the file and tries again
 ├── NotStored       there is no such file in the store
-└── NoRoom          others have the room that it needs: the message says how much, and whose
+└── NoRoom          others on their way have the room that it needs: it passes, whoever waits for it spends no patience
 TooLarge            more than may be stored: the job has failed, or the person names another file
 """
 
@@ -25,7 +25,9 @@ class NotStored(StoreError):
 
 
 class NoRoom(StoreError):
-    """A file has no room on its way, for now; no byte of it was taken, so it may be offered again."""
+    """A file has no room beside others on their way; no byte of it was taken, and it has room when those are there."""
+
+    code = ErrorCode.NO_ROOM
 
 
 class TooLarge(AdapterError):

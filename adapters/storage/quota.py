@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from adapters.storage.errors import NoRoom
+from adapters.storage.errors import NoRoom, StoreError
 from broker.reserve import DiskRoom
 
 
@@ -50,14 +50,16 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 def bounds_of(most_bytes: int) -> Bounds:
-    """Divide what unfinished files may take together."""
+    """Divide what shares are measured by."""
     return Bounds(of_one=most_bytes // 4, of_kin=most_bytes // 2, left=most_bytes // 2)
 
 
 def make_room(
     wanted: Wanted, found: Sequence[Staged], kin: Mapping[str, str], bounds: Bounds, disk: DiskRoom
 ) -> list[Staged]:
-    """Name what has to go so that a file can come, the oldest first. ``kin`` names each sender's. Raises NoRoom."""
+    """Name what has to go so that a file can come, the oldest first. ``kin`` names each sender's.
+
+    Raises NoRoom, and StoreError where it has no room even when the others on their way are there."""
     others = [one for one in found if one.key != wanted.key]
     at_work = [one for one in others if one.promised]
     left = sorted((one for one in others if not one.promised), key=lambda one: one.written_s)
@@ -85,9 +87,11 @@ def _for_the_disk(
     taken = sum(one.taken for one in found if one.key == wanted.key)
     promised = sum(max(0, one.promised - one.taken) for one in found if one.key != wanted.key)
     missing = max(0, wanted.size - taken) + promised - disk.usable - sum(one.taken for one in going)
-    if missing > sum(one.taken for one in left):
+    if missing > (may_go := sum(one.taken for one in left)):
+        passing = sum(one.counted for one in found if one.key != wanted.key and one.promised)
+        kind = NoRoom if missing - passing <= may_go else StoreError
         text = f"no room for {wanted.size} bytes of {wanted.sender} in the staging directory: {disk.told()}"
-        raise NoRoom(f"{text}, and {promised} are promised to others; free some space there, or offer it again later")
+        raise kind(f"{text}, and {promised} are promised to others; free some space there, or offer it again later")
     return _oldest(left, missing)
 
 

@@ -72,7 +72,7 @@ class Staging:
     """See the module. ``kin_of`` says whose kin a sender is, by one name for all of them."""
 
     def __init__(self, directory: Path, kin_of: Callable[[str], Awaitable[str]], *, most_bytes: int = 0) -> None:
-        """``most_bytes`` is what unfinished files may take together; 0 = half of the disk."""
+        """``most_bytes`` is what shares are measured by, see ``quota``; 0 = half of the disk."""
         self._directory, self._kin_of = directory, kin_of
         durable.make_directory(directory)
         self._bounds = quota.bounds_of(most_bytes or reserve.look(directory).size // 2)

@@ -61,6 +61,8 @@ class Guest:
         self.stored: dict[str, bytes] = {}
         self.fetches: list[str] = []
         self.full_for = 0
+        #: With what the store refuses while it is full, and whether that holds for what is fetched from it too.
+        self.refusal, self.gives_while_full = ErrorCode.STORE, True
         self.book = Pages()
         (directory / "jobs").mkdir(exist_ok=True)
         (directory / "jobs").chmod(0o711)
@@ -93,16 +95,21 @@ class Guest:
     async def fetch(self, sha256: str, target: Path, partial: Path) -> None:
         self.fetches.append(sha256)
         await asyncio.sleep(0)
+        if not self.gives_while_full:
+            self._refuse_while_full()
         if sha256 not in self.inputs:
             raise TransferFailed(ErrorCode.NOT_FOUND, f"input {sha256} is not in the store")
         target.write_bytes(self.inputs[sha256])
 
     async def store(self, path: Path, name: str) -> OutputEntry:
-        if self.full_for:
-            self.full_for -= 1
-            raise TransferFailed(ErrorCode.STORE, "no space left on device")
+        self._refuse_while_full()
         self.stored[name] = path.read_bytes()
         return OutputEntry(name=name, size=path.stat().st_size, sha256="0" * 64)
+
+    def _refuse_while_full(self) -> None:
+        if self.full_for:
+            self.full_for -= 1
+            raise TransferFailed(self.refusal, "no space left on device")
 
     async def run(self, *command: str, **fields: Any) -> JobCompletion:
         attempt = self.attempt(*command, **fields)

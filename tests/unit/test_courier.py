@@ -427,7 +427,7 @@ async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_
 
     ((key, answer),) = room.said(FileAbort)
     assert isinstance(answer, FileAbort)
-    assert (key, answer.code) == ("vm.b.files", ErrorCode.STORE)
+    assert (key, answer.code) == ("vm.b.files", ErrorCode.NO_ROOM)
     for word in ("12582912 bytes of vm-b", "all of host-1 may take 16777216 bytes", "staging_mib"):
         assert word in answer.message
     await room.courier.close()

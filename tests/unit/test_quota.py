@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.storage.errors import NoRoom
+from adapters.storage.errors import NoRoom, StoreError
 from adapters.storage.quota import Bounds, Staged, Wanted, bounds_of, make_room
 from broker.reserve import DiskRoom
+from schemas.errors import ErrorCode
 
 GIB = 1 << 30
 KIN = {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2", "console-x": "console-x"}
@@ -74,6 +75,22 @@ def test_a_disk_takes_what_was_promised_and_keeps_its_reserve() -> None:
         going(found, offer(14 * GIB), disk)
     for word in (14 * GIB, 20 * GIB, 512 << 20, 6 * GIB, "free some space there, or offer it again later"):
         assert str(word) in str(caught.value)
+
+
+def test_a_disk_that_has_no_room_even_when_all_others_are_there_is_full_and_not_only_taken() -> None:
+    """For what others take somebody waits as long as it lasts, for an operator who frees some space not for ever."""
+    disk = DiskRoom(size=100 * GIB, free=10 * GIB)
+    found = [at_work("other", "vm-c", 10 * GIB, taken=8 * GIB)]
+
+    with pytest.raises(NoRoom) as passing:
+        going(found, offer(17 * GIB), disk)
+    with pytest.raises(StoreError) as full:
+        going(found, offer(18 * GIB), disk)
+    with pytest.raises(StoreError) as alone:
+        going([], offer(10 * GIB), disk)
+
+    codes = [passing.value.code, full.value.code, alone.value.code]
+    assert codes == [ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.STORE]
 
 
 def test_for_a_disk_that_is_short_of_room_what_is_left_goes_the_oldest_first_whose_ever_it_is() -> None:
