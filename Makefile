@@ -8,6 +8,10 @@ ARGS :=
 #: Tests that need neither a server nor a guest.
 QUICK := -m "not service and not qemu" tests/unit tests/contract
 
+#: Two at a time, each a file at a time: most tests wait for a process or a disk, and a file shares what it has started.
+#: make test SIDE_BY_SIDE= runs one after the other.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 .PHONY: help setup demo check test long peers lint bench clean
 
 help:
@@ -32,14 +36,14 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
-	$(PYTHON) -m pytest -q $(QUICK) $(ARGS)
+	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(ARGS)
 
 test:
 	@deploy/setup.sh test
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
-	$(PYTHON) -m pytest --durations=20 $(ARGS)
+	$(PYTHON) -m pytest $(SIDE_BY_SIDE) --durations=20 $(ARGS)
 
 long:
 	@deploy/setup.sh test
