@@ -28,7 +28,7 @@ from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
 from guest_agent.machine import boot_id, describe, memory_bytes
 from guest_agent.quarters import PASS, Quarters
-from guest_agent.room import Room, Store, clear, set_aside
+from guest_agent.room import Room, Store, clear, find_begun, set_aside
 from guest_agent.seed import SeedSource
 from guest_agent.slots import JobLoop, Timing
 from schemas.enrol import EnrolConfirm
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: Where leftovers wait for their removal, in the state directory.
 ASIDE = "aside"
+#: Traces of attempts that had begun under an agent before us and whose loss is not written down yet, beside it.
+TRACES = "begun"
 #: Commands and assignments taken and not yet journalled: enough for one sync of the journal to serve many.
 PREFETCH = 64
 
@@ -106,7 +108,10 @@ class GuestAgent:
         jobs.chmod(PASS)
         past = self._book.unanswered()
         unstored = [assign for assign, known in past if known.conclusion is not None]
-        found = set_aside(jobs, self._state / ASIDE, unstored)
+        boot_before = self._boot_before()
+        found = find_begun(jobs, self._state / TRACES, past, is_new_boot=boot_before != boot_id())
+        set_aside(jobs, self._state / ASIDE, unstored)
+        self._note_boot(boot_before)
         self._containers = self._make_containers(jobs, slots)
         self._cache = InputCache(self._state / "inputs", self._fetch)
         self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.quarters.account for one in self._containers])
@@ -116,7 +121,7 @@ class GuestAgent:
             book=self._book,
             aside=self._state / ASIDE,
             boot_id=boot_id(),
-            boot_before=self._note_boot(),
+            boot_before=boot_before,
             found=found,
             disk=self._disk,
             memory_bytes=int(settings.get("payload_memory_mib", 0)) << 20,
@@ -138,17 +143,20 @@ class GuestAgent:
             for slot in range(slots)
         ]
 
-    def _note_boot(self) -> str:
-        """Note in which boot we run, and give that of the agent before us; ours when there was none."""
+    def _boot_before(self) -> str:
+        """Give the boot of the agent before us; ours when there was none."""
+        note = self._state / "boot"
+        return note.read_text() if note.exists() else boot_id()
+
+    def _note_boot(self, before: str) -> None:
+        """Note in which boot we run."""
         durable.remove_unfinished(self._state)
         note = self._state / "boot"
-        before = note.read_text() if note.exists() else boot_id()
         if before != boot_id() or not note.exists():
             try:
                 durable.replace(note, boot_id().encode())
             except OSError as error:  # the disk is full of what is removed only now
                 log.error("boot not noted", extra={"why": str(error)})
-        return before
 
     async def _serve(self, vm: str) -> None:
         queue = queue_of(vm)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from guest_agent.book import Book
+from guest_agent.book import Book, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
@@ -39,7 +39,7 @@ class Room(Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     #: The boot in which the agent before this one ran.
     boot_before: str = ""
-    #: Names of attempts whose directories an agent before this one had made.
+    #: Names of attempts that an agent before this one had made a directory for, or is known to have begun.
     found: frozenset[str] = frozenset()
     #: For a job that names none; 0 = what there is.
     memory_bytes: int = 0
@@ -52,22 +52,41 @@ def directory_name(assign: JobAssign) -> str:
     return f"{assign.job.replace('/', '_')}.{assign.attempt}"
 
 
-def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> frozenset[str]:
-    """Move what attempts have left, but for what is ``kept``, and name all of it. Blocking, but takes no time.
+def find_begun(
+    jobs: Path, traces: Path, past: Sequence[tuple[JobAssign, Past]], *, is_new_boot: bool
+) -> frozenset[str]:
+    """Name the attempts that an agent before us had begun and not ended, as far as this is to be seen. Blocking.
+
+    What is seen is what ``set_aside`` moves away, so each of them leaves a trace first: an agent that is killed before
+    it has written down their loss is followed by one that sees the same. Traces of others go.
+    """
+    seen = {path.name for slot in jobs.glob("slot-*") for path in _inside(slot / "work")}
+    before = {path.name for path in _inside(traces)}
+    left = {directory_name(assign): known.begun for assign, known in past if known.conclusion is None}
+    begun = {name for name, is_begun in left.items() if name in seen | before or (is_begun and is_new_boot)}
+    try:
+        traces.mkdir(mode=0o700, exist_ok=True)
+        for name in begun - before:
+            (traces / name).touch()
+    except OSError as error:  # the disk is full of what is removed only now
+        log.error("begun attempts not noted", extra={"why": str(error)})
+    for name in before - begun:
+        (traces / name).unlink()
+    return frozenset(begun | seen)
+
+
+def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> None:
+    """Move away what attempts have left, but for what is ``kept``. Blocking, but takes no time.
 
     ``kept`` are those with outputs that are yet to be stored.
     """
     names = {directory_name(assign) for assign in kept}
-    found = set()
     aside.mkdir(mode=0o700, exist_ok=True)
     aside.chmod(0o700)
     for slot in jobs.glob("slot-*"):
         for path in [*_inside(slot / "work"), *_inside(slot / "tmp"), *_inside(slot / "var-tmp")]:
-            if path.parent.name == "work":  # what payloads call their own files says nothing of attempts
-                found.add(path.name)
             if path.parent.name != "work" or path.name not in names:
                 _move(path, aside)
-    return frozenset(found)
 
 
 def clear(aside: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from guest_agent.payload import Account
-from guest_agent.room import clear, set_aside
+from guest_agent.room import clear, find_begun, set_aside
 from schemas.codec import encode
 from schemas.description import Input, Output
 from schemas.jobs import Outcome, Phase
@@ -310,7 +310,8 @@ async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_pat
         deep = below
     os.close(deep)
 
-    assert set_aside(tmp_path / "jobs", tmp_path / "aside", []) == {"d"}
+    assert find_begun(tmp_path / "jobs", tmp_path / "begun", [], is_new_boot=False) == {"d"}
+    set_aside(tmp_path / "jobs", tmp_path / "aside", [])
     clear(tmp_path / "aside")
 
     assert list((tmp_path / "aside").iterdir()) == []
@@ -371,7 +372,7 @@ async def test_what_a_payload_calls_its_own_files_says_nothing_of_attempts(tmp_p
     for place in ("work", "tmp", "var-tmp"):
         (tmp_path / "jobs" / "slot-0" / place / f"site-a_{place}.1.1").mkdir(parents=True)
 
-    assert set_aside(tmp_path / "jobs", tmp_path / "aside", []) == {"site-a_work.1.1"}
+    assert find_begun(tmp_path / "jobs", tmp_path / "begun", [], is_new_boot=False) == {"site-a_work.1.1"}
 
 
 async def test_a_job_that_may_have_more_than_there_is_does_not_empty_the_cache(guest: Guest) -> None:

@@ -68,10 +68,12 @@ class Agent:
         self.book = Syncs(self.journal)
         note = directory / "boot"
         before = note.read_text() if note.exists() else boot
-        note.write_text(boot)
         (directory / "jobs").mkdir(exist_ok=True)
-        unstored = [assign for assign, past in self.book.unanswered() if past.conclusion is not None]
-        found = rooms.set_aside(directory / "jobs", directory / "aside", unstored)
+        past = self.book.unanswered()
+        found = rooms.find_begun(directory / "jobs", directory / "begun", past, is_new_boot=before != boot)
+        unstored = [assign for assign, known in past if known.conclusion is not None]
+        rooms.set_aside(directory / "jobs", directory / "aside", unstored)
+        note.write_text(boot)
         self.at = Guest(directory, book=self.book, boot_id=boot, boot_before=before, found=found)
         self.up = Up(self, answers=answers)
         self.loop = JobLoop(
@@ -204,6 +206,28 @@ async def test_what_had_begun_is_lost_and_not_run_again(tmp_path: Path, boot: st
 
     (told,) = after.up.completions
     assert (told.outcome, told.cause, told.boot_id) == (Outcome.LOST, said, "boot")
+    assert (tmp_path / "runs").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("boots", [("boot", "boot"), ("2nd", "2nd"), ("2nd", "3rd")])
+async def test_what_had_begun_is_lost_though_an_agent_in_between_was_killed_before_it_said_so(
+    tmp_path: Path, boots: tuple[str, str]
+) -> None:
+    """The next agent once moved away what it had seen, and the one after that saw nothing and ran the payload again."""
+    async with running(tmp_path) as before:
+        await before.assign(job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; sleep 600"))
+        await until(lambda: (tmp_path / "runs").exists())
+    async with running(tmp_path, boot=boots[0]):
+        pass
+
+    async with running(tmp_path, boot=boots[1]) as last:
+        await last.recover()
+        await until(lambda: last.up.completions != [])
+        await until(lambda: last.loop.holding() == [])
+    async with running(tmp_path, boot=boots[1]):
+        assert list((tmp_path / "begun").iterdir()) == []
+
+    assert [told.outcome for told in last.up.completions] == [Outcome.LOST]
     assert (tmp_path / "runs").read_text() == "ran\n"
 
 
