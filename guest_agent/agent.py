@@ -218,8 +218,9 @@ class GuestAgent:
         )
 
     def _features(self) -> list[str]:
-        """Say what holds payloads together here, so that jobs may ask for it."""
-        return [f"contained:{part}" for part in self._containers[0].parts]
+        """Say what holds payloads together here, so that jobs may ask for it: slots are alike, once they are open."""
+        known = next((one for one in self._containers if one.is_open), self._containers[0])
+        return [f"contained:{part}" for part in known.parts]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
         await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)

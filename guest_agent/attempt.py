@@ -132,16 +132,20 @@ class Attempt:
                 await asyncio.sleep(wait_s)
 
     def _make_room(self) -> None:
-        """Let go of all that its end does not name: the disk may be full of that and of nothing else."""
-        if self._out.left:
-            self._keep_only_left()
-        else:
-            self.discard()
+        """Let go of all that its end does not name: the disk may be full of that and of nothing else.
+
+        Its directory stays: it says that this has begun, for as long as nothing that is written says how it ended.
+        """
+        self._keep_only_left()
+        if not self._out.left:
+            self._discard_streams()
         self._room.cache.make_room(1 << 62)
 
     def _keep_only_left(self) -> None:
         try:
             self._out.keep_only_left()
+        except FileNotFoundError:  # it never had a directory
+            return
         except (OSError, LeadsOut) as error:
             log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
 
@@ -150,9 +154,15 @@ class Attempt:
         left_to, self._left_to = self._left_to, ""
         try:
             self._quarters.remove(self._name, left_to)
-            self._out.discard()
         except OSError as error:
             log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
+        self._discard_streams()
+
+    def _discard_streams(self) -> None:
+        try:
+            self._out.discard()
+        except OSError as error:
+            log.error("streams not removed", extra={"job": self.assign.job, "why": str(error)})
 
     @property
     def _array(self) -> str:

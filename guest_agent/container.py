@@ -99,6 +99,11 @@ class Container:
         """Where a payload's temporary files go."""
         return "/tmp" if "mounts" in self._parts else str(self.quarters.directory / "tmp")
 
+    @property
+    def is_open(self) -> bool:
+        """A warden has answered."""
+        return self._socket is not None and bool(self._parts)
+
     async def open(self) -> None:
         """Have a warden that answers, and nothing of one before it. Raises NotContained, OSError."""
         if self._socket is None:

@@ -88,7 +88,7 @@ class Disk:
         with self._lock:
             self._forget(slot)
             there = self._there(self._make_room(wanted_bytes))
-            size = min(wanted_bytes or there.bytes, self._at_most(there.bytes))
+            size = min(wanted_bytes, self._at_most(there.bytes)) if wanted_bytes else there.bytes // self._idle
             promised = Amount(max(size, 1), max(min(self._files_each, there.files), 1))
             uid = account.uid if self._quota is not None and account is not None else None
             if self._quota is not None and uid is not None:
@@ -116,7 +116,12 @@ class Disk:
         promised = sum(claim.promised.bytes for claim in self._claims.values())
         if self._quota is not None or there_bytes + promised >= _coarse(self._idle_bytes):
             return there_bytes
-        return there_bytes // max(self._slots - len(self._claims), 1)
+        return there_bytes // self._idle
+
+    @property
+    def _idle(self) -> int:
+        """How many slots, the one that asks among them, have no promise."""
+        return max(self._slots - len(self._claims), 1)
 
     def _forget(self, slot: Path) -> None:
         self._claims.pop(slot, None)

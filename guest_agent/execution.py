@@ -35,6 +35,8 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 LOOK_S = 0.5
 #: A promise of disk that is short of what was asked for by less than this part of it is as good as kept.
 SHORT_PART = 8
+#: A promise below this is none, bytes.
+LEAST_BYTES = 1 << 20
 
 
 class Execution:
@@ -76,8 +78,7 @@ class Execution:
         )
         if self._is_stopped:
             return
-        if self._overrun:
-            raise Failure(Outcome.FAILED, self._overrun)
+        self._blame_the_overrun("")
         if ended.timed_out:
             wall = f"wall time: it ran longer than wall_time_s = {self._assign.wall_time_s:g}"
             raise Failure(Outcome.FAILED, wall)
@@ -90,8 +91,7 @@ class Execution:
         ended = await self._execute([self._assign.validation], "validation.", held)
         if self._is_stopped:
             return
-        if self._overrun:
-            raise Failure(Outcome.FAILED, f"validation: {self._overrun}")
+        self._blame_the_overrun("validation: ")
         self._blame_the_vm(ended)
         if ended.exit_status or ended.timed_out:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
@@ -173,12 +173,24 @@ class Execution:
             return
         lack = what_the_vm_lacked(ended, memory_bytes=self._memory_bytes)
         if not lack and self._is_disk_full():
-            wanted = self._assign.disk_mib << 20
-            if wanted - self._disk.bytes > wanted // SHORT_PART:
-                had = self._disk.bytes >> 20
-                lack = f"disk: the VM had {had} MiB for this job, which was to have {wanted >> 20} MiB"
+            lack = self._lack_of_disk()
         if lack:
             raise Failure(Outcome.LOST, lack)
+
+    def _blame_the_overrun(self, prefix: str) -> None:
+        """Raise Failure if it was ended for what it took: the VM's where that had promised it less than was asked."""
+        lack = self._lack_of_disk() if self._overrun.startswith("disk") else ""
+        if lack:
+            raise Failure(Outcome.LOST, lack)
+        if self._overrun:
+            raise Failure(Outcome.FAILED, f"{prefix}{self._overrun}")
+
+    def _lack_of_disk(self) -> str:
+        """Say that the VM had much less of its disk than the job was to have; empty where it had not."""
+        wanted, had = self._assign.disk_mib << 20, self._disk.bytes
+        if wanted - had > wanted // SHORT_PART:
+            return f"disk: the VM had {had >> 20} MiB for this job, which was to have {wanted >> 20} MiB"
+        return "disk: the VM had nothing left for this job" if had < LEAST_BYTES else ""
 
     def _why(self, ended: Ended) -> str:
         return why_it_ended(ended, memory_bytes=self._memory_bytes, full=self._full())

@@ -260,8 +260,10 @@ class _Walk:
         self._root = root
         self._way: list[int] = []
         self._parts: list[str] = []
-        #: Where it has been: each link, and the last thing that was opened, as paths below the root.
+        #: Where it has been, as paths below the root: each link, each directory that was left by "..", and the last
+        #: thing that was opened.
         self.passed: list[str] = []
+        self._links = 0
 
     def close(self) -> None:
         self._parts.clear()
@@ -297,6 +299,7 @@ class _Walk:
         if not self._way:
             raise LeadsOut(name)
         os.close(self._way.pop())
+        self.passed.append("/".join(self._parts))
         self._parts.pop()
 
     def _note(self, part: str) -> None:
@@ -310,7 +313,8 @@ class _Walk:
 
     def _inside(self, target: str, name: str) -> list[str]:
         """Give the parts of a link's target, seen from where the walk is now."""
-        if len(self.passed) > MOST_LINKS:
+        self._links += 1
+        if self._links > MOST_LINKS:
             raise LeadsOut(name)
         if target.startswith("/"):
             own = f"{self._root.path}/"

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import struct
 from collections import deque
 from pathlib import Path
 
 from guest_agent.held import Held
+
+log = logging.getLogger(__name__)
 
 #: Directories that are kept.
 MOST_KEPT = 64
@@ -26,20 +29,21 @@ class Spares:
     """The spare directories of one slot. ``take`` and ``keep`` may be called by two threads at once."""
 
     def __init__(self, directory: Path) -> None:
-        """Keep them in ``directory``, which is the agent's alone; what an agent before us kept there goes."""
+        """Keep them in ``directory``, which is the agent's alone; what an agent before us kept there goes.
+
+        Where the disk takes no directory now, none is fit for as long as this lives.
+        """
         self._directory = directory
-        directory.mkdir(mode=0o700, exist_ok=True)
-        directory.chmod(0o700)
-        with Held(directory) as held:
-            held.empty()
-            with held.make("as-made") as made:
-                self._as_made = _look(made.descriptor)
-            held.remove("as-made")
         self._kept: deque[tuple[str, Path]] = deque()
+        self._as_made: tuple[int, int, bytes, list[str]] | None = None
+        try:
+            self._as_made = _make_one(directory)
+        except OSError as error:
+            log.warning("no spare directories", extra={"why": str(error)})
 
     def is_fit(self, held: Held) -> bool:
         """Say whether a directory, which is the agent's again, is as it had been made: nothing in it, nothing on it."""
-        if _look(held.descriptor) != self._as_made:
+        if self._as_made is None or _look(held.descriptor) != self._as_made:
             return False
         with os.scandir(held.descriptor) as entries:
             return next(entries, None) is None
@@ -48,7 +52,7 @@ class Spares:
         """Take a fit directory in for later. False where there are enough, and it is still at its place."""
         if len(self._kept) >= MOST_KEPT:
             return False
-        spare = self._directory / path.name
+        spare = self._directory / os.urandom(12).hex()
         path.rename(spare)
         self._kept.append((array, spare))
         return True
@@ -62,6 +66,18 @@ class Spares:
                 return True
             spare.rmdir()
         return False
+
+
+def _make_one(directory: Path) -> tuple[int, int, bytes, list[str]]:
+    """Empty the directory of spares, and look at one that was just made in it."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    directory.chmod(0o700)
+    with Held(directory) as held:
+        held.empty()
+        with held.make("as-made") as made:
+            looks = _look(made.descriptor)
+        held.remove("as-made")
+    return looks
 
 
 def _look(descriptor: int) -> tuple[int, int, bytes, list[str]]:

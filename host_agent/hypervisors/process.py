@@ -204,13 +204,12 @@ class ProcessHypervisor:
         await self.start(vm, seed)
 
     async def poweroff(self, vm: str) -> None:
-        """Kill every process of the VM."""
-        if not self._directories.exists(vm):
-            return
+        """Kill every process of the VM, also of one whose directory is missing: its mark finds them."""
         self._ending.add(vm)
         try:
             await self._kill(vm)
-            self._directories.forget_process(vm)
+            if self._directories.exists(vm):
+                self._directories.forget_process(vm)
         finally:
             self._ending.discard(vm)
 

@@ -188,16 +188,15 @@ class QemuHypervisor:
         await self.start(vm, seed)
 
     async def poweroff(self, vm: str) -> None:
-        """Let QEMU quit, or kill it if it does not."""
-        if not self._files.exists(vm):
-            return
+        """Let QEMU quit, or kill it if it does not; what a VM has left whose directory is missing its mark finds."""
         life = self._lives.get(vm)
         if life is not None and life.has_machine:
             life.is_busy, life.after_end = True, VmState.POWEREDOFF
             await life.machine.quit()
         await self._kill_strays(vm)
-        self._files.forget_process(vm)
-        self._files.forget_saving(vm)
+        if self._files.exists(vm):
+            self._files.forget_process(vm)
+            self._files.forget_saving(vm)
         self._not_adopted.pop(vm, None)
 
     async def savestate(self, vm: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.detached import find_tree
 from host_agent.vm import VmState
 from tests.contract.conftest import FakeRig, Rig
 
@@ -45,6 +46,20 @@ async def test_a_vm_that_was_away_when_the_driver_was_opened_is_attached_to_when
     assert await driver.state("vm-a") is VmState.RUNNING
     await driver.pause("vm-a")
     assert await driver.state("vm-a") is VmState.PAUSED
+
+
+async def test_what_runs_of_a_vm_whose_directory_is_missing_is_ended_by_poweroff(rig: Rig, home: Path):
+    await running(rig)
+    away = rig.directory / ".away"
+    home.rename(away)
+    driver = await rig.open()
+
+    await driver.poweroff("vm-a")
+    away.rename(home)
+    await driver.attach("vm-a")
+
+    assert await driver.state("vm-a") not in (VmState.RUNNING, VmState.PAUSED)
+    assert find_tree(home, None) == set()
 
 
 async def test_one_damaged_marker_keeps_no_driver_from_its_vms_and_is_told(rig: Rig, home: Path):

@@ -198,7 +198,7 @@ async def test_what_had_begun_is_lost_and_not_run_again(tmp_path: Path, boot: st
     command = job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; sleep 600")
     async with running(tmp_path) as before:
         await before.assign(command)
-        await until(lambda: (tmp_path / "runs").exists())
+        await until(lambda: (tmp_path / "runs").exists() and (tmp_path / "runs").read_text() != "")
 
     async with running(tmp_path, boot=boot) as after:
         await after.recover()
@@ -216,7 +216,7 @@ async def test_what_had_begun_is_lost_though_an_agent_in_between_was_killed_befo
     """The next agent once moved away what it had seen, and the one after that saw nothing and ran the payload again."""
     async with running(tmp_path) as before:
         await before.assign(job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; sleep 600"))
-        await until(lambda: (tmp_path / "runs").exists())
+        await until(lambda: (tmp_path / "runs").exists() and (tmp_path / "runs").read_text() != "")
     async with running(tmp_path, boot=boots[0]):
         pass
 
@@ -260,6 +260,26 @@ async def test_a_disk_that_is_full_delays_what_is_told_and_loses_nothing(tmp_pat
         await until(lambda: agent.up.completions != [])
 
     assert (agent.up.completions[0].outcome, full) == (Outcome.DONE, [])
+
+
+async def test_what_has_ended_while_the_disk_took_no_word_of_it_is_lost_and_not_run_again(tmp_path: Path) -> None:
+    """Its directory once went to make room for that word; the next agent then saw nothing of it."""
+    async with running(tmp_path) as before:
+
+        async def refuse(command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), "journal")
+
+        before.book.conclude = refuse  # type: ignore[method-assign]
+        await before.assign(job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; touch leftover"))
+        await until(lambda: any(held.trouble for held in (a.holding() for a in before.loop._held.values())))
+        await until(lambda: [*before.at.quarters.work.rglob("leftover")] == [])
+
+    async with running(tmp_path) as after:
+        await after.recover()
+        await until(lambda: after.up.completions != [])
+
+    assert [told.outcome for told in after.up.completions] == [Outcome.LOST]
+    assert (tmp_path / "runs").read_text() == "ran\n"
 
 
 async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_path: Path) -> None:

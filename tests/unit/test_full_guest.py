@@ -50,6 +50,23 @@ async def test_a_job_that_fills_the_disk_ends_and_the_next_one_runs(tmp_path: Pa
     assert second.outcome == Outcome.DONE, second.cause
 
 
+@pytest.mark.parametrize(("asked_mib", "outcome"), [(100, Outcome.LOST), (2, Outcome.FAILED)])
+async def test_who_was_promised_less_disk_than_he_asked_for_is_lost_and_not_blamed(
+    tmp_path: Path, asked_mib: int, outcome: Outcome
+) -> None:
+    """Where no kernel counts, others had taken the disk meanwhile: the job was killed as if it had asked for less."""
+    with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
+        disk.chmod(0o755)
+        async with running(disk) as agent:
+            agent.at.room.disk.begin(disk / "another slot", None, 4 << 20)
+            fill = "head -c 10000000 /dev/zero > some; sleep 60"
+            await agent.assign(job(1, "sh", "-c", fill, disk_mib=asked_mib, grace_s=0.5))
+            completion = await told(agent)
+
+    assert completion.outcome == outcome, completion.cause
+    assert ("which was to have 100 MiB" if asked_mib == 100 else "its limit was 2 MiB") in completion.cause
+
+
 async def test_an_end_that_needs_the_journals_next_extent_gets_it_from_the_jobs_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,17 @@ def test_what_leads_to_none_of_the_names_is_removed_and_every_link_on_a_way_stay
     assert left == ["d", "d/file", "d/second", "first", "real", "real/far", "real/far/file", "way"]
 
 
+def test_a_directory_that_a_link_goes_into_and_out_of_again_stays(inside: Path) -> None:
+    (inside / "build" / "deep").mkdir(parents=True)
+    (inside / "out.dat").write_text("out")
+    (inside / "result").symlink_to(inside / "build" / "deep" / ".." / ".." / "out.dat")
+
+    with Held(inside) as held:
+        held.keep_only(["result"])
+
+        assert read(held, "result") == b"out"
+
+
 def test_keeping_what_is_not_there_removes_nothing(inside: Path) -> None:
     with Held(inside) as held, pytest.raises(FileNotFoundError):
         held.keep_only(["d/file", "missing"])

@@ -90,6 +90,25 @@ def test_no_more_are_kept_than_a_slot_uses_and_none_of_an_agent_before(tmp_path:
     assert list((tmp_path / "spare").iterdir()) == []
 
 
+def test_one_name_that_is_used_twice_is_two_directories(spares: Spares, work: Path) -> None:
+    """An array that was deleted and submitted again has the names of the one before it."""
+    for _ in range(2):
+        (work / "a.1.1").mkdir(mode=0o700)
+        assert spares.keep(work / "a.1.1", "a")
+
+    assert [spares.take(work / name, "a") for name in ("a.2.1", "a.3.1", "a.4.1")] == [True, True, False]
+
+
+def test_where_the_disk_takes_no_directory_none_is_fit_and_all_goes_on(tmp_path: Path, work: Path) -> None:
+    (tmp_path / "spare").write_text("in the way, as a full disk is")
+    spares = Spares(tmp_path / "spare")
+    (work / "a.1.1").mkdir(mode=0o700)
+
+    with Held(work / "a.1.1") as held:
+        assert not spares.is_fit(held)
+    assert not spares.take(work / "a.2.1", "a")
+
+
 @as_root
 async def test_attempts_of_one_array_use_a_directory_again_and_see_it_as_new(tmp_path: Path) -> None:
     guest = Guest(tmp_path, ACCOUNT)
