@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_, select, update
 
-from adapters.ledger import attempts, events, guests, outbox, repute, tables, tallies, terms
+from adapters.ledger import attempts, events, guests, outages, outbox, repute, tables, tallies, terms
 from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Guest, Sighting
@@ -62,11 +62,12 @@ class Word(NamedTuple):
 
 
 def _is_due() -> ColumnElement[bool]:
-    """``has_expired`` or ``terms.is_over``, so that what a pause excuses takes nobody's place among the first."""
+    """``has_expired`` or ``terms.is_over``: what a pause or an outage excuses takes nobody's place among the first."""
     now_ms: BindParameter[int] = bindparam("now_ms")
     is_paused = and_(_vms.c.paused_ms > 0, _vms.c.paused_ms >= bindparam("excused_ms"))
     is_silent = and_(_attempts.c.lease_expires_ms < now_ms, or_(~is_paused, _attempts.c.state.not_in(_BEGUN)))
-    return or_(is_silent, and_(_attempts.c.over_ms > 0, _attempts.c.over_ms < now_ms, ~is_paused))
+    goes_on = _attempts.c.state.not_in(bindparam("held_up", expanding=True))
+    return or_(is_silent, and_(_attempts.c.over_ms > 0, _attempts.c.over_ms < now_ms, ~is_paused, goes_on))
 
 
 _RUN_OUT = (
@@ -279,10 +280,12 @@ def expire(tx: Tx) -> int:
     without blame, and its guest told, for when it goes on. ``match`` is the caller's. Two adapters may do it at once.
     """
     times = {"now_ms": tx.lease_now_ms, "excused_ms": tx.lease_now_ms - tx.policy.pause_limit_ms}
-    leases = [Lease._make(row) for row in tx.execute(_RUN_OUT, {**times, "most": MOST_EXPIRED})]
+    held_up = outages.held_up(tx)
+    found = tx.execute(_RUN_OUT, {**times, "held_up": sorted(held_up), "most": MOST_EXPIRED})
+    leases = [Lease._make(row) for row in found]
     silent = [lease for lease in leases if has_expired(lease, tx.lease_now_ms, tx.policy)]
     over = [lease for lease in leases if terms.is_over(lease.over_ms, lease.paused_ms, tx.lease_now_ms, tx.policy)]
-    return _expire_silent(tx, silent) + _end_terms(tx, over)
+    return _expire_silent(tx, silent) + _end_terms(tx, over, held_up)
 
 
 def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:
@@ -296,10 +299,11 @@ def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:
     return len(locked)
 
 
-def _end_terms(tx: Tx, over: Sequence[Lease]) -> int:
+def _end_terms(tx: Tx, over: Sequence[Lease], held_up: Container[str]) -> int:
     """Take attempts from guests that keep them: a loss if they have begun, else as if given back, but for the blame."""
-    locked = attempts.latest_of(tx, [lease.job for lease in over], skip_locked=True) if over else []
-    late = [(held, terms.why(held.vm, held.attempt_state, tx.policy)) for held in locked if _is_late(tx, held)]
+    read = attempts.latest_of(tx, [lease.job for lease in over], skip_locked=True) if over else []
+    locked = [held for held in read if _is_late(tx, held) and held.attempt_state not in held_up]
+    late = [(held, terms.why(held.vm, held.attempt_state, tx.policy)) for held in locked]
     unbegun = [(held, cause) for held, cause in late if not held.has_begun]
     attempts.give_up(
         tx, [(held, cause) for held, cause in late if held.has_begun], AttemptState.LOST, f"{tx.instance} (term)"

@@ -153,8 +153,12 @@ def _staging(tx: Tx, row: Row[*tuple[Any, ...]]) -> str:
     silent_s = (tx.lease_now_ms - seen_ms) / 1000
     if silent_s < STORAGE_SILENT_S:
         return f"wait: its VM has been fetching its inputs for {waits_s:.0f} s"
-    since = f"for {silent_s:.0f} s" if seen_ms else "yet"
-    return f"start a `storage_adapter`: its inputs come from one, and none has been at work {since}"
+    if not seen_ms:
+        return "start a `storage_adapter`: its inputs come from one, and none has been at work yet"
+    return (
+        "start a `storage_adapter`, or read the log of one that runs, whose store may take no files: "
+        f"none has been at work for {silent_s:.0f} s"
+    )
 
 
 def next_step(state: str, ref: str, failures: int, reason: str) -> str:

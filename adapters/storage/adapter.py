@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Answers, Intake, Kind
-from adapters.ledger import assignments, attempts, classes, clock, completions, inventory
+from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
@@ -44,6 +43,8 @@ log = logging.getLogger(__name__)
 
 #: How often the outbox is looked at, seconds.
 SWEEP_S = 2.0
+#: How often the store is tried out, seconds: an outage is what is six times as long.
+TURN_S = 10.0
 #: Completions taken and not yet acknowledged.
 PREFETCH = 500
 
@@ -87,6 +88,7 @@ class StorageAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweep(), name="sweep")
+                group.create_task(self._turns(), name="turns")
                 group.create_task(self._collector.run(), name="collector")
                 group.create_task(self._courier.sweep(), name="staging sweep")
         finally:
@@ -172,10 +174,29 @@ class StorageAdapter:
             await asyncio.sleep(SWEEP_S)
             try:
                 await self._intake.sweep()
-                await self._intake.write(partial(clock.take_turn, kind=clock.STORAGE), light=True)
             except Exception:
                 log.exception("sweep failed, again soon")
                 self._metrics.sweep_failed()
+
+    async def _turns(self) -> None:
+        while True:
+            try:
+                await self.take_turn()
+            except Exception:
+                log.exception("turn failed, again soon")
+                self._metrics.sweep_failed()
+            await asyncio.sleep(TURN_S)
+
+    async def take_turn(self) -> None:
+        """Be at work, as far as the ledger knows, if files can come and the store takes them (see ``outages``)."""
+        if not self._connection.is_up:
+            return
+        try:
+            await asyncio.to_thread(self._store.try_out)
+        except StoreError as error:
+            log.error("store takes no files", extra={"why": str(error)})
+            return
+        await self._intake.write(outages.take_turn, light=True)
 
 
 def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:

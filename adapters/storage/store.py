@@ -104,6 +104,19 @@ class Store:
                 reserve.demand(Path(fresh).parent, len(content))
             self.system.pipe_file(fresh, content)
 
+    def try_out(self) -> None:
+        """Write a small file and remove it again. Raises StoreError where none can be written."""
+        fresh = f"{self.root}/{UNFINISHED}/{secrets.token_hex(16)}"
+        with mapped(self.url):
+            self.system.makedirs(fresh.rpartition("/")[0], exist_ok=True)
+            if self.is_local:
+                reserve.demand(Path(fresh).parent, 1)
+            try:
+                self.system.pipe_file(fresh, b"1")
+            finally:
+                if self.system.exists(fresh):
+                    self.system.rm_file(fresh)
+
     @contextlib.contextmanager
     def _appearing(self, file: StoredFile, size: int) -> Iterator[str]:
         """Give a name to write under; the file appears under its own when that has succeeded, every byte of it."""

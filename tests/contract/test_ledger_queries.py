@@ -297,7 +297,10 @@ def test_a_stage_in_that_waits_for_a_storage_adapter_says_so(desk: Desk) -> None
     assert at_first == ""
     assert without_any == "start a `storage_adapter`: its inputs come from one, and none has been at work yet"
     assert with_one == "wait: its VM has been fetching its inputs for 120 s"
-    assert desk.show("one").next_step.endswith("none has been at work for 90 s")
+    assert desk.show("one").next_step == (
+        "start a `storage_adapter`, or read the log of one that runs, whose store may take no files: "
+        "none has been at work for 90 s"
+    )
 
 
 def test_a_job_that_waits_before_its_next_try_says_how_long(url: str) -> None:
