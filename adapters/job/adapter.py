@@ -85,7 +85,7 @@ class JobAdapter:
         rejected = Rejected(self._intake.burials)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
-        await self._intake.write(partial(clock.enter, kind=clock.JOB))
+        await self._enter()
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -97,6 +97,16 @@ class JobAdapter:
             self._desk.close()
             await self._leave()
             await self._intake.close()
+
+    async def _enter(self) -> None:
+        """Hold up the lease clock from now on. Waits for a ledger that takes no write: till then no beat is taken."""
+        for wait_s in backoff(0.2, 10.0):
+            try:
+                await self._intake.write(partial(clock.enter, kind=clock.JOB))
+                return
+            except LedgerError as error:
+                log.error("ledger takes no write, waiting", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
 
     async def _leave(self) -> None:
         """Hold up the lease clock no longer: whatever we had been given is the broker's again."""

@@ -7,17 +7,21 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.errors import LedgerError
 from adapters.intake import Intake
-from adapters.job.adapter import kinds
+from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.desk import SubmissionDesk
-from adapters.ledger import outbox, tallies
+from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
 from adapters.metrics import Metrics
+from adapters.storage.store import Store
 from broker.routes import DEAD, down
 from schemas.description import JobDescription
 from schemas.envelope import Message
@@ -105,4 +109,49 @@ async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -
 
     filler.unlink()
     assert [row.message_id for row in ledger.write(lambda tx: outbox.stale(tx, -1))] == ["m"]
+    ledger.close()
+
+
+class OpeningWire(Wire):
+    """A link that is down until it is opened."""
+
+    opened = 0
+
+    async def consume(self, *_: Any, **__: Any) -> None:
+        return None
+
+    async def open(self) -> None:
+        self.opened += 1
+
+    async def close(self) -> None:
+        return None
+
+
+def fill_log(ledger: Ledger) -> None:
+    """Fill what room its log has in files that are there."""
+    for _ in range(5000):
+        ledger.write(partial(clock.enter, kind=clock.JOB))
+
+
+async def test_an_adapter_that_starts_on_a_full_disk_takes_no_message_and_begins_once_there_is_room(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db", instance="adapter-job-1"), OpeningWire()
+    ledger.open()
+    filler = fill(small_disk)
+    with pytest.raises(LedgerError):
+        fill_log(ledger)
+    store = Store(f"file://{small_disk}/store")
+    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+
+    running = asyncio.create_task(adapter.run(sweep_s=3600))
+    await until(lambda: running.done() or "ledger takes no write, waiting" in caplog.messages, 60)
+    assert (running.done(), wire.opened) == (False, 0)
+    filler.unlink()
+    await until(lambda: running.done() or wire.opened, 60)
+
+    assert not running.done()
+    assert list(ledger.read(clock.readers).readers) == ["adapter-job-1"]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
     ledger.close()
