@@ -46,14 +46,19 @@ class Cutting:
 
     @contextmanager
     def staying_out(self, principal: Principal) -> Iterator[None]:
-        """Whatever the block does to a principal's login, also where it fails, who is out stays out."""
+        """Whatever the block does to a principal's login, also where it fails, who is out stays out, and for as long.
+
+        A sweep meanwhile may find it let in: a login that is made anew has no limits at first."""
         with self._alone:
-            self._out()
+            since_s = self._out().get(principal)
         try:
             yield
         finally:
             with self._alone:
-                if principal in self._out():
+                out = self._out()
+                if since_s is not None:
+                    out.setdefault(principal, since_s)
+                if principal in out:
                     self._realm.shut_out(principal)
 
     def sweep(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -156,6 +157,29 @@ def test_one_whose_trade_fails_half_way_stays_out() -> None:
         trade()
 
     assert realm.kept_out == {"vm-a"}
+
+
+@pytest.mark.parametrize("is_half_way", [False, True])
+def test_one_that_a_sweep_finds_let_in_in_the_midst_of_a_trade_stays_out_and_for_as_long(is_half_way: bool) -> None:
+    """A login that is made anew has no limits at first: the sweep then took its owner for let in by an operator."""
+    realm, clock = FakeRealm(), Clock()
+    cutting, vm = Cutting(realm, clock), parse_principal("vm-a")
+    cutting.cut_off(vm, "a flood", "adapter-job-1")
+    clock.now_s = OUT_S - 10
+
+    with suppress(BrokerError), cutting.staying_out(vm):
+        realm.lock_out(vm)
+        cutting.sweep()
+        if is_half_way:
+            raise BrokerError("the broker is away")
+        realm.mint(vm, "secret")
+
+    assert realm.kept_out == {"vm-a"}
+    cutting.sweep()
+    assert realm.kept_out == {"vm-a"}
+    clock.now_s = OUT_S + 1
+    cutting.sweep()
+    assert realm.kept_out == set()
 
 
 def test_one_that_an_operator_let_in_is_out_no_more() -> None:
