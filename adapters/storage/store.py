@@ -176,8 +176,10 @@ class Store:
         return sum(size for name, size in sizes.items() if name != own)
 
     def age_s(self, name: str) -> float:
-        """Give the age of a file by the store's clock; of one that has just gone it is 0."""
-        return self._clock_s() - self._modified_s(name, gone_s=self._clock_s())
+        """Give the age of a file by the clock that dated it: the store's where that is local, elsewhere the wall's.
+        Of one that has just gone it is 0."""
+        now_s = self._clock_s() if self.is_local else time.time()
+        return now_s - self._modified_s(name, gone_s=now_s)
 
     def _modified_s(self, name: str, gone_s: float = math.inf) -> float:
         try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from adapters.storage import contents
 from adapters.storage.errors import NotStored
 from adapters.storage.store import Store
 from schemas.files import InputFile, OutputFile
@@ -109,3 +111,28 @@ def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
 
     assert store.holds(longest, len(CONTENT))
     assert store.digest(longest) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_files_of_a_store_that_is_elsewhere_age_by_the_walls_clock_which_dates_them() -> None:
+    """The ledger's clock counts from nothing: by that one they were from the future, and nothing was ever cleared."""
+    store = Store("memory://test-store-ages", lambda: 1000.0)
+    store.put_bytes(CONTENT, OUTPUT)
+    (path,) = store.system.find(store.root)
+    store.system.store[path].modified = datetime.now(UTC) - timedelta(hours=2)
+
+    (attempt,) = contents.stored_attempts(store)
+
+    assert 7200 <= attempt.age_s < 7300
+    assert store.age_s(f"{store.root}/gone") == 0
+
+
+def test_files_of_a_local_store_age_by_its_own_clock_whatever_the_walls_says(tmp_path: Path) -> None:
+    now = [1000.0]
+    store = Store(f"file://{tmp_path}/store", lambda: now[0])
+    store.put_bytes(CONTENT, OUTPUT)
+    now[0] += 60
+
+    (attempt,) = contents.stored_attempts(store)
+
+    assert attempt.age_s == pytest.approx(60)
+    assert store.age_s(f"{store.root}/gone") == 0
