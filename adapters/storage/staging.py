@@ -112,9 +112,14 @@ class Staging:
         return [_staged(key, sender, some) for (key, sender), some in files.items()]
 
     def remove_left_behind(self) -> None:
-        """Remove what transfers that broke off, and killed adapters, have left. Blocking."""
+        """Remove what transfers that broke off, and killed adapters, have left. Blocking.
+
+        Not everything of one that is at work is held: a copy on its way out is not. Its claim came before its files, so
+        that whatever is seen to be there has been claimed by the time of the look."""
+        there = [*self._directory.iterdir()]
+        at_work = {one.key for one in self.look() if one.promised}
         removed = remove_left_behind(
-            self._directory.iterdir(),
+            [path for path in there if not ((match := _NAME.fullmatch(path.name)) and match["key"] in at_work)],
             now_s=time.time(),
             keep_s=LEFT_BEHIND_S,
             most=MOST_LEFT_BEHIND,

@@ -13,7 +13,7 @@ import pytest
 
 from adapters.storage.errors import NoRoom
 from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
-from adapters.storage.staging import Staging
+from adapters.storage.staging import LEFT_BEHIND_S, Staging
 from broker import reserve
 from tests.unit.disks import fill, small_disk
 from tests.unit.wires import until
@@ -167,3 +167,20 @@ def test_what_is_left_behind_is_bounded_in_bytes(tmp_path: Path) -> None:
     staging.remove_left_behind()
 
     assert sorted(path.name[:7] for path in tmp_path.iterdir()) == ["in-vm-2", "in-vm-3"]
+
+
+@pytest.mark.parametrize("age_s", [0.0, 2 * LEFT_BEHIND_S], ids=["large", "old"])
+async def test_a_copy_on_its_way_out_is_not_taken_for_one_that_was_left_behind(tmp_path: Path, age_s: float) -> None:
+    staging = Staging(tmp_path, own, most_bytes=8 * MIB)
+    broken_off = tmp_path / f"in-vm-b.{name(2)}.part"
+    broken_off.write_bytes(os.urandom(3 * MIB))
+
+    async with staging.room_for("vm-a", name(1), 6 * MIB, way="out") as place:
+        place.whole.write_bytes(os.urandom(6 * MIB))
+        os.utime(place.whole, (0, time.time() - age_s))
+        staging.remove_left_behind()
+        assert place.whole.stat().st_size == 6 * MIB
+        assert broken_off.exists()
+
+    staging.remove_left_behind()
+    assert not place.whole.exists()
