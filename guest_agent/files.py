@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
 ROOM = Room(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
-#: Offers in a row, one each 4 s, that a console may leave unanswered before it counts as gone.
-OFFERS_TO_THE_SILENT = 5
+#: Offers in a row, half a minute of them, that a console may leave unanswered before it counts as gone.
+OFFERS_TO_THE_SILENT = 3
 #: A push that broke off can go on for this long: its console has given it up by then, seconds.
 KEEP_PARTIAL_S = 3600.0
 #: Files of pushes that broke off, kept at most.

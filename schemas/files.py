@@ -1,7 +1,7 @@
 """Files on the wire: offer, get, window, chunk, done. One protocol for every pair of ends.
 
-The receiver rules: its ``file.window`` names the epoch, the durable offset and how far the sender may go; chunks of an
-older epoch or at another offset are dropped. See ``broker.transfer`` for both ends' state machines.
+The receiver rules: its ``file.window`` names the epoch, the durable offset and how far the sender may go; chunks at
+another offset are dropped. See ``broker.transfer`` for both ends' state machines.
 """
 
 from __future__ import annotations

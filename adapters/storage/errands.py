@@ -32,8 +32,8 @@ from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, Ou
 
 log = logging.getLogger(__name__)
 
-#: Offers in a row that a receiver may leave unanswered before it counts as gone.
-OFFERS_TO_THE_SILENT = 5
+#: Offers in a row, half a minute of them, that a receiver may leave unanswered before it counts as gone.
+OFFERS_TO_THE_SILENT = 3
 
 
 class Errands:

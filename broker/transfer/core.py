@@ -1,8 +1,9 @@
 """Both ends of a transfer as pure state: which chunk counts, what may be sent, what to grant.
 
 The receiver rules. An epoch is one unbroken run of chunks; whatever breaks the run (a gap, a bad CRC, a silence, a new
-offer) starts the next one at the offset that the receiver names, and chunks of older epochs are dropped. Epochs are
-made of the receiver's clock, so that another receiver that takes over has later ones.
+offer) starts the next one at the offset that the receiver names. Chunks of older epochs break nothing: on a slow line
+they may be what is wanted next, and are taken then, or else dropped. Epochs are made of the receiver's clock, so that
+another receiver that takes over has later ones.
 """
 
 from __future__ import annotations
@@ -12,6 +13,34 @@ import zlib
 from msgspec import Struct
 
 from schemas.files import MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, FileChunk, FileWindow
+
+#: The window after a silence, and the chunk with it, bytes: a second's worth on the slowest line that keeps a place.
+SMALLEST_WINDOW_BYTES = 8 << 10
+#: A window that comes within this time has the next one be twice as large, seconds: far less than a silence.
+GROWS_WITHIN_S = 1.0
+
+
+class Patience(Struct, kw_only=True):
+    """How long to wait for a word of the other end: longer each time that none comes, and again as at first when one
+    does. What is said again at each silence would fill a slow line, or a queue that nobody reads, with itself."""
+
+    first_s: float
+    #: The longest wait, in first ones.
+    most_times: float
+    times: float = 1.0
+
+    @property
+    def wait_s(self) -> float:
+        """The wait that is next."""
+        return self.first_s * self.times
+
+    def lose(self) -> None:
+        """Nothing came."""
+        self.times = min(2 * self.times, self.most_times)
+
+    def regain(self) -> None:
+        """Something came."""
+        self.times = 1.0
 
 
 class Inbound(Struct, kw_only=True):
@@ -25,8 +54,17 @@ class Inbound(Struct, kw_only=True):
     #: All before it is on disk.
     durable: int = 0
     granted: int = 0
+    #: The most that was ever granted: what comes late may go so far.
+    ceiling: int = 0
+    #: Bytes that the sender was let send and that have not come.
+    owed: int = 0
+    #: Bytes that came of what was granted, and too late to be of use.
+    late: int = 0
     window: int = MAX_WINDOW_BYTES
     dropped: int = 0
+    #: Where, and when, the window began that is to come in time.
+    window_from: int = 0
+    window_since_s: float = 0.0
 
     @property
     def is_whole(self) -> bool:
@@ -36,20 +74,41 @@ class Inbound(Struct, kw_only=True):
     def begin(self, offset: int, now_ms: int) -> FileWindow:
         """Start the next epoch at ``offset``, and give the grant that says so."""
         self.epoch = max(self.epoch + 1, now_ms)
-        self.taken = offset
+        self.taken = self.granted = offset
         return self.grant()
 
     def take(self, chunk: FileChunk) -> bool:
         """Say whether a chunk is the next piece. False: dropped; ``is_broken`` tells whether the run is at its end."""
-        fits = chunk.epoch == self.epoch and chunk.offset == self.taken and chunk.data != b""
-        if not fits or self.taken + len(chunk.data) > min(self.size, self.granted):
+        fits = chunk.epoch <= self.epoch and chunk.offset == self.taken and chunk.data != b""
+        if not fits or self.taken + len(chunk.data) > min(self.size, self.ceiling):
             self.dropped += 1
             return False
         if zlib.crc32(chunk.data) != chunk.crc32:
             self.dropped += 1
             return False
         self.taken += len(chunk.data)
+        self.owed = max(0, self.owed - len(chunk.data))
         return True
+
+    def is_late(self, chunk: FileChunk) -> bool:
+        """Say whether a dropped chunk is of what was granted once: its sender is at work, and its line is slow. No more
+        counts so than was granted."""
+        was_granted = chunk.epoch <= self.epoch and 0 < len(chunk.data) <= self.owed
+        if was_granted:
+            self.owed -= len(chunk.data)
+            self.late += len(chunk.data)
+        return was_granted
+
+    def shrink(self) -> None:
+        """Let the next window be small: what was granted did not come in time."""
+        self.window = min(self.window, SMALLEST_WINDOW_BYTES)
+
+    def grow(self, now_s: float) -> None:
+        """Let the next window be twice as large where this one has come in time."""
+        if self.taken - self.window_from >= self.window:
+            if now_s - self.window_since_s <= GROWS_WITHIN_S:
+                self.window = min(2 * self.window, MAX_WINDOW_BYTES)
+            self.window_from, self.window_since_s = self.taken, now_s
 
     def is_broken_by(self, chunk: FileChunk) -> bool:
         """Say whether a dropped chunk shows that the run has a gap: only a new epoch can mend that."""
@@ -61,7 +120,10 @@ class Inbound(Struct, kw_only=True):
 
     def grant(self) -> FileWindow:
         """Let the sender go one window beyond what has been taken."""
-        self.granted = min(self.size, self.taken + self.window)
+        limit = min(self.size, self.taken + self.window)
+        self.owed += max(0, limit - max(self.granted, self.taken))
+        self.granted = limit
+        self.ceiling = max(self.ceiling, limit)
         return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=self.granted)
 
 
@@ -104,7 +166,7 @@ class Outbound(Struct, kw_only=True):
         if window.epoch > self.epoch:
             self.epoch, self.next, self.limit = window.epoch, window.offset, window.limit
         elif window.epoch == self.epoch:
-            self.limit = max(self.limit, window.limit)
+            self.next, self.limit = max(self.next, window.offset), max(self.limit, window.limit)
 
     def piece(self) -> tuple[int, int] | None:
         """Name (offset, length) of the next chunk, or None while the window is used up."""

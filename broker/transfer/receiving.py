@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from broker.errors import PartialTaken, TransferFailed
-from broker.transfer.core import Inbound, Pace
+from broker.transfer.core import Inbound, Pace, Patience
 from broker.transfer.partial import Partial
 from broker.transfer.threads import in_thread
 from schemas.codec import clip
@@ -24,12 +24,15 @@ from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileDone, FileOffer,
 
 #: Chunks taken and not yet written may be this much together, bytes.
 BACKLOG_BYTES = 4 << 20
-#: Silence after which the run is taken as broken and a new epoch begun, seconds.
+#: Silence after which the run is taken as broken and a new epoch begun, seconds; each further one is twice as long.
 STALL_S = 3.0
-#: Silences in a row after which a receiver that only waits takes the sender as gone.
-MOST_STALLS = 10
-#: Who holds a place at the other end sends, or takes, a window in this time, 9 kB/s, or waits again after the others,
-#: seconds.
+#: The longest silence until that is done again, in first ones: a minute, and of who asks at each, 15 s, so that who
+#: serves it sees it ask in time (``places.ASKER_GONE_S``).
+LONGEST_STALL, LONGEST_ASKING_STALL = 20.0, 5.0
+#: So long a silence, in first ones, has a receiver that only waits take the sender as gone: two minutes.
+MOST_STALLS = 40
+#: Who holds a place at the other end sends, or takes, a window in this time, 9 kB/s for each file, or waits again after
+#: the others, seconds. What comes too late counts too.
 WINDOW_S = 120.0
 
 
@@ -71,8 +74,10 @@ class Receiving:
         self._tell = tell
         self._again = again
         self._progress = progress or (lambda _: None)
-        self._stall_s, self._most_stalls = stall_s, most_stalls
-        self._stalls = self._waits = 0
+        longest = LONGEST_STALL if again is None else LONGEST_ASKING_STALL
+        self._patience = Patience(first_s=stall_s, most_times=longest)
+        self._most_stalls = most_stalls
+        self._silent_s, self._waits = 0.0, 0
         self._has_begun = False
         self._core = Inbound(transfer=offer.id, size=offer.size)
         self._window_s = window_s
@@ -131,17 +136,20 @@ class Receiving:
         if counts:
             self._has_begun = True
             self._inbox.append(chunk.data)
-            self.is_stalled = False
-            self._stalls = 0
-            self._wake.set()
+            self._core.grow(time.monotonic())
+            if chunk.epoch == self._core.epoch:
+                self._patience.regain()
+            self._on_life()
             self._grant_if_wanted()
         elif self._core.is_broken_by(chunk):
             self._begin(self._core.taken)
+        elif self._core.is_late(chunk):
+            self._on_life()
         return counts
 
     def again(self) -> None:
         """Begin a new epoch where this one got to: the sender lost touch, or the link is new."""
-        self._stalls = 0
+        self._silent_s = 0.0
         if self._is_ready:
             self._begin(self._core.taken)
         else:
@@ -151,7 +159,7 @@ class Receiving:
         """The sender is there, and not ready yet: believed until it has sent something, and so often."""
         if not self._has_begun and self._waits < MOST_WAITS:
             self._waits += 1
-            self._stalls = 0
+            self._silent_s = 0.0
         self._progress(self._partial.written)
 
     def on_abort(self, abort: FileAbort) -> None:
@@ -165,7 +173,7 @@ class Receiving:
 
     async def _step(self) -> None:
         try:
-            async with asyncio.timeout(self._stall_s):
+            async with asyncio.timeout(self._patience.wait_s):
                 await self._wake.wait()
         except TimeoutError:
             self._on_silence()
@@ -182,10 +190,23 @@ class Receiving:
         if self._pace is None:
             return
         if not self._is_heard():
-            self._pace.begin(self._core.taken, now_s)
-        elif not self._pace.is_kept(self._core.taken, now_s):
+            self._pace.begin(self._came, now_s)
+        elif not self._is_pace_kept(self._pace, now_s):
             text = f"{self._target.name!r}: the sender has not sent a window in {self._pace.window_s:.0f} s"
             raise _SenderGone(ErrorCode.TIMEOUT, text)
+
+    @property
+    def _came(self) -> int:
+        return self._core.taken + self._core.late
+
+    def _is_pace_kept(self, pace: Pace, now_s: float) -> bool:
+        pace.size = self._core.size + self._core.late
+        return pace.is_kept(self._came, now_s)
+
+    def _on_life(self) -> None:
+        self.is_stalled = False
+        self._silent_s = 0.0
+        self._wake.set()
 
     def _mark(self) -> None:
         """Have whoever goes on with the file find all of it; on a disk that does not take that, what is marked."""
@@ -194,10 +215,12 @@ class Receiving:
 
     def _on_silence(self) -> None:
         self.is_stalled = True
-        self._stalls += self._is_heard()
-        if self._most_stalls is not None and self._stalls >= self._most_stalls:
-            silent_s = self._stalls * self._stall_s
-            raise _SenderGone(ErrorCode.TIMEOUT, f"{self._target.name!r}: the sender is silent for {silent_s:.0f} s")
+        self._silent_s += self._patience.wait_s * self._is_heard()
+        if self._most_stalls is not None and self._silent_s >= self._most_stalls * self._patience.first_s:
+            text = f"{self._target.name!r}: the sender is silent for {self._silent_s:.0f} s"
+            raise _SenderGone(ErrorCode.TIMEOUT, text)
+        self._patience.lose()
+        self._core.shrink()
         self._begin(self._core.taken)
         if self._again is not None:
             self._again()

@@ -17,15 +17,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker.errors import NotDelivered, TransferFailed
-from broker.transfer.core import Outbound, Pace
+from broker.transfer.core import Outbound, Pace, Patience
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
 
-#: Silence of the receiver after which the file is offered again, seconds.
+#: Silence of the receiver after which the file is offered again, seconds; each further one is twice as long.
 SILENCE_S = 4.0
-#: Offers in a row without an answer until the transfer is given up.
-MOST_OFFERS = 75
+#: The longest of them, in first ones: 15 s, below ``places.ASKER_GONE_S``.
+LONGEST_SILENCE = 3.75
+#: Offers in a row without an answer until the transfer is given up: five minutes.
+MOST_OFFERS = 21
 #: Read at a time for a digest, bytes.
 _BLOCK_BYTES = 1 << 20
 
@@ -50,7 +52,7 @@ class Sending:
         never begins anew. While ``is_heard`` says that our words do not reach the broker, neither is its fault."""
         self._offer, self._path = offer, path
         self._send, self._tell = send, tell
-        self._silence_s = silence_s
+        self._patience = Patience(first_s=silence_s, most_times=LONGEST_SILENCE)
         self._most_offers = most_offers
         self._unanswered = self._waits = 0
         self._is_heard = is_heard
@@ -124,18 +126,24 @@ class Sending:
         words without an end."""
         self._check_pace()
         try:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(self._patience.wait_s):
                 await self._wake.wait()
         except TimeoutError:
-            self._unanswered += self._is_heard()
-            if self._unanswered >= self._most_offers:
-                text = f"nobody takes {self._path.name!r}: the receiver is silent"
-                raise TransferFailed(ErrorCode.TIMEOUT, text) from None
-            self._tell(self._offer)
+            self._on_silence()
             return
         self._wake.clear()
+        self._patience.regain()
         self._unanswered = 0
         self._progress(self._core.next)
+
+    def _on_silence(self) -> None:
+        if self._is_heard():
+            self._unanswered += 1
+            self._patience.lose()
+        if self._unanswered >= self._most_offers:
+            text = f"nobody takes {self._path.name!r}: the receiver is silent"
+            raise TransferFailed(ErrorCode.TIMEOUT, text)
+        self._tell(self._offer)
 
     def _check_pace(self) -> None:
         now_s = time.monotonic()

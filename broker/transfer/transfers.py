@@ -245,10 +245,15 @@ class Transfers:
 
     def _tell(self, entry: _Open, message: Message) -> None:
         if isinstance(message, FileOffer):
-            entry.word = self._publish(self._opening_route(entry), message)
+            self._offer(entry, message)
         elif entry.peer != ANY_ADAPTER:
             route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
             entry.word = self._publish(route, message)
+
+    def _offer(self, entry: _Open, offer: FileOffer) -> None:
+        """Offer; but while what we said last lies in our own line, one offer more would lie behind it."""
+        if entry.word is None or entry.word.done():
+            entry.word = self._publish(self._opening_route(entry), offer)
 
     def _chunk(self, entry: _Open, chunk: FileChunk) -> asyncio.Future[None]:
         route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=True)

@@ -108,6 +108,25 @@ async def test_a_broker_that_is_frozen_is_not_the_vms_silence(tmp_path: Path, wa
         await asyncio.wait_for(moving, 20)
 
 
+async def test_an_offer_that_lies_in_ones_own_line_is_not_followed_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow line they came one after the other behind the chunks, and each had these sent again."""
+    monkeypatch.setattr("broker.transfer.sending.Sending.run", _silences)
+    (tmp_path / "local").write_bytes(b"content")
+    person = Person()
+    person.wire.is_frozen = True
+
+    await person.calls.push(tmp_path / "local", VM, "f")
+
+    assert len(person.wire.unconfirmed) == 1
+
+
+async def _silences(sending: Sending) -> None:
+    for _ in range(10):
+        sending._tell(sending._offer)
+
+
 async def test_neither_end_counts_silences_that_are_the_brokers(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"content")
     offer = FileOffer(file=GuestFile(path="f"), size=7, sha256="0" * 64)

@@ -35,7 +35,7 @@ class End:
         self.offer = FileOffer(id=transfer, file=GuestFile(path="x"), size=len(data), sha256=sha256)
         self.sender = Outbound(transfer=transfer, size=len(data))
         self.told: list[Message] = []
-        self.receiving = Receiving(self.offer, target, partial, self.tell, stall_s=0.2, most_stalls=20)
+        self.receiving = Receiving(self.offer, target, partial, self.tell, stall_s=0.2, most_stalls=10)
         #: Bytes that the sender has; more are kept back.
         self.most = len(data)
 
