@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 from broker.errors import TransferFailed
 from schemas.description import Output
 from schemas.errors import ErrorCode
+from schemas.files import FileAbort, FileGet, FileOffer, InputFile
 from schemas.jobs import Outcome, OutputEntry
 from tests.broker.polling import until
 from tests.unit.guests import Guest
+from tests.unit.test_courier import Room
 
 BIG = ("sh", "-c", "head -c 100000 /dev/zero > big")
 
@@ -92,3 +95,28 @@ async def test_a_transfer_that_breaks_off_after_a_long_try_is_tried_again(tmp_pa
     guest.close()
 
     assert (completion.outcome, tries) == (Outcome.DONE, ["big", "big"])
+
+
+async def test_a_second_input_of_a_store_that_is_elsewhere_is_told_to_wait_and_comes_when_the_first_is_there(
+    tmp_path: Path,
+) -> None:
+    room = Room(tmp_path, most_staged_bytes=8 << 20)
+    room.store.is_local = False  # copied to the staging directory first, as from any store that is elsewhere
+    contents = [bytes([number]) * (2 << 20) for number in range(2)]
+    files = [InputFile(sha256=hashlib.sha256(content).hexdigest()) for content in contents]
+    for content, file in zip(contents, files, strict=True):
+        room.store.put_bytes(content, file)
+
+    room.open("vm-a", first := FileGet(file=files[0]))
+    await until(lambda: room.said(FileOffer) != [])
+    room.open("vm-a", FileGet(file=files[1]))
+    await until(lambda: room.said(FileAbort) != [])
+    room.abort("vm-a", FileOffer(id=first.id, file=files[0], size=2 << 20, sha256=files[0].sha256))
+    await until(lambda: not list(room.staging.iterdir()))
+    room.open("vm-a", FileGet(file=files[1]))
+    await until(lambda: any(getattr(offer, "file", None) == files[1] for _, offer in room.said(FileOffer)))
+
+    ((key, refusal),) = room.said(FileAbort)
+    assert isinstance(refusal, FileAbort)
+    assert (key, refusal.code) == ("vm.a.files", ErrorCode.NO_ROOM)
+    await room.courier.close()
