@@ -16,7 +16,7 @@ SLOTS_OF_A_CPU = 4
 #: Jobs that one may have before it in its slot at most: as many as the slot has lanes, and three times as many that
 #: have ended and whose ends are on their way, some 0.4 s of jobs of 2 ms.
 MOST_BEFORE = 4 * MOST_LANES
-#: Jobs of each cpu at most, with those taken ahead, and of a VM.
+#: Jobs of each cpu at most, with those taken ahead, and of a VM; beyond them a slot that has none may have one.
 JOBS_OF_A_CPU, JOBS_OF_A_VM = MOST_BEFORE, 1024
 #: What a VM may be, of which no host has spoken yet.
 UNREPORTED_CPUS = 16
@@ -43,7 +43,8 @@ class Lanes:
         place = self._place(slot)
         ahead = max(said, self._before[place])
         is_lane = slot < self._slots * MOST_LANES and place < self._most_slots and ahead < MOST_BEFORE
-        if not is_lane or self._left <= 0:
+        # A slot that has nothing may have one, whatever the others have taken ahead: it would stand still.
+        if not is_lane or (self._left <= 0 and self._before[place]):
             return None
         self._before[place] += 1
         self._left -= 1
