@@ -37,27 +37,26 @@ class Endings:
     ) -> None:
         self._uplink, self._room = uplink, room
         self._forget, self._spawn = forget, spawn
-        self._done_with: list[Attempt] = []
-        #: Attempts that have ended and whose files are there.
-        self._in_the_way = 0
-        self._settled = asyncio.Event()
+        self._done_with: list[tuple[Attempt, asyncio.Future[None]]] = []
+        #: One for each attempt that has ended and whose files are there; done when they are gone.
+        self._in_the_way: set[asyncio.Future[None]] = set()
 
     async def complete(self, attempt: Attempt, completion: JobCompletion, *, within_s: float = 0.0) -> None:
         """Have a completion written down, then sent, both ``within_s``, until it is answered; then forget it."""
-        self._in_the_way += 1
-        self._settled.clear()
+        gone = asyncio.get_running_loop().create_future()
+        self._in_the_way.add(gone)
         go_at = time.monotonic() + within_s
         await attempt.write_down(completion, within_s=within_s)
         within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
-        self._discard_soon(attempt)
+        self._discard_soon(attempt, gone)
         await self._tell(attempt, completion, within_s)
         await self._room.book.end(attempt.assign.id)
         self._forget(attempt)
 
     async def settle(self) -> None:
-        """Wait until nothing of what has ended takes room on the disk any more."""
+        """Wait until nothing of what has ended by now takes room on the disk; what ends later holds nobody up."""
         if self._in_the_way:
-            await self._settled.wait()
+            await asyncio.wait(self._in_the_way)
 
     async def _tell(self, attempt: Attempt, completion: JobCompletion, within_s: float) -> None:
         for wait_s in backoff(0.5, 20.0):
@@ -74,19 +73,19 @@ class Endings:
                 _note_answer(attempt, answer)
                 return
 
-    def _discard_soon(self, attempt: Attempt) -> None:
+    def _discard_soon(self, attempt: Attempt, gone: asyncio.Future[None]) -> None:
         """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
-        self._done_with.append(attempt)
+        self._done_with.append((attempt, gone))
         if len(self._done_with) == 1:
             self._spawn(self._discard())
 
     async def _discard(self) -> None:
         await asyncio.sleep(DISCARD_AFTER_S)
         done_with, self._done_with = self._done_with, []
-        await asyncio.to_thread(_discard_all, done_with)
-        self._in_the_way -= len(done_with)
-        if not self._in_the_way:
-            self._settled.set()
+        await asyncio.to_thread(_discard_all, [attempt for attempt, _ in done_with])
+        for _, gone in done_with:
+            self._in_the_way.discard(gone)
+            gone.set_result(None)
 
 
 def _note_answer(attempt: Attempt, answer: Reply) -> None:

@@ -90,6 +90,8 @@ class Held(NamedTuple):
     returns_of_vm: int = 0
     #: The slot that runs it, of which ``slot`` may be a lane.
     runs_in: int = 0
+    #: What keeps it from going on, by its guest's last beat; how it ended once it has.
+    cause: str = ""
 
     @property
     def owner(self) -> str:
@@ -167,6 +169,7 @@ _SELECT = (
         _jobs.c.returns,
         _attempts.c.returns.label("returns_of_vm"),
         _attempts.c.place.label("runs_in"),
+        _attempts.c.cause,
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)

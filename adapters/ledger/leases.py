@@ -6,6 +6,7 @@ pure functions here decide, by the lease clock (see ``clock``), which stands sti
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -300,16 +301,22 @@ def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:
 
 
 def _end_terms(tx: Tx, over: Sequence[Lease], held_up: Container[str]) -> int:
-    """Take attempts from guests that keep them: a loss if they have begun, else as if given back, but for the blame."""
+    """Take attempts from guests that keep them: a loss if they have begun, else as if given back, but for the blame.
+
+    A guest that has said what keeps it from beginning, as a short disk, has no more blame than if it had given it back.
+    """
     read = attempts.latest_of(tx, [lease.job for lease in over], skip_locked=True) if over else []
     locked = [held for held in read if _is_late(tx, held) and held.attempt_state not in held_up]
-    late = [(held, terms.why(held.vm, held.attempt_state, tx.policy)) for held in locked]
+    late = [(held, terms.why(held.vm, held.attempt_state, held.cause, tx.policy)) for held in locked]
     unbegun = [(held, cause) for held, cause in late if not held.has_begun]
     attempts.give_up(
         tx, [(held, cause) for held, cause in late if held.has_begun], AttemptState.LOST, f"{tx.instance} (term)"
     )
     attempts.take_back(tx, unbegun, f"{tx.instance} (term)")
-    repute.strike(tx, {held.vm: held.host for held, _ in unbegun})
+    troubled = [held for held, _ in unbegun if held.cause]
+    repute.note_returns(tx, Counter(held.vm for held in troubled))
+    blamed = [held for held, _ in unbegun if not held.cause or held.returns_of_vm >= repute.FREE_RETURNS]
+    repute.strike(tx, {held.vm: held.host for held in blamed})
     outbox.put_all(tx, [(down(held.vm), stop_of(held, "superseded")) for held, _ in late])
     return len(late)
 

@@ -58,8 +58,8 @@ def is_over(over_ms: int, paused_ms: int, now_ms: int, policy: Policy) -> bool:
     return 0 < over_ms < now_ms and not is_excused
 
 
-def why(vm: str, state: str, policy: Policy) -> str:
-    """Say what its guest did with an attempt whose term has ended."""
+def why(vm: str, state: str, trouble: str, policy: Policy) -> str:
+    """Say what its guest did with an attempt whose term has ended, and what it says of it."""
     if state == Phase.ASSIGNED:
-        return f"{vm} has not begun it in {policy.begin_s:.0f} s"
+        return f"{vm} has not begun it in {policy.begin_s:.0f} s{trouble and ': '}{trouble}"
     return f"{vm} has not ended it in the time that its wall time, its grace and its files may take"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
-from adapters.ledger import tables
+from adapters.ledger import leases, tables
 from adapters.ledger.outcomes import FREE_RETURNS
 from adapters.ledger.transaction import Policy
-from schemas.jobs import JobAssign, Outcome, Phase, Steps
+from schemas.jobs import Holding, JobAssign, JobBeat, JobStop, Outcome, Phase, Steps
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
 
@@ -27,6 +27,38 @@ def slow(url: str) -> Iterator[Desk]:
 
 def strikes(desk: Desk) -> int:
     return int(desk.ledger.read(lambda tx: tx.execute(select(tables.vms.c.strikes)).scalar_one()))
+
+
+def wait_with(desk: Desk, job: JobAssign, trouble: str) -> None:
+    """Beat for a job that cannot begin, until it is taken away."""
+    holding = [Holding(job=job.job, attempt=job.attempt, phase=Phase.ASSIGNED, trouble=trouble)]
+    while not [stop for stop in desk.of_kind(JobStop) if (stop.job, stop.attempt) == (job.job, job.attempt)]:
+        desk.pass_s(30)
+        desk.write(lambda tx: leases.renew(tx, job.target, JobBeat(id=desk.id(), generation=1, holding=holding)))
+        desk.keep_time()
+
+
+def test_a_vm_that_says_what_keeps_a_job_from_beginning_is_not_struck(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.submit("one")
+
+    wait_with(desk, desk.start("vm-1"), "the disk is short")
+
+    record = desk.show("one")
+    assert (strikes(desk), record.job.state, record.job.returns) == (0, JobState.SUBMITTED, 1)
+    assert record.attempts[0].cause == "vm-1 has not begun it in 300 s: the disk is short"
+
+
+def test_who_has_a_trouble_with_every_job_is_struck_as_who_gives_every_job_back(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.submit("one")
+    counted = []
+
+    for _ in range(5):
+        wait_with(desk, desk.start("vm-1"), "the disk is short")
+        counted.append(strikes(desk))
+
+    assert counted == [0, 0, 0, 1, 2]
 
 
 def bounce(desk: Desk, vm: str, seconds: int, outcome: Outcome = Outcome.RETURNED) -> int:
