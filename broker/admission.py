@@ -40,7 +40,7 @@ SHARES: Mapping[str, Share] = {
     "vc.beats": Share(200, 10.0, 16 * MIB, MIB),
     # Some hundred jobs a second, each with its small outputs.
     "vc.completions": Share(20_000, 1_000.0, 256 * MIB, 32 * MIB),
-    # An opening for each larger file, said again every 4 s while it waits.
+    # An opening for each larger file, said again every 4 s while it waits, and every 15 s while nobody answers.
     "vc.offers": Share(5_000, 50.0, 16 * MIB, MIB),
     # One each beat, and one for each change of a VM.
     "vc.inventory": Share(500, 10.0, 64 * MIB, 2 * MIB),
@@ -51,6 +51,10 @@ SHARES: Mapping[str, Share] = {
     # Grants: one for each half of a window of a file.
     "vc.control": Share(10_000, 1_000.0, 16 * MIB, 2 * MIB),
 }
+
+#: Queues of what honest ends say again until they are heard: after an outage all of it lies there. Beyond the share it
+#: is dropped, and its bytes are charged, but it is no offence.
+SAID_AGAIN = frozenset({"vc.offers"})
 
 
 class _Queue:
@@ -94,7 +98,8 @@ class Admission:
             if is_within and not self._burials.is_beyond(sender):
                 return True
             self._note()
-            self._burials.charge(sender, f"more than its share of {name}", size_bytes)
+            offences = int(name not in SAID_AGAIN)
+            self._burials.charge(sender, f"more than its share of {name}", size_bytes, offences=offences)
             return False
 
         return judge

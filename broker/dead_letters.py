@@ -78,9 +78,10 @@ class Burials:
             delivery.ack()
         return True
 
-    def charge(self, who: str, reason: str, size_bytes: int = 0) -> None:
-        """Count a message that had no effect, and is no letter either, against its sender."""
-        if self._offences.charge(who, size_bytes, self._clock()) is Measure.CUT_OFF:
+    def charge(self, who: str, reason: str, size_bytes: int = 0, *, offences: int = 1) -> None:
+        """Count a message that had no effect, and is no letter either, against its sender. ``offences`` 0: its bytes
+        alone."""
+        if self._offences.charge(who, size_bytes, self._clock(), offences=offences) is Measure.CUT_OFF:
             self._cut_off(who, clip(f"too many messages without effect, the last one {reason}", 200))
 
     def is_beyond(self, who: str) -> bool:

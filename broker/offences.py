@@ -59,16 +59,16 @@ class Offences:
             return Measure.KEEP
         return self._drop(who, now_s, is_bearable=is_bearable)
 
-    def charge(self, who: str, size_bytes: int, now_s: float) -> Measure:
+    def charge(self, who: str, size_bytes: int, now_s: float, *, offences: int = 1) -> Measure:
         """Count a message of somebody's that had no effect and is no letter: it is dropped, whatever this says."""
-        return self._drop(who, now_s, is_bearable=self._is_bearable(who, size_bytes, now_s))
+        return self._drop(who, now_s, is_bearable=self._is_bearable(who, size_bytes, now_s, offences))
 
     def is_beyond(self, who: str, now_s: float) -> bool:
         """Say whether somebody has sent so much that has no effect that nothing of it need be read."""
         return not (self._all.holds(who, now_s) and self._all_bytes.holds(who, now_s))
 
-    def _is_bearable(self, who: str, size_bytes: int, now_s: float) -> bool:
-        return self._all.take(who, now_s) and self._all_bytes.take(who, now_s, size_bytes)
+    def _is_bearable(self, who: str, size_bytes: int, now_s: float, offences: int = 1) -> bool:
+        return self._all.take(who, now_s, offences) and self._all_bytes.take(who, now_s, size_bytes)
 
     def _drop(self, who: str, now_s: float, *, is_bearable: bool) -> Measure:
         self._dropped[who if who in self._dropped or len(self._dropped) < MOST_NAMED else "others"] += 1

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 #: At least so long has a place who gives it up to others: enough for a few windows on any line.
 TURN_S = 10.0
-#: Who waits asks every 4 s; one that has not for this long is gone, seconds.
+#: Who waits asks every 4 s, or, while nobody answers, every 15 s; one that has not for this long is gone, seconds.
 ASKER_GONE_S = 20.0
 
 

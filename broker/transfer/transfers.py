@@ -17,8 +17,9 @@ import msgspec
 from broker.connection import Connection, Delivery
 from broker.errors import Disconnected, TransferFailed
 from broker.routes import Route, file_route, kind_of, up
+from broker.transfer.core import Patience
 from broker.transfer.receiving import WINDOW_S, Receiving
-from broker.transfer.sending import MOST_OFFERS, Sending
+from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
 from schemas.codec import encode
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
@@ -36,6 +37,9 @@ class _Open(msgspec.Struct, kw_only=True):
     progress: Callable[[int], None] | None = None
     #: The broker's confirm of what we said last.
     word: asyncio.Future[None] | None = None
+    #: That of what we asked for last, and whether it was answered.
+    asked: asyncio.Future[None] | None = None
+    is_answered: bool = False
 
 
 class Transfers:
@@ -112,10 +116,10 @@ class Transfers:
         peer: str,
         *,
         progress: Callable[[int], None] | None = None,
-        ask_every_s: float = 4.0,
+        ask_every_s: float = SILENCE_S,
     ) -> FileOffer:
-        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever. ``progress`` is
-        called with what came, also where the peer only says that it is there.
+        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever, less and less
+        often. ``progress`` is called with what came, also where the peer only says that it is there.
 
         Raises TransferFailed; CONFLICT when what is offered for an input has not the SHA-256 that names it. When
         cancelled it tells the peer, which would offer for a while otherwise.
@@ -186,8 +190,10 @@ class Transfers:
                 end.on_abort(message)
             case Receiving() | Sending() as end, FileWait():
                 end.on_wait()
-            case None, FileWait() if entry.progress is not None:
-                entry.progress(0)
+            case None, FileWait():
+                entry.is_answered = True
+                if entry.progress is not None:
+                    entry.progress(0)
             case Sending() as end, FileWindow():
                 end.on_window(message)
             case Sending() as end, FileDone():
@@ -228,9 +234,15 @@ class Transfers:
     async def _until_offered(
         self, entry: _Open, get: FileGet, offered: asyncio.Future[FileOffer], every_s: float
     ) -> FileOffer:
+        patience = Patience(first_s=every_s, most_times=LONGEST_SILENCE)
         while not offered.done():
+            entry.is_answered = False
             self._ask(entry, get)
-            await asyncio.wait([offered], timeout=every_s)
+            await asyncio.wait([offered], timeout=patience.wait_s)
+            if entry.is_answered:
+                patience.regain()
+            elif _is_heard(entry):
+                patience.lose()
         return offered.result()
 
     def _check_asked(self, entry: _Open, get: FileGet, offer: FileOffer) -> None:
@@ -241,7 +253,8 @@ class Transfers:
             raise TransferFailed(ErrorCode.CONFLICT, text)
 
     def _ask(self, entry: _Open, get: FileGet) -> None:
-        entry.word = self._publish(self._opening_route(entry), get)
+        if entry.asked is None or entry.asked.done():
+            entry.word = entry.asked = self._publish(self._opening_route(entry), get)
 
     def _tell(self, entry: _Open, message: Message) -> None:
         if isinstance(message, FileOffer):

@@ -126,6 +126,20 @@ def test_who_goes_on_with_large_ones_is_cut_off_sooner() -> None:
     assert [who for who, _ in door.cut] == ["vm-a"]
 
 
+def test_openings_that_an_outage_has_gathered_are_dropped_and_their_sender_is_not_cut_off() -> None:
+    """400 outputs of a VM, each offered every few seconds for hours: it once lost its connection for them."""
+    door, body = Door("vc.offers"), bytes(300)
+
+    became = [door.send("vm-a", body, key="vm-a.offer") for _ in range(SHARES["vc.offers"].messages + OFFENCES + 10)]
+
+    assert became.count("let in") == SHARES["vc.offers"].messages
+    assert door.cut == []
+    large = bytes(1 << 20)
+    for _ in range((SHARES["vc.offers"].octets + OFFENCE_BYTES) // len(large) + 2):
+        door.send("vm-b", large, key="vm-b.offer")
+    assert [who for who, _ in door.cut] == ["vm-b"], "bytes are charged all the same"
+
+
 @pytest.mark.parametrize("sender", ["adapter-job-1", "console-operator", "keys"])
 def test_the_centre_and_its_consoles_have_no_share(sender: str) -> None:
     door = Door()

@@ -152,10 +152,11 @@ async def test_what_can_be_read_and_is_not_for_the_courier_is_a_dead_letter_of_i
     await courier.close()
 
 
-async def test_chunks_of_no_transfer_and_openings_beyond_the_room_are_counted_and_cost_a_connection_in_the_end(
+async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_beyond_the_room_do_not(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Honest ends send some of each, when a transfer has just ended: they are no dead letters."""
+    """Honest ends send some chunks when a transfer has just ended, and say each opening again until it is served: a VM
+    with many outputs was once cut off for them after an outage."""
     monkeypatch.setattr("broker.offences.OFFENCES", 20)
     room.burials._offences = Offences()
     chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
@@ -166,9 +167,9 @@ async def test_chunks_of_no_transfer_and_openings_beyond_the_room_are_counted_an
 
     assert [post.acked for post in posts] == [1] * 30
     assert room.buried() == 0
-    assert room.cut == ["vm-a", "vm-b"]
+    assert room.cut == ["vm-a"]
     assert room.burials.is_beyond("vm-a")
-    assert not room.burials.is_beyond("vm-c")
+    assert not room.burials.is_beyond("vm-b")
     await room.courier.close()
 
 

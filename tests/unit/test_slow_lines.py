@@ -15,12 +15,26 @@ from typing import Any
 import pytest
 
 from broker.errors import TransferFailed
+from broker.transfer import Transfers
 from broker.transfer.core import Inbound, Outbound, Patience
 from broker.transfer.places import ASKER_GONE_S
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, Sending
+from broker.transfer.transfers import ANY_ADAPTER
 from schemas.envelope import Message
-from schemas.files import MAX_WINDOW_BYTES, FileAbort, FileChunk, FileDone, FileOffer, FileWait, FileWindow, GuestFile
+from schemas.files import (
+    MAX_WINDOW_BYTES,
+    FileAbort,
+    FileChunk,
+    FileDone,
+    FileGet,
+    FileOffer,
+    FileWait,
+    FileWindow,
+    GuestFile,
+    InputFile,
+)
+from tests.unit.wires import Wire
 
 MIB = 1 << 20
 #: How long a word takes back to the sender, seconds.
@@ -232,6 +246,56 @@ def test_a_grant_has_the_sender_leave_out_what_came_late() -> None:
     sender.on_window(receiver.grant())
 
     assert sender.piece() == (32, 16)
+
+
+async def _fetch(transfers: Transfers, get: FileGet, directory: Path) -> None:
+    await transfers.fetch_file(get, directory / "t", directory / "p", ANY_ADAPTER)
+
+
+def test_who_asks_and_is_not_answered_asks_less_until_it_hears_to_wait(
+    tmp_path: Path, skip: Callable[[Callable[[], Awaitable[None]]], float]
+) -> None:
+    asked: list[float] = []
+
+    async def work() -> None:
+        loop, get, wire = asyncio.get_running_loop(), FileGet(file=InputFile(sha256="1" * 64)), Wire("vm-a")
+        transfers, send = Transfers(wire.connection), wire.send
+        begun_s = loop.time()
+
+        def note(*args: Any, **options: Any) -> asyncio.Future[None]:
+            asked.append(round(loop.time() - begun_s))
+            if len(asked) in (5, 6):
+                loop.call_later(1, transfers.on_message, "adapter-store-1", FileWait(transfer=get.id))
+            return send(*args, **options)
+
+        wire.send = note  # type: ignore[method-assign]
+        fetching = asyncio.ensure_future(_fetch(transfers, get, tmp_path))
+        await asyncio.sleep(80)
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)
+
+    skip(work)
+
+    assert asked[:8] == [0, 4, 12, 27, 42, 57, 61, 65]
+
+
+def test_who_offers_and_is_not_answered_offers_less_for_five_minutes(
+    tmp_path: Path, skip: Callable[[Callable[[], Awaitable[None]]], float]
+) -> None:
+    """Every 4 s, for hours of an outage, of each output: all of them lay in the queue in the end."""
+    told: list[Message] = []
+    (tmp_path / "source").write_bytes(b"content")
+    offer = FileOffer(id="t", file=GuestFile(path="x"), size=7, sha256="0" * 64)
+
+    async def work() -> None:
+        sending = Sending(offer, tmp_path / "source", lambda _: asyncio.Future(), told.append)
+        with pytest.raises(TransferFailed, match="the receiver is silent"):
+            await sending.run()
+
+    took_s = skip(work)
+
+    assert 290 <= took_s <= 310
+    assert len(told) <= 22
 
 
 def test_who_asks_less_and_less_is_still_seen_to_ask() -> None:
