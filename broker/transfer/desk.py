@@ -101,7 +101,7 @@ class Desk:
             visit.task.add_done_callback(partial(self._ended, visit))
 
     def _have_one_give_way(self) -> None:
-        giving = self._places.give_way(self._clock())
+        giving = self._places.give_way(self._clock(), self._transfers.is_finishing)
         if giving is not None and giving.task is not None:
             log.info("transfer gives way to others", extra={"transfer": giving.transfer, "peer": giving.sender})
             giving.task.cancel()

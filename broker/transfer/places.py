@@ -128,14 +128,16 @@ class Places:
             self._at_work.add(chosen, 1)
         return chosen
 
-    def give_way(self, now_s: float) -> Visit | None:
+    def give_way(self, now_s: float, is_finishing: Callable[[str], bool] = lambda _: False) -> Visit | None:
         """Name who is to let kin that have none have its place, where all are taken: of the kin that have the most, the
-        one that has had its place for longest. One at a time; it is marked, and waits again by ``put_back``."""
+        one that has had its place for longest, unless it is about to leave. One at a time; it is marked, and waits
+        again by ``put_back``."""
         at_work = self.at_work() if self._at_work.all >= self._room.at_work else []
         if not at_work or any(visit.gives_way for visit in at_work) or not self._has_newcomer(now_s):
             return None
         kin, count = self._at_work.of_kin.most_common(1)[0]
         theirs = [v for v in at_work if v.kin == kin and v.begun_s is not None and now_s - v.begun_s >= TURN_S]
+        theirs = [v for v in theirs if not is_finishing(v.transfer)]
         if count < 2 or not theirs:
             return None
         chosen = min(theirs, key=lambda v: v.begun_s or 0.0)

@@ -16,7 +16,7 @@ from pathlib import Path
 from broker.errors import PartialTaken, TransferFailed
 from broker.transfer.core import Inbound, Pace, Patience
 from broker.transfer.partial import Partial
-from broker.transfer.threads import in_thread
+from broker.transfer.threads import in_thread, to_its_end
 from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -93,6 +93,11 @@ class Receiving:
         """Chunks that did not count."""
         return self._core.dropped
 
+    @property
+    def is_finishing(self) -> bool:
+        """All has come: it is soon where it belongs."""
+        return self._core.is_whole
+
     async def run(self) -> None:
         """Take the whole file. Post-condition: ``target`` holds it, durable. Raises TransferFailed, ``target`` as it
         was; a full disk is one, and PartialTaken, of which the sender is told nothing. After a TIMEOUT the partial
@@ -112,7 +117,6 @@ class Receiving:
         finally:
             self._is_ready = False
             self._partial.close()
-        self._tell(FileDone(transfer=self._offer.id))
 
     async def _take_all(self) -> None:
         await in_thread(self._partial.open)
@@ -124,9 +128,14 @@ class Receiving:
         while self._partial.written < self._core.size:
             await self._step()
             self._check_pace()
+        await to_its_end(self._finish())
+
+    async def _finish(self) -> None:
+        """All bytes are there: whoever wants the place now, or stops us, waits for the rest of it."""
         await in_thread(self._partial.keep, self._target, self._offer.sha256)
         if self._confirm is not None:
             await self._confirm()
+        self._tell(FileDone(transfer=self._offer.id))
 
     def on_chunk(self, chunk: FileChunk) -> bool:
         """Judge a chunk that came; says whether it brought the file on."""

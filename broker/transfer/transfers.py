@@ -157,6 +157,11 @@ class Transfers:
         """Say whether a transfer is going on."""
         return transfer in self._open
 
+    def is_finishing(self, transfer: str) -> bool:
+        """Say whether all bytes of a transfer have come, and it is at the rest: one that is not open is not."""
+        entry = self._open.get(transfer)
+        return entry is not None and isinstance(entry.end, Receiving) and entry.end.is_finishing
+
     def is_heard(self, transfer: str) -> bool:
         """Say whether the broker has taken what we said last: then a silence is the peer's."""
         entry = self._open.get(transfer)

@@ -469,3 +469,77 @@ async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to
     assert stored is not None
     assert stored.read_bytes() == data
     await room.courier.close()
+
+
+async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken_away_meanwhile(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another host's opening came as the file was on its way to the store: it was removed there, and sent anew."""
+    room.allowed["vm-a"] = 1 << 30
+    data = os.urandom(1 << 18)
+    offer = output_offer(0, content=data)
+    has_begun, may_go = threading.Event(), threading.Event()
+    put = Store.put
+
+    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+        has_begun.set()
+        may_go.wait(30)
+        put(store, local, file)
+
+    monkeypatch.setattr(Store, "put", slowly)
+    room.open("vm-a", offer)
+    await until(lambda: room.windows(offer))
+    room.send("vm-a", offer, data)
+    await until(has_begun.is_set)
+    visit = room.courier.desk._places.get(offer.id)
+    assert visit is not None
+    assert visit.task is not None
+    visit.gives_way = True
+    visit.task.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+    may_go.set()
+    await asyncio.wait([visit.task], timeout=20)
+
+    stored = room.store.local(offer.file)  # type: ignore[arg-type]
+    assert stored is not None
+    assert stored.read_bytes() == data
+    assert room.said(FileDone)
+    assert room.partials() == []
+    await room.courier.close()
+
+
+async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
+    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
+    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
+    room = Room(tmp_path)
+    vms = ("vm-a", "vm-b", "vm-c")
+    room.allowed |= dict.fromkeys(vms, 1 << 30)
+    room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
+    data = os.urandom(1 << 18)
+    offers = {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+    has_begun, may_go = threading.Event(), threading.Event()
+    put = Store.put
+
+    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+        has_begun.set()
+        may_go.wait(30)
+        put(store, local, file)
+
+    monkeypatch.setattr(Store, "put", slowly)
+    for vm in ("vm-a", "vm-b"):
+        room.open(vm, offers[vm])
+        await until(lambda vm=vm: room.windows(offers[vm]))
+    room.send("vm-a", offers["vm-a"], data)
+    await until(has_begun.is_set)
+
+    room.open("vm-c", offers["vm-c"])
+    await until(lambda: room.windows(offers["vm-c"]))
+
+    assert not room.said(FileDone)
+    may_go.set()
+    await until(lambda: room.said(FileDone))
+    await room.courier.close()

@@ -56,6 +56,20 @@ def test_where_all_places_are_taken_who_has_the_most_gives_way_to_who_has_none()
     assert places.give_way(2 * TURN_S) is None, "who waits has others of its kin at work"
 
 
+def test_who_is_about_to_leave_does_not_give_way() -> None:
+    places = Places(ROOM)
+    for number in range(4):
+        places.enter(visit(f"a{number}", f"vm-a{number}", "host-1"), 0)
+    begin_all(places)
+    places.enter(visit("c0", "vm-c", "host-2"), TURN_S)
+
+    assert places.give_way(TURN_S, lambda _: True) is None
+    giving = places.give_way(TURN_S, lambda transfer: transfer == "a0")
+
+    assert giving is not None
+    assert giving.transfer == "a1"
+
+
 def test_what_is_known_is_never_all_of_one_hosts_vms() -> None:
     """28 VMs with 36 openings each once were all that an adapter knew, and everybody else was told to wait for ever."""
     places = Places(ROOM)
