@@ -27,10 +27,20 @@ _FIRST_ATTEMPT = (
     .correlate(_table)
     .scalar_subquery()
 )
-_UNMADE = select(_table.c.number, _table.c.made, _table.c.count, _table.c.shape).where(tables.IS_UNMADE)
+_UNMADE = select(_table.c.number, _table.c.made, _table.c.count, _table.c.shape).where(
+    tables.IS_UNMADE, ~tables.IS_MADE_AT_ONCE
+)
 _NEXT = _UNMADE.order_by(_table.c.number).limit(1).with_for_update(skip_locked=True)
 _THIS = _UNMADE.where(_table.c.number == bindparam("of_submission")).with_for_update()
 _MADE = update(_table).where(_table.c.number == bindparam("of_submission")).values(made=bindparam("now_made"))
+_MADE_AT_ONCE = (
+    select(_table.c.number)
+    .where(tables.IS_UNMADE, tables.IS_MADE_AT_ONCE)
+    .order_by(_table.c.number)
+    .limit(PORTION)
+    .with_for_update(skip_locked=True)
+)
+_IS_WHOLE = update(_table).where(_table.c.number.in_(bindparam("numbers", expanding=True))).values(made=_table.c.count)
 _COUNTED = select(_table.c.made, _table.c.count.label("size")).where(
     _table.c.owner == bindparam("of_owner"), _table.c.id == bindparam("of_id")
 )
@@ -57,6 +67,7 @@ def begin(tx: Tx, by_count: Mapping[int, Iterable[int]]) -> None:
 
 def make_more(tx: Tx) -> bool:
     """Make a portion of the array that was submitted first and is not whole; False when all are."""
+    _note_whole(tx)
     return _go_on_with(tx, tx.execute(_NEXT).first())
 
 
@@ -69,11 +80,18 @@ def is_to_come(tx: Tx, ref: JobRef) -> str:
     """Say of a job that has no row yet how far its array is; empty where there is no such job."""
     owner, job_id, index = split_job_ref(ref)
     row = tx.execute(_COUNTED, {"of_owner": owner, "of_id": job_id}).first()
-    if row is None or not row.made < index <= row.size:
+    if row is None or not 0 < row.made < index <= row.size:
         return ""
     return (
         f"job = {ref!r}: its array is being written down, {row.made:,} of {row.size:,} jobs so far: again in a moment"
     )
+
+
+def _note_whole(tx: Tx) -> None:
+    """Write down what a release that knew no portions, and may still be at work beside us, did not say of its own."""
+    if whole := list(tx.execute(_MADE_AT_ONCE).scalars()):
+        tx.execute(_IS_WHOLE, {"numbers": whole})
+        tx.rest.is_making |= len(whole) == PORTION
 
 
 def _go_on_with(tx: Tx, row: Any) -> bool:

@@ -31,7 +31,7 @@ _LOCK = (
 )
 _EMPTY = select(_submissions.c.number).where(
     _submissions.c.number.in_(bindparam("submissions", expanding=True)),
-    _submissions.c.made == _submissions.c.count,
+    ~tables.IS_UNMADE | tables.IS_MADE_AT_ONCE,
     ~select(_jobs.c.number).where(_jobs.c.submission == _submissions.c.number).exists(),
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, Select, Table, bindparam, delete, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Select, Table, and_, bindparam, delete, select, tuple_, update
 
 from adapters.ledger import tables
 from adapters.ledger.deletion import delete_jobs
@@ -65,8 +65,14 @@ def kinds(keep: Keep) -> list[Found]:
 
 def marks() -> list[Found]:
     """List what is marked before anything is deleted: classes that nothing refers to, and those that something does
-    again."""
-    return [
+    again; and rows of which a release without the lease clock, which may still be at work beside us, has not said
+    since when they are: they begin to age now."""
+    ageless = [
+        _ageless(_outbox, _outbox.c.message_id, _outbox.c.put_ms),
+        _ageless(_jobs, _jobs.c.number, _jobs.c.since_ms, tables.HAS_ENDED),
+        _ageless(_jobs, _jobs.c.number, _jobs.c.since_ms, tables.IS_HELD),
+    ]
+    return ageless + [
         found
         for table, references in _REFERENCES.items()
         for found in (
@@ -74,6 +80,15 @@ def marks() -> list[Found]:
             _marking(table, (table.c.retired_ms > 0) & references(table), lambda tx: 0),
         )
     ]
+
+
+def _ageless(table: Table, key: Column[Any], since_ms: Column[Any], *conditions: ColumnElement[bool]) -> Found:
+    is_ageless = and_(since_ms == 0, *conditions)
+
+    def begin(tx: Tx, keys: Sequence[Any]) -> int:
+        return tx.execute(update(table).where(key.in_(keys), is_ageless).values({since_ms: tx.lease_now_ms})).rowcount
+
+    return Found(table.name, lambda tx: list(tx.execute(select(key).where(is_ageless).limit(PORTION)).scalars()), begin)
 
 
 def _marking(table: Table, condition: ColumnElement[bool], since_ms: Callable[[Tx], int]) -> Found:
@@ -93,7 +108,8 @@ def _before_ms(tx: Tx, kept_s: float) -> int:
 
 def _ended_jobs(tx: Tx, keep: Keep) -> list[int]:
     for condition, kept_s in ((tables.HAS_ENDED, keep.jobs_s), (tables.IS_HELD, keep.held_s)):
-        old = select(_jobs.c.number).where(condition, _jobs.c.since_ms < _before_ms(tx, kept_s))
+        is_old = (_jobs.c.since_ms > 0) & (_jobs.c.since_ms < _before_ms(tx, kept_s))
+        old = select(_jobs.c.number).where(condition, is_old)
         if numbers := list(tx.execute(old.order_by(_jobs.c.since_ms).limit(PORTION)).scalars()):
             return numbers
     return []
@@ -143,7 +159,7 @@ def _remove_hosts(tx: Tx, hosts: Sequence[str], keep: Keep) -> int:
 
 
 def _old_messages(tx: Tx) -> list[str]:
-    old = select(_outbox.c.message_id).where(_outbox.c.put_ms < tx.lease_now_ms - OUTBOX_LIFE_MS)
+    old = select(_outbox.c.message_id).where(_outbox.c.put_ms > 0, _outbox.c.put_ms < tx.lease_now_ms - OUTBOX_LIFE_MS)
     return list(tx.execute(old.limit(PORTION)).scalars())
 
 

@@ -162,6 +162,8 @@ submissions = Table(
 )
 
 IS_UNMADE = submissions.c.made < submissions.c.count
+#: Of a release that knew no portions: it made all of its jobs with the submission. Ours says at least one.
+IS_MADE_AT_ONCE = submissions.c.made == literal_column("0")
 _index_where("ix_submissions_unmade", IS_UNMADE, submissions.c.number)
 
 jobs = Table(

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, func, select, update
 
 from adapters.errors import NotFound
 from adapters.ledger import (
@@ -257,6 +257,46 @@ def test_a_deletion_of_what_there_is_of_an_array_leaves_its_rest(large: Desk) ->
 
     assert large.states() == {"submitted": 25}
     assert made(large) == 25
+
+
+def made_at_once(desk: Desk, name: str) -> None:
+    """As a release leaves a submission that made all its jobs at once and said nothing of it."""
+    desk.submit(name, array=25)
+    old = update(tables.submissions).where(tables.submissions.c.id == name)
+    desk.write(lambda tx: tx.execute(old.values(made=0)))
+
+
+def delete_first(desk: Desk, name: str) -> None:
+    desk.cancel(f"{name}.1")
+    desk.order(lambda tx: deletion.delete_named(tx, JobDelete(job=f"{name}.1")))
+
+
+def test_an_array_that_an_older_release_made_is_whole_and_holds_up_no_other(large: Desk) -> None:
+    """While adapters are replaced one by one, older ones write beside newer ones."""
+    made_at_once(large, "old")
+    delete_first(large, "old")
+    rest = submit_only(large, "new", array=35)
+
+    large.write(lambda tx: assignments.go_on(tx, rest))
+    unmade = large.ledger.read(lambda tx: tx.execute(select(func.count()).where(tables.IS_UNMADE)).scalar_one())
+
+    assert unmade == 0
+    assert made(large) == 24 + 35, "what was deleted of it does not come back"
+    assert large.states() == {"submitted": 24 + 35}
+
+
+def test_what_an_older_release_made_can_be_cancelled_and_deleted_before_a_sweep_has_seen_it(large: Desk) -> None:
+    made_at_once(large, "old")
+    delete_first(large, "old")
+
+    with pytest.raises(NotFound, match="no such job"):
+        large.show("old.1")
+    answer = large.cancel("old")
+    large.order(lambda tx: deletion.delete_named(tx, JobDelete(job="old")))
+
+    assert answer.changed == 24
+    left = select(func.count()).select_from(tables.submissions)
+    assert large.ledger.read(lambda tx: tx.execute(left).scalar_one()) == 0
 
 
 def test_tallies_do_not_grow_with_reconnects(desk: Desk) -> None:

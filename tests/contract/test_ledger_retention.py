@@ -12,6 +12,7 @@ from adapters.errors import NotFound
 from adapters.ledger import claims, clock, deletion, known, orders, outbox, queries, retention, tables
 from adapters.ledger.retention import Found, Keep
 from adapters.ledger.transaction import Tx
+from broker.routes import down
 from schemas.description import Input, Requirements
 from schemas.envelope import Ping
 from schemas.ids import uuid7
@@ -368,3 +369,24 @@ def test_a_job_that_ended_is_shown_until_it_goes_and_then_unknown(desk: Desk) ->
 
     with pytest.raises(NotFound):
         desk.state("one")
+
+
+def test_what_a_release_without_this_clock_writes_begins_to_age_when_it_is_seen(desk: Desk) -> None:
+    """While adapters are replaced one by one, older ones write beside newer ones; they do not say since when."""
+    run(desk, "ended")
+    run(desk, "held", Outcome.FAILED)
+    desk.write(lambda tx: outbox.put(tx, down("vm-1"), Ping()))
+    for table, since in ((tables.jobs, "since_ms"), (tables.outbox, "put_ms")):
+        desk.ledger.write(lambda tx, table=table, since=since: tx.execute(update(table).values({since: 0})))
+    messages = count(desk, tables.outbox)
+    unseen = {kind.what: len(desk.ledger.read(kind.find)) for kind in retention.kinds(Keep())}
+
+    at_first, later = retain(desk), []
+    for days in (29, 2, 60):
+        desk.pass_s(days * DAY_S)
+        later.append(retain(desk))
+
+    assert (unseen["jobs"], unseen["messages"]) == (0, 0)
+    assert at_first == {}
+    assert [gone.get("messages", 0) for gone in later] == [messages, 0, 0]
+    assert [gone.get("jobs", 0) for gone in later] == [0, 1, 1]
