@@ -7,6 +7,7 @@ for a job that needs more, on a VM that has such a job, and on one that is on tr
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain, islice
 
 from sqlalchemy import bindparam, select
 
@@ -15,7 +16,7 @@ from adapters.ledger.keeping import Kept
 from adapters.ledger.matching import Free, Waiting, Word
 from adapters.ledger.readiness import NOT_RUNNING
 from adapters.ledger.shares import Amount, Room, is_large, need, total
-from adapters.ledger.transaction import Tx
+from adapters.ledger.transaction import Tx, portions
 from schemas.description import Requirements
 from schemas.jobs import Machine
 
@@ -24,11 +25,12 @@ _attempts, _vms = tables.attempts, tables.vms
 _TAKEN = select(_attempts.c.place, _attempts.c.cpus, _attempts.c.memory_mib, _attempts.c.disk_mib).where(
     tables.IS_OPEN, _attempts.c.vm == bindparam("of_vm")
 )
-_OTHER = (
+#: Of two that can work, one is another than any VM.
+_TWO_ABLE = (
     select(_vms.c.vm)
-    .where(tables.IS_SPEAKING, _vms.c.vm != bindparam("but_vm"), _vms.c.rest_until_ms == 0)
+    .where(tables.IS_SPEAKING, _vms.c.rest_until_ms == 0)
     .where(_vms.c.state.not_in(sorted(NOT_RUNNING)), _vms.c.offer.in_(bindparam("offers", expanding=True)))
-    .limit(1)
+    .limit(2)
 )
 
 
@@ -40,7 +42,8 @@ class VmFloor:
         self._large: dict[tuple[int, int], bool] = {}
         self._needs: dict[tuple[int, int], Amount] = {}
         self._machines: dict[int, Machine] = {}
-        self._others: dict[tuple[int, str], bool] = {}
+        #: VMs that can work and meet a shape, up to two of each.
+        self._able: dict[int, list[str]] = {}
         self._rooms: dict[str, Room] = {}
         self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
         self._crowded: set[str] = set()
@@ -110,11 +113,13 @@ class VmFloor:
         return free.slot % self._machine(free.offer).slots
 
     def _has_other(self, shape: int, vm: str) -> bool:
-        key = shape, vm
-        if key not in self._others:
-            offers = sorted({offer for (of, offer), meets in self._tx.known.fits.items() if of == shape and meets})
-            self._others[key] = self._tx.execute(_OTHER, {"but_vm": vm, "offers": offers}).first() is not None
-        return self._others[key]
+        if shape not in self._able:
+            # By the offers that are known, not by all pairs, of which there may be 200,000.
+            fits = self._tx.known.fits
+            offers = [offer for offer in self._tx.known.offers if fits.get((shape, offer))]
+            found = (self._tx.execute(_TWO_ABLE, {"offers": some}).scalars() for some in portions(offers))
+            self._able[shape] = list(islice(chain.from_iterable(found), 2))
+        return any(able != vm for able in self._able[shape])
 
     def _room(self, free: Free) -> Room:
         if free.vm not in self._rooms:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from adapters.ledger import leases, tables
+from adapters.ledger import completions, leases, tables
 from adapters.ledger.outcomes import FREE_RETURNS
-from adapters.ledger.transaction import Policy
-from schemas.jobs import Holding, JobAssign, JobBeat, JobStop, Outcome, Phase, Steps
+from adapters.ledger.transaction import Policy, Tx
+from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobStop, Outcome, Phase, Steps
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
 
@@ -107,6 +107,39 @@ def test_a_job_that_was_given_back_is_for_others_first(desk: Desk) -> None:
 
     assert kept_off == 2
     assert [(one.job, one.target) for one in desk.assigned()[2:]] == [("site-a/one.1", "vm-2")]
+
+
+class Unwalked(dict[tuple[int, int], bool]):
+    """Pairs of classes that may be looked up, and not gone through: there may be 200,000."""
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        raise AssertionError("gone through")
+
+
+def test_whether_others_can_have_a_job_is_asked_once_of_many_vms(desk: Desk) -> None:
+    desk.submit("many", array=40)
+    given_back = [desk.start(f"vm-{number:02}") for number in range(20)]
+    desk.ledger._known.fits = Unwalked(desk.ledger._known.fits)
+    asked: list[str] = []
+    event.listen(
+        desk.ledger._open_engines.durable,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: asked.append(statement),
+    )
+
+    def work(tx: Tx) -> None:
+        for job in given_back:
+            message = JobCompletion(
+                id=desk.id(), job=job.job, attempt=1, generation=1, outcome=Outcome.RETURNED, request=desk.request()
+            )
+            completions.complete(tx, job.target, message)
+
+    desk.write(work)
+
+    again = {job.job: job.target for job in desk.assigned()[20:]}
+    assert len(again) == 20
+    assert not {(job.job, job.target) for job in given_back} & set(again.items())
+    assert len([one for one in asked if "rest_until_ms = " in one and "LIMIT" in one]) == 1
 
 
 def test_where_there_is_one_vm_it_has_it_again(desk: Desk) -> None:
