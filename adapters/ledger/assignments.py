@@ -18,10 +18,22 @@ from itertools import accumulate, chain, islice
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Select, bindparam, delete, insert, literal_column, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    FromClause,
+    Select,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from adapters.ledger import arrays, classes, outbox, tables, tallies, terms
-from adapters.ledger.backlog import Backlog
+from adapters.ledger.backlog import Backlog, Backlogs
 from adapters.ledger.floor import VmFloor
 from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
@@ -68,20 +80,30 @@ _OF_SHAPE = _WALK.where(_jobs.c.shape == bindparam("shape"))
 _OF_RANK = (_jobs.c.rank == bindparam("rank")) & (_jobs.c.number > bindparam("number"))
 _OF_LATER_RANKS = _jobs.c.rank > bindparam("rank")
 _peers = _jobs.alias("peers")
-#: The first waiting job of each shape, by one probe each.
-_HEADS = select(*_columns_of_waiting()).where(
-    _jobs.c.number.in_(
-        select(
-            select(_peers.c.number)
-            .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
-            .where(_peers.c.shape == tables.shapes.c.number)
-            .order_by(_peers.c.rank, _peers.c.number)
-            .limit(1)
-            .correlate(tables.shapes)
-            .scalar_subquery()
-        ).where(tables.shapes.c.number.in_(bindparam("shapes", expanding=True)))
+
+
+def _not_kept_from(rows: FromClause) -> ColumnElement[bool]:
+    """Leave out what is kept from a VM; see ``Waiting.avoids``."""
+    return or_(rows.c.avoid_vm != bindparam("but_for"), rows.c.avoid_until_ms <= bindparam("now_ms"))
+
+
+def _heads(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Give the first waiting job of each shape, by one probe each."""
+    first = (
+        select(_peers.c.number)
+        .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
+        .where(_peers.c.shape == tables.shapes.c.number, *conditions)
+        .order_by(_peers.c.rank, _peers.c.number)
+        .limit(1)
+        .correlate(tables.shapes)
+        .scalar_subquery()
     )
-)
+    among = tables.shapes.c.number.in_(bindparam("shapes", expanding=True))
+    return select(*_columns_of_waiting()).where(_jobs.c.number.in_(select(first).where(among)))
+
+
+_HEADS = _heads()
+_HEADS_BUT_FOR = _heads(_not_kept_from(_peers))
 _STILL = (
     select(_jobs.c.number)
     .where(tables.IS_WAITING, _jobs.c.number.in_(bindparam("numbers", expanding=True)))
@@ -156,7 +178,7 @@ def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
     return {offer for (_, offer), meets in _judged(tx, shapes, offers).items() if meets}
 
 
-def _backlog(tx: Tx, only: Collection[int] | None = None) -> Backlog:
+def _backlog(tx: Tx, only: Collection[int] | None = None) -> Backlogs:
     """Give the jobs that wait, or those of some shapes alone."""
 
     def fits(shape: int, offer: int) -> bool:
@@ -170,8 +192,20 @@ def _backlog(tx: Tx, only: Collection[int] | None = None) -> Backlog:
     def fitting(offer: int) -> list[int]:
         return [shape for (shape, _), meets in _judged(tx, waiting(), [offer]).items() if meets]
 
-    walk = _waiting(tx, _WALK, {}) if only is None else None
-    return Backlog(walk, lambda shapes: _queues(tx, shapes), fitting, fits, None if only is None else len(only))
+    def make(vm: str, taken: set[int]) -> Backlog:
+        walk = _waiting(tx, _but_for(vm, _WALK), _kept_off(tx, vm)) if only is None else None
+        kinds = None if only is None else len(only)
+        return Backlog(walk, lambda shapes: _queues(tx, shapes, vm), fitting, fits, kinds, taken)
+
+    return Backlogs(make)
+
+
+def _but_for(vm: str, statement: Select[Any]) -> Select[Any]:
+    return statement.where(_not_kept_from(_jobs)) if vm else statement
+
+
+def _kept_off(tx: Tx, vm: str) -> dict[str, Any]:
+    return {"but_for": vm, "now_ms": tx.lease_now_ms} if vm else {}
 
 
 def _values(tx: Tx, distinct: Select[Any]) -> list[int]:
@@ -191,10 +225,15 @@ def _judged(tx: Tx, shapes: Iterable[int], offers: Collection[int]) -> dict[tupl
     return {pair_of: bool(meets) for pair_of, meets in found.items()}
 
 
-def _queues(tx: Tx, shapes: Collection[int]) -> dict[int, Iterator[Waiting]]:
-    """Give the waiting jobs of each of these shapes in order of service; what waits of none is left out."""
-    heads = [Waiting._make(row) for some in portions(sorted(shapes)) for row in tx.execute(_HEADS, {"shapes": some})]
-    return {head.shape: chain([head], _waiting(tx, _OF_SHAPE, {"shape": head.shape}, head)) for head in heads}
+def _queues(tx: Tx, shapes: Collection[int], vm: str) -> dict[int, Iterator[Waiting]]:
+    """Give the waiting jobs of each of these shapes in order of service, but those kept from this VM; what waits of
+    none is left out."""
+    first, kept_off = _HEADS_BUT_FOR if vm else _HEADS, _kept_off(tx, vm)
+    rows = (row for some in portions(sorted(shapes)) for row in tx.execute(first, {"shapes": some} | kept_off))
+    heads, following = [Waiting._make(row) for row in rows], _but_for(vm, _OF_SHAPE)
+    return {
+        head.shape: chain([head], _waiting(tx, following, {"shape": head.shape} | kept_off, head)) for head in heads
+    }
 
 
 def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Waiting | None = None) -> Iterator[Waiting]:
@@ -213,7 +252,7 @@ def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Wait
         after = page[-1]
 
 
-def _assign(tx: Tx, idle: Idle, backlog: Backlog) -> tuple[int, bool]:
+def _assign(tx: Tx, idle: Idle, backlog: Backlogs) -> tuple[int, bool]:
     """Give how many pairs were made, and whether these are all that could be."""
     floor = VmFloor(tx)
     found = list(islice(pair(idle, backlog, floor), MOST_PAIRS))

@@ -1,20 +1,24 @@
 """Waiting jobs in order of service, handed out one by one to slots of one class of machine or another. Pure.
 
 The order is walked from its front, which nearly always meets a job that fits: then it does not matter how many kinds of
-jobs wait. Who has passed over many that fit nobody looks through the kinds instead, each by its first job.
+jobs wait. Who has passed over many that fit nobody looks through the kinds instead, each by its first job. A VM from
+which many at the front are kept looks at the others by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 
-from adapters.ledger.matching import Waiting, Word
+from adapters.ledger.matching import Free, Waiting, Word
 
 #: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
 MOST_PASSED = 64
 #: Jobs that one slot is refused, for its VM's sake, before it is given none.
 MOST_REFUSED = 64
+#: VMs that look by themselves at what is not kept from them, in one transaction: a query or two each.
+MOST_BY_THEMSELVES = 16
 
 Ask = Callable[[Waiting], Word]
 _Place = tuple[int, int, int]
@@ -34,13 +38,14 @@ class Backlog:
         fitting: Callable[[int], Collection[int]],
         fits: Callable[[int, int], bool],
         kinds: int | None = None,
+        taken: set[int] | None = None,
     ) -> None:
-        """``kinds``: of how many shapes jobs wait at most; None = unknown."""
+        """``kinds``: of how many shapes jobs wait at most; None = unknown. ``taken`` is shared with others."""
         self._kinds = kinds
         self._walk, self._queues, self._fitting, self._fits = walk, queues, fitting, fits
         self._walked: list[Waiting] = []
         self._is_whole = False
-        self._taken: set[int] = set()
+        self._taken: set[int] = set() if taken is None else taken
         #: How many of the walked are still here: nobody so far could take them.
         self._passed = 0
         #: How far each offer has looked among the walked jobs: what it has passed over it does not meet.
@@ -52,15 +57,15 @@ class Backlog:
         self._refused = 0
         self._must_wait = False
 
-    def first_for(self, offer: int, ask: Ask) -> Waiting | None:
-        """Hand out the first job that a machine of this offer may have, and that ``ask`` does not refuse its VM.
+    def first_for(self, free: Free, ask: Ask) -> Waiting | None:
+        """Hand out the first job that this slot's machine may have, and that ``ask`` does not refuse its VM.
 
         None when there is none, when too many were refused, or when the VM is to be kept free for one of them.
         """
         self._refused, self._must_wait = 0, False
-        job = self._among_walked(offer, ask)
+        job = self._among_walked(free.offer, ask)
         if job is None and not self._is_whole and self._may_go_on:
-            job = self._among_queues(offer, ask)
+            job = self._among_queues(free.offer, ask)
         if job is not None:
             self._taken.add(job.number)
         return job
@@ -69,6 +74,11 @@ class Backlog:
     def was_refused(self) -> bool:
         """The last slot met the requirements of a job that its VM may not have now: another VM's may have it."""
         return self._refused > 0
+
+    @property
+    def may_hide_more(self) -> bool:
+        """The last slot was refused jobs behind which there may be others that were not looked at."""
+        return self.was_refused and not self._must_wait and not (self._is_whole and self._may_go_on)
 
     @property
     def _may_go_on(self) -> bool:
@@ -148,6 +158,44 @@ class Backlog:
             head = next(self._lines[shape], None)
         self._heads[shape] = head
         return head
+
+
+class Backlogs:
+    """Waiting jobs as all VMs see them; and as one VM does from which so many are kept that they hide all others."""
+
+    def __init__(self, make: Callable[[str, set[int]], Backlog]) -> None:
+        """``make`` gives what a VM is not kept from (empty = everything), beside the set of those handed out."""
+        self._make = make
+        self._taken: set[int] = set()
+        self._whole = self._last = make("", self._taken)
+        self._own: dict[str, Backlog] = {}
+        self._is_kept_off = False
+
+    def first_for(self, free: Free, ask: Ask) -> Waiting | None:
+        """As ``Backlog``."""
+        self._is_kept_off = False
+        self._last = self._own.get(free.vm, self._whole)
+        job = self._last.first_for(free, partial(self._noting, ask))
+        is_hidden = job is None and self._is_kept_off and self._last.may_hide_more
+        if not is_hidden or free.vm in self._own or len(self._own) >= MOST_BY_THEMSELVES:
+            return job
+        self._last = self._own[free.vm] = self._make(free.vm, self._taken)
+        return self._last.first_for(free, ask)
+
+    def _noting(self, ask: Ask, job: Waiting) -> Word:
+        word = ask(job)
+        self._is_kept_off |= word is Word.ELSEWHERE
+        return word
+
+    @property
+    def was_refused(self) -> bool:
+        """As ``Backlog``: another VM of the same offer may have what this one may not."""
+        return self._last is not self._whole or self._whole.was_refused
+
+    @property
+    def is_spent(self) -> bool:
+        """As ``Backlog``."""
+        return self._whole.is_spent
 
 
 def _place(job: Waiting) -> _Place:

@@ -61,7 +61,7 @@ class VmFloor:
         One that needs more room than its VM has left keeps a VM free once it is overdue (see ``keeping``).
         """
         if job.avoids(free.vm, self._tx.lease_now_ms) and self._has_other(job.shape, free.vm):
-            return Word.NO
+            return Word.ELSEWHERE
         if free.kept_until_ms > self._tx.lease_now_ms and free.kept_for != job.shape:
             return Word.NO
         if self._fits(job.shape, free):

@@ -77,6 +77,8 @@ class Word(Enum):
     YES = "yes"
     #: Not there; others may have the job, and the slot another one.
     NO = "no"
+    #: As NO, since it went wrong there and others are asked first.
+    ELSEWHERE = "elsewhere"
     #: Not yet: the VM is kept free for it.
     WAIT = "wait"
 
@@ -118,7 +120,7 @@ class Slots(Protocol):
 class Jobs(Protocol):
     """Waiting jobs, which are handed out once."""
 
-    def first_for(self, offer: int, ask: Callable[[Waiting], Word]) -> Waiting | None: ...
+    def first_for(self, free: Free, ask: Callable[[Waiting], Word]) -> Waiting | None: ...
     @property
     def is_spent(self) -> bool: ...
     @property
@@ -142,7 +144,7 @@ def pair(slots: Slots, jobs: Jobs, floor: Floor) -> Iterator[Pair]:
     for free in slots:
         if floor.is_closed(free):
             continue
-        job = jobs.first_for(free.offer, partial(_ask, floor, free))
+        job = jobs.first_for(free, partial(_ask, floor, free))
         if job is not None:
             floor.give(job, free)
             yield job, free

@@ -10,7 +10,8 @@ from sqlalchemy import event, select
 from adapters.ledger import completions, leases, tables
 from adapters.ledger.outcomes import FREE_RETURNS
 from adapters.ledger.transaction import Policy, Tx
-from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobStop, Outcome, Phase, Steps
+from schemas.description import Requirements
+from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobStop, Machine, Outcome, Phase, Steps
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
 
@@ -107,6 +108,31 @@ def test_a_job_that_was_given_back_is_for_others_first(desk: Desk) -> None:
 
     assert kept_off == 2
     assert [(one.job, one.target) for one in desk.assigned()[2:]] == [("site-a/one.1", "vm-2")]
+
+
+@pytest.mark.parametrize("unfit", [0, 100])
+def test_what_a_large_vm_has_given_back_hides_no_other_job_from_it(slow: Desk, unfit: int) -> None:
+    """A small VM is there too, and has its hands full; so the large one's jobs are for it first."""
+    machine = Machine(cpus=16, memory_mib=65536, disk_mib=65536, platform="linux/x86_64", slots=16)
+    slow.report("host-1", status("vm-large", cpus=16), status("vm-small"))
+    slow.submit("busy")
+    slow.start("vm-small")
+    if unfit:
+        slow.submit("unfit", array=unfit, priority=1, requirements=Requirements(cpus=99))
+    slow.submit("many", array=300)
+    slow.ask("vm-large", machine=machine, more=list(range(1, 81)))
+    long, *behind = slow.assigned()[1:]
+    slow.beat(long, phase=Phase.RUNNING)
+    for job in behind:
+        slow.complete(job, Outcome.RETURNED)
+    before = len(slow.assigned())
+
+    slow.ask("vm-large", 1, machine=machine, more=[2, 3, 4], holding=[long])
+
+    assert len(behind) == 80
+    new = [job.job for job in slow.assigned()[before:]]
+    assert len(new) == 4
+    assert not {job.job for job in behind} & set(new)
 
 
 class Unwalked(dict[tuple[int, int], bool]):

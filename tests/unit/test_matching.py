@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.ledger import backlog
-from adapters.ledger.backlog import MOST_PASSED, Backlog
+from adapters.ledger.backlog import MOST_PASSED, Backlog, Backlogs
 from adapters.ledger.classes import offer_key, shape_key
 from adapters.ledger.known import MOST_DESCRIPTIONS, Known
 from adapters.ledger.matching import Free, Waiting, Word, assignment, nearest, pair, unmet
@@ -113,11 +113,13 @@ class Jobs:
     def __init__(self, waits: Sequence[Waiting]) -> None:
         self.waits, self.read, self.looked_through = sorted(waits), 0, 0
 
-    def backlog(self, fits: Callable[[int, int], bool] = lambda shape, offer: True) -> Backlog:
+    def backlog(
+        self, fits: Callable[[int, int], bool] = lambda shape, offer: True, taken: set[int] | None = None
+    ) -> Backlog:
         def fitting(offer: int) -> list[int]:
             return sorted({job.shape for job in self.waits if fits(job.shape, offer)})
 
-        return Backlog(self.walk(), self.queues, fitting, fits)
+        return Backlog(self.walk(), self.queues, fitting, fits, taken=taken)
 
     def walk(self) -> Iterator[Waiting]:
         for job in self.waits:
@@ -157,7 +159,7 @@ def test_no_more_is_read_than_is_paired() -> None:
 def test_many_kinds_that_wait_cost_nothing_while_one_at_the_front_fits() -> None:
     jobs = Jobs([waiting(number, shape=number) for number in range(1, 1000)])
 
-    job = jobs.backlog().first_for(1, say_yes)
+    job = jobs.backlog().first_for(free("a"), say_yes)
 
     assert (job and job.number, jobs.read, jobs.looked_through) == (1, 1, 0)
 
@@ -167,7 +169,7 @@ def test_what_fits_nobody_at_the_front_is_passed_over_to_the_first_of_its_kind_t
     jobs = Jobs([*giants, waiting(6000), waiting(7000)])
     backlog = jobs.backlog(lambda shape, offer: shape == 1)
 
-    found = [backlog.first_for(1, say_yes), backlog.first_for(2, say_yes), backlog.first_for(1, say_yes)]
+    found = [backlog.first_for(free("a", offer), say_yes) for offer in (1, 2, 1)]
 
     assert [job and job.number for job in found] == [6000, 7000, None]
     assert jobs.read == MOST_PASSED
@@ -253,6 +255,41 @@ def test_however_many_jobs_are_kept_off_a_vm_few_are_looked_at(monkeypatch: pyte
 
     assert made == [(0, "b")]
     assert floor.asked <= 2 * backlog.MOST_REFUSED + 1
+
+
+@pytest.mark.parametrize("passed", [0, 64])
+@pytest.mark.parametrize("kinds", [1, 500])
+def test_jobs_that_are_kept_off_a_vm_hide_no_others_from_it(
+    monkeypatch: pytest.MonkeyPatch, passed: int, kinds: int
+) -> None:
+    monkeypatch.setattr(backlog, "MOST_PASSED", passed)
+    waits = [waiting(number, shape=number % kinds) for number in range(1000)]
+    floor = refusing(*((number, "a") for number in range(200)), word=Word.ELSEWHERE)
+
+    def make(vm: str, taken: set[int]) -> Backlog:
+        return Jobs([job for job in waits if not vm or (job.number, vm) not in floor.refused]).backlog(taken=taken)
+
+    slots = Line(*(free("a") for _ in range(3)), free("b"), free("a"))
+    made = [(job.number, slot.vm) for job, slot in pair(slots, Backlogs(make), floor)]
+
+    assert [vm for _, vm in made] == ["a", "a", "a", "b", "a"]
+    assert [number for number, vm in made if vm == "b"] == [0]
+    assert len({number for number, _ in made}) == 5
+    assert floor.asked <= backlog.MOST_REFUSED + 6
+
+
+def test_so_many_vms_look_by_themselves_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "MOST_BY_THEMSELVES", 2)
+    waits = [waiting(number) for number in range(100)]
+    names = [f"vm-{number}" for number in range(5)]
+    floor = refusing(*((number, vm) for number in range(90) for vm in names), word=Word.ELSEWHERE)
+
+    def make(vm: str, taken: set[int]) -> Backlog:
+        return Jobs([job for job in waits if not vm or (job.number, vm) not in floor.refused]).backlog(taken=taken)
+
+    made = [(job.number, slot.vm) for job, slot in pair(Line(*map(free, names)), Backlogs(make), floor)]
+
+    assert made == [(90, "vm-0"), (91, "vm-1")]
 
 
 def test_what_is_learnt_is_known_only_once_it_is_kept() -> None:
