@@ -127,9 +127,14 @@ def copy(source: Path, target: Path, *, mode: int = PRIVATE) -> None:
             os.close(descriptor)
 
 
+def is_zeros(data: bytes) -> bool:
+    """Say whether it is nothing but zeros: ``write_sparse`` takes no room for it."""
+    return data == bytes(len(data))
+
+
 def write_sparse(descriptor: int, data: bytes, offset: int) -> None:
     """Write at the end of a file, ``offset``; nothing but zeros becomes a hole, which takes no room. Raises OSError."""
-    if data == bytes(len(data)):
+    if is_zeros(data):
         os.ftruncate(descriptor, offset + len(data))
     else:
         write_all(descriptor, data, offset)

@@ -12,7 +12,8 @@ BrokerError
 ├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
 ├── RemoteError              the other side answered with an error; carries its code, message and hint
 ├── TransferFailed           a file did not arrive; nothing under its name was changed
-│   └── PartialTaken         another receiver is at work on it: leave it alone, the sender asks on
+│   ├── PartialTaken         another receiver is at work on it: leave it alone, the sender asks on
+│   └── RoomTaken            others have filled the disk: what came stays, offer or ask again later
 ├── NodeError                the private RabbitMQ node did not start or stop
 └── ManagementError          the management API refused or could not be reached
 
@@ -101,6 +102,10 @@ class TransferFailed(BrokerError):
 
 class PartialTaken(TransferFailed):
     """Another receiver, of this process or another one, holds the partial file."""
+
+
+class RoomTaken(TransferFailed):
+    """Others have filled the disk up to its reserve: what came stays, and the transfer goes on when there is room."""
 
 
 class NodeError(BrokerError):

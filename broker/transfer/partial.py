@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import durable, reserve
-from broker.errors import PartialTaken, TransferFailed
+from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from schemas.errors import ErrorCode
 
 #: Made durable and marked each time this much has come, bytes.
@@ -39,8 +39,8 @@ class Partial:
     def open(self) -> None:
         """Take the file up where whoever held it last has left it.
 
-        Raises PartialTaken while another receiver holds it, TransferFailed where what is missing has no room on the
-        disk, OSError.
+        Raises PartialTaken while another receiver holds it, RoomTaken where what is missing has no room on the disk,
+        OSError.
         """
         durable.make_directory(self._path.parent)
         self._file = hold(self._path)
@@ -54,10 +54,10 @@ class Partial:
         self.durable = marked
 
     def write(self, batch: Sequence[bytes]) -> int:
-        """Append, and make durable what has gathered; give how much is there. Raises OSError naming the file, also
-        before the disk's reserve is touched, whoever else has filled it meanwhile."""
+        """Append, and make durable what has gathered; give how much is there. Raises OSError naming the file, of a disk
+        that is full, and RoomTaken before its reserve is touched, whoever else has filled it meanwhile."""
         with durable.naming(self._path):
-            reserve.demand(self._file, sum(map(len, batch)), self._kept)
+            self._demand(sum(len(data) for data in batch if not durable.is_zeros(data)))
             for data in batch:
                 durable.write_sparse(self._file, data, self.written)
                 self._digest.update(data)
@@ -96,18 +96,29 @@ class Partial:
             self._path.unlink(missing_ok=True)
             self._mark.unlink(missing_ok=True)
 
+    def forget_empty(self) -> None:
+        """Remove it if nothing of it has ever come."""
+        if self._file >= 0 and not os.fstat(self._file).st_size:
+            self.forget()
+
     def close(self) -> None:
         """Let go of the file; what came stays. Idempotent."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
+    def _demand(self, need: int) -> None:
+        disk = reserve.look(self._file, self._kept)
+        if disk.usable < need <= disk.free:
+            raise RoomTaken(ErrorCode.STORE, f"no room for {self._path}: {need} bytes have come, {disk.told()}")
+        reserve.demand(self._file, need, self._kept)
+
     def _check_room(self, missing: int) -> None:
-        """Refuse before the first byte what could not be taken to the last."""
+        """Refuse before the first byte what could not be taken to the last; what is there stays for later."""
         disk = reserve.look(self._path.parent, self._kept)
         if missing > disk.usable:
             text = f"no room for {self._path}: {missing} bytes are to come, {disk.told()}; free some space there"
-            raise TransferFailed(ErrorCode.STORE, text)
+            raise RoomTaken(ErrorCode.STORE, text)
 
     def _read_mark(self) -> int:
         try:

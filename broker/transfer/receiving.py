@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from broker.errors import PartialTaken, TransferFailed
+from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from broker.transfer.core import Inbound, Pace, Patience
 from broker.transfer.partial import Partial
 from broker.transfer.threads import in_thread, to_its_end
@@ -111,6 +111,9 @@ class Receiving:
             await in_thread(self._mark)
             raise
         except PartialTaken:
+            raise
+        except RoomTaken as failure:
+            await self._keep_for_later(failure)
             raise
         except TransferFailed as failure:
             raise self._abort(failure.code, str(failure)) from failure
@@ -240,6 +243,16 @@ class Receiving:
     def _grant_if_wanted(self) -> None:
         if self._core.wants_grant() and self._core.taken - self._partial.written <= BACKLOG_BYTES:
             self._tell(self._core.grant())
+
+    async def _keep_for_later(self, failure: RoomTaken) -> None:
+        """Others have filled the disk. In its midst a sender that offers hears nothing: it does so again, and hears
+        then, before another byte, how much is missing. One that was asked is told."""
+        if self._is_ready:
+            await in_thread(self._mark)
+            if self._most_stalls is not None:
+                return
+        self._partial.forget_empty()
+        self._tell(FileAbort(transfer=self._offer.id, code=failure.code, message=clip(str(failure))))
 
     def _abort(self, code: ErrorCode, message: str) -> TransferFailed:
         self._partial.forget()

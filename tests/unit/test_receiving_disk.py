@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import PartialTaken, TransferFailed
+from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from broker.transfer.core import Outbound
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.partial import Partial
@@ -278,4 +278,40 @@ def test_what_comes_to_a_daemon_leaves_a_reserve_and_what_comes_to_a_person_need
         with pytest.raises(TransferFailed, match=words) if words else nullcontext():
             partial.open()
             assert partial.write([os.urandom(MIB)]) == MIB
+        partial.close()
+
+
+async def test_a_disk_that_others_fill_to_its_reserve_costs_no_byte_that_has_come(tmp_path: Path) -> None:
+    """A file of 64 GiB that was nearly there was removed once, for what somebody else had written."""
+    with small_disk(tmp_path / "disk", 64 * MIB) as disk:
+        data = os.urandom(3 * MIB)
+        end, other = (End(data, disk / "target", disk / "part") for _ in range(2))
+        end.most = 2 * MIB
+        running = asyncio.ensure_future(end.run())
+        await until(lambda: end.receiving._partial.durable >= end.most)
+        fill(disk, leaving=MIB + MIB // 2)
+        end.most = len(data)
+        end.send()
+
+        with pytest.raises(RoomTaken, match=r"no room for .*/part: .* stay free"):
+            await running
+        assert not end.said(FileAbort), "it offers again"
+        with pytest.raises(RoomTaken, match="1048576 bytes are to come"):
+            await other.run()
+        assert [message.code for message in other.said(FileAbort)] == [ErrorCode.STORE]  # type: ignore[attr-defined]
+        (disk / "ballast").unlink()
+        last = End(data, disk / "target", disk / "part")
+        await last.run()
+
+        assert last.said(FileWindow)[0].offset >= 2 * MIB  # type: ignore[attr-defined]
+        assert last.target.read_bytes() == data
+
+
+def test_zeros_are_written_where_there_is_no_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 64 * MIB) as disk:
+        partial = Partial(disk / "part", 4 * MIB)
+        partial.open()
+        fill(disk, leaving=MIB + MIB // 2)
+
+        assert partial.write([bytes(4 * MIB)]) == 4 * MIB
         partial.close()
