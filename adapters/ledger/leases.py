@@ -292,7 +292,8 @@ def expire(tx: Tx) -> int:
 def _expire_silent(tx: Tx, over: Sequence[Lease]) -> int:
     paused = {lease.job for lease in over if lease.paused_ms}
     locked = _still_expired(tx, [lease.job for lease in over])
-    aside = [(held, f"{held.vm} was paused before it began") for held in locked if _is_set_aside(held, paused)]
+    unheard = "was paused before it had said that this began"
+    aside = [(held, f"{held.vm} {unheard}") for held in locked if _is_set_aside(held, paused)]
     lost = [(held, _silence(tx, held)) for held in locked if not _is_set_aside(held, paused)]
     attempts.give_up(tx, lost, AttemptState.EXPIRED, f"{tx.instance} (lease)")
     attempts.take_back(tx, aside, f"{tx.instance} (pause)")

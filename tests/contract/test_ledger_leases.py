@@ -184,7 +184,7 @@ def test_a_paused_vm_does_not_keep_what_it_has_not_begun(desk: Desk) -> None:
     record = desk.show("one")
     assert (other.job, other.target, other.attempt) == (job.job, "vm-2", 2)
     assert (record.job.losses, record.attempts[0].state) == (0, "returned")
-    assert record.attempts[0].cause == "vm-1 was paused before it began"
+    assert record.attempts[0].cause == "vm-1 was paused before it had said that this began"
     assert [(stop.target, stop.attempt) for stop in desk.of_kind(JobStop)] == [("vm-1", 1)]
     assert desk.beat(job, phase=Phase.RUNNING).stop == [ref(job)]
 

@@ -137,13 +137,16 @@ def faults_of_record(record: JobRecord) -> Iterator[str]:
 def faults_of_runs(record: JobRecord, begun: Counter[int]) -> Iterator[str]:
     """Say which attempt's payload ran twice, or ran unknown to the ledger, or never though the job is done."""
     known = {attempt.attempt: attempt for attempt in record.attempts}
+    given_back = [event for event in record.events if event.event == "returned"]
     for number, times in begun.items():
         if times > 1:
             yield f"{record.job.job}: the payload of attempt {number} began {times} times"
         if number not in known:
             yield f"{record.job.job}: a payload of attempt {number} ran, which the ledger does not know"
-        elif known[number].state == "returned":
-            yield f"{record.job.job}: attempt {number} was given back, and its payload ran"
+        elif any(event.noticed_by.endswith("(guest agent)") for event in given_back if event.attempt == number):
+            # What the ledger took back its guest may have begun without having said so: that has a cause of its own.
+            cause = known[number].cause
+            yield f"{record.job.job}: attempt {number} was given back ({cause}), and its payload ran"
     if record.job.state == JobState.DONE and not begun:
         yield f"{record.job.job}: done, and no payload ever began"
 
