@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import UnionType
 
@@ -18,13 +18,14 @@ from adapters.storage.errands import Errands
 from adapters.storage.errors import StoreError
 from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
-from adapters.storage.staging import LEFT_BEHIND_S, Staging
+from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.routes import sender_of
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
+from broker.transfer.leftovers import name_of_transfer
 from broker.transfer.places import Room
 from schemas.codec import op_of
 from schemas.envelope import Message
@@ -74,7 +75,7 @@ class Courier:
         self._transfers, self._store = transfers, store
         self._burials, self._metrics = burials, metrics
         self._kin = Kin(host_of)
-        self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes)
+        self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
         self._errands = Errands(transfers, store, self._staging, rights, metrics)
         self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
@@ -101,16 +102,20 @@ class Courier:
         """Look after the staging directory and the store's unfinished files until cancelled."""
         while True:
             try:
-                await asyncio.to_thread(self.remove_left_behind)
+                await asyncio.to_thread(self.remove_left_behind, self._waiting())
             except (OSError, StoreError) as error:
                 log.error("sweep of the staging failed, again later", extra={"why": str(error)})
             await asyncio.sleep(SWEEP_S)
 
-    def remove_left_behind(self) -> None:
+    def remove_left_behind(self, waiting: Collection[str] = frozenset()) -> None:
         """Remove what transfers that broke off, and killed adapters, have left in the staging directory. Blocking."""
-        self._staging.remove_left_behind()
+        self._staging.remove_left_behind(waiting)
         for name in self._store.remove_unfinished(LEFT_BEHIND_S):
             log.info("left behind in the store, removed", extra={"name": name})
+
+    def _waiting(self) -> Collection[str]:
+        """Give the keys of the files that come or wait to come."""
+        return {key_of(sender, name_of_transfer(sender, offer)) for sender, offer in self.desk.offers()}
 
     def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], bool]) -> Awaitable[None] | None:
         """Acknowledge what can be read and hand it on; what cannot, or is not ours, goes to the dead letters."""

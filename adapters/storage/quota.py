@@ -31,7 +31,7 @@ class Staged(Struct, frozen=True, kw_only=True):
     key: str
     sender: str
     taken: int
-    #: What it may come to; 0 = nobody is at work on it.
+    #: What it may come to, or, of one that waits, what is there; 0 = nobody is at work on it, or waits.
     promised: int
     written_s: float
 

@@ -14,8 +14,10 @@ import re
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from pathlib import Path
+
+from msgspec import structs
 
 from adapters.storage import quota
 from adapters.storage.quota import Bounds, Staged, Wanted
@@ -71,9 +73,17 @@ class _Claim:
 class Staging:
     """See the module. ``kin_of`` says whose kin a sender is, by one name for all of them."""
 
-    def __init__(self, directory: Path, kin_of: Callable[[str], Awaitable[str]], *, most_bytes: int = 0) -> None:
-        """``most_bytes`` is what shares are measured by, see ``quota``; 0 = half of the disk."""
-        self._directory, self._kin_of = directory, kin_of
+    def __init__(
+        self,
+        directory: Path,
+        kin_of: Callable[[str], Awaitable[str]],
+        *,
+        most_bytes: int = 0,
+        waiting: Callable[[], Collection[str]] = frozenset,
+    ) -> None:
+        """``waiting`` gives the keys of what waits to go on (see ``key_of``): it counts, and is not left behind.
+        ``most_bytes`` is what shares are measured by, see ``quota``; 0 = half of the disk."""
+        self._directory, self._kin_of, self._waiting = directory, kin_of, waiting
         durable.make_directory(directory)
         self._bounds = quota.bounds_of(most_bytes or reserve.look(directory).size // 2)
 
@@ -88,11 +98,11 @@ class Staging:
 
         Raises NoRoom, with the number and what to do, before anything is there.
         """
-        wanted = Wanted(key=f"{way}-{sender}.{name}", sender=sender, size=size)
+        wanted = Wanted(key=key_of(sender, name, way), sender=sender, size=size)
         claim = _Claim(self._directory / f"{wanted.key}.{secrets.token_hex(8)}{_CLAIM}", size)
         try:
             await in_thread(claim.take)
-            found = await in_thread(self.look)
+            found = self._with_waiting(await in_thread(self.look))
             kin = {one: await self._kin_of(one) for one in {sender, *(staged.sender for staged in found)}}
             disk = reserve.look(self._directory)
             going = quota.make_room(wanted, found, kin, self._bounds, disk)
@@ -100,6 +110,16 @@ class Staging:
             yield Place(self._directory, wanted.key)
         finally:
             await in_thread(claim.drop)
+
+    def _with_waiting(self, found: list[Staged]) -> list[Staged]:
+        """Tell what waits from what broke off: who gave way goes on where it got to."""
+        if all(one.promised for one in found):
+            return found
+        waiting = self._waiting()
+        return [
+            structs.replace(one, promised=max(1, one.taken)) if not one.promised and one.key in waiting else one
+            for one in found
+        ]
 
     def look(self) -> list[Staged]:
         """Say what is there, by transfer. Blocking."""
@@ -111,13 +131,13 @@ class Staging:
                     files[match["key"], match["sender"]].append(entry)
         return [_staged(key, sender, some) for (key, sender), some in files.items()]
 
-    def remove_left_behind(self) -> None:
+    def remove_left_behind(self, waiting: Collection[str] = frozenset()) -> None:
         """Remove what transfers that broke off, and killed adapters, have left. Blocking.
 
         Not everything of one that is at work is held: a copy on its way out is not. Its claim came before its files, so
         that whatever is seen to be there has been claimed by the time of the look."""
         there = [*self._directory.iterdir()]
-        at_work = {one.key for one in self.look() if one.promised}
+        at_work = {one.key for one in self.look() if one.promised or one.key in waiting}
         removed = remove_left_behind(
             [path for path in there if not ((match := _NAME.fullmatch(path.name)) and match["key"] in at_work)],
             now_s=time.time(),
@@ -133,6 +153,11 @@ class Staging:
             log.info("left behind, removed for what comes", extra={"path": one.key, "size": one.taken})
             for path in self._directory.glob(f"{one.key}.*"):
                 remove_unheld(path)
+
+
+def key_of(sender: str, name: str, way: str = "in") -> str:
+    """Name all that one transfer has there. ``name``: 40 digits that are its alone."""
+    return f"{way}-{sender}.{name}"
 
 
 def _staged(key: str, sender: str, files: Iterable[os.DirEntry[str]]) -> Staged:

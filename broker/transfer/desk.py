@@ -45,6 +45,11 @@ class Desk:
         """Transfers that are at work or wait."""
         return len(self._places)
 
+    def offers(self) -> list[tuple[str, FileOffer]]:
+        """List the files that come, or wait to come, each with its sender."""
+        asking = self._places.asking(self._clock())
+        return [(visit.sender, visit.opening) for visit in asking if isinstance(visit.opening, FileOffer)]
+
     def open(self, sender: str, opening: FileOffer | FileGet, serve: Callable[[], Awaitable[None]]) -> bool:
         """Have ``serve`` run when there is room; an opening that is known already is answered. False: over the limit.
 
@@ -58,7 +63,8 @@ class Desk:
                 self._have_one_give_way()
                 self._answer(sender, opening)
             return True
-        visit = Visit(transfer=opening.id, sender=sender, kin=self._kin_of(sender), asked_s=now_s, serve=serve)
+        kin = self._kin_of(sender)
+        visit = Visit(transfer=opening.id, sender=sender, kin=kin, asked_s=now_s, serve=serve, opening=opening)
         is_in = self._places.enter(visit, now_s)
         if is_in:
             self._begin()

@@ -14,6 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from schemas.files import FileGet, FileOffer
+
 #: At least so long has a place who gives it up to others: enough for a few windows on any line.
 TURN_S = 10.0
 #: Who waits asks every 4 s, or, while nobody answers, every 15 s; one that has not for this long is gone, seconds.
@@ -39,6 +41,8 @@ class Visit(Struct, eq=False, kw_only=True):
     kin: str
     asked_s: float
     serve: Callable[[], Awaitable[None]]
+    #: What it opened with.
+    opening: FileOffer | FileGet | None = None
     #: At work since then; None = it waits.
     begun_s: float | None = None
     task: Task[Any] | None = None
@@ -79,6 +83,10 @@ class Places:
     def all(self) -> list[Visit]:
         """List all that are known."""
         return [*self._visits.values()]
+
+    def asking(self, now_s: float) -> list[Visit]:
+        """List those that have a place, or wait and still ask for it."""
+        return [v for v in self._visits.values() if v.begun_s is not None or now_s - v.asked_s <= ASKER_GONE_S]
 
     def at_work(self) -> list[Visit]:
         """List those that have a place."""

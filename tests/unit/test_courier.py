@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from adapters.metrics import Metrics
 from adapters.storage import contents
 from adapters.storage.courier import ROOM, Courier
+from adapters.storage.errors import NoRoom
 from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import Store
 from broker.connection import Delivery
@@ -542,4 +543,34 @@ async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
     assert not room.said(FileDone)
     may_go.set()
     await until(lambda: room.said(FileDone))
+    await room.courier.close()
+
+
+async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counted as broken off: the next offer removed it, and it was sent anew from its first byte."""
+    places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
+    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
+    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
+    room = Room(tmp_path, most_staged_bytes=64 << 20)
+    vms = ("vm-a", "vm-b", "vm-c")
+    room.allowed |= dict.fromkeys(vms, 1 << 30)
+    room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
+    data = os.urandom(3 << 19)
+    offers = {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+    for vm in ("vm-a", "vm-b"):
+        room.open(vm, offers[vm])
+        await until(lambda vm=vm: room.windows(offers[vm]))
+    room.send("vm-a", offers["vm-a"], data[: 1 << 19])
+    await until(lambda: any(path.stat().st_size == 1 << 19 for path in room.partials()))
+    (part,) = room.staging.glob("in-vm-a.*.part")
+    room.open("vm-c", offers["vm-c"])
+    await until(lambda: room.windows(offers["vm-c"]))
+
+    with pytest.raises(NoRoom, match="unfinished files of vm-a"):
+        async with room.courier._staging.room_for("vm-a", "f" * 40, 16 << 20):
+            pass
+
+    assert part.stat().st_size == 1 << 19
     await room.courier.close()

@@ -13,7 +13,7 @@ import pytest
 
 from adapters.storage.errors import NoRoom
 from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
-from adapters.storage.staging import LEFT_BEHIND_S, Staging
+from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker import reserve
 from tests.unit.disks import fill, small_disk
 from tests.unit.wires import until
@@ -184,3 +184,31 @@ async def test_a_copy_on_its_way_out_is_not_taken_for_one_that_was_left_behind(t
 
     staging.remove_left_behind()
     assert not place.whole.exists()
+
+
+async def test_what_waits_to_go_on_is_not_left_behind(tmp_path: Path) -> None:
+    keys = [key_of("vm-a", name(number)) for number in (1, 2)]
+    staging = Staging(tmp_path, own, most_bytes=16 * MIB, waiting=lambda: {keys[0]})
+    for number, key in enumerate(keys):
+        part = tmp_path / f"{key}.part"
+        part.write_bytes(os.urandom(2 * MIB))
+        os.utime(part, (number, number))
+
+    async with staging.room_for("vm-a", name(3), 2 * MIB):
+        left = [path.name for path in tmp_path.glob("*.part")]
+    staging.remove_left_behind({keys[0]})
+
+    assert left == [f"{keys[0]}.part"], "the younger one broke off, the older one waits"
+    assert [path.name for path in tmp_path.iterdir()] == left
+
+
+async def test_what_waits_counts_to_its_senders_share(tmp_path: Path) -> None:
+    key = key_of("vm-a", name(1))
+    staging = Staging(tmp_path, own, most_bytes=16 * MIB, waiting=lambda: {key})
+    (tmp_path / f"{key}.part").write_bytes(os.urandom(3 * MIB))
+
+    with pytest.raises(NoRoom, match="unfinished files of vm-a"):
+        async with staging.room_for("vm-a", name(2), 2 * MIB):
+            pass
+    async with staging.room_for("vm-a", name(1), 4 * MIB):
+        pass
