@@ -89,6 +89,8 @@ class SideEffect:
     def __init__(self, client: Client, directory: Path) -> None:
         self.file, self.gate = directory / "effects", directory / "effect-gate"
         self._client = client
+        # A broker that was killed before this one is back sooner than the centre has heard of the host again.
+        until(lambda: all(row.status.state == "running" for row in client.vms("worker-1")), "the VM is known to run")
         self.end: ExecEnded | RemoteError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
