@@ -435,10 +435,8 @@ async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_
     await room.courier.close()
 
 
-async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """VMs of one host once could hold every place for as long as they liked."""
+def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> tuple[Room, dict[str, FileOffer]]:
+    """Have room for two at work, whose turn is over at once; two VMs of a host and one of another offer the same."""
     places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
     monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
     monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
@@ -446,8 +444,15 @@ async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to
     vms = ("vm-a", "vm-b", "vm-c")
     room.allowed |= dict.fromkeys(vms, 1 << 30)
     room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
+    return room, {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+
+
+async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VMs of one host once could hold every place for as long as they liked."""
     data = os.urandom(3 << 19)
-    offers = {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+    room, offers = two_places(tmp_path, monkeypatch, data)
     for vm in ("vm-a", "vm-b"):
         room.open(vm, offers[vm])
         await until(lambda vm=vm: room.windows(offers[vm]))
@@ -513,15 +518,8 @@ async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken
 async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
-    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
-    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
-    room = Room(tmp_path)
-    vms = ("vm-a", "vm-b", "vm-c")
-    room.allowed |= dict.fromkeys(vms, 1 << 30)
-    room.hosts |= {"vm-a": "host-1", "vm-b": "host-1", "vm-c": "host-2"}
     data = os.urandom(1 << 18)
-    offers = {vm: output_offer(0, content=data, attempt=number) for number, vm in enumerate(vms)}
+    room, offers = two_places(tmp_path, monkeypatch, data)
     has_begun, may_go = threading.Event(), threading.Event()
     put = Store.put
 
