@@ -181,6 +181,7 @@ def test_a_demo_whose_starter_was_killed_ends_by_itself_and_leaves_nothing(demo:
     demo.end(signal.SIGKILL)
 
     until(lambda: demo.left() == [], "nothing is left", 90)
+    assert "Traceback" not in demo.text
 
 
 def test_a_demo_whose_directory_was_removed_ends_by_itself_and_leaves_no_process(demo: Demo) -> None:
