@@ -176,6 +176,13 @@ class Connection:
             raise Disconnected(f"not connected: {self.last_error}")
         return await self._link.depth(queue)
 
+    async def lock(self, name: str) -> None:
+        """Hold what only one connection holds at a time, until this one ends: an exclusive queue of that name. Raises
+        Forbidden while another holds it, and this connection is of no use then; Disconnected."""
+        if self._link is None or not self.is_up:
+            raise Disconnected(f"not connected: {self.last_error}")
+        await self._link.lock(name)
+
     async def consume_direct(self, handler: DeliveryHandler) -> None:
         """Take answers by direct reply-to, from now on and after every reconnect."""
         self._direct = handler

@@ -161,8 +161,6 @@ class Subscription(Struct, frozen=True, kw_only=True):
     #: What comes a second time is thrown away unread, because its sender says it again anyway: whatever became of its
     #: first reader is not tried on the next one. For classic queues, whose deliveries nobody counts.
     once: bool = False
-    #: Nobody else may consume the queue meanwhile: whoever tries is refused.
-    exclusive: bool = False
     #: Judges what comes before anything of it is decoded; None: all is let in.
     gate: Gate | None = None
 

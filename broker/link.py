@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pika
@@ -127,6 +127,8 @@ class Link:
         #: Why the broker takes no messages for now, in its words; empty while it does.
         self.blocked = ""
         self._loop = loop
+        #: The connection has ended, and its socket with it: later than ``closed``, which is when it is of no use.
+        self._gone = asyncio.Event()
         self._amqp: Any = None
         self._publisher: Any = None
         self._confirms = Confirms()
@@ -140,7 +142,7 @@ class Link:
             _parameters(address, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
             on_open_error_callback=lambda amqp, error: fail(opened, _map(_cause(amqp.ended_by or error))),
-            on_close_callback=lambda _, error: link._break(_map(error)),
+            on_close_callback=lambda _, error: link._on_gone(error),
             custom_ioloop=link._loop,
         )
         link._amqp.owner = address.owner
@@ -186,13 +188,19 @@ class Link:
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
         channel.add_on_cancel_callback(lambda _: self._give_up(QueueGone(f"{subscription.queue} was deleted")))
         receive = receiver(subscription, receipts_of(channel, self._loop.call_soon), start)
-        await self._call(channel.basic_consume, subscription.queue, receive, exclusive=subscription.exclusive)
+        await self._call(channel.basic_consume, subscription.queue, receive)
 
     async def depth(self, queue: str) -> tuple[int, int]:
         """Count a queue's messages that nobody holds, and its consumers. Raises QueueGone or Disconnected."""
         channel = await self._open_channel(lambda error: self._give_up(_map(error)))
         found = await self._call(channel.queue_declare, queue, passive=True)
         return found.method.message_count, found.method.consumer_count
+
+    async def lock(self, name: str) -> None:
+        """Declare a queue that lives as long as this link, and is nobody else's. Raises Forbidden or Disconnected; the
+        link is of no use then."""
+        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
+        await self._call(channel.queue_declare, name, exclusive=True)
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
         """Take answers by direct reply-to for what is published from now on."""
@@ -201,13 +209,19 @@ class Link:
         await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, receive, auto_ack=True)
 
     async def close(self) -> None:
-        """Say goodbye and wait until it is said; without an answer break at once. Idempotent."""
-        if self._amqp is not None and self._amqp.is_open:
+        """Say goodbye and wait until the socket is closed; without an answer break at once. Idempotent."""
+        if self._amqp is None:
+            return
+        if self._amqp.is_open:
             self._amqp.close()
-        if not self.closed.done():
-            await asyncio.wait([self.closed], timeout=GOODBYE_TIMEOUT_S)
-        if not self.closed.done():
+        if not await self._is_gone_within(GOODBYE_TIMEOUT_S):
             self.abandon()
+            await self._is_gone_within(GOODBYE_TIMEOUT_S)
+
+    async def _is_gone_within(self, limit_s: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), limit_s)
+        return self._gone.is_set()
 
     def abandon(self, why: str = "abandoned") -> None:
         """Break at once, without a word to the broker. Idempotent."""
@@ -271,6 +285,10 @@ class Link:
         if self._amqp.is_open:
             self._amqp.close()
 
+    def _on_gone(self, error: BaseException) -> None:
+        self._gone.set()
+        self._break(_map(error))
+
     def _break(self, reason: BrokerError) -> None:
         if not self.closed.done():
             self.closed.set_result(reason)
@@ -332,7 +350,7 @@ def _map(error: BaseException) -> BrokerError:
         return Crowded(error.reply_text)  # type: ignore[attr-defined]
     if code == 404:
         return QueueGone(getattr(error, "reply_text", text))
-    if code == 403:
+    if code in (403, 405):
         return Forbidden(getattr(error, "reply_text", text))
     return Disconnected(text)
 

@@ -1,6 +1,7 @@
 """Looking at what lies in a queue without taking it: all of it comes, oldest first, and goes back as it was.
 
-One looks at a time: who comes second waits, and never sees half of it.
+One looks at a time, by a lock: who comes second waits. A quorum queue lets two consumers in, each to a part of it,
+whatever they say of ``exclusive``; and what they give back comes in another order then.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection
         connection = Connection(address, name="looks at the dead letters")
         try:
             await connection.open(patience_s=PATIENCE_S)
+            await connection.lock(f"{queue}.looker")
             return connection, await _all_of(connection, queue, most)
         except Forbidden:
             await connection.close()
@@ -53,12 +55,13 @@ async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection
 
 
 async def _all_of(connection: Connection, queue: str, most: int) -> list[Delivery]:
+    """Take what lies there. Raises Forbidden while another's are not back: his lock may be gone before he is."""
     waiting, lookers = await connection.depth(queue)
     if lookers:
         raise Forbidden(f"{queue}: another looks at it")
     expected = min(most, waiting)
     came: list[Delivery] = []
-    await connection.consume(queue, came.append, prefetch=most, exclusive=True)
+    await connection.consume(queue, came.append, prefetch=most)
     try:
         async with asyncio.timeout(PATIENCE_S):
             before = -1

@@ -83,16 +83,17 @@ def test_the_dead_letters_are_looked_at_more_often_than_anybody_ever_will(declar
             channel.basic_reject(message.delivery_tag, requeue=True)
 
 
-async def test_two_who_look_at_once_both_see_all(address: NodeAddress, mint: Mint) -> None:
+async def test_those_who_look_at_once_all_see_all(address: NodeAddress, mint: Mint) -> None:
+    """Again and again: two come at the same moment only now and then."""
     vm = mint("vm")
     async with centre(mint("adapter", "job-1"), "vc.inventory"), Connection(vm, name="vm") as stranger:
         for number in range(5):
             await stranger.publish("vc.up", f"{vm.user}.inventory", b"\xc1%d" % number)
         before = await until_there(address, 5)
 
-        seen = await asyncio.gather(*(letters_of(address) for _ in range(3)))
-
-    assert seen == [before] * 3
+        for _ in range(8):
+            seen = await asyncio.gather(*(letters_of(address) for _ in range(3)))
+            assert seen == [before] * 3
 
 
 async def test_a_letter_whose_headers_nobody_can_read_is_kept_shown_and_dropped(

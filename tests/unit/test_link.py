@@ -176,6 +176,26 @@ async def test_a_close_that_the_broker_leaves_unanswered_aborts_the_transport(mo
         assert link.closed.done()
 
 
+async def test_a_close_returns_when_the_goodbye_is_said_and_not_when_its_first_channel_is_closed() -> None:
+    said_goodbye = False
+
+    async def serve(peer: Peer) -> None:
+        nonlocal said_goodbye
+        await peer.log_in()
+        await peer.answer(spec.Channel.Close, spec.Channel.CloseOk())
+        await peer.hear(spec.Connection.Close)
+        said_goodbye = True
+        await peer.say(spec.Connection.CloseOk())
+
+    async with broker(serve) as address:
+        link = await linked(address)
+
+        await link.close()
+
+        assert said_goodbye
+        assert link._amqp.is_closed
+
+
 async def test_a_broker_that_closes_while_consumers_start_ends_the_link_and_not_the_runner() -> None:
     lives = 0
 
