@@ -30,8 +30,8 @@ VSPHERE = {
 SETTINGS_OF_GUESTS = {
     "beat_s": "Between two beats.",
     "request_again_s": "A request for work is said again after this long, as repair.",
-    "store_patience_s": "How long an output waits for a store that does not take it, from the first failure on; "
-    "for others that are on their way it waits longer. 3600 without it.",
+    "store_patience_s": "How long an output that the store refuses is offered again, from the first refusal on; for "
+    "a store that is full or away it waits as long as `staging_s` lets it. 3600 without it.",
     "payload_memory_mib": "Memory that a payload may have whose job requires none. Without it, or 0: its slot's share.",
 }
 

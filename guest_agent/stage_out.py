@@ -33,6 +33,9 @@ from schemas.jobs import MAX_INLINE_OUTPUT_BYTES, JobAssign, JobCompletion, Outc
 
 log = logging.getLogger(__name__)
 
+#: Refusals of a store that is full or away, and of one that has others to serve first: the same again will be taken.
+_WAITED_FOR = frozenset({ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.TIMEOUT})
+
 
 class StageOut:
     """See the module. ``entries`` is what a completion can name by now, ``left`` whether there is more to come."""
@@ -145,9 +148,10 @@ class StageOut:
                 durable.sync_directory(directory)
 
     async def _insist(self, path: Path, name: str) -> OutputEntry:
-        """Store one output, again and again while the store is full or away; the beats say what is the trouble.
+        """Store one output, again and again; the beats say what is the trouble.
 
-        Patience counts from the first failure: a try may take hours. That others are served first is none."""
+        How long an attempt may store its outputs the ledger decides, which takes no outage of the centre for its
+        guests' fault. Patience counts from the first failure of another kind: a try may take hours."""
         deadline = math.inf
         for wait_s in backoff(0.5, 30.0):
             try:
@@ -160,7 +164,7 @@ class StageOut:
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self._assign.job, "why": str(failure)})
                 patient_until = time.monotonic() + self._room.store_patience_s
-                deadline = math.inf if failure.code is ErrorCode.NO_ROOM else min(deadline, patient_until)
+                deadline = math.inf if failure.code in _WAITED_FOR else min(deadline, patient_until)
                 if time.monotonic() + wait_s > deadline:
                     raise Failure(Outcome.LOST, self.trouble) from failure
                 await asyncio.sleep(wait_s)

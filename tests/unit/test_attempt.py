@@ -178,7 +178,7 @@ async def test_a_name_that_no_file_can_have_ends_the_attempt_and_not_the_agent(g
 
 @as_root
 async def test_a_payload_has_an_account_a_tmp_and_processes_of_its_own(rooted: Guest) -> None:
-    script = "id -u; ls -A /tmp /var/tmp /dev/shm; touch /tmp/a /dev/shm/a; ls -d /proc/[0-9]* | wc -l"
+    script = "id -u; ls -A /tmp /var/tmp /dev/shm; touch /tmp/a /dev/shm/a; set -- /proc/[0-9]*; echo $#"
     first = await rooted.run("/bin/sh", "-c", script, inputs=[rooted.input("a", b"A")])
     second = await rooted.run("/bin/sh", "-c", script, attempt=2)
 

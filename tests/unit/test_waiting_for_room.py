@@ -23,16 +23,17 @@ BIG = ("sh", "-c", "head -c 100000 /dev/zero > big")
 
 @pytest.fixture
 async def impatient(tmp_path: Path) -> AsyncIterator[Guest]:
-    """A guest that waits for no store that is full or away."""
+    """A guest that tries again only for a store that is full or away."""
     made = Guest(tmp_path, store_patience_s=0.0)
     yield made
     made.close()
 
 
-async def test_an_output_that_waits_for_others_on_their_way_is_not_lost_however_long_they_take(
-    impatient: Guest,
+@pytest.mark.parametrize("refusal", [ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.TIMEOUT])
+async def test_an_output_that_waits_for_room_or_for_the_store_is_not_lost_however_long_it_takes(
+    impatient: Guest, refusal: ErrorCode
 ) -> None:
-    impatient.full_for, impatient.refusal = 2, ErrorCode.NO_ROOM
+    impatient.full_for, impatient.refusal = 2, refusal
     attempt = impatient.attempt(*BIG, outputs=[Output(name="big")])
 
     running = asyncio.ensure_future(attempt.run())
@@ -44,8 +45,8 @@ async def test_an_output_that_waits_for_others_on_their_way_is_not_lost_however_
     assert len(impatient.stored["big"]) == 100_000
 
 
-async def test_a_store_that_stays_full_is_still_given_up(impatient: Guest) -> None:
-    impatient.full_for = 1
+async def test_an_output_that_the_store_refuses_for_what_it_is_is_given_up(impatient: Guest) -> None:
+    impatient.full_for, impatient.refusal = 1, ErrorCode.CONFLICT
 
     completion = await impatient.run(*BIG, outputs=[Output(name="big")])
 
@@ -87,7 +88,7 @@ async def test_a_transfer_that_breaks_off_after_a_long_try_is_tried_again(tmp_pa
         tries.append(name)
         if len(tries) == 1:
             await asyncio.sleep(1.1)
-            raise TransferFailed(ErrorCode.TIMEOUT, "the receiver is silent")
+            raise TransferFailed(ErrorCode.CONFLICT, "was changed while it came; send it again")
         return await Guest.store(guest, path, name)
 
     guest.store = slow  # type: ignore[method-assign]
