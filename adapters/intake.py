@@ -32,6 +32,7 @@ from broker.routes import sender_of
 from schemas.codec import op_of
 from schemas.envelope import Message, Reply
 from schemas.errors import DecodeError
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ AGAIN_S = 5.0
 #: An answer to a sender, or None where the outbox or silence is the answer.
 Answers = Sequence[Reply | None]
 #: Deals with all messages of one kind in a batch: (sender, message) each.
-Room = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
+Handle = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
 
 
 #: Deals with a delivery by itself, and says whether it did: (delivery, sender, message).
@@ -59,17 +60,17 @@ Taken = Callable[[Delivery, str, Message], bool]
 Prepare = Callable[[str, Any], Awaitable[Any]]
 
 
-class Kind(Struct, frozen=True, kw_only=True):
-    """How to deal with one kind of message."""
+class BatchHandler(Struct, frozen=True, kw_only=True):
+    """How to deal with all messages of one kind that a batch holds."""
 
-    room: Room
+    handle: Handle
     #: What must be known of a message before any transaction, since a store or the sender's size decides how long it
-    #: takes; the room is given what comes of it in place of the message.
+    #: takes; ``handle`` is given what comes of it in place of the message.
     prepare: Prepare | None = None
     #: Said again anyway (beats, inventories): its transaction need not wait for the disk.
     light: bool = False
-    #: Kinds of principal that may send it.
-    senders: frozenset[str]
+    #: Who may send it.
+    senders: frozenset[Kind]
 
 
 class Item(Struct, frozen=True):
@@ -78,7 +79,7 @@ class Item(Struct, frozen=True):
     sender: str
     message: Message
     delivery: Delivery | None
-    #: What its room is given: the message, or what was prepared of it.
+    #: What ``handle`` is given: the message, or what was prepared of it.
     content: Any
     #: It has been tried before, and counted.
     is_again: bool = False
@@ -99,13 +100,13 @@ class Intake:
         self,
         connection: Connection,
         ledger: Ledger,
-        kinds: dict[type[Message], Kind],
+        handlers: dict[type[Message], BatchHandler],
         metrics: Metrics,
         *,
         after: Callable[[Tx], object],
     ) -> None:
         """``after`` ends every durable transaction: the matching."""
-        self._connection, self._ledger, self._kinds, self._metrics = connection, ledger, kinds, metrics
+        self._connection, self._ledger, self._handlers, self._metrics = connection, ledger, handlers, metrics
         self._after = after
         self._waiting: list[Item] = []
         self._outgoing = Outgoing(connection, metrics)
@@ -136,13 +137,13 @@ class Intake:
         except DecodeError as error:
             self._spawn(self.refuse(delivery, "undecodable", error.reason))
             return
-        kind = self._kinds.get(type(message))
-        if kind is None or sender.partition("-")[0] not in kind.senders:
+        handler = self._handlers.get(type(message))
+        if handler is None or kind_of(sender) not in handler.senders:
             reason = f"{op_of(message)} is not taken from {sender}"
             self._spawn(self.refuse(delivery, "not_taken", reason, sender, message))
             return
-        if kind.prepare is not None:
-            self._spawn(self._prepare(kind.prepare, sender, message, delivery))
+        if handler.prepare is not None:
+            self._spawn(self._prepare(handler.prepare, sender, message, delivery))
         elif not taken(delivery, sender, message):
             self.add(sender, message, delivery)
 
@@ -227,8 +228,8 @@ class Intake:
         self._thread.shutdown()
 
     async def _take(self, batch: list[Item]) -> None:
-        light = [item for item in batch if self._kinds[type(item.message)].light]
-        durable = [item for item in batch if not self._kinds[type(item.message)].light]
+        light = [item for item in batch if self._handlers[type(item.message)].light]
+        durable = [item for item in batch if not self._handlers[type(item.message)].light]
         for items, is_light in ((durable, False), (light, True)):
             if items:
                 await self._commit(items, light=is_light)
@@ -289,10 +290,10 @@ class Intake:
         """One transaction's work, in the writer thread: all messages of a kind at once, kinds in the table's order."""
         outbox.tick(tx, ticks)
         answers: list[tuple[Item, Reply]] = []
-        for message_type, kind in self._kinds.items():
+        for message_type, handler in self._handlers.items():
             mine = [item for item in items if type(item.message) is message_type]
             if mine:
-                given = kind.room(tx, [(item.sender, item.content) for item in mine])
+                given = handler.handle(tx, [(item.sender, item.content) for item in mine])
                 answers += [(item, answer) for item, answer in zip(mine, given, strict=True) if answer is not None]
         if not light:
             self._after(tx)

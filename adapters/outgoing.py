@@ -15,16 +15,17 @@ from adapters.metrics import Metrics
 from broker.connection import Connection, Delivery
 from broker.dead_letters import Burials
 from broker.errors import NotDelivered, Unroutable
-from broker.routes import kind_of, reply, sender_of
+from broker.routes import reply, sender_of
 from schemas.codec import clip, encode, fit
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
+from schemas.ids import Kind, kind_of
 from schemas.ledger import JobVerdict
 
 log = logging.getLogger(__name__)
 
 #: Kinds of principal that an adapter may write to; a one-time login listens to the key manager alone.
-ANSWERED = frozenset({"host", "vm", "site", "console"})
+ANSWERED = frozenset({Kind.HOST, Kind.VM, Kind.SITE, Kind.CONSOLE})
 
 
 def may_answer(principal: str) -> bool:

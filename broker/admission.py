@@ -16,7 +16,7 @@ from broker.allowance import Allowance
 from broker.dead_letters import Burials
 from broker.delivery import Gate
 from broker.offences import STRANGERS
-from broker.routes import kind_of
+from schemas.ids import kind_of
 
 MIB = 1 << 20
 

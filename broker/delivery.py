@@ -8,15 +8,16 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from broker.routes import kind_of, payer_of
+from broker.routes import payer_of
 from schemas.codec import decode, unbundle
 from schemas.envelope import Message
 from schemas.errors import DecodeError
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
 #: Kinds of principal that send bundles.
-BUNDLERS = frozenset({"adapter", "vm"})
+BUNDLERS = frozenset({Kind.ADAPTER, Kind.VM})
 #: Says whether what came is let in: (who pays for it, bytes, messages in it).
 Gate = Callable[[str, int, int], bool]
 #: Acknowledges what came (False), or rejects it (True).

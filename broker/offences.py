@@ -11,7 +11,7 @@ from collections import Counter
 from enum import Enum, auto
 
 from broker.allowance import Allowance
-from broker.routes import kind_of
+from schemas.ids import Kind, kind_of
 
 #: Dead letters of one principal: so many at once, and one a minute after that.
 LETTERS, LETTERS_PER_S = 100, 1 / 60
@@ -25,7 +25,7 @@ OFFENCE_BYTES, OFFENCE_BYTES_PER_S = 128 << 20, 4 << 20
 #: How often that is asked of the key manager for one principal.
 CUTS_PER_S = 1 / 60
 #: Kinds that are cut off: strangers. The centre's own, and the people at its consoles, are not.
-STRANGERS = frozenset({"host", "vm", "site", "once"})
+STRANGERS = frozenset({Kind.HOST, Kind.VM, Kind.SITE, Kind.ONCE})
 #: Principals whose dropped messages are counted by name.
 MOST_NAMED = 1000
 

@@ -7,12 +7,11 @@ user without a topic permission on a topic exchange may use every key of it: so 
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
 import msgspec
 
 from broker.routes import CALLS, DOWN, UP
-from schemas.ids import PRINCIPAL_PATTERN
+from schemas.ids import PRINCIPAL_PATTERN, Kind
 
 #: Topic exchange of RabbitMQ's event plugin; the key manager learns from it who connected.
 EVENTS = "amq.rabbitmq.event"
@@ -26,18 +25,6 @@ _CENTRE_QUEUES = r"vc\.(submissions|requests|beats|completions|offers|inventory|
 #: The random end of a reply queue and of the key that leads to it: no dash, so ``<console>-<random>`` has one reading.
 _RANDOM = "[a-z0-9]{1,32}"
 _ID = "[a-z0-9-]+"
-
-
-class Kind(StrEnum):
-    """What a principal is: the word before the first dash of its name."""
-
-    HOST = "host"
-    VM = "vm"
-    SITE = "site"
-    ADAPTER = "adapter"
-    CONSOLE = "console"
-    ONCE = "once"
-    KEYS = "keys"
 
 
 class Principal(msgspec.Struct, frozen=True, order=True):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from schemas.ids import Kind, kind_of
+
 UP, DOWN, CALLS, DEAD = "vc.up", "vc.down", "vc.calls", "vc.dead"
 #: Where what an agent rejects goes; the centre moves it to the dead letters, each agent within its share.
 REJECTED = "vc.rejected"
@@ -23,11 +25,6 @@ class Route(NamedTuple):
 def queue_of(principal: str) -> str:
     """Name the queue of a host, VM or site."""
     return principal.replace("-", ".", 1)
-
-
-def kind_of(principal: str) -> str:
-    """Say what a principal is: the word before its first dash."""
-    return principal.partition("-")[0]
 
 
 def down(principal: str) -> Route:
@@ -47,7 +44,7 @@ def down_files(principal: str) -> Route:
 
 def up(user: str, kind: str, destination: str = "") -> Route:
     """From ``user`` to the centre: consoles have an exchange of their own, all others write ``vc.up``."""
-    exchange = CALLS if kind_of(user) == "console" else UP
+    exchange = CALLS if kind_of(user) is Kind.CONSOLE else UP
     return Route(exchange, ".".join(filter(None, (user, kind, destination))))
 
 
@@ -58,7 +55,7 @@ def within(user: str, kind: str) -> Route:
 
 def reply(user: str, to: str, suffix: str) -> Route:
     """From ``user`` back to ``to``: a console's reply queue, else the queue that its broker-checked name says."""
-    if kind_of(to) == "console":
+    if kind_of(to) is Kind.CONSOLE:
         return Route(UP, f"{user}.reply.{to}-{suffix}")
     return down(to)
 
@@ -84,8 +81,8 @@ def payer_of(exchange: str, routing_key: str, user_id: str) -> str:
 
 def file_route(user: str, peer: str, suffix: str, *, is_chunk: bool) -> Route:
     """From one end of a transfer to the other, of whatever kinds the two are."""
-    if kind_of(peer) == "adapter":
+    if kind_of(peer) is Kind.ADAPTER:
         return up(user, "chunk" if is_chunk else "control", peer)
-    if kind_of(peer) == "console":
+    if kind_of(peer) is Kind.CONSOLE:
         return reply(user, peer, suffix)
     return down_files(peer)

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from broker.principals import Kind, Principal, parse_principal
+from broker.principals import Principal, parse_principal
 from broker.routes import CALLS, DEAD, DOWN, REJECTED, UP, down, down_files, queue_of
+from schemas.ids import Kind
 
 MIB = 1 << 20
 #: Times that a message may be delivered without being acknowledged, as RabbitMQ 4 has it: what takes its reader down

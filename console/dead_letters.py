@@ -21,19 +21,19 @@ from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
-from broker.routes import CALLS, DEAD, DOWN, UP, kind_of, queue_of
+from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
 from console.errors import CommandFailed, Unreachable
 from schemas.codec import decode, op_of, unbundle
 from schemas.envelope import Refused
 from schemas.errors import DecodeError
-from schemas.ids import unguessable
+from schemas.ids import Kind, kind_of, unguessable
 
 T = TypeVar("T")
 
 #: Letters that one look takes; the queue is bounded, and they are held unacknowledged meanwhile.
 MOST_SEEN = 1000
 #: Kinds of principal whose headers say where a letter comes from.
-_CENTRE = frozenset({"adapter", "keys"})
+_CENTRE = frozenset({Kind.ADAPTER, Kind.KEYS})
 #: User tag that lets its bearer set another's user_id.
 _IMPERSONATOR = "impersonator"
 
@@ -83,7 +83,7 @@ class DeadLetters:
             where = f"{letter.exchange!r} under {letter.key!r}"
             text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
-        user, password = unguessable("once"), new_password()
+        user, password = unguessable(Kind.ONCE), new_password()
         lender = _Lender(self._address, timeout_s=PATIENCE_S)
         try:
             lender.lend(user, password)
@@ -237,12 +237,12 @@ def _may_have_sent(letter: DeadLetter) -> bool:
         return False
     if letter.exchange in (UP, CALLS):
         is_its_own = letter.key.partition(".")[0] == letter.sender
-        return is_its_own and (letter.exchange == CALLS) == (kind_of(letter.sender) == "console")
-    return letter.exchange == DOWN and kind_of(letter.sender) in (*_CENTRE, "console")
+        return is_its_own and (letter.exchange == CALLS) == (kind_of(letter.sender) is Kind.CONSOLE)
+    return letter.exchange == DOWN and kind_of(letter.sender) in (*_CENTRE, Kind.CONSOLE)
 
 
 def _usual_exchange(sender: str) -> str:
-    return "" if not sender else CALLS if kind_of(sender) == "console" else UP
+    return "" if not sender else CALLS if kind_of(sender) is Kind.CONSOLE else UP
 
 
 def _chosen(letters: list[DeadLetter], beginning: str) -> DeadLetter:

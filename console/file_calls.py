@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from broker import durable
 from broker.errors import TransferFailed
-from broker.routes import kind_of
 from broker.transfer import Transfers
 from broker.transfer.leftovers import remove_left_behind
 from broker.transfer.partial import PART
@@ -25,6 +24,7 @@ from broker.transfer.transfers import ANY_ADAPTER
 from console.errors import BadInput, CommandFailed, ConsoleError, Unreachable
 from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
+from schemas.ids import Kind, kind_of
 from schemas.jobs import OutputEntry
 
 T = TypeVar("T")
@@ -163,13 +163,13 @@ def _waited_for(peer: str, what: str, silent_s: float, still_s: float) -> str:
     """Say what is waited for; without a peer it is the broker."""
     if not peer:
         return f"{what}: the broker has taken nothing for {silent_s:.0f} s; it is waited for"
-    who = "storage adapter" if kind_of(peer) == "adapter" else peer
-    says = "`volcloud status` tells" if kind_of(peer) == "adapter" else "`volcloud vm list` tells"
+    who = "storage adapter" if kind_of(peer) is Kind.ADAPTER else peer
+    says = "`volcloud status` tells" if kind_of(peer) is Kind.ADAPTER else "`volcloud vm list` tells"
     return f"{what}: no word of the {who} for {silent_s:.0f} s; given up after {still_s:.0f} s; {says} how it is"
 
 
 def _silence(peer: str, what: str, still_s: float) -> ConsoleError:
-    if kind_of(peer) == "adapter":
+    if kind_of(peer) is Kind.ADAPTER:
         text = f"{what}: no storage adapter answered for {still_s:.0f} s"
         return Unreachable(text, "see with `volcloud status` whether one runs, and its log in DIR/log")
     text = f"{what}: {peer} did not answer for {still_s:.0f} s"

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from broker import reserve
 from broker.errors import TransferFailed
-from broker.routes import kind_of
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
@@ -20,6 +19,7 @@ from guest_agent.errors import BadPath, GuestError
 from schemas.codec import clip
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, GuestFile
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ConsoleFiles:
     def on_opening(self, sender: str, message: FileOffer | FileGet) -> bool:
         """Begin what a console asks for, now or when there is room. False: it may not."""
         file = message.file
-        if kind_of(sender) != "console" or not isinstance(file, GuestFile):
+        if kind_of(sender) is not Kind.CONSOLE or not isinstance(file, GuestFile):
             return False
         self._desk.open(sender, message, lambda: self._serve(sender, message, file))
         return True

@@ -27,6 +27,7 @@ from guest_agent.room import Room, Store
 from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
+from schemas.ids import Kind
 from schemas.jobs import (
     MOST_LANES,
     AttemptRef,
@@ -103,7 +104,7 @@ class JobLoop:
 
     def handlers(self) -> dict[type[Message], Handler]:
         """What this room takes from adapters."""
-        adapter = frozenset({"adapter"})
+        adapter = frozenset({Kind.ADAPTER})
         return {
             JobAssign: Handler(
                 run=self.assign, senders=adapter, ends_elsewhere=True, repeatable=True, interrupted=self.leave

@@ -33,6 +33,7 @@ from host_agent.vm import VmState, Wish
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolRevoke
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
+from schemas.ids import Kind
 from schemas.vms import HostBye, HostInventory, VmCreate, VmStatus
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class HostAgent:
             log.info("bye not delivered", extra={"why": str(error)})
 
     def _handlers(self) -> dict[type[Message], Handler]:
-        centre = frozenset({"adapter", "keys"})
+        centre = frozenset({Kind.ADAPTER, Kind.KEYS})
         return {
             **self._commands.handlers(),
             EnrolGranted: Handler(run=self._on_answer, senders=centre),

@@ -12,7 +12,7 @@ from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
 from host_agent.images import ImageStore
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
-from schemas.ids import unguessable
+from schemas.ids import Kind, unguessable
 from schemas.vms import VmCreate
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class VmMaking:
 
     def _record(self, wanted: VmCreate, wish: Wish) -> VmRecord:
         return VmRecord(
-            vm=unguessable("vm"),
+            vm=unguessable(Kind.VM),
             name=wanted.name,
             cpus=wanted.cpus,
             memory_mib=wanted.memory_mib,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
@@ -53,6 +54,26 @@ VmName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME
 SiteName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["cern"])]
 MessageId = Annotated[str, Meta(min_length=1, max_length=64)]
 Index = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Kind(StrEnum):
+    """What a principal is: the word before the first dash of its name."""
+
+    HOST = "host"
+    VM = "vm"
+    SITE = "site"
+    ADAPTER = "adapter"
+    CONSOLE = "console"
+    ONCE = "once"
+    KEYS = "keys"
+
+
+_KINDS = {str(kind): kind for kind in Kind}
+
+
+def kind_of(principal: str) -> Kind | None:
+    """Say what a principal is, by its name alone; None for what begins as none does."""
+    return _KINDS.get(principal.partition("-")[0])
 
 
 def uuid7() -> str:

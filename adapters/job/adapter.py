@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
-from adapters.intake import Answers, Intake, Kind
+from adapters.intake import Answers, BatchHandler, Intake
 from adapters.job.calls import Calls
 from adapters.job.caretaker import Caretaker, keep_of
 from adapters.job.desk import SubmissionDesk
@@ -39,6 +39,7 @@ from broker.routes import up
 from schemas.codec import clip, encode
 from schemas.envelope import Failed, Message, Reply, ServerTime
 from schemas.errors import ErrorCode
+from schemas.ids import Kind
 from schemas.jobs import AgentHello, JobBeat, JobRequest, JobWithdraw, LeaseMark
 from schemas.ledger import JobState, JobSubmit, JobVerdict
 from schemas.vms import HostBye, HostInventory
@@ -164,19 +165,19 @@ class JobAdapter:
         metrics.outbox.set(stats.outbox)
 
 
-def kinds(desk: SubmissionDesk) -> dict[type[Message], Kind]:
+def kinds(desk: SubmissionDesk) -> dict[type[Message], BatchHandler]:
     """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
-    vm, host = frozenset({"vm"}), frozenset({"host"})
-    feeders = frozenset({"site", "console"})
+    vm, host = frozenset({Kind.VM}), frozenset({Kind.HOST})
+    feeders = frozenset({Kind.SITE, Kind.CONSOLE})
     return {
-        JobSubmit: Kind(room=_submit, prepare=desk.look_at, senders=feeders),
-        AgentHello: Kind(room=_each(_hello), senders=vm),
-        JobRequest: Kind(room=_ask, senders=vm),
-        JobWithdraw: Kind(room=_withdraw, senders=vm),
-        JobBeat: Kind(room=leases.renew_all, senders=vm, light=True),
-        LeaseMark: Kind(room=clock.mark_all, senders=frozenset({"adapter"}), light=True),
-        HostInventory: Kind(room=_each(_report), senders=host, light=True),
-        HostBye: Kind(room=_each(inventory.bye), senders=host, light=True),
+        JobSubmit: BatchHandler(handle=_submit, prepare=desk.look_at, senders=feeders),
+        AgentHello: BatchHandler(handle=_each(_hello), senders=vm),
+        JobRequest: BatchHandler(handle=_ask, senders=vm),
+        JobWithdraw: BatchHandler(handle=_withdraw, senders=vm),
+        JobBeat: BatchHandler(handle=leases.renew_all, senders=vm, light=True),
+        LeaseMark: BatchHandler(handle=clock.mark_all, senders=frozenset({Kind.ADAPTER}), light=True),
+        HostInventory: BatchHandler(handle=_each(_report), senders=host, light=True),
+        HostBye: BatchHandler(handle=_each(inventory.bye), senders=host, light=True),
     }
 
 

@@ -22,10 +22,11 @@ from adapters.ledger.transaction import Tx
 from adapters.outgoing import body_of
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.routes import kind_of, reply, sender_of
+from broker.routes import reply, sender_of
 from schemas.codec import clip, encode, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import Kind, kind_of
 from schemas.ledger import (
     HostList,
     Hosts,
@@ -79,7 +80,12 @@ class Calls:
             message = delivery.read()
         except DecodeError:
             message = None
-        if sender is None or message is None or kind_of(sender) != "console" or type(message) not in ANSWERS | ORDERS:
+        if (
+            sender is None
+            or message is None
+            or kind_of(sender) is not Kind.CONSOLE
+            or type(message) not in ANSWERS | ORDERS
+        ):
             self._intake.on_delivery(delivery)
             return
         answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))

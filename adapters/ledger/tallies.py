@@ -47,7 +47,7 @@ _OWNERS = (
 _FORGET = delete(_tallies).where(_tallies.c.submission.in_(bindparam("submissions", expanding=True)))
 
 
-class Kind(NamedTuple):
+class Tallied(NamedTuple):
     """Whose jobs are counted, and in which state."""
 
     submission: int
@@ -57,7 +57,7 @@ class Kind(NamedTuple):
 
 def add(tx: Tx, submission: int, owner: str, state: str, count: int = 1) -> None:
     """Count jobs that are in this state now and were not there before."""
-    tx.tallied[Kind(submission, owner, str(state))] += count
+    tx.tallied[Tallied(submission, owner, str(state))] += count
 
 
 def move(tx: Tx, submission: int, owner: str, before: str, now: str, count: int = 1) -> None:
@@ -69,9 +69,9 @@ def move(tx: Tx, submission: int, owner: str, before: str, now: str, count: int 
 
 def write(tx: Tx) -> None:
     """Write what was counted; the ledger ends every transaction with it."""
-    changes: dict[Kind, int] = {}
+    changes: dict[Tallied, int] = {}
     for kind, count in tx.tallied.items():
-        for one in (Kind(*kind), Kind(*kind)._replace(submission=WHOLE_OWNER)):
+        for one in (Tallied(*kind), Tallied(*kind)._replace(submission=WHOLE_OWNER)):
             changes[one] = changes.get(one, 0) + count
     tx.tallied.clear()
     rows = [{**kind._asdict(), "count": count} for kind, count in sorted(changes.items()) if count]

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable
-from adapters.intake import Answers, Intake, Kind
+from adapters.intake import Answers, BatchHandler, Intake
 from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
@@ -36,7 +36,7 @@ from schemas.codec import encode
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.files import OutputFile
-from schemas.ids import JobRef
+from schemas.ids import JobRef, Kind
 from schemas.jobs import JobCompletion
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class StorageAdapter:
     ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20
-        kind = Kind(room=_complete, senders=frozenset({"vm"}))
-        self._intake = Intake(connection, ledger, {JobCompletion: kind}, metrics, after=assignments.match)
+        complete = BatchHandler(handle=_complete, senders=frozenset({Kind.VM}))
+        self._intake = Intake(connection, ledger, {JobCompletion: complete}, metrics, after=assignments.match)
         self._courier = Courier(
             Transfers(connection),
             store,

@@ -20,7 +20,6 @@ from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
 from adapters.storage.store import Store, StoredFile
 from broker.errors import TransferFailed
-from broker.routes import kind_of
 from broker.transfer import Transfers
 from broker.transfer.leftovers import name_of_transfer
 from broker.transfer.receiving import WINDOW_S
@@ -29,6 +28,7 @@ from broker.transfer.threads import in_thread
 from schemas.codec import clip
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileDone, FileGet, FileOffer, InputFile, OutputFile
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -111,10 +111,10 @@ class Errands:
             raise TransferFailed(ErrorCode.STORE, str(error)) from error
 
     async def _give(self, sender: str, get: FileGet) -> None:
-        if not isinstance(get.file, InputFile | OutputFile) or kind_of(sender) not in ("vm", "console"):
+        if not isinstance(get.file, InputFile | OutputFile) or kind_of(sender) not in (Kind.VM, Kind.CONSOLE):
             self._refuse(sender, get, ErrorCode.FORBIDDEN, f"{sender} may not have {get.file!r}")
             return
-        if isinstance(get.file, OutputFile) and kind_of(sender) != "console":
+        if isinstance(get.file, OutputFile) and kind_of(sender) is not Kind.CONSOLE:
             self._refuse(sender, get, ErrorCode.FORBIDDEN, "outputs are for consoles")
             return
         path = await asyncio.to_thread(self._store.local, get.file)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from adapters.errors import AdapterError
-from broker.routes import kind_of
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Kin:
 
     def known(self, sender: str) -> str:
         """Name a sender's kin without waiting: as unreported until the ledger has been asked."""
-        if kind_of(sender) != "vm":
+        if kind_of(sender) is not Kind.VM:
             return sender
         kin, until_s = self._known.get(sender, (UNREPORTED, 0.0))
         if self._clock() >= until_s:
@@ -46,7 +46,7 @@ class Kin:
 
     async def find(self, sender: str) -> str:
         """Name a sender's kin."""
-        if kind_of(sender) != "vm":
+        if kind_of(sender) is not Kind.VM:
             return sender
         kin, until_s = self._known.get(sender, ("", 0.0))
         return kin if self._clock() < until_s else await asyncio.shield(self._ask(sender))

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from adapters.storage.errors import TooLarge
 from adapters.storage.store import Store, StoredFile
-from broker.routes import kind_of
 from schemas.files import FileOffer, InputFile, OutputFile
+from schemas.ids import Kind, kind_of
 
 #: Says how many bytes a VM may store of an attempt: None where it does not hold it.
 MayStore = Callable[[str, OutputFile], Awaitable[int | None]]
@@ -27,7 +27,7 @@ class Rights:
 
     async def permitted(self, sender: str, offer: FileOffer) -> StoredFile | None:
         """Give the file if the sender may store it."""
-        if isinstance(offer.file, InputFile) and kind_of(sender) == "console" and offer.file.sha256 == offer.sha256:
+        if isinstance(offer.file, InputFile) and kind_of(sender) is Kind.CONSOLE and offer.file.sha256 == offer.sha256:
             return offer.file
         if isinstance(offer.file, OutputFile) and await self.may_still_store(sender, offer.file):
             return offer.file

@@ -12,8 +12,9 @@ from broker.errors import ManagementError
 from broker.management import MAX_CONNECTIONS, ConnectionInfo, Management
 from broker.minting import grant, limit, mint, unmint
 from broker.node import NodeAddress
-from broker.principals import EVENTS, Kind, Principal, parse_principal
+from broker.principals import EVENTS, Principal, parse_principal
 from broker.topology import Profile, owner_of
+from schemas.ids import Kind
 
 
 class Realm(Protocol):

@@ -21,8 +21,7 @@ from broker.keys.store import Store, VmRecord
 from broker.keys.subjects import Subjects
 from broker.keys.upkeep import Upkeep
 from broker.minting import new_password
-from broker.principals import Kind, Principal, parse_principal
-from broker.routes import kind_of
+from broker.principals import Principal, parse_principal
 from schemas.codec import op_of
 from schemas.enrol import (
     Credential,
@@ -38,7 +37,7 @@ from schemas.enrol import (
 )
 from schemas.envelope import Done, Failed, Message, Reply
 from schemas.errors import ErrorCode
-from schemas.ids import unguessable
+from schemas.ids import Kind, kind_of, unguessable
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Registrar:
     def handle(self, sender: str, message: Message, now_s: float) -> Reply | None:
         """Do what a principal asks for and give the answer; None where none is due. Idempotent by (sender, message)."""
         kind, work = self._takes.get(type(message), (None, None))
-        if work is None or kind_of(sender) != kind:
+        if work is None or kind_of(sender) is not kind:
             return _failed(message, ErrorCode.FORBIDDEN, f"{op_of(message)} is not taken from {sender}")
         return work(sender, message, now_s)
 
@@ -133,7 +132,7 @@ class Registrar:
             vm=message.vm,
             host=host,
             generation=message.generation,
-            once_user=unguessable("once"),
+            once_user=unguessable(Kind.ONCE),
             once_password=new_password(),
         )
         self._store.put(record)

@@ -29,12 +29,13 @@ from broker.keys.sessions import Sessions
 from broker.keys.turns import Turns
 from broker.link import DIRECT_REPLY_TO
 from broker.management import MAX_LABEL, ConnectionInfo
-from broker.principals import EVENTS, Kind, Principal, parse_principal
-from broker.routes import Route, kind_of, reply, sender_of
+from broker.principals import EVENTS, Principal, parse_principal
+from broker.routes import Route, reply, sender_of
 from schemas.codec import clip, encode
 from schemas.enrol import PrincipalCut
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ def _route_back(delivery: Delivery, sender: str, message: Message) -> Route | No
     if kind_of(sender) in (Kind.HOST, Kind.VM, Kind.CONSOLE):
         return reply("keys", sender, message.reply)
     reply_to = delivery.properties.reply_to or ""
-    is_direct = kind_of(sender) == Kind.ONCE and reply_to.startswith(f"{DIRECT_REPLY_TO}.")
+    is_direct = kind_of(sender) is Kind.ONCE and reply_to.startswith(f"{DIRECT_REPLY_TO}.")
     return Route("", reply_to) if is_direct else None
 
 

@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from broker.management import ConnectionInfo
-from broker.routes import kind_of
+from schemas.ids import Kind, kind_of
 
 #: Kinds whose queues have a single active consumer, and whose agents keep one connection of a name.
-_KINDS = frozenset({"host", "vm"})
+_KINDS = frozenset({Kind.HOST, Kind.VM})
 
 
 class Sessions:

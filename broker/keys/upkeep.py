@@ -14,7 +14,8 @@ from broker.keys import vouching
 from broker.keys.realm import Realm
 from broker.keys.store import Store, VmRecord
 from broker.keys.subjects import Subjects
-from broker.principals import Kind, Principal, parse_principal
+from broker.principals import Principal, parse_principal
+from schemas.ids import Kind
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ import msgspec
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
-from broker.routes import UP, Route, down, kind_of, reply_queue, sender_of, up
+from broker.routes import UP, Route, down, reply_queue, sender_of, up
 from broker.rpc.clock import ServerClock
 from schemas.codec import encode, op_of
 from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
-from schemas.ids import uuid7
+from schemas.ids import Kind, kind_of, uuid7
 
 #: How long an agent that lives may take to journal a command and say so, seconds; a person waits for it.
 ACCEPT_TIMEOUT_S = 8.0
@@ -106,7 +106,7 @@ class Caller:
     async def exchange(self, what: str, message: Message, *, timeout_s: float) -> Conversation:
         """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last."""
         message = self._address(message, timeout_s=timeout_s)
-        pending = _Pending(message, lambda sender: kind_of(sender) in ("adapter", "keys"))
+        pending = _Pending(message, lambda sender: kind_of(sender) in (Kind.ADAPTER, Kind.KEYS))
         route = up(self._connection.user, what)
         async with aclosing(self._converse(pending, route, timeout_s, "the centre")) as conversation:
             async for item in conversation:
@@ -227,7 +227,7 @@ class Caller:
         elif not pending.expected(sender):
             self.refused["wrong_sender"] += 1
         else:
-            if isinstance(message, Reply) and message.server_time_ms and kind_of(sender) == "adapter":
+            if isinstance(message, Reply) and message.server_time_ms and kind_of(sender) is Kind.ADAPTER:
                 self.clock.learn(message.server_time_ms)
             pending.inbox.put_nowait((sender, message))
 

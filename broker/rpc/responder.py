@@ -18,7 +18,7 @@ import msgspec
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import Forbidden, Unroutable
-from broker.routes import kind_of, reply
+from broker.routes import reply
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
 from broker.rpc.refusals import Refusals
@@ -26,6 +26,7 @@ from schemas.codec import clip, decode, encode, fit, op_of
 from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
 from schemas.envelope import Done as DoneReply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
 
     run: Run
     #: Kinds of principal that may send it.
-    senders: frozenset[str] = frozenset({"console"})
+    senders: frozenset[Kind] = frozenset({Kind.CONSOLE})
     #: Run again after a crash in its midst: its effect is a goal, not a step.
     repeatable: bool = False
     #: The answer is not the handler's return value: someone else ends the journal's entry later.
@@ -95,7 +96,7 @@ class Responder:
         self._connection = connection
         self.journal = journal
         self._handlers = dict(handlers)
-        self._handlers.setdefault(Ping, Handler(run=_pong, senders=frozenset({"console", "adapter", "keys"})))
+        self._handlers.setdefault(Ping, Handler(run=_pong, senders=frozenset({Kind.CONSOLE, Kind.ADAPTER, Kind.KEYS})))
         self._handlers.setdefault(CommandState, Handler(run=self._tell_state))
         self._clock = clock
         self._generation = generation
@@ -288,7 +289,7 @@ class Responder:
 
     async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Answer a console. An adapter is answered by what its order brings about: a completion, a beat."""
-        if kind_of(sender) != "console":
+        if kind_of(sender) is not Kind.CONSOLE:
             return
         try:
             await self.send_to(sender, message.reply, fit(answer))

@@ -16,7 +16,7 @@ import msgspec
 
 from broker.connection import Connection, Delivery
 from broker.errors import Disconnected, TransferFailed
-from broker.routes import Route, file_route, kind_of, up
+from broker.routes import Route, file_route, up
 from broker.transfer.core import Patience
 from broker.transfer.receiving import WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
@@ -24,6 +24,7 @@ from schemas.codec import encode
 from schemas.envelope import Message
 from schemas.errors import DecodeError, ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, InputFile
+from schemas.ids import Kind, kind_of
 
 #: The peer of a transfer that any storage adapter may serve.
 ANY_ADAPTER = "adapter-"
@@ -173,7 +174,7 @@ class Transfers:
         entry = self._open.get(transfer)
         if entry is None or not self._may_speak(entry, sender):
             return False
-        if kind_of(sender) == "adapter" and isinstance(message, FileWindow | FileOffer):
+        if kind_of(sender) is Kind.ADAPTER and isinstance(message, FileWindow | FileOffer):
             if isinstance(message, FileOffer) and entry.peer not in (sender, ANY_ADAPTER) and not _is_stalled(entry):
                 return False
             entry.peer = sender
@@ -183,8 +184,8 @@ class Transfers:
         return True
 
     def _may_speak(self, entry: _Open, sender: str) -> bool:
-        if kind_of(entry.peer) == "adapter":
-            return kind_of(sender) == "adapter"
+        if kind_of(entry.peer) is Kind.ADAPTER:
+            return kind_of(sender) is Kind.ADAPTER
         return sender == entry.peer
 
     def _dispatch(self, entry: _Open, message: Message) -> None:
@@ -279,7 +280,7 @@ class Transfers:
         return entry.word
 
     def _opening_route(self, entry: _Open) -> Route:
-        if kind_of(entry.peer) == "adapter":
+        if kind_of(entry.peer) is Kind.ADAPTER:
             return up(self._connection.user, "offer")
         return file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
 

@@ -20,7 +20,7 @@ from console.centre.toml_text import render_toml
 from console.data_directory import CONSOLE
 from console.errors import BadInput
 from host_agent.config import HostConfig, WantedVm
-from schemas.ids import unguessable
+from schemas.ids import Kind, unguessable
 
 
 class Plan(Settings, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ def principals(plan: Plan, names: Names) -> list[str]:
 def settle_names(plan: Plan) -> Names:
     """Give what was chosen before, and choose what is new; a port that is taken meanwhile is chosen anew."""
     path = _names_path(plan.layout)
-    names = read_names(plan.layout) if path.exists() else Names(host=unguessable("host"))
+    names = read_names(plan.layout) if path.exists() else Names(host=unguessable(Kind.HOST))
     processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
     ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
     names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))

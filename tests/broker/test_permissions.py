@@ -22,8 +22,8 @@ from broker.management import Management
 from broker.minting import mint, new_password, unmint
 from broker.node import NodeAddress
 from broker.principals import limits, parse_principal
-from broker.routes import kind_of, queue_of, sender_of
-from schemas.ids import unguessable
+from broker.routes import queue_of, sender_of
+from schemas.ids import Kind, kind_of, unguessable
 
 THIEVES = ("vm", "host", "site", "once")
 REPLY_QUEUE = "vc.replies.console-victim.abc"
@@ -98,8 +98,13 @@ def publish(channel: BlockingChannel, exchange: str, key: str, body: bytes = b"x
         pass  # let through, and bound to nothing: as harmless as it gets
 
 
+#: What a principal may write that is no agent, and where that lands.
+WRITES: dict[Kind | None, str] = {Kind.SITE: "submit", Kind.ONCE: "enrol"}
+LANDS_IN: dict[Kind | None, str] = {Kind.SITE: "vc.submissions", Kind.ONCE: "vc.enrol"}
+
+
 def own_key(who: Address) -> str:
-    return f"{who.user}.{ {'site': 'submit', 'once': 'enrol'}.get(kind_of(who.user), 'beat') }"
+    return f"{who.user}.{WRITES.get(kind_of(who.user), 'beat')}"
 
 
 def victim_queue(world: World) -> str:
@@ -289,8 +294,7 @@ def test_what_each_is_for_works(world: World, thief: Address) -> None:
         channel = connection.channel()
         channel.confirm_delivery()
         channel.basic_publish("vc.up", own_key(thief), b"x", pika.BasicProperties(user_id=thief.user), mandatory=True)
-        if kind_of(thief.user) != "once":
+        if kind_of(thief.user) is not Kind.ONCE:
             consume(channel, queue_of(thief.user))
 
-    queue = {"site": "vc.submissions", "once": "vc.enrol"}.get(kind_of(thief.user), "vc.beats")
-    assert world.take(queue) == thief.user
+    assert world.take(LANDS_IN.get(kind_of(thief.user), "vc.beats")) == thief.user

@@ -19,6 +19,7 @@ from broker.rpc.clock import wall_clock
 from schemas.codec import bundle, encode
 from schemas.envelope import CommandState, Done, Message, Ping, Reply
 from schemas.errors import ErrorCode
+from schemas.ids import Kind
 from schemas.vms import VmList, VmPause, VmReset, VmResume, Vms
 from tests.broker.polling import until
 
@@ -37,7 +38,7 @@ class Host:
 
     @asynccontextmanager
     async def up(
-        self, senders: frozenset[str] = frozenset({"console"}), *, bundles: bool = False
+        self, senders: frozenset[Kind] = frozenset({Kind.CONSOLE}), *, bundles: bool = False
     ) -> AsyncIterator[Responder]:
         connection = Connection(self.address, name="host")
         journal = Journal(self.directory / "journal")
@@ -235,7 +236,10 @@ async def test_what_is_bad_in_a_bundle_takes_nothing_of_it_along(mint: Mint, hos
     pings = [VmPause(vm="vm-1"), VmPause(vm="vm-1")]
     bodies = [encode(pings[0]), b"\x80", encode(pings[1]), b"\x80"]
     vm = Host(mint("vm"), host.directory)
-    async with vm.up(senders=frozenset({"adapter"}), bundles=True) as responder, Connection(adapter, name="raw") as raw:
+    async with (
+        vm.up(senders=frozenset({Kind.ADAPTER}), bundles=True) as responder,
+        Connection(adapter, name="raw") as raw,
+    ):
         await raw.publish("vc.down", queue_of(vm.address.user), bundle(bodies))
         await raw.publish("vc.down", queue_of(vm.address.user), bundle(bodies))
         await until(lambda: responder.refused["undecodable"] == 4 and len(vm.runs) == 2)

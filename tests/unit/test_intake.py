@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
 from adapters.errors import LedgerUnavailable
-from adapters.intake import Intake, Kind
+from adapters.intake import BatchHandler, Intake
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
@@ -34,6 +34,7 @@ from schemas.codec import MAX_TEXT, decode, encode
 from schemas.description import Input, JobDescription
 from schemas.envelope import MAX_BODY_BYTES, Failed, Message, Ping
 from schemas.errors import DecodeError
+from schemas.ids import Kind
 from schemas.jobs import (
     AgentHello,
     AttemptRef,
@@ -87,7 +88,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @asynccontextmanager
-async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], Kind]) -> AsyncIterator[Intake]:
+async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], BatchHandler]) -> AsyncIterator[Intake]:
     metrics = Metrics(wire.user, CollectorRegistry())
     intake = Intake(wire.connection, ledger, table, metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
@@ -99,8 +100,8 @@ async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], Kind]) 
         await intake.close()
 
 
-def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], Kind]:
-    return {JobBeat: Kind(room=room, senders=frozenset({"vm"}), light=True)}
+def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], BatchHandler]:
+    return {JobBeat: BatchHandler(handle=room, senders=frozenset({Kind.VM}), light=True)}
 
 
 async def test_what_waits_is_written_down_before_the_adapter_takes_its_turn(wire: Wire, ledger: Ledger) -> None:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from broker.keys.realm import BrokerRealm
 from broker.management import Management
 from broker.node import NodeAddress
-from broker.principals import TOPIC_EXCHANGES, Kind, Permissions, Principal, parse_principal, permissions
+from broker.principals import TOPIC_EXCHANGES, Permissions, Principal, parse_principal, permissions
 from broker.routes import down, down_files, queue_of, reply, reply_queue, up, within
 from broker.topology import Profile, queues_of
+from schemas.ids import Kind
 
 _ALNUM = string.ascii_lowercase + string.digits
 

@@ -17,7 +17,7 @@ from broker.keys import vouching
 from broker.keys.realm import FakeRealm
 from broker.keys.registrar import Quotas, Registrar
 from broker.keys.store import Store, VmRecord, reading
-from broker.principals import Kind, Principal
+from broker.principals import Principal
 from schemas.codec import decode, encode
 from schemas.enrol import (
     Credential,
@@ -33,6 +33,7 @@ from schemas.enrol import (
 )
 from schemas.envelope import Done, Failed, Message, Ping
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import Kind
 
 BROKER = Address(host="broker", port=5672, user="", password="")
 

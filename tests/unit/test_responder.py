@@ -21,10 +21,11 @@ from schemas.codec import MESSAGES, decode, encode
 from schemas.envelope import Command, Done, Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.examples import example
+from schemas.ids import Kind
 from schemas.vms import VmDelete, VmStart
 from tests.broker.polling import until
 
-EVERYBODY = frozenset({"console", "adapter", "keys", "vm", "host"})
+EVERYBODY = frozenset({Kind.CONSOLE, Kind.ADAPTER, Kind.KEYS, Kind.VM, Kind.HOST})
 NOW_MS = 1_800_000_000_000
 WEEK_MS = 7 * 86_400_000
 
