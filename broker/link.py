@@ -220,7 +220,8 @@ class Link:
 
     async def _is_gone_within(self, limit_s: float) -> bool:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._gone.wait()
         return self._gone.is_set()
 
     def abandon(self, why: str = "abandoned") -> None:
