@@ -28,11 +28,10 @@ from adapters.remainder import Remainder
 from broker.admission import Admission
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.routes import sender_of
+from broker.inbound import Refusal, take_in
 from schemas.codec import op_of
 from schemas.envelope import Message, Reply
-from schemas.errors import DecodeError
-from schemas.ids import Kind, kind_of
+from schemas.ids import Kind
 
 log = logging.getLogger(__name__)
 
@@ -128,17 +127,13 @@ class Intake:
 
         ``taken`` may deal with a message first: True says that it will ``add`` it, or has seen to it.
         """
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        if sender is None:
-            self._spawn(self.refuse(delivery, "foreign_key", "user_id is not the first word of the routing key"))
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            self._spawn(self.refuse(delivery, letter.reason, letter.detail))
             return
-        try:
-            message = delivery.read()
-        except DecodeError as error:
-            self._spawn(self.refuse(delivery, "undecodable", error.reason))
-            return
+        sender, message = letter.sender, letter.message
         handler = self._handlers.get(type(message))
-        if handler is None or kind_of(sender) not in handler.senders:
+        if handler is None or letter.kind not in handler.senders:
             reason = f"{op_of(message)} is not taken from {sender}"
             self._spawn(self.refuse(delivery, "not_taken", reason, sender, message))
             return

@@ -15,8 +15,9 @@ from adapters.metrics import Metrics
 from broker.connection import Connection, Delivery
 from broker.dead_letters import Burials
 from broker.errors import NotDelivered, Unroutable
+from broker.outbound import answer_of
 from broker.routes import reply, sender_of
-from schemas.codec import clip, encode, fit
+from schemas.codec import clip
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.ids import Kind, kind_of
@@ -31,11 +32,6 @@ ANSWERED = frozenset({Kind.HOST, Kind.VM, Kind.SITE, Kind.CONSOLE})
 def may_answer(principal: str) -> bool:
     """Say whether the broker lets an adapter write to a sender: an answer to any other would cost the link."""
     return kind_of(principal) in ANSWERED
-
-
-def body_of(answer: Reply) -> bytes:
-    """Render an answer; one that is longer than the wire allows becomes a failure that says so."""
-    return encode(fit(answer))
 
 
 class Outgoing:
@@ -73,7 +69,7 @@ class Outgoing:
     def answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Send an answer that nobody stores: it is asked for again if it is lost."""
         route = reply(self._connection.user, sender, message.reply)
-        self._connection.send(*route, body_of(answer), message_id=answer.id, mandatory=False)
+        self._connection.send(*route, answer_of(answer), message_id=answer.id, mandatory=False)
 
     async def refuse(
         self, delivery: Delivery, reason: str, text: str, sender: str = "", message: Message | None = None

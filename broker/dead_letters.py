@@ -13,8 +13,9 @@ from typing import NamedTuple
 from broker.connection import Connection, Delivery
 from broker.errors import NotDelivered
 from broker.offences import Measure, Offences
+from broker.outbound import send
 from broker.routes import DEAD, payer_of, within
-from schemas.codec import clip, encode
+from schemas.codec import clip
 from schemas.enrol import PrincipalCut
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Burials:
         """One message more or less of many: a lost one is followed by another a minute later."""
         log.error("principal to be cut off", extra={"sender": who, "why": reason})
         message = PrincipalCut(target="keys", principal=who, reason=reason)
-        self._connection.send(*within(self._connection.user, "cut"), encode(message), message_id=message.id)
+        send(self._connection, within(self._connection.user, "cut"), message)
 
 
 def _origin_of(delivery: Delivery) -> Origin:

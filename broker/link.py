@@ -21,8 +21,9 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from broker.address import Address
 from broker.confirms import Confirms, fail
 from broker.content import MOST_BYTES, read_content
-from broker.delivery import DeliveryHandler, Properties, Settle, Subscription, receiver
+from broker.delivery import DeliveryHandler, Properties, Settle, Subscription
 from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
+from broker.inbound import receiver
 from broker.peer import ANYBODY, vouch
 from broker.receipts import Receipts
 

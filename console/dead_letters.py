@@ -17,13 +17,14 @@ import msgspec
 from broker.address import Address
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, Unroutable
+from broker.inbound import recall, recall_all
 from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
 from broker.node import NodeAddress
 from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
 from console.errors import CommandFailed, Unreachable
-from schemas.codec import decode, op_of, unbundle
+from schemas.codec import op_of
 from schemas.envelope import Refused
 from schemas.errors import DecodeError
 from schemas.ids import Kind, kind_of, unguessable
@@ -174,7 +175,7 @@ def _word(letter: DeadLetter) -> Refused | None:
     if letter.key != _word_key(letter.sender):
         return None
     with suppress(DecodeError):
-        message = decode(letter.body)
+        message = recall(letter.body)
         return message if isinstance(message, Refused) else None
     return None
 
@@ -226,7 +227,7 @@ def _moved(user: str, headers: Mapping[str, Any]) -> _Origin:
 def _op(body: bytes) -> str:
     """Name what it is; of a bundle, what it holds, each once."""
     try:
-        return ", ".join(dict.fromkeys(op_of(decode(one)) for one in unbundle(body)))
+        return ", ".join(dict.fromkeys(op_of(one) for one in recall_all(body)))
     except DecodeError as error:
         return f"unreadable: {error.reason}"
 

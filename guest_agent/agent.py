@@ -12,6 +12,7 @@ import msgspec
 from broker import durable
 from broker.connection import Connection, Delivery
 from broker.errors import Unroutable
+from broker.inbound import Refusal, take_in
 from broker.routes import queue_of
 from broker.rpc import Journal, Responder, ServerClock, Uplink
 from broker.transfer import Transfers
@@ -32,7 +33,6 @@ from guest_agent.room import Room, Store, clear, find_begun, set_aside
 from guest_agent.seed import SeedSource
 from guest_agent.slots import JobLoop, Timing
 from schemas.enrol import EnrolConfirm
-from schemas.errors import DecodeError
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import uuid7
 from schemas.jobs import AgentHello, Machine, OutputEntry
@@ -192,18 +192,17 @@ class GuestAgent:
                 await self._connection.reconnect()
 
     def _on_file(self, delivery: Delivery) -> None:
-        try:
-            message = delivery.read()
-        except DecodeError as error:
-            log.warning("message refused", extra={"reason": "undecodable", "detail": error.reason})
-            self._responder.refused["undecodable"] += 1
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            log.warning("message refused", extra={"reason": letter.reason, "detail": letter.detail})
+            self._responder.refused[letter.reason] += 1
             delivery.reject()
             return
         delivery.ack()
-        is_opening = isinstance(message, FileOffer | FileGet)
-        if is_opening and self._files.on_opening(delivery.user_id, message):  # type: ignore[arg-type]
+        sender, message = letter.sender, letter.message
+        if isinstance(message, FileOffer | FileGet) and self._files.on_opening(sender, message):
             return
-        if not self._transfers.on_message(delivery.user_id, message):
+        if not self._transfers.on_message(sender, message):
             self._responder.refused["no_such_transfer"] += 1
 
     def _describe(self) -> Machine:

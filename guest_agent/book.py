@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from broker.inbound import recall
+from broker.outbound import body_of
 from broker.rpc import Journal
-from schemas.codec import decode, encode
 from schemas.errors import DecodeError
 from schemas.jobs import JobAssign, JobCompletion
 
@@ -51,7 +52,7 @@ class Book:
 
     async def conclude(self, command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
         """Write down how an attempt ended, in place of what was written before; with others that end ``within_s``."""
-        kept = _Kept(encode(conclusion.completion), [*conclusion.outputs], [*conclusion.streams])
+        kept = _Kept(body_of(conclusion.completion), [*conclusion.outputs], [*conclusion.streams])
         await self._journal.note(command, msgspec.msgpack.encode(kept), within_s=within_s)
 
     async def end(self, command: str) -> None:
@@ -69,7 +70,7 @@ class Book:
         """List the assignments that an agent before us took and the ledger has not answered."""
         found = []
         for entry in self._journal.unfinished():
-            command = decode(entry.command) if entry.command else None
+            command = recall(entry.command) if entry.command else None
             if isinstance(command, JobAssign):
                 found.append((command, self.past(entry.id)))
         return found
@@ -79,7 +80,7 @@ def _read(note: bytes) -> Conclusion | None:
     """Read a conclusion; None for one of a version whose words we do not have: it is lost then, and told as that."""
     try:
         kept = msgspec.msgpack.decode(note, type=_Kept)
-        completion = decode(kept.completion)
+        completion = recall(kept.completion)
     except (msgspec.MsgspecError, DecodeError):
         return None
     if not isinstance(completion, JobCompletion):

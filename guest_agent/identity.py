@@ -16,10 +16,11 @@ from broker.address import Address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, NotDelivered
+from broker.inbound import Letter, take_in
+from broker.outbound import publish
 from broker.routes import up
 from guest_agent.errors import NotEnrolled
 from guest_agent.seed import SeedSource
-from schemas.codec import encode
 from schemas.enrol import Credential, EnrolTrade
 from schemas.errors import DecodeError
 from schemas.seed import Seed, decode_seed
@@ -138,15 +139,15 @@ async def _ask(connection: Connection, seed: Seed) -> Credential:
     answered: asyncio.Future[Credential] = asyncio.get_running_loop().create_future()
 
     def take(delivery: Delivery) -> None:
-        message = delivery.read()
-        if isinstance(message, Credential) and not answered.done():
-            answered.set_result(message)
+        letter = take_in(delivery)
+        if isinstance(letter, Letter) and isinstance(letter.message, Credential) and not answered.done():
+            answered.set_result(letter.message)
 
     await connection.consume_direct(take)
     trade = EnrolTrade(target="keys", generation=seed.generation)
     try:
         route = up(connection.user, "enrol")
-        await connection.publish(*route, encode(trade), reply_to="amq.rabbitmq.reply-to", correlation_id=trade.id)
+        await publish(connection, route, trade, reply_to="amq.rabbitmq.reply-to", correlation_id=trade.id)
         async with asyncio.timeout(TRADE_TIMEOUT_S):
             return await answered
     except (TimeoutError, NotDelivered) as error:

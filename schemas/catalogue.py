@@ -56,6 +56,8 @@ WAYS: dict[str, list[Way]] = {
     "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, Way("adapter", DOWN, "site.{id}", "site.{id}")],
     "reply.time": [Way("adapter", DOWN, "host.{id}", "host.{id}")],
     "command.state": [_TO_HOST, _TO_VM],
+    # It goes where the message in it goes.
+    "message.signed": [_TO_HOST, _TO_VM, _ADAPTER_TO_VM],
     "agent.ping": [_TO_HOST, _TO_VM],
     "agent.refused": [_up("host, vm", "refused", "vc.rejected")],
     **{f"vm.{verb}": [_TO_HOST] for verb in _VERBS},

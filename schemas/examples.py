@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from schemas import description, execs, files, jobs, ledger, vms
-from schemas.codec import MESSAGES
-from schemas.envelope import Message
+from schemas.codec import MESSAGES, encode
+from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
 
 _ID = "01936f5e-7b2a-7c3d-8e4f-5a6b7c8d9e0f"
@@ -63,6 +63,9 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "reply.time": {"server_time_ms": 1764000000000},
     "command.state": {"command": _OTHER},
+    "message.signed": {
+        "body": encode(Ping(id=_ID)), "signer": "centre-2026", "algorithm": "ed25519", "seal": bytes(64),
+    },
     "vm.create": {"name": "vm1", "memory_mib": 768, "autostart": True, "reply": "k3j4h5"},
     "vm.stop": {"timeout_s": 30.0},
     "reply.vms": {"vms": [_VM]},

@@ -35,8 +35,9 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.connection import Connection
+from broker.outbound import send
 from broker.routes import up
-from schemas.codec import clip, encode
+from schemas.codec import clip
 from schemas.envelope import Failed, Message, Reply, ServerTime
 from schemas.errors import ErrorCode
 from schemas.ids import Kind
@@ -144,7 +145,7 @@ class JobAdapter:
         mark, ends_s = LeaseMark(), time.monotonic() + MARK_CONFIRM_S
         watch.sent(mark.id, time.monotonic())
         for wait_s in backoff(0.05, 0.5):
-            sent = self._connection.send(*up(self._connection.user, "beat"), encode(mark), message_id=mark.id)
+            sent = send(self._connection, up(self._connection.user, "beat"), mark)
             await asyncio.wait({sent}, timeout=max(0.0, ends_s - time.monotonic()))
             if sent.done() and sent.exception() is None:
                 return

@@ -19,14 +19,15 @@ from adapters.intake import Intake
 from adapters.ledger import assignments, deletion, listing, orders, queries, registry
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
-from adapters.outgoing import body_of
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
-from broker.routes import reply, sender_of
-from schemas.codec import clip, encode, op_of
+from broker.inbound import Letter, take_in
+from broker.outbound import answer_of, body_of
+from broker.routes import reply
+from schemas.codec import clip, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
-from schemas.ids import Kind, kind_of
+from schemas.ids import Kind
 from schemas.ledger import (
     HostList,
     Hosts,
@@ -75,19 +76,11 @@ class Calls:
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Answer a question; hand everything else to the intake, which knows what is taken and what is not."""
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        try:
-            message = delivery.read()
-        except DecodeError:
-            message = None
-        if (
-            sender is None
-            or message is None
-            or kind_of(sender) is not Kind.CONSOLE
-            or type(message) not in ANSWERS | ORDERS
-        ):
+        letter = take_in(delivery)
+        if not isinstance(letter, Letter) or not _is_a_call(letter):
             self._intake.on_delivery(delivery)
             return
+        sender, message = letter.sender, letter.message
         answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
         self._connection.send(*reply(self._connection.user, sender, message.reply), _fitting(answer), mandatory=False)
         delivery.ack()
@@ -136,17 +129,21 @@ class Calls:
         raise AssertionError("backoff has no end")
 
 
+def _is_a_call(letter: Letter) -> bool:
+    return letter.kind is Kind.CONSOLE and type(letter.message) in ANSWERS | ORDERS
+
+
 def _fitting(answer: Reply) -> bytes:
     """Render an answer; of one that is too long, what a person misses least is left out, and a page is cut short."""
     shorter = _shorter(answer)
     while not _fits(answer) and shorter != answer:
         answer, shorter = shorter, _shorter(shorter)
-    return body_of(answer)
+    return answer_of(answer)
 
 
 def _fits(answer: Reply) -> bool:
     try:
-        return bool(encode(answer))
+        return bool(body_of(answer))
     except DecodeError:
         return False
 

@@ -16,8 +16,9 @@ from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import OutboxRow, Tx, portions
+from broker.outbound import body_of
 from broker.routes import Route, takes_bundles
-from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle, encode
+from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle
 from schemas.envelope import Message
 from schemas.ids import uuid7
 
@@ -53,7 +54,7 @@ def put(tx: Tx, route: Route, message: Message) -> None:
 
 def put_all(tx: Tx, messages: Iterable[tuple[Route, Message]]) -> None:
     """Put messages out with this transaction, all or none of them. Raises DecodeError as ``put``."""
-    tx.gathered += [(route, message.id, encode(message)) for route, message in messages]
+    tx.gathered += [(route, message.id, body_of(message)) for route, message in messages]
 
 
 def write(tx: Tx) -> None:

@@ -30,9 +30,9 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
+from broker.outbound import send
 from broker.routes import reply
 from broker.transfer import Transfers
-from schemas.codec import encode
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.files import OutputFile
@@ -115,7 +115,7 @@ class StorageAdapter:
             log.error("store refused", extra={"job": message.job, "why": str(error)})
             code, hint = getattr(error, "code", ErrorCode.STORE), "keep the output, send it again"
             failed = Failed(call=message.id, code=code, message=str(error), hint=hint)
-            self._connection.send(*reply(self._connection.user, sender, ""), encode(failed), mandatory=False)
+            send(self._connection, reply(self._connection.user, sender, ""), failed, mandatory=False)
             delivery.ack()
         except Exception as error:
             log.exception("completion failed", extra={"job": message.job, "sender": sender})

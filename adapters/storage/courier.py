@@ -22,14 +22,13 @@ from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.dead_letters import Burials
-from broker.routes import sender_of
+from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
 from broker.transfer.leftovers import name_of_transfer
 from broker.transfer.places import Room
 from schemas.codec import op_of
 from schemas.envelope import Message
-from schemas.errors import DecodeError
 from schemas.files import (
     FileAbort,
     FileChunk,
@@ -119,15 +118,12 @@ class Courier:
 
     def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], bool]) -> Awaitable[None] | None:
         """Acknowledge what can be read and hand it on; what cannot, or is not ours, goes to the dead letters."""
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        if sender is None:
-            return self._put_aside(delivery, "foreign_key", "user_id is not the first word of the routing key")
-        try:
-            message = delivery.read()
-        except DecodeError as error:
-            return self._put_aside(delivery, "undecodable", error.reason)
-        if not handle(sender, message):
-            return self._put_aside(delivery, "not_taken", f"{op_of(message)} is not taken from {sender}")
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            return self._put_aside(delivery, letter.reason, letter.detail)
+        if not handle(letter.sender, letter.message):
+            text = f"{op_of(letter.message)} is not taken from {letter.sender}"
+            return self._put_aside(delivery, "not_taken", text)
         delivery.ack()
         return None
 

@@ -23,18 +23,20 @@ from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.dead_letters import Burials
 from broker.errors import BrokerError, ManagementError, Unroutable
+from broker.inbound import Refusal, take_in
 from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Registrar
 from broker.keys.sessions import Sessions
 from broker.keys.turns import Turns
 from broker.link import DIRECT_REPLY_TO
 from broker.management import MAX_LABEL, ConnectionInfo
+from broker.outbound import deliver
 from broker.principals import EVENTS, Principal, parse_principal
-from broker.routes import Route, reply, sender_of
-from schemas.codec import clip, encode
+from broker.routes import Route, reply
+from schemas.codec import clip
 from schemas.enrol import PrincipalCut
 from schemas.envelope import Failed, Message, Reply
-from schemas.errors import DecodeError, ErrorCode
+from schemas.errors import ErrorCode
 from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
@@ -99,17 +101,13 @@ class Service:
 
     async def _on_delivery(self, delivery: Delivery) -> None:
         """Let one message wait for its sender's turn; what is none, or one too many, is settled at once."""
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        if sender is None:
-            reason = "user_id is not the first word of the routing key"
-            return await self._bury(delivery, "foreign_key", reason)
         if len(delivery.body) > MOST_BODY_BYTES:
             return await self._bury(delivery, "undecodable", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
-        try:
-            message = delivery.read()
-        except DecodeError as error:
-            return await self._bury(delivery, "undecodable", error.reason)
-        most = MOST_OF_A_VM if kind_of(sender) in (Kind.VM, Kind.ONCE) else MOST_WAITING
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            return await self._bury(delivery, letter.reason, letter.detail)
+        sender, message = letter.sender, letter.message
+        most = MOST_OF_A_VM if letter.kind in (Kind.VM, Kind.ONCE) else MOST_WAITING
         kin = self._registrar.kin_of(sender)
         if not self._turns.take(sender, lambda: self._take(delivery, sender, message), most, kin):
             text = f"too many messages of {sender} wait already (at most {most}), or of all {kin} ({MOST_OF_KIN})"
@@ -157,10 +155,10 @@ class Service:
             return
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._connection.deliver(
-                    *route,
-                    encode(answer),
-                    message_id=answer.id,
+                await deliver(
+                    self._connection,
+                    route,
+                    answer,
                     correlation_id=delivery.properties.correlation_id,
                     persistent=_keeps_queue(sender),
                     # An answer by direct reply-to arrives, and is nevertheless returned as unroutable (3.10).

@@ -20,11 +20,13 @@ import msgspec
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
-from broker.routes import UP, Route, down, reply_queue, sender_of, up
+from broker.inbound import Refusal, take_in
+from broker.outbound import publish, send
+from broker.routes import UP, Route, down, reply_queue, up
 from broker.rpc.clock import ServerClock
-from schemas.codec import encode, op_of
+from schemas.codec import op_of
 from schemas.envelope import Accepted, CommandState, Failed, Message, Reply
-from schemas.errors import DecodeError, ErrorCode
+from schemas.errors import ErrorCode
 from schemas.ids import Kind, kind_of, uuid7
 
 #: How long an agent that lives may take to journal a command and say so, seconds; a person waits for it.
@@ -117,14 +119,14 @@ class Caller:
         message = self._address(message)
         try:
             async with asyncio.timeout(BROKER_PATIENCE_S):
-                await self._connection.publish(*route, encode(message), message_id=message.id, persistent=False)
+                await publish(self._connection, route, message, persistent=False)
         except TimeoutError as error:
             raise Disconnected(f"no broker in {BROKER_PATIENCE_S:.0f} s: {self._connection.trouble}") from error
 
     def send(self, route: Route, message: Message) -> asyncio.Future[None]:
         """As ``tell``, at once; gives the confirm's future."""
         message = self._address(message)
-        return self._connection.send(*route, encode(message), message_id=message.id, persistent=False)
+        return send(self._connection, route, message, persistent=False)
 
     def _address(self, message: Message, *, target: str = "", timeout_s: float | None = None) -> Message:
         deadline = None if timeout_s is None else self.now_ms + int(timeout_s * 1000)
@@ -163,12 +165,11 @@ class Caller:
 
     async def _publish_within(self, patience_s: float, route: Route, message: Message, *, keep: bool = True) -> None:
         """Publish, to be kept by the broker or not. Raises TimeoutError."""
-        body = encode(message)
         async with asyncio.timeout(patience_s):
             for wait_s in backoff(0.05, 1.0):
                 await self._connection.wait_up()
                 with suppress(Disconnected):
-                    await self._connection.publish(*route, body, message_id=message.id, persistent=keep)
+                    await publish(self._connection, route, message, persistent=keep)
                     break
                 await asyncio.sleep(wait_s)
 
@@ -207,16 +208,13 @@ class Caller:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         delivery.ack()
-        sender = sender_of(delivery.routing_key, delivery.user_id)
-        if sender is None or delivery.routing_key != f"{sender}.{self._key}":
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            self.refused[letter.reason] += 1
+        elif delivery.routing_key != f"{letter.sender}.{self._key}":
             self.refused["foreign_key"] += 1
-            return
-        try:
-            message = delivery.read()
-        except DecodeError:
-            self.refused["undecodable"] += 1
-            return
-        self._hand_over(sender, message)
+        else:
+            self._hand_over(letter.sender, letter.message)
 
     def _hand_over(self, sender: str, message: Message) -> None:
         call = getattr(message, "call", None) or getattr(message, "transfer", None) or message.id

@@ -12,8 +12,9 @@ from collections import Counter
 
 from broker.connection import Connection, Delivery
 from broker.errors import NotDelivered
+from broker.outbound import deliver
 from broker.routes import up
-from schemas.codec import clip, encode
+from schemas.codec import clip
 from schemas.envelope import Refused
 
 log = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class Refusals:
         await asyncio.gather(*self._reports, return_exceptions=True)
 
     async def _report(self, report: Refused) -> None:
-        route = up(self._connection.user, "refused")
         try:
-            await self._connection.deliver(*route, encode(report), message_id=report.id)
+            await deliver(self._connection, up(self._connection.user, "refused"), report)
         except NotDelivered as error:
             log.info("refusal not reported", extra={"why": str(error)})

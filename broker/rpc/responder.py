@@ -18,11 +18,13 @@ import msgspec
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import Forbidden, Unroutable
+from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
+from broker.outbound import body_of, deliver
 from broker.routes import reply
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
 from broker.rpc.refusals import Refusals
-from schemas.codec import clip, decode, encode, fit, op_of
+from schemas.codec import clip, fit, op_of
 from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
 from schemas.envelope import Done as DoneReply
 from schemas.errors import DecodeError, ErrorCode
@@ -92,6 +94,7 @@ class Responder:
         *,
         clock: ServerClock,
         generation: Callable[[], int] = lambda: 0,
+        verify: Verify = know_no_seal,
     ) -> None:
         self._connection = connection
         self.journal = journal
@@ -100,6 +103,7 @@ class Responder:
         self._handlers.setdefault(CommandState, Handler(run=self._tell_state))
         self._clock = clock
         self._generation = generation
+        self._verify = verify
         self._running: set[asyncio.Task[None]] = set()
         #: Messages that have come and are not yet judged: they may wait for the server's time.
         self._pondered: set[str] = set()
@@ -122,26 +126,24 @@ class Responder:
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Take one delivery to its acknowledgement; the work goes on after that."""
+        letter = take_in(delivery, self._verify)
+        if isinstance(letter, Refusal):
+            return self._refusals.refuse(delivery, letter.reason, letter.detail)
+        self._pondered.add(letter.message.id)
         try:
-            message = delivery.read()
-        except DecodeError as error:
-            return self._refusals.refuse(delivery, "undecodable", error.reason)
-        self._pondered.add(message.id)
-        try:
-            verdict = await self._judge(delivery.user_id, message)
+            verdict = await self._judge(letter.sender, letter.message)
             if isinstance(verdict, Handler):
-                return await self._take(delivery, verdict, message)
+                return await self._take(delivery, verdict, letter.message)
             if verdict.reason:
                 self._refusals.refuse(delivery, verdict.reason, verdict.answer.message)
             delivery.ack()
-            return await self._answer(delivery.user_id, message, verdict.answer)
+            return await self._answer(letter.sender, letter.message, verdict.answer)
         finally:
-            self._pondered.discard(message.id)
+            self._pondered.discard(letter.message.id)
 
     async def send_to(self, principal: str, suffix: str, message: Message) -> None:
         """Send until confirmed. Raises Unroutable when that console's queue is gone."""
-        route = reply(self._connection.user, principal, suffix)
-        await self._connection.deliver(route.exchange, route.key, encode(message), message_id=message.id)
+        await deliver(self._connection, reply(self._connection.user, principal, suffix), message)
 
     async def _take(self, delivery: Delivery, handler: Handler, message: Message) -> None:
         if not isinstance(message, Command):
@@ -252,7 +254,7 @@ class Responder:
     async def _end(self, sender: str, message: Message, answer: Reply) -> None:
         """Note the final answer of a command, then give it."""
         answer = fit(answer)
-        await self.journal.end(message.id, encode(answer))
+        await self.journal.end(message.id, body_of(answer))
         await self._answer(sender, message, answer)
 
     async def _guarded(self, handler: Handler, call: Call) -> Reply | None:
@@ -273,9 +275,9 @@ class Responder:
 
     async def _recover(self, entry: Entry) -> None:
         try:
-            message = decode(entry.command or b"")
+            message = recall(entry.command or b"", entry.sender, self._verify)
         except DecodeError:
-            return await self.journal.end(entry.id, encode(_interrupted(entry.id)))
+            return await self.journal.end(entry.id, body_of(_interrupted(entry.id)))
         verdict = await self._judge(entry.sender, message)
         call = Call(self, message, entry.sender)
         handler = self._handlers.get(type(message))
@@ -335,7 +337,7 @@ def _stored(entry: Entry) -> Reply | None:
     """Read an answer that the journal holds; an empty one says that there was nothing to answer."""
     if not entry.reply:
         return None
-    message = decode(entry.reply)
+    message = recall(entry.reply)
     return message if isinstance(message, Reply) else None
 
 

@@ -12,8 +12,9 @@ import msgspec
 
 from broker.connection import Connection
 from broker.errors import CallTimeout, NotDelivered, RemoteError
+from broker.outbound import body_of, deliver
 from broker.routes import up
-from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle, encode
+from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, bundle
 from schemas.envelope import Failed, Message, Reply
 from schemas.ids import uuid7
 
@@ -54,12 +55,11 @@ class Uplink:
         if not as_is:
             message = msgspec.structs.replace(message, generation=self._generation())
         await self._connection.wait_up()
-        route = up(self._connection.user, kind)
-        await self._connection.deliver(*route, encode(message), message_id=message.id, persistent=persistent)
+        await deliver(self._connection, up(self._connection.user, kind), message, persistent=persistent)
 
     async def say_together(self, kind: str, message: Message, *, within_s: float) -> None:
         """Like ``say``, persistent, in a bundle with what else of this kind comes ``within_s``; with 0 all goes now."""
-        body = encode(msgspec.structs.replace(message, generation=self._generation()))
+        body = body_of(msgspec.structs.replace(message, generation=self._generation()))
         company = self._companies.get(kind)
         if company is not None and not company.has_room_for(body):
             self._send_off(kind, company)

@@ -16,13 +16,14 @@ import msgspec
 
 from broker.connection import Connection, Delivery
 from broker.errors import Disconnected, TransferFailed
+from broker.inbound import Refusal, take_in
+from broker.outbound import send
 from broker.routes import Route, file_route, up
 from broker.transfer.core import Patience
 from broker.transfer.receiving import WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
-from schemas.codec import encode
 from schemas.envelope import Message
-from schemas.errors import DecodeError, ErrorCode
+from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, InputFile
 from schemas.ids import Kind, kind_of
 
@@ -142,12 +143,10 @@ class Transfers:
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a delivery of the files queue; acknowledges it whatever it is."""
         delivery.ack()
-        try:
-            message = delivery.read()
-        except DecodeError:
-            self.refused["undecodable"] += 1
-            return
-        if not self.on_message(delivery.user_id, message):
+        letter = take_in(delivery)
+        if isinstance(letter, Refusal):
+            self.refused[letter.reason] += 1
+        elif not self.on_message(letter.sender, letter.message):
             self.refused["no_such_transfer"] += 1
 
     def tell(self, peer: str, suffix: str, message: Message) -> None:
@@ -276,7 +275,7 @@ class Transfers:
 
     def _chunk(self, entry: _Open, chunk: FileChunk) -> asyncio.Future[None]:
         route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=True)
-        entry.word = self._connection.send(*route, encode(chunk), mandatory=False, persistent=False)
+        entry.word = send(self._connection, route, chunk, mandatory=False, persistent=False)
         return entry.word
 
     def _opening_route(self, entry: _Open) -> Route:
@@ -286,7 +285,7 @@ class Transfers:
 
     def _publish(self, route: Route, message: Message) -> asyncio.Future[None]:
         message = msgspec.structs.replace(message, reply=self._my_suffix)
-        return self._connection.send(*route, encode(message), mandatory=False, persistent=False)
+        return send(self._connection, route, message, mandatory=False, persistent=False)
 
 
 def _is_heard(entry: _Open) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from broker.address import Address
 from broker.connection import Connection
 from broker.errors import Refused
+from broker.inbound import recall
 from broker.keys import service
 from broker.minting import unmint
 from broker.principals import parse_principal
@@ -88,7 +89,7 @@ async def test_a_queue_that_exists_otherwise_is_its_principals_trouble(centre: C
 
     async with Connection(login, name="once") as once:
         heard: list[Message] = []
-        await once.consume_direct(lambda delivery: heard.append(delivery.read()))
+        await once.consume_direct(lambda delivery: heard.append(recall(delivery.body)))
         trade = encode(EnrolTrade(generation=1))
         await once.publish(*up(granted.user, "enrol"), trade, reply_to="amq.rabbitmq.reply-to")
         await granted_by(other, unguessable("vm"))

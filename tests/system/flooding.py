@@ -17,6 +17,7 @@ import msgspec
 from broker.address import Address, read_address, write_address
 from broker.connection import Connection, Delivery
 from broker.errors import NotDelivered
+from broker.inbound import recall
 from broker.routes import queue_of, up
 from schemas.codec import encode
 from schemas.jobs import JobBeat, JobBeatAnswer
@@ -88,7 +89,7 @@ async def _beat(login: Address, seconds: float) -> Beating:
 
     def hear(delivery: Delivery) -> None:
         delivery.ack()
-        message = delivery.read()
+        message = recall(delivery.body)
         if isinstance(message, JobBeatAnswer) and message.call in answered:
             answered[message.call].set()
 

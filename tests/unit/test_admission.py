@@ -17,7 +17,8 @@ from adapters.storage.store import Store
 from broker.admission import SHARES, Admission
 from broker.connection import Delivery
 from broker.dead_letters import Burials
-from broker.delivery import Gate, Subscription, receiver
+from broker.delivery import Gate, Subscription
+from broker.inbound import receiver
 from broker.keys.service import Service
 from broker.offences import OFFENCE_BYTES, OFFENCES
 from broker.principals import parse_principal

@@ -26,9 +26,9 @@ from adapters.ledger import clock, orders, submissions, tables, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
 from adapters.metrics import Metrics
-from adapters.outgoing import body_of
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
+from broker.outbound import answer_of
 from broker.routes import DEAD, DOWN, UP
 from schemas.codec import MAX_TEXT, decode, encode
 from schemas.description import Input, JobDescription
@@ -345,7 +345,7 @@ async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowl
 
 
 def test_an_answer_that_does_not_fit_says_so() -> None:
-    answer = decode(body_of(JobVerdict(call="c", accepted=False, job="j", reasons=["x" * MAX_BODY_BYTES])))
+    answer = decode(answer_of(JobVerdict(call="c", accepted=False, job="j", reasons=["x" * MAX_BODY_BYTES])))
 
     assert isinstance(answer, Failed)
     assert answer.call == "c"

@@ -13,8 +13,9 @@ from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
 from broker import link as link_module
 from broker.address import Address
 from broker.connection import Connection
-from broker.delivery import Delivery, Properties, Subscription, receiver
+from broker.delivery import Delivery, Properties, Subscription
 from broker.errors import BrokerError, Crowded, Disconnected, LoginRefused
+from broker.inbound import receiver
 from broker.link import Link
 from schemas.codec import bundle, encode
 from schemas.envelope import Ping

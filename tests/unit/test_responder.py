@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 
 from broker.connection import Connection
-from broker.delivery import Delivery, Subscription, receiver
+from broker.delivery import Delivery, Subscription
+from broker.inbound import receiver
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from broker.rpc import responder as responder_module
 from schemas.codec import MESSAGES, decode, encode

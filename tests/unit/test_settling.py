@@ -21,8 +21,9 @@ from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
 from adapters.storage.store import Store
 from broker.connection import Delivery
-from broker.delivery import Subscription, receiver
+from broker.delivery import Subscription
 from broker.errors import Forbidden
+from broker.inbound import receiver
 from broker.keys.service import Service
 from schemas.codec import MESSAGES, encode
 from schemas.examples import example

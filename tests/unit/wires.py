@@ -50,7 +50,7 @@ class Post:
         self.routing_key, self.exchange = key, "vc.up"
         self.user_id = user or key.partition(".")[0]
         self.properties = Properties(message_id=message_id)
-        self.redelivered = False
+        self.redelivered, self.flaw = False, ""
         self.acked = self.rejected = 0
         self.whole = self.body
         self.is_spoilt = False
@@ -62,9 +62,6 @@ class Post:
     def spoil(self) -> bool:
         was_good, self.is_spoilt = not self.is_spoilt, True
         return was_good
-
-    def read(self) -> Message:
-        return decode(self.body)
 
     def ack(self) -> None:
         self.acked += 1
