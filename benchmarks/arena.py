@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.alternation import say
-from broker.address import Address, write_address
+from broker.address import write_address
 from broker.entities import administrator, declare
 from broker.management import Management
 from broker.minting import mint, new_password
@@ -41,9 +41,9 @@ class Arena:
     def admit(self, name: str) -> Path:
         """Make a principal, as the key manager does, and give the file with its credential."""
         node = self.node
-        address = Address(host=node.host, port=node.amqp_port, user=name, password=new_password())
-        with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password) as connection:
-            mint(Management(node), connection, parse_principal(name), address.password)
+        address = node.login(name, new_password())
+        with administrator(node.administration) as connection:
+            mint(Management(node.administration), connection, parse_principal(name), address.password)
         path = self.directory / f"{name}.json"
         write_address(path, address)
         return path
@@ -63,11 +63,11 @@ def open_arena() -> Iterator[Arena]:
 
 
 def _furnish(directory: Path, node: NodeAddress) -> Arena:
-    Management(node).ensure_vhost()
-    with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password) as connection:
+    Management(node.administration).ensure_vhost()
+    with administrator(node.administration) as connection:
         declare(connection, Profile.SINGLE)
     arena = Arena(directory, node, _rabbitmq_version(node))
-    peer = Address(host=node.host, port=node.amqp_port, user=node.admin_user, password=node.admin_password)
+    peer = node.login(node.admin_user, node.admin_password)
     write_address(arena.peer, peer)
     return arena
 

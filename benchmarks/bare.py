@@ -18,7 +18,7 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 def url_of(credential: Path) -> str:
     """Give a credential in the form that Celery takes."""
     address = read_address(credential)
-    return f"amqp://{address.user}:{address.password}@{address.host}:{address.port}/{address.vhost}"
+    return f"amqp://{address.user}:{address.password}@{address.where}/{address.vhost}"
 
 
 class Bare:
@@ -35,9 +35,8 @@ class Bare:
     async def open(self, credential: Path) -> None:
         """Connect."""
         address = read_address(credential)
-        parameters = pika.ConnectionParameters(
-            address.host, address.port, address.vhost, pika.PlainCredentials(address.user, address.password)
-        )
+        where, login = address.endpoints[0], pika.PlainCredentials(address.user, address.password)
+        parameters = pika.ConnectionParameters(where.host, where.port, address.vhost, login)
         opened = self.loop.create_future()
         self._amqp = AsyncioConnection(parameters, on_open_callback=opened.set_result, custom_ioloop=self.loop)
         await opened

@@ -3,32 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from broker import durable
 from broker.peer import ANYBODY
+from schemas.endpoints import Endpoint, Tls
 
 #: The one virtual host of a deployment.
 VHOST = "volunteer-cloud"
+#: Brokers of one deployment, of which any will do; the same user, queues and messages are on all of them.
+Endpoints = Annotated[tuple[Endpoint, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
     """A broker and a principal's credential for it."""
 
-    host: str
-    port: int
     user: str
     password: str
+    endpoints: Endpoints
     vhost: str = VHOST
+    #: None: in plain text, as on loopback.
+    tls: Tls | None = None
     #: User id to whom the broker must belong before it is sent the password (``broker.peer``); a private node's.
     owner: int = ANYBODY
 
+    @property
+    def where(self) -> str:
+        """The endpoints, for a person."""
+        return ", ".join(map(str, self.endpoints))
+
     def __repr__(self) -> str:
-        return f"Address({self.user}@{self.host}:{self.port}/{self.vhost})"
+        return f"Address({self.user}@{self.where}/{self.vhost})"
 
 
-def write_address(path: Path, address: Address) -> None:
+class AdminAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """A broker's administration: its AMQP and its management API, and the administrator's credential for both."""
+
+    user: str
+    password: str
+    endpoints: Endpoints
+    management: Endpoints
+    vhost: str = VHOST
+    #: As of ``Address``, for both.
+    tls: Tls | None = None
+    owner: int = ANYBODY
+
+    def login(self, user: str, password: str) -> Address:
+        """Give the address of the same broker for somebody."""
+        return Address(
+            user=user,
+            password=password,
+            endpoints=self.endpoints,
+            vhost=self.vhost,
+            tls=self.tls,
+            owner=self.owner,
+        )
+
+    def __repr__(self) -> str:
+        amqp, management = (", ".join(map(str, some)) for some in (self.endpoints, self.management))
+        return f"AdminAddress({self.user}, amqp {amqp}, management {management})"
+
+
+def write_address(path: Path, address: Address | AdminAddress) -> None:
     """Keep a credential in a file of mode 0600."""
     durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
 

@@ -25,6 +25,7 @@ from broker.errors import (
     NotDelivered,
     QueueGone,
     Unroutable,
+    Untrusted,
 )
 from broker.link import Link
 
@@ -200,7 +201,7 @@ class Connection:
                 waits = backoff(most_s=RECONNECT_MOST_S)
             self.last_error = str(reason)
             self.is_crowded = isinstance(reason, Crowded)
-            refused = isinstance(reason, LoginRefused | QueueGone | Forbidden)
+            refused = isinstance(reason, LoginRefused | QueueGone | Forbidden | Untrusted)
             if refused and isinstance(self._source, Address) and self._fail_open(reason):
                 return
             log.info("link down", extra={"connection": self._name, "why": str(reason)})

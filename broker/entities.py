@@ -5,20 +5,25 @@ Alone imports kombu, which is the centre's; agents declare nothing. Calls block.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from amqp import sasl
+from amqp import transport as amqp_transport
 from kombu import connection as kombu_connection
 from kombu import entity as kombu_entity
+from kombu.transport import pyamqp
 
-from broker.address import VHOST
-from broker.errors import BrokerError, ManagementError
+from broker.address import AdminAddress
+from broker.errors import BrokerError, ManagementError, Untrusted
 from broker.management import Management, QueueInfo
-from broker.peer import ANYBODY, vouch
+from broker.peer import vouch
 from broker.routes import UP
+from broker.tls import context_of, explain, name_at
 from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges, owner_of
+from schemas.endpoints import Endpoint, Tls
 
 # kombu is half annotated: these are its names as far as a type checker is concerned.
 _Connection: Any = kombu_connection.Connection
@@ -26,6 +31,10 @@ _Exchange: Any = kombu_entity.Exchange
 _Queue: Any = kombu_entity.Queue
 _binding: Any = kombu_entity.binding
 _Plain: Any = sasl.PLAIN
+_KombuTransport: Any = pyamqp.Transport
+_AmqpConnection: Any = pyamqp.Connection
+_SSLTransport: Any = amqp_transport.SSLTransport
+_TcpTransport: Any = amqp_transport.TCPTransport
 
 #: kombu's connection. Belongs to the thread that uses it.
 Declarer = Any
@@ -72,22 +81,68 @@ class _Vouched(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
         return super().start(connection)
 
 
-def administrator(
-    host: str, port: int, user: str, password: str, owner: int = ANYBODY, *, patience_s: float = PATIENCE_S
-) -> Declarer:
-    """Make kombu's connection for declaring; it opens when it is first used. ``owner`` as in ``broker.peer``.
+class _TlsTransport(_SSLTransport):  # type: ignore[misc]
+    """py-amqp's socket with TLS, by our context: its own takes no authorities as text."""
 
-    A broker that says nothing for ``patience_s`` is an OSError; connecting is tried twice.
+    def _wrap_socket(self, sock: Any, tls: Tls) -> Any:
+        endpoint = Endpoint(self.host, int(self.port))
+        try:
+            return context_of(tls).wrap_socket(sock, server_hostname=name_at(tls, endpoint))
+        except ssl.SSLError as error:
+            raise Untrusted(f"{endpoint}: {explain(error, tls)}") from error
+
+
+class _WireConnection(_AmqpConnection):  # type: ignore[misc]
+    def Transport(  # noqa: N802  py-amqp's name
+        self,
+        host: str,
+        connect_timeout: float,
+        ssl: Any = False,
+        read_timeout: float | None = None,
+        write_timeout: float | None = None,
+        socket_settings: Any = None,
+    ) -> Any:
+        """Make its socket."""
+        made = _TlsTransport if isinstance(ssl, dict) else _TcpTransport
+        more = {"ssl": ssl} if isinstance(ssl, dict) else {}
+        silence = {"read_timeout": read_timeout, "write_timeout": write_timeout}
+        return made(host, connect_timeout=connect_timeout, socket_settings=socket_settings, **silence, **more)
+
+
+class _WireTransport(_KombuTransport):  # type: ignore[misc]
+    Connection = _WireConnection
+
+
+def administrator(address: AdminAddress, *, patience_s: float = PATIENCE_S) -> Declarer:
+    """Connect with kombu to the first endpoint that answers, for declaring.
+
+    A broker that says nothing for ``patience_s`` is an OSError; connecting is tried twice. Raises Untrusted, or
+    BrokerError when none answers.
     """
+    errors: list[str] = []
+    for endpoint in address.endpoints:
+        connection = _made(address, endpoint, patience_s)
+        try:
+            connection.connect()
+        except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
+            errors.append(f"{endpoint}: {error}")
+        else:
+            return connection
+    raise BrokerError(f"no broker answers the administrator: {'; '.join(errors)}")
+
+
+def _made(address: AdminAddress, endpoint: Endpoint, patience_s: float) -> Declarer:
     silence = {"read_timeout": patience_s, "write_timeout": patience_s}
     return _Connection(
-        hostname=host,
-        port=port,
-        userid=user,
-        password=password,
-        virtual_host=VHOST,
+        hostname=endpoint.host,
+        port=endpoint.port,
+        userid=address.user,
+        password=address.password,
+        virtual_host=address.vhost,
         connect_timeout=patience_s / 2,
-        transport_options={"authentication": _Vouched(user, password, owner)} | silence,
+        transport=_WireTransport,
+        ssl={"tls": address.tls} if address.tls else False,
+        transport_options={"authentication": _Vouched(address.user, address.password, address.owner)} | silence,
     )
 
 

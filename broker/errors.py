@@ -8,6 +8,7 @@ BrokerError
 │   │   └── Crowded          the principal has all the connections that it may: end one, or wait
 │   └── Forbidden            the broker does not let this principal write that: mend the permission
 ├── LoginRefused             user, password or vhost are not accepted: enrol again, or mend the credential
+├── Untrusted                the broker's certificate, or TLS itself, is not as the credential says: mend either
 ├── QueueGone                a queue that should be there is not, or may not be read: enrol again
 ├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
 ├── RemoteError              the other side answered with an error; carries its code, message and hint
@@ -61,6 +62,12 @@ class Forbidden(NotDelivered):
 
 class LoginRefused(BrokerError):
     """The broker does not accept the credential."""
+
+    code = ErrorCode.FORBIDDEN
+
+
+class Untrusted(BrokerError):
+    """The other end cannot be told to be the broker: nothing was sent to it."""
 
     code = ErrorCode.FORBIDDEN
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-from collections.abc import Awaitable, Callable, Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -22,18 +24,24 @@ from broker.address import Address
 from broker.confirms import Confirms, fail
 from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, Settle, Subscription
-from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable
+from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable, Untrusted
 from broker.inbound import receiver
 from broker.peer import ANYBODY, vouch
 from broker.receipts import Receipts
+from broker.tls import context_of, explain, name_at
+from schemas.endpoints import Endpoint, Tls
 
 #: How long a TCP connection and the AMQP handshake may take, seconds.
 CONNECT_TIMEOUT_S = 10.0
+#: The same where there are other endpoints to try.
+NEXT_TIMEOUT_S = 2.0
 #: How long the broker may take to answer on an open link, and to say goodbye, seconds: a frozen one says nothing.
 ANSWER_TIMEOUT_S = 8.0
 GOODBYE_TIMEOUT_S = 2.0
 #: Octets of a frame before its payload, and around it.
 _BEFORE_BYTES, _AROUND_BYTES = 7, 8
+#: How an alert of TLS begins: what a TLS listener says to AMQP's greeting.
+_TLS_ALERT = b"\x15\x03"
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -50,6 +58,10 @@ PASSING = re.compile(r"limit \(|is down")
 LIMIT_REACHED = re.compile(r"limit \(\d+\) is reached|reached the maximum allowed user limit")
 
 
+class SpeaksTls(foreign.AMQPConnectionError):  # type: ignore[misc]
+    """The other end answered our greeting in TLS."""
+
+
 class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika exports no types for it
     """pika's asyncio connection, but what one turn of the loop writes goes out in one ``send``.
 
@@ -62,6 +74,8 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         self.owner = ANYBODY
         #: Why the stream ended. Before the login is done pika tells its guess, a refused login, in place of this.
         self.ended_by: Exception | None = None
+        #: What TLS had to say of its end.
+        self._told: Exception | None = None
         super().__init__(*args, **options)
 
     def _adapter_emit_data(self, data: bytes) -> None:
@@ -85,6 +99,8 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         What is in them a stranger decides. Whatever else pika cannot read the broker itself has said: the link ends.
         """
         buffer = self._frame_buffer
+        if buffer[:2] == _TLS_ALERT:
+            self._told = SpeaksTls()
         if buffer[0] != pika.spec.FRAME_HEADER:
             return frame.decode_frame(buffer)
         end = _frame_end(buffer)
@@ -97,8 +113,13 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         except Exception:  # noqa: BLE001  whatever a stranger's octets make pika raise
             return end, _read_header(buffer[:end])
 
+    def _proto_connection_lost(self, error: BaseException | None) -> None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            self._told = error
+        super()._proto_connection_lost(error)
+
     def _on_stream_terminated(self, error: Exception | None) -> None:
-        self.ended_by = error or self._error or foreign.StreamLostError("abandoned")
+        self.ended_by = self._told or error or self._error or foreign.StreamLostError("abandoned")
         super()._on_stream_terminated(self.ended_by)
 
 
@@ -136,13 +157,25 @@ class Link:
 
     @classmethod
     async def connect(cls, address: Address, *, name: str, heartbeat_s: int) -> Link:
-        """Connect, log in and open the publishing channel. Raises LoginRefused or Disconnected."""
+        """Connect to one of the endpoints, log in and open the publishing channel: each is tried in turn, beginning
+        anywhere, so that not all go to the first. Raises what the most telling of them said: LoginRefused, Untrusted,
+        Disconnected."""
+        errors: list[tuple[Endpoint, BrokerError]] = []
+        for endpoint in random.sample(address.endpoints, len(address.endpoints)):
+            try:
+                return await cls._connect(address, endpoint, name, heartbeat_s)
+            except BrokerError as error:
+                errors.append((endpoint, error))
+        raise _most_telling(errors)
+
+    @classmethod
+    async def _connect(cls, address: Address, endpoint: Endpoint, name: str, heartbeat_s: int) -> Link:
         link = cls(address.user)
         opened: asyncio.Future[Any] = link._loop.create_future()
         link._amqp = GatheringConnection(
-            _parameters(address, name, heartbeat_s),
+            _parameters(address, endpoint, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
-            on_open_error_callback=lambda amqp, error: fail(opened, _map(_cause(amqp.ended_by or error))),
+            on_open_error_callback=lambda amqp, error: fail(opened, _map(_cause(amqp.ended_by or error), address.tls)),
             on_close_callback=lambda _, error: link._on_gone(error),
             custom_ioloop=link._loop,
         )
@@ -315,18 +348,32 @@ def receipts_of(channel: Any, soon: Callable[[Callable[[], None]], object]) -> R
     return Receipts(settler, lambda tag: say(channel.basic_ack, tag, multiple=True), soon)
 
 
-def _parameters(address: Address, name: str, heartbeat_s: int) -> pika.ConnectionParameters:
+def _parameters(address: Address, endpoint: Endpoint, name: str, heartbeat_s: int) -> pika.ConnectionParameters:
+    timeout_s = CONNECT_TIMEOUT_S if len(address.endpoints) == 1 else NEXT_TIMEOUT_S
     return pika.ConnectionParameters(
-        host=address.host,
-        port=address.port,
+        host=endpoint.host,
+        port=endpoint.port,
+        ssl_options=_ssl_options(address.tls, endpoint),
         virtual_host=address.vhost,
         credentials=pika.PlainCredentials(address.user, address.password),
         heartbeat=heartbeat_s,
-        socket_timeout=CONNECT_TIMEOUT_S,
-        stack_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=timeout_s,
+        stack_timeout=timeout_s,
         blocked_connection_timeout=300,
         client_properties={"connection_name": name},
     )
+
+
+def _ssl_options(tls: Tls | None, endpoint: Endpoint) -> pika.SSLOptions | None:
+    return pika.SSLOptions(context_of(tls), name_at(tls, endpoint)) if tls else None
+
+
+def _most_telling(errors: Sequence[tuple[Endpoint, BrokerError]]) -> BrokerError:
+    """Give the word of one that answered before that of one that did not; of several what each of them said."""
+    _, telling = max(errors, key=lambda pair: not isinstance(pair[1], Disconnected))
+    if len(errors) == 1 and not isinstance(telling, Untrusted):
+        return telling
+    return type(telling)("; ".join(f"{endpoint}: {error}" for endpoint, error in errors))
 
 
 def _render(properties: Properties, message_id: str, user: str) -> pika.BasicProperties:
@@ -342,8 +389,12 @@ def _render(properties: Properties, message_id: str, user: str) -> pika.BasicPro
     )
 
 
-def _map(error: BaseException) -> BrokerError:
+def _map(error: BaseException, tls: Tls | None = None) -> BrokerError:
     """The one place where pika's errors become ours."""
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        return Untrusted(explain(error, tls))
+    if isinstance(error, SpeaksTls):
+        return Untrusted("it speaks TLS on that port: the credential needs a tls part, or another port")
     text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
     if _is_login_refused(error):
         return LoginRefused(f"the broker refused the login: {text}")

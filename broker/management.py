@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import base64
 import http.client
+import ssl
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
-from broker.address import VHOST
+from broker.address import AdminAddress
 from broker.errors import ManagementError
-from broker.node import NodeAddress
 from broker.peer import vouch
+from broker.tls import context_of, explain, name_at
+from schemas.endpoints import Endpoint, Tls
 
 #: How long one call may take, seconds.
 TIMEOUT_S = 20.0
@@ -85,17 +87,17 @@ class _Exchange(msgspec.Struct, frozen=True):
 class Management:
     """One broker's management API, as one administrator, on one virtual host."""
 
-    def __init__(self, address: NodeAddress, *, vhost: str = VHOST, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, address: AdminAddress, *, timeout_s: float = TIMEOUT_S) -> None:
         self._address, self._timeout_s = address, timeout_s
-        self._vhost = quote(vhost, safe="")
-        login = f"{address.admin_user}:{address.admin_password}".encode()
+        self._vhost = quote(address.vhost, safe="")
+        login = f"{address.user}:{address.password}".encode()
         self._headers = {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
 
     def ensure_vhost(self) -> None:
         """Make the virtual host exist, and the administrator free to do anything in it. Idempotent."""
         self._put(f"vhosts/{self._vhost}", {})
         rights = {"configure": ".*", "write": ".*", "read": ".*"}
-        self._put(f"permissions/{self._vhost}/{quote(self._address.admin_user, safe='')}", rights)
+        self._put(f"permissions/{self._vhost}/{quote(self._address.user, safe='')}", rights)
 
     def users(self) -> list[str]:
         """Name every user."""
@@ -204,19 +206,46 @@ class Management:
     ) -> tuple[int, bytes]:
         """Make one call. Raises ManagementError with the status unless it is a success or ``allowed``."""
         all_headers = self._headers | {"Content-Type": "application/json"} | (headers or {})
-        link = http.client.HTTPConnection(self._address.host, self._address.management_port, timeout=self._timeout_s)
-        try:
-            link.connect()
-            vouch(link.sock, self._address.owner)
-            link.request(method, f"/api/{path}", body=body, headers=all_headers)
-            answer = link.getresponse()
-            text = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            where = f"{self._address.host}:{self._address.management_port}"
-            raise ManagementError(f"the broker's management API at {where} does not answer: {error}") from error
-        finally:
-            link.close()
-        if answer.status >= 400 and answer.status not in allowed:
+        status, text = self._answer(method, path, body, all_headers)
+        if status >= 400 and status not in allowed:
             said = text[:200].decode(errors="replace")
-            raise ManagementError(f"{method} {path}: HTTP {answer.status}: {said}", answer.status)
-        return answer.status, text
+            raise ManagementError(f"{method} {path}: HTTP {status}: {said}", status)
+        return status, text
+
+    def _answer(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        """Ask the first endpoint that answers: each call may be made twice. Raises ManagementError when none does."""
+        errors: list[str] = []
+        for endpoint in self._address.management:
+            link = self._link(endpoint)
+            try:
+                link.connect()
+                vouch(link.sock, self._address.owner)
+                link.request(method, f"/api/{path}", body=body, headers=headers)
+                answer = link.getresponse()
+                return answer.status, answer.read()
+            except ssl.SSLError as error:
+                errors.append(f"at {endpoint} is not to be trusted: {explain(error, self._address.tls)}")
+            except (OSError, http.client.HTTPException) as error:
+                errors.append(f"at {endpoint} does not answer: {error}")
+            finally:
+                link.close()
+        raise ManagementError(f"the broker's management API {'; '.join(errors)}")
+
+    def _link(self, endpoint: Endpoint) -> http.client.HTTPConnection:
+        tls = self._address.tls
+        if tls is None:
+            return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=self._timeout_s)
+        return _NamedHttps(endpoint, tls, self._timeout_s)
+
+
+class _NamedHttps(http.client.HTTPSConnection):
+    """HTTPS to a host whose certificate may bear another name."""
+
+    def __init__(self, endpoint: Endpoint, tls: Tls, timeout_s: float) -> None:
+        self._tls_context, self._name = context_of(tls), name_at(tls, endpoint)
+        super().__init__(endpoint.host, endpoint.port, timeout=timeout_s, context=self._tls_context)
+
+    def connect(self) -> None:
+        """Connect, and check the other end's certificate. Raises ssl.SSLError, or OSError."""
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._tls_context.wrap_socket(self.sock, server_hostname=self._name)

@@ -22,11 +22,12 @@ from string import Template
 import msgspec
 
 from broker import durable
-from broker.address import VHOST
+from broker.address import VHOST, Address, AdminAddress, write_address
 from broker.errors import NodeError
 from broker.peer import ANYBODY
 from broker.ports import free_ports
 from broker.process_record import read_record, record_of
+from schemas.endpoints import Endpoint
 
 #: The only address that a private node listens on.
 LOOPBACK = "127.0.0.1"
@@ -83,6 +84,9 @@ _GATE = 'read -r _ && exec "$@"'
 #: No Erlang distribution: a name is needed, a port is not. The port given here is never opened or asked.
 _NO_DISTRIBUTION = "-start_epmd false -dist_listen false -erl_epmd_port 1"
 
+#: File of the administration, for the key manager.
+ADMINISTRATION = "administration.json"
+
 Progress = Callable[[str], None]
 
 
@@ -97,6 +101,21 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
     admin_password: str
     #: User id that the node runs as; nobody else is sent a password in its place.
     owner: int = ANYBODY
+
+    @property
+    def administration(self) -> AdminAddress:
+        """Its administration, as that of any broker."""
+        return AdminAddress(
+            user=self.admin_user,
+            password=self.admin_password,
+            endpoints=(Endpoint(self.host, self.amqp_port),),
+            management=(Endpoint(self.host, self.management_port),),
+            owner=self.owner,
+        )
+
+    def login(self, user: str, password: str) -> Address:
+        """Give the address of this node for somebody."""
+        return self.administration.login(user, password)
 
     def __repr__(self) -> str:
         return f"NodeAddress({self.host}, amqp {self.amqp_port}, management {self.management_port})"
@@ -215,6 +234,7 @@ class PrivateNode:
             address, amqp_port=ports[0], management_port=ports[1], prometheus_port=ports[2], owner=os.geteuid()
         )
         durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
+        write_address(self.directory / ADMINISTRATION, address.administration)
         durable.replace(self.directory / "rabbitmq.conf", render_config(address).encode())
         durable.replace(self.directory / "enabled_plugins", _package_text("enabled_plugins").encode())
         return address

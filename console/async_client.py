@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.address import Address
 from broker.connection import Connection
-from broker.errors import CallTimeout, Disconnected, LoginRefused, QueueGone
+from broker.errors import BrokerError, CallTimeout, Disconnected, LoginRefused, QueueGone, Untrusted
 from broker.rpc import Caller
 from broker.transfer import Transfers
 from console.centre_calls import CentreCalls
@@ -83,7 +83,7 @@ class AsyncClient(CentreCalls):
 
     async def open(self) -> None:
         """Connect; call once. Raises Unreachable."""
-        where = f"the broker at {self._address.host}:{self._address.port}"
+        where = f"the broker at {self._address.where}"
         try:
             await self._connection.open(patience_s=PATIENCE_S)
             self._caller = Caller(self._connection)
@@ -93,12 +93,18 @@ class AsyncClient(CentreCalls):
         except Disconnected as error:
             await self.close()
             raise self._unreachable(where, error) from error
-        except (LoginRefused, QueueGone) as error:
+        except (LoginRefused, QueueGone, Untrusted) as error:
             await self.close()
-            text = f"{where} refuses {self._address.user}: {error}"
-            raise Unreachable(text, "the credential is of another system: `volcloud down`, then up again") from error
+            raise self._refused(where, error) from error
         super().__init__(self._caller)
         self._files = FileCalls(self._transfers, self._say)
+
+    def _refused(self, where: str, error: BrokerError) -> Unreachable:
+        if isinstance(error, Untrusted):
+            text = f"{where} is not to be trusted: {error}"
+            return Unreachable(text, "mend the tls part of the credential, or what the broker shows")
+        text = f"{where} refuses {self._address.user}: {error}"
+        return Unreachable(text, "the credential is of another system: `volcloud down`, then up again")
 
     def _unreachable(self, where: str, error: Disconnected) -> Unreachable:
         if self._connection.is_crowded:

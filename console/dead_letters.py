@@ -1,6 +1,6 @@
 """The dead letters: what nobody could read or take, why, and whose it was; looked at, sent again, thrown away.
 
-Read as the administrator of a data directory's node. Looking leaves them as they are. Calls block.
+Read as the administrator of a broker. Looking leaves them as they are. Calls block.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from broker.address import Address
+from broker.address import Address, AdminAddress
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, Unroutable
 from broker.inbound import recall, recall_all
 from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
-from broker.node import NodeAddress
 from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
 from console.errors import CommandFailed, Unreachable
 from schemas.codec import op_of
@@ -61,7 +60,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetters:
     """The dead letters of one broker. Not from within an event loop."""
 
-    def __init__(self, address: NodeAddress) -> None:
+    def __init__(self, address: AdminAddress) -> None:
         self._address = address
 
     def list(self) -> list[DeadLetter]:
@@ -88,7 +87,7 @@ class DeadLetters:
         lender = _Lender(self._address, timeout_s=PATIENCE_S)
         try:
             lender.lend(user, password)
-            asyncio.run(_publish(self._login(user, password), letter))
+            asyncio.run(_publish(self._address.login(user, password), letter))
         finally:
             lender.delete_user(user)
         return self.drop(letter.id)
@@ -106,17 +105,8 @@ class DeadLetters:
             return letter
 
     def _looking(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
-        login = self._login(self._address.admin_user, self._address.admin_password)
+        login = self._address.login(self._address.user, self._address.password)
         return _reached(looking(login, DEAD, MOST_SEEN))
-
-    def _login(self, user: str, password: str) -> Address:
-        return Address(
-            host=self._address.host,
-            port=self._address.amqp_port,
-            user=user,
-            password=password,
-            owner=self._address.owner,
-        )
 
 
 @asynccontextmanager

@@ -51,11 +51,11 @@ PREFETCH = 64
 class GuestAgent:
     """One VM's agent. ``run`` until cancelled."""
 
-    def __init__(self, source: SeedSource, state: Path, *, image: str = "") -> None:
+    def __init__(self, source: SeedSource, state: Path, *, image: str = "", whereabouts: Path | None = None) -> None:
         self._state = state
         self._source = source
         self._image = image
-        self.identity = Identity(source, state)
+        self.identity = Identity(source, state, whereabouts)
         self._clock = ServerClock()
 
     async def run(self) -> None:

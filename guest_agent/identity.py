@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from broker.address import Address
+from broker.address import Address, read_address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, NotDelivered
@@ -42,8 +42,10 @@ class Kept(msgspec.Struct, frozen=True):
 class Identity:
     """See the module."""
 
-    def __init__(self, source: SeedSource, state: Path) -> None:
-        self._source = source
+    def __init__(self, source: SeedSource, state: Path, whereabouts: Path | None = None) -> None:
+        """``whereabouts`` is a credential of the host's, which says where the broker is by now; None: where the seed
+        says."""
+        self._source, self._whereabouts = source, whereabouts
         self._file = state / "credential.json"
         self._seed: Seed | None = None
 
@@ -87,6 +89,20 @@ class Identity:
 
         A refused one is traded anew where that can be; where it cannot, it is tried again: a refusal may pass.
         """
+        return self._there(await self._credential(refused))
+
+    def _there(self, address: Address) -> Address:
+        """Point an address to where the broker is now."""
+        if self._whereabouts is None:
+            return address
+        try:
+            now = read_address(self._whereabouts)
+        except (OSError, ValueError) as error:
+            log.warning("the host does not say where the broker is", extra={"why": str(error)})
+            return address
+        return msgspec.structs.replace(address, endpoints=now.endpoints, tls=now.tls, owner=now.owner)
+
+    async def _credential(self, refused: bool) -> Address:
         if refused:
             await self._look_for_newer()
         kept = self._read()
@@ -119,14 +135,14 @@ class Identity:
     async def _trade(self, seed: Seed) -> Address:
         """Trade the one-time login for a credential. Raises NotEnrolled or a BrokerError; asked again it goes on."""
         login = Address(
-            host=seed.broker_host,
-            port=seed.broker_port,
+            endpoints=seed.endpoints,
+            tls=seed.tls,
             user=seed.login_user,
             password=seed.login_password,
             vhost=seed.vhost,
-            owner=seed.broker_owner,
+            owner=seed.owner,
         )
-        connection = Connection(login, name=f"{seed.vm} enrol")
+        connection = Connection(self._there(login), name=f"{seed.vm} enrol")
         try:
             await connection.open(patience_s=30.0)
             credential = await _ask(connection, seed)

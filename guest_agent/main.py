@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--seed", default="auto", help="file with the seed, or auto: look where hypervisors put it")
     parser.add_argument("--state-dir", type=Path, required=True, help="directory that survives restarts of the agent")
     parser.add_argument("--image", default="", help="SHA-256 id of the image that this VM was made from")
+    parser.add_argument("--whereabouts", type=Path, help="credential of the host's that says where the broker is now")
     options = parser.parse_args()
     collect_rarely()
     log_to_stderr("guest_agent")
@@ -32,8 +33,9 @@ def main() -> None:
     with judged("guest_agent", GuestError):
         options.state_dir.mkdir(parents=True, exist_ok=True)
         source = SeedSource(None if options.seed == "auto" else Path(options.seed))
+        agent = GuestAgent(source, options.state_dir, image=options.image, whereabouts=options.whereabouts)
         with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(_run(GuestAgent(source, options.state_dir, image=options.image)))
+            asyncio.run(_run(agent))
         log.info("stopped")
 
 

@@ -22,6 +22,8 @@ from broker.peer import ANYBODY, vouch
 
 #: A connection that the broker's side does not take for this long is given up; the guest tries again.
 CONNECT_TIMEOUT_S = 10.0
+#: The same where there are other endpoints to try.
+NEXT_TIMEOUT_S = 2.0
 _BLOCK_BYTES = 64 * 1024
 
 
@@ -33,26 +35,42 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         return 2
     try:
-        address, owner = read_address(arguments[0])
-        connection = socket.create_connection(address, CONNECT_TIMEOUT_S)
+        connection = connect(*read_endpoints(arguments[0]))
     except (OSError, ValueError, KeyError, TypeError):
         return 1
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            vouch(connection, owner)
-        except OSError:
-            return 1
         connection.settimeout(None)
         pump(connection.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
     return 0
 
 
-def read_address(path: str) -> tuple[tuple[str, int], int]:
-    """Give host and port of a credential, and who must own the broker. Raises OSError, or that it makes no sense."""
+def connect(endpoints: list[tuple[str, int]], owner: int) -> socket.socket:
+    """Connect to one of the endpoints that belongs to its owner: each in turn, beginning anywhere. Raises OSError."""
+    timeout_s = CONNECT_TIMEOUT_S if len(endpoints) == 1 else NEXT_TIMEOUT_S
+    first = os.urandom(1)[0] % len(endpoints)
+    for endpoint in endpoints[first:] + endpoints[:first]:
+        try:
+            connection = socket.create_connection(endpoint, timeout_s)
+        except OSError:
+            continue
+        try:
+            vouch(connection, owner)
+        except OSError:
+            connection.close()
+        else:
+            return connection
+    raise ConnectionError("no endpoint answers")
+
+
+def read_endpoints(path: str) -> tuple[list[tuple[str, int]], int]:
+    """Give the endpoints of a credential, and who must own the broker. Raises OSError, or that it makes no sense."""
     with open(path, "rb") as file:  # noqa: PTH123  importing pathlib takes as long as all the rest
         fields = json.load(file)
-    return (str(fields["host"]), int(fields["port"])), int(fields.get("owner", ANYBODY))
+    endpoints = [(str(one["host"]), int(one["port"])) for one in fields["endpoints"]]
+    if not endpoints:
+        raise ValueError("no endpoints")
+    return endpoints, int(fields.get("owner", ANYBODY))
 
 
 def pump(connection: int, source: int, sink: int) -> None:

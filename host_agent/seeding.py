@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 
 from broker.address import Address
 from broker.peer import ANYBODY
+from broker.tls import name_at
 from host_agent.errors import naming_disk
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRegistry
+from schemas.endpoints import Tls
 from schemas.enrol import EnrolGranted
 from schemas.errors import DecodeError
 from schemas.seed import Seed, decode_seed, encode_seed
@@ -41,20 +43,20 @@ class Seeding:
         with naming_disk("cannot begin a generation"):
             record = self._registry.raise_generation(vm, beyond=told)
         granted = await self._grant(vm, record.generation)
-        host, port = self._hypervisor.broker_for_guest(self._broker.host, self._broker.port)
+        endpoints = self._hypervisor.endpoints_for_guest(self._broker.endpoints)
         return encode_seed(
             Seed(
                 vm=vm,
                 name=record.name,
                 generation=record.generation,
-                broker_host=host,
-                broker_port=port,
+                endpoints=endpoints,
                 vhost=self._broker.vhost,
+                tls=_tls_for_guest(self._broker),
                 login_user=granted.user,
                 login_password=granted.password,
                 slots=self._guests.slots or record.cpus,
                 settings=self._guests.settings,
-                broker_owner=self._broker.owner if host == self._broker.host else ANYBODY,
+                owner=self._broker.owner if endpoints == self._broker.endpoints else ANYBODY,
             )
         )
 
@@ -65,3 +67,10 @@ class Seeding:
             return decode_seed(seed).generation if seed else 0
         except DecodeError:
             return 0
+
+
+def _tls_for_guest(broker: Address) -> Tls | None:
+    """Say by which name a guest knows the broker: what it connects to may be our relay. It has no certificate."""
+    if broker.tls is None:
+        return None
+    return Tls(ca=broker.tls.ca, name=name_at(broker.tls, broker.endpoints[0]))

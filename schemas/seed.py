@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.endpoints import Endpoint, Tls
 from schemas.errors import DecodeError
 
 #: What a medium must be able to carry, bytes.
@@ -19,8 +20,7 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vm: str
     name: str
     generation: int
-    broker_host: str
-    broker_port: int
+    endpoints: tuple[Endpoint, ...]
     vhost: str
     login_user: str
     login_password: str
@@ -28,8 +28,9 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int = 0
     #: Settings of the guest agent that the host's owner fixed, by name.
     settings: dict[str, float] = {}
+    tls: Tls | None = None
     #: User id to whom the broker must belong before it is sent a password, where the guest is on the broker's machine.
-    broker_owner: int = -1
+    owner: int = -1
 
 
 def encode_seed(seed: Seed) -> bytes:

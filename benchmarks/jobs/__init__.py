@@ -14,7 +14,7 @@ from benchmarks.alternation import alternate, say
 from benchmarks.arena import Arena, measure, serving
 from benchmarks.figures import Figure, percentile
 from benchmarks.jobs.ours import jobs_per_second, start_delays_ms, system
-from broker.address import Address, write_address
+from broker.address import write_address
 from broker.node import read_node_address
 
 #: Jobs of one run, and of a quick one.
@@ -46,7 +46,7 @@ def _peer_credential(data: Path) -> Path:
     node = read_node_address(data / "node")
     path = data.parent / "peer-of-system.json"
     user, password = node.admin_user, node.admin_password
-    write_address(path, Address(host=node.host, port=node.amqp_port, user=user, password=password))
+    write_address(path, node.login(user, password))
     return path
 
 

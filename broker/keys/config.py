@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from broker.address import AdminAddress
 from broker.config import ConfigError
-from broker.node import NodeAddress
 from broker.topology import Profile
 from schemas.ids import Principal
 
@@ -19,7 +19,7 @@ Seconds = Annotated[float, Meta(gt=0)]
 class KeysConfig(Struct, frozen=True, kw_only=True):
     """Settings of ``key_manager``."""
 
-    #: File that says where the broker is and who administers it; a private node writes one, ``node.json``.
+    #: File that says where the broker is and who administers it; a private node writes one, ``administration.json``.
     administrator: str
     #: Directory of its database and of ``credentials/<principal>.json``.
     directory: str
@@ -34,10 +34,10 @@ class KeysConfig(Struct, frozen=True, kw_only=True):
     sweep_s: Seconds = 30.0
 
 
-def read_administrator(config: KeysConfig) -> NodeAddress:
+def read_administrator(config: KeysConfig) -> AdminAddress:
     """Read the administrator's credential. Raises ConfigError naming the file."""
     path = Path(config.administrator)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=NodeAddress)
+        return msgspec.json.decode(path.read_bytes(), type=AdminAddress)
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigError(f"administrator = {config.administrator!r}: no address and credential: {error}") from error

@@ -9,7 +9,7 @@ import logging
 import signal
 from pathlib import Path
 
-from broker.address import Address, read_address
+from broker.address import read_address
 from broker.backoff import backoff
 from broker.config import read_config, show_config
 from broker.connection import Connection
@@ -46,11 +46,11 @@ async def serve(config: KeysConfig) -> None:
 
     Waits for a broker that is not there yet. Raises ConfigError, or BrokerError for a broker that cannot be used.
     """
-    directory, node = Path(config.directory), read_administrator(config)
-    realm = BrokerRealm(node, config.profile)
+    directory, administration = Path(config.directory), read_administrator(config)
+    realm = BrokerRealm(administration, config.profile)
     store = Store(directory / "keys.sqlite")
     credentials = directory / "credentials"
-    broker = Address(host=node.host, port=node.amqp_port, user="", password="", owner=node.owner)
+    broker = administration.login("", "")
     registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))
     try:
         await _prepare(realm, registrar, config)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from broker.address import AdminAddress
 from broker.entities import Declarer, administrator, declare
 from broker.errors import ManagementError
 from broker.management import MAX_CONNECTIONS, ConnectionInfo, Management
 from broker.minting import grant, limit, mint, unmint
-from broker.node import NodeAddress
 from broker.principals import EVENTS, Principal, parse_principal
 from broker.topology import Profile, owner_of
 from schemas.ids import Kind
@@ -48,7 +48,7 @@ class Realm(Protocol):
 class BrokerRealm:
     """A real broker, through its management API and an administrator's AMQP connection."""
 
-    def __init__(self, address: NodeAddress, profile: Profile) -> None:
+    def __init__(self, address: AdminAddress, profile: Profile) -> None:
         self.address = address
         self.management = Management(address)
         self._profile = profile
@@ -112,7 +112,7 @@ class BrokerRealm:
 
     def _declarer(self) -> Declarer:
         address = self.address
-        return administrator(address.host, address.amqp_port, address.admin_user, address.admin_password, address.owner)
+        return administrator(address)
 
 
 class FakeRealm:

@@ -220,7 +220,7 @@ def _ask_broker(layout: Layout) -> str:
     address = read_node_address(layout.node)
     if not is_answering(address.host, address.amqp_port):
         return f"does not answer on port {address.amqp_port}"
-    alarms = Management(address).alarms()
+    alarms = Management(address.administration).alarms()
     return f"takes no messages: {' and '.join(alarms)}" if alarms else ""
 
 

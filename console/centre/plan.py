@@ -12,7 +12,7 @@ import msgspec
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from broker import durable
 from broker.keys.config import KeysConfig
-from broker.node import LOOPBACK
+from broker.node import ADMINISTRATION, LOOPBACK
 from broker.ports import free_ports
 from console.centre.layout import Layout
 from console.centre.settings import Settings
@@ -156,7 +156,7 @@ def _store(plan: Plan) -> str:
 
 def _key_manager(plan: Plan, names: Names) -> KeysConfig:
     return KeysConfig(
-        administrator=str(plan.layout.node / "node.json"),
+        administrator=str(plan.layout.node / ADMINISTRATION),
         directory=str(plan.layout.root),
         principals=principals(plan, names),
     )

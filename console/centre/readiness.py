@@ -25,8 +25,6 @@ from schemas.vms import UNDECIDED
 CREDENTIALS_S = 40.0
 #: How long everything else may take, seconds; a guest under emulation boots in 4 to 30.
 READY_S = 240.0
-#: What an agent may need to find the broker again, beside its beats, seconds.
-RECONNECT_S = 15.0
 _POLL_S = 0.1
 
 
@@ -79,14 +77,6 @@ def resting_vms(plan: Plan) -> set[str]:
     return {record.name for record in read_registry(plan.layout.vms) if record.wish is not Wish.RUNNING}
 
 
-async def silent_vms(plan: Plan, names: Names) -> list[str]:
-    """Name the VMs of this host that run and whose agents have not spoken for three beats, all of them from now on."""
-    await asyncio.sleep(3 * plan.beat_s + RECONNECT_S)
-    async with await AsyncClient.connect(plan.layout.root) as client:
-        rows = [row for row in await client.vms() if row.host == names.host and row.status.state == "running"]
-    return [row.status.name for row in rows if not row.agent_ready]
-
-
 async def _wait_machines(plan: Plan, names: Names, deadline: float, beginning: Beginning, say: Say) -> None:
     said = ""
     async with await AsyncClient.connect(plan.layout.root) as client:
@@ -131,8 +121,8 @@ def _missing_credentials(plan: Plan, names: Names, port: int) -> str:
 def _port_in(credential: Path) -> int:
     """Say where a credential points; 0 for none. One of an earlier run may point where the broker was then."""
     try:
-        return read_address(credential).port
-    except FileNotFoundError:
+        return read_address(credential).endpoints[0].port
+    except (FileNotFoundError, ValueError):
         return 0
 
 

@@ -35,7 +35,7 @@ from console.centre.plan import (
     write_configurations,
 )
 from console.centre.process_state import SUPERVISOR, write_state
-from console.centre.readiness import Beginning, silent_vms, wait_credentials, wait_ready
+from console.centre.readiness import Beginning, wait_credentials, wait_ready
 from console.centre.stopping import Say, clean_up, end_marked, live_supervisor, power_off_all, registered_vms
 from console.errors import CommandFailed, ConsoleError
 
@@ -128,11 +128,6 @@ class Supervisor:
             await self._wait_credentials()
         others = [child for name, child in self._children.items() if name != KEY_MANAGER]
         await asyncio.gather(*(child.restart() for child in others))
-        if self._is_settled and (silent := await silent_vms(self._plan, self._names)):
-            self._say(
-                f"{', '.join(silent)}: still looking for the broker on port {before.amqp_port}; "
-                "`volcloud vm poweroff NAME`, then `volcloud vm start NAME`"
-            )
 
     async def _know_vms(self) -> None:
         """Keep in mind which VMs there are: they are to be ended also when the directory that says so is gone."""

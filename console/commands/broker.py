@@ -48,9 +48,7 @@ def declare_all(invocation: Invocation, profile: str) -> None:
       volcloud broker declare
     """
     node = read_node_address(Layout(invocation.directory).node)
-    with administrator(
-        node.host, node.amqp_port, node.admin_user, node.admin_password, node.owner, patience_s=PATIENCE_S
-    ) as connection:
+    with administrator(node.administration, patience_s=PATIENCE_S) as connection:
         declare(connection, Profile(profile))
     invocation.say("the broker has every exchange and queue of the centre")
 
@@ -72,7 +70,7 @@ def check_all(invocation: Invocation, profile: str) -> None:
     """
     layout = Layout(invocation.directory)
     node = read_node_address(layout.node)
-    management = Management(node, timeout_s=PATIENCE_S)
+    management = Management(node.administration, timeout_s=PATIENCE_S)
     found = check(management, _expected(management, Profile(profile))) + _unvouched(management, layout.keys)
     invocation.show(found, _render)
     if found:

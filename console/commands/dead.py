@@ -82,7 +82,7 @@ def drop(invocation: Invocation, letter: str) -> None:
 
 
 def _letters(invocation: Invocation) -> DeadLetters:
-    return DeadLetters(read_node_address(Layout(invocation.directory).node))
+    return DeadLetters(read_node_address(Layout(invocation.directory).node).administration)
 
 
 def _render_list(letters: list[DeadLetter]) -> RenderableType:

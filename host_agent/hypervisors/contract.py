@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from host_agent.vm import Verb, VmState
+from schemas.endpoints import Endpoint
 
 
 class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,5 +147,5 @@ class Hypervisor(Protocol):
     async def offer_seed(self, vm: str, seed: bytes) -> None:
         """Make ``seed`` what the guest finds from now on, by a medium that changes while the VM lives."""
 
-    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
-        """Say under which address a guest reaches the broker that listens at ``host:port``."""
+    def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        """Say where a guest reaches the broker that listens at these endpoints."""

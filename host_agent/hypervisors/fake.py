@@ -13,6 +13,7 @@ import msgspec
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.vm import Verb, VmState
+from schemas.endpoints import Endpoint
 
 _OFF = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED})
 
@@ -47,9 +48,9 @@ class FakeHypervisor:
         self.host = host or FakeHost()
         self._listener: StateListener | None = None
 
-    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
+    def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract."""
-        return host, port
+        return endpoints
 
     async def open(self, listener: StateListener) -> None:
         """Take over the host's VMs, in whatever state they are."""

@@ -32,6 +32,7 @@ from host_agent.hypervisors.detached import (
 from host_agent.hypervisors.directory import VmDirectories
 from host_agent.hypervisors.kept_log import trim
 from host_agent.vm import Verb, VmState
+from schemas.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class ProcessHypervisor:
     )
 
     def __init__(self, directory: Path, command: Sequence[str] | None = None, *, niceness: int = 0) -> None:
-        """``command`` is given ``--seed FILE --state-dir DIR``; by default it is our guest agent."""
+        """``command`` is given ``--seed``, ``--state-dir`` and ``--whereabouts``; by default it is our guest agent."""
         self._niceness = niceness
         self._directories = VmDirectories(directory, self.name)
         self._command = [*command] if command else [sys.executable, "-m", "guest_agent.main"]
@@ -67,9 +68,9 @@ class ProcessHypervisor:
         self._burials: set[asyncio.Task[None]] = set()
         self._listener: StateListener | None = None
 
-    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
+    def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract."""
-        return host, port
+        return endpoints
 
     async def open(self, listener: StateListener) -> None:
         """Find the processes of an earlier agent by pid and start time, and end strays of half-made starts."""
@@ -153,11 +154,11 @@ class ProcessHypervisor:
 
     async def start(self, vm: str, seed: bytes) -> None:
         """Start the guest agent with ``seed`` in a file that only this user reads."""
-        self._directories.spec(vm)
-        home = self._directories.path(vm)
+        spec, home = self._directories.spec(vm), self._directories.path(vm)
         with naming_disk(f"cannot start {vm}"):
             durable.replace(home / _SEED, seed)
-        command = [*self._command, "--seed", str(home / _SEED), "--state-dir", str(home / _STATE)]
+        places = ["--seed", str(home / _SEED), "--state-dir", str(home / _STATE), "--whereabouts", spec.broker]
+        command = [*self._command, *places]
         before = self._directories.process(vm)
         try:
             with naming_disk(f"cannot start {command[0]}"):

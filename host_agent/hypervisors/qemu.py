@@ -26,6 +26,7 @@ from host_agent.hypervisors.qemu_memory import give_up_writing, write_memory
 from host_agent.hypervisors.qemu_program import QemuProgram
 from host_agent.hypervisors.qemu_start import QemuStart
 from host_agent.vm import Verb, VmState
+from schemas.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ class QemuHypervisor:
         self._not_adopted: dict[str, str] = {}
         self._listener: StateListener | None = None
 
-    def broker_for_guest(self, host: str, port: int) -> tuple[str, int]:
+    def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract. The guest has one address to reach, and our relay behind it."""
-        return qemu_command.BROKER_ADDRESS, qemu_command.BROKER_PORT
+        return (Endpoint(qemu_command.BROKER_ADDRESS, qemu_command.BROKER_PORT),)
 
     async def open(self, listener: StateListener) -> None:
         """Find out which QEMU this is, and attach to the VMs that live. Raises HypervisorError without QEMU."""

@@ -56,7 +56,7 @@ def address(node: PrivateNode) -> NodeAddress:
 @pytest.fixture(scope="session")
 def management(address: NodeAddress) -> Management:
     """The node's management API."""
-    return Management(address)
+    return Management(address.administration)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +76,7 @@ def mint(address: NodeAddress, management: Management, declarer: Declarer) -> It
         password = new_password()
         made.append(user)
         mint_principal(management, declarer, parse_principal(user), password)
-        return Address(host=address.host, port=address.amqp_port, user=user, password=password)
+        return address.login(user, password)
 
     yield mint_one
     for user in made:
@@ -92,4 +92,4 @@ def directory(tmp_path: Path) -> Path:
 
 def declarer_of(address: NodeAddress) -> Declarer:
     """Connect as a node's administrator."""
-    return administrator(address.host, address.amqp_port, address.admin_user, address.admin_password)
+    return administrator(address.administration)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
+from broker.address import Address
+from schemas.endpoints import Endpoint
+
 
 class Proxy:
-    """Forwards connections to ``host:port``; ``cut`` breaks those that are open."""
+    """Forwards connections to where an address leads; ``cut`` breaks those that are open."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self._target = (host, port)
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._target = (address.endpoints[0].host, address.endpoints[0].port)
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.up_bytes = 0
@@ -25,6 +31,11 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
+
+    @property
+    def address(self) -> Address:
+        """The same address, by way of this proxy."""
+        return msgspec.structs.replace(self._address, endpoints=(Endpoint("127.0.0.1", self.port),))
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()

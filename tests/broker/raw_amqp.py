@@ -61,7 +61,7 @@ class Raw:
 
     def __init__(self, address: Address, *, client_properties: bytes = table()) -> None:
         self.address = address
-        self._socket = socket.create_connection((address.host, address.port), timeout=20)
+        self._socket = socket.create_connection((address.endpoints[0].host, address.endpoints[0].port), timeout=20)
         self._buffer = b""
         self._socket.sendall(b"AMQP\x00\x00\x09\x01")
         self._hear(10, 10)

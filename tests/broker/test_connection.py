@@ -12,6 +12,7 @@ from broker.address import Address
 from broker.connection import Connection, Delivery
 from broker.entities import Declarer
 from broker.errors import Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+from schemas.endpoints import Endpoint
 from tests.broker.polling import until
 from tests.broker.proxy import Proxy
 
@@ -78,7 +79,7 @@ async def test_a_queue_that_is_not_there_is_said_at_once(mint: Mint) -> None:
 
 
 async def test_no_broker_at_all_ends_with_the_patience(mint: Mint) -> None:
-    nowhere = Address(host="127.0.0.1", port=1, user="vm-a", password="x")
+    nowhere = Address(endpoints=(Endpoint("127.0.0.1", 1),), user="vm-a", password="x")
 
     with pytest.raises(Disconnected, match="no broker in 1 s: Connection refused"):
         await Connection(nowhere, name="vm").open(patience_s=1)
@@ -92,8 +93,8 @@ async def test_after_a_cut_it_comes_back_and_consumes_again(mint: Mint) -> None:
         came.append(delivery.body)
         delivery.ack()
 
-    async with Proxy(vm.host, vm.port) as proxy:
-        behind = msgspec.structs.replace(vm, port=proxy.port)
+    async with Proxy(vm) as proxy:
+        behind = proxy.address
         async with Connection(behind, name="vm") as agent, Connection(adapter, name="adapter") as centre:
             await agent.consume(vm.user.replace("-", ".", 1), take, prefetch=4)
             proxy.cut()
@@ -113,9 +114,9 @@ async def test_a_publish_cut_in_flight_is_said_to_be_unknown_and_deliver_repeats
         bodies.append(delivery.body)
         delivery.ack()
 
-    async with Proxy(vm.host, vm.port) as proxy, Connection(adapter, name="adapter") as centre:
+    async with Proxy(vm) as proxy, Connection(adapter, name="adapter") as centre:
         await centre.consume("vc.beats", take)
-        async with Connection(msgspec.structs.replace(vm, port=proxy.port), name="vm") as agent:
+        async with Connection(proxy.address, name="vm") as agent:
             proxy.watch = lambda up, down: proxy.cut() if proxy.cuts == 0 and up > 300_000 else None
 
             with pytest.raises(Disconnected):

@@ -48,7 +48,7 @@ async def centre(address: Address, *queues: str) -> AsyncIterator[Burials]:
 
 
 async def letters_of(address: NodeAddress) -> list[DeadLetter]:
-    return await asyncio.to_thread(DeadLetters(address).list)
+    return await asyncio.to_thread(DeadLetters(address.administration).list)
 
 
 async def until_there(address: NodeAddress, count: int) -> list[DeadLetter]:
@@ -108,7 +108,7 @@ async def test_a_letter_whose_headers_nobody_can_read_is_kept_shown_and_dropped(
             stranger.confirmed()
         (letter,) = await until_there(address, 1)
 
-        dropped = await asyncio.to_thread(DeadLetters(address).drop, letter.id)
+        dropped = await asyncio.to_thread(DeadLetters(address.administration).drop, letter.id)
 
     assert (letter.sender, letter.key) == (vm.user, f"{vm.user}.inventory")
     assert letter.reason == "undecodable: properties: a time after the year 9999"

@@ -21,7 +21,7 @@ from broker.keys.config import KeysConfig
 from broker.keys.main import serve
 from broker.management import Management
 from broker.minting import unmint
-from broker.node import NodeAddress, PrivateNode
+from broker.node import ADMINISTRATION, NodeAddress, PrivateNode
 from broker.principals import parse_principal
 from broker.routes import down, queue_of, reply_queue, up, within
 from schemas.codec import decode, encode
@@ -107,10 +107,10 @@ async def trade(centre: Centre, granted: EnrolGranted) -> Address:
 @pytest.fixture
 async def centre(address: NodeAddress, node: PrivateNode, tmp_path: Path) -> AsyncIterator[Centre]:
     config = KeysConfig(
-        administrator=str(node.directory / "node.json"), directory=str(tmp_path), principals=PRINCIPALS, sweep_s=60
+        administrator=str(node.directory / ADMINISTRATION), directory=str(tmp_path), principals=PRINCIPALS, sweep_s=60
     )
     task = asyncio.create_task(serve(config))
-    management = Management(address)
+    management = Management(address.administration)
     credentials = tmp_path / "credentials"
     await until(lambda: task.done() or (credentials / f"{PRINCIPALS[-1]}.json").exists())
     yield Centre(tmp_path, management)
@@ -185,8 +185,8 @@ async def test_an_agent_that_comes_back_is_not_deaf(centre: Centre) -> None:
     address = await trade(centre, await granted_by(keeper, vm))
     dead = pika.BlockingConnection(
         pika.ConnectionParameters(
-            address.host,
-            address.port,
+            address.endpoints[0].host,
+            address.endpoints[0].port,
             address.vhost,
             pika.PlainCredentials(address.user, address.password),
             client_properties={"connection_name": "guest"},
@@ -263,7 +263,7 @@ async def test_what_cannot_be_read_goes_to_the_dead_letters_with_its_reason(cent
 
 async def test_old_one_time_logins_are_swept(address: NodeAddress, node: PrivateNode, tmp_path: Path) -> None:
     config = KeysConfig(
-        administrator=str(node.directory / "node.json"),
+        administrator=str(node.directory / ADMINISTRATION),
         directory=str(tmp_path),
         principals=["host-k3"],
         once_lifetime_s=0.2,
@@ -271,7 +271,7 @@ async def test_old_one_time_logins_are_swept(address: NodeAddress, node: Private
     )
     task = asyncio.create_task(serve(config))
     await until(lambda: (tmp_path / "credentials" / "host-k3.json").exists())
-    centre = Centre(tmp_path, Management(address))
+    centre = Centre(tmp_path, Management(address.administration))
     keeper = await host(centre, "host-k3")
 
     granted = await granted_by(keeper, unguessable("vm"))
@@ -305,7 +305,7 @@ def test_the_process_keeps_passwords_over_a_restart_and_stops_when_told(
 ) -> None:
     config = tmp_path / "keys.toml"
     config.write_text(
-        f'administrator = "{node.directory}/node.json"\ndirectory = "{tmp_path}"\nprincipals = ["host-k4"]\n'
+        f'administrator = "{node.directory}/{ADMINISTRATION}"\ndirectory = "{tmp_path}"\nprincipals = ["host-k4"]\n'
     )
     credentials = []
     for _ in range(2):

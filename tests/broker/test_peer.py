@@ -15,12 +15,12 @@ import pytest
 
 from broker.address import Address
 from broker.connection import Connection
-from broker.entities import administrator, declare
+from broker.entities import administrator
 from broker.errors import BrokerError, Disconnected, ManagementError
 from broker.management import Management
 from broker.node import LOOPBACK, NodeAddress
 from broker.peer import ANYBODY, Stranger, owner_of_other_end, vouch
-from broker.topology import Profile
+from schemas.endpoints import Endpoint
 
 #: A user of this machine that is not the broker's.
 OTHER = 65534
@@ -97,17 +97,14 @@ async def test_no_door_gives_a_password_to_whoever_has_taken_the_brokers_port(
     assert squatter.stdout is not None
     port = int(squatter.stdout.readline())
     node = msgspec.structs.replace(address, amqp_port=port, management_port=port, admin_password="sEcret")
-    login = Address(host=LOOPBACK, port=port, user="console-operator", password="sEcret", owner=node.owner)
+    login = Address(endpoints=(Endpoint(LOOPBACK, port),), user="console-operator", password="sEcret", owner=node.owner)
 
     with pytest.raises(Disconnected, match=f"belongs to user {OTHER}, not to user {os.geteuid()}"):
         await Connection(login, name="console").open(patience_s=2)
     with pytest.raises(ManagementError, match=f"belongs to user {OTHER}"):
-        Management(node).users()
-    with (
-        pytest.raises(BrokerError, match=f"belongs to user {OTHER}"),
-        administrator(LOOPBACK, port, "administrator", "sEcret", node.owner) as connection,
-    ):
-        declare(connection, Profile.SINGLE)
+        Management(node.administration).users()
+    with pytest.raises(BrokerError, match=f"belongs to user {OTHER}"):
+        administrator(node.administration)
 
     squatter.kill()
     heard = squatter.stdout.read()
@@ -121,4 +118,4 @@ def test_a_node_of_another_user_than_it_was_is_sent_no_password(address: NodeAdd
 
     assert address.owner == os.geteuid()
     with pytest.raises(ManagementError, match="no password sent"):
-        Management(wrong).users()
+        Management(wrong.administration).users()

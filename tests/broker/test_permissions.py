@@ -42,7 +42,7 @@ class World(msgspec.Struct):
     def depths(self) -> dict[str, int]:
         """Messages in every queue that is not a thief's."""
         own = {f"{queue_of(one.user)}{end}" for one in self.thieves.values() for end in ("", ".files")}
-        names = [one.name for one in Management(self.address).queues() if one.name not in own]
+        names = [one.name for one in Management(self.address.administration).queues() if one.name not in own]
         return {name: self._depth(name) for name in names}
 
     def take(self, queue: str) -> str | None:
@@ -60,7 +60,8 @@ class World(msgspec.Struct):
 
 def connect(address: Address, *, vhost: str = VHOST) -> pika.BlockingConnection:
     credentials = pika.PlainCredentials(address.user, address.password)
-    return pika.BlockingConnection(pika.ConnectionParameters(address.host, address.port, vhost, credentials))
+    (endpoint,) = address.endpoints
+    return pika.BlockingConnection(pika.ConnectionParameters(endpoint.host, endpoint.port, vhost, credentials))
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,12 @@ def world(address: NodeAddress, management: Management, declarer: Declarer) -> I
     def principal(user: str) -> Address:
         password = new_password()
         mint(management, declarer, parse_principal(user), password)
-        return Address(host=address.host, port=address.amqp_port, user=user, password=password)
+        return address.login(user, password)
 
     thieves = {kind: principal(unguessable(kind)) for kind in THIEVES}
     victims = {kind: principal(unguessable(kind)) for kind in ("vm", "host", "site", "once")}
     victims["console"] = principal("console-victim")
-    admin = Address(host=address.host, port=address.amqp_port, user=address.admin_user, password=address.admin_password)
+    admin = address.login(address.admin_user, address.admin_password)
     console, looking = connect(victims["console"]), connect(admin)
     replies = console.channel()
     replies.queue_declare(REPLY_QUEUE, exclusive=True)

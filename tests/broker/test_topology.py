@@ -86,7 +86,7 @@ def test_queues_that_somebodys_end_left_behind_are_found(
     declare_queues(declarer, queues_of(left, Profile.SINGLE))
 
     found = [str(one) for one in check(management, [*CENTRE, *queues_of(there, Profile.SINGLE)])]
-    ownerless = BrokerRealm(address, Profile.SINGLE).ownerless()
+    ownerless = BrokerRealm(address.administration, Profile.SINGLE).ownerless()
     unmint(management, left)
 
     assert found == [f"queue vm.left{end}: expected nothing, found no vm-left" for end in ("", ".files")]

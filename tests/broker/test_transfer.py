@@ -102,9 +102,9 @@ def cancel_above(task: asyncio.Future[Any], size: int) -> None:
 async def test_a_push_over_a_link_cut_five_times_arrives_with_little_sent_twice(mint: Mint, tmp_path: Path) -> None:
     vm, console = mint("vm"), mint("console")
     offer = a_file(tmp_path / "source", 64 * MIB)
-    async with Proxy(console.host, console.port) as proxy:
+    async with Proxy(console) as proxy:
         cut_at(proxy, offer.size, up=True)
-        async with vm_end(vm) as guest, console_end(msgspec.structs.replace(console, port=proxy.port)) as person:
+        async with vm_end(vm) as guest, console_end(proxy.address) as person:
             sending = asyncio.ensure_future(person.transfers.send_file(tmp_path / "source", offer, vm.user))
             sender, came = await guest.openings.get()
             assert isinstance(came, FileOffer)
@@ -121,9 +121,9 @@ async def test_a_push_over_a_link_cut_five_times_arrives_with_little_sent_twice(
 async def test_a_pull_over_a_link_cut_five_times_arrives_with_little_sent_twice(mint: Mint, tmp_path: Path) -> None:
     vm, console = mint("vm"), mint("console")
     offer = a_file(tmp_path / "source", 64 * MIB)
-    async with Proxy(vm.host, vm.port) as proxy:
+    async with Proxy(vm) as proxy:
         cut_at(proxy, offer.size, up=True)
-        async with vm_end(msgspec.structs.replace(vm, port=proxy.port)) as guest, console_end(console) as person:
+        async with vm_end(proxy.address) as guest, console_end(console) as person:
             get = FileGet(file=GuestFile(path="x"))
             fetching = asyncio.ensure_future(
                 person.transfers.fetch_file(get, tmp_path / "target", tmp_path / "part", vm.user)
@@ -146,8 +146,8 @@ async def test_a_pull_outlasts_a_broker_that_is_frozen_for_longer_than_a_silence
     """Frozen for a minute, it once had push and pull give up as it came back, and blame the VM."""
     vm, console = mint("vm"), mint("console")
     offer = a_file(tmp_path / "source", 16 * MIB)
-    async with Proxy(console.host, console.port) as proxy:
-        there = msgspec.structs.replace(console, port=proxy.port)
+    async with Proxy(console) as proxy:
+        there = proxy.address
         async with vm_end(vm) as guest, console_end(there) as person:
             calls = FileCalls(person.transfers, still_s=4.5)
             pulling = asyncio.ensure_future(calls.pull(vm.user, "x", tmp_path / "target"))

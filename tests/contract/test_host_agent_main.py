@@ -16,10 +16,11 @@ from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
+from schemas.endpoints import Endpoint
 from tests.contract.conftest import ProcessRig, eventually
 
 #: No broker listens there: an agent goes on trying, and serves nobody meanwhile.
-NOWHERE = Address(host="127.0.0.1", port=9, user="host-a", password="x", vhost="/")
+NOWHERE = Address(endpoints=(Endpoint("127.0.0.1", 9),), user="host-a", password="x", vhost="/")
 
 
 class Program:

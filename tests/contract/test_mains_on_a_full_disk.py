@@ -15,9 +15,10 @@ import pytest
 from broker.address import Address, write_address
 from broker.node import NodeAddress, find_server
 from console.centre.plan import Plan
+from schemas.endpoints import Endpoint
 from schemas.seed import Seed, encode_seed
 
-NOWHERE = Address(host="127.0.0.1", port=9, user="adapter-job-1", password="x", vhost="/")
+NOWHERE = Address(endpoints=(Endpoint("127.0.0.1", 9),), user="adapter-job-1", password="x", vhost="/")
 NODE = NodeAddress(
     host="127.0.0.1", amqp_port=9, management_port=9, prometheus_port=9, admin_user="a", admin_password="b"
 )
@@ -84,8 +85,8 @@ def host_agent(tmp_path: Path, place: Path) -> list[str]:
 
 
 def key_manager(tmp_path: Path, place: Path) -> list[str]:
-    (tmp_path / "node.json").write_bytes(msgspec.json.encode(NODE))
-    config = toml(tmp_path / "c.toml", administrator=str(tmp_path / "node.json"), directory=str(place))
+    (tmp_path / "administration.json").write_bytes(msgspec.json.encode(NODE.administration))
+    config = toml(tmp_path / "c.toml", administrator=str(tmp_path / "administration.json"), directory=str(place))
     return ["broker.keys.main", "--config", str(config)]
 
 
@@ -109,7 +110,7 @@ def storage_adapter(tmp_path: Path, place: Path) -> list[str]:
 
 def guest_agent(tmp_path: Path, place: Path) -> list[str]:
     seed = Seed(
-        vm="vm-a", name="a", generation=1, broker_host="127.0.0.1", broker_port=9, vhost="/", login_user="once-a",
+        vm="vm-a", name="a", generation=1, endpoints=(Endpoint("127.0.0.1", 9),), vhost="/", login_user="once-a",
         login_password="x",
     )  # fmt: skip
     (tmp_path / "seed").write_bytes(encode_seed(seed))

@@ -45,13 +45,11 @@ def node(tmp_path: Path) -> Iterator[PrivateNode]:
 @pytest.fixture
 def console(node: PrivateNode) -> Address:
     address, password = node.address, new_password()
-    with administrator(
-        address.host, address.amqp_port, address.admin_user, address.admin_password, address.owner
-    ) as declarer:
+    with administrator(address.administration) as declarer:
         declare(declarer, Profile.SINGLE)
-        mint(Management(address), declarer, parse_principal("console-a"), password)
-        mint(Management(address), declarer, parse_principal("host-a"), new_password())
-    return Address(host=address.host, port=address.amqp_port, user="console-a", password=password)
+        mint(Management(address.administration), declarer, parse_principal("console-a"), password)
+        mint(Management(address.administration), declarer, parse_principal("host-a"), new_password())
+    return address.login("console-a", password)
 
 
 def _signal(node: PrivateNode, number: signal.Signals) -> None:

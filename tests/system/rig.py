@@ -83,9 +83,9 @@ class Rig:
         if name not in self._minted:
             password = new_password()
             with self._administrator() as declarer:
-                mint(Management(self.address), declarer, parse_principal(name), password)
+                mint(Management(self.address.administration), declarer, parse_principal(name), password)
             where = self.address
-            self._minted[name] = Address(host=where.host, port=where.amqp_port, user=name, password=password)
+            self._minted[name] = where.login(name, password)
             write_address(self.credential(name), self._minted[name])
         return self._minted[name]
 
@@ -110,8 +110,7 @@ class Rig:
             vm=name,
             name=name,
             generation=1,
-            broker_host=credential.host,
-            broker_port=credential.port,
+            endpoints=credential.endpoints,
             vhost=credential.vhost,
             login_user="once-none",
             login_password="none",
@@ -182,7 +181,7 @@ class Rig:
 
     def _administrator(self) -> Declarer:
         where = self.address
-        return administrator(where.host, where.amqp_port, where.admin_user, where.admin_password)
+        return administrator(where.administration)
 
     def _adapter(self, name: str, module: str, settings: dict[str, object]) -> str:
         self.mint(name)

@@ -119,14 +119,14 @@ def client(system: System) -> Iterator[Client]:
 def login(system: System) -> Iterator[Mint]:
     """Logins of more principals, with exactly the rights of their kind; they are gone after the test."""
     node = read_node_address(system.layout.node)
-    management, made = Management(node), []
+    management, made = Management(node.administration), []
 
     def mint_one(kind: str) -> Address:
         name, password = unguessable(kind), new_password()
         made.append(name)
-        with administrator(node.host, node.amqp_port, node.admin_user, node.admin_password) as declarer:
+        with administrator(node.administration) as declarer:
             mint(management, declarer, parse_principal(name), password)
-        return Address(host=node.host, port=node.amqp_port, user=name, password=password)
+        return node.login(name, password)
 
     yield mint_one
     for name in made:
@@ -166,7 +166,7 @@ def publish(
     login: Address, exchange: str, key: str, body: bytes, message_id: str = "", headers: dict[str, str] | None = None
 ) -> None:
     """Send any bytes as that principal, with kombu and a confirm."""
-    url = f"amqp://{login.user}:{login.password}@{login.host}:{login.port}/{login.vhost}"
+    url = f"amqp://{login.user}:{login.password}@{login.where}/{login.vhost}"
     with Connection(url, transport_options={"confirm_publish": True}) as broker:
         broker.Producer().publish(
             body,
@@ -225,7 +225,7 @@ def test_what_a_site_sends_and_nobody_can_read_is_refused_and_kept(
 
 def verdict_for(site: Address) -> dict[str, object]:
     """Read the one message in a site's own queue, with nothing of ours."""
-    url = f"amqp://{site.user}:{site.password}@{site.host}:{site.port}/{site.vhost}"
+    url = f"amqp://{site.user}:{site.password}@{site.where}/{site.vhost}"
     with Connection(url) as broker, broker.channel() as channel:
         taken: list[bytes] = []
 

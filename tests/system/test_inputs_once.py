@@ -30,7 +30,7 @@ class Tap:
 
     def __init__(self, system: System, keys: list[str]) -> None:
         node = read_node_address(system.layout.node)
-        self._connection = administrator(node.host, node.amqp_port, node.admin_user, node.admin_password)
+        self._connection = administrator(node.administration)
         self._keys = keys
         self._ended = threading.Event()
         self.bytes_by_key = dict.fromkeys(keys, 0)

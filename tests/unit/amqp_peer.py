@@ -10,6 +10,7 @@ from typing import Any
 from pika import frame, spec
 
 from broker.address import Address
+from schemas.endpoints import Endpoint
 
 ABLE = {"capabilities": {"publisher_confirms": True, "basic.nack": True, "authentication_failure_close": True}}
 START = spec.Connection.Start(0, 9, ABLE, "PLAIN AMQPLAIN", "en_US")
@@ -72,7 +73,7 @@ async def broker(serve: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[Addr
             writer.close()
 
     server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
-    yield Address(host="127.0.0.1", port=server.sockets[0].getsockname()[1], user="vm-a", password="x")
+    yield Address(endpoints=(Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]),), user="vm-a", password="x")
     server.close()
 
 

@@ -16,6 +16,7 @@ from console.command_line import cli
 from console.data_directory import credential_path, data_directory
 from console.errors import BadInput, CommandFailed, Unreachable
 from console.telling import judge
+from schemas.endpoints import Endpoint
 from schemas.errors import ErrorCode
 
 
@@ -145,7 +146,7 @@ def test_status_speaks_json_also_when_everything_is_down(tmp_path: Path) -> None
 
 def test_a_broker_that_is_down_is_named_with_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("console.async_client.PATIENCE_S", 0.3)
-    address = Address(host="127.0.0.1", port=1, user="console-operator", password="x")
+    address = Address(endpoints=(Endpoint("127.0.0.1", 1),), user="console-operator", password="x")
     write_address(credential_path(tmp_path), address)
 
     result = volcloud("job", "list", "--data", str(tmp_path))

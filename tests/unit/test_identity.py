@@ -11,6 +11,7 @@ from broker.address import Address
 from broker.errors import BrokerError
 from guest_agent.identity import Identity, Kept
 from guest_agent.seed import SeedSource
+from schemas.endpoints import Endpoint
 from schemas.seed import Seed, encode_seed
 
 
@@ -19,8 +20,7 @@ def seed_of(generation: int) -> Seed:
         vm="vm-1",
         name="one",
         generation=generation,
-        broker_host="127.0.0.1",
-        broker_port=1,
+        endpoints=(Endpoint("127.0.0.1", 1),),
         vhost="v",
         login_user="once-1",
         login_password="x",
@@ -28,7 +28,7 @@ def seed_of(generation: int) -> Seed:
 
 
 def address_of(password: str) -> Address:
-    return Address(host="127.0.0.1", port=1, user="vm-1", password=password)
+    return Address(endpoints=(Endpoint("127.0.0.1", 1),), user="vm-1", password=password)
 
 
 class Traded(Identity):

@@ -180,7 +180,7 @@ def test_users_whom_an_operator_has_shut_out_are_no_affair_of_the_key_managers(m
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
     monkeypatch.setattr(Management, "shut_out", lambda _: ["guest", "monitoring", "vm-1f3a"])
 
-    assert [one.name for one in BrokerRealm(node, Profile.SINGLE).out()] == ["vm-1f3a"]
+    assert [one.name for one in BrokerRealm(node.administration, Profile.SINGLE).out()] == ["vm-1f3a"]
 
 
 def test_a_broker_that_has_just_started_has_no_figures_and_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,5 +189,5 @@ def test_a_broker_that_has_just_started_has_no_figures_and_no_alarm(monkeypatch:
     said = iter([b"[[]]", b'[{"disk_free_alarm": true, "disk_free": 1048576, "disk_free_limit": 52428800}]'])
     monkeypatch.setattr(Management, "_get", lambda _, path, kind: msgspec.json.decode(next(said), type=kind))
 
-    assert Management(node).alarms() == []
-    assert Management(node).alarms() == ["only 1 MiB of disk are free, 50 must be"]
+    assert Management(node.administration).alarms() == []
+    assert Management(node.administration).alarms() == ["only 1 MiB of disk are free, 50 must be"]

@@ -19,6 +19,7 @@ from broker.keys.registrar import Quotas, Registrar
 from broker.keys.store import Store, VmRecord, reading
 from broker.principals import Principal
 from schemas.codec import decode, encode
+from schemas.endpoints import Endpoint
 from schemas.enrol import (
     Credential,
     EnrolConfirm,
@@ -35,7 +36,7 @@ from schemas.envelope import Done, Failed, Message, Ping
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import Kind
 
-BROKER = Address(host="broker", port=5672, user="", password="")
+BROKER = Address(endpoints=(Endpoint("broker", 5672),), user="", password="")
 
 
 class Desk:
@@ -476,12 +477,12 @@ def test_ensured_principals_keep_their_password_and_follow_the_broker_to_another
     desk.registrar.ensure(["host-a", "adapter-job-1"])
     path = desk.directory / "credentials" / "host-a.json"
     first = read_address(path)
-    moved = Address(host="broker", port=7777, user="", password="")
+    moved = Address(endpoints=(Endpoint("broker", 7777),), user="", password="")
 
     Registrar(desk.realm, desk.store, path.parent, moved).ensure(["host-a"])
 
     assert path.stat().st_mode & 0o777 == 0o600
-    assert (read_address(path).port, read_address(path).password) == (7777, first.password)
+    assert (read_address(path).endpoints[0].port, read_address(path).password) == (7777, first.password)
     assert desk.realm.passwords["host-a"] == first.password
 
 

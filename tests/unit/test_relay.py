@@ -15,6 +15,7 @@ import pytest
 from broker.address import Address, write_address
 from broker.peer import ANYBODY
 from host_agent import relay
+from schemas.endpoints import Endpoint
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def credential(tmp_path: Path, listener: socket.socket) -> Path:
 
 
 def say_where(path: Path, port: int, owner: int = ANYBODY) -> None:
-    write_address(path, Address(host="127.0.0.1", port=port, user="host-a", password="x", owner=owner))
+    write_address(path, Address(endpoints=(Endpoint("127.0.0.1", port),), user="host-a", password="x", owner=owner))
 
 
 def run_relay(credential: Path) -> subprocess.CompletedProcess[bytes]:
@@ -119,6 +120,19 @@ def test_a_broker_that_has_moved_is_found_at_the_next_connection(listener: socke
                 assert process.stdout is not None
                 assert process.stdout.read(4) == b"here"
             process.kill()
+
+
+def test_of_several_endpoints_a_dead_one_is_passed_over(listener: socket.socket, credential: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        dead = Endpoint("127.0.0.1", closed.getsockname()[1])
+    live = Endpoint("127.0.0.1", listener.getsockname()[1])
+    write_address(credential, Address(endpoints=(dead, live), user="host-a", password="x"))
+
+    for _ in range(6):
+        with started_relay(credential) as process:
+            connection, _ = listener.accept()
+            connection.close()
+            assert process.wait(10) == 0
 
 
 def test_a_port_that_another_user_holds_is_given_no_byte_of_the_guest(

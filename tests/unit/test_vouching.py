@@ -53,9 +53,9 @@ def test_an_operator_sees_who_is_not_vouched_for(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Management, "users", lambda _: ["vm-lost", "vm-kept", "host-a"])
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
 
-    found = [str(one) for one in _unvouched(Management(node), tmp_path / "keys.sqlite")]
+    found = [str(one) for one in _unvouched(Management(node.administration), tmp_path / "keys.sqlite")]
 
     why = "host-a says that it has no such VM; it goes in 60 min"
     assert found == [f"user vm-lost: expected a host that vouches for it, found {why}"]
-    assert _unvouched(Management(node), tmp_path / "none.sqlite") == []
+    assert _unvouched(Management(node.administration), tmp_path / "none.sqlite") == []
     store.close()

@@ -1,0 +1,57 @@
+"""TLS to a broker: our authorities alone count, and what is wrong with the other end is said in a sentence."""
+
+from __future__ import annotations
+
+import ssl
+
+from broker.errors import Untrusted
+from schemas.endpoints import Endpoint, Tls
+
+#: OpenSSL's words for what a certificate can lack, by X509_V_ERR number, and what to do.
+_EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+
+
+def context_of(tls: Tls) -> ssl.SSLContext:
+    """Make the context of a client. Raises Untrusted naming the part that cannot be used."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=tls.ca)
+    except (ssl.SSLError, ValueError) as error:
+        raise Untrusted(f"tls.ca: no PEM text of certificates: {error}") from error
+    if tls.certificate:
+        try:
+            context.load_cert_chain(tls.certificate)
+        except (ssl.SSLError, OSError) as error:
+            raise Untrusted(f"tls.certificate = {tls.certificate!r}: no certificate with its key: {error}") from error
+    return context
+
+
+def name_at(tls: Tls, endpoint: Endpoint) -> str:
+    """Say which name a certificate must bear."""
+    return tls.name or endpoint.host
+
+
+def explain(error: ssl.SSLError, tls: Tls | None) -> str:
+    """Say in a sentence why the other end is not trusted, or does not trust us."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _of_certificate(error, tls)
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
+        return "it does not speak TLS on that port: take the port of its TLS listener"
+    if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
+        return "it wants a certificate of ours: name one in tls.certificate"
+    return f"TLS fails: {error.reason or error}"
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, tls: Tls | None) -> str:
+    if error.verify_code == _EXPIRED:
+        return "its certificate has expired: renew it there"
+    if error.verify_code == _NOT_YET:
+        return "its certificate is not valid yet: look at both clocks"
+    if error.verify_code in (_OTHER_NAME, _OTHER_ADDRESS):
+        wanted = f"tls.name = {tls.name!r}" if tls and tls.name else "the name of the endpoint"
+        return f"its certificate is another name's, not {wanted}: set tls.name to the name that it bears"
+    if error.verify_code in _UNKNOWN_AUTHORITY:
+        return "its certificate is of an authority that tls.ca does not have: it is another broker, or tls.ca is old"
+    return f"its certificate is refused: {error.verify_message}"
