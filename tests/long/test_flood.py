@@ -18,6 +18,8 @@ from tests.system.test_fuzz import OPTIONS, processes
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
+#: No guest notices that a beat was answered so late, seconds: the next one is due after 15.
+UNNOTICED_S = 1.0
 #: Time in which others beat, seconds.
 BEATING_S = 8.0
 LARGE = encode(JobBeat(holding=[], generation=1, refused={"x" * 1_000_000: 1}))
@@ -37,14 +39,18 @@ def test_the_beats_of_others_are_answered_as_before(body: bytes, count: int, tmp
         assert busy.refused == 0
         assert processes(system) == before
         assert reconnects(system.layout) == links
-        assert busy.p99_s < 2 * quiet.p99_s
+        assert busy.p99_s < max(2 * quiet.p99_s, UNNOTICED_S)
 
 
 def test_one_that_does_not_stop_is_cut_off_and_named(tmp_path: Path) -> None:
     with running(*OPTIONS) as system, stranger(system) as vm, stranger(system) as other:
         flood = flooding(tmp_path, vm, "beat", BEAT, 1_000_000)
 
-        until(lambda: vm.user in Management(read_node_address(system.layout.node)).shut_out(), "it is cut off", 120)
+        until(
+            lambda: vm.user in Management(read_node_address(system.layout.node).administration).shut_out(),
+            "it is cut off",
+            120,
+        )
         assert flood.wait(60) == 0, "the broker has hung up on it"
         assert "principal cut off" in _said_of(vm.user, system)
         assert len(beat(other, 1.0).took_s) >= 20
