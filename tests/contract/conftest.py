@@ -66,7 +66,7 @@ class Rig:
     def broker_at(self, port: int) -> str:
         """Give a file that says that the broker is there."""
         path = self.directory / f"broker-{port}.json"
-        path.write_text(json.dumps({"host": "127.0.0.1", "port": port}))
+        path.write_text(json.dumps({"endpoints": [{"host": "127.0.0.1", "port": port}]}))
         return str(path)
 
     async def open(self, driver: Hypervisor | None = None) -> Hypervisor:

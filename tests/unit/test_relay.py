@@ -155,7 +155,9 @@ def test_what_is_no_file_is_refused(arguments: list[str]) -> None:
     assert relay.main(arguments) == 2
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"host": "127.0.0.1", "port": "x"}'])
+@pytest.mark.parametrize(
+    "text", [None, "", "[]", "{}", '{"endpoints": []}', '{"endpoints": [{"host": "127.0.0.1", "port": "x"}]}']
+)
 def test_a_credential_that_says_nothing_is_no_broker(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "host.json").write_text(text)
