@@ -10,7 +10,8 @@ $job = ["id" => $job_id, "executable" => $executable, "arguments" => array_slice
 $id = bin2hex(random_bytes(16));
 $body = msgpack_pack(["op" => "job.submit", "id" => $id, "job" => $job]);
 
-$broker = new AMQPStreamConnection($site["host"], $site["port"], $site["user"], $site["password"], $site["vhost"]);
+$where = $site["endpoints"][0];
+$broker = new AMQPStreamConnection($where["host"], $where["port"], $site["user"], $site["password"], $site["vhost"]);
 $channel = $broker->channel();
 $channel->confirm_select();
 $channel->set_nack_handler(fn () => exit("the broker refused it\n"));

@@ -8,7 +8,8 @@ site = JSON.parse($stdin.read)
 job_id, executable, *arguments = ARGV
 message = { op: "job.submit", id: SecureRandom.uuid, job: { id: job_id, executable: executable, arguments: arguments } }
 
-broker = Bunny.new(host: site["host"], port: site["port"], vhost: site["vhost"],
+where = site["endpoints"][0]
+broker = Bunny.new(host: where["host"], port: where["port"], vhost: site["vhost"],
                    user: site["user"], pass: site["password"], automatically_recover: false).start
 channel = broker.create_channel
 channel.confirm_select

@@ -63,7 +63,8 @@ class SubmissionDesk:
         try:
             async with asyncio.TaskGroup() as group:
                 asked = {digest: group.create_task(ask(digest)) for digest in digests}
-        except* StoreError as errors:
+        except ExceptionGroup as errors:
+            # Not by except*: what is raised in it is put into another group by Python before 3.11.4.
             raise _first(errors) from errors
         there = {digest: task.result() for digest, task in asked.items()}
         return await loop.run_in_executor(self._threads, look_at, message, there.__getitem__)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -542,9 +543,9 @@ def _dead(cloud: System, sender: str) -> list[dict[str, str]]:
     return [one for one in json.loads(cloud.ok("dead", "list", "--json")) if one["sender"] == sender]
 
 
-def _publish_bytes(site: dict[str, str], body: bytes) -> None:
+def _publish_bytes(site: dict[str, Any], body: bytes) -> None:
     from kombu import Connection
 
-    with Connection("amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site)) as broker:
+    with Connection("amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])) as broker:
         properties = {"exchange": "vc.up", "routing_key": f"{site['user']}.submit", "user_id": site["user"]}
         broker.Producer().publish(body, content_type="application/x-msgpack", content_encoding="binary", **properties)

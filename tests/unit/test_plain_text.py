@@ -73,6 +73,8 @@ def filled(kind: Any, word: str) -> Any:
         return filled(arguments[0], word)
     if origin is list:
         return [filled(arguments[0], word)]
+    if origin is tuple:
+        return (filled(arguments[0], word),)
     if origin is dict:
         return {filled(arguments[0], word): filled(arguments[1], word)}
     if kind is str:
