@@ -134,9 +134,9 @@ def _make_text(method: Any, properties: Any) -> None:
     if isinstance(method.routing_key, bytes):
         method.routing_key, flaw = method.routing_key.decode(errors="replace"), flaw or _NO_TEXT
     ids = (properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id)
-    if any(isinstance(one, bytes) for one in ids):
-        one_by_one = (None if isinstance(one, bytes) else one for one in ids)
-        properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id = one_by_one
+    if bytes in map(type, ids):
+        texts = (None if isinstance(one, bytes) else one for one in ids)
+        properties.message_id, properties.correlation_id, properties.reply_to, properties.user_id = texts
         flaw = flaw or _NO_TEXT
     if flaw:
         properties.flaw = flaw

@@ -40,6 +40,9 @@ ANSWER_TIMEOUT_S = 8.0
 GOODBYE_TIMEOUT_S = 2.0
 #: Octets of a frame before its payload, and around it.
 _BEFORE_BYTES, _AROUND_BYTES = 7, 8
+#: What is read from the socket at once: little, as pika does it, for what is read of several frames is copied with
+#: each of them; but of a frame that has begun all the rest, which comes in 64 pieces else and is copied with each.
+_READ_BYTES, _READ_MOST_BYTES = 4096, 128 << 10
 #: How an alert of TLS begins: what a TLS listener says to AMQP's greeting.
 _TLS_ALERT = b"\x15\x03"
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
@@ -93,15 +96,21 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
         if self._transport is not None:
             super()._adapter_emit_data(b"".join(gathered))
 
+    def _on_data_available(self, data_in: bytes) -> None:
+        super()._on_data_available(data_in)
+        if self._transport is not None:
+            missing = _frame_end(self._frame_buffer) - len(self._frame_buffer) if self._frame_buffer else 0
+            self._transport._MAX_RECV_BYTES = min(max(missing, _READ_BYTES), _READ_MOST_BYTES)
+
     def _read_frame(self) -> Any:
         """Read a frame; content properties that pika cannot, or that would take it long, with our own reader.
 
         What is in them a stranger decides. Whatever else pika cannot read the broker itself has said: the link ends.
         """
         buffer = self._frame_buffer
-        if buffer[:2] == _TLS_ALERT:
-            self._told = SpeaksTls()
         if buffer[0] != pika.spec.FRAME_HEADER:
+            if buffer.startswith(_TLS_ALERT):
+                self._told = SpeaksTls()
             return frame.decode_frame(buffer)
         end = _frame_end(buffer)
         if end > len(buffer):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -240,21 +240,26 @@ class Responder:
         if handler.ends_elsewhere:
             await self._guarded(handler, call)
             return
-        work = asyncio.ensure_future(self._guarded(handler, call))
-        try:
-            done, _ = await asyncio.wait([work], timeout=ACCEPT_AFTER_S)
-            if not done:
-                await self._answer(call.sender, call.message, Accepted(call=call.message.id))
-            answer = await work or DoneReply(call=call.message.id)
-        except asyncio.CancelledError:
-            work.cancel()
-            raise
-        await self._end(call.sender, call.message, answer)
+        accepting: list[asyncio.Task[None]] = []
 
-    async def _end(self, sender: str, message: Message, answer: Reply) -> None:
-        """Note the final answer of a command, then give it."""
+        def accept() -> None:
+            accepted = Accepted(call=call.message.id)
+            accepting.append(self._spawn(self._answer(call.sender, call.message, accepted)))
+
+        soon = asyncio.get_running_loop().call_later(ACCEPT_AFTER_S, accept)
+        try:
+            answer = await self._guarded(handler, call) or DoneReply(call=call.message.id)
+        finally:
+            soon.cancel()
+        await self._end(call.sender, call.message, answer, after=accepting)
+
+    async def _end(
+        self, sender: str, message: Message, answer: Reply, *, after: Sequence[asyncio.Task[None]] = ()
+    ) -> None:
+        """Note the final answer of a command, then give it, once what was to be said before it is said."""
         answer = fit(answer)
         await self.journal.end(message.id, body_of(answer))
+        await asyncio.gather(*after, return_exceptions=True)
         await self._answer(sender, message, answer)
 
     async def _guarded(self, handler: Handler, call: Call) -> Reply | None:
@@ -313,10 +318,11 @@ class Responder:
         stored = _stored(entry) if entry.ended else None
         return stored if stored is not None else Accepted(call=message.command)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
