@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from broker.routes import CALLS, DOWN, UP
-from schemas.ids import PRINCIPAL_PATTERN, Kind
+from schemas.ids import PRINCIPAL_PATTERN, VM_END_PATTERN, Kind
 
 #: Topic exchange of RabbitMQ's event plugin; the key manager learns from it who connected.
 EVENTS = "amq.rabbitmq.event"
@@ -88,7 +88,7 @@ def parse_principal(name: str) -> Principal:
         kinds = ", ".join(kind for kind in Kind if kind is not Kind.KEYS)
         raise ValueError(
             f"principal = {name!r}: must be <kind>-<id> with kind one of {kinds} and an id of 1 to 63 characters "
-            "a-z, 0-9 and inner dashes, or the word keys"
+            "(a host's 52) a-z, 0-9 and inner dashes, or the word keys"
         )
     return Principal(Kind(name.partition("-")[0]), name)
 
@@ -103,9 +103,28 @@ def permissions(principal: Principal) -> Permissions:
 _Rights = tuple[str, str, str, dict[str, TopicPermission]]
 
 
-def _agent(who: Principal) -> _Rights:
-    own = rf"^{who.kind}\.{re.escape(who.id)}(\.files)?$"
+def _vm(who: Principal) -> _Rights:
+    own = rf"^vm\.{re.escape(who.id)}(\.files)?$"
     return NONE, r"^vc\.up$", own, {UP: TopicPermission(write=rf"^{re.escape(who.name)}\.")}
+
+
+def _host(who: Principal) -> _Rights:
+    """A host speaks to the VMs that its own name is in, and to no others; they answer where they answer a console."""
+    own, replies = rf"host\.{re.escape(who.id)}(\.files)?", _replies(who)
+    topic = {
+        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.", read=_addressed_to(who)),
+        DOWN: TopicPermission(write=rf"^vm\.{re.escape(who.id)}-{VM_END_PATTERN}(\.files)?$"),
+    }
+    return f"^{replies}$", rf"^({replies}|vc\.(up|down))$", rf"^({replies}|{own}|vc\.up)$", topic
+
+
+def _replies(who: Principal) -> str:
+    """A reply queue is its reader's own, exclusive, and bound by himself to what is addressed to him."""
+    return rf"vc\.replies\.{re.escape(who.name)}\.{_RANDOM}"
+
+
+def _addressed_to(who: Principal) -> str:
+    return rf"^\*\.reply\.{re.escape(who.name)}-{_RANDOM}$"
 
 
 def _site(who: Principal) -> _Rights:
@@ -129,11 +148,9 @@ def _adapter(who: Principal) -> _Rights:
 
 
 def _console(who: Principal) -> _Rights:
-    """A console's reply queue is its own, exclusive, and bound by itself to what is addressed to it."""
-    name = re.escape(who.name)
-    replies = rf"vc\.replies\.{name}\.{_RANDOM}"
+    name, replies = re.escape(who.name), _replies(who)
     topic = {
-        UP: TopicPermission(read=rf"^\*\.reply\.{name}-{_RANDOM}$"),
+        UP: TopicPermission(read=_addressed_to(who)),
         DOWN: TopicPermission(write=rf"^(host|vm)\.{_ID}(\.files)?$"),
         CALLS: TopicPermission(write=rf"^{name}\."),
     }
@@ -158,8 +175,8 @@ def _keys(_: Principal) -> _Rights:
 
 
 _RIGHTS = {
-    Kind.HOST: _agent,
-    Kind.VM: _agent,
+    Kind.HOST: _host,
+    Kind.VM: _vm,
     Kind.SITE: _site,
     Kind.ADAPTER: _adapter,
     Kind.CONSOLE: _console,

@@ -54,15 +54,23 @@ def within(user: str, kind: str) -> Route:
 
 
 def reply(user: str, to: str, suffix: str) -> Route:
-    """From ``user`` back to ``to``: a console's reply queue, else the queue that its broker-checked name says."""
-    if kind_of(to) is Kind.CONSOLE:
+    """From ``user`` back to ``to``: the reply queue of a console, or of a host that named one, else the queue that its
+    broker-checked name says."""
+    if kind_of(to) is Kind.CONSOLE or (kind_of(to) is Kind.HOST and suffix):
         return Route(UP, f"{user}.reply.{to}-{suffix}")
     return down(to)
 
 
-def reply_queue(console: str, suffix: str) -> str:
-    """Name a console's own, exclusive queue."""
-    return f"vc.replies.{console}.{suffix}"
+def way_back(user: str, to: str, suffix: str) -> Route | None:
+    """From an agent back to who called it; None to whom it has none: an adapter, which is answered by what its order
+    brings about."""
+    route = reply(user, to, suffix)
+    return route if route.exchange == UP else None
+
+
+def reply_queue(caller: str, suffix: str) -> str:
+    """Name an exclusive queue of one who calls."""
+    return f"vc.replies.{caller}.{suffix}"
 
 
 def sender_of(routing_key: str, user_id: str) -> str | None:

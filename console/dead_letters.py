@@ -26,7 +26,7 @@ from console.errors import CommandFailed, Unreachable
 from schemas.codec import op_of
 from schemas.envelope import Refused
 from schemas.errors import DecodeError
-from schemas.ids import Kind, kind_of, unguessable
+from schemas.ids import Kind, host_of, kind_of, unguessable
 
 T = TypeVar("T")
 
@@ -229,7 +229,10 @@ def _may_have_sent(letter: DeadLetter) -> bool:
     if letter.exchange in (UP, CALLS):
         is_its_own = letter.key.partition(".")[0] == letter.sender
         return is_its_own and (letter.exchange == CALLS) == (kind_of(letter.sender) is Kind.CONSOLE)
-    return letter.exchange == DOWN and kind_of(letter.sender) in (*_CENTRE, Kind.CONSOLE)
+    if letter.exchange != DOWN:
+        return False
+    receiver = letter.key.removesuffix(".files").replace(".", "-", 1)
+    return kind_of(letter.sender) in (*_CENTRE, Kind.CONSOLE) or host_of(receiver) == letter.sender
 
 
 def _usual_exchange(sender: str) -> str:

@@ -74,7 +74,7 @@ class HostAgent:
         aside = SetAside(hypervisor, self._registry, seeding)
         images = ImageStore(directory / "images", frozenset(config.images))
         default_image, broker = config.images[0] if config.images else "", Path(config.credential).absolute()
-        making = VmMaking(hypervisor, self._registry, aside, images, default_image, broker)
+        making = VmMaking(hypervisor, self._registry, aside, images, default_image, broker, self._me)
         self._statuses = VmStatuses(hypervisor, self._registry, aside)
         self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses)
         self._keeper = Keeper(hypervisor, self._registry, self._control.act)

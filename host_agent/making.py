@@ -12,7 +12,7 @@ from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
 from host_agent.images import ImageStore
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
-from schemas.ids import Kind, unguessable
+from schemas.ids import new_vm
 from schemas.vms import VmCreate
 
 log = logging.getLogger(__name__)
@@ -29,10 +29,12 @@ class VmMaking:
         images: ImageStore,
         default_image: str,
         broker: Path,
+        host: str,
     ) -> None:
+        """``host`` is whose VMs they are: its name is in theirs."""
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._images, self._default_image = images, default_image
-        self._broker = broker
+        self._broker, self._host = broker, host
 
     async def make(self, wanted: VmCreate, wish: Wish) -> str:
         """Make a VM, powered off, and give its id. The same name with the same size again succeeds.
@@ -62,7 +64,7 @@ class VmMaking:
 
     def _record(self, wanted: VmCreate, wish: Wish) -> VmRecord:
         return VmRecord(
-            vm=unguessable(Kind.VM),
+            vm=new_vm(self._host),
             name=wanted.name,
             cpus=wanted.cpus,
             memory_mib=wanted.memory_mib,

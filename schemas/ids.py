@@ -7,6 +7,7 @@ submitter's, scoped by owner. Nothing here is secret: see ``broker.principals`` 
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from enum import StrEnum
@@ -17,7 +18,14 @@ from msgspec import Meta
 
 # Each pattern ends in ``$(?!\n)``: a bare ``$`` lets a newline at the end through.
 #: Broker user and first word of every routing key that it writes.
-PRINCIPAL_PATTERN = r"^(host|vm|site|adapter|console|once)-[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)|^keys$(?!\n)"
+#: A host's is shorter, since the names of its VMs begin with it: see ``new_vm``.
+PRINCIPAL_PATTERN = (
+    r"^(vm|site|adapter|console|once)-[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)"
+    r"|^host-[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?$(?!\n)|^keys$(?!\n)"
+)
+#: The end of a VM's name, behind its host's: no dash, so that ``vm-<host's id>-<end>`` has one reading.
+VM_END_PATTERN = "[0-9a-f]{10}"
+_VM = re.compile(f"vm-(.+)-{VM_END_PATTERN}")
 #: The submitter's own id of a job. It does not end as ``id.index`` does, which names one job of an array.
 JOB_ID_PATTERN = r"^(?!.*\.[0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$(?!\n)"
 #: ``owner/id.index``: one job everywhere in the system.
@@ -86,6 +94,17 @@ def uuid7() -> str:
 def unguessable(kind: str) -> str:
     """Make a principal's name that nobody can guess: ``kind-`` and 80 random bits."""
     return f"{kind}-{secrets.token_hex(10)}"
+
+
+def new_vm(host: str) -> str:
+    """Make the name of a new VM of a host: it says whose it is, to the broker and to everybody else."""
+    return f"vm-{host.removeprefix('host-')}-{secrets.token_hex(5)}"
+
+
+def host_of(vm: str) -> str:
+    """Name the host whose VM it is, by its name alone; empty for what is no VM's name."""
+    found = _VM.fullmatch(vm)
+    return f"host-{found[1]}" if found else ""
 
 
 def job_ref(owner: str, job_id: str, index: int) -> JobRef:

@@ -37,7 +37,7 @@ from schemas.enrol import (
 )
 from schemas.envelope import Done, Failed, Message, Reply
 from schemas.errors import ErrorCode
-from schemas.ids import Kind, kind_of, unguessable
+from schemas.ids import Kind, host_of, kind_of, unguessable
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +96,12 @@ class Registrar:
 
     def _grant(self, host: str, message: EnrolGrant, _: float) -> Reply:
         """Hand out the one-time login of a VM's generation. A newer generation locks the older one out at once."""
-        problem = _not_a_vm(message)
+        problem = _not_its_own(host, message)
         if problem is not None:
             return problem
         with self._subjects.alone_with(message.vm):
             known = self._store.by_vm(message.vm)
-            problem = self._over_quota(host, message) if known is None else _not_grantable(host, message, known)
+            problem = self._over_quota(host, message) if known is None else _not_grantable(message, known)
             return problem or self._hand_out(host, message, known)
 
     def _over_quota(self, host: str, message: EnrolGrant) -> Failed | None:
@@ -170,15 +170,16 @@ class Registrar:
             log.info("credential confirmed", extra={"vm": vm, "generation": known.generation})
 
     def _revoke(self, host: str, message: EnrolRevoke, _: float) -> Reply:
-        known = self._store.by_vm(message.vm)
-        if known is not None and known.host != host:
-            return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
-        self.upkeep.delete(message.vm, lambda record: record.host == host)
+        problem = _not_its_own(host, message)
+        if problem is not None:
+            return problem
+        self.upkeep.delete(message.vm, lambda _: True)
         return Done(call=message.id)
 
     def _vouch(self, host: str, message: EnrolVouch, _: float) -> None:
         """Note which VMs a host has, and which of its VMs it has no more."""
-        self.upkeep.vouch(host, frozenset(message.vms), frozenset(message.aside))
+        named, aside = (frozenset(vm for vm in some if host_of(vm) == host) for some in (message.vms, message.aside))
+        self.upkeep.vouch(host, named, aside)
 
     def _mint_site(self, console: str, message: KeysMint, _: float) -> Reply:
         site = Principal(Kind.SITE, f"site-{message.site}")
@@ -224,19 +225,21 @@ class Registrar:
         return self._credentials / f"{principal.name}.json"
 
 
-def _not_a_vm(message: EnrolGrant) -> Failed | None:
+def _not_its_own(host: str, message: EnrolGrant | EnrolRevoke) -> Failed | None:
+    """A VM's name says whose it is: of another's nothing is said, not even whether it exists."""
     try:
-        principal = parse_principal(message.vm)
+        kind = parse_principal(message.vm).kind
     except ValueError as error:
         return _failed(message, ErrorCode.BAD_REQUEST, f"vm: {error}")
-    if principal.kind is Kind.VM:
+    if kind is not Kind.VM:
+        return _failed(message, ErrorCode.BAD_REQUEST, f"vm = {message.vm!r}: must be vm-<id>")
+    if host_of(message.vm) == host:
         return None
-    return _failed(message, ErrorCode.BAD_REQUEST, f"vm = {message.vm!r}: must be vm-<id>")
+    form = f"vm-{host.removeprefix('host-')}-<10 of 0 to 9 and a to f>"
+    return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}: those are {form}")
 
 
-def _not_grantable(host: str, message: EnrolGrant, known: VmRecord) -> Failed | None:
-    if known.host not in ("", host):
-        return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}")
+def _not_grantable(message: EnrolGrant, known: VmRecord) -> Failed | None:
     return _stale(message, known) if message.generation < known.generation else None
 
 

@@ -20,7 +20,7 @@ from broker.connection import Connection, Delivery
 from broker.errors import Forbidden, Unroutable
 from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
 from broker.outbound import body_of, deliver
-from broker.routes import reply
+from broker.routes import reply, way_back
 from broker.rpc.clock import ServerClock
 from broker.rpc.journal import Entry, Journal
 from broker.rpc.refusals import Refusals
@@ -295,8 +295,8 @@ class Responder:
         return await self._end(entry.sender, message, answer)
 
     async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
-        """Answer a console. An adapter is answered by what its order brings about: a completion, a beat."""
-        if kind_of(sender) is not Kind.CONSOLE:
+        """Answer whoever called, where there is a way back."""
+        if way_back(self._connection.user, sender, message.reply) is None:
             return
         try:
             await self.send_to(sender, message.reply, fit(answer))

@@ -36,7 +36,7 @@ from schemas.enrol import (
     PrincipalCut,
 )
 from schemas.envelope import Done, Failed, Message
-from schemas.ids import unguessable
+from schemas.ids import new_vm
 from tests.broker.polling import until
 
 PRINCIPALS = ["host-k1", "host-k2", "console-k1", "adapter-store-k"]
@@ -122,7 +122,7 @@ async def centre(address: NodeAddress, node: PrivateNode, tmp_path: Path) -> Asy
 
 
 async def test_a_vm_gets_from_its_seed_to_its_own_queue(centre: Centre) -> None:
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     keeper = await host(centre)
     granted = await granted_by(keeper, vm)
 
@@ -138,7 +138,7 @@ async def test_a_vm_gets_from_its_seed_to_its_own_queue(centre: Centre) -> None:
 
 async def test_a_repeated_question_gets_the_same_answer_over_the_broker(centre: Centre) -> None:
     keeper = await host(centre)
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
 
     first, second = await granted_by(keeper, vm), await granted_by(keeper, vm)
     once, twice = await trade(centre, first), await trade(centre, second)
@@ -149,7 +149,7 @@ async def test_a_repeated_question_gets_the_same_answer_over_the_broker(centre: 
 
 
 async def test_a_newer_generation_drops_the_older_ones_connection_at_once(centre: Centre) -> None:
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     keeper = await host(centre)
     old = await trade(centre, await granted_by(keeper, vm))
     async with Talker(old) as guest:
@@ -165,7 +165,7 @@ async def test_a_newer_generation_drops_the_older_ones_connection_at_once(centre
 
 
 async def test_a_deleted_vm_is_gone_from_the_broker(centre: Centre) -> None:
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     keeper = await host(centre)
     await trade(centre, await granted_by(keeper, vm))
 
@@ -180,7 +180,7 @@ async def test_a_deleted_vm_is_gone_from_the_broker(centre: Centre) -> None:
 async def test_an_agent_that_comes_back_is_not_deaf(centre: Centre) -> None:
     """Its dead connection would be the single active consumer for three heartbeats more. Closing it takes up to 5 s
     where it is itself that young, else milliseconds."""
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     keeper = await host(centre)
     address = await trade(centre, await granted_by(keeper, vm))
     dead = pika.BlockingConnection(
@@ -219,21 +219,21 @@ async def test_a_console_mints_a_site_that_can_log_in(centre: Centre) -> None:
 async def test_a_one_time_login_cannot_have_its_answer_written_to_another_queue(centre: Centre) -> None:
     """The key manager alone may write the default exchange, which leads to every queue."""
     keeper = await host(centre)
-    granted = await granted_by(keeper, unguessable("vm"))
+    granted = await granted_by(keeper, new_vm("host-k1"))
     login = msgspec.structs.replace(centre.address("host-k1"), user=granted.user, password=granted.password)
     heard = len(keeper.heard)
 
     async with Talker(login) as once:
         body = encode(EnrolTrade(generation=1))
         await once.connection.publish(*up(granted.user, "enrol"), body, reply_to=queue_of("host-k1"))
-        await granted_by(keeper, unguessable("vm"))
+        await granted_by(keeper, new_vm("host-k1"))
 
     assert len(keeper.heard) == heard + 1
     await keeper.connection.close()
 
 
 async def test_another_hosts_vm_is_refused_with_its_reason(centre: Centre) -> None:
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     keeper, other = await host(centre), await host(centre, "host-k2")
     await granted_by(keeper, vm)
 
@@ -250,7 +250,7 @@ async def test_what_cannot_be_read_goes_to_the_dead_letters_with_its_reason(cent
     with declarer.channel() as channel:
         channel.queue_purge("vc.dead")
     await keeper.connection.publish(*up("host-k1", "enrol"), b"\xc1nonsense", message_id="bad")
-    await granted_by(keeper, unguessable("vm"))
+    await granted_by(keeper, new_vm("host-k1"))
 
     with declarer.channel() as channel:
         dead = channel.basic_get("vc.dead", no_ack=True)
@@ -274,7 +274,7 @@ async def test_old_one_time_logins_are_swept(address: NodeAddress, node: Private
     centre = Centre(tmp_path, Management(address.administration))
     keeper = await host(centre, "host-k3")
 
-    granted = await granted_by(keeper, unguessable("vm"))
+    granted = await granted_by(keeper, new_vm("host-k3"))
 
     await until(lambda: not centre.management.user_exists(granted.user))
     assert centre.management.user_exists("host-k3")

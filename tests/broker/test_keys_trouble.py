@@ -19,7 +19,7 @@ from broker.routes import queue_of, up
 from schemas.codec import encode
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolTrade
 from schemas.envelope import Failed, Message
-from schemas.ids import unguessable
+from schemas.ids import new_vm
 from tests.broker.polling import until
 from tests.broker.test_keys import Centre, Mint, Talker, centre, granted_by, host
 
@@ -56,10 +56,10 @@ async def test_fifty_names_that_are_too_long_make_nobody_deaf(centre: Centre, de
 
     await asyncio.gather(*(keeper.connection.publish(*up("host-k1", "enrol"), long) for _ in range(50)))
 
-    assert isinstance(await granted_by(other, unguessable("vm")), EnrolGranted)
+    assert isinstance(await granted_by(other, new_vm("host-k2")), EnrolGranted)
     with declarer.channel() as channel:
         await until(lambda: not channel.queue_declare("vc.enrol", passive=True).message_count, 30)
-    assert isinstance(await granted_by(keeper, unguessable("vm")), EnrolGranted)
+    assert isinstance(await granted_by(keeper, new_vm("host-k1")), EnrolGranted)
     await keeper.connection.close()
     await other.connection.close()
 
@@ -70,18 +70,18 @@ async def test_a_host_that_does_not_read_its_queue_holds_up_nobody(centre: Centr
     async with Talker(centre.address("console-k1")) as console, Talker(centre.address("host-k1")) as deaf:
         await fill(console, "host.k1")
         for _ in range(20):
-            grant = EnrolGrant(vm=unguessable("vm"), generation=1)
+            grant = EnrolGrant(vm=new_vm("host-k1"), generation=1)
             await deaf.connection.publish(*up("host-k1", "enrol"), encode(grant), message_id=grant.id)
 
         for _ in range(3):
-            assert isinstance(await asyncio.wait_for(granted_by(other, unguessable("vm")), 10), EnrolGranted)
+            assert isinstance(await asyncio.wait_for(granted_by(other, new_vm("host-k2")), 10), EnrolGranted)
     await other.connection.close()
 
 
 async def test_a_queue_that_exists_otherwise_is_its_principals_trouble(centre: Centre, declarer) -> None:  # type: ignore[no-untyped-def]
     """It was once tried for ever, in turn, as "broker away"."""
     keeper, other = await host(centre), await host(centre, "host-k2")
-    vm = unguessable("vm")
+    vm = new_vm("host-k1")
     with declarer.channel() as channel:
         channel.queue_declare(queue_of(vm), durable=True, auto_delete=False)
     granted = await granted_by(keeper, vm)
@@ -92,7 +92,7 @@ async def test_a_queue_that_exists_otherwise_is_its_principals_trouble(centre: C
         await once.consume_direct(lambda delivery: heard.append(recall(delivery.body)))
         trade = encode(EnrolTrade(generation=1))
         await once.publish(*up(granted.user, "enrol"), trade, reply_to="amq.rabbitmq.reply-to")
-        await granted_by(other, unguessable("vm"))
+        await granted_by(other, new_vm("host-k2"))
         await until(lambda: bool(heard))
 
     assert isinstance(heard[0], Failed)
@@ -115,7 +115,7 @@ async def test_vms_that_read_nothing_hold_no_more_places_than_leaves_others_one(
         await asyncio.gather(*(_ask_much(vm) for vm in deaf))
 
         for _ in range(3):
-            assert isinstance(await asyncio.wait_for(granted_by(other, unguessable("vm")), 10), EnrolGranted)
+            assert isinstance(await asyncio.wait_for(granted_by(other, new_vm("host-k2")), 10), EnrolGranted)
     await other.connection.close()
 
 

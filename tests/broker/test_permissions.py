@@ -22,7 +22,7 @@ from broker.management import Management
 from broker.minting import mint, new_password, unmint
 from broker.node import NodeAddress
 from broker.principals import limits, parse_principal
-from broker.routes import queue_of, sender_of
+from broker.routes import queue_of, reply_queue, sender_of
 from schemas.ids import Kind, kind_of, unguessable
 
 THIEVES = ("vm", "host", "site", "once")
@@ -165,6 +165,7 @@ REFUSED: dict[str, tuple[int, Probe]] = {
     "write amq.topic": (403, lambda c, me, w: publish(c, "amq.topic", own_key(me))),
     "write amq.fanout": (403, lambda c, me, w: publish(c, "amq.fanout", own_key(me))),
     "forge an event of the broker": (403, lambda c, me, w: publish(c, "amq.rabbitmq.event", "connection.created")),
+    "speak to another about files": (403, lambda c, me, w: publish(c, "vc.down", f"{victim_queue(w)}.files")),
     "use another's key": (403, lambda c, me, w: publish(c, "vc.up", victim_key(w))),
     "use a key without a name": (403, lambda c, me, w: publish(c, "vc.up", "beat")),
     "use a key that starts like one's own": (403, lambda c, me, w: publish(c, "vc.up", f"{me.user}x.beat")),
@@ -182,6 +183,14 @@ PARTLY: dict[str, tuple[set[str], Probe]] = {
     "send a console an answer that it waits for from someone else": (
         {"vm", "host"},
         lambda c, me, w: publish(c, "vc.up", f"{me.user}.reply.console-nobody-abc"),
+    ),
+    "speak to a VM that bears one's own name": (
+        {"host"},
+        lambda c, me, w: publish(c, "vc.down", f"vm.{me.user.partition('-')[2]}-0123456789"),
+    ),
+    "declare a reply queue of one's own": (
+        {"host"},
+        lambda c, me, w: c.queue_declare(reply_queue(me.user, "abc"), exclusive=True),
     ),
     "use a kind that is not one's own": ({"vm", "host"}, lambda c, me, w: publish(c, "vc.up", f"{me.user}.nothing")),
 }

@@ -107,7 +107,8 @@ def test_what_is_rejected_goes_to_the_dead_letters(channel) -> None:  # type: ig
     for spec in CENTRE:
         if not spec.dead_letters:
             continue
-        channel.queue_purge("vc.dead")
+        for queue in ("vc.dead", spec.name):
+            channel.queue_purge(queue)
         channel.basic_publish("", spec.name, b"unwanted")
         method, _, _ = next(channel.consume(spec.name, inactivity_timeout=5))
         channel.basic_nack(method.delivery_tag, requeue=False)

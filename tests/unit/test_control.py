@@ -42,7 +42,9 @@ class Host:
         seeding = Seeding(self.hypervisor, self.registry, BROKER, GuestSettings(0, {}), self.grant)
         self.aside = SetAside(self.hypervisor, self.registry, seeding)
         images = ImageStore(directory / "images", frozenset())
-        making = VmMaking(self.hypervisor, self.registry, self.aside, images, "", directory / "credential.json")
+        making = VmMaking(
+            self.hypervisor, self.registry, self.aside, images, "", directory / "credential.json", BROKER.user
+        )
         self.statuses = VmStatuses(self.hypervisor, self.registry, self.aside)
         self.control = VmControl(self.hypervisor, self.registry, self.aside, making, seeding, self.statuses)
 

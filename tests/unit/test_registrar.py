@@ -36,6 +36,7 @@ from schemas.envelope import Done, Failed, Message, Ping
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import Kind
 
+VM_A, VM_B, VM_C, VM_D = (f"vm-{host}-{number:010x}" for number, host in enumerate("aabd", start=10))
 BROKER = Address(endpoints=(Endpoint("broker", 5672),), user="", password="")
 
 
@@ -57,13 +58,13 @@ class Desk:
     def ask(self, sender: str, message: Message) -> Any:
         return self.registrar.handle(sender, message, self.now_s)
 
-    def grant(self, generation: int = 1, host: str = "host-a", vm: str = "vm-a") -> Any:
+    def grant(self, generation: int = 1, host: str = "host-a", vm: str = VM_A) -> Any:
         return self.ask(host, EnrolGrant(vm=vm, generation=generation))
 
     def trade(self, granted: EnrolGranted) -> Any:
         return self.ask(granted.user, EnrolTrade(generation=granted.generation))
 
-    def enrol(self, generation: int = 1, host: str = "host-a", vm: str = "vm-a") -> Credential:
+    def enrol(self, generation: int = 1, host: str = "host-a", vm: str = VM_A) -> Credential:
         credential = self.trade(self.grant(generation, host, vm))
         self.ask(vm, EnrolConfirm(generation=generation))
         assert isinstance(credential, Credential)
@@ -87,8 +88,8 @@ def test_a_vm_gets_its_own_login_for_the_one_in_its_seed(desk: Desk) -> None:
     credential = desk.trade(granted)
 
     assert granted.user.startswith("once-")
-    assert credential.user == "vm-a"
-    assert desk.realm.passwords == {granted.user: granted.password, "vm-a": credential.password}
+    assert credential.user == VM_A
+    assert desk.realm.passwords == {granted.user: granted.password, VM_A: credential.password}
 
 
 def test_the_same_question_gets_the_same_answer_until_the_vm_has_confirmed(desk: Desk) -> None:
@@ -106,11 +107,11 @@ def test_a_confirmed_vm_leaves_no_one_time_login_and_no_password_behind(desk: De
     granted = desk.grant()
     credential = desk.trade(granted)
 
-    assert desk.ask("vm-a", EnrolConfirm(generation=1)) is None
+    assert desk.ask(VM_A, EnrolConfirm(generation=1)) is None
 
-    assert desk.realm.passwords == {"vm-a": credential.password}
+    assert desk.realm.passwords == {VM_A: credential.password}
     assert code_of(desk.trade(granted)) is ErrorCode.NOT_FOUND
-    record = desk.store.by_vm("vm-a")
+    record = desk.store.by_vm(VM_A)
     assert record is not None
     assert (record.once_user, record.once_password, record.password) == ("", "", "")
     files = [path for path in desk.directory.iterdir() if path.is_file()]
@@ -118,26 +119,26 @@ def test_a_confirmed_vm_leaves_no_one_time_login_and_no_password_behind(desk: De
 
 
 def test_confirming_twice_or_too_early_changes_nothing(desk: Desk) -> None:
-    desk.ask("vm-a", EnrolConfirm())
+    desk.ask(VM_A, EnrolConfirm())
     granted = desk.grant()
-    desk.ask("vm-a", EnrolConfirm(generation=1))
+    desk.ask(VM_A, EnrolConfirm(generation=1))
 
     assert granted.user in desk.realm.passwords
     desk.trade(granted)
-    desk.ask("vm-a", EnrolConfirm(generation=1))
-    desk.ask("vm-a", EnrolConfirm(generation=1))
-    assert list(desk.realm.passwords) == ["vm-a"]
+    desk.ask(VM_A, EnrolConfirm(generation=1))
+    desk.ask(VM_A, EnrolConfirm(generation=1))
+    assert list(desk.realm.passwords) == [VM_A]
 
 
 def test_a_newer_generation_locks_the_older_one_out_and_keeps_its_queues(desk: Desk) -> None:
     old = desk.enrol(generation=1)
 
     granted = desk.grant(generation=2)
-    assert desk.realm.passwords["vm-a"] == old.password, "a boot that never comes locks nobody out"
+    assert desk.realm.passwords[VM_A] == old.password, "a boot that never comes locks nobody out"
     new = desk.trade(granted)
 
-    assert desk.realm.passwords["vm-a"] == new.password != old.password
-    assert "vm-a" in desk.realm.queues
+    assert desk.realm.passwords[VM_A] == new.password != old.password
+    assert VM_A in desk.realm.queues
 
 
 def test_a_confirmation_of_the_older_generation_does_not_end_the_newer_ones_login(desk: Desk) -> None:
@@ -145,7 +146,7 @@ def test_a_confirmation_of_the_older_generation_does_not_end_the_newer_ones_logi
     granted = desk.grant(generation=2)
     desk.trade(granted)
 
-    desk.ask("vm-a", EnrolConfirm(generation=1))
+    desk.ask(VM_A, EnrolConfirm(generation=1))
 
     assert granted.user in desk.realm.passwords
 
@@ -163,7 +164,7 @@ def test_a_trade_for_another_generation_than_the_logins_is_stale(desk: Desk) -> 
     granted = desk.grant(generation=2)
 
     assert code_of(desk.ask(granted.user, EnrolTrade(generation=1))) is ErrorCode.STALE_GENERATION
-    assert "vm-a" not in desk.realm.passwords
+    assert VM_A not in desk.realm.passwords
 
 
 def test_a_vm_that_lost_its_credential_gets_another_and_the_old_one_is_dropped(desk: Desk) -> None:
@@ -172,16 +173,26 @@ def test_a_vm_that_lost_its_credential_gets_another_and_the_old_one_is_dropped(d
     new = desk.trade(desk.grant(generation=1))
 
     assert new.password != old.password
-    assert desk.realm.passwords["vm-a"] == new.password
-    assert "vm-a" in desk.realm.drops
+    assert desk.realm.passwords[VM_A] == new.password
+    assert VM_A in desk.realm.drops
 
 
-def test_a_vm_belongs_to_the_host_that_asked_first(desk: Desk) -> None:
+def test_a_vm_belongs_to_the_host_that_its_name_says_also_before_that_one_has_asked(desk: Desk) -> None:
+    assert code_of(desk.grant(host="host-b")) is ErrorCode.FORBIDDEN
+    assert code_of(desk.ask("host-b", EnrolRevoke(vm=VM_A))) is ErrorCode.FORBIDDEN
+    desk.ask("host-b", EnrolVouch(vms=[VM_A]))
+    assert desk.store.by_vm(VM_A) is None
+
     credential = desk.enrol(host="host-a")
 
     assert code_of(desk.grant(generation=9, host="host-b")) is ErrorCode.FORBIDDEN
-    assert code_of(desk.ask("host-b", EnrolRevoke(vm="vm-a"))) is ErrorCode.FORBIDDEN
-    assert desk.realm.passwords == {"vm-a": credential.password}
+    assert code_of(desk.ask("host-b", EnrolRevoke(vm=VM_A))) is ErrorCode.FORBIDDEN
+    assert desk.realm.passwords == {VM_A: credential.password}
+
+
+@pytest.mark.parametrize("vm", ["vm-a", "vm-a-b", "vm-b-a-0000000001", "vm-a-0000000001-x", "vm-a-b-0000000001"])
+def test_a_name_that_only_looks_like_that_of_a_hosts_vm_is_not(desk: Desk, vm: str) -> None:
+    assert code_of(desk.grant(host="host-a", vm=vm)) is ErrorCode.FORBIDDEN
 
 
 @pytest.mark.parametrize("name", ["host-b", "once-1", "keys", "vm-", "vm-A", "vm-a.b", "adapter-job-1", "", "vm-a\n"])
@@ -193,12 +204,12 @@ def test_a_host_gets_a_login_for_nothing_but_a_vm(desk: Desk, name: str) -> None
 def test_a_deleted_vm_is_gone_with_its_queues_and_its_login(desk: Desk) -> None:
     desk.trade(desk.grant())
 
-    assert isinstance(desk.ask("host-a", EnrolRevoke(vm="vm-a")), Done)
-    assert isinstance(desk.ask("host-a", EnrolRevoke(vm="vm-a")), Done)
+    assert isinstance(desk.ask("host-a", EnrolRevoke(vm=VM_A)), Done)
+    assert isinstance(desk.ask("host-a", EnrolRevoke(vm=VM_A)), Done)
 
     assert desk.realm.passwords == {}
-    assert "vm-a" not in desk.realm.queues
-    assert desk.store.by_vm("vm-a") is None
+    assert VM_A not in desk.realm.queues
+    assert desk.store.by_vm(VM_A) is None
 
 
 def test_a_login_that_nobody_used_to_the_end_goes_when_its_time_is_up(desk: Desk) -> None:
@@ -236,14 +247,16 @@ def test_a_later_generations_login_is_as_young_as_it_is(desk: Desk) -> None:
 
 def test_a_host_has_no_more_vms_than_its_quota(desk: Desk) -> None:
     """300 grants once gave a stolen host 300 users."""
-    answers = [desk.grant(vm=f"vm-{number}") for number in range(300)]
+    answers = [desk.grant(vm=f"vm-a-{number:010x}") for number in range(300)]
 
     assert sum(isinstance(answer, EnrolGranted) for answer in answers) == 128 == len(desk.realm.passwords)
-    assert answers[-1].message == "vm = 'vm-299': host-a has 128 VMs already, the most that a host may have"
-    desk.ask("host-a", EnrolRevoke(vm="vm-7"))
-    assert isinstance(desk.grant(vm="vm-299"), EnrolGranted)
-    assert isinstance(desk.grant(vm="vm-300", host="host-b"), EnrolGranted)
-    assert isinstance(desk.grant(vm="vm-0", generation=2), EnrolGranted), "a VM that is there may be started again"
+    assert answers[-1].message == "vm = 'vm-a-000000012b': host-a has 128 VMs already, the most that a host may have"
+    desk.ask("host-a", EnrolRevoke(vm=f"vm-a-{7:010x}"))
+    assert isinstance(desk.grant(vm=f"vm-a-{299:010x}"), EnrolGranted)
+    assert isinstance(desk.grant(vm=f"vm-b-{300:010x}", host="host-b"), EnrolGranted)
+    assert isinstance(desk.grant(vm=f"vm-a-{0:010x}", generation=2), EnrolGranted), (
+        "a VM that is there may be started again"
+    )
 
 
 def test_there_are_no_more_sites_than_their_quota(desk: Desk) -> None:
@@ -264,27 +277,27 @@ def test_a_name_that_is_too_long_is_refused_at_the_door(message: Message) -> Non
 
 def test_a_vm_that_its_host_has_forgotten_goes(desk: Desk) -> None:
     """It once kept its user and queues for ever."""
-    desk.enrol(vm="vm-a")
-    desk.enrol(vm="vm-b")
-    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.enrol(vm=VM_A)
+    desk.enrol(vm=VM_B)
+    desk.ask("host-a", EnrolVouch(vms=[VM_B]))
     desk.registrar.upkeep.sweep(vouching.DISOWNED_S, 600)
     desk.registrar.upkeep.review()
-    assert "vm-a" in desk.realm.passwords
+    assert VM_A in desk.realm.passwords
 
     desk.registrar.upkeep.sweep(1, 600)
-    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.ask("host-a", EnrolVouch(vms=[VM_B]))
     desk.registrar.upkeep.review()
 
-    assert list(desk.realm.passwords) == ["vm-b"]
-    assert "vm-a" not in desk.realm.queues
+    assert list(desk.realm.passwords) == [VM_B]
+    assert VM_A not in desk.realm.queues
 
 
 def test_a_vm_whose_host_never_comes_back_goes_much_later(desk: Desk) -> None:
-    desk.enrol(vm="vm-a")
+    desk.enrol(vm=VM_A)
     for _ in range(45):
         desk.registrar.upkeep.sweep(86400, 600)
         desk.registrar.upkeep.review()
-    assert "vm-a" in desk.realm.passwords
+    assert VM_A in desk.realm.passwords
 
     desk.registrar.upkeep.sweep(86400, 600)
     desk.registrar.upkeep.review()
@@ -293,42 +306,43 @@ def test_a_vm_whose_host_never_comes_back_goes_much_later(desk: Desk) -> None:
 
 
 def test_a_vm_that_its_host_has_after_all_is_not_disowned_any_more(desk: Desk) -> None:
-    desk.enrol(vm="vm-a")
+    desk.enrol(vm=VM_A)
     desk.ask("host-a", EnrolVouch(vms=[]))
     desk.registrar.upkeep.sweep(vouching.DISOWNED_S / 2, 600)
-    desk.ask("host-a", EnrolVouch(vms=["vm-a"]))
+    desk.ask("host-a", EnrolVouch(vms=[VM_A]))
     desk.registrar.upkeep.sweep(vouching.DISOWNED_S, 600)
     desk.registrar.upkeep.review()
 
-    assert "vm-a" in desk.realm.passwords
+    assert VM_A in desk.realm.passwords
     desk.ask("host-a", EnrolVouch(vms=[]))
-    desk.grant(vm="vm-a", generation=2)
-    record = desk.store.by_vm("vm-a")
+    desk.grant(vm=VM_A, generation=2)
+    record = desk.store.by_vm(VM_A)
     assert record is not None
     assert not record.disowned, "who asks for a login vouches"
 
 
 def test_a_vm_that_is_not_remembered_belongs_to_the_host_that_vouches_for_it(desk: Desk) -> None:
     """A key manager whose memory was lost ends nobody at once, and nobody for ever."""
-    desk.realm.mint(Principal(Kind.VM, "vm-a"), "x")
+    desk.realm.mint(Principal(Kind.VM, VM_C), "x")
     desk.registrar.upkeep.review()
 
-    desk.ask("host-b", EnrolVouch(vms=["vm-a"]))
+    desk.ask("host-a", EnrolVouch(vms=[VM_C]))
+    desk.ask("host-b", EnrolVouch(vms=[VM_C]))
 
-    record = desk.store.by_vm("vm-a")
+    record = desk.store.by_vm(VM_C)
     assert record is not None
     assert record.host == "host-b"
-    assert code_of(desk.grant(vm="vm-a", host="host-a")) is ErrorCode.FORBIDDEN
-    assert isinstance(desk.grant(vm="vm-a", host="host-b", generation=4), EnrolGranted)
+    assert code_of(desk.grant(vm=VM_C, host="host-a")) is ErrorCode.FORBIDDEN
+    assert isinstance(desk.grant(vm=VM_C, host="host-b", generation=4), EnrolGranted)
 
 
 def test_nobody_vouches_or_disowns_for_another(desk: Desk) -> None:
-    desk.enrol(vm="vm-a", host="host-a")
+    desk.enrol(vm=VM_A, host="host-a")
 
-    desk.ask("host-b", EnrolVouch(vms=["vm-a"]))
+    desk.ask("host-b", EnrolVouch(vms=[VM_A]))
     desk.ask("host-b", EnrolVouch(vms=[]))
 
-    record = desk.store.by_vm("vm-a")
+    record = desk.store.by_vm(VM_A)
     assert record is not None
     assert (record.host, record.disowned) == ("host-a", False)
 
@@ -337,36 +351,36 @@ def test_who_is_cut_off_does_not_come_in_by_a_new_login(desk: Desk) -> None:
     """A host that floods through its VM would only have to start it again, and itself to outlive the key manager."""
     desk.registrar.ensure(["host-a"])
     desk.enrol(generation=1)
-    for name in ("host-a", "vm-a"):
+    for name in ("host-a", VM_A):
         assert desk.ask("adapter-job-1", PrincipalCut(principal=name, reason="flood")) is None
     desk.restart()
 
     desk.enrol(generation=2)
     desk.registrar.ensure(["host-a"])
 
-    assert desk.realm.kept_out == {"host-a", "vm-a"}
+    assert desk.realm.kept_out == {"host-a", VM_A}
 
 
 def test_an_operator_is_told_of_vms_that_nobody_vouches_for(desk: Desk) -> None:
-    for vm in ("vm-a", "vm-b"):
+    for vm in (VM_A, VM_B):
         desk.enrol(vm=vm)
-    desk.enrol(vm="vm-c", host="host-c")
-    desk.realm.mint(Principal(Kind.VM, "vm-d"), "x")
-    desk.ask("host-a", EnrolVouch(vms=["vm-b"]))
+    desk.enrol(vm=VM_C, host="host-b")
+    desk.realm.mint(Principal(Kind.VM, VM_D), "x")
+    desk.ask("host-a", EnrolVouch(vms=[VM_B]))
     desk.registrar.upkeep.review()
 
     with reading(desk.directory / "keys.sqlite") as records:
         told = {record.vm: vouching.complaint(record) for record in records}
 
     assert told == {
-        "vm-a": "host-a says that it has no such VM; it goes in 60 min",
-        "vm-b": "",
-        "vm-c": "",
-        "vm-d": "no host has vouched for it for 0 h",
+        VM_A: "host-a says that it has no such VM; it goes in 60 min",
+        VM_B: "",
+        VM_C: "",
+        VM_D: "no host has vouched for it for 0 h",
     }
     desk.registrar.upkeep.sweep(8 * 86400, 600)
     with reading(desk.directory / "keys.sqlite") as records:
-        assert vouching.complaint(records[2]) == "host-c has not vouched for it for 8 days"
+        assert vouching.complaint(records[2]) == "host-b has not vouched for it for 8 days"
 
 
 def test_queues_without_an_owner_go_when_they_are_seen_twice(desk: Desk) -> None:
@@ -387,12 +401,12 @@ def test_an_older_memory_gets_its_new_columns(tmp_path: Path) -> None:
             "once_user TEXT NOT NULL DEFAULT '', once_password TEXT NOT NULL DEFAULT '', "
             "once_made_s REAL NOT NULL DEFAULT 0, password TEXT NOT NULL DEFAULT '') STRICT"
         )
-        database.execute("INSERT INTO vms (vm, host, generation) VALUES ('vm-a', 'host-a', 3)")
+        database.execute("INSERT INTO vms (vm, host, generation) VALUES (?, 'host-a', 3)", [VM_A])
         database.commit()
 
     store = Store(tmp_path / "keys.sqlite")
 
-    assert store.by_vm("vm-a") == VmRecord(vm="vm-a", host="host-a", generation=3)
+    assert store.by_vm(VM_A) == VmRecord(vm=VM_A, host="host-a", generation=3)
     store.close()
 
 
@@ -437,13 +451,13 @@ def test_a_console_deletes_a_site_for_good(desk: Desk) -> None:
 
 def test_with_a_host_go_its_vms_and_no_others(desk: Desk) -> None:
     desk.registrar.ensure(["host-a"])
-    desk.enrol(host="host-a", vm="vm-a")
-    desk.grant(host="host-a", vm="vm-b")
-    desk.enrol(host="host-b", vm="vm-c")
+    desk.enrol(host="host-a", vm=VM_A)
+    desk.grant(host="host-a", vm=VM_B)
+    desk.enrol(host="host-b", vm=VM_C)
 
     desk.ask("console-op", KeysDelete(principal="host-a"))
 
-    assert list(desk.realm.passwords) == ["vm-c"]
+    assert list(desk.realm.passwords) == [VM_C]
     assert not (desk.directory / "credentials" / "host-a.json").exists()
 
 
@@ -458,11 +472,11 @@ def test_what_a_console_may_not_delete_stays(desk: Desk, name: str) -> None:
 @pytest.mark.parametrize(
     ("sender", "message"),
     [
-        ("vm-a", EnrolGrant(vm="vm-b")),
-        ("once-1", EnrolGrant(vm="vm-b")),
+        (VM_A, EnrolGrant(vm=VM_B)),
+        ("once-1", EnrolGrant(vm=VM_B)),
         ("site-a", KeysMint(site="b")),
         ("host-a", KeysDelete(principal="host-b")),
-        ("vm-a", EnrolRevoke(vm="vm-a")),
+        (VM_A, EnrolRevoke(vm=VM_A)),
         ("host-a", EnrolTrade()),
         ("administrator", KeysMint(site="b")),
         ("host-a", Ping()),
@@ -519,12 +533,12 @@ def test_whatever_breaks_off_asking_again_brings_it_to_its_end(tmp_path: Path, f
     desk.restart()
     realm.fails_at = fails_at
     script: list[tuple[str, Message]] = [
-        ("host-a", EnrolGrant(vm="vm-a", generation=1)),
+        ("host-a", EnrolGrant(vm=VM_A, generation=1)),
         ("once", EnrolTrade(generation=1)),
-        ("vm-a", EnrolConfirm(generation=1)),
-        ("host-a", EnrolGrant(vm="vm-a", generation=2)),
+        (VM_A, EnrolConfirm(generation=1)),
+        ("host-a", EnrolGrant(vm=VM_A, generation=2)),
         ("once", EnrolTrade(generation=2)),
-        ("vm-a", EnrolConfirm(generation=2)),
+        (VM_A, EnrolConfirm(generation=2)),
     ]
     answers: list[Any] = []
 
@@ -537,21 +551,21 @@ def test_whatever_breaks_off_asking_again_brings_it_to_its_end(tmp_path: Path, f
             answers.append(desk.ask(who, message))
 
     desk.store.close()
-    assert realm.passwords == {"vm-a": answers[4].password}
-    assert realm.queues >= {"vm-a"}
+    assert realm.passwords == {VM_A: answers[4].password}
+    assert realm.queues >= {VM_A}
 
 
 def test_the_vms_of_a_host_are_kin_and_its_one_time_logins_too(desk: Desk) -> None:
-    granted = desk.grant(vm="vm-a")
-    desk.enrol(vm="vm-b")
-    desk.enrol(vm="vm-c", host="host-b")
+    granted = desk.grant(vm=VM_A)
+    desk.enrol(vm=VM_B)
+    desk.enrol(vm=VM_C, host="host-b")
     kin = desk.registrar.kin_of
 
-    assert kin(granted.user) == kin("vm-a") == kin("vm-b") == "VMs of host-a"
-    assert kin("vm-c") == "VMs of host-b"
+    assert kin(granted.user) == kin(VM_A) == kin(VM_B) == "VMs of host-a"
+    assert kin(VM_C) == "VMs of host-b"
     assert [kin(name) for name in ("host-a", "vm-nobodys", "site-a")] == ["host-a", "vm-nobodys", "site-a"]
     desk.restart()
     assert desk.registrar.kin_of(granted.user) == "VMs of host-a"
-    desk.ask("host-a", EnrolRevoke(vm="vm-a"))
-    assert desk.registrar.kin_of("vm-a") == "vm-a"
+    desk.ask("host-a", EnrolRevoke(vm=VM_A))
+    assert desk.registrar.kin_of(VM_A) == VM_A
     assert desk.registrar.kin_of(granted.user) == granted.user
