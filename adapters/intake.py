@@ -27,7 +27,8 @@ from adapters.outgoing import Outgoing
 from adapters.remainder import Remainder
 from broker.admission import Admission
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.inbound import Refusal, take_in
 from schemas.codec import op_of
 from schemas.envelope import Message, Reply
@@ -97,7 +98,7 @@ class Intake:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Carrier,
         ledger: Ledger,
         handlers: dict[type[Message], BatchHandler],
         metrics: Metrics,

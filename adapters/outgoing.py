@@ -12,8 +12,9 @@ from collections.abc import Iterable
 
 from adapters.ledger.transaction import OutboxRow
 from adapters.metrics import Metrics
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
 from broker.dead_letters import Burials
+from broker.delivery import Delivery
 from broker.errors import NotDelivered, Unroutable
 from broker.outbound import answer_of
 from broker.routes import reply, sender_of
@@ -37,7 +38,7 @@ def may_answer(principal: str) -> bool:
 class Outgoing:
     """See the module. Belongs to the adapter's loop."""
 
-    def __init__(self, connection: Connection, metrics: Metrics) -> None:
+    def __init__(self, connection: Carrier, metrics: Metrics) -> None:
         self._connection, self._metrics = connection, metrics
         self._ticks: list[str] = []
         self.burials = Burials(connection)

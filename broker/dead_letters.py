@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.errors import NotDelivered
 from broker.offences import Measure, Offences
 from broker.outbound import send
@@ -39,7 +40,7 @@ class Burials:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Carrier,
         *,
         cut_off: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,

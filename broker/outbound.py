@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from broker.carrier import Sender
 from broker.routes import Route
 from schemas.codec import encode, fit
 from schemas.envelope import Message, Reply
@@ -17,19 +18,6 @@ from schemas.signed import Signed
 
 #: Seals a message: (the message, its exact bytes).
 Seal = Callable[[Message, bytes], Signed]
-
-
-class Sender(Protocol):
-    """What sends a body to where a route leads."""
-
-    async def publish(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
-        """Send once."""
-
-    async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
-        """Send until confirmed."""
-
-    def send(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> asyncio.Future[None]:
-        """Send at once."""
 
 
 def body_of(message: Message, seal: Seal | None = None) -> bytes:

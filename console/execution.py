@@ -7,7 +7,7 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable
 
-from broker.connection import Connection
+from broker.carrier import Carrier
 from broker.errors import NotDelivered
 from broker.routes import down
 from broker.rpc import Caller
@@ -28,7 +28,7 @@ class Execution:
     """See the module. Belongs to the client's loop."""
 
     def __init__(
-        self, connection: Connection, caller: Caller, vm: str, command: ExecRun, on_output: OnOutput | None
+        self, connection: Carrier, caller: Caller, vm: str, command: ExecRun, on_output: OnOutput | None
     ) -> None:
         self._connection, self._caller = connection, caller
         self._vm, self._command = vm, command

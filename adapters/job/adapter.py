@@ -34,6 +34,7 @@ from adapters.metrics import HOST_STATES, VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
+from broker.carrier import Carrier
 from broker.connection import Connection
 from broker.outbound import send
 from broker.routes import up
@@ -65,7 +66,7 @@ class JobAdapter:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Carrier,
         ledger: Ledger,
         store: Store,
         metrics: Metrics,

@@ -20,7 +20,8 @@ from adapters.ledger import assignments, deletion, listing, orders, queries, reg
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.inbound import Letter, take_in
 from broker.outbound import answer_of, body_of
 from broker.routes import reply
@@ -71,7 +72,7 @@ ORDER_S = 5.0
 class Calls:
     """Answers ``vc.calls``."""
 
-    def __init__(self, connection: Connection, intake: Intake) -> None:
+    def __init__(self, connection: Carrier, intake: Intake) -> None:
         self._connection, self._intake = connection, intake
 
     async def on_delivery(self, delivery: Delivery) -> None:
@@ -82,7 +83,8 @@ class Calls:
             return
         sender, message = letter.sender, letter.message
         answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
-        self._connection.send(*reply(self._connection.user, sender, message.reply), _fitting(answer), mandatory=False)
+        route = reply(self._connection.user, sender, message.reply)
+        self._connection.send(*route, _fitting(answer), message_id=answer.id, mandatory=False)
         delivery.ack()
 
     async def _answer(self, message: Message) -> Reply:

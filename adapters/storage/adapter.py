@@ -29,7 +29,9 @@ from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.connection import Connection
+from broker.delivery import Delivery
 from broker.outbound import send
 from broker.routes import reply
 from broker.transfer import Transfers
@@ -53,7 +55,7 @@ class StorageAdapter:
     """One instance; several share the queues."""
 
     def __init__(
-        self, connection: Connection, ledger: Ledger, store: Store, config: StorageAdapterConfig, metrics: Metrics
+        self, connection: Carrier, ledger: Ledger, store: Store, config: StorageAdapterConfig, metrics: Metrics
     ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 from broker.admission import Admission
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
 from broker.dead_letters import Burials
+from broker.delivery import Delivery
 from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.inbound import Refusal, take_in
 from broker.keys.realm import BrokerRealm
@@ -72,7 +73,7 @@ class Service:
     """See the module. ``run`` until cancelled."""
 
     def __init__(
-        self, connection: Connection, registrar: Registrar, realm: BrokerRealm, *, lifetime_s: float, sweep_s: float
+        self, connection: Carrier, registrar: Registrar, realm: BrokerRealm, *, lifetime_s: float, sweep_s: float
     ) -> None:
         self._connection, self._registrar, self._realm = connection, registrar, realm
         self._lifetime_s, self._sweep_s = lifetime_s, sweep_s

@@ -18,7 +18,8 @@ from typing import TypeVar
 import msgspec
 
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
 from broker.inbound import Refusal, take_in
 from broker.outbound import publish, send
@@ -54,7 +55,7 @@ class _Pending:
 class Caller:
     """Calls agents and the centre as one console, over one exclusive reply queue."""
 
-    def __init__(self, connection: Connection, *, clock: ServerClock | None = None) -> None:
+    def __init__(self, connection: Carrier, *, clock: ServerClock | None = None) -> None:
         self._connection = connection
         self.suffix = secrets.token_hex(6)
         #: The centre's time; until an answer has told it, our own stands in.

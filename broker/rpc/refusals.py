@@ -10,7 +10,8 @@ import hashlib
 import logging
 from collections import Counter
 
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.errors import NotDelivered
 from broker.outbound import deliver
 from broker.routes import up
@@ -26,7 +27,7 @@ MOST_REPORTS = 16
 class Refusals:
     """See the module."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Carrier) -> None:
         self._connection = connection
         #: Messages refused since the start, by reason; goes out with the beats.
         self.counts: Counter[str] = Counter()

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from broker.backoff import backoff
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.errors import Forbidden, Unroutable
 from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
 from broker.outbound import body_of, deliver
@@ -88,7 +89,7 @@ class Responder:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Carrier,
         journal: Journal,
         handlers: dict[type[Message], Handler],
         *,

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from broker.connection import Connection
+from broker.carrier import Carrier
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.outbound import body_of, deliver
 from broker.routes import up
@@ -38,7 +38,7 @@ class _Company:
 class Uplink:
     """Publishes as the connection's principal, and keeps the answers that are awaited."""
 
-    def __init__(self, connection: Connection, generation: Callable[[], int]) -> None:
+    def __init__(self, connection: Carrier, generation: Callable[[], int]) -> None:
         self._connection = connection
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from broker.connection import Connection, Delivery
+from broker.carrier import Carrier
+from broker.delivery import Delivery
 from broker.errors import Disconnected, TransferFailed
 from broker.inbound import Refusal, take_in
 from broker.outbound import send
@@ -47,7 +48,7 @@ class _Open(msgspec.Struct, kw_only=True):
 class Transfers:
     """See the module. Feed it every delivery of files that comes to its principal."""
 
-    def __init__(self, connection: Connection, *, my_suffix: str = "", kept: int | None = None) -> None:
+    def __init__(self, connection: Carrier, *, my_suffix: str = "", kept: int | None = None) -> None:
         """``kept``: see ``reserve.DiskRoom``; of the disks that files come to."""
         self._connection, self._kept = connection, kept
         self._my_suffix = my_suffix

@@ -18,13 +18,15 @@ from adapters.job.desk import SubmissionDesk
 from adapters.ledger import classes, retention, tables
 from adapters.ledger.retention import Keep
 from adapters.metrics import Metrics
+from broker.memory import MemoryCarrier
 from broker.routes import DOWN
 from schemas.description import Requirements
 from schemas.envelope import Failed
 from schemas.jobs import AgentHello, JobRequest, Machine
 from schemas.ledger import JobState
+from tests.broker.polling import until
 from tests.contract.ledger_fixtures import SMALL, Desk, cluster, desk, url
-from tests.unit.wires import Post, Wire, until
+from tests.unit.posts import Post
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -120,8 +122,8 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
     monkeypatch.setattr(retention, "PORTION", 10)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
     desk.ledger.write(lambda tx: classes.offer_numbers(tx, [classes.Brought(f"kind-{n}", "") for n in range(45)]))
-    wire = Wire()
-    intake = Intake(wire.connection, desk.ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    wire = MemoryCarrier("adapter-job-1")
+    intake = Intake(wire, desk.ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
     written: list[int] = []
     write = intake.write
 
@@ -145,9 +147,9 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
 async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "MOST_OF_VM", 0)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
-    wire, submitted = Wire(), SubmissionDesk(lambda digest: True)
+    wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionDesk(lambda digest: True)
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire.connection, desk.ledger, kinds(submitted), metrics, after=lambda tx: None)
+    intake = Intake(wire, desk.ledger, kinds(submitted), metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     posts = [Post("vm-a.request", JobRequest(slot=0, machine=SMALL)), Post("vm-a.request", AgentHello(machine=SMALL))]
     for post in posts:
@@ -159,6 +161,6 @@ async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatc
     submitted.close()
     desk.ledger.close()
 
-    told = [message for _, message in wire.to(DOWN) if isinstance(message, Failed)]
+    told = [message for _, message in wire.sent_to(DOWN) if isinstance(message, Failed)]
     assert len(told) == 2
     assert all("one more kind of machine is one too many: vm-a has brought" in failed.message for failed in told)

@@ -22,12 +22,14 @@ from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
 from adapters.metrics import Metrics
 from adapters.storage.store import Store
+from broker.memory import MemoryCarrier
 from broker.routes import DEAD, down
 from schemas.description import JobDescription
 from schemas.envelope import Message
 from schemas.jobs import AgentHello, JobBeat, JobRequest, JobStop, Machine
 from schemas.ledger import JobSubmit
-from tests.unit.wires import Post, Wire, until
+from tests.broker.polling import until
+from tests.unit.posts import Post
 
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="linux/x86_64")
 
@@ -57,11 +59,13 @@ def submission(number: int) -> JobSubmit:
 async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_is_room(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger, wire, desk = Ledger(f"sqlite:///{small_disk}/ledger.db"), Wire(), SubmissionDesk(lambda digest: True)
-    ledger.open()
-    intake = Intake(
-        wire.connection, ledger, kinds(desk), Metrics(wire.user, CollectorRegistry()), after=lambda tx: None
+    ledger, wire, desk = (
+        Ledger(f"sqlite:///{small_disk}/ledger.db"),
+        MemoryCarrier("adapter-job-1"),
+        SubmissionDesk(lambda digest: True),
     )
+    ledger.open()
+    intake = Intake(wire, ledger, kinds(desk), Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
     answers: list[bool] = []
     is_there = intake._is_there
 
@@ -98,9 +102,9 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
 
 
 async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -> None:
-    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db"), Wire()
+    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db"), MemoryCarrier("adapter-job-1")
     ledger.open()
-    intake = Intake(wire.connection, ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    intake = Intake(wire, ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
     ledger.write(lambda tx: outbox.put(tx, down("vm-a"), JobStop(id="m", job="site-a/j.1", attempt=1, reason="x")))
     intake._outgoing.put_back(["m"])
     filler = fill(small_disk)
@@ -112,7 +116,7 @@ async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -
     ledger.close()
 
 
-class OpeningWire(Wire):
+class OpeningWire(MemoryCarrier):
     """A link that is down until it is opened."""
 
     opened = 0
@@ -136,13 +140,13 @@ def fill_log(ledger: Ledger) -> None:
 async def test_an_adapter_that_starts_on_a_full_disk_takes_no_message_and_begins_once_there_is_room(
     small_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db", instance="adapter-job-1"), OpeningWire()
+    ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db", instance="adapter-job-1"), OpeningWire("adapter-job-1")
     ledger.open()
     filler = fill(small_disk)
     with pytest.raises(LedgerError):
         fill_log(ledger)
     store = Store(f"file://{small_disk}/store")
-    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+    adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
 
     running = asyncio.create_task(adapter.run(sweep_s=3600))
     await until(lambda: running.done() or "ledger takes no write, waiting" in caplog.messages, 60)

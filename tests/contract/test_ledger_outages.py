@@ -14,10 +14,10 @@ from adapters.ledger.transaction import Policy
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
 from adapters.storage.store import UNFINISHED, Store
+from broker.memory import MemoryCarrier
 from schemas.jobs import JobAssign, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
-from tests.unit.wires import Wire
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -95,12 +95,12 @@ def test_a_short_silence_of_the_storage_adds_nothing(slow: Desk, phase: Phase) -
     assert slow.state("one") is JobState.SUBMITTED
 
 
-def adapter_of(desk: Desk, directory: Path) -> tuple[StorageAdapter, Wire]:
+def adapter_of(desk: Desk, directory: Path) -> tuple[StorageAdapter, MemoryCarrier]:
     """A storage adapter on the desk's ledger."""
-    wire, store = Wire("adapter-store-1"), Store(f"file://{directory}/store")
+    wire, store = MemoryCarrier("adapter-store-1"), Store(f"file://{directory}/store")
     metrics = Metrics(wire.user, CollectorRegistry())
     config = StorageAdapterConfig(credential="", ledger="", store="", staging=str(directory / "staging"))
-    return StorageAdapter(wire.connection, desk.ledger, store, config, metrics), wire
+    return StorageAdapter(wire, desk.ledger, store, config, metrics), wire
 
 
 def seen_ms(desk: Desk) -> int:

@@ -19,12 +19,12 @@ from adapters.metrics import Metrics
 from adapters.storage import contents
 from adapters.storage.collector import Bounds, Collector
 from adapters.storage.store import Store
+from broker.memory import MemoryCarrier
 from schemas.description import Input
 from schemas.files import InputFile, OutputFile
 from schemas.jobs import Outcome
 from schemas.ledger import JobDelete
 from tests.contract.ledger_fixtures import SITE, Desk, cluster
-from tests.unit.wires import Wire
 
 __all__ = ["cluster"]
 
@@ -43,8 +43,8 @@ class Yard:
 
     async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
-        wire, metrics = Wire(), Metrics("adapter-store-1", CollectorRegistry())
-        intake = Intake(wire.connection, self.desk.ledger, {}, metrics, after=lambda tx: None)
+        wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
+        intake = Intake(wire, self.desk.ledger, {}, metrics, after=lambda tx: None)
         collector = Collector(self.store, intake, bounds or Bounds(), metrics)
         try:
             await work(collector)  # type: ignore[misc]

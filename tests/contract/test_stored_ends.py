@@ -12,13 +12,15 @@ from adapters.ledger.attempts import AttemptState
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter, _complete
 from adapters.storage.store import Store
+from broker.memory import MemoryCarrier
 from broker.routes import DOWN
 from schemas.description import Requirements
 from schemas.envelope import Failed
 from schemas.files import OutputFile
 from schemas.jobs import JobAssign, JobCompletion, JobCompletionAnswer, Outcome, OutputEntry
+from tests.broker.polling import until
 from tests.contract.ledger_fixtures import Desk, cluster, desk, url
-from tests.unit.wires import Post, Wire, until
+from tests.unit.posts import Post
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -27,10 +29,10 @@ class Centre:
     """A storage adapter on the desk's ledger."""
 
     def __init__(self, desk: Desk, directory: Path) -> None:
-        self.desk, self.wire, self.store = desk, Wire("adapter-store-1"), Store(f"file://{directory}/store")
+        self.desk, self.wire, self.store = desk, MemoryCarrier("adapter-store-1"), Store(f"file://{directory}/store")
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         config = StorageAdapterConfig(credential="", ledger="", store="", staging=str(directory / "staging"))
-        self.adapter = StorageAdapter(self.wire.connection, desk.ledger, self.store, config, metrics)
+        self.adapter = StorageAdapter(self.wire, desk.ledger, self.store, config, metrics)
         self.root = directory / "store"
 
     def stored(self, job: JobAssign) -> bytes | None:
@@ -144,7 +146,7 @@ async def test_a_full_store_is_told_to_the_holder_alone(
     centre.adapter._on_completion(post.delivery)
     await until(lambda: post.acked)
 
-    ((key, answer),) = centre.wire.to(DOWN)
+    ((key, answer),) = centre.wire.sent_to(DOWN)
     assert isinstance(answer, Failed)
     assert (key, "No space left" in answer.message) == ("vm.1", True)
 

@@ -20,6 +20,7 @@ from broker.dead_letters import Burials
 from broker.delivery import Gate, Subscription
 from broker.inbound import receiver
 from broker.keys.service import Service
+from broker.memory import MemoryCarrier
 from broker.offences import OFFENCE_BYTES, OFFENCES
 from broker.principals import parse_principal
 from broker.routes import CALLS, REJECTED, UP, payer_of
@@ -27,7 +28,6 @@ from broker.topology import Profile, centre_queues, queues_of
 from schemas.codec import bundle, encode
 from schemas.jobs import JobBeat
 from tests.unit.test_responder import Channel, Content
-from tests.unit.wires import Wire
 
 BEAT = encode(JobBeat(holding=[]))
 NOW_S = 100.0
@@ -40,7 +40,7 @@ class Door:
         self.now_s, self.noted = NOW_S, 0
         self.came: list[Delivery] = []
         self.cut: list[tuple[str, str]] = []
-        self.burials = Burials(Wire().connection, cut_off=self._cut_off, clock=self._clock)
+        self.burials = Burials(MemoryCarrier("adapter-job-1"), cut_off=self._cut_off, clock=self._clock)
         self.admission = Admission(self.burials, self._note, clock=self._clock)
         self._subscription = Subscription(
             queue=queue, handler=self.came.append, bundles=bundles, gate=self.admission.gate(queue)
@@ -178,7 +178,7 @@ def test_those_without_any_name_share_one_share() -> None:
     assert door.cut == []
 
 
-class ListeningWire(Wire):
+class ListeningWire(MemoryCarrier):
     """Notes what is consumed, and through which gate; never opens."""
 
     def __init__(self, user: str) -> None:
@@ -207,11 +207,11 @@ async def gates(tmp_path: Path) -> dict[str, Gate | None]:
     ledger.open()
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(tmp_path / "staging"))
     with pytest.raises(Opened):
-        await JobAdapter(job.connection, ledger, files, Metrics("job", CollectorRegistry())).run(1.0)
-    adapter = StorageAdapter(store.connection, ledger, files, config, Metrics("store", CollectorRegistry()))
+        await JobAdapter(job, ledger, files, Metrics("job", CollectorRegistry())).run(1.0)
+    adapter = StorageAdapter(store, ledger, files, config, Metrics("store", CollectorRegistry()))
     with pytest.raises(Opened):
         await adapter.run("adapter-store-1")
-    service = Service(keys.connection, Any, Any, lifetime_s=1, sweep_s=1)  # type: ignore[arg-type]
+    service = Service(keys, Any, Any, lifetime_s=1, sweep_s=1)  # type: ignore[arg-type]
     with pytest.raises(AttributeError):  # there is no registrar to sweep with
         await service.run()
     ledger.close()

@@ -8,11 +8,12 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
+from broker.memory import MemoryCarrier
 from broker.rpc import Call, Journal, ServerClock, Uplink
 from guest_agent import room as rooms
 from guest_agent.book import Book, Conclusion
@@ -27,12 +28,11 @@ from tests.unit.guests import Guest, content_of
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p")
 
 
-class Up:
+class Up(Uplink):
     """An uplink that answers completions, or none; notes what was durable when one was sent."""
 
-    generation = 1
-
     def __init__(self, agent: Agent, *, answers: bool) -> None:
+        super().__init__(MemoryCarrier("vm-a"), lambda: 1)
         self._agent, self._answers = agent, answers
         self.completions: list[JobCompletion] = []
         self.durable: list[bool] = []
@@ -40,7 +40,8 @@ class Up:
     async def say(self, kind: str, message: Message, **_: Any) -> None:
         pass
 
-    async def ask_together(self, kind: str, message: JobCompletion, *, timeout_s: float, within_s: float) -> Reply:
+    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+        assert isinstance(message, JobCompletion)
         self.durable.append(self._agent.is_written(message))
         self.completions.append(message)
         if not self._answers:
@@ -77,7 +78,7 @@ class Agent:
         self.at = Guest(directory, book=self.book, boot_id=boot, boot_before=before, found=found)
         self.up = Up(self, answers=answers)
         self.loop = JobLoop(
-            cast(Uplink, self.up),
+            self.up,
             self.at.room,
             slots=1,
             machine=lambda: MACHINE,
@@ -93,11 +94,11 @@ class Agent:
     async def assign(self, job: JobAssign) -> None:
         if self.journal.get(job.id) is None:
             await self.journal.accept(job.id, "adapter-a", encode(job))
-        await self.loop.assign(cast(Call, None), job)
+        await self.loop.assign(Call(None, job, "adapter-a"), job)
 
     async def recover(self) -> None:
         for job, _ in self.book.unanswered():
-            await self.loop.assign(cast(Call, None), job)
+            await self.loop.assign(Call(None, job, "adapter-a"), job)
 
 
 def job(number: int, *command: str, **fields: Any) -> JobAssign:

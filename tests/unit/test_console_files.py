@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
 from broker.transfer.places import ASKER_GONE_S, Room
@@ -18,7 +19,7 @@ from guest_agent.files import ROOM, ConsoleFiles
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, GuestFile
-from tests.unit.wires import Wire, until
+from tests.broker.polling import until
 
 CONSOLE = "console-a"
 
@@ -27,15 +28,15 @@ class Guest:
     """A VM's files, a console that pushes to it whole files in one chunk, and what the VM said."""
 
     def __init__(self, directory: Path) -> None:
-        self.wire = Wire("vm-a")
+        self.wire = MemoryCarrier("vm-a")
         self.area = directory / "files"
         self.partials = directory / "partial"
         self.area.mkdir()
-        self.transfers = Transfers(self.wire.connection)
+        self.transfers = Transfers(self.wire)
         self.files = ConsoleFiles(self.transfers, self.area, self.partials)
 
     def said(self, kind: type[Message]) -> list[Message]:
-        return [message for _, message in self.wire.to("vc.up") if isinstance(message, kind)]
+        return [message for _, message in self.wire.sent_to("vc.up") if isinstance(message, kind)]
 
     async def push(self, content: bytes, path: str, source: str = "card.dat", console: str = CONSOLE) -> Message:
         """Push, and give the last word."""
@@ -50,7 +51,7 @@ class Guest:
         return self.of(offer.id)[-1]
 
     def of(self, transfer: str) -> list[Message]:
-        return [m for _, m in self.wire.to("vc.up") if getattr(m, "transfer", "") == transfer]
+        return [m for _, m in self.wire.sent_to("vc.up") if getattr(m, "transfer", "") == transfer]
 
 
 def chunk(window: FileWindow, content: bytes) -> FileChunk:
@@ -159,7 +160,7 @@ async def test_the_ninth_pull_waits_and_hears_so_and_dead_consoles_give_its_plac
 
 async def test_who_waited_and_has_stopped_asking_is_not_begun() -> None:
     now = [0.0]
-    transfers = Transfers(Wire("vm-a").connection)
+    transfers = Transfers(MemoryCarrier("vm-a"))
     room = Room(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
     desk = Desk(transfers, room, clock=lambda: now[0])
     begun: list[str] = []

@@ -23,6 +23,7 @@ from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.dead_letters import Burials
+from broker.memory import MemoryCarrier
 from broker.offences import Offences
 from broker.routes import DEAD
 from broker.transfer import Transfers
@@ -42,7 +43,8 @@ from schemas.files import (
     OutputFile,
 )
 from schemas.jobs import JobBeat
-from tests.unit.wires import Post, Wire, until
+from tests.broker.polling import until
+from tests.unit.posts import Post
 
 CONTENT = b"content"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -52,7 +54,7 @@ class Room:
     """A courier with its store, and what it said."""
 
     def __init__(self, directory: Path, **bounds: int) -> None:
-        self.wire = Wire("adapter-store-1")
+        self.wire = MemoryCarrier("adapter-store-1")
         self.store = Store(f"file://{directory}/store")
         self.staging = directory / "staging"
         #: The hosts of VMs.
@@ -62,8 +64,8 @@ class Room:
         #: Who was cut off.
         self.cut: list[str] = []
         metrics = Metrics("adapter-store-1", CollectorRegistry())
-        transfers = Transfers(self.wire.connection)
-        self.burials = Burials(self.wire.connection, cut_off=lambda who, _: self.cut.append(who))
+        transfers = Transfers(self.wire)
+        self.burials = Burials(self.wire, cut_off=lambda who, _: self.cut.append(who))
         self.courier = Courier(
             transfers, self.store, self.staging, self._may_store, self._host_of, self.burials, metrics, **bounds
         )
@@ -114,7 +116,7 @@ class Room:
         return sorted(self.staging.glob("*.part"), key=lambda path: path.stat().st_mtime)
 
     def said(self, kind: type[Message]) -> list[tuple[str, Message]]:
-        spoken = [pair for exchange in ("vc.down", "vc.up") for pair in self.wire.to(exchange)]
+        spoken = [pair for exchange in ("vc.down", "vc.up") for pair in self.wire.sent_to(exchange)]
         return [(key, message) for key, message in spoken if isinstance(message, kind)]
 
 

@@ -6,17 +6,15 @@ import asyncio
 import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from broker.rpc import Uplink
 from guest_agent.attempt import Attempt
 from guest_agent.endings import Endings
 from schemas.jobs import JobCompletion, Outcome
+from tests.broker.polling import until
 from tests.unit import guests
 from tests.unit.test_slots import Up
-from tests.unit.wires import until
 
 
 class Ends:
@@ -25,7 +23,7 @@ class Ends:
     def __init__(self, directory: Path) -> None:
         self.at = guests.Guest(directory)
         self.forgotten: list[Attempt] = []
-        self.endings = Endings(cast(Uplink, Up()), self.at.room, self.forgotten.append, asyncio.ensure_future)
+        self.endings = Endings(Up(), self.at.room, self.forgotten.append, asyncio.ensure_future)
 
     def end(self, number: int) -> asyncio.Task[None]:
         attempt = self.at.attempt("true", job=f"site-a/j.{number}")

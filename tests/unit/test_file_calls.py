@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Disconnected, TransferFailed
+from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
@@ -18,13 +19,13 @@ from console.file_calls import FileCalls
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, FileWait, GuestFile
-from tests.unit.wires import Wire, until
+from tests.broker.polling import until
 
 VM = "vm-a"
 STILL_S = 0.6
 
 
-class FrozenWire(Wire):
+class FrozenWire(MemoryCarrier):
     """A link whose broker takes nothing while ``is_frozen``."""
 
     def __init__(self) -> None:
@@ -50,15 +51,15 @@ class Person:
 
     def __init__(self, still_s: float = STILL_S, say_s: float = 30.0) -> None:
         self.wire = FrozenWire()
-        self.transfers = Transfers(self.wire.connection)
+        self.transfers = Transfers(self.wire)
         self.told: list[str] = []
         self.calls = FileCalls(self.transfers, self.told.append, still_s=still_s, say_s=say_s)
 
     def gets(self) -> list[FileGet]:
-        return [message for _, message in self.wire.to("vc.down") if isinstance(message, FileGet)]
+        return [message for _, message in self.wire.sent_to("vc.down") if isinstance(message, FileGet)]
 
     def aborts(self) -> list[FileAbort]:
-        return [message for _, message in self.wire.to("vc.down") if isinstance(message, FileAbort)]
+        return [message for _, message in self.wire.sent_to("vc.down") if isinstance(message, FileAbort)]
 
 
 async def test_a_vm_that_says_nothing_is_given_up_and_told(tmp_path: Path) -> None:

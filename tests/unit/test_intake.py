@@ -28,6 +28,7 @@ from adapters.ledger.transaction import Tx
 from adapters.metrics import Metrics
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
+from broker.memory import MemoryCarrier
 from broker.outbound import answer_of
 from broker.routes import DEAD, DOWN, UP
 from schemas.codec import MAX_TEXT, decode, encode
@@ -63,15 +64,16 @@ from schemas.ledger import (
     RegistryList,
 )
 from schemas.vms import HostFacts, HostInventory, VmStatus
-from tests.unit.wires import Post, Wire, until
+from tests.broker.polling import until
+from tests.unit.posts import Post
 
 BEAT = JobBeat(holding=[])
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="linux/x86_64")
 
 
 @pytest.fixture
-def wire() -> Wire:
-    return Wire()
+def wire() -> MemoryCarrier:
+    return MemoryCarrier("adapter-job-1")
 
 
 @pytest.fixture
@@ -88,9 +90,11 @@ def store(tmp_path: Path) -> Store:
 
 
 @asynccontextmanager
-async def running(wire: Wire, ledger: Ledger, table: dict[type[Message], BatchHandler]) -> AsyncIterator[Intake]:
+async def running(
+    wire: MemoryCarrier, ledger: Ledger, table: dict[type[Message], BatchHandler]
+) -> AsyncIterator[Intake]:
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire.connection, ledger, table, metrics, after=lambda tx: None)
+    intake = Intake(wire, ledger, table, metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     try:
         yield intake
@@ -104,7 +108,9 @@ def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], BatchHandler
     return {JobBeat: BatchHandler(handle=room, senders=frozenset({Kind.VM}), light=True)}
 
 
-async def test_what_waits_is_written_down_before_the_adapter_takes_its_turn(wire: Wire, ledger: Ledger) -> None:
+async def test_what_waits_is_written_down_before_the_adapter_takes_its_turn(
+    wire: MemoryCarrier, ledger: Ledger
+) -> None:
     stall = threading.Event()
 
     def stalled(tx: Tx, items: Any) -> list[None]:
@@ -124,7 +130,7 @@ async def test_what_waits_is_written_down_before_the_adapter_takes_its_turn(wire
 
 
 async def test_a_turn_waits_for_a_ledger_that_is_away(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, tries = ledger._run, []
 
@@ -146,10 +152,10 @@ async def test_a_turn_waits_for_a_ledger_that_is_away(
 
 
 async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
-    wire: Wire, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: Store
 ) -> None:
     """Two sweeps, each with its mark come back; the second finds the clock where the first left it."""
-    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+    adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
     watch = LeaseWatch(ledger.instance, most_gap_s=15)
     began_ms = ledger.read(lambda tx: tx.lease_now_ms)
 
@@ -169,14 +175,14 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 
 
 async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
-    wire: Wire, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its adapter was killed after the first portion; the next one's lease clock goes on meanwhile."""
     monkeypatch.setattr("adapters.ledger.arrays.PORTION", 10)
     job = JobDescription(id="many", executable="run.sh", array=1000)
     application = submissions.look_at(JobSubmit(job=job), lambda digest: True)
     ledger.write(lambda tx: submissions.submit(tx, "site-a", application))
-    adapter = JobAdapter(wire.connection, ledger, store, Metrics(wire.user, CollectorRegistry()))
+    adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
     put_mark, at_marks = adapter._put_mark, []
 
     def made() -> int:
@@ -195,7 +201,7 @@ async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
 
 
 async def test_a_message_that_the_ledger_cannot_take_is_kept_back_and_the_others_go_on(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the database has no memory for one: it is no fault of the message's, and nobody else waits for it."""
     monkeypatch.setattr("adapters.intake.AGAIN_S", 0.05)
@@ -220,7 +226,7 @@ async def test_a_message_that_the_ledger_cannot_take_is_kept_back_and_the_others
     assert wire.sent == []
 
 
-async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: Wire, ledger: Ledger) -> None:
+async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: MemoryCarrier, ledger: Ledger) -> None:
     hangs = threading.Event()
 
     def has_input(digest: str) -> bool:
@@ -241,7 +247,7 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: W
     hangs.set()
     desk.close()
 
-    verdicts = {v.job: v for _, v in wire.to(DOWN) if isinstance(v, JobVerdict)}
+    verdicts = {v.job: v for _, v in wire.sent_to(DOWN) if isinstance(v, JobVerdict)}
     assert not was_acked
     assert verdicts["plain"].accepted
     assert not verdicts["slow"].accepted
@@ -265,7 +271,7 @@ async def test_a_store_is_asked_for_the_inputs_of_a_job_together() -> None:
     assert [reason.partition(":")[0] for reason in found.reasons] == ["input '7'", "input 'again'"]
 
 
-async def test_a_store_that_cannot_say_refuses_in_its_words(wire: Wire, ledger: Ledger) -> None:
+async def test_a_store_that_cannot_say_refuses_in_its_words(wire: MemoryCarrier, ledger: Ledger) -> None:
     def has_input(digest: str) -> bool:
         raise StoreError("store file:///srv: Input/output error")
 
@@ -277,7 +283,7 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: Wire, ledger: 
         await until(lambda: post.acked, 20)
     desk.close()
 
-    verdict = wire.to(DOWN)[0][1]
+    verdict = wire.sent_to(DOWN)[0][1]
     assert isinstance(verdict, JobVerdict)
     assert "Input/output error; submit again later, under the same id" in verdict.reasons[0]
 
@@ -285,7 +291,7 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: Wire, ledger: 
 @pytest.mark.parametrize("sender", ["once-x", "keys", "adapter-store-1"])
 @pytest.mark.parametrize("body", [b"\xc1", encode(Ping()), encode(BEAT)], ids=["unreadable", "other", "beat"])
 async def test_who_may_not_be_written_to_is_buried_in_silence(
-    wire: Wire, ledger: Ledger, sender: str, body: bytes
+    wire: MemoryCarrier, ledger: Ledger, sender: str, body: bytes
 ) -> None:
     post = Post(f"{sender}.enrol", body)
 
@@ -297,7 +303,7 @@ async def test_who_may_not_be_written_to_is_buried_in_silence(
 
 
 @pytest.mark.parametrize("sender", ["host-a", "vm-a", "site-a", "console-a"])
-async def test_everybody_else_is_told_why(wire: Wire, ledger: Ledger, sender: str) -> None:
+async def test_everybody_else_is_told_why(wire: MemoryCarrier, ledger: Ledger, sender: str) -> None:
     post = Post(f"{sender}.request", Ping())
 
     async with running(wire, ledger, beats_by(lambda tx, items: [None])) as intake:
@@ -307,7 +313,7 @@ async def test_everybody_else_is_told_why(wire: Wire, ledger: Ledger, sender: st
     assert [where for where, _, _ in wire.sent] == [DEAD, UP if sender == "console-a" else DOWN]
 
 
-async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: Wire, ledger: Ledger) -> None:
+async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: MemoryCarrier, ledger: Ledger) -> None:
     body = msgspec.msgpack.encode({"op": "x" * (MAX_BODY_BYTES - 100)})
     post = Post("vm-a.request", body)
 
@@ -326,7 +332,7 @@ def test_the_reason_of_a_long_fault_is_short() -> None:
 
 
 async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowledged(
-    wire: Wire, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: Store
 ) -> None:
     inputs = [Input(name=f"input-{n}", sha256=f"{n:064x}") for n in range(1900)]
     submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
@@ -337,7 +343,7 @@ async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowl
             intake.on_delivery(post.delivery)
         await until(lambda: all(post.acked for post in posts), 20)
 
-    answers = [answer for _, answer in wire.to(DOWN)]
+    answers = [answer for _, answer in wire.sent_to(DOWN)]
     assert len(answers) == 2
     assert isinstance(answers[0], JobVerdict)
     assert "the store has no file" in answers[0].reasons[0]
@@ -357,16 +363,16 @@ def _row(number: int) -> JobRow:
 
 
 @asynccontextmanager
-async def asked(wire: Wire, ledger: Ledger, question: Message) -> AsyncIterator[tuple[Post, Message]]:
+async def asked(wire: MemoryCarrier, ledger: Ledger, question: Message) -> AsyncIterator[tuple[Post, Message]]:
     post = Post("console-a.call", question)
     async with running(wire, ledger, {}) as intake:
-        await Calls(wire.connection, intake).on_delivery(post.delivery)
-        ((_, answer),) = wire.to(UP)
+        await Calls(wire, intake).on_delivery(post.delivery)
+        ((_, answer),) = wire.sent_to(UP)
         yield post, answer
 
 
 async def test_a_page_of_jobs_with_long_reasons_keeps_all_its_rows(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = [_row(number) for number in range(1000)]
     monkeypatch.setitem(ANSWERS, JobList, lambda tx, m: Jobs(call=m.id, jobs=page, counts={"held": 1000}))
@@ -378,7 +384,7 @@ async def test_a_page_of_jobs_with_long_reasons_keeps_all_its_rows(
 
 
 async def test_a_job_with_a_long_history_is_shown_with_its_end(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = [JobEvent(at_ms=n, attempt=1, event="e", noticed_by="x", detail="y" * 5000) for n in range(500)]
     attempts = [AttemptRow(attempt=n, state="failed", vm="vm-a", cause="z" * 1000) for n in (1, 2)]
@@ -399,7 +405,7 @@ async def test_a_job_with_a_long_history_is_shown_with_its_end(
     ("give", "said"), [("too much", "over the limit"), ("nothing", "KeyError")], ids=["too-long", "broken"]
 )
 async def test_a_question_without_an_answer_is_refused_and_not_asked_again(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, give: str, said: str
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, give: str, said: str
 ) -> None:
     def answer_it(tx: Tx, message: Message) -> JobVerdict:
         long = {"too much": "x" * MAX_BODY_BYTES}[give]
@@ -435,7 +441,7 @@ def test_what_a_machine_says_of_itself_is_bounded(too_much: dict[str, Any]) -> N
 
 
 async def test_beats_are_taken_between_the_portions_of_a_long_order(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orders, "PORTION", 10)
     job = JobDescription(id="many", executable="x", array=200)
@@ -448,19 +454,19 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 
     async with running(wire, ledger, beats_by(beat)) as intake:
         order = Post("console-ada.call", JobCancel(job="many"))
-        calls = asyncio.ensure_future(Calls(wire.connection, intake).on_delivery(order.delivery))
+        calls = asyncio.ensure_future(Calls(wire, intake).on_delivery(order.delivery))
         while not calls.done():
             intake.on_delivery(Post("vm-a.beat", BEAT).delivery)
             await asyncio.sleep(0.001)
         await until(lambda: order.acked)
 
-    (answer,) = [message for _, message in wire.to(UP) if isinstance(message, JobsChanged)]
+    (answer,) = [message for _, message in wire.sent_to(UP) if isinstance(message, JobsChanged)]
     assert (answer.changed, answer.more) == (200, False)
     assert [count for count in seen if 0 < count < 200]
 
 
 async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_is_given_again(
-    wire: Wire, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(orders, "PORTION", 10)
     monkeypatch.setattr(calls_module, "ORDER_S", 0.0)
@@ -470,9 +476,9 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
     async with running(wire, ledger, {}) as intake:
         for _ in range(2):
             order = Post("console-ada.call", JobCancel(job="many"))
-            await Calls(wire.connection, intake).on_delivery(order.delivery)
+            await Calls(wire, intake).on_delivery(order.delivery)
 
-    answers = [message for _, message in wire.to(UP) if isinstance(message, JobsChanged)]
+    answers = [message for _, message in wire.sent_to(UP) if isinstance(message, JobsChanged)]
     assert [(answer.changed, answer.more) for answer in answers] == [(10, True), (5, False)]
 
 

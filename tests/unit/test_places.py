@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
 from broker.transfer.places import ASKER_GONE_S, TURN_S, Places, Room, Visit
 from schemas.files import FileGet, GuestFile
-from tests.unit.wires import Wire, until
+from tests.broker.polling import until
 
 ROOM = Room(at_work=4, at_work_of_one=2, at_work_of_kin=4, known=12, known_of_one=6, known_of_kin=12)
 
@@ -105,7 +106,7 @@ def test_whose_kin_a_sender_is_may_become_known_while_it_waits() -> None:
 async def test_a_transfer_that_gave_its_place_up_is_served_again() -> None:
     now = [0.0]
     room = Room(at_work=2, at_work_of_one=2, at_work_of_kin=2, known=9, known_of_one=9, known_of_kin=9)
-    desk = Desk(Transfers(Wire("vm-a").connection), room, kin_of=lambda one: one, clock=lambda: now[0])
+    desk = Desk(Transfers(MemoryCarrier("vm-a")), room, kin_of=lambda one: one, clock=lambda: now[0])
     begun: list[str] = []
     may_end = asyncio.Event()
 

@@ -20,8 +20,8 @@ from guest_agent.streams import CappedFile
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileDone, FileOffer, FileWait, FileWindow, GuestFile
+from tests.broker.polling import until
 from tests.unit.disks import fill, grudge, small_disk
-from tests.unit.wires import until
 
 MIB = 1 << 20
 

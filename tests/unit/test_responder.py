@@ -9,13 +9,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from broker.connection import Connection
 from broker.delivery import Delivery, Subscription
 from broker.inbound import receiver
+from broker.memory import MemoryCarrier
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from broker.rpc import responder as responder_module
 from schemas.codec import MESSAGES, decode, encode
@@ -31,22 +31,17 @@ NOW_MS = 1_800_000_000_000
 WEEK_MS = 7 * 86_400_000
 
 
-class Wire:
-    """Stands in for a connection; ``cut``: nothing is ever confirmed."""
-
-    user = "host-a"
+class Wire(MemoryCarrier):
+    """A carrier; ``cut``: nothing is ever confirmed."""
 
     def __init__(self, *, cut: bool = False) -> None:
-        self.cut = cut
-        self.sent: list[Message] = []
+        super().__init__("host-a")
+        if cut:
+            self.cut()
 
-    async def wait_up(self) -> None:
-        if self.cut:
-            await asyncio.Event().wait()
-
-    async def deliver(self, _exchange: str, _key: str, body: bytes, **_: Any) -> None:
-        await self.wait_up()
-        self.sent.append(decode(body))
+    @property
+    def said(self) -> list[Message]:
+        return [decode(body) for _, _, body in self.sent]
 
 
 class Channel:
@@ -100,9 +95,8 @@ class Agent:
         self._run = run
         handler = Handler(run=self.handle, senders=EVERYBODY, repeatable=True)
         handlers = dict.fromkeys(MESSAGES.values(), handler)
-        connection = cast(Connection, self.wire)
         self.responder = Responder(
-            connection, self.journal, handlers, clock=self.clock, generation=lambda: self.generation
+            self.wire, self.journal, handlers, clock=self.clock, generation=lambda: self.generation
         )
 
     async def handle(self, call: Call, message: Message) -> Reply:
@@ -122,7 +116,7 @@ class Agent:
         receive = receiver(subscription, channel, lambda work: tasks.append(asyncio.ensure_future(work)))
         receive(None, channel, Content(sender), message if isinstance(message, bytes) else encode(message))
         await until(lambda: bool(channel.settled))
-        if not self.wire.cut:
+        if self.wire.is_up:
             await asyncio.gather(*tasks)
         for task in tasks:
             task.cancel()
@@ -185,7 +179,7 @@ async def test_a_disk_that_takes_no_command_is_told_to_a_console_and_the_command
 
         assert settled == ["rejected"]
         assert agent.ran == []
-        (failed,) = [one for one in agent.wire.sent if isinstance(one, Failed)]
+        (failed,) = [one for one in agent.wire.said if isinstance(one, Failed)]
         assert (failed.call, failed.code) == ("c1", ErrorCode.STORE)
         assert "journal: No space left on device" in failed.message
 
@@ -194,15 +188,15 @@ async def test_an_answer_goes_out_although_the_disk_does_not_take_it(tmp_path: P
     async with agent_of(tmp_path, full_for="end") as agent:
         await agent.take(VmStart(vm="vm-1", id="c1"))
 
-        await until(lambda: any(isinstance(one, Done) for one in agent.wire.sent))
+        await until(lambda: any(isinstance(one, Done) for one in agent.wire.said))
 
 
 async def test_an_answer_that_is_too_long_is_a_failure_that_says_so(tmp_path: Path) -> None:
     async with agent_of(tmp_path, run="is long") as agent:
         await agent.take(VmStart(vm="vm-1", id="c1"))
 
-        await until(lambda: any(isinstance(one, Failed) for one in agent.wire.sent))
-        (failed,) = [one for one in agent.wire.sent if isinstance(one, Failed)]
+        await until(lambda: any(isinstance(one, Failed) for one in agent.wire.said))
+        (failed,) = [one for one in agent.wire.said if isinstance(one, Failed)]
         assert "does not fit" in failed.message
         assert (agent.journal.get("c1") or agent).ended  # type: ignore[union-attr]
 
@@ -231,9 +225,9 @@ async def test_a_command_that_a_crash_has_left_is_judged_as_one_that_comes(
     await left_behind(tmp_path, message, started=code is ErrorCode.INTERRUPTED)
     async with agent_of(tmp_path) as agent:
         agent.responder.recover()
-        await until(lambda: bool(agent.wire.sent))
+        await until(lambda: bool(agent.wire.said))
 
-        (answer,) = agent.wire.sent
+        (answer,) = agent.wire.said
         assert isinstance(answer, Failed)
         assert answer.code == code
         assert agent.ran == []

@@ -25,11 +25,12 @@ from broker.delivery import Subscription
 from broker.errors import Forbidden
 from broker.inbound import receiver
 from broker.keys.service import Service
+from broker.memory import MemoryCarrier
 from schemas.codec import MESSAGES, encode
 from schemas.examples import example
 from schemas.jobs import JobCompletion, OutputEntry
+from tests.broker.polling import until
 from tests.unit.test_responder import Channel, Content
-from tests.unit.wires import Wire, until
 
 SENDERS = ("vm-a", "host-a", "site-a", "console-a", "adapter-b", "keys")
 Handler = Callable[[Delivery], Any]
@@ -41,8 +42,8 @@ class Trouble:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def wire(self) -> Wire:
-        return CutWire("adapter-store-1") if self.name == "a cut link" else Wire("adapter-store-1")
+    def wire(self) -> MemoryCarrier:
+        return CutWire("adapter-store-1") if self.name == "a cut link" else MemoryCarrier("adapter-store-1")
 
     def spoil(self, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
         if self.name == "a ledger that breaks":
@@ -53,7 +54,7 @@ class Trouble:
                 monkeypatch.setattr(store, method, _full, raising=False)
 
 
-class CutWire(Wire):
+class CutWire(MemoryCarrier):
     """A link on which no dead letter goes out: the permission is gone, say."""
 
     async def deliver(self, exchange: str, key: str, body: bytes, **options: Any) -> None:
@@ -86,8 +87,8 @@ async def readers(
     """Every handler of the two adapters, their ledgers at work behind them."""
     wire, store = trouble.wire(), Store(f"file://{directory}/store")
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(directory / "staging"))
-    jobs = JobAdapter(wire.connection, ledger, store, Metrics("job", CollectorRegistry()))
-    files = StorageAdapter(wire.connection, ledger, store, config, Metrics("store", CollectorRegistry()))
+    jobs = JobAdapter(wire, ledger, store, Metrics("job", CollectorRegistry()))
+    files = StorageAdapter(wire, ledger, store, config, Metrics("store", CollectorRegistry()))
     trouble.spoil(ledger, store, monkeypatch)
     tasks = [asyncio.create_task(one._intake.run()) for one in (jobs, files)]
     calls: Calls = jobs._calls
@@ -185,8 +186,8 @@ class BrokenRegistrar:
 
 
 async def test_the_key_manager_settles_what_breaks_its_registrar() -> None:
-    wire = Wire("keys")
-    service = Service(wire.connection, cast(Any, BrokenRegistrar()), cast(Any, None), lifetime_s=1, sweep_s=1)
+    wire = MemoryCarrier("keys")
+    service = Service(wire, cast(Any, BrokenRegistrar()), cast(Any, None), lifetime_s=1, sweep_s=1)
     deliveries = Deliveries()
 
     for op in MESSAGES:

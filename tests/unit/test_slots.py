@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from broker.memory import MemoryCarrier
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent import slots
 from guest_agent.slots import JobLoop, Timing
@@ -28,15 +29,20 @@ from schemas.jobs import (
 from tests.broker.polling import until
 from tests.unit import guests
 
+ADAPTER = "adapter-job-1"
 MACHINE = Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p")
 
 
-class Up:
-    """Stands in for an uplink whose every completion counts."""
+def order(message: Message) -> tuple[Call, Any]:
+    """What a handler is called with."""
+    return Call(None, message, ADAPTER), message
 
-    generation = 1
+
+class Up(Uplink):
+    """An uplink whose every completion counts, and that says nothing to anybody."""
 
     def __init__(self) -> None:
+        super().__init__(MemoryCarrier("vm-a"), lambda: 1)
         self.beats = 0
         self.requests: list[JobRequest] = []
         self.withdrawn: list[int] = []
@@ -53,7 +59,8 @@ class Up:
         elif isinstance(message, JobCompletion):
             self.completions.append(message)
 
-    async def ask_together(self, kind: str, message: JobCompletion, *, timeout_s: float, within_s: float) -> Reply:
+    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+        assert isinstance(message, JobCompletion)
         self.completions.append(message)
         self.hurries.append(not within_s)
         return JobCompletionAnswer(call=message.id, job=message.job, attempt=message.attempt, counted=True)
@@ -70,7 +77,7 @@ class Guest:
         self.at = guests.Guest(directory)
         self.book = self.at.book
         self.loop = JobLoop(
-            cast(Uplink, self.up),
+            self.up,
             self.at.room,
             slots=1,
             machine=lambda: MACHINE,
@@ -83,7 +90,7 @@ class Guest:
         job = JobAssign(
             job=f"site-a/j.{number}", attempt=1, slot=slot, executable=command[0], arguments=list(command[1:]), **fields
         )
-        await self.loop.assign(cast(Call, None), job)
+        await self.loop.assign(*order(job))
         return job.id
 
 
@@ -145,7 +152,7 @@ async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_pat
     async with running(tmp_path) as guest:
         await guest.assign(1, "sleep", "60")
         await guest.assign(2, "true", slot=1)
-        await guest.loop.stop(cast(Call, None), JobStop(job="site-a/j.2", attempt=1, reason="enough"))
+        await guest.loop.stop(*order(JobStop(job="site-a/j.2", attempt=1, reason="enough")))
         await until(lambda: len(guest.up.completions) == 1)
 
         assert guest.up.ended() == {"site-a/j.2": Outcome.CANCELLED}
@@ -156,7 +163,7 @@ async def test_a_slot_whose_only_job_is_stopped_before_it_begins_asks_again(tmp_
     async with running(tmp_path) as guest:
         await until(lambda: len(guest.up.requests) == 1)
         await guest.assign(1, "true")
-        await guest.loop.stop(cast(Call, None), JobStop(job="site-a/j.1", attempt=1, reason="enough"))
+        await guest.loop.stop(*order(JobStop(job="site-a/j.1", attempt=1, reason="enough")))
         await until(lambda: len(guest.up.requests) == 2)
 
         assert guest.up.requests[1].slot == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from broker.errors import TransferFailed
+from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.core import Inbound, Outbound, Patience
 from broker.transfer.places import ASKER_GONE_S
@@ -34,7 +35,6 @@ from schemas.files import (
     GuestFile,
     InputFile,
 )
-from tests.unit.wires import Wire
 
 MIB = 1 << 20
 #: How long a word takes back to the sender, seconds.
@@ -258,8 +258,8 @@ def test_who_asks_and_is_not_answered_asks_less_until_it_hears_to_wait(
     asked: list[float] = []
 
     async def work() -> None:
-        loop, get, wire = asyncio.get_running_loop(), FileGet(file=InputFile(sha256="1" * 64)), Wire("vm-a")
-        transfers, send = Transfers(wire.connection), wire.send
+        loop, get, wire = asyncio.get_running_loop(), FileGet(file=InputFile(sha256="1" * 64)), MemoryCarrier("vm-a")
+        transfers, send = Transfers(wire), wire.send
         begun_s = loop.time()
 
         def note(*args: Any, **options: Any) -> asyncio.Future[None]:

@@ -15,8 +15,8 @@ from adapters.storage.errors import NoRoom
 from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker import reserve
+from tests.broker.polling import until
 from tests.unit.disks import fill, small_disk
-from tests.unit.wires import until
 
 MIB = 1 << 20
 

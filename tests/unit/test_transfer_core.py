@@ -23,10 +23,10 @@ from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MAX_WINDOW_BYTES, FileAbort, FileChunk, FileGet, FileOffer, FileWindow, InputFile
-from tests.unit.wires import until
+from tests.broker.polling import until
 
 
-class Wire:
+class MemoryCarrier:
     """Two ends and what is on its way between them; ``step`` moves one message, or lets a silence be noticed."""
 
     def __init__(self, data: bytes, loss: float, seed: int) -> None:
@@ -75,7 +75,7 @@ class Wire:
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=600), st.sampled_from([0.0, 0.1, 0.4]), st.integers(0, 1 << 30))
 def test_a_file_arrives_whole_over_any_wire(data: bytes, loss: float, seed: int) -> None:
-    wire = Wire(data, loss, seed)
+    wire = MemoryCarrier(data, loss, seed)
 
     wire.run()
 
@@ -83,7 +83,7 @@ def test_a_file_arrives_whole_over_any_wire(data: bytes, loss: float, seed: int)
 
 
 def test_without_loss_every_byte_is_sent_once() -> None:
-    wire = Wire(bytes(1000), 0.0, 1)
+    wire = MemoryCarrier(bytes(1000), 0.0, 1)
 
     wire.run()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.keys.turns import Turns
-from tests.unit.wires import until
+from tests.broker.polling import until
 
 
 class Stuck:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from broker.connection import Connection
 from broker.errors import CallTimeout, RemoteError, Unroutable
+from broker.memory import MemoryCarrier
 from broker.rpc import Uplink
 from schemas.codec import BUNDLE_BYTES, MOST_IN_BUNDLE, decode, unbundle
 from schemas.envelope import Done, Failed, Message, Ping
@@ -17,25 +17,20 @@ from schemas.errors import ErrorCode
 from tests.broker.polling import until
 
 
-class Wire:
-    """Stands in for a connection."""
-
-    user = "vm-a"
+class Wire(MemoryCarrier):
+    """A carrier that may be made to refuse."""
 
     def __init__(self) -> None:
-        self.bodies: list[tuple[str, str, bytes]] = []
+        super().__init__("vm-a")
         self.error: Exception | None = None
 
-    async def wait_up(self) -> None:
-        return None
-
-    async def deliver(self, exchange: str, key: str, body: bytes, **_: Any) -> None:
+    async def deliver(self, exchange: str, key: str, body: bytes, **options: Any) -> None:
         if self.error is not None:
             raise self.error
-        self.bodies.append((exchange, key, body))
+        await super().deliver(exchange, key, body, **options)
 
     def ids(self) -> list[list[str]]:
-        return [[decode(one).id for one in unbundle(body)] for _, _, body in self.bodies]
+        return [[decode(one).id for one in unbundle(body)] for _, _, body in self.sent]
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def wire() -> Wire:
 
 
 def uplink_of(wire: Wire) -> Uplink:
-    return Uplink(cast(Connection, wire), lambda: 7)
+    return Uplink(wire, lambda: 7)
 
 
 def said(uplink: Uplink, message: Message, within_s: float, kind: str = "completion") -> asyncio.Future[None]:
@@ -56,8 +51,8 @@ async def test_those_that_can_wait_go_with_the_one_that_hurries(wire: Wire) -> N
     await asyncio.gather(said(uplink, Ping(id="1"), 60), said(uplink, Ping(id="2"), 60), said(uplink, Ping(id="3"), 0))
 
     assert wire.ids() == [["1", "2", "3"]]
-    assert wire.bodies[0][:2] == ("vc.up", "vm-a.completion")
-    assert {decode(one).generation for one in unbundle(wire.bodies[0][2])} == {7}
+    assert wire.sent[0][:2] == ("vc.up", "vm-a.completion")
+    assert {decode(one).generation for one in unbundle(wire.sent[0][2])} == {7}
 
 
 async def test_with_none_in_a_hurry_they_go_after_their_moment(wire: Wire) -> None:

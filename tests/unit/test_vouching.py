@@ -14,7 +14,7 @@ from broker.node import NodeAddress
 from console.commands.broker import _unvouched
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolVouch
-from tests.unit.wires import until
+from tests.broker.polling import until
 
 
 async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new() -> None:
