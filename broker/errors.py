@@ -12,6 +12,7 @@ BrokerError
 ├── QueueGone                a queue that should be there is not, or may not be read: enrol again
 ├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
 ├── RemoteError              the other side answered with an error; carries its code, message and hint
+├── OutputLost               a command has ended, and some of what it wrote never came: run it again, or pull a file
 ├── TransferFailed           a file did not arrive; nothing under its name was changed
 │   ├── PartialTaken         another receiver is at work on it: leave it alone, the sender asks on
 │   └── RoomTaken            others have filled the disk: what came stays, offer or ask again later
@@ -97,6 +98,12 @@ class RemoteError(BrokerError):
         self.code = code
         self.message = message
         self.hint = hint
+
+
+class OutputLost(BrokerError):
+    """A command has ended, and a reconnect cost some of its output."""
+
+    hint = "send long output to a file in the VM and pull it"
 
 
 class TransferFailed(BrokerError):

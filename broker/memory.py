@@ -17,7 +17,7 @@ from msgspec import Struct
 from broker.delivery import DeliveryHandler, Settle, Subscription
 from broker.errors import Disconnected, NotDelivered, Unroutable
 from broker.inbound import receiver
-from broker.routes import DOWN
+from broker.routes import DOWN, matches
 from schemas.codec import decode
 from schemas.envelope import Message
 
@@ -147,7 +147,11 @@ class MemoryBroker:
         self.published.append(one)
         for callback in self.on_publish:
             callback(one)
-        names = {queue for exchange, pattern, queue in self._bindings if _is_for(one, exchange, pattern)}
+        names = {
+            queue
+            for exchange, pattern, queue in self._bindings
+            if one.exchange == exchange and matches(pattern, one.routing_key)
+        }
         if one.exchange == DOWN and one.routing_key in self._queues:
             names.add(one.routing_key)
         for name in names:
@@ -273,16 +277,3 @@ class MemoryCarrier:
         task = asyncio.ensure_future(awaitable)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _is_for(one: Publication, exchange: str, pattern: str) -> bool:
-    return one.exchange == exchange and matches(pattern.split("."), one.routing_key.split("."))
-
-
-def matches(pattern: list[str], words: list[str]) -> bool:
-    """Say whether a key's words fit a topic pattern: ``*`` stands for one word, ``#`` for any number of them."""
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return any(matches(pattern[1:], words[start:]) for start in range(len(words) + 1))
-    return bool(words) and pattern[0] in ("*", words[0]) and matches(pattern[1:], words[1:])

@@ -94,3 +94,16 @@ def file_route(user: str, peer: str, suffix: str, *, is_chunk: bool) -> Route:
     if kind_of(peer) is Kind.CONSOLE:
         return reply(user, peer, suffix)
     return down_files(peer)
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Say whether a key fits a topic pattern: ``*`` stands for one word, ``#`` for any number of them."""
+    return _fit(pattern.split("."), key.split("."))
+
+
+def _fit(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return any(_fit(pattern[1:], words[start:]) for start in range(len(words) + 1))
+    return bool(words) and pattern[0] in ("*", words[0]) and _fit(pattern[1:], words[1:])

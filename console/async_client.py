@@ -18,11 +18,11 @@ from broker.address import Address
 from broker.connection import Connection
 from broker.errors import BrokerError, CallTimeout, Disconnected, LoginRefused, QueueGone, Untrusted
 from broker.rpc import Caller
+from broker.rpc.execution import Execution, OnOutput
 from broker.transfer import Transfers
 from console.centre_calls import CentreCalls
 from console.data_directory import console_address
 from console.errors import BadInput, CommandFailed, NoSuchJob, Unreachable
-from console.execution import Execution, OnOutput
 from console.file_calls import FileCalls, Progress, Say, say_nothing
 from console.job_file import PreparedJob, prepare
 from console.landing import Landing

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from broker.address import Address
+from broker.rpc.execution import OnOutput
 from console.async_client import AsyncClient
 from console.data_directory import console_address
 from console.errors import Unreachable
-from console.execution import OnOutput
 from console.file_calls import Progress, Say, say_nothing
 from console.job_file import PreparedJob
 from console.loop_thread import LoopThread

@@ -24,6 +24,7 @@ from broker.errors import (
     ManagementError,
     NodeError,
     NotDelivered,
+    OutputLost,
     QueueGone,
     RemoteError,
     Unroutable,
@@ -92,6 +93,8 @@ def _of_broker(error: BrokerError) -> Verdict:
             return Verdict(1, str(error), "look at what it did before you give it again")
         case Unroutable():
             return Verdict(1, str(error), "`volcloud vm list` and `volcloud host list` show what there is")
+        case OutputLost():
+            return Verdict(1, str(error), error.hint)
         case CallTimeout() | NotDelivered() | LoginRefused() | QueueGone() | NodeError() | ManagementError():
             return Verdict(3, str(error), _STATUS)
     return Verdict(1, str(error))

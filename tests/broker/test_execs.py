@@ -12,7 +12,7 @@ from broker.connection import Connection
 from broker.routes import queue_of
 from broker.rpc import Caller, Journal, Responder
 from broker.rpc.clock import wall_clock
-from console.execution import Execution
+from broker.rpc.execution import Execution
 from guest_agent.execs import Execs, Patience
 from schemas.execs import ExecEnded, ExecRun, Stream
 from tests.broker.polling import until

@@ -7,10 +7,11 @@ import tomllib
 import msgspec
 import pytest
 
+from broker.rpc.output import OutputOrder
 from console.centre.toml_text import render_toml
 from console.errors import BadInput
 from console.job_name import JobName, read_job_name
-from console.output import LinePrefixer, OutputOrder
+from console.output import LinePrefixer
 from console.rendering import span
 from console.why import explain
 from host_agent.config import HostConfig, WantedVm

@@ -8,11 +8,11 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from broker.carrier import Carrier
-from broker.errors import NotDelivered
+from broker.errors import NotDelivered, OutputLost, RemoteError
 from broker.routes import down
-from broker.rpc import Caller
-from console.errors import CommandFailed
-from console.output import OutputOrder
+from broker.rpc.caller import Caller
+from broker.rpc.output import OutputOrder
+from schemas.errors import ErrorCode
 from schemas.execs import ExecEnded, ExecOutput, ExecRun, ExecSignal, ExecWindow, Stream
 from schemas.ids import uuid7
 
@@ -37,8 +37,8 @@ class Execution:
         self._telling: set[asyncio.Task[None]] = set()
 
     async def run(self) -> ExecEnded:
-        """Run it to its end. Raises RemoteError (it cannot be run), CallTimeout, Unroutable; CommandFailed when some
-        of its output was lost on the way."""
+        """Run it to its end. Raises RemoteError (it cannot be run), CallTimeout, Unroutable; OutputLost when some of
+        its output was lost on the way."""
         self._connection.on_up.append(self._on_reconnect)
         try:
             return await self._follow()
@@ -67,10 +67,12 @@ class Execution:
             elif isinstance(message, ExecEnded):
                 ended = message
         if ended is None:
-            raise CommandFailed(f"{self._vm} answered the command with something else", "update the agent in its image")
+            raise RemoteError(
+                ErrorCode.INTERNAL, f"{self._vm} ended the command without an end", "update the agent in it"
+            )
         if lost := self._order.finish(ended.output_messages):
             text = f"the command ended with {ended.exit_status}; {lost} pieces of its output were lost in a reconnect"
-            raise CommandFailed(text, "send long output to a file in the VM and pull it")
+            raise OutputLost(text)
         return ended
 
     async def _take(self, piece: ExecOutput) -> None:

@@ -1,0 +1,107 @@
+"""What one end of a road hears: handed to who reads its queue, and settled when that one has acknowledged it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from broker.delivery import Settle, Subscription
+from broker.errors import NotDelivered, Unroutable
+from broker.inbound import receiver
+from broker.routes import DOWN, matches
+from schemas.road import Say, Verdict
+
+log = logging.getLogger(__name__)
+
+#: Takes a message that nobody at this end reads, to pass it on; it is settled as that went. Raises NotDelivered.
+Otherwise = Callable[[Say], Awaitable[None]]
+
+
+class _Method:
+    """A delivery's method and properties, as an AMQP library gives them."""
+
+    redelivered, delivery_mode = False, 2
+    correlation_id = reply_to = headers = None
+
+    def __init__(self, said: Say, sender: str) -> None:
+        self.delivery_tag, self.exchange, self.routing_key = said.number, said.exchange, said.key
+        self.user_id, self.message_id = sender, said.message_id
+
+
+class Hearing:
+    """See the module. ``tell`` is given what became of each message that was heard since the last ``forget``."""
+
+    def __init__(self, peer: str, tell: Callable[[int, Verdict, str], None], otherwise: Otherwise | None) -> None:
+        self._peer, self._tell, self._otherwise = peer, tell, otherwise
+        #: Called with what is wrong with a message that was of no use to anybody.
+        self.on_offence: Callable[[str], None] = lambda what: None
+        self._readers: list[tuple[Subscription, Callable[..., None]]] = []
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._life = 0
+
+    def add(self, subscription: Subscription) -> None:
+        """Have what comes to a queue read."""
+        self._readers.append((subscription, receiver(subscription, self, self._start)))
+
+    def forget(self) -> None:
+        """The other end is another one: what is settled from here on of what was heard before is told to nobody."""
+        self._life += 1
+
+    async def close(self) -> None:
+        """Cancel what is at work."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hear(self, said: Say) -> None:
+        """Hand a message to its reader."""
+        method = _Method(said, self._peer)
+        for subscription, receive in self._readers:
+            if _reads(subscription, said):
+                return receive(None, method, method, said.body)
+        if self._otherwise is None:
+            self.on_offence("messages for nobody")
+            return self._tell(said.number, Verdict.UNROUTABLE, f"nobody reads {said.key} there")
+        return self._start(self._pass_on(said, self._otherwise))
+
+    def open(self, tag: int) -> Settle:
+        """Give what settles a message; as with a broker, what is rejected has arrived all the same."""
+        life = self._life
+        return lambda _rejected: self._settle(life, tag, Verdict.TAKEN)
+
+    def drop(self, tag: int) -> None:
+        """Settle one that nobody reads."""
+        self._settle(self._life, tag, Verdict.TAKEN)
+
+    async def _pass_on(self, said: Say, otherwise: Otherwise) -> None:
+        life = self._life
+        try:
+            await otherwise(said)
+        except Unroutable as error:
+            self._settle(life, said.number, Verdict.UNROUTABLE, str(error))
+        except NotDelivered as error:
+            self._settle(life, said.number, Verdict.REFUSED, str(error))
+        else:
+            self._settle(life, said.number, Verdict.TAKEN)
+
+    def _settle(self, life: int, number: int, verdict: Verdict, reason: str = "") -> None:
+        if life == self._life:
+            self._tell(number, verdict, reason)
+
+    def _start(self, awaitable: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(awaitable)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("handler failed", exc_info=task.exception(), extra={"peer": self._peer})
+
+
+def _reads(subscription: Subscription, said: Say) -> bool:
+    if subscription.bind_to is None:
+        return said.exchange == DOWN and said.key == subscription.queue
+    exchange, pattern = subscription.bind_to
+    return said.exchange == exchange and matches(pattern, said.key)

@@ -1,0 +1,225 @@
+"""A carrier over a byte stream: see ``broker.carrier``. What is confirmed was acknowledged by its reader.
+
+The stream's other end is one principal, and whatever it says is that principal's. An end that does not keep to the
+rules (garbage, a frame without end, more than it may have unsettled) is cut off for a while, and named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from broker.allowance import Allowance
+from broker.backoff import backoff
+from broker.delivery import DeliveryHandler, Subscription
+from broker.errors import Disconnected, NotDelivered, Unroutable
+from broker.road.hearing import Hearing, Otherwise
+from broker.road.saying import Saying
+from broker.road.session import Bounds, Breach, Event, Lost, Session, Up
+from schemas.road import Say, Settled, Verdict
+
+log = logging.getLogger(__name__)
+
+#: Bytes that are read at once.
+_READ_BYTES = 256 * 1024
+#: How often an end that is not answered says that it is there, seconds.
+HELLO_S = 1.0
+#: Longest wait before the next try to have a stream, seconds.
+AGAIN_MOST_S = 2.0
+#: For how long an end that broke the rules is not listened to, seconds.
+CUT_OFF_S = 60.0
+
+#: Hellos of others than before, and messages of no use to anybody, that an end may say: so many at once, and a second.
+HELLOS, HELLOS_PER_S = 20, 1.0
+OFFENCES, OFFENCES_PER_S = 100, 1.0
+
+#: A stream's two halves.
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+#: Gives a stream to the other end; waits, or raises OSError, while there is none.
+Connect = Callable[[], Awaitable[Stream]]
+
+
+class Road:
+    """One end, as ``user``; at the other is ``peer``."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        user: str,
+        peer: str,
+        bounds: Bounds | None = None,
+        otherwise: Otherwise | None = None,
+        cut_off_s: float = CUT_OFF_S,
+    ) -> None:
+        self.user, self.peer = user, peer
+        self._connect, self._cut_off_s = connect, cut_off_s
+        self._session = Session(bounds)
+        self._saying = Saying(self._session, self._write)
+        self._hearing = Hearing(peer, self._tell, otherwise)
+        self._hearing.on_offence = self.offend
+        self._hellos, self._offences = Allowance(HELLOS, HELLOS_PER_S), Allowance(OFFENCES, OFFENCES_PER_S)
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._up = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self.on_up: list[Callable[[], None]] = []
+        self.links = 0
+        self.up_since: float | None = None
+        #: Why there is no link, or none yet; and how often the other end was cut off.
+        self.trouble, self.breaches = f"{peer} does not answer on the local road", 0
+
+    @property
+    def is_up(self) -> bool:
+        """Both ends are there."""
+        return self._up.is_set()
+
+    def start(self) -> None:
+        """Begin to look for the other end; it need not be there yet. Idempotent."""
+        if self._runner is None:
+            self._runner = asyncio.create_task(self._run(), name=f"road to {self.peer}")
+
+    async def open(self) -> None:
+        """Begin, and wait until the other end is there."""
+        self.start()
+        await self.wait_up()
+
+    async def close(self) -> None:
+        """Leave the road. What is not confirmed fails with Disconnected. Idempotent."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        await self._hearing.close()
+
+    async def wait_up(self) -> None:
+        """Wait until both ends are there."""
+        await self._up.wait()
+
+    def send(self, exchange: str, key: str, body: bytes, *, message_id: str, **_: Any) -> asyncio.Future[None]:
+        """Send at once, or as soon as the other end lets us; the caller bounds how many it leaves open."""
+        if self.is_up:
+            return self._saying.say(exchange, key, message_id, body)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.set_exception(Disconnected(self.trouble))
+        future.exception()
+        return future
+
+    async def publish(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
+        """Send once and wait until it is acknowledged. Raises Unroutable, Refused or Disconnected."""
+        await self.send(exchange, key, body, message_id=message_id, **options)
+
+    async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
+        """Send until it is acknowledged, under the same id each time. Raises Unroutable."""
+        for wait_s in backoff(0.05, 2.0):
+            try:
+                await self.wait_up()
+                return await self.publish(exchange, key, body, message_id=message_id, **options)
+            except Unroutable:
+                raise
+            except NotDelivered as error:
+                log.info("say again", extra={"key": key, "peer": self.peer, "why": str(error)})
+                await asyncio.sleep(wait_s)
+        return None
+
+    async def consume(self, queue: str, handler: DeliveryHandler, *, prefetch: int = 100, **options: Any) -> None:
+        """Take what the other end says to a queue; how much of it at a time, the road's bounds say."""
+        self._hearing.add(Subscription(queue=queue, handler=handler, prefetch=prefetch, **options))
+
+    def offend(self, what: str) -> None:
+        """Count something of no use that the other end has said; after too much of it it is cut off."""
+        if self._reader is not None and not self._offences.take("", time.monotonic()):
+            self._reader.set_exception(Breach(f"a flood: {what}"))
+
+    async def _run(self) -> None:
+        """Have a stream, live on it, have the next, until cancelled."""
+        waits = backoff(0.1, AGAIN_MOST_S)
+        try:
+            while True:
+                try:
+                    self._reader, self._writer = await self._connect()
+                    await self._live(self._reader)
+                    waits = backoff(0.1, AGAIN_MOST_S)
+                except Breach as breach:
+                    await self._cut_off(breach)
+                except (OSError, EOFError) as error:
+                    self._go_down(f"no local road to {self.peer}: {error or type(error).__name__}")
+                await asyncio.sleep(next(waits))
+        finally:
+            self._go_down("the local road is closed")
+
+    async def _live(self, reader: asyncio.StreamReader) -> None:
+        """Read until the stream ends. Raises EOFError or OSError then; Breach."""
+        self._write(self._session.open())
+        greeting = asyncio.create_task(self._greet())
+        try:
+            while piece := await reader.read(_READ_BYTES):
+                for event in self._session.receive(piece):
+                    self._on(event)
+            raise EOFError("its end is closed")
+        finally:
+            greeting.cancel()
+
+    async def _greet(self) -> None:
+        """Say that we are here until the other end does: it may open its end after we have."""
+        while True:
+            await asyncio.sleep(HELLO_S)
+            if not self.is_up and self._writer is not None and not self._writer.transport.get_write_buffer_size():
+                self._write(self._session.hello())
+
+    def _on(self, event: Event | bytes) -> None:
+        match event:
+            case bytes():
+                self._answer_hello(event)
+            case Say():
+                self._hearing.hear(event)
+            case Settled():
+                self._saying.on_settled(event)
+            case Lost():
+                self._forget(f"{self.peer} has begun anew")
+            case Up():
+                self._go_up()
+
+    def _answer_hello(self, hello: bytes) -> None:
+        if not self._hellos.take("", time.monotonic()):
+            raise Breach("a flood of hellos")
+        self._write(hello)
+
+    def _go_up(self) -> None:
+        self.links += 1
+        self.up_since = time.monotonic()
+        self.trouble = f"{self.peer} took the message and has not settled it"
+        self._up.set()
+        for callback in self.on_up:
+            callback()
+
+    def _forget(self, reason: str) -> None:
+        self._up.clear()
+        self.up_since = None
+        self.trouble = reason
+        self._hearing.forget()
+        self._saying.break_off(reason)
+
+    def _go_down(self, reason: str) -> None:
+        writer, self._writer, self._reader = self._writer, None, None
+        if writer is not None:
+            with contextlib.suppress(OSError):
+                writer.transport.abort()
+        self._forget(reason)
+
+    async def _cut_off(self, breach: Breach) -> None:
+        """Not listen to the other end for a while."""
+        self.breaches += 1
+        log.warning("local road cut off", extra={"peer": self.peer, "why": str(breach), "for_s": self._cut_off_s})
+        self._go_down(f"{self.peer} was cut off: {breach}")
+        await asyncio.sleep(self._cut_off_s)
+
+    def _tell(self, number: int, verdict: Verdict, reason: str) -> None:
+        self._write(self._session.settle(number, verdict, reason))
+
+    def _write(self, frame: bytes) -> None:
+        if frame and self._writer is not None:
+            self._writer.write(frame)

@@ -1,0 +1,66 @@
+"""What one end of a road has to say: in its order, as soon as the other end lets it, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from broker.confirms import fail
+from broker.errors import Disconnected, NotDelivered, Refused, Unroutable
+from broker.road.session import Session
+from schemas.road import Settled, Verdict
+
+_ERRORS: dict[Verdict, type[NotDelivered]] = {Verdict.UNROUTABLE: Unroutable, Verdict.REFUSED: Refused}
+
+
+class _Unsaid(Struct, frozen=True):
+    future: asyncio.Future[None]
+    exchange: str
+    key: str
+    message_id: str
+    body: bytes
+
+
+class Saying:
+    """See the module. Belongs to one loop."""
+
+    def __init__(self, session: Session, write: Callable[[bytes], None]) -> None:
+        self._session, self._write = session, write
+        self._unsaid: deque[_Unsaid] = deque()
+        self._unsettled: dict[int, asyncio.Future[None]] = {}
+
+    def say(self, exchange: str, key: str, message_id: str, body: bytes) -> asyncio.Future[None]:
+        """Say it now or soon; the future ends when it is settled: Unroutable, Refused or Disconnected else."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unsaid.append(_Unsaid(future, exchange, key, message_id, body))
+        self._go_on()
+        return future
+
+    def on_settled(self, settled: Settled) -> None:
+        """Hear what became of one."""
+        future = self._unsettled.pop(settled.number)
+        error = _ERRORS.get(settled.verdict)
+        if error is not None:
+            fail(future, error(settled.reason))
+        elif not future.done():
+            future.set_result(None)
+        self._go_on()
+
+    def break_off(self, reason: str) -> None:
+        """The other end is gone, or another: of what was said and not settled nobody knows what became."""
+        unsaid, unsettled = self._unsaid, self._unsettled
+        self._unsaid, self._unsettled = deque(), {}
+        for future in (*unsettled.values(), *(one.future for one in unsaid)):
+            fail(future, Disconnected(reason))
+
+    def _go_on(self) -> None:
+        while self._unsaid and self._session.may_say(len(self._unsaid[0].body)):
+            one = self._unsaid.popleft()
+            if one.future.done():
+                continue  # whoever wanted it said has given up
+            number, frame = self._session.say(one.exchange, one.key, one.message_id, one.body)
+            self._unsettled[number] = one.future
+            self._write(frame)

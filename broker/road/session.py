@@ -1,0 +1,162 @@
+"""What two ends of a road agree on: that both are there, what each has said, and what became of it. Pure.
+
+An end may be replaced at any time, with the stream or without: whoever says hello under another session's name is new,
+and what the one before it had said, and what it had been told, is void. As a stream keeps its order, nothing of the old
+comes after the new one's hello was answered.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from broker.road.slip import TooLong, Unwrapper, wrap
+from schemas.errors import DecodeError
+from schemas.road import MAX_FRAME_BYTES, ROAD_VERSION, Hello, Say, Settled, Verdict, decode_frame, encode_frame
+
+
+class Bounds(Struct, frozen=True, kw_only=True):
+    """What the other end may have said that we have not settled."""
+
+    most_messages: int = 256
+    most_bytes: int = 8 << 20
+
+
+class Breach(Exception):
+    """The other end does not keep to the rules; the text says how. Nothing that it says after that is worth reading."""
+
+
+class Up(Struct, frozen=True):
+    """Both ends are there."""
+
+
+class Lost(Struct, frozen=True):
+    """The other end is another one than it was."""
+
+
+#: What the other end's bytes may bring.
+Event = Up | Lost | Say | Settled
+
+
+class Session:
+    """One end. ``open`` for each new stream."""
+
+    def __init__(self, bounds: Bounds | None = None) -> None:
+        self._bounds = bounds or Bounds()
+        self._number = 0
+        #: What either has said that is not settled, bytes by number.
+        self._said: dict[int, int] = {}
+        self._heard: dict[int, int] = {}
+        self._said_bytes = self._heard_bytes = self._last_heard = 0
+        self.open()
+
+    def open(self) -> bytes:
+        """Begin on a new stream: give what to write first. What was said before is void."""
+        self._frames = Unwrapper(MAX_FRAME_BYTES)
+        self._mine, self._theirs = secrets.token_hex(8), ""
+        self.is_up = False
+        #: An earlier agent's last frame may have been cut; a second that is none is garbage.
+        self._may_be_cut = True
+        self._void()
+        return self.hello()
+
+    def hello(self) -> bytes:
+        """Give what says, once more, that we are here."""
+        bounds = self._bounds
+        return _wrapped(
+            Hello(
+                session=self._mine,
+                heard=self._theirs,
+                most_messages=bounds.most_messages,
+                most_bytes=bounds.most_bytes,
+            )
+        )
+
+    def may_say(self, size_bytes: int) -> bool:
+        """Say whether the other end lets us say one more, of that many bytes, now; the first it always does."""
+        if not self.is_up or len(self._said) >= self._they_allow.most_messages:
+            return False
+        return not self._said or self._said_bytes + size_bytes <= self._they_allow.most_bytes
+
+    def say(self, exchange: str, key: str, message_id: str, body: bytes) -> tuple[int, bytes]:
+        """Give a message's number and what to write of it; see ``may_say``."""
+        self._number += 1
+        self._said[self._number] = len(body)
+        self._said_bytes += len(body)
+        frame = Say(number=self._number, exchange=exchange, key=key, message_id=message_id, body=body)
+        return self._number, _wrapped(frame)
+
+    def settle(self, number: int, verdict: Verdict, reason: str = "") -> bytes:
+        """Give what tells what became of a message of the other's; nothing for one that is void, or settled."""
+        size = self._heard.pop(number, None)
+        if size is None:
+            return b""
+        self._heard_bytes -= size
+        return _wrapped(Settled(number=number, verdict=verdict, reason=reason[:200]))
+
+    def receive(self, piece: bytes) -> Iterator[Event | bytes]:
+        """Take in bytes; yield what they bring, and (bytes) what is to be written for them. Raises Breach."""
+        try:
+            frames = self._frames.feed(piece)
+        except TooLong as error:
+            raise Breach(f"a frame of more than {MAX_FRAME_BYTES} bytes") from error
+        for frame in frames:
+            yield from self._on_frame(frame)
+
+    def _on_frame(self, body: bytes) -> Iterator[Event | bytes]:
+        try:
+            frame = decode_frame(body)
+        except DecodeError as error:
+            if self.is_up or not self._may_be_cut:
+                raise Breach(f"garbage: {error.reason}") from error
+            self._may_be_cut = False
+            return
+        if isinstance(frame, Hello):
+            yield from self._on_hello(frame)
+        elif self.is_up:
+            yield from self._on_say(frame) if isinstance(frame, Say) else self._on_settled(frame)
+
+    def _on_hello(self, hello: Hello) -> Iterator[Event | bytes]:
+        if hello.version != ROAD_VERSION:
+            raise Breach(f"it speaks version {hello.version} of the road, we speak {ROAD_VERSION}")
+        is_new, knows_us = hello.session != self._theirs, hello.heard == self._mine
+        if is_new:
+            if self.is_up:
+                yield Lost()
+            self.is_up, self._theirs = False, hello.session
+            self._void()
+            self._they_allow = Bounds(most_messages=hello.most_messages, most_bytes=hello.most_bytes)
+        if is_new or not knows_us:
+            yield self.hello()
+        if knows_us and not self.is_up:
+            self.is_up = True
+            yield Up()
+
+    def _on_say(self, said: Say) -> Iterator[Event]:
+        if said.number <= self._last_heard:
+            raise Breach(f"message {said.number} after {self._last_heard}")
+        self._last_heard = said.number
+        self._heard[said.number] = len(said.body)
+        self._heard_bytes += len(said.body)
+        bounds, is_alone = self._bounds, len(self._heard) == 1
+        if len(self._heard) > bounds.most_messages or (self._heard_bytes > bounds.most_bytes and not is_alone):
+            raise Breach(f"a flood: more than {bounds.most_messages} messages or {bounds.most_bytes} bytes unsettled")
+        yield said
+
+    def _on_settled(self, settled: Settled) -> Iterator[Event]:
+        size = self._said.pop(settled.number, None)
+        if size is None:
+            raise Breach(f"it settles message {settled.number}, which is not its to settle")
+        self._said_bytes -= size
+        yield settled
+
+    def _void(self) -> None:
+        self._said, self._heard = {}, {}
+        self._said_bytes = self._heard_bytes = self._last_heard = 0
+        self._they_allow = Bounds(most_messages=0, most_bytes=0)
+
+
+def _wrapped(frame: Hello | Say | Settled) -> bytes:
+    return wrap(encode_frame(frame))

@@ -1,0 +1,52 @@
+"""Frames in a byte stream, delimited as RFC 1055 (SLIP) has it. Pure.
+
+A stream between a host and a guest is cut in the midst of a frame when an agent on either side ends, and goes on with
+the next agent's first: by a delimiter who reads is in step again at once, by a length he would swallow what comes next.
+"""
+
+from __future__ import annotations
+
+_END, _ESCAPE = b"\xc0", b"\xdb"
+_ESCAPED_END, _ESCAPED_ESCAPE = b"\xdb\xdc", b"\xdb\xdd"
+
+
+class TooLong(Exception):
+    """A frame has no end within what one may have."""
+
+
+def wrap(frame: bytes) -> bytes:
+    """Delimit a frame on both sides: what an earlier writer began ends here."""
+    escaped = frame.replace(_ESCAPE, _ESCAPED_ESCAPE).replace(_END, _ESCAPED_END)
+    return b"".join((_END, escaped, _END))
+
+
+class Unwrapper:
+    """Takes bytes in pieces, gives frames; holds no more than one frame may have."""
+
+    def __init__(self, most_bytes: int) -> None:
+        #: Every byte of a frame may be escaped.
+        self._most_bytes = 2 * most_bytes
+        self._parts: list[bytes] = []
+        self._held = 0
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Take in the next bytes and give the frames that they complete. Raises TooLong."""
+        *ends, rest = piece.split(_END)
+        frames = []
+        for part in ends:
+            self._hold(part)
+            if self._held:
+                frames.append(_unescape(b"".join(self._parts)))
+            self._parts, self._held = [], 0
+        self._hold(rest)
+        return frames
+
+    def _hold(self, part: bytes) -> None:
+        self._held += len(part)
+        if self._held > self._most_bytes:
+            raise TooLong
+        self._parts.append(part)
+
+
+def _unescape(frame: bytes) -> bytes:
+    return frame.replace(_ESCAPED_END, _END).replace(_ESCAPED_ESCAPE, _ESCAPE)
