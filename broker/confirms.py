@@ -65,7 +65,7 @@ class Confirms:
         unroutable = entry.message_id in self._returned
         self._returned.discard(entry.message_id)
         if unroutable:
-            fail(entry.future, Unroutable("no queue is bound to that key: the receiver does not exist"))
+            fail(entry.future, Unroutable("the broker has no queue for it"))
         elif not is_ack:
             fail(entry.future, Refused("the broker refused it: a queue that it goes to is full"))
         elif not entry.future.done():

@@ -24,8 +24,9 @@ CANNOT, WRONG = 1, 2
 
 
 @contextlib.contextmanager
-def judged(name: str, *foreseen: type[Exception]) -> Iterator[None]:
-    """Let whatever the block raises end the process ``name`` as the module says; ``foreseen`` are its own errors."""
+def judged(name: str, *foreseen: type[Exception], by_hand: bool = False) -> Iterator[None]:
+    """Let whatever the block raises end the process ``name`` as the module says; ``foreseen`` are its own errors.
+    ``by_hand``: no log has it, but the screen of whoever started it."""
     try:
         yield
     except Exception as error:  # the top: nobody's traceback reaches a person
@@ -33,7 +34,11 @@ def judged(name: str, *foreseen: type[Exception]) -> Iterator[None]:
         if wrong := [cause for cause in causes if isinstance(cause, ConfigError)]:
             sys.exit(_told(name, str(wrong[0]), WRONG))
         if all(isinstance(cause, (*_COMMON, *foreseen)) for cause in causes):
-            log.error("cannot go on", extra={"why": "; ".join(map(_said, causes))})
+            why = "; ".join(map(_said, causes))
+            if by_hand:
+                _show(name, why)
+            else:
+                log.error("cannot go on", extra={"why": why})
         else:
             log.exception("cannot go on, for a reason that nobody foresaw")
         sys.exit(CANNOT)
@@ -55,6 +60,10 @@ def _said(error: BaseException) -> str:
 def _told(name: str, text: str, status: int) -> int:
     """Tell whoever started it by hand; a standard error that takes nothing changes nothing."""
     log.error("wrong setting", extra={"why": text})
+    _show(name, text)
+    return status
+
+
+def _show(name: str, text: str) -> None:
     with contextlib.suppress(OSError):
         print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: T201
-    return status

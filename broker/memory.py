@@ -16,9 +16,8 @@ from msgspec import Struct
 
 from broker.delivery import DeliveryHandler, Settle, Subscription
 from broker.errors import Disconnected, NotDelivered, Unroutable
-from broker.inbound import receiver
+from broker.inbound import recall, receiver
 from broker.routes import DOWN, matches
-from schemas.codec import decode
 from schemas.envelope import Message
 
 
@@ -182,7 +181,7 @@ class MemoryCarrier:
 
     def sent_to(self, exchange: str) -> list[tuple[str, Message]]:
         """What of it went to an exchange, decoded, as (key, message)."""
-        return [(key, decode(body)) for where, key, body in self.sent if where == exchange]
+        return [(key, recall(body)) for where, key, body in self.sent if where == exchange]
 
     async def open(self) -> None:
         """Do nothing: it is open."""
@@ -254,7 +253,7 @@ class MemoryCarrier:
         one = Publication(exchange=exchange, routing_key=key, body=body, user_id=sender, message_id=message_id, **known)
         if self.broker.route(one) or not mandatory:
             return None
-        return Unroutable("no queue is bound to that key: the receiver does not exist")
+        return Unroutable("the broker has no queue for it")
 
     def _subscribe(self, subscription: Subscription) -> None:
         queue = self.broker.queue(subscription.queue)

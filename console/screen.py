@@ -16,8 +16,8 @@ from rich.progress import ProgressColumn, Task
 from rich.segment import Segment
 from rich.text import Text
 
-from console.output import TerminalText
 from schemas.plain_text import plain, plain_lines
+from schemas.terminal_text import TerminalText
 
 #: Width of a table that no terminal shows; rich would cut it to 80 columns.
 PIPE_WIDTH = 200

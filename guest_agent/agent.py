@@ -27,7 +27,8 @@ from guest_agent.disk import Disk
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
-from guest_agent.machine import boot_id, describe, memory_bytes
+from guest_agent.local_road import LocalRoad
+from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
 from guest_agent.quarters import PASS, Quarters
 from guest_agent.room import Room, Store, clear, find_begun, set_aside
 from guest_agent.seed import SeedSource
@@ -36,6 +37,7 @@ from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import uuid7
 from schemas.jobs import AgentHello, Machine, OutputEntry
+from schemas.vms import GuestFacts
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ ASIDE = "aside"
 TRACES = "begun"
 #: Commands and assignments taken and not yet journalled: enough for one sync of the journal to serve many.
 PREFETCH = 64
+#: Jobs that the host is told by name.
+MOST_NAMED = 16
 
 
 class GuestAgent:
@@ -81,7 +85,7 @@ class GuestAgent:
                 container.close()
 
     def _build(self, slots: int, settings: dict[str, float]) -> None:
-        execs = Execs(self._state / "files")
+        execs = self._execs = Execs(self._state / "files")
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
@@ -166,10 +170,26 @@ class GuestAgent:
         self._responder.recover()
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
+            group.create_task(self._local_road().run(), name="local road")
             await self._connection.open()
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
             group.create_task(self._files.sweep(), name="partial files")
+
+    def _local_road(self) -> LocalRoad:
+        return LocalRoad(self.identity.seed, self._state, self._journal, self._execs, self._facts)
+
+    def _facts(self) -> GuestFacts:
+        holding = self._loop.holding()
+        return GuestFacts(
+            is_connected=self._connection.is_up,
+            cpus=os.cpu_count() or 1,
+            load=load(),
+            memory_mib=memory_bytes() >> 20,
+            memory_free_mib=free_memory_bytes() >> 20,
+            holding=len(holding),
+            jobs=[one.job for one in holding[:MOST_NAMED]],
+        )
 
     def _on_up(self) -> None:
         """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""

@@ -43,6 +43,16 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def free_memory_bytes() -> int:
+    """Give the memory that could be had now, caches included; 0 where the kernel does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) << 10 if found else 0
+
+
 def boot_id() -> str:
     """Give the kernel's boot id; empty where there is none."""
     try:

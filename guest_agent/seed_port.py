@@ -28,10 +28,10 @@ _QUESTION = b"seed?\n"
 _LOOK_INTERVAL_S = 0.5
 
 
-def find_port(ports: Path = PORTS) -> Path | None:
-    """Find the device of our port; its number depends on the machine, so it is looked up by name."""
+def find_port(ports: Path = PORTS, name: str = PORT_NAME) -> Path | None:
+    """Find the device of a port of ours; its number depends on the machine, so it is looked up by name."""
     for entry in sorted(ports.glob("*/name")):
-        if entry.read_text().strip() == PORT_NAME:
+        if entry.read_text().strip() == name:
             return Path("/dev", entry.parent.name)
     return None
 

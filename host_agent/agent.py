@@ -20,6 +20,8 @@ from host_agent.config import HostConfig, WantedVm
 from host_agent.control import VmControl
 from host_agent.errors import HostError
 from host_agent.facts import facts_of
+from host_agent.front import Front
+from host_agent.guests import Guests
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.images import ImageStore
 from host_agent.keeper import Keeper
@@ -49,6 +51,10 @@ GROUND_S = 2.0
 
 #: Commands taken and not yet journalled. The word about the time comes by the same queue: it must not wait behind them.
 PREFETCH = 64
+
+
+#: How often it is looked which VMs run, to have a road to each, seconds.
+GUESTS_S = 2.0
 
 
 class HostAgent:
@@ -84,6 +90,9 @@ class HostAgent:
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._changed.set
         self._statuses.missing.on_back = self._on_act
+        self._guests = Guests(hypervisor, self._me, lambda vm: self._changed.set())
+        self._statuses.guest = self._guests.facts
+        self._front = Front(directory, self._me, self._guests)
 
     async def run(self) -> None:
         """Serve until cancelled. VMs of an earlier agent are adopted; wanted ones are made and started.
@@ -111,8 +120,10 @@ class HostAgent:
             await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=PREFETCH)
             self._connection.on_up.append(self._on_up)
             self._responder.recover()
-            await self._connection.open()
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._front.run(), name="front")
+                group.create_task(self._watch_guests(), name="guests")
+                await self._connection.open()
                 group.create_task(self._beats(), name="beats")
                 group.create_task(self._leaving.run(), name="leaving VMs")
                 group.create_task(self._vouching.run(), name="vouching")
@@ -137,6 +148,7 @@ class HostAgent:
             self._lock.release()
 
     async def _close(self) -> None:
+        await self._guests.close()
         await self._keeper.close()
         await self._responder.close()
         await self._say_bye()
@@ -239,6 +251,16 @@ class HostAgent:
 
     def _is_wanted(self, name: str) -> bool:
         return any(wanted.name == name for wanted in self._config.vms)
+
+    async def _watch_guests(self) -> None:
+        """Have a local road to every VM that runs, with or without a broker."""
+        while True:
+            try:
+                statuses = await self._statuses.all()
+                await self._guests.look({status.vm for status in statuses if status.pid})
+            except (HostError, OSError) as error:
+                log.warning("guests not looked for", extra={"why": str(error)})
+            await asyncio.sleep(GUESTS_S)
 
     async def _beats(self) -> None:
         """Tell the centre what this host and its VMs are: at once when something changed, else every beat."""

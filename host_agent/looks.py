@@ -50,7 +50,7 @@ class Looks(Generic[T]):
         wanted = list(vms)
         self._looks = {vm: self._looks.get(vm) or _Look() for vm in wanted}
         fresh = {vm: self._begin(vm) for vm in wanted if self._looks[vm].task is None}
-        await _wait([task for vm, task in fresh.items() if self._looks[vm].seen is None], FIRST_PATIENCE_S)
+        await self._wait_for_unseen()
         await _wait(fresh.values(), PATIENCE_S)
         return [self._told(vm, in_place) for vm in wanted]
 
@@ -60,6 +60,12 @@ class Looks(Generic[T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_for_unseen(self) -> None:
+        """Wait for the first looks, whoever has begun them, for what is left of the patience with each."""
+        unseen = [look for look in self._looks.values() if look.seen is None and look.task is not None]
+        left_s = [look.began_s + FIRST_PATIENCE_S - self._clock() for look in unseen]
+        await _wait([look.task for look in unseen if look.task is not None], max([0.0, *left_s]))
 
     def _begin(self, vm: str) -> asyncio.Task[T]:
         look = self._looks[vm]

@@ -19,6 +19,7 @@ from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
+from host_agent.running import run_in_guest
 from schemas.vms import VmStatus
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="host_agent", description="Run virtual machines for the volunteer cloud.")
     parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
+    parser.add_argument("--vm", metavar="NAME", help="VM of the running agent in which exec runs a command")
+    parser.add_argument("exec", nargs=argparse.REMAINDER, help="exec -- COMMAND...: run it in --vm, and end as it does")
     options = parser.parse_args()
+    if options.vm or options.exec:
+        _exec(parser, options)
+    else:
+        _serve(options)
+
+
+def _serve(options: argparse.Namespace) -> None:
     collect_rarely()
     log_to_stderr("host_agent")
     with judged("host_agent", HostError):
@@ -40,6 +50,16 @@ def main() -> None:
         log.info("stopped", extra={"vms_left_running": len(living)})
         if living:
             print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
+
+
+def _exec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Run a command in a VM of this host, and exit as it does."""
+    verb, command = options.exec[:1], [word for at, word in enumerate(options.exec[1:]) if at or word != "--"]
+    if not options.vm or verb != ["exec"] or not command:
+        parser.error("a command is run in a VM so: host_agent --config FILE --vm NAME exec -- COMMAND [ARGUMENT]...")
+    with judged("host_agent", HostError, by_hand=True):
+        config = read_config(options.config, HostConfig)
+        sys.exit(asyncio.run(run_in_guest(config, options.vm, command)))
 
 
 async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:

@@ -56,6 +56,7 @@ class Seeding:
                 login_password=granted.password,
                 slots=self._guests.slots or record.cpus,
                 settings=self._guests.settings,
+                road=self._hypervisor.road_for_guest(),
                 owner=self._broker.owner if endpoints == self._broker.endpoints else ANYBODY,
             )
         )

@@ -14,7 +14,7 @@ from host_agent.missing import Missing
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.vm import Verb, VmState
 from schemas.codec import clip
-from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, VmStatus
+from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class VmStatuses:
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self.missing = Missing(hypervisor)
         self.reason: Reason = lambda vm, state: ""
+        #: Gives what a VM's agent has said of it of late.
+        self.guest: Callable[[str], GuestFacts | None] = lambda vm: None
         self.on_late: Callable[[], None] = lambda: None
         self._looks = Looks(self._look, lambda: self.on_late())
 
@@ -79,6 +81,7 @@ class VmStatuses:
             cpu_seconds=facts.cpu_seconds or 0.0,
             resident_bytes=facts.resident_bytes or 0,
             autostart=record.autostart,
+            guest=self.guest(record.vm),
         )
 
     async def _look(self, vm: str) -> VmStatus | None:

@@ -6,6 +6,8 @@ from msgspec import Struct
 
 #: Words of the wire's exchanges; ``broker.routes`` uses the same.
 UP, DOWN, CALLS = "vc.up", "vc.down", "vc.calls"
+#: Not one of them: between a guest and its host.
+ROAD = "local road"
 
 
 class Way(Struct, frozen=True):
@@ -61,6 +63,7 @@ WAYS: dict[str, list[Way]] = {
     "agent.ping": [_TO_HOST, _TO_VM],
     "agent.refused": [_up("host, vm", "refused", "vc.rejected")],
     **{f"vm.{verb}": [_TO_HOST] for verb in _VERBS},
+    "guest.report": [Way("vm", ROAD, "{user}.report", "")],
     "reply.vms": [_TO_CONSOLE],
     "host.inventory": [_up("host", "inventory", "vc.inventory")],
     "host.bye": [_up("host", "inventory", "vc.inventory")],

@@ -16,6 +16,9 @@ _ID = "01936f5e-7b2a-7c3d-8e4f-5a6b7c8d9e0f"
 _OTHER = "01936f5e-7b2b-7c3d-8e4f-5a6b7c8d9e0f"
 _JOB = "site-lyon/zdecays.3"
 _SHA = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_GUEST = vms.GuestFacts(
+    is_connected=True, cpus=1, load=0.5, memory_mib=700, memory_free_mib=400, holding=1, jobs=[_JOB]
+)
 _VM = vms.VmStatus(
     vm="vm-5f0c1d2e3a4b5c6d7e8f", name="vm1", state="running", generation=3, hypervisor="qemu", cpus=1,
     memory_mib=768, disk_mib=4096, image=_SHA, pid=4711, accelerator="tcg", cpu_seconds=12.5,
@@ -71,6 +74,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "reply.vms": {"vms": [_VM]},
     "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
     "host.bye": {"reason": "agent stops"},
+    "guest.report": {"guest": _GUEST},
     "exec.run": {"command": ["uname", "-a"], "reply": "k3j4h5", "generation": 3, "deadline_ms": 1764000060000},
     "exec.output": {"number": 0, "stream": execs.Stream.STDOUT, "data": b"Linux\n"},
     "exec.window": {"limit_bytes": 524288},

@@ -31,6 +31,9 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tls: Tls | None = None
     #: User id to whom the broker must belong before it is sent a password, where the guest is on the broker's machine.
     owner: int = -1
+    #: Where the guest meets its host without the broker: ``port:NAME`` of virtio-serial, or ``socket:NAME`` of a unix
+    #: socket in its agent's state directory; empty: nowhere.
+    road: str = ""
 
 
 def encode_seed(seed: Seed) -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
-from schemas.ids import VmName
+from schemas.ids import JobRef, VmName
 
 #: States in which a VM is nobody's to use, though its guest agent may speak: its host waits for a person's word.
 UNDECIDED = frozenset({"set_aside", "missing"})
@@ -23,6 +23,27 @@ Reason = Annotated[str, Meta(max_length=MOST_OF_A_REASON)]
 Amount = Annotated[int, Meta(ge=0, le=1 << 53)]
 #: Images that a host names.
 MOST_IMAGES = 256
+
+
+class GuestFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A guest as its own agent sees it."""
+
+    #: Its agent has a link to the broker.
+    is_connected: bool = False
+    cpus: Amount
+    #: Processes that want a cpu, on the average of the last minute.
+    load: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    memory_mib: Amount
+    memory_free_mib: Amount = 0
+    #: Jobs that it has at hand, and the first of them.
+    holding: Amount = 0
+    jobs: Annotated[list[JobRef], Meta(max_length=16)] = []
+
+
+class GuestReport(Message, frozen=True, kw_only=True, tag="guest.report"):
+    """A guest's agent is ready, and this is how the guest does: said to its host, by the local road."""
+
+    guest: GuestFacts
 
 
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,6 +67,8 @@ class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: Reason = ""
     #: Started again when it aborts.
     autostart: bool = False
+    #: What its agent says of itself; None where there is no word of it.
+    guest: GuestFacts | None = None
 
 
 class VmCreate(Command, frozen=True, kw_only=True, tag="vm.create"):

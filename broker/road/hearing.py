@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 #: Takes a message that nobody at this end reads, to pass it on; it is settled as that went. Raises NotDelivered.
 Otherwise = Callable[[Say], Awaitable[None]]
+#: Says whose a message is.
+SpeaksFor = Callable[[Say], str]
 
 
 class _Method:
@@ -32,8 +34,10 @@ class _Method:
 class Hearing:
     """See the module. ``tell`` is given what became of each message that was heard since the last ``forget``."""
 
-    def __init__(self, peer: str, tell: Callable[[int, Verdict, str], None], otherwise: Otherwise | None) -> None:
-        self._peer, self._tell, self._otherwise = peer, tell, otherwise
+    def __init__(
+        self, sender_of: SpeaksFor, tell: Callable[[int, Verdict, str], None], otherwise: Otherwise | None
+    ) -> None:
+        self._sender_of, self._tell, self._otherwise = sender_of, tell, otherwise
         #: Called with what is wrong with a message that was of no use to anybody.
         self.on_offence: Callable[[str], None] = lambda what: None
         self._readers: list[tuple[Subscription, Callable[..., None]]] = []
@@ -56,7 +60,7 @@ class Hearing:
 
     def hear(self, said: Say) -> None:
         """Hand a message to its reader."""
-        method = _Method(said, self._peer)
+        method = _Method(said, self._sender_of(said))
         for subscription, receive in self._readers:
             if _reads(subscription, said):
                 return receive(None, method, method, said.body)
@@ -97,7 +101,7 @@ class Hearing:
     def _ended(self, task: asyncio.Future[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("handler failed", exc_info=task.exception(), extra={"peer": self._peer})
+            log.error("handler failed", exc_info=task.exception())
 
 
 def _reads(subscription: Subscription, said: Say) -> bool:

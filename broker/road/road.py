@@ -7,17 +7,16 @@ rules (garbage, a frame without end, more than it may have unsettled) is cut off
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from broker.allowance import Allowance
 from broker.backoff import backoff
 from broker.delivery import DeliveryHandler, Subscription
 from broker.errors import Disconnected, NotDelivered, Unroutable
-from broker.road.hearing import Hearing, Otherwise
+from broker.road.hearing import Hearing, Otherwise, SpeaksFor
 from broker.road.saying import Saying
 from broker.road.session import Bounds, Breach, Event, Lost, Session, Up
 from schemas.road import Say, Settled, Verdict
@@ -37,14 +36,21 @@ CUT_OFF_S = 60.0
 HELLOS, HELLOS_PER_S = 20, 1.0
 OFFENCES, OFFENCES_PER_S = 100, 1.0
 
-#: A stream's two halves.
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+class Stream(NamedTuple):
+    """A way to the other end: both halves, and what closes them, whatever is still on its way."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    close: Callable[[], None]
+
+
 #: Gives a stream to the other end; waits, or raises OSError, while there is none.
 Connect = Callable[[], Awaitable[Stream]]
 
 
 class Road:
-    """One end, as ``user``; at the other is ``peer``."""
+    """One end, as ``user``; at the other is ``peer``, or, where ``speaks_for`` says so, who is behind it."""
 
     def __init__(
         self,
@@ -54,17 +60,17 @@ class Road:
         peer: str,
         bounds: Bounds | None = None,
         otherwise: Otherwise | None = None,
+        speaks_for: SpeaksFor | None = None,
         cut_off_s: float = CUT_OFF_S,
     ) -> None:
         self.user, self.peer = user, peer
         self._connect, self._cut_off_s = connect, cut_off_s
         self._session = Session(bounds)
         self._saying = Saying(self._session, self._write)
-        self._hearing = Hearing(peer, self._tell, otherwise)
+        self._hearing = Hearing(speaks_for or (lambda said: peer), self._tell, otherwise)
         self._hearing.on_offence = self.offend
         self._hellos, self._offences = Allowance(HELLOS, HELLOS_PER_S), Allowance(OFFENCES, OFFENCES_PER_S)
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._stream: Stream | None = None
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self.on_up: list[Callable[[], None]] = []
@@ -131,8 +137,8 @@ class Road:
 
     def offend(self, what: str) -> None:
         """Count something of no use that the other end has said; after too much of it it is cut off."""
-        if self._reader is not None and not self._offences.take("", time.monotonic()):
-            self._reader.set_exception(Breach(f"a flood: {what}"))
+        if self._stream is not None and not self._offences.take("", time.monotonic()):
+            self._stream.reader.set_exception(Breach(f"a flood: {what}"))
 
     async def _run(self) -> None:
         """Have a stream, live on it, have the next, until cancelled."""
@@ -140,8 +146,8 @@ class Road:
         try:
             while True:
                 try:
-                    self._reader, self._writer = await self._connect()
-                    await self._live(self._reader)
+                    self._stream = await self._connect()
+                    await self._live(self._stream.reader)
                     waits = backoff(0.1, AGAIN_MOST_S)
                 except Breach as breach:
                     await self._cut_off(breach)
@@ -167,7 +173,7 @@ class Road:
         """Say that we are here until the other end does: it may open its end after we have."""
         while True:
             await asyncio.sleep(HELLO_S)
-            if not self.is_up and self._writer is not None and not self._writer.transport.get_write_buffer_size():
+            if not self.is_up and self._stream and not self._stream.writer.transport.get_write_buffer_size():
                 self._write(self._session.hello())
 
     def _on(self, event: Event | bytes) -> None:
@@ -204,10 +210,9 @@ class Road:
         self._saying.break_off(reason)
 
     def _go_down(self, reason: str) -> None:
-        writer, self._writer, self._reader = self._writer, None, None
-        if writer is not None:
-            with contextlib.suppress(OSError):
-                writer.transport.abort()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
         self._forget(reason)
 
     async def _cut_off(self, breach: Breach) -> None:
@@ -221,5 +226,5 @@ class Road:
         self._write(self._session.settle(number, verdict, reason))
 
     def _write(self, frame: bytes) -> None:
-        if frame and self._writer is not None:
-            self._writer.write(frame)
+        if frame and self._stream is not None:
+            self._stream.writer.write(frame)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from broker.road.road import Connect, Stream
 
@@ -22,9 +24,14 @@ def to_socket(path: Path) -> Connect:
 
     async def connect() -> Stream:
         with short_path(path) as name:
-            return await asyncio.open_unix_connection(name, limit=_LIMIT_BYTES)
+            return joined(*await asyncio.open_unix_connection(name, limit=_LIMIT_BYTES))
 
     return connect
+
+
+def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Stream:
+    """Give the two halves of a socket."""
+    return Stream(reader, writer, writer.transport.abort)
 
 
 @contextlib.contextmanager
@@ -37,6 +44,31 @@ def short_path(path: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
+OnClient = Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]
+
+
+async def listen(path: Path, on_client: OnClient) -> asyncio.Server:
+    """Listen at a unix socket, for this user alone; one that an earlier process has left gives way. Raises OSError."""
+    return await asyncio.start_unix_server(on_client, sock=_bound(path), limit=_LIMIT_BYTES)
+
+
+def _bound(path: Path) -> socket.socket:
+    """Make a socket that nobody else can have come to before it is ours alone."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    made, before = socket.socket(socket.AF_UNIX), os.umask(0o177)
+    try:
+        with short_path(path) as name:
+            made.bind(name)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
 class Listener:
     """A unix socket, for this user alone, at which one end waits: who comes takes the place of who came before."""
 
@@ -44,14 +76,14 @@ class Listener:
         self._path = path
         self._server: asyncio.Server | None = None
         self._came: asyncio.Queue[Stream] = asyncio.Queue()
-        self._last: asyncio.StreamWriter | None = None
+        self._last: Stream | None = None
 
     async def connect(self) -> Stream:
         """Wait for the next who comes. Raises OSError where the socket cannot be made."""
         if self._server is None:
-            await self._listen()
-        reader, self._last = await self._came.get()
-        return reader, self._last
+            self._server = await listen(self._path, self._on_client)
+        self._last = await self._came.get()
+        return self._last
 
     async def close(self) -> None:
         """Listen no more. Idempotent."""
@@ -61,38 +93,47 @@ class Listener:
             with contextlib.suppress(FileNotFoundError):
                 self._path.unlink()
 
-    async def _listen(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if stat.S_ISSOCK(self._path.lstat().st_mode):
-                self._path.unlink()
-        with short_path(self._path) as name:
-            self._server = await asyncio.start_unix_server(self._on_client, name, limit=_LIMIT_BYTES)
-        self._path.chmod(0o600)
-
     def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._last is not None:
-            self._last.transport.abort()
-        self._came.put_nowait((reader, writer))
+            self._last.close()
+        self._came.put_nowait(joined(reader, writer))
 
 
-def to_port(device: Path) -> Connect:
+def to_port(find: Callable[[], Path | None]) -> Connect:
     """Open a port of virtio-serial, which only one program may have open. Raises OSError while that is another, or
     there is none."""
 
     async def connect() -> Stream:
+        device = find()
+        if device is None:
+            raise FileNotFoundError("this machine has no such port")
         descriptor = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_LIMIT_BYTES)
         try:
-            taking = os.fdopen(os.dup(descriptor), "rb", buffering=0)
-            giving = os.fdopen(descriptor, "wb", buffering=0)
-            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), taking)
-            transport, protocol = await loop.connect_write_pipe(
-                lambda: asyncio.streams.FlowControlMixin(loop=loop), giving
-            )
-        except BaseException:
+            return await _on_descriptor(descriptor)
+        finally:
             os.close(descriptor)
-            raise
-        return reader, asyncio.StreamWriter(transport, protocol, None, loop)
 
     return connect
+
+
+async def _on_descriptor(descriptor: int) -> Stream:
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=_LIMIT_BYTES)
+    inward, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), _own(descriptor, "rb"))
+    try:
+        outward, flow = await loop.connect_write_pipe(
+            lambda: asyncio.streams.FlowControlMixin(loop=loop), _own(descriptor, "wb")
+        )
+    except BaseException:
+        inward.close()
+        raise
+
+    def close() -> None:
+        inward.close()
+        outward.abort()
+
+    return Stream(reader, asyncio.StreamWriter(outward, flow, None, loop), close)
+
+
+def _own(descriptor: int, mode: str) -> BinaryIO:
+    """Give the same file under a descriptor of its own, which the transport closes."""
+    return cast(BinaryIO, os.fdopen(os.dup(descriptor), mode, buffering=0))

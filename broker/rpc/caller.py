@@ -160,9 +160,9 @@ class Caller:
         except TimeoutError as error:
             raise Disconnected(f"no broker in {patience:.0f} s: {self._connection.trouble}") from error
         except Unroutable as error:
-            raise Unroutable(f"there is no {whom}: the broker has no queue for it") from error
+            raise Unroutable(f"there is no {whom}: {error}") from error
         except Refused as error:
-            raise Refused(f"{whom} has too much waiting: its queue is full; wait, then try again") from error
+            raise Refused(f"{whom} does not take it now: {error}; wait, then try again") from error
 
     async def _publish_within(self, patience_s: float, route: Route, message: Message, *, keep: bool = True) -> None:
         """Publish, to be kept by the broker or not. Raises TimeoutError."""

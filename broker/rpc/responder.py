@@ -100,8 +100,9 @@ class Responder:
         self._connection = connection
         self.journal = journal
         self._handlers = dict(handlers)
-        self._handlers.setdefault(Ping, Handler(run=_pong, senders=frozenset({Kind.CONSOLE, Kind.ADAPTER, Kind.KEYS})))
-        self._handlers.setdefault(CommandState, Handler(run=self._tell_state))
+        callers = frozenset({Kind.CONSOLE, Kind.HOST})
+        self._handlers.setdefault(Ping, Handler(run=_pong, senders=callers | {Kind.ADAPTER, Kind.KEYS}))
+        self._handlers.setdefault(CommandState, Handler(run=self._tell_state, senders=callers))
         self._clock = clock
         self._generation = generation
         self._verify = verify

@@ -147,5 +147,11 @@ class Hypervisor(Protocol):
     async def offer_seed(self, vm: str, seed: bytes) -> None:
         """Make ``seed`` what the guest finds from now on, by a medium that changes while the VM lives."""
 
+    def road_for_guest(self) -> str:
+        """Say where a guest meets its host without the broker, as its seed has it; empty: nowhere."""
+
+    def road(self, vm: str) -> Path | None:
+        """Name the unix socket that is the host's end of that road; it need not be there. None: there is no road."""
+
     def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """Say where a guest reaches the broker that listens at these endpoints."""

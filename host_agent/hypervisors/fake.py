@@ -7,6 +7,7 @@ Two drivers over one ``FakeHost`` behave as an agent and its successor over one 
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import msgspec
 
@@ -47,6 +48,14 @@ class FakeHypervisor:
     def __init__(self, host: FakeHost | None = None) -> None:
         self.host = host or FakeHost()
         self._listener: StateListener | None = None
+
+    def road_for_guest(self) -> str:
+        """See the contract."""
+        return ""
+
+    def road(self, vm: str) -> Path | None:
+        """See the contract."""
+        return None
 
     def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract."""

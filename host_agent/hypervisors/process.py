@@ -44,6 +44,7 @@ _LOOK_INTERVAL_S = 0.005
 _SEED = "seed"
 _LOG = "guest.log"
 _STATE = "state"
+_ROAD = "road.sock"
 
 
 class ProcessHypervisor:
@@ -67,6 +68,14 @@ class ProcessHypervisor:
         self._ending: set[str] = set()
         self._burials: set[asyncio.Task[None]] = set()
         self._listener: StateListener | None = None
+
+    def road_for_guest(self) -> str:
+        """See the contract."""
+        return f"socket:{_ROAD}"
+
+    def road(self, vm: str) -> Path | None:
+        """See the contract."""
+        return self._directories.path(vm) / _STATE / _ROAD
 
     def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract."""

@@ -57,6 +57,14 @@ class QemuHypervisor:
         self._not_adopted: dict[str, str] = {}
         self._listener: StateListener | None = None
 
+    def road_for_guest(self) -> str:
+        """See the contract."""
+        return f"port:{qemu_command.ROAD_PORT}"
+
+    def road(self, vm: str) -> Path | None:
+        """See the contract."""
+        return self._files.path(vm) / qemu_command.ROAD_SOCKET
+
     def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
         """See the contract. The guest has one address to reach, and our relay behind it."""
         return (Endpoint(qemu_command.BROKER_ADDRESS, qemu_command.BROKER_PORT),)

@@ -22,6 +22,7 @@ OVERLAY = "root.qcow2"
 QMP_SOCKET = "qmp.sock"
 SEED_SOCKET = "seed.sock"
 CONSOLE_SOCKET = "console.sock"
+ROAD_SOCKET = "road.sock"
 #: Where the driver keeps what comes out of the console's socket.
 CONSOLE = "console.log"
 
@@ -33,6 +34,8 @@ SEED_FILE_BYTES = 8192
 #: fw_cfg item and virtio-serial port that ``guest_agent.seed`` looks for.
 SEED_ITEM = "opt/org.volunteer-cloud/seed"
 SEED_PORT = "org.volunteer-cloud.seed"
+#: The virtio-serial port that is the guest's end of the local road; the seed names it.
+ROAD_PORT = "org.volunteer-cloud.road"
 
 #: The address at which every guest finds the broker.
 BROKER_ADDRESS = "10.0.2.100"
@@ -139,6 +142,8 @@ def _seed() -> list[str]:
         *("-device", "virtio-serial-pci"),
         *("-chardev", f"socket,id=seed,path={SEED_SOCKET},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=seed,name={SEED_PORT}"),
+        *("-chardev", f"socket,id=road,path={ROAD_SOCKET},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=road,name={ROAD_PORT}"),
     ]
 
 

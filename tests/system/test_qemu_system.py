@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from console.client import Client
 from guest_agent.machine import boot_id
 from schemas.errors import ErrorCode
 from schemas.ledger import JobState, RegistryRow
+from schemas.vms import GuestFacts
 from tests.system.running import System, running, until
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
@@ -160,3 +164,66 @@ def _now_ms() -> float:
     import time
 
     return time.time() * 1000
+
+
+def run_locally(system: System, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in the guest as the host's owner does, without the centre."""
+    config = system.layout.config("host_agent")
+    words = [sys.executable, "-m", "host_agent.main", "--config", str(config), "--vm", VM, "exec", "--", *command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+
+
+def connected_guest(client: Client) -> GuestFacts:
+    """Wait until the guest has told its host of itself, and give what the host has told of it."""
+    told: list[GuestFacts] = []
+
+    def look() -> bool:
+        guest = vm_of(client).status.guest
+        told[:] = [guest] if guest is not None and guest.is_connected else []
+        return bool(told)
+
+    until(look, "the guest has told its host that it is connected", 120)
+    return told[0]
+
+
+def test_the_host_knows_how_its_guest_does(system: System, client: Client) -> None:
+    guest = connected_guest(client)
+
+    assert (guest.cpus, guest.memory_mib > 100, guest.memory_free_mib < guest.memory_mib) == (1, True, True)
+
+
+def test_the_hosts_owner_runs_a_command_in_the_guest_while_the_broker_is_frozen(system: System, client: Client) -> None:
+    connected_guest(client)
+    system.freeze("broker")
+    try:
+        ran = run_locally(system, "cat", "/proc/sys/kernel/random/boot_id")
+    finally:
+        system.thaw("broker")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.strip() not in ("", boot_id())
+
+
+def test_a_vm_that_was_saved_meets_its_host_again(system: System, client: Client) -> None:
+    client.vm_savestate(VM)
+    client.vm_start(VM)
+
+    ran = run_locally(system, "echo", "here")
+
+    assert (ran.returncode, ran.stdout) == (0, "here\n")
+
+
+def test_the_next_host_agent_meets_the_guest_in_the_midst_of_what_it_says(system: System, client: Client) -> None:
+    connected_guest(client)
+    script = "touch /run/talks; while [ -e /run/talks ]; do echo what a guest says at length; done"
+    talking = threading.Thread(target=run_locally, args=(system, "sh", "-c", script))
+    talking.start()
+    until(lambda: client.run(VM, ["test", "-e", "/run/talks"]).exit_status == 0, "the guest talks", 60)
+    system.kill("host_agent")
+
+    ran = run_locally(system, "echo", "here")
+    client.run(VM, ["rm", "-f", "/run/talks"])
+    talking.join(90)
+
+    assert (ran.returncode, ran.stdout) == (0, "here\n")
+    assert not talking.is_alive()

@@ -33,10 +33,10 @@ from console.command_line import cli
 from console.dead_letters import DeadLetters
 from console.errors import CommandFailed
 from console.invocation import Invocation
-from console.output import TerminalText
 from console.screen import Screen
 from schemas.errors import ErrorCode
 from schemas.plain_text import plain, plain_all, plain_lines
+from schemas.terminal_text import TerminalText
 from schemas.vms import VmStatus
 from tests.unit.test_console import COMMANDS
 
