@@ -174,3 +174,58 @@ async def test_a_visitor_reaches_the_vms_of_this_host_and_nothing_else(program: 
         outcomes = await asyncio.gather(*saying, return_exceptions=True)
 
     assert [type(outcome).__name__ for outcome in outcomes] == ["Unroutable"] * 4
+
+
+#: A guest that is not ours: it waits at the road's end, says hello as it should, then writes what it likes for ever.
+STRANGER = """
+import socket, sys
+from broker.road.session import Session
+kind = sys.argv[1]
+server = socket.socket(socket.AF_UNIX)
+server.bind("road.sock")
+server.listen()
+while True:
+    stream, _ = server.accept()
+    session = Session()
+    try:
+        stream.sendall(session.open())
+        while not session.is_up:
+            for event in session.receive(stream.recv(65536)):
+                if isinstance(event, bytes):
+                    stream.sendall(event)
+        while True:
+            stream.sendall({"garbage": bytes([192, 1, 192]), "endless": b"x" * 65536}.get(kind)
+                           or session.say("vc.up", "vm-a-0123456789.report", "m", bytes(60_000))[1])
+    except OSError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("garbage", "garbage"), ("endless", "a frame of more"), ("flood", "a flood")]
+)
+async def test_a_guest_that_attacks_is_cut_off_and_named_and_the_agent_stays_small(
+    program: Program, kind: str, named: str
+) -> None:
+    rig = OurGuests(program.directory / "host" / "hypervisor")
+    driver = await rig.open(ProcessHypervisor(rig.directory, [sys.executable, "-c", STRANGER, kind]))
+    await driver.create(rig.spec(VM))
+    await driver.start(VM, b"")
+    registry = VmRegistry(program.directory / "host" / "vms.json")
+    registry.put(VmRecord(vm=VM, name="worker-1", cpus=1, memory_mib=64, disk_mib=1024, wish=Wish.RUNNING))
+    agent = program.start()
+    said = ""
+    assert agent.stderr is not None
+    async with asyncio.timeout(60):
+        while "local road cut off" not in said:
+            said = await asyncio.to_thread(agent.stderr.readline)
+    peak_kib = next(int(line.split()[1]) for line in status_of(agent.pid) if line.startswith("VmHWM"))
+    await rig.clean_up()
+
+    assert f"peer='{VM}'" in said
+    assert named in said
+    assert peak_kib < 60 << 10
+
+
+def status_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/status").read_text().splitlines()
