@@ -13,7 +13,7 @@ from console.listing import Listing
 from console.why import Explanation
 from schemas.ledger import AttemptRow, HostRow, JobRecord, JobRow, Jobs, RegistryRow
 from schemas.plain_text import plain
-from schemas.vms import UNDECIDED
+from schemas.vms import UNDECIDED, VmStatus
 
 _COLOURS = {
     "done": "green",
@@ -154,8 +154,16 @@ def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
     for row in rows:
         vm = row.status
         size = (str(vm.cpus), f"{vm.memory_mib} MiB", str(vm.pid or ""))
-        shown.add_row(vm.vm, vm.name, state(vm.state), _agent(row), *size, str(len(row.jobs)), row.host, vm.reason)
+        shown.add_row(vm.vm, vm.name, _state_of(vm), _agent(row), *size, str(len(row.jobs)), row.host, vm.reason)
     return shown
+
+
+def _state_of(vm: VmStatus) -> Text:
+    """Say in what state a VM is, and what is being done to it: "running, stop for 12 s"."""
+    if vm.act is None:
+        return state(vm.state)
+    percent = f" {vm.act.percent} %" if vm.act.percent is not None else ""
+    return Text.assemble(state(vm.state), (plain(f", {vm.act.verb}{percent} for {span(vm.act.for_s)}"), "dim"))
 
 
 def _agent(row: RegistryRow) -> Text:

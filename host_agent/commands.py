@@ -45,7 +45,7 @@ class VmCommands:
         await call.started()
         self._keeper.forgive(message.vm)
         timeout_s = message.timeout_s if isinstance(message, VmStop) else 60.0
-        status = await self._control.act(VERB_OF[type(message)], message.vm, timeout_s=timeout_s)
+        status = await self._control.act(VERB_OF[type(message)], message.vm, timeout_s=timeout_s, by=call.sender)
         return Vms(call=message.id, vms=[status])
 
     async def _create(self, call: Call, message: VmCreate) -> Reply:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+
+import msgspec
 
 from host_agent.aside import SetAside
 from host_agent.errors import HypervisorError, IllegalVerb, Unsupported, naming_disk
@@ -19,7 +22,7 @@ from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.vm import TRANSITIONS, Verb, VmState, Wish, is_done, is_legal
-from schemas.vms import VmCreate, VmStatus
+from schemas.vms import VmAct, VmCreate, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ class VmControl:
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._making, self._seeding, self._statuses = making, seeding, statuses
         self._operations = Operations()
+        self._operations.on_long = lambda vm: self.on_change(vm)
+        statuses.act = self.act_on
         self.on_change: Callable[[str], None] = lambda vm: None
 
     async def settle(self) -> None:
@@ -65,6 +70,13 @@ class VmControl:
             # A full disk keeps no agent from its other VMs; this one is shown as absent, and can be deleted.
             log.error("registry not written", extra={"vm": record.vm, "why": str(error)})
 
+    def act_on(self, vm: str) -> VmAct | None:
+        """Say what is being done to a VM; None where nothing is."""
+        acts = self._operations.at_work(vm)
+        if not acts:
+            return None
+        return VmAct(verb=str(acts[0].verb), for_s=round(time.monotonic() - acts[0].began_s, 1), by=acts[0].by)
+
     async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF) -> VmStatus:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""
@@ -72,15 +84,15 @@ class VmControl:
         self.on_change(vm)
         return await self._statuses.one(vm)
 
-    async def act(self, verb: Verb, vm: str, *, timeout_s: float = 60.0) -> VmStatus:
-        """Carry out a verb and give the state seen after it.
+    async def act(self, verb: Verb, vm: str, *, timeout_s: float = 60.0, by: str = "") -> VmStatus:
+        """Carry out a verb, for somebody or for the agent itself, and give the state seen after it.
 
         Raises NoSuchVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
         """
         if not self._aside.has(vm):
             self._registry.get(vm)
         try:
-            return await self._operations.run(vm, verb, lambda: self._act(verb, vm, timeout_s))
+            return await self._operations.run(vm, verb, lambda: self._act(verb, vm, timeout_s), by=by)
         finally:
             self.on_change(vm)
 
@@ -98,7 +110,7 @@ class VmControl:
             self._registry.wish(vm, row.wish)
         status = await self._statuses.one(vm)
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": status.state})
-        return status
+        return msgspec.structs.replace(status, act=None)  # this one has ended
 
     async def delete(self, vm: str) -> None:
         """Remove a VM and its files; its principal and queues go too. One that is not there is no error."""

@@ -7,6 +7,7 @@ work on the VM and what waits there, whose askers hear which verb did it. What a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -16,12 +17,16 @@ from host_agent.vm import TRANSITIONS, Verb
 
 T = TypeVar("T")
 
+#: An act that takes longer is told while it is at work, seconds.
+LONG_S = 1.0
+
 
 class Act:
     """One verb at work on a VM, or waiting for its turn."""
 
-    def __init__(self, verb: Verb) -> None:
-        self.verb = verb
+    def __init__(self, verb: Verb, by: str) -> None:
+        self.verb, self.by = verb, by
+        self.began_s = time.monotonic()
         self.task: asyncio.Task[object] | None = None
         #: The verb that cut this one short.
         self.interrupted_by: Verb | None = None
@@ -39,17 +44,21 @@ class Operations:
     def __init__(self) -> None:
         self._acts: defaultdict[str, list[Act]] = defaultdict(list)
         self._turns: dict[str, asyncio.Lock] = {}
+        #: Called with a VM on which an act is at work for longer than most: people want to know.
+        self.on_long: Callable[[str], None] = lambda vm: None
 
-    def at_work(self, vm: str) -> list[Verb]:
-        """List the verbs that are at work on a VM or wait there, the one at work first."""
-        return [act.verb for act in self._acts.get(vm, ())]
+    def at_work(self, vm: str) -> list[Act]:
+        """List the acts that are at work on a VM or wait there, the one at work first."""
+        return list(self._acts.get(vm, ()))
 
-    async def run(self, vm: str, verb: Verb, work: Callable[[], Awaitable[T]]) -> T:
-        """Do ``work`` when it is its turn. Raises what it raises, and Interrupted when another verb cut it short."""
+    async def run(self, vm: str, verb: Verb, work: Callable[[], Awaitable[T]], *, by: str = "") -> T:
+        """Do ``work`` when it is its turn, for somebody or, with ``by`` empty, by ourselves. Raises what it raises, and
+        Interrupted when another verb cut it short."""
         if TRANSITIONS[verb].interrupts:
             for other in self._acts.get(vm, ()):
                 other.interrupt(verb)
-        act = Act(verb)
+        act = Act(verb, by)
+        long = asyncio.get_running_loop().call_later(LONG_S, self.on_long, vm)
         act.task = task = asyncio.ensure_future(self._in_turn(vm, work))
         self._acts[vm].append(act)
         try:
@@ -60,6 +69,7 @@ class Operations:
                 raise
             raise Interrupted(f"{verb} was cut short by {act.interrupted_by}") from None
         finally:
+            long.cancel()
             self._forget(vm, act)
 
     async def _in_turn(self, vm: str, work: Callable[[], Awaitable[T]]) -> T:

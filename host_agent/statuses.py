@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from host_agent.advice import command
 from host_agent.aside import SetAside
 from host_agent.errors import HostError
@@ -14,7 +16,7 @@ from host_agent.missing import Missing
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.vm import Verb, VmState
 from schemas.codec import clip
-from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmStatus
+from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class VmStatuses:
         self.reason: Reason = lambda vm, state: ""
         #: Gives what a VM's agent has said of it of late.
         self.guest: Callable[[str], GuestFacts | None] = lambda vm: None
+        #: Gives what is being done to a VM.
+        self.act: Callable[[str], VmAct | None] = lambda vm: None
         self.on_late: Callable[[], None] = lambda: None
         self._looks = Looks(self._look, lambda: self.on_late())
 
@@ -82,6 +86,7 @@ class VmStatuses:
             resident_bytes=facts.resident_bytes or 0,
             autostart=record.autostart,
             guest=self.guest(record.vm),
+            act=_with_percent(self.act(record.vm), facts.percent),
         )
 
     async def _look(self, vm: str) -> VmStatus | None:
@@ -102,3 +107,7 @@ class VmStatuses:
         record = self._registry.find(vm)
         why = f"{why}; {command(Verb.POWEROFF, vm)} ends it"
         return self._told(record, VmState.UNKNOWN, VmFacts(), why) if record is not None else None
+
+
+def _with_percent(act: VmAct | None, percent: int | None) -> VmAct | None:
+    return act if act is None or percent is None else msgspec.structs.replace(act, percent=max(0, min(100, percent)))

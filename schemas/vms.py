@@ -46,6 +46,18 @@ class GuestReport(Message, frozen=True, kw_only=True, tag="guest.report"):
     guest: GuestFacts
 
 
+class VmAct(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A verb that is at work on a VM."""
+
+    verb: Word
+    #: For how long it has been, seconds.
+    for_s: Annotated[float, Meta(ge=0, le=1e9)]
+    #: Who asked for it; empty: the host's agent by itself.
+    by: Name = ""
+    #: How far it is, where the hypervisor tells.
+    percent: Annotated[int, Meta(ge=0, le=100)] | None = None
+
+
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A VM as its host sees it."""
 
@@ -69,6 +81,8 @@ class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     autostart: bool = False
     #: What its agent says of itself; None where there is no word of it.
     guest: GuestFacts | None = None
+    #: What is being done to it.
+    act: VmAct | None = None
 
 
 class VmCreate(Command, frozen=True, kw_only=True, tag="vm.create"):

@@ -65,6 +65,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     #: It is stuck on something that can be mended outside of it, such as a full disk: ``resume`` may let it go on.
     may_go_on: bool = False
+    #: How far what is being done to it is, where the driver can tell.
+    percent: int | None = None
 
 
 #: Called on the event loop with (VM id, new state) when a VM changes state without being asked.

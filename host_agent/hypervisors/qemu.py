@@ -122,6 +122,7 @@ class QemuHypervisor:
             resident_bytes=stat.resident_bytes,
             reason=(life.why_stuck() if life is not None else "") or flaw,
             may_go_on=life is not None and life.may_go_on(),
+            percent=life.machine.percent_written if life is not None else None,
         )
 
     def where(self, vm: str) -> str:

@@ -83,6 +83,8 @@ class Machine:
         self._seed_writer: asyncio.StreamWriter | None = None
         #: QEMU's word for its state when it was last asked.
         self.last_run_state = ""
+        #: How far the memory is that it writes; None while it writes none.
+        self.percent_written: int | None = None
         self._tasks = [
             asyncio.ensure_future(work) for work in (self._keep_control(), self._keep_seed_port(), self._keep_console())
         ]

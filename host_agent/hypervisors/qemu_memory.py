@@ -52,6 +52,7 @@ async def write_memory(machine: Machine) -> None:
         scratch.rename(machine.home / MEMORY)
         durable.sync_directory(machine.home)
     finally:
+        machine.percent_written = None
         os.close(descriptor)
         scratch.unlink(missing_ok=True)
 
@@ -91,10 +92,18 @@ async def _wait_written(machine: Machine) -> None:
         found = await machine.execute("query-migrate")
         if found["status"] == "completed":
             return
+        machine.percent_written = percent_of(found)
         if found["status"] in ("failed", "cancelled"):
             raise _not_written(machine, found)
         await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"writing the memory took longer than {MEMORY_TIMEOUT_S} s")
+
+
+def percent_of(found: dict[str, Any]) -> int | None:
+    """Say how much of a memory is written, as ``query-migrate`` tells; None where it does not."""
+    ram = found.get("ram", {})
+    total, left = ram.get("total", 0), ram.get("remaining", 0)
+    return round(100 * (total - left) / total) if total > 0 else None
 
 
 def _not_written(machine: Machine, found: dict[str, Any]) -> HypervisorError:

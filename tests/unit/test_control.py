@@ -14,7 +14,7 @@ import pytest
 
 from broker import durable
 from broker.address import Address
-from host_agent import control, looks
+from host_agent import control, looks, operations
 from host_agent.aside import SetAside
 from host_agent.control import VmControl
 from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom
@@ -28,6 +28,7 @@ from host_agent.vm import Verb, VmState, Wish, goal_of, is_done, is_legal
 from schemas.endpoints import Endpoint
 from schemas.enrol import EnrolGranted
 from schemas.vms import VmCreate, VmStatus
+from tests.broker.polling import until
 
 BROKER = Address(endpoints=(Endpoint("127.0.0.1", 5672),), user="host-a", password="x")
 
@@ -348,6 +349,35 @@ class Hangs(FakeHypervisor):
     async def _maybe_for_ever(self, vm: str) -> None:
         if vm in self.hung:
             await asyncio.Event().wait()
+
+
+async def test_what_is_being_done_to_a_vm_is_told_and_what_is_over_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "LONG_S", 0.01)
+    host = await Host(tmp_path, Hangs()).open()
+    vm = await host.vm()
+    told: list[str] = []
+    started = await host.control.act(Verb.START, vm)
+    host.control.on_change = told.append
+    stop = asyncio.ensure_future(host.control.act(Verb.STOP, vm, by="console-ada"))
+    await until(lambda: told)
+
+    (stopping,) = await host.statuses.all()
+    ended = await host.control.act(Verb.POWEROFF, vm)
+    await asyncio.gather(stop, return_exceptions=True)
+
+    assert stopping.act is not None
+    assert (stopping.act.verb, stopping.act.by, stopping.act.for_s < 10) == ("stop", "console-ada", True)
+    assert [status.act for status in (started, ended, *await host.statuses.all())] == [None] * 3
+
+
+async def test_two_who_make_a_vm_of_one_name_at_once_make_one(tmp_path: Path) -> None:
+    host = await Host(tmp_path).open()
+
+    made = await asyncio.gather(*(host.control.create(VmCreate(name="vm1")) for _ in range(5)))
+
+    assert len({status.vm for status in made}) == len(await host.hypervisor.list()) == 1
 
 
 async def test_poweroff_cuts_short_a_stop_and_whoever_asked_for_it_hears_why(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from console.listing import Listing, cut
 from console.rendering import render_jobs, render_vms
 from console.screen import Screen
 from schemas.ledger import JobRow, Jobs, JobState, RegistryRow
-from schemas.vms import VmStatus
+from schemas.vms import VmAct, VmStatus
 
 
 def shown(listing: object, width: int, *, is_terminal: bool = True) -> list[str]:
@@ -70,6 +70,24 @@ def test_at_80_columns_two_vms_of_a_host_never_look_alike() -> None:
     firsts = [line.split()[0] for line in shown(render_vms(rows), 80) if line.startswith("vm")]
 
     assert len(firsts) == len(set(firsts)) == 3
+
+
+def test_what_is_being_done_to_a_vm_stands_beside_its_state() -> None:
+    vm = VmStatus(
+        vm="vm-1",
+        name="worker-1",
+        state="running",
+        generation=1,
+        hypervisor="qemu",
+        cpus=1,
+        memory_mib=768,
+        disk_mib=1,
+        act=VmAct(verb="savestate", for_s=12.3, by="console-ada", percent=40),
+    )
+
+    assert "running, savestate 40 % for 12 s" in " ".join(
+        shown(render_vms([RegistryRow(host="host-1", seen_ms=1, status=vm)]), 200)
+    )
 
 
 def test_into_a_pipe_names_go_whole() -> None:
