@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from broker.address import Address
+from broker.amqp.link import Link
 from broker.backoff import backoff
 from broker.delivery import Delivery, DeliveryHandler, Properties, Subscription
 from broker.errors import (
@@ -27,7 +28,6 @@ from broker.errors import (
     Unroutable,
     Untrusted,
 )
-from broker.link import Link
 
 log = logging.getLogger(__name__)
 

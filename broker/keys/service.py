@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from broker.admission import Admission
+from broker.amqp.link import DIRECT_REPLY_TO
 from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.dead_letters import Burials
@@ -29,7 +30,6 @@ from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Registrar
 from broker.keys.sessions import Sessions
 from broker.keys.turns import Turns
-from broker.link import DIRECT_REPLY_TO
 from broker.management import MAX_LABEL, ConnectionInfo
 from broker.outbound import deliver
 from broker.principals import EVENTS, Principal, parse_principal

@@ -10,13 +10,13 @@ import pytest
 from pika import frame, spec
 from pika.exceptions import ChannelWrongStateError, ConnectionWrongStateError
 
-from broker import link as link_module
 from broker.address import Address
+from broker.amqp import link as link_module
+from broker.amqp.link import Link
 from broker.connection import Connection
 from broker.delivery import Delivery, Properties, Subscription
 from broker.errors import BrokerError, Crowded, Disconnected, LoginRefused
 from broker.inbound import receiver
-from broker.link import Link
 from schemas.codec import bundle, encode
 from schemas.envelope import Ping
 from tests.unit.amqp_peer import START, TUNE, Peer, broker, until_up

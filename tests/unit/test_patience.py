@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from pika import spec
 
-from broker import link as link_module
+from broker.amqp import link as link_module
+from broker.amqp.link import Link
 from broker.connection import Connection
 from broker.errors import Disconnected
-from broker.link import Link
 from broker.rpc import Caller
 from broker.rpc import caller as caller_module
 from schemas.envelope import Done, Ping

@@ -114,7 +114,7 @@ def test_an_errors_further_lines_look_like_none_of_ours(capsys: pytest.CaptureFi
 def test_what_the_floors_log_goes_to_a_file_and_not_to_the_terminal(
     state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = logging.getLogger("broker.link")
+    log = logging.getLogger("broker.amqp.link")
     log.propagate, handler = False, crash.CrashLog(logging.ERROR)
     log.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""One life of one AMQP connection: pika's asyncio adapter made awaitable. Alone imports pika.
+"""One life of one AMQP connection: pika's asyncio adapter made awaitable.
 
 A link connects once and breaks once; reconnecting, and starting consumers again, is ``broker.connection``'s. Publishes
 are pipelined: each is a future that resolves on the broker's confirm. Foreign errors are mapped here and leak nowhere.
@@ -9,42 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
-import ssl
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import pika
-from pika import exceptions as foreign
-from pika import frame
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.address import Address
+from broker.amqp.foreign import CONNECT_TIMEOUT_S, GONE, cause_of, most_telling, parameters, to_ours
+from broker.amqp.stream import GatheringConnection
 from broker.confirms import Confirms, fail
-from broker.content import MOST_BYTES, read_content
 from broker.delivery import DeliveryHandler, Properties, Settle, Subscription
-from broker.errors import BrokerError, Crowded, Disconnected, Forbidden, LoginRefused, QueueGone, Unroutable, Untrusted
+from broker.errors import BrokerError, Disconnected, QueueGone, Unroutable
 from broker.inbound import receiver
-from broker.peer import ANYBODY, vouch
 from broker.receipts import Receipts
-from broker.tls import context_of, explain, name_at
-from schemas.endpoints import Endpoint, Tls
+from schemas.endpoints import Endpoint
 
-#: How long a TCP connection and the AMQP handshake may take, seconds.
-CONNECT_TIMEOUT_S = 10.0
-#: The same where there are other endpoints to try.
-NEXT_TIMEOUT_S = 2.0
 #: How long the broker may take to answer on an open link, and to say goodbye, seconds: a frozen one says nothing.
 ANSWER_TIMEOUT_S = 8.0
 GOODBYE_TIMEOUT_S = 2.0
-#: Octets of a frame before its payload, and around it.
-_BEFORE_BYTES, _AROUND_BYTES = 7, 8
-#: What is read from the socket at once: little, as pika does it, for what is read of several frames is copied with
-#: each of them; but of a frame that has begun all the rest, which comes in 64 pieces else and is copied with each.
-_READ_BYTES, _READ_MOST_BYTES = 4096, 128 << 10
-#: How an alert of TLS begins: what a TLS listener says to AMQP's greeting.
-_TLS_ALERT = b"\x15\x03"
 #: Pseudo-queue of RabbitMQ's direct reply-to; consumed on the channel that publishes.
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -52,98 +35,6 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 log = logging.getLogger(__name__)
-
-#: What pika raises when it is called on a connection or a channel that is closing.
-GONE = (foreign.AMQPConnectionError, foreign.AMQPChannelError)
-#: What a broker says when a vhost is not there or not ours, and what it adds when that will pass by itself.
-VHOST_REFUSED = re.compile(r"vhost .*not found|access to vhost .*refused")
-PASSING = re.compile(r"limit \(|is down")
-LIMIT_REACHED = re.compile(r"limit \(\d+\) is reached|reached the maximum allowed user limit")
-
-
-class SpeaksTls(foreign.AMQPConnectionError):  # type: ignore[misc]
-    """The other end answered our greeting in TLS."""
-
-
-class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika exports no types for it
-    """pika's asyncio connection, but what one turn of the loop writes goes out in one ``send``.
-
-    pika sends each frame by itself, three for a publish: a third of a busy process's time (see docs, performance).
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._gathered: list[bytes] = []
-        #: To whom the other end must belong before it is sent the password.
-        self.owner = ANYBODY
-        #: Why the stream ended. Before the login is done pika tells its guess, a refused login, in place of this.
-        self.ended_by: Exception | None = None
-        #: What TLS had to say of its end.
-        self._told: Exception | None = None
-        super().__init__(*args, **options)
-
-    def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._gathered:
-            asyncio.get_running_loop().call_soon(self._emit_gathered)
-        self._gathered.append(data)
-
-    def _get_credentials(self, method_frame: Any) -> Any:
-        """Answer the broker's greeting: by now the other end has accepted, and its owner is known."""
-        vouch(self._transport._sock, self.owner)
-        return super()._get_credentials(method_frame)
-
-    def _emit_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, []
-        if self._transport is not None:
-            super()._adapter_emit_data(b"".join(gathered))
-
-    def _on_data_available(self, data_in: bytes) -> None:
-        super()._on_data_available(data_in)
-        if self._transport is not None:
-            missing = _frame_end(self._frame_buffer) - len(self._frame_buffer) if self._frame_buffer else 0
-            self._transport._MAX_RECV_BYTES = min(max(missing, _READ_BYTES), _READ_MOST_BYTES)
-
-    def _read_frame(self) -> Any:
-        """Read a frame; content properties that pika cannot, or that would take it long, with our own reader.
-
-        What is in them a stranger decides. Whatever else pika cannot read the broker itself has said: the link ends.
-        """
-        buffer = self._frame_buffer
-        if buffer[0] != pika.spec.FRAME_HEADER:
-            if buffer.startswith(_TLS_ALERT):
-                self._told = SpeaksTls()
-            return frame.decode_frame(buffer)
-        end = _frame_end(buffer)
-        if end > len(buffer):
-            return 0, None
-        if end > MOST_BYTES:
-            return end, _read_header(buffer[:end])
-        try:
-            return frame.decode_frame(buffer)
-        except Exception:  # noqa: BLE001  whatever a stranger's octets make pika raise
-            return end, _read_header(buffer[:end])
-
-    def _proto_connection_lost(self, error: BaseException | None) -> None:
-        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-            self._told = error
-        super()._proto_connection_lost(error)
-
-    def _on_stream_terminated(self, error: Exception | None) -> None:
-        self.ended_by = self._told or error or self._error or foreign.StreamLostError("abandoned")
-        super()._on_stream_terminated(self.ended_by)
-
-
-def _frame_end(buffer: bytes) -> int:
-    """Say how long the frame is that a buffer begins with; longer than the buffer where that cannot be said yet."""
-    return _AROUND_BYTES + int.from_bytes(buffer[3:_BEFORE_BYTES], "big") if len(buffer) > _BEFORE_BYTES else MOST_BYTES
-
-
-def _read_header(octets: bytes) -> frame.Header:
-    """Read a content header frame whatever is in it; what is wrong goes along as the properties' ``flaw``."""
-    payload = octets[_BEFORE_BYTES:-1]
-    content = read_content(payload[12:])
-    properties = pika.BasicProperties(**content.properties)
-    properties.flaw = f"properties: {content.flaw}" if content.flaw else ""
-    return frame.Header(int.from_bytes(octets[1:3], "big"), int.from_bytes(payload[4:12], "big"), properties)
 
 
 class Link:
@@ -175,16 +66,18 @@ class Link:
                 return await cls._connect(address, endpoint, name, heartbeat_s)
             except BrokerError as error:
                 errors.append((endpoint, error))
-        raise _most_telling(errors)
+        raise most_telling(errors)
 
     @classmethod
     async def _connect(cls, address: Address, endpoint: Endpoint, name: str, heartbeat_s: int) -> Link:
         link = cls(address.user)
         opened: asyncio.Future[Any] = link._loop.create_future()
         link._amqp = GatheringConnection(
-            _parameters(address, endpoint, name, heartbeat_s),
+            parameters(address, endpoint, name, heartbeat_s),
             on_open_callback=lambda _: _resolve(opened, None),
-            on_open_error_callback=lambda amqp, error: fail(opened, _map(_cause(amqp.ended_by or error), address.tls)),
+            on_open_error_callback=lambda amqp, error: fail(
+                opened, to_ours(cause_of(amqp.ended_by or error), address.tls)
+            ),
             on_close_callback=lambda _, error: link._on_gone(error),
             custom_ioloop=link._loop,
         )
@@ -214,7 +107,7 @@ class Link:
         try:
             self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
         except GONE as error:
-            fail(future, _map(error))
+            fail(future, to_ours(error))
         except Exception as error:
             # Nothing was written: pika renders a message before it writes of it.
             log.exception("cannot be rendered", extra={"key": key[:80]})
@@ -225,7 +118,7 @@ class Link:
 
     async def subscribe(self, subscription: Subscription, start: Callable[[Awaitable[None]], None]) -> None:
         """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is of no use then."""
-        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
+        channel = await self._open_channel(lambda error: self._give_up(to_ours(error)))
         if subscription.bind_to:
             await self._declare_own(channel, subscription)
         await self._call(channel.basic_qos, prefetch_count=subscription.prefetch)
@@ -235,14 +128,14 @@ class Link:
 
     async def depth(self, queue: str) -> tuple[int, int]:
         """Count a queue's messages that nobody holds, and its consumers. Raises QueueGone or Disconnected."""
-        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
+        channel = await self._open_channel(lambda error: self._give_up(to_ours(error)))
         found = await self._call(channel.queue_declare, queue, passive=True)
         return found.method.message_count, found.method.consumer_count
 
     async def lock(self, name: str) -> None:
         """Declare a queue that lives as long as this link, and is nobody else's. Raises Forbidden or Disconnected; the
         link is of no use then."""
-        channel = await self._open_channel(lambda error: self._give_up(_map(error)))
+        channel = await self._open_channel(lambda error: self._give_up(to_ours(error)))
         await self._call(channel.queue_declare, name, exclusive=True)
 
     async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
@@ -319,7 +212,7 @@ class Link:
 
     def _on_publisher_closed(self, error: BaseException) -> None:
         """Fail for good those publishes alone that the broker names; of all others the outcome is unknown."""
-        reason = _map(error)
+        reason = to_ours(error)
         self._confirms.blame(reason)
         self._give_up(Disconnected(str(reason)))
 
@@ -331,7 +224,7 @@ class Link:
 
     def _on_gone(self, error: BaseException) -> None:
         self._gone.set()
-        self._break(_map(error))
+        self._break(to_ours(error))
 
     def _break(self, reason: BrokerError) -> None:
         if not self.closed.done():
@@ -357,34 +250,6 @@ def receipts_of(channel: Any, soon: Callable[[Callable[[], None]], object]) -> R
     return Receipts(settler, lambda tag: say(channel.basic_ack, tag, multiple=True), soon)
 
 
-def _parameters(address: Address, endpoint: Endpoint, name: str, heartbeat_s: int) -> pika.ConnectionParameters:
-    timeout_s = CONNECT_TIMEOUT_S if len(address.endpoints) == 1 else NEXT_TIMEOUT_S
-    return pika.ConnectionParameters(
-        host=endpoint.host,
-        port=endpoint.port,
-        ssl_options=_ssl_options(address.tls, endpoint),
-        virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(address.user, address.password),
-        heartbeat=heartbeat_s,
-        socket_timeout=timeout_s,
-        stack_timeout=timeout_s,
-        blocked_connection_timeout=300,
-        client_properties={"connection_name": name},
-    )
-
-
-def _ssl_options(tls: Tls | None, endpoint: Endpoint) -> pika.SSLOptions | None:
-    return pika.SSLOptions(context_of(tls), name_at(tls, endpoint)) if tls else None
-
-
-def _most_telling(errors: Sequence[tuple[Endpoint, BrokerError]]) -> BrokerError:
-    """Give the word of one that answered before that of one that did not; of several what each of them said."""
-    _, telling = max(errors, key=lambda pair: not isinstance(pair[1], Disconnected))
-    if len(errors) == 1 and not isinstance(telling, Untrusted):
-        return telling
-    return type(telling)("; ".join(f"{endpoint}: {error}" for endpoint, error in errors))
-
-
 def _render(properties: Properties, message_id: str, user: str) -> pika.BasicProperties:
     return pika.BasicProperties(
         content_type="application/x-msgpack",
@@ -398,48 +263,13 @@ def _render(properties: Properties, message_id: str, user: str) -> pika.BasicPro
     )
 
 
-def _map(error: BaseException, tls: Tls | None = None) -> BrokerError:
-    """The one place where pika's errors become ours."""
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return Untrusted(explain(error, tls))
-    if isinstance(error, SpeaksTls):
-        return Untrusted("it speaks TLS on that port: the credential needs a tls part, or another port")
-    text = (error.strerror if isinstance(error, OSError) else "") or str(error) or type(error).__name__
-    if _is_login_refused(error):
-        return LoginRefused(f"the broker refused the login: {text}")
-    code = getattr(error, "reply_code", 0)
-    if code == 530 and LIMIT_REACHED.search(getattr(error, "reply_text", "")):
-        return Crowded(error.reply_text)  # type: ignore[attr-defined]
-    if code == 404:
-        return QueueGone(getattr(error, "reply_text", text))
-    if code in (403, 405):
-        return Forbidden(getattr(error, "reply_text", text))
-    return Disconnected(text)
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Dig out what the operating system said: of a connect that failed pika tells the names of its wrappings only."""
-    wrapped = [getattr(error, "exception", None), *getattr(error, "exceptions", ()), *error.args]
-    inner = next((one for one in reversed(wrapped) if isinstance(one, BaseException)), None)
-    return error if isinstance(error, OSError) or inner is None else _cause(inner)
-
-
-def _is_login_refused(error: BaseException) -> bool:
-    """Say whether the broker itself said so: a lost stream, a shutdown or a limit is no word on the credential."""
-    if not isinstance(error, foreign.ConnectionClosedByBroker):
-        return isinstance(error, foreign.AuthenticationError)
-    if error.reply_code == 530:
-        return bool(VHOST_REFUSED.search(error.reply_text)) and not PASSING.search(error.reply_text)
-    return bool(error.reply_code == 403)
-
-
 @contextmanager
 def _ours() -> Iterator[None]:
     """Let a call of pika raise our errors: the connection may be closing, and we not have heard of it."""
     try:
         yield
     except GONE as error:
-        raise _map(error) from error
+        raise to_ours(error) from error
 
 
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:

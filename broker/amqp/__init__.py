@@ -1,0 +1,1 @@
+"""AMQP by pika, which nothing else imports."""
