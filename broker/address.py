@@ -17,8 +17,8 @@ VHOST = "volunteer-cloud"
 Endpoints = Annotated[tuple[Endpoint, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """A broker and a principal's credential for it."""
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a broker is, how to know it, and as whom to go there."""
 
     user: str
     password: str
@@ -29,6 +29,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     #: User id to whom the broker must belong before it is sent the password (``broker.peer``); a private node's.
     owner: int = ANYBODY
 
+
+class Address(Credential, frozen=True, kw_only=True):
+    """A broker and a principal's credential for it."""
+
     @property
     def where(self) -> str:
         """The endpoints, for a person."""
@@ -38,17 +42,10 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"Address({self.user}@{self.where}/{self.vhost})"
 
 
-class AdminAddress(msgspec.Struct, frozen=True, kw_only=True):
+class AdminAddress(Credential, frozen=True, kw_only=True):
     """A broker's administration: its AMQP and its management API, and the administrator's credential for both."""
 
-    user: str
-    password: str
-    endpoints: Endpoints
     management: Endpoints
-    vhost: str = VHOST
-    #: As of ``Address``, for both.
-    tls: Tls | None = None
-    owner: int = ANYBODY
 
     def login(self, user: str, password: str) -> Address:
         """Give the address of the same broker for somebody."""
@@ -66,7 +63,7 @@ class AdminAddress(msgspec.Struct, frozen=True, kw_only=True):
         return f"AdminAddress({self.user}, amqp {amqp}, management {management})"
 
 
-def write_address(path: Path, address: Address | AdminAddress) -> None:
+def write_address(path: Path, address: Credential) -> None:
     """Keep a credential in a file of mode 0600."""
     durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
 
