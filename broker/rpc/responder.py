@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
 from broker.outbound import body_of, deliver
 from broker.routes import reply, way_back
 from broker.rpc.clock import ServerClock
+from broker.rpc.handler import Call, Handler
 from broker.rpc.journal import Entry, Journal
 from broker.rpc.refusals import Refusals
 from schemas.codec import clip, fit, op_of
@@ -39,42 +40,6 @@ ACCEPT_AFTER_S = 0.1
 JOURNAL_PATIENCE_S = 5.0
 #: How long a command with a deadline waits for the first word about the server's time, seconds.
 CLOCK_PATIENCE_S = 20.0
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One call being answered: who asked, and the ways to talk back while it runs."""
-
-    responder: Any
-    message: Message
-    sender: str
-
-    async def send(self, message: Message) -> None:
-        """Send something to the caller before the answer. Raises Unroutable when the caller is gone."""
-        await self.responder.send_to(self.sender, self.message.reply, message)
-
-    async def started(self) -> None:
-        """Say that the effect begins: after a crash from here on the answer is ``interrupted``."""
-        if isinstance(self.message, Command):
-            await self.responder.journal.start(self.message.id)
-
-
-#: Runs a message and gives its answer; None where none is due. Errors with a ``code`` become ``reply.failed``.
-Run = Callable[[Call, Any], Awaitable[Reply | None]]
-
-
-class Handler(msgspec.Struct, frozen=True, kw_only=True):
-    """How to deal with one kind of message."""
-
-    run: Run
-    #: Kinds of principal that may send it.
-    senders: frozenset[Kind] = frozenset({Kind.CONSOLE})
-    #: Run again after a crash in its midst: its effect is a goal, not a step.
-    repeatable: bool = False
-    #: The answer is not the handler's return value: someone else ends the journal's entry later.
-    ends_elsewhere: bool = False
-    #: Deals with a command that an agent before us has left and that may not go on: its effect had begun, or it may
-    #: have none any more. In place of the answer ``interrupted``, or of the refusal.
-    interrupted: Run | None = None
 
 
 class _Refusal(msgspec.Struct, frozen=True):
