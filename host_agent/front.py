@@ -116,7 +116,7 @@ async def _host(road: Road, leaves: asyncio.Event) -> None:
 @asynccontextmanager
 async def visiting(directory: Path, me: str) -> AsyncIterator[Road]:
     """Be in at an agent's door. Raises Disconnected where no agent answers."""
-    road = Road(to_socket(directory / SOCKET), user=me, peer=me, speaks_for=_named_by_key)
+    road = Road(to_socket(directory / SOCKET), user=me, peer=me, speaks_for=_named_by_key, is_ours=True)
     road.start()
     try:
         await _wait_up(road, directory)

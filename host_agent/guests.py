@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: How long what is passed on waits for a guest that is not there, seconds.
 PATIENCE_S = 5.0
+#: A guest that reports on itself more often than this offends, seconds.
+LEAST_BETWEEN_S = 1.0
 #: For how long a guest's word on itself holds, seconds.
 WORD_S = 20.0
 
@@ -122,6 +124,8 @@ class Guests:
         if isinstance(letter, Refusal):
             guest.road.offend(letter.reason)
         elif isinstance(letter.message, GuestReport):
+            if time.monotonic() - guest.at < LEAST_BETWEEN_S:
+                guest.road.offend("reports")
             was, guest.facts, guest.at = self.facts(vm), letter.message.guest, time.monotonic()
             if was is None or (was.is_connected, was.holding) != (guest.facts.is_connected, guest.facts.holding):
                 self._on_change(vm)

@@ -83,6 +83,7 @@ class Hearing:
         try:
             await otherwise(said)
         except Unroutable as error:
+            self.on_offence("messages for nobody")
             self._settle(life, said.number, Verdict.UNROUTABLE, str(error))
         except NotDelivered as error:
             self._settle(life, said.number, Verdict.REFUSED, str(error))

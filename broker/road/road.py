@@ -18,7 +18,7 @@ from broker.delivery import DeliveryHandler, Subscription
 from broker.errors import Disconnected, NotDelivered, Unroutable
 from broker.road.hearing import Hearing, Otherwise, SpeaksFor
 from broker.road.saying import Saying
-from broker.road.session import Bounds, Breach, Event, Lost, Session, Up
+from broker.road.session import Anew, Bounds, Breach, Event, Session, Up
 from schemas.road import Say, Settled, Verdict
 
 log = logging.getLogger(__name__)
@@ -62,13 +62,16 @@ class Road:
         otherwise: Otherwise | None = None,
         speaks_for: SpeaksFor | None = None,
         cut_off_s: float = CUT_OFF_S,
+        is_ours: bool = False,
     ) -> None:
+        """``is_ours``: at the other end is our own agent, which passes on what others say: nothing is an offence."""
         self.user, self.peer = user, peer
         self._connect, self._cut_off_s = connect, cut_off_s
         self._session = Session(bounds)
         self._saying = Saying(self._session, self._write)
         self._hearing = Hearing(speaks_for or (lambda said: peer), self._tell, otherwise)
-        self._hearing.on_offence = self.offend
+        if not is_ours:
+            self._hearing.on_offence = self.offend
         self._hellos, self._offences = Allowance(HELLOS, HELLOS_PER_S), Allowance(OFFENCES, OFFENCES_PER_S)
         self._stream: Stream | None = None
         self._up = asyncio.Event()
@@ -153,6 +156,9 @@ class Road:
                     await self._cut_off(breach)
                 except (OSError, EOFError) as error:
                     self._go_down(f"no local road to {self.peer}: {error or type(error).__name__}")
+                except Exception as error:  # nothing that goes wrong in one life of a stream may end the road
+                    log.exception("local road failed", extra={"peer": self.peer})
+                    self._go_down(f"no local road to {self.peer}: {type(error).__name__}: {error}")
                 await asyncio.sleep(next(waits))
         finally:
             self._go_down("the local road is closed")
@@ -179,20 +185,20 @@ class Road:
     def _on(self, event: Event | bytes) -> None:
         match event:
             case bytes():
-                self._answer_hello(event)
+                self._write(event)
             case Say():
                 self._hearing.hear(event)
             case Settled():
                 self._saying.on_settled(event)
-            case Lost():
-                self._forget(f"{self.peer} has begun anew")
+            case Anew():
+                self._meet_anew()
             case Up():
                 self._go_up()
 
-    def _answer_hello(self, hello: bytes) -> None:
+    def _meet_anew(self) -> None:
         if not self._hellos.take("", time.monotonic()):
             raise Breach("a flood of hellos")
-        self._write(hello)
+        self._forget(f"{self.peer} has begun anew")
 
     def _go_up(self) -> None:
         self.links += 1

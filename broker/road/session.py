@@ -32,12 +32,14 @@ class Up(Struct, frozen=True):
     """Both ends are there."""
 
 
-class Lost(Struct, frozen=True):
-    """The other end is another one than it was."""
+class Anew(Struct, frozen=True):
+    """The other end is the first, or another one than it was: what was under way with that one is void."""
 
 
 #: What the other end's bytes may bring.
-Event = Up | Lost | Say | Settled
+Event = Up | Anew | Say | Settled
+#: Frames of one other end that cannot be read: each end that was killed leaves one that was cut. More is garbage.
+MOST_FLAWS = 2
 
 
 class Session:
@@ -49,7 +51,8 @@ class Session:
         #: What either has said that is not settled, bytes by number.
         self._said: dict[int, int] = {}
         self._heard: dict[int, int] = {}
-        self._said_bytes = self._heard_bytes = self._last_heard = 0
+        self._said_bytes = self._heard_bytes = self._last_heard = self._flaws = 0
+        self._has_answered = False
         self.open()
 
     def open(self) -> bytes:
@@ -57,8 +60,6 @@ class Session:
         self._frames = Unwrapper(MAX_FRAME_BYTES)
         self._mine, self._theirs = secrets.token_hex(8), ""
         self.is_up = False
-        #: An earlier agent's last frame may have been cut; a second that is none is garbage.
-        self._may_be_cut = True
         self._void()
         return self.hello()
 
@@ -102,6 +103,7 @@ class Session:
             frames = self._frames.feed(piece)
         except TooLong as error:
             raise Breach(f"a frame of more than {MAX_FRAME_BYTES} bytes") from error
+        self._has_answered = False
         for frame in frames:
             yield from self._on_frame(frame)
 
@@ -109,9 +111,9 @@ class Session:
         try:
             frame = decode_frame(body)
         except DecodeError as error:
-            if self.is_up or not self._may_be_cut:
+            self._flaws += 1
+            if self._flaws > MOST_FLAWS:
                 raise Breach(f"garbage: {error.reason}") from error
-            self._may_be_cut = False
             return
         if isinstance(frame, Hello):
             yield from self._on_hello(frame)
@@ -123,12 +125,13 @@ class Session:
             raise Breach(f"it speaks version {hello.version} of the road, we speak {ROAD_VERSION}")
         is_new, knows_us = hello.session != self._theirs, hello.heard == self._mine
         if is_new:
-            if self.is_up:
-                yield Lost()
             self.is_up, self._theirs = False, hello.session
             self._void()
             self._they_allow = Bounds(most_messages=hello.most_messages, most_bytes=hello.most_bytes)
-        if is_new or not knows_us:
+            yield Anew()
+        if is_new or not (knows_us or self.is_up or self._has_answered):
+            # Of many that lay in the stream, said while we were not there, one is answered.
+            self._has_answered = True
             yield self.hello()
         if knows_us and not self.is_up:
             self.is_up = True
@@ -156,6 +159,7 @@ class Session:
         self._said, self._heard = {}, {}
         self._said_bytes = self._heard_bytes = self._last_heard = 0
         self._they_allow = Bounds(most_messages=0, most_bytes=0)
+        self._flaws = 0
 
 
 def _wrapped(frame: Hello | Say | Settled) -> bytes:

@@ -8,7 +8,7 @@ from itertools import chain
 
 import pytest
 
-from broker.road.session import Bounds, Breach, Event, Lost, Session, Up
+from broker.road.session import MOST_FLAWS, Anew, Bounds, Breach, Event, Session, Up
 from broker.road.slip import TooLong, Unwrapper, wrap
 from schemas.road import MAX_FRAME_BYTES, Hello, Say, Settled, Verdict, encode_frame
 
@@ -83,14 +83,14 @@ def say(ends: Ends, sender: Session, body: bytes = b"body") -> int:
 
 def test_both_ends_are_up_once_each_has_heard_the_other(ends: Ends) -> None:
     assert (ends.host.is_up, ends.guest.is_up) == (True, True)
-    assert ends.seen == {ends.host: [Up()], ends.guest: [Up()]}
+    assert ends.seen == {ends.host: [Anew(), Up()], ends.guest: [Anew(), Up()]}
 
 
 def test_a_hello_said_again_changes_nothing(ends: Ends) -> None:
     for end in (ends.host, ends.guest, ends.host):
         ends.carry(end, end.hello())
 
-    assert ends.seen == {ends.host: [Up()], ends.guest: [Up()]}
+    assert ends.seen == {ends.host: [Anew(), Up()], ends.guest: [Anew(), Up()]}
 
 
 def test_what_is_said_is_heard_and_settled(ends: Ends) -> None:
@@ -116,7 +116,7 @@ def test_a_new_agent_on_either_side_voids_what_was_under_way(ends: Ends, whose: 
     ends.carry(new, hello)
 
     assert (new.is_up, stays.is_up) == (True, True)
-    assert [event for event in ends.seen[stays] if not isinstance(event, Say)] == [Up(), Lost(), Up()]
+    assert [event for event in ends.seen[stays] if not isinstance(event, Say)] == [Anew(), Up(), Anew(), Up()]
     assert [event for event in ends.seen[new] if isinstance(event, Say | Settled)] == []
     say(ends, stays, b"goes on")
     assert ends.said_to(new) == [b"goes on"]
@@ -154,17 +154,30 @@ def test_a_frame_of_two_gigabytes_is_in_breach_long_before_its_end(ends: Ends) -
         list(ends.host.receive(b"x" * 65536))
 
 
-def test_garbage_is_in_breach(ends: Ends) -> None:
+def test_what_killed_agents_have_left_is_borne_and_more_is_garbage(ends: Ends) -> None:
+    for _ in range(MOST_FLAWS):
+        assert list(ends.host.receive(wrap(b"the rest of a frame"))) == []
+
     with pytest.raises(Breach, match="garbage"):
-        list(ends.host.receive(wrap(b"no frame")))
+        list(ends.host.receive(wrap(b"and another")))
 
 
-def test_before_both_are_up_one_cut_frame_is_borne_and_a_second_is_not() -> None:
-    session = Session()
+def test_an_agent_that_is_killed_in_the_midst_of_a_frame_costs_its_host_nothing(ends: Ends) -> None:
+    for _ in range(10):
+        list(ends.host.receive(ends.guest.say("vc.up", "vm-a.report", "m", b"cut")[1][:20]))
+        ends.carry(ends.guest, ends.guest.open())
 
-    assert list(session.receive(wrap(b"the rest of a frame"))) == []
-    with pytest.raises(Breach, match="garbage"):
-        list(session.receive(wrap(b"and another")))
+    assert (ends.host.is_up, ends.guest.is_up) == (True, True)
+
+
+def test_of_hellos_that_were_said_to_nobody_one_is_answered() -> None:
+    host, guest = Session(), Session()
+    piled_up = b"".join(host.hello() for _ in range(1000))
+
+    answers = [event for event in guest.receive(piled_up) if isinstance(event, bytes)]
+
+    assert len(answers) == 1
+    assert [event for event in host.receive(answers[0]) if not isinstance(event, bytes)] == [Anew(), Up()]
 
 
 @pytest.mark.parametrize(

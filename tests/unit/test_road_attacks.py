@@ -64,7 +64,8 @@ async def guest(tmp_path: Path) -> AsyncIterator[Guest]:
 
 
 def garbage(_: Guest) -> Iterator[bytes]:
-    yield wrap(b"no frame of ours")
+    for _ in range(3):
+        yield wrap(b"no frame of ours")
 
 
 def a_frame_of_two_gigabytes(_: Guest) -> Iterator[bytes]:
