@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from broker.config import ConfigError
 from broker.errors import BrokerError
+from schemas.plain_text import plain
 
 log = logging.getLogger(__name__)
 
@@ -66,4 +67,4 @@ def _told(name: str, text: str, status: int) -> int:
 
 def _show(name: str, text: str) -> None:
     with contextlib.suppress(OSError):
-        print(f"{name}: {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(plain(f"{name}: {text}"), file=sys.stderr, flush=True)  # noqa: T201

@@ -35,9 +35,9 @@ from guest_agent.seed import SeedSource
 from guest_agent.slots import JobLoop, Timing
 from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
-from schemas.ids import uuid7
+from schemas.ids import Kind, uuid7
 from schemas.jobs import AgentHello, Machine, OutputEntry
-from schemas.vms import GuestFacts
+from schemas.vms import MOST_OF_A_JOB, GuestFacts
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class GuestAgent:
         await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
         await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
         self._connection.on_up.append(self._on_up)
-        self._responder.recover()
+        self._responder.recover(lambda kind: kind is not Kind.HOST)
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
             group.create_task(self._local_road().run(), name="local road")
@@ -188,7 +188,7 @@ class GuestAgent:
             memory_mib=memory_bytes() >> 20,
             memory_free_mib=free_memory_bytes() >> 20,
             holding=len(holding),
-            jobs=[one.job for one in holding[:MOST_NAMED]],
+            jobs=[one.job[-MOST_OF_A_JOB:] for one in holding[:MOST_NAMED]],
         )
 
     def _on_up(self) -> None:

@@ -54,6 +54,7 @@ class LocalRoad:
             return
         await self._road.consume(queue_of(self._vm), self._responder.on_delivery)
         self._road.start()
+        self._responder.recover(lambda kind: kind is Kind.HOST)
         try:
             await self._report(self._road)
         finally:

@@ -35,6 +35,7 @@ from host_agent.vm import VmState, Wish
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolRevoke
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
+from schemas.errors import SchemaError
 from schemas.ids import Kind
 from schemas.vms import HostBye, HostInventory, VmCreate, VmStatus
 
@@ -90,7 +91,7 @@ class HostAgent:
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._changed.set
         self._statuses.missing.on_back = self._on_act
-        self._guests = Guests(hypervisor, self._me, lambda vm: self._changed.set())
+        self._guests = Guests(hypervisor, self._me, self._changed.set)
         self._statuses.guest = self._guests.facts
         self._front = Front(directory, self._me, self._guests)
 
@@ -257,7 +258,8 @@ class HostAgent:
         while True:
             try:
                 statuses = await self._statuses.all()
-                await self._guests.look({status.vm for status in statuses if status.pid})
+                running, unknown = (_in_state(statuses, state) for state in (VmState.RUNNING, VmState.UNKNOWN))
+                await self._guests.look(running, unknown)
             except (HostError, OSError) as error:
                 log.warning("guests not looked for", extra={"why": str(error)})
             await asyncio.sleep(GUESTS_S)
@@ -271,7 +273,7 @@ class HostAgent:
                 facts = facts_of(self._config, self._hypervisor, statuses)
                 report = HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000))
                 await self._uplink.say("inventory", report, persistent=False)
-            except (BrokerError, HostError, OSError) as error:
+            except (BrokerError, HostError, OSError, SchemaError) as error:
                 log.warning("inventory not delivered", extra={"why": str(error)})
             await self._beat_or_change()
 
@@ -279,3 +281,7 @@ class HostAgent:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.beat_s):
                 await self._changed.wait()
+
+
+def _in_state(statuses: list[VmStatus], state: VmState) -> set[str]:
+    return {status.vm for status in statuses if status.state == state}

@@ -7,17 +7,20 @@ back to the one whom it is for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from broker.errors import Disconnected, Unroutable
+from broker.inbound import recall
 from broker.road import Road, Stream
 from broker.road.road import Connect
 from broker.road.streams import joined, listen, to_socket
-from broker.routes import DOWN, UP
+from broker.routes import DOWN, UP, reply
 from host_agent.guests import Guests
+from schemas.errors import DecodeError
 from schemas.ids import Kind
 from schemas.road import Say
 
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 SOCKET = "agent.sock"
 #: Owners that may be in at a time.
 MOST_VISITORS = 16
+#: Reply queues that one of them may have.
+MOST_KEYS = 64
 #: How long the agent may take to answer its owner, seconds.
 ANSWER_S = 8.0
 
@@ -37,7 +42,7 @@ class Front:
     def __init__(self, directory: Path, me: str, guests: Guests) -> None:
         self._path, self._me, self._guests = directory / SOCKET, me, guests
         self._visitors: dict[asyncio.Task[None], Road] = {}
-        #: Who took what came under a key: the key has a visitor's own random end.
+        #: Who waits for what comes under a key, which has a visitor's own random end.
         self._takers: dict[str, Road] = {}
         guests.otherwise = self._to_visitor
 
@@ -48,14 +53,21 @@ class Front:
         except OSError as error:
             log.error("no door for this host's owner", extra={"path": str(self._path), "why": str(error)})
             return
+        mine = self._path.stat().st_ino
         try:
             await asyncio.Event().wait()
         finally:
             server.close()
-            self._path.unlink(missing_ok=True)
+            self._remove(mine)
             for task in list(self._visitors):
                 task.cancel()
             await asyncio.gather(*self._visitors, return_exceptions=True)
+
+    def _remove(self, mine: int) -> None:
+        """Remove our door; by now the directory may be another one, with another agent's."""
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == mine:
+                self._path.unlink()
 
     def _on_visitor(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = joined(reader, writer)
@@ -63,28 +75,35 @@ class Front:
             stream.close()
             return
         leaves = asyncio.Event()
-        road = Road(_once(stream, leaves), user=self._me, peer=self._me, otherwise=self._to_guest)
+        road = Road(
+            _once(stream, leaves), user=self._me, peer=self._me, otherwise=lambda said: self._to_guest(road, said)
+        )
         task = asyncio.ensure_future(_host(road, leaves))
         self._visitors[task] = road
         task.add_done_callback(self._on_left)
 
-    async def _to_guest(self, said: Say) -> None:
+    async def _to_guest(self, road: Road, said: Say) -> None:
         kind, _, rest = said.key.removesuffix(".files").partition(".")
         if said.exchange != DOWN or kind != Kind.VM:
             raise Unroutable(f"{said.key}: only the VMs of this host are reached here")
-        await self._guests.pass_on(f"{kind}-{rest}", said)
+        vm = f"{kind}-{rest}"
+        self._note_taker(road, vm, said)
+        await self._guests.pass_on(vm, said)
+
+    def _note_taker(self, road: Road, vm: str, said: Say) -> None:
+        """Note to whom the answers to a message go: it names the end of its sender's reply queue."""
+        try:
+            suffix = recall(said.body).reply
+        except DecodeError:
+            return  # the guest will refuse it
+        if suffix and sum(taker is road for taker in self._takers.values()) < MOST_KEYS:
+            self._takers[reply(vm, self._me, suffix).key] = road
 
     async def _to_visitor(self, said: Say) -> None:
-        """Offer a guest's answer to each who is in, until it is known who takes what comes under its key."""
-        known = self._takers.get(said.key)
-        for road in [known] if known is not None else list(self._visitors.values()):
-            try:
-                await road.publish(said.exchange, said.key, said.body, message_id=said.message_id)
-            except Unroutable:
-                continue
-            self._takers[said.key] = road
-            return
-        raise Unroutable("who asked has gone")
+        road = self._takers.get(said.key)
+        if road is None:
+            raise Unroutable("nobody waits for that here")
+        await road.publish(said.exchange, said.key, said.body, message_id=said.message_id)
 
     def _on_left(self, task: asyncio.Task[None]) -> None:
         road = self._visitors.pop(task)

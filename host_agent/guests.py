@@ -14,14 +14,15 @@ from collections.abc import Callable, Collection
 from msgspec import Struct
 
 from broker.delivery import Delivery
-from broker.errors import NotDelivered, Unroutable
+from broker.errors import Disconnected, Unroutable
 from broker.inbound import Letter, Refusal, take_in
-from broker.outbound import deliver
+from broker.outbound import send
 from broker.road import Road
 from broker.road.hearing import Otherwise
 from broker.road.streams import to_socket
 from broker.routes import UP, down, sender_of
 from host_agent.hypervisors.contract import Hypervisor
+from schemas.codec import clip
 from schemas.envelope import Refused, ServerTime
 from schemas.ids import uuid7
 from schemas.road import Say
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 
 #: How long what is passed on waits for a guest that is not there, seconds.
 PATIENCE_S = 5.0
+#: How long a guest may take to acknowledge it, seconds: together less than who asked waits for a broker.
+TAKE_S = 3.0
+#: What guests say of themselves makes the host tell the centre so often at most, seconds.
+CHANGE_S = 5.0
 #: A guest that reports on itself more often than this offends, seconds.
 LEAST_BETWEEN_S = 1.0
 #: For how long a guest's word on itself holds, seconds.
@@ -41,24 +46,31 @@ class _Guest(Struct):
     road: Road
     facts: GuestFacts | None = None
     at: float = 0.0
+    #: Our last word on the time, while the guest has not taken it.
+    time_told: asyncio.Future[None] | None = None
 
 
 class Guests:
-    """See the module. ``on_change`` is called with a VM whose guest is there, or not, or does something else."""
+    """See the module. ``on_change`` is called when guests are there, or not, or do something else: for all of them
+    together every ``CHANGE_S`` at most, however often they say so."""
 
-    def __init__(self, hypervisor: Hypervisor, me: str, on_change: Callable[[str], None]) -> None:
+    def __init__(self, hypervisor: Hypervisor, me: str, on_change: Callable[[], None]) -> None:
         self._hypervisor, self._me, self._on_change = hypervisor, me, on_change
         self._guests: dict[str, _Guest] = {}
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._change: asyncio.TimerHandle | None = None
         #: It is known which VMs run.
         self._looked = asyncio.Event()
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
         self.otherwise: Otherwise = _nobody
 
-    async def look(self, running: Collection[str]) -> None:
-        """Have a road to each of these VMs, and to no other."""
-        for vm in [vm for vm in self._guests if vm not in running]:
+    async def look(self, running: Collection[str], unknown: Collection[str] = ()) -> None:
+        """Have a road to each VM that runs, and to no other; one of which nobody knows keeps what it has.
+
+        A paused VM has none: what were said to it would lie in wait, and be done when nobody wants it any more.
+        """
+        for vm in [vm for vm in self._guests if vm not in running and vm not in unknown]:
             await self._guests.pop(vm).road.close()
+            self._change_soon()
         for vm in running:
             if vm not in self._guests:
                 await self._begin(vm)
@@ -67,9 +79,8 @@ class Guests:
     async def close(self) -> None:
         """Leave all roads."""
         await self.look(())
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._change is not None:
+            self._change.cancel()
 
     def facts(self, vm: str) -> GuestFacts | None:
         """Give what a VM's agent has said of itself of late; None where it has not."""
@@ -85,7 +96,11 @@ class Guests:
                 await guest.road.wait_up()
         except TimeoutError as error:
             raise Unroutable(guest.road.trouble) from error
-        await guest.road.publish(said.exchange, said.key, said.body, message_id=said.message_id)
+        try:
+            async with asyncio.timeout(TAKE_S):
+                await guest.road.publish(said.exchange, said.key, said.body, message_id=said.message_id)
+        except TimeoutError as error:
+            raise Disconnected(f"the agent in {vm} took it and says nothing; it may still do it") from error
 
     async def _known(self, vm: str) -> _Guest:
         with contextlib.suppress(TimeoutError):
@@ -101,22 +116,30 @@ class Guests:
             return
         road = Road(to_socket(socket), user=self._me, peer=vm, otherwise=lambda said: self._on_other(vm, said))
         guest = self._guests[vm] = _Guest(road)
-        road.on_up.append(lambda: self._spawn(vm, road))
+        road.on_up.append(lambda: self._on_up(vm, guest))
         for kind in ("report", "refused"):
             await road.consume(f"{vm}.{kind}", lambda one: self._on_word(vm, guest, one), bind_to=(UP, f"{vm}.{kind}"))
         road.start()
 
-    def _spawn(self, vm: str, road: Road) -> None:
-        task = asyncio.ensure_future(self._tell_time(vm, road))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _on_up(self, vm: str, guest: _Guest) -> None:
+        guest.facts, guest.time_told = None, None
+        self._tell_time(vm, guest)
+        self._change_soon()
 
-    async def _tell_time(self, vm: str, road: Road) -> None:
-        """Tell a guest the host's time: by it the deadlines are judged of what the host asks for."""
-        try:
-            await deliver(road, down(vm), ServerTime(call=uuid7(), server_time_ms=int(time.time() * 1000)))
-        except NotDelivered as error:
-            log.info("time not told", extra={"vm": vm, "why": str(error)})
+    def _tell_time(self, vm: str, guest: _Guest) -> None:
+        """Tell a guest the host's time: by it the deadlines are judged of what the host asks for. It is told again with
+        each report: a host's clock may be set."""
+        if guest.time_told is None or guest.time_told.done():
+            word = ServerTime(call=uuid7(), server_time_ms=int(time.time() * 1000))
+            guest.time_told = send(guest.road, down(vm), word)
+
+    def _change_soon(self) -> None:
+        if self._change is None:
+            self._change = asyncio.get_running_loop().call_later(CHANGE_S, self._tell_change)
+
+    def _tell_change(self) -> None:
+        self._change = None
+        self._on_change()
 
     def _on_word(self, vm: str, guest: _Guest, delivery: Delivery) -> None:
         letter = take_in(delivery)
@@ -124,23 +147,28 @@ class Guests:
         if isinstance(letter, Refusal):
             guest.road.offend(letter.reason)
         elif isinstance(letter.message, GuestReport):
-            if time.monotonic() - guest.at < LEAST_BETWEEN_S:
-                guest.road.offend("reports")
-            was, guest.facts, guest.at = self.facts(vm), letter.message.guest, time.monotonic()
-            if was is None or (was.is_connected, was.holding) != (guest.facts.is_connected, guest.facts.holding):
-                self._on_change(vm)
+            self._on_report(vm, guest, letter.message.guest)
         else:
             self._note(vm, guest, letter)
 
+    def _on_report(self, vm: str, guest: _Guest, facts: GuestFacts) -> None:
+        if guest.facts is not None and time.monotonic() - guest.at < LEAST_BETWEEN_S:
+            guest.road.offend("reports")
+            return
+        was, guest.facts, guest.at = guest.facts, facts, time.monotonic()
+        self._tell_time(vm, guest)
+        if was is None or (was.is_connected, was.holding) != (facts.is_connected, facts.holding):
+            self._change_soon()
+
     def _note(self, vm: str, guest: _Guest, letter: Letter) -> None:
+        guest.road.offend("refusals" if isinstance(letter.message, Refused) else "what no guest tells its host")
         if isinstance(letter.message, Refused):
-            log.warning("guest refused a message", extra={"vm": vm, "why": letter.message.reason})
-        else:
-            guest.road.offend("what no guest tells its host")
+            log.warning("guest refused a message", extra={"vm": vm, "why": clip(letter.message.reason)})
 
     async def _on_other(self, vm: str, said: Say) -> None:
         if said.exchange != UP or sender_of(said.key, vm) is None:
-            self._guests[vm].road.offend("messages in another's name")
+            if vm in self._guests:
+                self._guests[vm].road.offend("messages in another's name")
             raise Unroutable("a guest speaks for itself alone")
         await self.otherwise(said)
 

@@ -59,7 +59,10 @@ def _exec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("a command is run in a VM so: host_agent --config FILE --vm NAME exec -- COMMAND [ARGUMENT]...")
     with judged("host_agent", HostError, by_hand=True):
         config = read_config(options.config, HostConfig)
-        sys.exit(asyncio.run(run_in_guest(config, options.vm, command)))
+        try:
+            sys.exit(asyncio.run(run_in_guest(config, options.vm, command)))
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
 
 async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:

@@ -7,6 +7,7 @@ the other.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
 
@@ -17,6 +18,9 @@ from schemas.errors import DecodeError
 ROAD_VERSION = 1
 #: Longest frame, bytes: a message and what names it.
 MAX_FRAME_BYTES = MAX_BODY_BYTES + 4096
+
+
+SessionName = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class Verdict(StrEnum):
@@ -39,12 +43,12 @@ class Hello(Frame, frozen=True, kw_only=True, tag="hello"):
 
     version: int = ROAD_VERSION
     #: Names this end's session: another one means that all before is void.
-    session: str
+    session: SessionName
     #: The session of the other end that it has heard; empty: none.
-    heard: str = ""
+    heard: SessionName = ""
     #: How much the other may have said that is not settled: messages, and bytes of bodies.
-    most_messages: int
-    most_bytes: int
+    most_messages: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    most_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class Say(Frame, frozen=True, kw_only=True, tag="say"):

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
-from schemas.ids import JobRef, VmName
+from schemas.ids import VmName
 
 #: States in which a VM is nobody's to use, though its guest agent may speak: its host waits for a person's word.
 UNDECIDED = frozenset({"set_aside", "missing"})
@@ -17,6 +17,8 @@ MOST_VMS = 1000
 
 #: What a host says of itself and its VMs is kept at the centre, and shown: each word has its bound, characters.
 MOST_OF_A_WORD, MOST_OF_A_NAME, MOST_OF_A_HOSTNAME, MOST_OF_A_REASON = 64, 128, 255, 1000
+#: Longest name of a job that a guest tells its host; of a longer one the end is told, characters.
+MOST_OF_A_JOB = 128
 Word = Annotated[str, Meta(max_length=MOST_OF_A_WORD)]
 Name = Annotated[str, Meta(max_length=MOST_OF_A_NAME)]
 Reason = Annotated[str, Meta(max_length=MOST_OF_A_REASON)]
@@ -37,7 +39,7 @@ class GuestFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_free_mib: Amount = 0
     #: Jobs that it has at hand, and the first of them.
     holding: Amount = 0
-    jobs: Annotated[list[JobRef], Meta(max_length=16)] = []
+    jobs: Annotated[list[Annotated[str, Meta(max_length=MOST_OF_A_JOB)]], Meta(max_length=16)] = []
 
 
 class GuestReport(Message, frozen=True, kw_only=True, tag="guest.report"):

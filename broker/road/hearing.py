@@ -42,6 +42,7 @@ class Hearing:
         self.on_offence: Callable[[str], None] = lambda what: None
         self._readers: list[tuple[Subscription, Callable[..., None]]] = []
         self._tasks: set[asyncio.Future[None]] = set()
+        self._passing: set[asyncio.Future[None]] = set()
         self._life = 0
 
     def add(self, subscription: Subscription) -> None:
@@ -49,14 +50,18 @@ class Hearing:
         self._readers.append((subscription, receiver(subscription, self, self._start)))
 
     def forget(self) -> None:
-        """The other end is another one: what is settled from here on of what was heard before is told to nobody."""
+        """The other end is another one: nobody is told what is settled of what was heard before,
+        and what is still being passed on is let go."""
         self._life += 1
+        for task in list(self._passing):
+            task.cancel()
 
     async def close(self) -> None:
         """Cancel what is at work."""
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *self._passing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def hear(self, said: Say) -> None:
         """Hand a message to its reader."""
@@ -67,7 +72,7 @@ class Hearing:
         if self._otherwise is None:
             self.on_offence("messages for nobody")
             return self._tell(said.number, Verdict.UNROUTABLE, f"nobody reads {said.key} there")
-        return self._start(self._pass_on(said, self._otherwise))
+        return self._pass_on_soon(said, self._otherwise)
 
     def open(self, tag: int) -> Settle:
         """Give what settles a message; as with a broker, what is rejected has arrived all the same."""
@@ -78,8 +83,13 @@ class Hearing:
         """Settle one that nobody reads."""
         self._settle(self._life, tag, Verdict.TAKEN)
 
-    async def _pass_on(self, said: Say, otherwise: Otherwise) -> None:
-        life = self._life
+    def _pass_on_soon(self, said: Say, otherwise: Otherwise) -> None:
+        task = asyncio.ensure_future(self._pass_on(self._life, said, otherwise))
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+        task.add_done_callback(self._ended)
+
+    async def _pass_on(self, life: int, said: Say, otherwise: Otherwise) -> None:
         try:
             await otherwise(said)
         except Unroutable as error:

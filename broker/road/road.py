@@ -32,6 +32,8 @@ AGAIN_MOST_S = 2.0
 #: For how long an end that broke the rules is not listened to, seconds.
 CUT_OFF_S = 60.0
 
+#: What may wait to be read by the other end, bytes: what we say is bounded, but so must be what we answer.
+MOST_UNREAD_BYTES = 16 << 20
 #: Hellos of others than before, and messages of no use to anybody, that an end may say: so many at once, and a second.
 HELLOS, HELLOS_PER_S = 20, 1.0
 OFFENCES, OFFENCES_PER_S = 100, 1.0
@@ -76,6 +78,7 @@ class Road:
         self._stream: Stream | None = None
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
+        self._waits = backoff(0.1, AGAIN_MOST_S)
         self.on_up: list[Callable[[], None]] = []
         self.links = 0
         self.up_since: float | None = None
@@ -145,13 +148,11 @@ class Road:
 
     async def _run(self) -> None:
         """Have a stream, live on it, have the next, until cancelled."""
-        waits = backoff(0.1, AGAIN_MOST_S)
         try:
             while True:
                 try:
                     self._stream = await self._connect()
                     await self._live(self._stream.reader)
-                    waits = backoff(0.1, AGAIN_MOST_S)
                 except Breach as breach:
                     await self._cut_off(breach)
                 except (OSError, EOFError) as error:
@@ -159,7 +160,7 @@ class Road:
                 except Exception as error:  # nothing that goes wrong in one life of a stream may end the road
                     log.exception("local road failed", extra={"peer": self.peer})
                     self._go_down(f"no local road to {self.peer}: {type(error).__name__}: {error}")
-                await asyncio.sleep(next(waits))
+                await asyncio.sleep(next(self._waits))
         finally:
             self._go_down("the local road is closed")
 
@@ -169,8 +170,11 @@ class Road:
         greeting = asyncio.create_task(self._greet())
         try:
             while piece := await reader.read(_READ_BYTES):
+                began = time.monotonic()
                 for event in self._session.receive(piece):
                     self._on(event)
+                # However much it says, the other end has no more than two thirds of this process.
+                await asyncio.sleep((time.monotonic() - began) / 2)
             raise EOFError("its end is closed")
         finally:
             greeting.cancel()
@@ -202,6 +206,7 @@ class Road:
 
     def _go_up(self) -> None:
         self.links += 1
+        self._waits = backoff(0.1, AGAIN_MOST_S)
         self.up_since = time.monotonic()
         self.trouble = f"{self.peer} took the message and has not settled it"
         self._up.set()
@@ -232,5 +237,9 @@ class Road:
         self._write(self._session.settle(number, verdict, reason))
 
     def _write(self, frame: bytes) -> None:
-        if frame and self._stream is not None:
+        if not frame or self._stream is None:
+            return
+        if self._stream.writer.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
+            self._stream.reader.set_exception(Breach(f"it reads nothing: {MOST_UNREAD_BYTES} bytes wait for it"))
+        else:
             self._stream.writer.write(frame)

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from broker.confirms import fail
 from broker.errors import Disconnected, NotDelivered, Refused, Unroutable
-from broker.road.session import Session
+from broker.road.session import Session, size_of
 from schemas.road import Settled, Verdict
 
 _ERRORS: dict[Verdict, type[NotDelivered]] = {Verdict.UNROUTABLE: Unroutable, Verdict.REFUSED: Refused}
@@ -57,10 +57,14 @@ class Saying:
             fail(future, Disconnected(reason))
 
     def _go_on(self) -> None:
-        while self._unsaid and self._session.may_say(len(self._unsaid[0].body)):
+        while self._unsaid and self._session.may_say(_size(self._unsaid[0])):
             one = self._unsaid.popleft()
             if one.future.done():
                 continue  # whoever wanted it said has given up
             number, frame = self._session.say(one.exchange, one.key, one.message_id, one.body)
             self._unsettled[number] = one.future
             self._write(frame)
+
+
+def _size(one: _Unsaid) -> int:
+    return size_of(one.exchange, one.key, one.message_id, one.body)

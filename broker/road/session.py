@@ -24,6 +24,10 @@ class Bounds(Struct, frozen=True, kw_only=True):
     most_bytes: int = 8 << 20
 
 
+#: What we say and is not settled, however much the other end allows: it may read nothing of it.
+MOST_SAID = Bounds()
+
+
 class Breach(Exception):
     """The other end does not keep to the rules; the text says how. Nothing that it says after that is worth reading."""
 
@@ -76,7 +80,7 @@ class Session:
         )
 
     def may_say(self, size_bytes: int) -> bool:
-        """Say whether the other end lets us say one more, of that many bytes, now; the first it always does."""
+        """Say whether the other end lets us say one more, of that size, now; the first it always does."""
         if not self.is_up or len(self._said) >= self._they_allow.most_messages:
             return False
         return not self._said or self._said_bytes + size_bytes <= self._they_allow.most_bytes
@@ -84,9 +88,9 @@ class Session:
     def say(self, exchange: str, key: str, message_id: str, body: bytes) -> tuple[int, bytes]:
         """Give a message's number and what to write of it; see ``may_say``."""
         self._number += 1
-        self._said[self._number] = len(body)
-        self._said_bytes += len(body)
         frame = Say(number=self._number, exchange=exchange, key=key, message_id=message_id, body=body)
+        self._said[self._number] = size = size_of(exchange, key, message_id, body)
+        self._said_bytes += size
         return self._number, _wrapped(frame)
 
     def settle(self, number: int, verdict: Verdict, reason: str = "") -> bytes:
@@ -127,7 +131,10 @@ class Session:
         if is_new:
             self.is_up, self._theirs = False, hello.session
             self._void()
-            self._they_allow = Bounds(most_messages=hello.most_messages, most_bytes=hello.most_bytes)
+            self._they_allow = Bounds(
+                most_messages=min(hello.most_messages, MOST_SAID.most_messages),
+                most_bytes=min(hello.most_bytes, MOST_SAID.most_bytes),
+            )
             yield Anew()
         if is_new or not (knows_us or self.is_up or self._has_answered):
             # Of many that lay in the stream, said while we were not there, one is answered.
@@ -141,8 +148,8 @@ class Session:
         if said.number <= self._last_heard:
             raise Breach(f"message {said.number} after {self._last_heard}")
         self._last_heard = said.number
-        self._heard[said.number] = len(said.body)
-        self._heard_bytes += len(said.body)
+        self._heard[said.number] = size = size_of(said.exchange, said.key, said.message_id, said.body)
+        self._heard_bytes += size
         bounds, is_alone = self._bounds, len(self._heard) == 1
         if len(self._heard) > bounds.most_messages or (self._heard_bytes > bounds.most_bytes and not is_alone):
             raise Breach(f"a flood: more than {bounds.most_messages} messages or {bounds.most_bytes} bytes unsettled")
@@ -160,6 +167,11 @@ class Session:
         self._said_bytes = self._heard_bytes = self._last_heard = 0
         self._they_allow = Bounds(most_messages=0, most_bytes=0)
         self._flaws = 0
+
+
+def size_of(exchange: str, key: str, message_id: str, body: bytes) -> int:
+    """Give what of a message counts against the bounds: all that its sender decides."""
+    return len(exchange) + len(key) + len(message_id) + len(body)
 
 
 def _wrapped(frame: Hello | Say | Settled) -> bytes:

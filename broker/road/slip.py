@@ -26,8 +26,7 @@ class Unwrapper:
     def __init__(self, most_bytes: int) -> None:
         #: Every byte of a frame may be escaped.
         self._most_bytes = 2 * most_bytes
-        self._parts: list[bytes] = []
-        self._held = 0
+        self._begun = bytearray()
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Take in the next bytes and give the frames that they complete. Raises TooLong."""
@@ -35,17 +34,16 @@ class Unwrapper:
         frames = []
         for part in ends:
             self._hold(part)
-            if self._held:
-                frames.append(_unescape(b"".join(self._parts)))
-            self._parts, self._held = [], 0
+            if self._begun:
+                frames.append(_unescape(bytes(self._begun)))
+            self._begun.clear()
         self._hold(rest)
         return frames
 
     def _hold(self, part: bytes) -> None:
-        self._held += len(part)
-        if self._held > self._most_bytes:
+        if len(self._begun) + len(part) > self._most_bytes:
             raise TooLong
-        self._parts.append(part)
+        self._begun += part
 
 
 def _unescape(frame: bytes) -> bytes:

@@ -15,8 +15,6 @@ from broker.road.road import Connect, Stream
 
 #: What a stream buffers before it stops reading, bytes.
 _LIMIT_BYTES = 512 * 1024
-#: How often it is looked whether the other end of a port is open, seconds: nothing tells.
-_LOOK_S = 0.2
 
 
 def to_socket(path: Path) -> Connect:

@@ -34,6 +34,8 @@ from schemas.ids import Kind, kind_of, uuid7
 ACCEPT_TIMEOUT_S = 8.0
 #: How often a command without an answer is asked after, seconds: an answer lost on the way is found so.
 STATE_EVERY_S = 5.0
+#: Questions in a row for which there may be nobody: an agent that is started again is back before.
+MOST_IN_VAIN = 6
 #: How long a broker may be away or silent before a call ends, seconds: a person waits for it. A restart takes 6 to 9.
 BROKER_PATIENCE_S = 9.0
 
@@ -50,6 +52,8 @@ class _Pending:
         self.expected = expected
         self.inbox: asyncio.Queue[tuple[str, Message]] = asyncio.Queue()
         self.accepted = False
+        #: Questions after it, in a row, for which there was nobody.
+        self.asked_in_vain = 0
 
 
 class Caller:
@@ -187,13 +191,14 @@ class Caller:
                     return await pending.inbox.get()
             except TimeoutError:
                 if time.monotonic() < deadline:
-                    await self._ask_after(pending, route)
+                    await self._ask_after(pending, route, whom)
 
-    async def _ask_after(self, pending: _Pending, route: Route) -> None:
+    async def _ask_after(self, pending: _Pending, route: Route, whom: str) -> None:
         """Ask an agent what became of its command. The centre is asked the same again: its answers are repeatable.
 
-        Raises Disconnected when the broker does not take the question, unless the command is at work: then its answer
-        is worth waiting for until the deadline.
+        Raises Unroutable when there has been nobody to ask for longer than an agent takes to come back; Disconnected
+        when the broker does not take the question, unless the command is at work: then its answer is worth waiting for
+        until the deadline.
         """
         question = pending.message
         if pending.message.target:
@@ -204,8 +209,14 @@ class Caller:
             if not pending.accepted:
                 text = f"no broker in {BROKER_PATIENCE_S:.0f} s: {self._connection.trouble}"
                 raise Disconnected(text) from error
+        except Unroutable as error:
+            pending.asked_in_vain += 1
+            if pending.asked_in_vain >= MOST_IN_VAIN:
+                raise Unroutable(f"{whom} went away before it had finished: {error}") from error
         except NotDelivered:
             return  # asked again after the next wait; the deadline ends it
+        else:
+            pending.asked_in_vain = 0
 
     def _on_delivery(self, delivery: Delivery) -> None:
         delivery.ack()

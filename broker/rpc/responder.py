@@ -78,11 +78,13 @@ class Responder:
         #: Messages refused since the start, by reason; goes out with the beats.
         self.refused = self._refusals.counts
 
-    def recover(self) -> None:
+    def recover(self, of: Callable[[Kind | None], bool] = lambda kind: True) -> None:
         """Deal with the commands that an earlier process accepted and did not answer: run them, or answer
-        ``interrupted`` where their effect may have begun. Call once, when handlers can run."""
+        ``interrupted`` where their effect may have begun. Call once, when handlers can run; ``of`` chooses by the kind
+        of who sent them, where others answer from the same journal."""
         for entry in self.journal.unfinished():
-            self._spawn(self._recover(entry))
+            if of(kind_of(entry.sender)):
+                self._spawn(self._recover(entry))
 
     async def close(self) -> None:
         """Cancel what runs; the journal still holds it."""

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.road.streams import short_path
 from host_agent.front import visiting
 from host_agent.guests import Guests
 from host_agent.hypervisors.process import ProcessHypervisor
@@ -111,6 +113,23 @@ async def test_two_owners_at_once_each_get_their_own(program: Program, rig: OurG
     assert [ran.stdout for ran in both] == [b"one\n", b"two\n"]
 
 
+async def test_visitors_who_say_nothing_or_read_nothing_hold_up_nobody(program: Program, rig: OurGuests) -> None:
+    program.start()
+    await door(program)
+    silent = socket.socket(socket.AF_UNIX)
+    with silent, short_path(program.directory / "host" / "agent.sock") as name:
+        silent.connect(name)
+        words = [sys.executable, "-m", "host_agent.main", "--config", str(program.config), "--vm", "worker-1"]
+        reads_nothing = await asyncio.create_subprocess_exec(*words, "exec", "--", "yes", stdout=subprocess.PIPE)
+        try:
+            ran = await run_in(program, "echo", "served")
+        finally:
+            reads_nothing.kill()
+            await reads_nothing.wait()
+
+    assert (ran.returncode, ran.stdout) == (0, b"served\n")
+
+
 async def test_it_goes_on_with_the_next_agent_on_either_side(program: Program, rig: OurGuests) -> None:
     first = program.start()
     await door(program)
@@ -146,7 +165,7 @@ async def test_what_cannot_be_is_said_in_a_sentence(program: Program, rig: OurGu
 
 
 async def test_the_host_knows_how_its_guest_does(rig: OurGuests) -> None:
-    guests = Guests(rig.drivers[-1], ME, lambda vm: None)
+    guests = Guests(rig.drivers[-1], ME, lambda: None)
     await guests.look({VM})
     await eventually(lambda: guests.facts(VM) is not None)
     facts = guests.facts(VM)

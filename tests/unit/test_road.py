@@ -8,7 +8,7 @@ from itertools import chain
 
 import pytest
 
-from broker.road.session import MOST_FLAWS, Anew, Bounds, Breach, Event, Session, Up
+from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Bounds, Breach, Event, Session, Up, size_of
 from broker.road.slip import TooLong, Unwrapper, wrap
 from schemas.road import MAX_FRAME_BYTES, Hello, Say, Settled, Verdict, encode_frame
 
@@ -123,17 +123,39 @@ def test_a_new_agent_on_either_side_voids_what_was_under_way(ends: Ends, whose: 
 
 
 def test_what_may_be_said_is_bounded_by_the_other_end() -> None:
-    ends = Ends(Bounds(most_messages=2, most_bytes=100))
+    around = size_of("vc.down", "vm.a", "m", b"")
+    ends = Ends(Bounds(most_messages=2, most_bytes=100 + 2 * around))
     ends.meet()
 
     assert ends.host.may_say(1000)  # the first always: else it could never be said
     first = say(ends, ends.host, b"x" * 60)
-    allowed = ends.host.may_say(40), ends.host.may_say(41)
+    allowed = ends.host.may_say(40 + around), ends.host.may_say(41 + around)
     say(ends, ends.host, b"x" * 40)
     full = ends.host.may_say(0)
     ends.carry(ends.guest, ends.guest.settle(first, Verdict.TAKEN))
 
-    assert (allowed, full, ends.host.may_say(60)) == ((True, False), False, True)
+    assert (allowed, full, ends.host.may_say(60 + around)) == ((True, False), False, True)
+
+
+def test_an_end_that_allows_everything_is_not_said_more_than_we_bear() -> None:
+    ends = Ends(Bounds(most_messages=1 << 30, most_bytes=1 << 50))
+    ends.meet()
+
+    said = 0
+    while ends.host.may_say(100_000):
+        ends.host.say("vc.down", "vm.a", "m", bytes(99_988))
+        said += 1
+
+    assert said == min(MOST_SAID.most_messages, MOST_SAID.most_bytes // 100_000)
+
+
+@pytest.mark.parametrize("field", ["exchange", "key", "message_id"])
+def test_whatever_a_sender_decides_counts_against_its_bounds(ends: Ends, field: str) -> None:
+    names = {"exchange": "", "key": "", "message_id": "", field: "x" * 1_000_000}
+    said = b"".join(ends.guest.say(body=b"", **names)[1] for _ in range(9))
+
+    with pytest.raises(Breach, match="a flood"):
+        list(ends.host.receive(said))
 
 
 def flood(end: Session, messages: int, size: int) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from broker.road import Road
+from broker.road import road as road_module
 from broker.road.session import Session
 from broker.road.slip import wrap
 from broker.road.streams import Listener, to_socket
@@ -41,6 +42,7 @@ class Guest:
             for event in self.session.receive(await self.stream.reader.read(65536)):
                 if isinstance(event, bytes):
                     self.stream.writer.write(event)
+        await self.host.consume("quick", lambda delivery: delivery.ack(), bind_to=(UP, f"{VM}.quick"))
         await self.host.consume("slow", lambda delivery: None, bind_to=(UP, f"{VM}.slow"))
 
     async def send(self, pieces: Iterator[bytes]) -> None:
@@ -83,6 +85,12 @@ def messages_for_nobody(guest: Guest) -> Iterator[bytes]:
         yield guest.session.say(UP, f"{VM}.unread", "m", b"x")[1]
 
 
+def what_is_answered_and_never_reads(guest: Guest) -> Iterator[bytes]:
+    """Each message is settled at once, and the settlements are not read."""
+    while True:
+        yield b"".join(guest.session.say(UP, f"{VM}.quick", "m", b"x")[1] for _ in range(200))
+
+
 def hellos_of_others(_: Guest) -> Iterator[bytes]:
     for number in range(10_000):
         yield wrap(encode_frame(Hello(session=str(number), most_messages=1, most_bytes=1)))
@@ -96,11 +104,17 @@ def hellos_of_others(_: Guest) -> Iterator[bytes]:
         (more_than_it_may, "a flood: more than"),
         (messages_for_nobody, "a flood: messages for nobody"),
         (hellos_of_others, "a flood of hellos"),
+        (what_is_answered_and_never_reads, "it reads nothing"),
     ],
 )
 async def test_who_attacks_is_cut_off_and_named(
-    guest: Guest, attack: Callable[[Guest], Iterator[bytes]], named: str, caplog: pytest.LogCaptureFixture
+    guest: Guest,
+    attack: Callable[[Guest], Iterator[bytes]],
+    named: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(road_module, "MOST_UNREAD_BYTES", 64 << 10)
     tracemalloc.start()
     began = time.monotonic()
     sending = asyncio.ensure_future(guest.send(attack(guest)))
