@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import signal
 import socket
@@ -116,16 +117,16 @@ async def test_two_owners_at_once_each_get_their_own(program: Program, rig: OurG
 async def test_visitors_who_say_nothing_or_read_nothing_hold_up_nobody(program: Program, rig: OurGuests) -> None:
     program.start()
     await door(program)
-    silent = socket.socket(socket.AF_UNIX)
-    with silent, short_path(program.directory / "host" / "agent.sock") as name:
+    words = [sys.executable, "-m", "host_agent.main", "--config", str(program.config), "--vm", "worker-1"]
+    unread, written = os.pipe()
+    with socket.socket(socket.AF_UNIX) as silent, short_path(program.directory / "host" / "agent.sock") as name:
         silent.connect(name)
-        words = [sys.executable, "-m", "host_agent.main", "--config", str(program.config), "--vm", "worker-1"]
-        reads_nothing = await asyncio.create_subprocess_exec(*words, "exec", "--", "yes", stdout=subprocess.PIPE)
-        try:
-            ran = await run_in(program, "echo", "served")
-        finally:
-            reads_nothing.kill()
-            await reads_nothing.wait()
+        reads_nothing = await asyncio.create_subprocess_exec(*words, "exec", "--", "yes", stdout=written)
+        ran = await run_in(program, "echo", "served")
+        reads_nothing.kill()
+        await reads_nothing.wait()
+    os.close(unread)
+    os.close(written)
 
     assert (ran.returncode, ran.stdout) == (0, b"served\n")
 
