@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from schemas.terminal_text import TerminalText
-
 from broker.address import read_address
 from broker.errors import BrokerError
 from broker.rpc import Caller
@@ -17,6 +15,7 @@ from host_agent.errors import HostError
 from host_agent.front import visiting
 from host_agent.registry import NoSuchVm, VmRegistry
 from schemas.execs import ExecRun, Stream
+from schemas.terminal_text import TerminalText
 
 
 class NotRun(HostError):
