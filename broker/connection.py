@@ -36,10 +36,13 @@ __all__ = ["AddressSource", "Connection", "Delivery", "DeliveryHandler", "Proper
 #: Asked for the address at first (False) and whenever the broker refused the last one (True).
 AddressSource = Callable[[bool], Awaitable[Address]]
 
-#: Longest wait before the next try to connect, seconds: a broker that is back is found soon, jitter spreads the rush.
-RECONNECT_MOST_S = 10.0
+#: Longest wait before the next try to connect, seconds: of agents, whose rush on a broker that is back is spread so,
+#: and of the few for whom a person waits, which are the centre's own processes and his console.
+AGENT_WAIT_MOST_S, CENTRE_WAIT_MOST_S = 10.0, 1.0
 #: A link that lived this long was a good one, seconds: the next one is tried soon. One that breaks young is not.
 STEADY_S = 10.0
+#: How often an outage that goes on is logged, seconds.
+DOWN_TOLD_EVERY_S = 60.0
 #: Messages that may be on their way unconfirmed.
 WINDOW = 1000
 
@@ -47,8 +50,16 @@ WINDOW = 1000
 class Connection:
     """See the module. All methods belong to the loop that opened it."""
 
-    def __init__(self, source: Address | AddressSource, *, name: str, heartbeat_s: int = 10) -> None:
+    def __init__(
+        self,
+        source: Address | AddressSource,
+        *,
+        name: str,
+        heartbeat_s: int = 10,
+        wait_most_s: float = AGENT_WAIT_MOST_S,
+    ) -> None:
         self._source = source
+        self._wait_most_s = wait_most_s
         self._name = name
         self._heartbeat_s = heartbeat_s
         self._link: Link | None = None
@@ -68,6 +79,8 @@ class Connection:
         self._is_closing = False
         #: What ended the last link, or why there is none yet.
         self.last_error = "it does not answer"
+        #: What was logged last of this outage, and when (monotonic).
+        self._told_down = "", 0.0
         #: The last link was refused because this principal has as many connections as it may.
         self.is_crowded = False
 
@@ -191,21 +204,28 @@ class Connection:
             await self._link.subscribe_direct(handler, self._start)
 
     async def _run(self) -> None:
-        waits = backoff(most_s=RECONNECT_MOST_S)
+        waits = backoff(most_s=self._wait_most_s)
         refused = False
         while not self._is_closing:
             began = time.monotonic()
             reason = await self._live(refused)
             self._mark_down()
             if time.monotonic() - began > STEADY_S:
-                waits = backoff(most_s=RECONNECT_MOST_S)
+                waits = backoff(most_s=self._wait_most_s)
             self.last_error = str(reason)
             self.is_crowded = isinstance(reason, Crowded)
             refused = isinstance(reason, LoginRefused | QueueGone | Forbidden | Untrusted)
             if refused and isinstance(self._source, Address) and self._fail_open(reason):
                 return
-            log.info("link down", extra={"connection": self._name, "why": str(reason)})
+            self._log_down(self.last_error)
             await asyncio.sleep(next(waits))
+
+    def _log_down(self, why: str) -> None:
+        """Log why there is no link; of one outage, what stays the same once a minute."""
+        told, told_at = self._told_down
+        if why != told or time.monotonic() - told_at > DOWN_TOLD_EVERY_S:
+            self._told_down = why, time.monotonic()
+            log.info("link down", extra={"connection": self._name, "why": why})
 
     async def _live(self, refused: bool) -> BrokerError:
         """Live one life of a link and say what ended it; nothing that goes wrong in it may end the runner."""
@@ -237,6 +257,7 @@ class Connection:
         if link.closed.done():
             return link.closed.result()
         self.links += 1
+        self._told_down = "", 0.0
         self.up_since = time.monotonic()
         self._up.set()
         if self._opened is not None and not self._opened.done():

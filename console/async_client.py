@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from broker.address import Address
-from broker.connection import Connection
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.errors import BrokerError, CallTimeout, Disconnected, LoginRefused, QueueGone, Untrusted
 from broker.rpc import Caller
 from broker.rpc.execution import Execution, OnOutput
@@ -52,8 +52,9 @@ from schemas.vms import (
     VmStop,
 )
 
-#: How long connecting may take before the system counts as unreachable, seconds: a person waits, and is told in ten.
-PATIENCE_S = 5.0
+#: How long connecting may take before the system counts as unreachable, seconds: a person waits, and is told in ten;
+#: a broker that is started again is back before. After so long he is told what is waited for.
+PATIENCE_S, SAY_AFTER_S = 7.5, 3.0
 #: How long a host may take for a verb, seconds; a guest under emulation may need a minute to shut down.
 VERB_S = 180.0
 #: States in which a VM's agent can answer.
@@ -72,7 +73,7 @@ class AsyncClient(CentreCalls):
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
         """``say`` tells a person what is waited for; it is called in the client's loop."""
         self._address, self._say = address, say
-        self._connection = Connection(address, name=f"{address.user} client")
+        self._connection = Connection(address, name=f"{address.user} client", wait_most_s=CENTRE_WAIT_MOST_S)
 
     @classmethod
     async def connect(cls, data: Path | str | None = None, say: Say = say_nothing) -> AsyncClient:
@@ -85,7 +86,8 @@ class AsyncClient(CentreCalls):
         """Connect; call once. Raises Unreachable."""
         where = f"the broker at {self._address.where}"
         try:
-            await self._connection.open(patience_s=PATIENCE_S)
+            with self._saying_after(SAY_AFTER_S, lambda: f"waiting for {where}: {self._connection.last_error}"):
+                await self._connection.open(patience_s=PATIENCE_S)
             self._caller = Caller(self._connection)
             self._transfers = Transfers(self._connection, my_suffix=self._caller.suffix, kept=0)
             self._caller.on_other = self._transfers.on_message
@@ -99,6 +101,15 @@ class AsyncClient(CentreCalls):
         super().__init__(self._caller)
         self._files = FileCalls(self._transfers, self._say)
 
+    @contextmanager
+    def _saying_after(self, silence_s: float, text: Callable[[], str]) -> Iterator[None]:
+        """Say it once if what is inside takes so long."""
+        timer = asyncio.get_running_loop().call_later(silence_s, lambda: self._say(text()))
+        try:
+            yield
+        finally:
+            timer.cancel()
+
     def _refused(self, where: str, error: BrokerError) -> Unreachable:
         if isinstance(error, Untrusted):
             text = f"{where} is not to be trusted: {error}"
@@ -110,7 +121,7 @@ class AsyncClient(CentreCalls):
         if self._connection.is_crowded:
             text = f"{self._address.user} has as many connections as it may have at once: {self._connection.last_error}"
             return Unreachable(text, "end one of its other commands, or wait for it")
-        text = f"{where} does not answer in {PATIENCE_S:.0f} s"
+        text = f"{where} does not answer in {PATIENCE_S:g} s"
         why = self._connection.last_error
         return Unreachable(text if why in text else f"{text}: {why}", "start it with `volcloud up`")
 

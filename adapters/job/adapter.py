@@ -35,7 +35,7 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
-from broker.connection import Connection
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.outbound import send
 from broker.routes import up
 from schemas.codec import clip
@@ -266,7 +266,7 @@ async def run(config: JobAdapterConfig) -> None:
     )
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
-    connection = Connection(address, name=address.user)
+    connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
         store = Store(config.store, ledger.served_s)
         adapter = JobAdapter(connection, ledger, store, metrics, keep_of(config), config.retain_s)

@@ -30,7 +30,7 @@ from adapters.storage.store import Store
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
-from broker.connection import Connection
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.delivery import Delivery
 from broker.outbound import send
 from broker.routes import reply
@@ -240,7 +240,7 @@ async def run(config: StorageAdapterConfig) -> None:
     policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
-    connection = Connection(address, name=address.user)
+    connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
         adapter = StorageAdapter(connection, ledger, Store(config.store, ledger.served_s), config, metrics)
         await adapter.run(address.user)

@@ -12,7 +12,7 @@ from pathlib import Path
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.config import read_config, show_config
-from broker.connection import Connection
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.daemon import judged
 from broker.errors import ManagementError
 from broker.garbage import collect_rarely
@@ -54,7 +54,8 @@ async def serve(config: KeysConfig) -> None:
     registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))
     try:
         await _prepare(realm, registrar, config)
-        async with Connection(read_address(credentials / "keys.json"), name="keys") as connection:
+        address = read_address(credentials / "keys.json")
+        async with Connection(address, name="keys", wait_most_s=CENTRE_WAIT_MOST_S) as connection:
             log.info("serving", extra={"principals": len(config.principals)})
             await Service(connection, registrar, realm, lifetime_s=config.once_lifetime_s, sweep_s=config.sweep_s).run()
     finally:

@@ -288,3 +288,27 @@ async def test_while_a_link_is_dropped_the_connection_is_down_already(monkeypatc
 
         assert seen == [False]
         await connection.close()
+
+
+async def test_an_outage_is_tried_as_often_as_its_connection_may_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tries, enough = 0, asyncio.Event()
+
+    async def hang_up(peer: Peer) -> None:
+        nonlocal tries
+        await peer.reader.readexactly(8)
+        tries += 1
+        if tries == 40:
+            enough.set()
+
+    caplog.set_level(logging.INFO)
+    async with broker(hang_up) as address:
+        connection = Connection(address, name="test", wait_most_s=0.02)
+        opening = asyncio.ensure_future(connection.open())
+        await asyncio.wait_for(enough.wait(), 30)
+        await connection.close()
+        opening.cancel()
+
+    said = {record.why for record in caplog.records if record.message == "link down"}  # type: ignore[attr-defined]
+    assert len([record for record in caplog.records if record.message == "link down"]) == len(said) < 4

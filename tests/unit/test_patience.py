@@ -15,6 +15,8 @@ from broker.connection import Connection
 from broker.errors import Disconnected
 from broker.rpc import Caller
 from broker.rpc import caller as caller_module
+from console import async_client
+from console.errors import Unreachable
 from schemas.envelope import Done, Ping
 from tests.unit.amqp_peer import Peer, broker
 
@@ -134,6 +136,21 @@ async def test_a_broker_that_accepts_and_says_nothing_ends_the_opening_in_time()
             await connection.open(patience_s=0.4)
 
         assert time.monotonic() - began < 3
+
+
+async def test_who_waits_for_a_broker_that_is_not_there_hears_of_it_before_it_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(async_client, "SAY_AFTER_S", 0.2)
+    monkeypatch.setattr(async_client, "PATIENCE_S", 1.5)
+    said: list[str] = []
+    async with broker(stay) as address:
+        pass
+
+    with pytest.raises(Unreachable, match=r"does not answer in 1\.5 s"):
+        await async_client.AsyncClient(address, said.append).open()
+
+    assert said == [f"waiting for the broker at {address.where}: Connection refused"]
 
 
 async def test_a_broker_that_opens_no_channel_breaks_the_link() -> None:
