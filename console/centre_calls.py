@@ -261,8 +261,9 @@ class CentreCalls:
         work = asyncio.ensure_future(self._caller.ask(what, message, kind, timeout_s=KEYS_S if is_keys else ANSWER_S))
         try:
             await asyncio.wait([work], timeout=QUIET_S)
-            if not work.done() and not is_keys:
+            while not work.done() and not is_keys:
                 await self._check_awake(work)
+                await asyncio.wait([work], timeout=QUIET_S)
             return await work
         except CallTimeout as error:
             whom, waited_s = ("the key manager", KEYS_S) if is_keys else ("the centre is there but", ANSWER_S)

@@ -47,9 +47,11 @@ Conversation = AsyncGenerator[tuple[str, Message], None]
 class _Pending:
     """A call that has no final answer yet."""
 
-    def __init__(self, message: Message, expected: Callable[[str], bool]) -> None:
+    def __init__(self, message: Message, expected: Callable[[str], bool], accept_s: float) -> None:
         self.message = message
         self.expected = expected
+        #: How long it may take until the first word of it, seconds.
+        self.accept_s = accept_s
         self.inbox: asyncio.Queue[tuple[str, Message]] = asyncio.Queue()
         self.accepted = False
         #: Questions after it, in a row, for which there was nobody.
@@ -105,15 +107,18 @@ class Caller:
     async def stream(self, target: str, message: Message, *, timeout_s: float) -> Conversation:
         """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last."""
         message = self._address(message, target=target, timeout_s=timeout_s)
-        pending = _Pending(message, lambda sender: sender == target)
+        pending = _Pending(message, lambda sender: sender == target, ACCEPT_TIMEOUT_S)
         async with aclosing(self._converse(pending, down(target), timeout_s, target)) as conversation:
             async for item in conversation:
                 yield item
 
     async def exchange(self, what: str, message: Message, *, timeout_s: float) -> Conversation:
-        """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last."""
+        """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last.
+
+        It says no word before its answer: that is waited for until the deadline.
+        """
         message = self._address(message, timeout_s=timeout_s)
-        pending = _Pending(message, lambda sender: kind_of(sender) in (Kind.ADAPTER, Kind.KEYS))
+        pending = _Pending(message, lambda sender: kind_of(sender) in (Kind.ADAPTER, Kind.KEYS), timeout_s)
         route = up(self._connection.user, what)
         async with aclosing(self._converse(pending, route, timeout_s, "the centre")) as conversation:
             async for item in conversation:
@@ -183,7 +188,7 @@ class Caller:
         asked_at = time.monotonic()
         while True:
             now = time.monotonic()
-            until = deadline if pending.accepted else min(deadline, asked_at + ACCEPT_TIMEOUT_S)
+            until = deadline if pending.accepted else min(deadline, asked_at + pending.accept_s)
             if now >= until:
                 raise _silence(pending, whom, now >= deadline)
             try:
