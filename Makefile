@@ -29,7 +29,7 @@ setup:
 	@deploy/setup.sh demo
 
 demo:
-	@began=$$(date +%s.%N); deploy/setup.sh demo && exec $(PYTHON) -m console.demo --began $$began $(ARGS)
+	@began=$$(date +%s.%N); deploy/setup.sh demo && exec $(PYTHON) -m volcloud.demo --began $$began $(ARGS)
 
 check:
 	@deploy/setup.sh test

@@ -21,9 +21,6 @@ from prometheus_client.metrics_core import Metric
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
-from console.centre.settings import Settings
-from console.command_line import cli
-from console.errors import ConsoleError
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
@@ -35,6 +32,9 @@ from schemas.description import Input, JobDescription, Output, Requirements
 from schemas.envelope import MAX_BODY_BYTES, WIRE_VERSION, Message
 from schemas.errors import ErrorCode
 from schemas.examples import examples
+from volcloud.centre.settings import Settings
+from volcloud.command_line import cli
+from volcloud.errors import ConsoleError
 
 HERE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -->"

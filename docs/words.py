@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from console.centre.settings import TOLD
 from host_agent.vm import VmState
 from schemas.errors import ErrorCode
+from volcloud.centre.settings import TOLD
 
 #: Domain states of libvirt (virDomainState).
 LIBVIRT = {

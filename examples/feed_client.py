@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from console.client import Client
+from volcloud.client import Client
 
 
 def main(data: str | None) -> None:

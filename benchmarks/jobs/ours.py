@@ -11,10 +11,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.alternation import say
-from console.centre.detach import start_detached
-from console.centre.plan import Plan
-from console.client import Client
 from schemas.ledger import JobState
+from volcloud.centre.detach import start_detached
+from volcloud.centre.plan import Plan
+from volcloud.client import Client
 
 #: How often the ledger is asked whether all jobs are done, seconds.
 _POLL_S = 0.05

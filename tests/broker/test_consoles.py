@@ -9,9 +9,9 @@ import pytest
 
 from broker.address import Address
 from broker.management import Management
-from console import async_client
-from console.async_client import AsyncClient
-from console.errors import Unreachable
+from volcloud import async_client
+from volcloud.async_client import AsyncClient
+from volcloud.errors import Unreachable
 
 Mint = Callable[..., Address]
 

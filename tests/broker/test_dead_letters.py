@@ -16,9 +16,9 @@ from broker.entities import Declarer
 from broker.node import NodeAddress
 from broker.offences import LETTERS
 from broker.routes import REJECTED, queue_of
-from console.dead_letters import DeadLetter, DeadLetters
 from tests.broker.polling import until
 from tests.broker.raw_amqp import Raw, properties, short, table, timestamp
+from volcloud.dead_letters import DeadLetter, DeadLetters
 
 Mint = Callable[..., Address]
 

@@ -19,13 +19,13 @@ from broker.routes import queue_of, reply_queue
 from broker.transfer import Transfers
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
-from console.file_calls import FileCalls
 from schemas.codec import decode
 from schemas.errors import ErrorCode
 from schemas.files import FileChunk, FileGet, FileOffer, GuestFile, InputFile
 from schemas.ids import uuid7
 from tests.broker.polling import until
 from tests.broker.proxy import Proxy
+from volcloud.file_calls import FileCalls
 
 Mint = Callable[..., Address]
 MIB = 1 << 20

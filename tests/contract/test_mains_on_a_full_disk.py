@@ -14,9 +14,9 @@ import pytest
 
 from broker.address import Address, write_address
 from broker.node import NodeAddress, find_server
-from console.centre.plan import Plan
 from schemas.endpoints import Endpoint
 from schemas.seed import Seed, encode_seed
+from volcloud.centre.plan import Plan
 
 NOWHERE = Address(endpoints=(Endpoint("127.0.0.1", 9),), user="adapter-job-1", password="x", vhost="/")
 NODE = NodeAddress(
@@ -118,11 +118,11 @@ def guest_agent(tmp_path: Path, place: Path) -> list[str]:
 
 
 def demo(tmp_path: Path, place: Path) -> list[str]:
-    return ["console.demo", "--hypervisor", "process", "--directory", str(place / "demo")]
+    return ["volcloud.demo", "--hypervisor", "process", "--directory", str(place / "demo")]
 
 
 def up(tmp_path: Path, place: Path) -> list[str]:
-    return ["console.main", "up", "--hypervisor", "process", "--vms", "1", "--data", str(place / "data")]
+    return ["volcloud.main", "up", "--hypervisor", "process", "--vms", "1", "--data", str(place / "data")]
 
 
 def up_detached(tmp_path: Path, place: Path) -> list[str]:
@@ -132,7 +132,7 @@ def up_detached(tmp_path: Path, place: Path) -> list[str]:
 def supervisor(tmp_path: Path, place: Path) -> list[str]:
     plan = tmp_path / "plan.json"
     plan.write_bytes(msgspec.json.encode(Plan(data=str(place / "data"), hypervisor="process", vms=1)))
-    return ["console.centre.main", "--plan", str(plan), "--report", "2"]
+    return ["volcloud.centre.main", "--plan", str(plan), "--report", "2"]
 
 
 DAEMONS: list[Prepare] = [host_agent, guest_agent, key_manager, job_adapter, storage_adapter]

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 KILLED = """
 import os, signal, sys
 from broker import durable
-from console.main import main
+from volcloud.main import main
 
 left, when = int(sys.argv.pop(1)), sys.argv.pop(1)
 real = durable.replace

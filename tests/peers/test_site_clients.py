@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from console.client import Client
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
+from volcloud.client import Client
 
 pytestmark = pytest.mark.peers
 
@@ -37,7 +37,18 @@ def client(system: System) -> Iterator[Client]:
 def feed(system: System, name: str, *job: str) -> subprocess.CompletedProcess[str]:
     """Add the site as an operator does, and let its program submit a job."""
     login = system.directory / f"{name}.json"
-    add = (sys.executable, "-m", "console.main", "site", "add", name, "-o", str(login), "--data", str(system.directory))
+    add = (
+        sys.executable,
+        "-m",
+        "volcloud.main",
+        "site",
+        "add",
+        name,
+        "-o",
+        str(login),
+        "--data",
+        str(system.directory),
+    )
     subprocess.run(add, check=True, timeout=60)
     return subprocess.run(
         [*CLIENTS[name], *job], input=login.read_text(), capture_output=True, text=True, timeout=60, check=False

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from broker.errors import BrokerError
-from console.client import Client
-from console.errors import ConsoleError
 from schemas.ledger import JobRecord, JobState
 from tests.system.running import System, open_to_all, running, until
+from volcloud.client import Client
+from volcloud.errors import ConsoleError
 
 T = TypeVar("T")
 

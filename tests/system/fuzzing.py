@@ -19,11 +19,11 @@ from broker.management import Management
 from broker.minting import mint, new_password, unmint
 from broker.node import LOOPBACK, read_node_address
 from broker.principals import parse_principal
-from console.centre.layout import Layout
-from console.centre.plan import Names
 from schemas.ids import unguessable
 from tests.broker.raw_amqp import TAKEN_KINDS, Fuzz, Raw, properties, short, table
 from tests.system.running import System
+from volcloud.centre.layout import Layout
+from volcloud.centre.plan import Names
 
 #: Ways of a VM into the adapters, whose metrics count what is refused.
 KINDS = ("request", "beat", "completion", "offer")

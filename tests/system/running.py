@@ -15,9 +15,9 @@ from pathlib import Path
 
 from broker.node import find_server
 from broker.process_record import read_record
-from console.centre.layout import Layout
-from console.centre.process_state import read_states
-from console.client import Client
+from volcloud.centre.layout import Layout
+from volcloud.centre.process_state import read_states
+from volcloud.client import Client
 
 #: A fast system: what takes minutes in production takes seconds.
 FAST = (
@@ -49,7 +49,7 @@ class System:
 
     def up(self, *options: str, patience_s: float = 120.0) -> None:
         """Start it in the foreground and wait until it is ready."""
-        command = [sys.executable, "-m", "console.main", "up", "--data", str(self.directory), *FAST, *options]
+        command = [sys.executable, "-m", "volcloud.main", "up", "--data", str(self.directory), *FAST, *options]
         with (self.directory / "up.log").open("ab") as log:
             self.supervisor = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         until(lambda: "  ready" in self.said() or self._ended(), f"up is ready: {self.said()}", patience_s)

@@ -28,8 +28,6 @@ from broker.minting import mint, new_password, unmint
 from broker.node import find_server, read_node_address
 from broker.principals import parse_principal
 from broker.routes import CALLS, DOWN, UP, queue_of
-from console.client import Client
-from console.errors import BadInput
 from schemas.codec import bundle, encode
 from schemas.description import JobDescription
 from schemas.envelope import MAX_BODY_BYTES, Ping, Refused
@@ -37,6 +35,8 @@ from schemas.ids import unguessable
 from schemas.jobs import JobCompletion, Outcome
 from schemas.ledger import JobState, JobSubmit
 from tests.system.running import System, processes_of, until
+from volcloud.client import Client
+from volcloud.errors import BadInput
 
 DAEMONS = ("broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent")
 VM = "worker-1"
@@ -153,7 +153,7 @@ def pids(system: System, client: Client) -> dict[str, int]:
 def volcloud(system: System, *arguments: str) -> Done:
     """Run the command as a person does."""
     return subprocess.run(
-        [sys.executable, "-m", "console.main", *arguments],
+        [sys.executable, "-m", "volcloud.main", *arguments],
         env={**os.environ, "VOLCLOUD_DATA": str(system.directory)},
         capture_output=True,
         text=True,

@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 
 from broker.node import LOOPBACK, find_server, read_node_address
-from console.centre.layout import Layout
 from tests.system.running import FAST, processes_of, until
+from volcloud.centre.layout import Layout
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONS = ("--hypervisor", "process", "--vms", "1", *FAST)
 #: ``volcloud`` whose supervisor is killed as soon as it has done a named step.
 KILLED = """
 import os, signal, sys
-from console.centre import supervisor
-from console.main import main
+from volcloud.centre import supervisor
+from volcloud.main import main
 
 step = sys.argv.pop(1)
 real = getattr(supervisor, step)
@@ -57,7 +57,7 @@ class Place:
 
     def volcloud(self, *arguments: str, timeout_s: float = 120) -> Done:
         return subprocess.run(
-            [sys.executable, "-m", "console.main", *arguments],
+            [sys.executable, "-m", "volcloud.main", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -72,7 +72,7 @@ class Place:
 
     def up(self, *options: str) -> subprocess.Popen[str]:
         """Start it in the foreground; its output is read by the test."""
-        command = [sys.executable, "-m", "console.main", "up", *OPTIONS, *options]
+        command = [sys.executable, "-m", "volcloud.main", "up", *OPTIONS, *options]
         self.supervisor = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
         return self.supervisor
 

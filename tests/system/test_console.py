@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from console.client import Client
-from console.errors import SubmissionRefused
 from schemas.ledger import JobState
+from volcloud.client import Client
+from volcloud.errors import SubmissionRefused
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -35,7 +35,7 @@ class System:
 
     def volcloud(self, *arguments: str, timeout_s: float = 90) -> Done:
         return subprocess.run(
-            [sys.executable, "-m", "console.main", *arguments],
+            [sys.executable, "-m", "volcloud.main", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -126,7 +126,7 @@ def test_jobs_of_an_array_are_fetched_one_by_one_beside_each_other(cloud: System
     path = job_file(tmp_path, text + 'outputs = [{ name = "big" }, { name = "small" }]\n')
     cloud.ok("job", "submit", path, "--wait")
 
-    fetch = f"umask 027; cd {tmp_path}; for n in 1 2; do {sys.executable} -m console.main job fetch sp.$n; done"
+    fetch = f"umask 027; cd {tmp_path}; for n in 1 2; do {sys.executable} -m volcloud.main job fetch sp.$n; done"
     done = subprocess.run(
         ["bash", "-ec", fetch], env=cloud.environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
@@ -204,7 +204,7 @@ def test_an_interrupted_wait_says_why_nothing_moved_that_the_job_goes_on_and_how
     cloud: System, tmp_path: Path
 ) -> None:
     text = 'id = "waits"\nexecutable = "/bin/true"\nrequirements = { memory_mib = 99999999 }\n'
-    command = [sys.executable, "-m", "console.main", "job", "submit", job_file(tmp_path, text), "--wait"]
+    command = [sys.executable, "-m", "volcloud.main", "job", "submit", job_file(tmp_path, text), "--wait"]
     with subprocess.Popen(
         command, env=cloud.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -286,7 +286,7 @@ def test_a_console_whose_clock_is_hours_off_is_served(cloud: System, tmp_path: P
 
     for words, said in ((["pause"], "paused"), (["resume"], "running"), (["run", "--", "echo", "served"], "served")):
         verb, *rest = words
-        command = [sys.executable, "-m", "console.main", "vm", verb, "worker-2", *rest]
+        command = [sys.executable, "-m", "volcloud.main", "vm", verb, "worker-2", *rest]
         environment = cloud.environment | {"PYTHONPATH": str(tmp_path)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
@@ -294,7 +294,7 @@ def test_a_console_whose_clock_is_hours_off_is_served(cloud: System, tmp_path: P
 
 
 def test_many_commands_of_a_person_at_once_are_served(cloud: System) -> None:
-    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "sh", "-c", "sleep 3; echo served"]
+    command = [sys.executable, "-m", "volcloud.main", "vm", "run", "worker-1", "--", "sh", "-c", "sleep 3; echo served"]
     crowd = [subprocess.Popen(command, env=cloud.environment, stdout=subprocess.PIPE, text=True) for _ in range(9)]
 
     assert [one.communicate(timeout=90)[0] for one in crowd] == ["served\n"] * 9
@@ -306,7 +306,7 @@ def test_a_reader_that_goes_away_ends_the_command(cloud: System) -> None:
     script = f'"$@" vm run worker-1 -- sh -c "yes; sleep {mark}" | head -1'
 
     done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", script, "bash", sys.executable, "-m", "console.main"],
+        ["bash", "-o", "pipefail", "-c", script, "bash", sys.executable, "-m", "volcloud.main"],
         env=cloud.environment,
         capture_output=True,
         text=True,
@@ -322,7 +322,7 @@ def test_a_reader_that_goes_away_ends_the_command(cloud: System) -> None:
 
 
 def test_a_standard_input_that_is_not_passed_is_said_to_be(cloud: System) -> None:
-    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "cat"]
+    command = [sys.executable, "-m", "volcloud.main", "vm", "run", "worker-1", "--", "cat"]
 
     given = subprocess.run(
         command, env=cloud.environment, input="hi\n", capture_output=True, text=True, timeout=60, check=False
@@ -344,7 +344,7 @@ def test_a_standard_input_that_is_not_passed_is_said_to_be(cloud: System) -> Non
 
 def test_ctrl_c_reaches_the_command(cloud: System) -> None:
     script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done"
-    command = [sys.executable, "-m", "console.main", "vm", "run", "worker-1", "--", "sh", "-c", script]
+    command = [sys.executable, "-m", "volcloud.main", "vm", "run", "worker-1", "--", "sh", "-c", script]
     process = subprocess.Popen(command, env=cloud.environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -503,7 +503,7 @@ def test_after_the_supervisor_was_killed_the_next_up_and_down_clean_up(empty: Sy
     ],
 )
 def test_a_signal_at_any_step_ends_all_of_it(empty: System, said: str, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "console.main", *UP[:-1]]
+    command = [sys.executable, "-m", "volcloud.main", *UP[:-1]]
     process = subprocess.Popen(command, env=empty.environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while said not in (line := process.stdout.readline()):
@@ -517,7 +517,7 @@ def test_a_signal_at_any_step_ends_all_of_it(empty: System, said: str, number: s
 
 
 def test_an_interrupted_detached_start_leaves_nothing(empty: System) -> None:
-    command = [sys.executable, "-m", "console.main", *UP]
+    command = [sys.executable, "-m", "volcloud.main", *UP]
     process = subprocess.Popen(command, env=empty.environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     while "starting the key manager" not in process.stdout.readline():

@@ -19,9 +19,9 @@ import pytest
 
 from broker.node import LOOPBACK, find_server
 from broker.process_record import read_record
-from console.demo.material import KNOWN_MEAN
-from console.demo.place import Place
 from tests.system.running import processes_of, until
+from volcloud.demo.material import KNOWN_MEAN
+from volcloud.demo.place import Place
 
 ROOT = Path(__file__).parents[2]
 #: How soon it is gone after SIGINT, seconds: RabbitMQ alone may take five.
@@ -54,7 +54,7 @@ class Demo:
         self._start(self._command(hypervisor), **environment)
 
     def _command(self, hypervisor: str) -> list[str]:
-        return [sys.executable, "-m", "console.demo", "--hypervisor", hypervisor, "--directory", str(self.directory)]
+        return [sys.executable, "-m", "volcloud.demo", "--hypervisor", hypervisor, "--directory", str(self.directory)]
 
     def _start(self, command: list[str], **environment: str) -> None:
         self.said = []

@@ -8,9 +8,9 @@ import sys
 
 from broker.offences import LETTERS
 from broker.process_record import read_record
-from console.centre.process_state import read_states
 from tests.system.fuzzing import flood, reconnects, refused, stranger
 from tests.system.running import System, running, until
+from volcloud.centre.process_state import read_states
 
 OPTIONS = ("--hypervisor", "process", "--vms", "0")
 COUNT = 1200
@@ -18,7 +18,7 @@ SEED = 20261128
 
 
 def dead_letters_of(system: System, user: str) -> int:
-    command = [sys.executable, "-m", "console.main", "dead", "list", "--json", "--data", str(system.directory)]
+    command = [sys.executable, "-m", "volcloud.main", "dead", "list", "--json", "--data", str(system.directory)]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return sum(letter["sender"] == user for letter in json.loads(listed.stdout))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from console.client import Client
 from guest_agent.disk import MOST_FILES
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
+from volcloud.client import Client
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 

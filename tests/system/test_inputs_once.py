@@ -14,13 +14,13 @@ import pytest
 from broker.entities import administrator
 from broker.node import read_node_address
 from broker.routes import DOWN, queue_of
-from console.centre.guest_image import cache_directory
-from console.client import Client
-from console.demo.material import KNOWN_MEAN, lay_out, provide_wheel
-from console.demo.place import Place
 from schemas.ledger import JobState
 from tests.system.running import System, running
 from tests.system.test_many_adapters import metric
+from volcloud.centre.guest_image import cache_directory
+from volcloud.client import Client
+from volcloud.demo.material import KNOWN_MEAN, lay_out, provide_wheel
+from volcloud.demo.place import Place
 
 VM, JOBS = "worker-1", 4
 

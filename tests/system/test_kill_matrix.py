@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Disconnected, RemoteError
-from console.client import Client
 from schemas.errors import ErrorCode
 from schemas.execs import ExecEnded
 from schemas.ledger import JobRecord, JobState
 from tests.system.running import System, open_to_all, running, until
+from volcloud.client import Client
 
 STORE = "storage_adapter-1"
 VICTIMS = ("host_agent", "guest_agent", "job_adapter-1", STORE, "key_manager", "broker")

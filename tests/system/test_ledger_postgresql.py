@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 
-from console.centre.guest_image import cache_directory
-from console.demo import material
-from console.demo.place import Place
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Cluster, cluster
 from tests.system.running import running
+from volcloud.centre.guest_image import cache_directory
+from volcloud.demo import material
+from volcloud.demo.place import Place
 
 __all__ = ["cluster"]
 

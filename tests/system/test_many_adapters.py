@@ -15,10 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.node import LOOPBACK
-from console.centre.plan import Names
-from console.client import Client
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
+from volcloud.centre.plan import Names
+from volcloud.client import Client
 
 JOBS = 100
 #: What each instance must have handled of them.

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from broker.errors import RemoteError
-from console.client import Client
 from guest_agent.machine import boot_id
 from schemas.errors import ErrorCode
 from schemas.ledger import JobState, RegistryRow
 from schemas.vms import GuestFacts
 from tests.system.running import System, running, until
+from volcloud.client import Client
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 

@@ -24,7 +24,7 @@ def system() -> Iterator[System]:
 
 
 def volcloud(system: System, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "console.main", *arguments]
+    command = [sys.executable, "-m", "volcloud.main", *arguments]
     environment = os.environ | {"VOLCLOUD_DATA": str(system.directory)}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
 

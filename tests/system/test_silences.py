@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from broker.node import find_server
-from console.centre.process_state import read_state
-from console.centre.stopping import node_record
-from console.client import Client
-from console.errors import Unreachable
 from tests.system.running import System, processes_of
+from volcloud.centre.process_state import read_state
+from volcloud.centre.stopping import node_record
+from volcloud.client import Client
+from volcloud.errors import Unreachable
 
 #: What a person waits for at most, beside what any command takes on this machine just now, seconds.
 MOST_S = 10.0
@@ -67,7 +67,7 @@ def frozen(system: System, part: str) -> Iterator[int]:
 def told(system: System, *words: str) -> Told:
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "console.main", *words],
+        [sys.executable, "-m", "volcloud.main", *words],
         env={**os.environ, "VOLCLOUD_DATA": str(system.directory)},
         capture_output=True,
         text=True,
@@ -150,7 +150,7 @@ def test_who_sends_a_file_hears_in_time_that_the_storage_adapter_is_silent(syste
         'id = "with-a-file"\nexecutable = "/bin/true"\n[[inputs]]\nname = "card.dat"\npath = "card.dat"\n'
     )
     usual_s, _ = told(system, "host", "list")
-    command = [sys.executable, "-m", "console.main", "job", "submit", str(tmp_path / "job.toml")]
+    command = [sys.executable, "-m", "volcloud.main", "job", "submit", str(tmp_path / "job.toml")]
     environment = {**os.environ, "VOLCLOUD_DATA": str(system.directory)}
 
     began = time.monotonic()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from console.client import Client
 from schemas.ledger import JobRow, JobState
 from tests.system.running import open_to_all, running, until
+from volcloud.client import Client
 
 SHORT = 300
 #: Longer than a slot lets jobs wait behind another.

@@ -22,7 +22,7 @@ from broker.node import find_server
 from tests.system.running import processes_of
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "console", "deploy")
+PACKAGES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "volcloud", "deploy")
 COMMANDS = ("volcloud", "host_agent", "guest_agent", "job_adapter", "storage_adapter", "key_manager")
 #: What a guest agent may take from outside, and the goals for its memory when idle, bytes.
 SMALL = {"pika", "msgspec", "msgpack"}

@@ -11,10 +11,6 @@ import pytest
 from broker.errors import BrokerError, CallTimeout
 from broker.keys import vouching
 from broker.keys.store import VmRecord
-from console.commands.vms import _check_named, _labels
-from console.errors import CommandFailed
-from console.rendering import render_vms
-from console.screen import screen
 from host_agent import advice
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
@@ -23,6 +19,10 @@ from schemas.enrol import EnrolGranted
 from schemas.ledger import RegistryRow
 from schemas.vms import VmCreate, VmDelete, VmDiscard, VmStatus
 from tests.unit.test_control import Host
+from volcloud.commands.vms import _check_named, _labels
+from volcloud.errors import CommandFailed
+from volcloud.rendering import render_vms
+from volcloud.screen import screen
 
 ROOT = Path(__file__).parents[2]
 

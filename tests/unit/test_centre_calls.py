@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from broker.errors import Disconnected
-from console.centre_calls import CentreCalls
-from console.commands import waiting
-from console.errors import Unreachable
 from schemas.description import JobDescription
 from schemas.ids import JobRef
 from schemas.ledger import JobEvent, JobRecord, JobRow, Jobs, JobState
+from volcloud.centre_calls import CentreCalls
+from volcloud.commands import waiting
+from volcloud.errors import Unreachable
 
 ROW = JobRow(number=1, job=JobRef("console-a/j.1"), state=JobState.DONE, attempt=1)
 AWAY = Disconnected("no broker in 9 s")

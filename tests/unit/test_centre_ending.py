@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from console.centre.ending import Ground, ended_from_outside
-from console.centre.log_bounds import cut_long
-from console.centre.voice import Voice
+from volcloud.centre.ending import Ground, ended_from_outside
+from volcloud.centre.log_bounds import cut_long
+from volcloud.centre.voice import Voice
 
 #: A run that is held by ``ended_from_outside`` and says how it ended.
 RUN = """
 import asyncio, pathlib, signal, sys
-from console.centre import ending
+from volcloud.centre import ending
 ending.LOOK_S = 0.02
 
 async def main():

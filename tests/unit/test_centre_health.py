@@ -15,11 +15,11 @@ import pytest
 
 from broker.errors import ManagementError
 from broker.ports import free_ports
-from console.centre import health
-from console.centre.health import Trouble, ask_all, keep_watch, since, troubles
-from console.centre.layout import Layout
-from console.centre.plan import Plan, write_plan
-from console.centre.process_state import write_state
+from volcloud.centre import health
+from volcloud.centre.health import Trouble, ask_all, keep_watch, since, troubles
+from volcloud.centre.layout import Layout
+from volcloud.centre.plan import Plan, write_plan
+from volcloud.centre.process_state import write_state
 
 
 class EnoughError(Exception):

@@ -7,16 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from console.centre.layout import Layout
-from console.centre.made import refuse_unlike
-from console.centre.plan import Plan
-from console.centre.settings import Settings, differences, read_changes, read_settings, settle, told
-from console.centre.stopping import registered_vms
-from console.errors import BadInput
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.registry import VmRecord, VmRegistry
+from volcloud.centre.layout import Layout
+from volcloud.centre.made import refuse_unlike
+from volcloud.centre.plan import Plan
+from volcloud.centre.settings import Settings, differences, read_changes, read_settings, settle, told
+from volcloud.centre.stopping import registered_vms
+from volcloud.errors import BadInput
 
 SECRET = "pLanted-7"
 

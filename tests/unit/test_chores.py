@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from console.centre import chores, log_bounds
-from console.centre.chores import keep_doing
-from console.centre.log_bounds import cut_long
 from tests.contract.conftest import eventually
+from volcloud.centre import chores, log_bounds
+from volcloud.centre.chores import keep_doing
+from volcloud.centre.log_bounds import cut_long
 
 
 @pytest.fixture(autouse=True)

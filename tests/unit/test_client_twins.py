@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from console.async_client import AsyncClient
-from console.client import Client
+from volcloud.async_client import AsyncClient
+from volcloud.client import Client
 
 #: Only one of them has it, and why: a thread's work, or what the other one is made of.
 OWN = {

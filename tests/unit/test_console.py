@@ -12,12 +12,12 @@ from click.testing import CliRunner, Result
 
 from broker.address import Address, write_address
 from broker.errors import CallTimeout, Disconnected, LoginRefused, RemoteError, Unroutable
-from console.command_line import cli
-from console.data_directory import credential_path, data_directory
-from console.errors import BadInput, CommandFailed, Unreachable
-from console.telling import judge
 from schemas.endpoints import Endpoint
 from schemas.errors import ErrorCode
+from volcloud.command_line import cli
+from volcloud.data_directory import credential_path, data_directory
+from volcloud.errors import BadInput, CommandFailed, Unreachable
+from volcloud.telling import judge
 
 
 def volcloud(*arguments: str) -> Result:
@@ -145,7 +145,7 @@ def test_status_speaks_json_also_when_everything_is_down(tmp_path: Path) -> None
 
 
 def test_a_broker_that_is_down_is_named_with_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("console.async_client.PATIENCE_S", 0.3)
+    monkeypatch.setattr("volcloud.async_client.PATIENCE_S", 0.3)
     address = Address(endpoints=(Endpoint("127.0.0.1", 1),), user="console-operator", password="x")
     write_address(credential_path(tmp_path), address)
 

@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from broker.rpc.output import OutputOrder
-from console.centre.toml_text import render_toml
-from console.errors import BadInput
-from console.job_name import JobName, read_job_name
-from console.output import LinePrefixer
-from console.rendering import span
-from console.why import explain
 from host_agent.config import HostConfig, WantedVm
 from schemas.description import JobDescription
 from schemas.execs import ExecOutput, Stream
 from schemas.ledger import AttemptRow, JobEvent, JobRecord, JobRow, JobState
+from volcloud.centre.toml_text import render_toml
+from volcloud.errors import BadInput
+from volcloud.job_name import JobName, read_job_name
+from volcloud.output import LinePrefixer
+from volcloud.rendering import span
+from volcloud.why import explain
 
 
 def piece(number: int, data: bytes = b"x") -> ExecOutput:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from console.demo import evidence
-from console.demo.evidence import Seen
 from schemas.description import JobDescription
 from schemas.ids import uuid7
 from schemas.jobs import Steps as AttemptSteps
 from schemas.ledger import AttemptRow, JobRecord, JobRow, JobState
+from volcloud.demo import evidence
+from volcloud.demo.evidence import Seen
 
 GUEST, HOST = "11111111-guest", "22222222-host"
 

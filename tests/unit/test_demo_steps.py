@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from console.demo import material, place
-from console.demo.place import Place
-from console.demo.steps import Steps
-from console.errors import CommandFailed
+from volcloud.demo import material, place
+from volcloud.demo.place import Place
+from volcloud.demo.steps import Steps
+from volcloud.errors import CommandFailed
 
 
 class Clock:

@@ -21,7 +21,8 @@ from schemas.errors import ErrorCode
 
 ROOT = Path(__file__).parents[2]
 MARKDOWN = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PACKAGES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "console", "deploy", "benchmarks", "examples")
+OURS = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "volcloud")
+PACKAGES = (*OURS, "deploy", "benchmarks", "examples")
 TEXTS = [
     *MARKDOWN,
     *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")) if path.suffix in (".py", ".toml")),

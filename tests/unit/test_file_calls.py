@@ -14,12 +14,12 @@ from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
-from console.errors import BadInput, CommandFailed, Unreachable
-from console.file_calls import FileCalls
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, FileWait, GuestFile
 from tests.broker.polling import until
+from volcloud.errors import BadInput, CommandFailed, Unreachable
+from volcloud.file_calls import FileCalls
 
 VM = "vm-a"
 STILL_S = 0.6
@@ -212,7 +212,7 @@ async def test_a_file_that_is_long_read_for_its_digest_is_told_of(
     (tmp_path / "local").write_bytes(b"content")
     may_go = threading.Event()
     person = Person(still_s=0.2, say_s=0.1)
-    monkeypatch.setattr("console.file_calls.digest_file", lambda _: (may_go.wait(30), "0" * 64))
+    monkeypatch.setattr("volcloud.file_calls.digest_file", lambda _: (may_go.wait(30), "0" * 64))
 
     pushing = asyncio.ensure_future(person.calls.push(tmp_path / "local", VM, "f"))
     await until(lambda: person.told)

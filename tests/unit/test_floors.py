@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOOR = {"schemas": 0, "broker": 1, "host_agent": 2, "guest_agent": 2, "adapters": 2, "console": 3}
+FLOOR = {"schemas": 0, "broker": 1, "host_agent": 2, "guest_agent": 2, "adapters": 2, "volcloud": 3}
 MODULES = sorted(path for package in FLOOR for path in (ROOT / package).rglob("*.py"))
 
 
@@ -47,6 +47,6 @@ def test_the_guest_agent_loads_nothing_of_the_centre() -> None:
 
     assert {"pika", "msgspec", "msgpack"} <= loaded
     assert (
-        loaded & {"kombu", "sqlalchemy", "alembic", "click", "rich", "prometheus_client", "console", "adapters"}
+        loaded & {"kombu", "sqlalchemy", "alembic", "click", "rich", "prometheus_client", "volcloud", "adapters"}
         == set()
     )

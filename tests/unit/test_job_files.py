@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from console.errors import BadInput
-from console.job_file import prepare
 from schemas.description import JobDescription
+from volcloud.errors import BadInput
+from volcloud.job_file import prepare
 
 
 def write(directory: Path, text: str, name: str = "job.toml") -> Path:

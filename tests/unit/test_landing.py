@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from console.errors import CommandFailed
-from console.landing import Landing
 from schemas.jobs import OutputEntry
+from volcloud.errors import CommandFailed
+from volcloud.landing import Landing
 
 
 def output(name: str, content: bytes = b"x") -> OutputEntry:

@@ -7,11 +7,11 @@ import io
 from hypothesis import given
 from hypothesis import strategies as some
 
-from console.listing import Listing, cut
-from console.rendering import render_jobs, render_vms
-from console.screen import Screen
 from schemas.ledger import JobRow, Jobs, JobState, RegistryRow
 from schemas.vms import VmAct, VmStatus
+from volcloud.listing import Listing, cut
+from volcloud.rendering import render_jobs, render_vms
+from volcloud.screen import Screen
 
 
 def shown(listing: object, width: int, *, is_terminal: bool = True) -> list[str]:

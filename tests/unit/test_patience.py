@@ -15,10 +15,10 @@ from broker.connection import Connection
 from broker.errors import Disconnected
 from broker.rpc import Caller
 from broker.rpc import caller as caller_module
-from console import async_client
-from console.errors import Unreachable
 from schemas.envelope import Done, Ping
 from tests.unit.amqp_peer import Peer, broker
+from volcloud import async_client
+from volcloud.errors import Unreachable
 
 
 async def ticks_while(work: Awaitable[object]) -> int:

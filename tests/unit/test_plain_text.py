@@ -20,25 +20,25 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as some
 
-import console.commands.broker
-import console.commands.dead
+import volcloud.commands.broker
+import volcloud.commands.dead
 from broker.errors import RemoteError
 from broker.logs import EventFormatter
 from broker.node import NodeAddress
-from console.bars import file_bar, transfer_bars
-from console.centre.overview import Overview
-from console.centre.voice import Voice
-from console.client import Client
-from console.command_line import cli
-from console.dead_letters import DeadLetters
-from console.errors import CommandFailed
-from console.invocation import Invocation
-from console.screen import Screen
 from schemas.errors import ErrorCode
 from schemas.plain_text import plain, plain_all, plain_lines
 from schemas.terminal_text import TerminalText
 from schemas.vms import VmStatus
 from tests.unit.test_console import COMMANDS
+from volcloud.bars import file_bar, transfer_bars
+from volcloud.centre.overview import Overview
+from volcloud.centre.voice import Voice
+from volcloud.client import Client
+from volcloud.command_line import cli
+from volcloud.dead_letters import DeadLetters
+from volcloud.errors import CommandFailed
+from volcloud.invocation import Invocation
+from volcloud.screen import Screen
 
 ROOT = Path(__file__).parents[2]
 #: Markup that closes what was never opened, an escape that clears the screen, C1's form of it, a forged line, a mark
@@ -124,13 +124,13 @@ def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resul
         monkeypatch.setattr(DeadLetters, "list", lambda _: letters)
         for verb in ("show", "replay", "drop"):
             monkeypatch.setattr(DeadLetters, verb, lambda *_: letters[0])
-        monkeypatch.setattr(console.commands.dead, "read_node_address", lambda _: NODE)
-        monkeypatch.setattr(console.commands.broker, "read_node_address", lambda _: NODE)
-        monkeypatch.setattr(console.commands.broker, "_expected", lambda *_: [])
-        difference = console.commands.broker.Difference
-        monkeypatch.setattr(console.commands.broker, "check", lambda *_: [filled(difference, word)])
-        monkeypatch.setattr(console.commands.centre, "look", lambda _: filled(Overview, word))
-        monkeypatch.setattr("console.commands.sites.console_address", lambda _: filled(_address(), word))
+        monkeypatch.setattr(volcloud.commands.dead, "read_node_address", lambda _: NODE)
+        monkeypatch.setattr(volcloud.commands.broker, "read_node_address", lambda _: NODE)
+        monkeypatch.setattr(volcloud.commands.broker, "_expected", lambda *_: [])
+        difference = volcloud.commands.broker.Difference
+        monkeypatch.setattr(volcloud.commands.broker, "check", lambda *_: [filled(difference, word)])
+        monkeypatch.setattr(volcloud.commands.centre, "look", lambda _: filled(Overview, word))
+        monkeypatch.setattr("volcloud.commands.sites.console_address", lambda _: filled(_address(), word))
         arguments = ARGUMENTS.get(command, ["x"] if command[0] in ("vm", "job", "site") or len(command) > 1 else [])
         if command in {("dead", "list"), ("host", "list"), ("broker", "check")}:
             arguments = []
@@ -230,7 +230,7 @@ def test_a_line_of_the_supervisor_is_text(capsys: pytest.CaptureFixture[str]) ->
 def test_only_the_screen_opens_the_door_to_the_terminal() -> None:
     doors = {"Console", "TextColumn", "print", "click.echo", "click.secho"}
     opened = set()
-    for path in sorted((ROOT / "console").rglob("*.py")):
+    for path in sorted((ROOT / "volcloud").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in doors:
                 opened.add((path.name, ast.unparse(node.func)))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from console.centre.plan import Names, Plan
-from console.centre.readiness import Beginning, _missing_machines
 from schemas.ledger import HostRow, RegistryRow
 from schemas.vms import HostFacts, VmStatus
+from volcloud.centre.plan import Names, Plan
+from volcloud.centre.readiness import Beginning, _missing_machines
 
 NAMES = Names(host="host-a")
 FACTS = HostFacts(hostname="h", platform="p", cpus=1, memory_mib=1, free_disk_mib=1, hypervisor="process")

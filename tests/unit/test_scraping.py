@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from console.centre.layout import Layout
-from console.centre.plan import Plan, settle_names
-from console.centre.scraping import scrape_targets
-from console.centre.settings import settle
+from volcloud.centre.layout import Layout
+from volcloud.centre.plan import Plan, settle_names
+from volcloud.centre.scraping import scrape_targets
+from volcloud.centre.settings import settle
 
 
 def up(data: Path, **changes: int) -> Layout:

@@ -14,12 +14,12 @@ from broker.outbound import send
 from broker.routes import CALLS, reply
 from broker.rpc import Caller
 from broker.rpc import caller as caller_module
-from console import centre_calls
-from console.centre_calls import CentreCalls
-from console.errors import Unreachable
 from schemas.description import JobDescription
 from schemas.envelope import Reply
 from schemas.ledger import HostList, Hosts, JobSubmit, JobVerdict
+from volcloud import centre_calls
+from volcloud.centre_calls import CentreCalls
+from volcloud.errors import Unreachable
 
 JOB = JobDescription(id="j", executable="/bin/true")
 

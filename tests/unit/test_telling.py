@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from broker.errors import CallTimeout, Disconnected
-from console import crash
-from console.errors import BadInput, CommandFailed
-from console.telling import NOBODY_READS, told
 from tests.unit.test_console import volcloud
+from volcloud import crash
+from volcloud.errors import BadInput, CommandFailed
+from volcloud.telling import NOBODY_READS, told
 
-VOLCLOUD = [sys.executable, "-m", "console.main"]
+VOLCLOUD = [sys.executable, "-m", "volcloud.main"]
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Disconnected
-from console.loop_thread import LoopThread
 from tests.unit.test_floors import MODULES, ROOT
+from volcloud.loop_thread import LoopThread
 
 EVERYWHERE = sorted([*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
@@ -84,7 +84,7 @@ def test_who_comes_after_the_end_hears_it_too() -> None:
 
 
 def test_work_that_does_not_heed_its_cancel_holds_up_the_end_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("console.loop_thread.END_S", 0.1)
+    monkeypatch.setattr("volcloud.loop_thread.END_S", 0.1)
     loop, stubborn = LoopThread("test"), threading.Event()
 
     async def work() -> None:
@@ -107,7 +107,7 @@ def test_work_that_does_not_heed_its_cancel_holds_up_the_end_for_a_moment_only(m
 
 HANGS = """
 import sys, threading
-from console.main import leave
+from volcloud.main import leave
 
 threading.Thread(target=threading.Event().wait, daemon=False).start()
 print("said", flush=True)

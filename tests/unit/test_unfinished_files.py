@@ -10,15 +10,15 @@ import pytest
 
 import adapters
 import broker
-import console
 import guest_agent
 import host_agent
+import volcloud
 from adapters.storage import contents
 from adapters.storage.store import Store
-from console.centre.layout import Layout
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.directory import VmDirectories
 from host_agent.registry import VmRegistry
+from volcloud.centre.layout import Layout
 
 NAME = ".file.0123456789abcdef"
 
@@ -66,7 +66,7 @@ def test_a_start_removes_what_the_killed_one_before_had_begun_to_write(
     assert (directory / ".keep").exists()
 
 
-@pytest.mark.parametrize("package", [adapters, broker, console, guest_agent, host_agent])
+@pytest.mark.parametrize("package", [adapters, broker, guest_agent, host_agent, volcloud])
 def test_each_package_that_replaces_files_removes_what_is_left_of_that(package: object) -> None:
     sources = [path.read_text() for path in Path(package.__file__).parent.rglob("*.py")]  # type: ignore[attr-defined]
 

@@ -11,10 +11,10 @@ from broker.errors import Disconnected
 from broker.keys.store import Store, VmRecord
 from broker.management import Management
 from broker.node import NodeAddress
-from console.commands.broker import _unvouched
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolVouch
 from tests.broker.polling import until
+from volcloud.commands.broker import _unvouched
 
 
 async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new() -> None:

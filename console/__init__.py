@@ -1,1 +1,0 @@
-"""What people type, ``volcloud …``, and the Python client behind it (``console.client``)."""

@@ -1,0 +1,1 @@
+"""What people type, ``volcloud …``, and the Python client behind it (``volcloud.client``)."""

@@ -1,0 +1,206 @@
+"""What ``up`` is asked for, and the processes with their configurations that follow from it.
+
+Names and ports are chosen once and remembered, so that the second ``up`` is the same system as the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from broker import durable
+from broker.keys.config import KeysConfig
+from broker.node import ADMINISTRATION, LOOPBACK
+from broker.ports import free_ports
+from host_agent.config import HostConfig, WantedVm
+from schemas.ids import Kind, unguessable
+from volcloud.centre.layout import Layout
+from volcloud.centre.settings import Settings
+from volcloud.centre.toml_text import render_toml
+from volcloud.data_directory import CONSOLE
+from volcloud.errors import BadInput
+
+
+class Plan(Settings, frozen=True, kw_only=True):
+    """What one system shall consist of, and where."""
+
+    data: str
+
+    @property
+    def layout(self) -> Layout:
+        """The places of its data directory."""
+        return Layout(Path(self.data))
+
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is: as it is told, or in the data directory."""
+        return self.ledger or f"sqlite:///{self.layout.root / 'ledger.db'}"
+
+
+class Names(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen once for a data directory."""
+
+    host: str
+    #: Metrics port by process.
+    metrics: dict[str, int] = {}
+
+
+class Daemon(msgspec.Struct, frozen=True, kw_only=True):
+    """A process to hold up: ``python -m module --config …``."""
+
+    name: str
+    module: str
+    #: Answers on this port when it is up; 0 = it has none.
+    metrics_port: int = 0
+
+
+#: The processes that go first and last; the adapters stand between them.
+KEY_MANAGER, HOST_AGENT = "key_manager", "host_agent"
+
+
+def job_adapter_names(plan: Plan) -> list[str]:
+    """Name the job adapters' processes."""
+    return [f"job_adapter-{number}" for number in range(1, plan.job_adapters + 1)]
+
+
+def storage_adapter_names(plan: Plan) -> list[str]:
+    """Name the storage adapters' processes."""
+    return [f"storage_adapter-{number}" for number in range(1, plan.storage_adapters + 1)]
+
+
+def principal_of(process: str, names: Names) -> str:
+    """Give the broker user of a process."""
+    if process == HOST_AGENT:
+        return names.host
+    kind, _, number = process.partition("-")
+    return f"adapter-{'job' if kind == 'job_adapter' else 'store'}-{number}"
+
+
+def principals(plan: Plan, names: Names) -> list[str]:
+    """Name every principal that the key manager shall make."""
+    processes = [*job_adapter_names(plan), *storage_adapter_names(plan), HOST_AGENT]
+    return [*(principal_of(process, names) for process in processes), CONSOLE]
+
+
+def settle_names(plan: Plan) -> Names:
+    """Give what was chosen before, and choose what is new; a port that is taken meanwhile is chosen anew."""
+    path = _names_path(plan.layout)
+    names = read_names(plan.layout) if path.exists() else Names(host=unguessable(Kind.HOST))
+    processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
+    ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
+    names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
+    durable.replace(path, msgspec.json.format(msgspec.json.encode(names)))
+    return names
+
+
+def write_configurations(plan: Plan, names: Names, images: list[str]) -> None:
+    """Write the configuration of every process."""
+    layout = plan.layout
+    configs: dict[str, msgspec.Struct] = {
+        **{process: _job_adapter(plan, names, process) for process in job_adapter_names(plan)},
+        **{process: _storage_adapter(plan, names, process) for process in storage_adapter_names(plan)},
+        HOST_AGENT: _host_agent(plan, names, images),
+        KEY_MANAGER: _key_manager(plan, names),
+    }
+    for process, config in configs.items():
+        durable.replace(layout.config(process), render_toml(config).encode())
+
+
+def daemons(plan: Plan, names: Names) -> list[Daemon]:
+    """List the processes in the order in which they start; they stop in the other."""
+    adapters = [
+        *(Daemon(name=n, module="adapters.job.main", metrics_port=names.metrics[n]) for n in job_adapter_names(plan)),
+        *(
+            Daemon(name=n, module="adapters.storage.main", metrics_port=names.metrics[n])
+            for n in storage_adapter_names(plan)
+        ),
+    ]
+    return [
+        Daemon(name=KEY_MANAGER, module="broker.keys.main"),
+        *adapters,
+        Daemon(name=HOST_AGENT, module="host_agent.main"),
+    ]
+
+
+def write_plan(plan: Plan) -> None:
+    """Keep what this start is asked for: the next one tells what differs."""
+    durable.replace(plan.layout.last, msgspec.json.format(msgspec.json.encode(plan)))
+
+
+def read_plan(path: Path) -> Plan:
+    """Read what a start was asked for. Raises BadInput."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInput(f"{path}: no plan of a system: {error}", "start it with `volcloud up`") from error
+
+
+def read_names(layout: Layout) -> Names:
+    """Read what was chosen for a data directory. Raises BadInput."""
+    path = _names_path(layout)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Names)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BadInput(f"{path}: {error}", "restore the file: the host's VMs belong to the name in it") from error
+
+
+def _names_path(layout: Layout) -> Path:
+    return layout.etc / "names.json"
+
+
+def _store(plan: Plan) -> str:
+    return f"file://{plan.layout.root / 'store'}"
+
+
+def _key_manager(plan: Plan, names: Names) -> KeysConfig:
+    return KeysConfig(
+        administrator=str(plan.layout.node / ADMINISTRATION),
+        directory=str(plan.layout.root),
+        principals=principals(plan, names),
+    )
+
+
+def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:
+    return JobAdapterConfig(
+        credential=str(plan.layout.credential(principal_of(process, names))),
+        ledger=plan.ledger_url,
+        store=_store(plan),
+        lease_s=plan.lease_s,
+        beat_s=plan.beat_s,
+        sweep_s=min(5.0, plan.lease_s / 4),
+        keep_jobs_s=plan.keep_days * 86400.0,
+        metrics_port=names.metrics[process],
+    )
+
+
+def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterConfig:
+    return StorageAdapterConfig(
+        credential=str(plan.layout.credential(principal_of(process, names))),
+        ledger=plan.ledger_url,
+        store=_store(plan),
+        staging=str(plan.layout.root / "staging"),
+        keep_outputs_mib=plan.keep_outputs_gib << 10,
+        lease_s=plan.lease_s,
+        beat_s=plan.beat_s,
+        metrics_port=names.metrics[process],
+    )
+
+
+def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
+    wanted = [
+        WantedVm(name=f"worker-{number}", cpus=plan.cpus, memory_mib=plan.memory_mib)
+        for number in range(1, plan.vms + 1)
+    ]
+    return HostConfig(
+        credential=str(plan.layout.credential(names.host)),
+        directory=str(plan.layout.host),
+        hypervisor=plan.hypervisor,
+        images=images,
+        vms=wanted,
+        beat_s=plan.beat_s,
+        # This machine is the system's own, nobody else's work is to be spared.
+        niceness=0,
+        guest={"beat_s": plan.beat_s} | plan.guest,
+    )
