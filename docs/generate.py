@@ -25,13 +25,14 @@ from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.qemu_machine import STATES
-from host_agent.vm import TRANSITIONS, Transition, VmState, is_done, is_legal
+from host_agent.vm import TRANSITIONS, Transition, is_done, is_legal
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
 from schemas.description import Input, JobDescription, Output, Requirements
 from schemas.envelope import MAX_BODY_BYTES, WIRE_VERSION, Message
 from schemas.errors import ErrorCode
 from schemas.examples import examples
+from schemas.vms import VmState
 from volcloud.centre.settings import Settings
 from volcloud.command_line import cli
 from volcloud.errors import ConsoleError

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from host_agent.vm import VmState
 from schemas.errors import ErrorCode
+from schemas.vms import VmState
 from volcloud.centre.settings import TOLD
 
 #: Domain states of libvirt (virDomainState).

@@ -31,13 +31,13 @@ from host_agent.making import VmMaking
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.vm import VmState, Wish
+from host_agent.vm import Wish
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolGrant, EnrolGranted, EnrolRevoke
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
 from schemas.errors import SchemaError
 from schemas.ids import Kind
-from schemas.vms import HostBye, HostInventory, VmCreate, VmStatus
+from schemas.vms import HostBye, HostInventory, VmCreate, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 

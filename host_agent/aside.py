@@ -18,10 +18,10 @@ from host_agent.errors import HypervisorError, IllegalVerb, naming_disk
 from host_agent.hypervisors.contract import Hypervisor, VmSpec
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
 from host_agent.seeding import Seeding
-from host_agent.vm import Verb, VmState, Wish
+from host_agent.vm import Verb, Wish
 from schemas.codec import clip
 from schemas.enrol import SILENT_DAYS
-from schemas.vms import MOST_OF_A_NAME, MOST_OF_A_REASON, VmStatus
+from schemas.vms import MOST_OF_A_NAME, MOST_OF_A_REASON, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 

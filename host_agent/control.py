@@ -21,8 +21,8 @@ from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.vm import TRANSITIONS, Verb, VmState, Wish, is_done, is_legal
-from schemas.vms import VmAct, VmCreate, VmStatus
+from host_agent.vm import TRANSITIONS, Verb, Wish, is_done, is_legal
+from schemas.vms import VmAct, VmCreate, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 

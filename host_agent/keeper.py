@@ -18,7 +18,8 @@ from host_agent.advice import command
 from host_agent.errors import HostError, HypervisorError, NoRoom
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRegistry
-from host_agent.vm import Verb, VmState, Wish
+from host_agent.vm import Verb, Wish
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 

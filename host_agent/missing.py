@@ -13,7 +13,8 @@ from collections.abc import Callable
 from host_agent.advice import command
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRecord
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from host_agent.hypervisors.contract import Hypervisor, VmFacts
 from host_agent.looks import Looks
 from host_agent.missing import Missing
 from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.codec import clip
-from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmStatus
+from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 

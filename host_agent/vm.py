@@ -1,6 +1,6 @@
-"""A virtual machine as the host agent sees it: its states, its verbs, and which verb is legal in which state.
+"""The verbs on a virtual machine, and which one is legal in which state.
 
-The words are VirtualBox's. The table below is the only place that says what may follow what; drivers, commands and
+The table below is the only place that says what may follow what; drivers, commands and
 the documentation read it. Nothing here talks to a hypervisor.
 """
 
@@ -21,30 +21,9 @@ from schemas.vms import (
     VmResume,
     VmSavestate,
     VmStart,
+    VmState,
     VmStop,
 )
-
-
-class VmState(StrEnum):
-    """What a hypervisor says about a VM; ``unknown`` means it could not be asked."""
-
-    ABSENT = "absent"
-    POWEREDOFF = "poweredoff"
-    STARTING = "starting"
-    RUNNING = "running"
-    PAUSING = "pausing"
-    PAUSED = "paused"
-    SAVING = "saving"
-    SAVED = "saved"
-    RESTORING = "restoring"
-    STOPPING = "stopping"
-    STUCK = "stuck"
-    ABORTED = "aborted"
-    UNKNOWN = "unknown"
-    #: The agent's own word, no driver's: the hypervisor has it, and the registry does not know it.
-    SET_ASIDE = "set_aside"
-    #: The agent's own word too: the registry knows it, and the hypervisor has nothing of it. A disk may not be mounted.
-    MISSING = "missing"
 
 
 class Verb(StrEnum):

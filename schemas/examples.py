@@ -20,7 +20,7 @@ _GUEST = vms.GuestFacts(
     is_connected=True, cpus=1, load=0.5, memory_mib=700, memory_free_mib=400, holding=1, jobs=[_JOB]
 )
 _VM = vms.VmStatus(
-    vm="vm-5f0c1d2e3a4b5c6d7e8f", name="vm1", state="running", generation=3, hypervisor="qemu", cpus=1,
+    vm="vm-5f0c1d2e3a4b5c6d7e8f", name="vm1", state=vms.VmState.RUNNING, generation=3, hypervisor="qemu", cpus=1,
     memory_mib=768, disk_mib=4096, image=_SHA, pid=4711, accelerator="tcg", cpu_seconds=12.5,
     resident_bytes=268435456, autostart=True,
 )  # fmt: skip

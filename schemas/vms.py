@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -9,8 +10,38 @@ from msgspec import Meta, Struct
 from schemas.envelope import Command, Message, Reply
 from schemas.ids import VmName
 
+
+class VmState(StrEnum):
+    """What a host says about a VM, in VirtualBox's words; ``unknown`` means that its hypervisor could not be asked.
+
+    A word of a host that is newer than its reader is ``unknown`` too.
+    """
+
+    ABSENT = "absent"
+    POWEREDOFF = "poweredoff"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    SAVING = "saving"
+    SAVED = "saved"
+    RESTORING = "restoring"
+    STOPPING = "stopping"
+    STUCK = "stuck"
+    ABORTED = "aborted"
+    UNKNOWN = "unknown"
+    #: The agent's own word, no driver's: the hypervisor has it, and the registry does not know it.
+    SET_ASIDE = "set_aside"
+    #: The agent's own word too: the registry knows it, and the hypervisor has nothing of it. A disk may not be mounted.
+    MISSING = "missing"
+
+    @classmethod
+    def _missing_(cls, value: object) -> VmState:
+        return cls.UNKNOWN
+
+
 #: States in which a VM is nobody's to use, though its guest agent may speak: its host waits for a person's word.
-UNDECIDED = frozenset({"set_aside", "missing"})
+UNDECIDED = frozenset({VmState.SET_ASIDE, VmState.MISSING})
 #: VMs of one host: all of them are written down in one transaction.
 MOST_VMS = 1000
 
@@ -65,7 +96,7 @@ class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     vm: Name
     name: Name
-    state: Word
+    state: VmState
     generation: Amount
     hypervisor: Word
     cpus: Amount

@@ -20,7 +20,7 @@ from schemas.codec import decode, unbundle
 from schemas.description import JobDescription, Requirements
 from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobRequest, Machine, Outcome, Phase
 from schemas.ledger import JobSubmit
-from schemas.vms import HostFacts, HostInventory, VmStatus
+from schemas.vms import HostFacts, HostInventory, VmState, VmStatus
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def _status(vm: str) -> VmStatus:
     return VmStatus(
         vm=vm,
         name=vm.replace("vm-", "name-"),
-        state="running",
+        state=VmState.RUNNING,
         generation=1,
         hypervisor="fake",
         cpus=4,

@@ -14,8 +14,9 @@ from typing import Protocol
 
 import msgspec
 
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
+from schemas.vms import VmState
 
 
 class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):

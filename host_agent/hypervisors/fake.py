@@ -13,8 +13,9 @@ import msgspec
 
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
+from schemas.vms import VmState
 
 _OFF = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED})
 

@@ -31,8 +31,9 @@ from host_agent.hypervisors.detached import (
 )
 from host_agent.hypervisors.directory import VmDirectories
 from host_agent.hypervisors.kept_log import trim
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,9 @@ from host_agent.hypervisors.qemu_machine import KILL_TIMEOUT_S, Machine
 from host_agent.hypervisors.qemu_memory import give_up_writing, write_memory
 from host_agent.hypervisors.qemu_program import QemuProgram
 from host_agent.hypervisors.qemu_start import QemuStart
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 

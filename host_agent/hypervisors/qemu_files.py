@@ -17,7 +17,7 @@ from host_agent.hypervisors.directory import VmDirectories, read_record, write_r
 from host_agent.hypervisors.kept_log import KeptLog, trim
 from host_agent.hypervisors.qemu_command import MachineCommand
 from host_agent.hypervisors.qemu_memory import MEMORY, MEMORY_BEING_WRITTEN
-from host_agent.vm import VmState
+from schemas.vms import VmState
 
 QEMU_LOG = "qemu.log"
 

@@ -18,7 +18,7 @@ from host_agent.hypervisors.detached import stat_of
 from host_agent.hypervisors.qemu_files import QemuFiles
 from host_agent.hypervisors.qemu_machine import CONNECTED, START_TIMEOUT_S, Machine
 from host_agent.hypervisors.qemu_memory import LEAST_ROOM_BYTES, give_up_writing
-from host_agent.vm import VmState
+from schemas.vms import VmState
 
 #: QEMU's word for a guest that was stopped because a read or write of its disk failed.
 IO_ERROR = "io-error"

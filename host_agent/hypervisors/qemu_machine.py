@@ -22,7 +22,7 @@ from host_agent.errors import HypervisorError
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import Watch
 from host_agent.hypervisors.kept_log import KeptLog
-from host_agent.vm import VmState
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from broker import durable
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu_machine import Machine
-from host_agent.vm import VmState
+from schemas.vms import VmState
 
 #: The file's name in the VM's directory, and while it is being written.
 MEMORY = "memory"

@@ -21,7 +21,7 @@ from host_agent.hypervisors.fake import FakeHost, FakeHypervisor, NeverStops
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.images import ImageStore
-from host_agent.vm import VmState
+from schemas.vms import VmState
 
 CACHE = Path(__file__).parents[2] / ".cache" / "guest-image"
 

@@ -8,7 +8,7 @@ import pytest
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import find_tree
-from host_agent.vm import VmState
+from schemas.vms import VmState
 from tests.contract.conftest import FakeRig, Rig
 
 SEED = b"a seed"

@@ -13,7 +13,7 @@ import pytest
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.detached import find_tree, read_stat
 from host_agent.hypervisors.process import ProcessHypervisor
-from host_agent.vm import VmState
+from schemas.vms import VmState
 from volcloud.centre.stopping import end_marked
 
 #: The containers of our guest agent at work, without its broker: a warden, a payload, a child of that in a session of

@@ -18,7 +18,8 @@ from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.detached import send_signal
 from host_agent.hypervisors.qemu import QemuHypervisor
 from host_agent.hypervisors.qemu_program import KVM, TCG, QemuProgram
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
+from schemas.vms import VmState
 
 Eventually = Callable[..., Awaitable[None]]
 SEED = b"\x81\xa1a\x01"

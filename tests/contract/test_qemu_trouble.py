@@ -19,7 +19,7 @@ from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.kept_log import HEAD_BYTES, TAIL_BYTES
 from host_agent.hypervisors.qemu import QemuHypervisor
-from host_agent.vm import VmState
+from schemas.vms import VmState
 from tests.contract.conftest import QemuRig, eventually
 from tests.contract.test_guest_image import Broker, broker, driver, probe_image
 from tests.contract.test_hypervisors import SEED, running

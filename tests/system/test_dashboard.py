@@ -28,7 +28,7 @@ from deploy.prometheus.config import package_text, render_config
 from schemas.codec import encode
 from schemas.description import JobDescription, Output, Requirements
 from schemas.ledger import JobCancel, JobsChanged, JobSubmit, JobVerdict
-from schemas.vms import HostFacts, HostInventory, VmStatus
+from schemas.vms import HostFacts, HostInventory, VmState, VmStatus
 from tests.broker.conftest import require_rabbitmq
 from tests.system.rig import Rig, counted
 
@@ -284,7 +284,7 @@ def _running(vm: str) -> VmStatus:
     return VmStatus(
         vm=vm,
         name=vm,
-        state="running",
+        state=VmState.RUNNING,
         generation=1,
         hypervisor="process",
         cpus=1,

@@ -14,10 +14,10 @@ from broker.keys.store import VmRecord
 from host_agent import advice
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
-from host_agent.vm import Verb, VmState
+from host_agent.vm import Verb
 from schemas.enrol import EnrolGranted
 from schemas.ledger import RegistryRow
-from schemas.vms import VmCreate, VmDelete, VmDiscard, VmStatus
+from schemas.vms import VmCreate, VmDelete, VmDiscard, VmState, VmStatus
 from tests.unit.test_control import Host
 from volcloud.commands.vms import _check_named, _labels
 from volcloud.errors import CommandFailed
@@ -63,7 +63,9 @@ def test_what_a_host_tells_people_to_type_is_put_together_in_one_place() -> None
 
 
 def row(vm: str, name: str, host: str, state: str = "running", **fields: Any) -> RegistryRow:
-    status = VmStatus(vm=vm, name=name, state=state, generation=1, hypervisor="qemu", cpus=1, memory_mib=1, disk_mib=1)
+    status = VmStatus(
+        vm=vm, name=name, state=VmState(state), generation=1, hypervisor="qemu", cpus=1, memory_mib=1, disk_mib=1
+    )
     return RegistryRow(host=host, status=status, seen_ms=1, **fields)
 
 

@@ -17,6 +17,7 @@ from schemas.errors import DecodeError
 from schemas.examples import example, examples
 from schemas.execs import ExecOutput, Stream
 from schemas.publish import documents
+from schemas.vms import Vms, VmState
 
 GOLDEN = Path(__file__).parent / "golden"
 RELEASED = sorted(GOLDEN.glob("v*/*.msgpack"))
@@ -51,6 +52,17 @@ def test_a_generated_document_is_the_committed_one(name: str) -> None:
     committed = Path(__file__).parents[2] / "schemas" / name
 
     assert documents()[name] == committed.read_text(), "run `python -m schemas.publish` and commit what it wrote"
+
+
+def test_a_state_of_a_newer_host_is_unknown_to_an_older_reader() -> None:
+    of_today = example("reply.vms")
+    assert isinstance(of_today, Vms)
+    of_tomorrow = encode(of_today).replace(b"\xa7running", b"\xa7hovered")
+
+    read = decode(of_tomorrow)
+
+    assert isinstance(read, Vms)
+    assert [status.state for status in read.vms] == [VmState.UNKNOWN]
 
 
 def test_an_unknown_field_of_a_newer_peer_is_ignored() -> None:

@@ -24,10 +24,10 @@ from host_agent.making import VmMaking
 from host_agent.registry import NoSuchVm, VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.vm import Verb, VmState, Wish, goal_of, is_done, is_legal
+from host_agent.vm import Verb, Wish, goal_of, is_done, is_legal
 from schemas.endpoints import Endpoint
 from schemas.enrol import EnrolGranted
-from schemas.vms import VmCreate, VmStatus
+from schemas.vms import VmCreate, VmState, VmStatus
 from tests.broker.polling import until
 
 BROKER = Address(endpoints=(Endpoint("127.0.0.1", 5672),), user="host-a", password="x")

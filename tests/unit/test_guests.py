@@ -26,7 +26,7 @@ from schemas.envelope import Ping, ServerTime
 from schemas.errors import DecodeError
 from schemas.ids import Kind
 from schemas.road import Say
-from schemas.vms import MOST_OF_A_JOB, GuestFacts, GuestReport, HostFacts, HostInventory, VmPause, VmStatus
+from schemas.vms import MOST_OF_A_JOB, GuestFacts, GuestReport, HostFacts, HostInventory, VmPause, VmState, VmStatus
 from tests.broker.polling import until
 
 VM, HOST = "vm-a-0123456789", "host-a"
@@ -151,7 +151,7 @@ def test_a_word_of_a_guest_leaves_room_for_a_host_full_of_them() -> None:
     vm = VmStatus(
         vm=VM,
         name="n" * 42,
-        state="running",
+        state=VmState.RUNNING,
         generation=1,
         hypervisor="qemu",
         cpus=1,

@@ -63,7 +63,7 @@ from schemas.ledger import (
     JobVerdict,
     RegistryList,
 )
-from schemas.vms import HostFacts, HostInventory, VmStatus
+from schemas.vms import HostFacts, HostInventory, VmState, VmStatus
 from tests.broker.polling import until
 from tests.unit.posts import Post
 
@@ -496,7 +496,7 @@ def test_what_a_batch_makes_the_ledger_write_is_bounded_and_not_its_messages_alo
 
 NAMED = [AttemptRef(job="site-a/j.1", attempt=1)] * 4096
 STATUS = VmStatus(
-    vm="vm-a", name="a", state="running", generation=1, hypervisor="fake", cpus=1, memory_mib=1, disk_mib=1024
+    vm="vm-a", name="a", state=VmState.RUNNING, generation=1, hypervisor="fake", cpus=1, memory_mib=1, disk_mib=1024
 )
 HOST = HostFacts(hostname="pc", platform="linux", cpus=1, memory_mib=1, free_disk_mib=1, hypervisor="fake")
 

@@ -16,8 +16,8 @@ from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.fake import FakeHypervisor
 from host_agent.keeper import MOST_STARTS, STEADY_S, Keeper, Tries
 from host_agent.registry import VmRecord, VmRegistry
-from host_agent.vm import Verb, VmState, Wish
-from schemas.vms import VmCreate
+from host_agent.vm import Verb, Wish
+from schemas.vms import VmCreate, VmState
 from tests.contract.conftest import eventually
 from tests.unit.test_control import Host
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from schemas.ledger import JobRow, Jobs, JobState, RegistryRow
-from schemas.vms import VmAct, VmStatus
+from schemas.vms import VmAct, VmState, VmStatus
 from volcloud.listing import Listing, cut
 from volcloud.rendering import render_jobs, render_vms
 from volcloud.screen import Screen
@@ -56,7 +56,7 @@ def test_at_80_columns_two_vms_of_a_host_never_look_alike() -> None:
             status=VmStatus(
                 vm=f"vm-3ca855ab0d82e687153{n}",
                 name=f"atlas-production-{n}-worker",
-                state="running",
+                state=VmState.RUNNING,
                 generation=1,
                 hypervisor="qemu",
                 cpus=1,
@@ -76,7 +76,7 @@ def test_what_is_being_done_to_a_vm_stands_beside_its_state() -> None:
     vm = VmStatus(
         vm="vm-1",
         name="worker-1",
-        state="running",
+        state=VmState.RUNNING,
         generation=1,
         hypervisor="qemu",
         cpus=1,

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from adapters.ledger.attempts import AttemptState
 from adapters.metrics import BUCKETS, COUNTS, OBSERVATIONS, OPEN_STATES, VM_STATES, Metrics
-from host_agent.vm import VmState
 from schemas.jobs import Outcome, Phase
 from schemas.ledger import JobState
+from schemas.vms import VmState
 
 LEDGER = Path(__file__).parents[2] / "adapters" / "ledger"
 #: Labels beside the adapter's name, each of a few words.

@@ -15,8 +15,8 @@ from host_agent import keeper as keeper_module
 from host_agent.errors import ConfigError, IllegalVerb
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.registry import VmRegistry
-from host_agent.vm import Verb, VmState, Wish
-from schemas.vms import VmCreate
+from host_agent.vm import Verb, Wish
+from schemas.vms import VmCreate, VmState
 from tests.contract.conftest import GUEST, eventually
 from tests.unit.test_control import FullDisk, Host
 from tests.unit.test_keeper import Kept

@@ -28,7 +28,7 @@ from broker.node import NodeAddress
 from schemas.errors import ErrorCode
 from schemas.plain_text import plain, plain_all, plain_lines
 from schemas.terminal_text import TerminalText
-from schemas.vms import VmStatus
+from schemas.vms import VmState, VmStatus
 from tests.unit.test_console import COMMANDS
 from volcloud.bars import file_bar, transfer_bars
 from volcloud.centre.overview import Overview
@@ -248,7 +248,7 @@ def test_plain_text_is_on_one_line_prints_and_is_made_once(text: str) -> None:
 
 def test_texts_are_made_plain_at_any_depth() -> None:
     status = VmStatus(
-        vm="v", name="a\nb", state="running", generation=1, hypervisor="x", cpus=1, memory_mib=1, disk_mib=1
+        vm="v", name="a\nb", state=VmState.RUNNING, generation=1, hypervisor="x", cpus=1, memory_mib=1, disk_mib=1
     )
 
     assert plain_all({"a\x1b": [status, b"\x1b"]})["a\\x1b"][0].name == "a\\nb"  # type: ignore[attr-defined, index]

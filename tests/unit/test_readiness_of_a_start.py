@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.ledger import HostRow, RegistryRow
-from schemas.vms import HostFacts, VmStatus
+from schemas.vms import HostFacts, VmState, VmStatus
 from volcloud.centre.plan import Names, Plan
 from volcloud.centre.readiness import Beginning, _missing_machines
 
@@ -20,7 +20,7 @@ def row(name: str, state: str, *, generation: int, seen_ms: int = 2000, is_ready
     status = VmStatus(
         vm=f"vm-{name}",
         name=name,
-        state=state,
+        state=VmState(state),
         generation=generation,
         hypervisor="process",
         cpus=1,
