@@ -25,7 +25,7 @@ from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.qemu_machine import STATES
-from host_agent.vm import TRANSITIONS, Transition, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, Transition, is_done, is_legal
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
 from schemas.description import Input, JobDescription, Output, Requirements

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from broker.rpc import Call, Handler
-from host_agent.control import VmControl
+from host_agent.control import STOP_S, VmControl
 from host_agent.keeper import Keeper
 from host_agent.statuses import VmStatuses
-from host_agent.vm import VERB_OF, Verb
+from host_agent.verbs import TRANSITIONS, verb_of
+from host_agent.vm import Verb
 from schemas.envelope import Done, Message, Reply
-from schemas.vms import VmAdopt, VmCommand, VmCreate, VmDelete, VmDiscard, VmList, VmReset, Vms, VmStop
-
-#: Verbs that have a handler of their own: their answer is not always the status of a VM that is known.
-_OWN = frozenset({Verb.DELETE, Verb.DISCARD, Verb.ADOPT})
+from schemas.vms import VmAdopt, VmCommand, VmCreate, VmDelete, VmDiscard, VmList, Vms, VmStop
 
 
 class VmCommands:
@@ -27,25 +26,25 @@ class VmCommands:
 
     def handlers(self) -> dict[type[Message], Handler]:
         """Give the table for the responder. Verbs are goals, so they are run again after a crash; a reset is a step."""
+        # Their answer is not always the status of a VM that is known.
+        own: dict[Verb, Callable[[Call, Any], Awaitable[Reply]]] = {
+            Verb.DELETE: self._delete,
+            Verb.DISCARD: self._discard,
+            Verb.ADOPT: self._adopt,
+        }
         verbs: dict[type[Message], Handler] = {
-            kind: Handler(run=self._verb, repeatable=kind is not VmReset)
-            for kind, verb in VERB_OF.items()
-            if verb not in _OWN
+            row.message: Handler(run=own.get(verb, self._verb), repeatable=row.repeatable)
+            for verb, row in TRANSITIONS.items()
+            if row.message is not None
         }
-        return {
-            **verbs,
-            VmCreate: Handler(run=self._create, repeatable=True),
-            VmDelete: Handler(run=self._delete, repeatable=True),
-            VmDiscard: Handler(run=self._discard, repeatable=True),
-            VmAdopt: Handler(run=self._adopt, repeatable=True),
-            VmList: Handler(run=self._list),
-        }
+        create = Handler(run=self._create, repeatable=TRANSITIONS[Verb.CREATE].repeatable)
+        return {**verbs, VmCreate: create, VmList: Handler(run=self._list)}
 
     async def _verb(self, call: Call, message: VmCommand) -> Reply:
         await call.started()
         self._keeper.forgive(message.vm)
-        timeout_s = message.timeout_s if isinstance(message, VmStop) else 60.0
-        status = await self._control.act(VERB_OF[type(message)], message.vm, timeout_s=timeout_s, by=call.sender)
+        timeout_s = message.timeout_s if isinstance(message, VmStop) else STOP_S
+        status = await self._control.act(verb_of(type(message)), message.vm, timeout_s=timeout_s, by=call.sender)
         return Vms(call=message.id, vms=[status])
 
     async def _create(self, call: Call, message: VmCreate) -> Reply:

@@ -21,11 +21,14 @@ from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.vm import TRANSITIONS, Verb, Wish, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, Order, is_done, is_legal
+from host_agent.vm import Verb, Wish
 from schemas.vms import VmAct, VmCreate, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
+#: How long a guest may take to shut down where nobody says it, seconds.
+STOP_S = 60.0
 #: A hypervisor that has not said in what state a VM is when it is to be powered off is not waited for, seconds.
 POWEROFF_PATIENCE_S = 2.0
 
@@ -84,7 +87,7 @@ class VmControl:
         self.on_change(vm)
         return await self._statuses.one(vm)
 
-    async def act(self, verb: Verb, vm: str, *, timeout_s: float = 60.0, by: str = "") -> VmStatus:
+    async def act(self, verb: Verb, vm: str, *, timeout_s: float = STOP_S, by: str = "") -> VmStatus:
         """Carry out a verb, for somebody or for the agent itself, and give the state seen after it.
 
         Raises NoSuchVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
@@ -198,23 +201,8 @@ class VmControl:
         return record.name if record is not None else vm
 
     async def _carry_out(self, verb: Verb, vm: str, timeout_s: float) -> None:
-        driver = self._hypervisor
-        match verb:
-            case Verb.START:
-                await driver.start(vm, await self._seeding.next_seed(vm))
-            case Verb.RESET:
-                await driver.reset(vm, await self._seeding.next_seed(vm))
-            case Verb.STOP:
-                await driver.stop(vm, timeout_s)
-            case Verb.PAUSE:
-                await driver.pause(vm)
-            case Verb.RESUME:
-                await driver.resume(vm)
-            case Verb.POWEROFF:
-                await driver.poweroff(vm)
-            case Verb.SAVESTATE:
-                await driver.savestate(vm)
-            case Verb.DISCARD:
-                await driver.discard(vm)
-            case Verb.CREATE | Verb.DELETE | Verb.ADOPT:
-                raise IllegalVerb(f"{verb} has a command of its own")
+        row = TRANSITIONS[verb]
+        if row.do is None:
+            raise IllegalVerb(f"{verb} has a command of its own")
+        seed = await self._seeding.next_seed(vm) if row.raises_generation else b""
+        await row.do(self._hypervisor, Order(vm, timeout_s, seed))

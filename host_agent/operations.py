@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from host_agent.errors import Interrupted
-from host_agent.vm import TRANSITIONS, Verb
+from host_agent.verbs import TRANSITIONS
+from host_agent.vm import Verb
 
 T = TypeVar("T")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from schemas.vms import vm_verbs
+
 #: Words of the wire's exchanges; ``broker.routes`` uses the same.
 UP, DOWN, CALLS = "vc.up", "vc.down", "vc.calls"
 #: Not one of them: between a guest and its host.
@@ -46,10 +48,6 @@ _CHUNKS = [
     _VM_FILES,
     _TO_CONSOLE,
 ]
-_VERBS = (
-    *("create", "start", "stop", "pause", "resume", "reset", "poweroff", "savestate"),
-    *("discard", "adopt", "delete", "list"),
-)
 
 #: Every message's ways, by op.
 WAYS: dict[str, list[Way]] = {
@@ -62,7 +60,7 @@ WAYS: dict[str, list[Way]] = {
     "message.signed": [_TO_HOST, _TO_VM, _ADAPTER_TO_VM],
     "agent.ping": [_TO_HOST, _TO_VM],
     "agent.refused": [_up("host, vm", "refused", "vc.rejected")],
-    **{f"vm.{verb}": [_TO_HOST] for verb in _VERBS},
+    **{f"vm.{word}": [_TO_HOST] for word in ("create", *vm_verbs(), "list")},
     "guest.report": [Way("vm", ROAD, "{user}.report", "")],
     "reply.vms": [_TO_CONSOLE],
     "host.inventory": [_up("host", "inventory", "vc.inventory")],

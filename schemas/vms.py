@@ -137,7 +137,7 @@ class VmCommand(Command, frozen=True, kw_only=True):
 
 
 class VmStart(VmCommand, frozen=True, kw_only=True, tag="vm.start"):
-    """Boot it, or go on from its saved state."""
+    """Boot a VM, or let it go on from its saved state."""
 
 
 class VmStop(VmCommand, frozen=True, kw_only=True, tag="vm.stop"):
@@ -147,7 +147,7 @@ class VmStop(VmCommand, frozen=True, kw_only=True, tag="vm.stop"):
 
 
 class VmPause(VmCommand, frozen=True, kw_only=True, tag="vm.pause"):
-    """Freeze it, memory kept."""
+    """Freeze a VM, its memory kept; its jobs wait."""
 
 
 class VmResume(VmCommand, frozen=True, kw_only=True, tag="vm.resume"):
@@ -155,27 +155,32 @@ class VmResume(VmCommand, frozen=True, kw_only=True, tag="vm.resume"):
 
 
 class VmReset(VmCommand, frozen=True, kw_only=True, tag="vm.reset"):
-    """Reboot it without asking the guest."""
+    """Reboot a VM without asking the guest."""
 
 
 class VmPoweroff(VmCommand, frozen=True, kw_only=True, tag="vm.poweroff"):
-    """End it at once."""
+    """End a VM at once; its jobs run again elsewhere."""
 
 
 class VmSavestate(VmCommand, frozen=True, kw_only=True, tag="vm.savestate"):
-    """Write its memory to disk and end it."""
+    """Write a VM's memory to disk and end it; start brings it back."""
 
 
 class VmDiscard(VmCommand, frozen=True, kw_only=True, tag="vm.discard"):
-    """Throw away its saved state, so that it boots afresh; of one that was set aside, all that there is of it."""
+    """Throw a saved state away, so that the VM boots afresh; or all of a VM that was set aside."""
 
 
 class VmAdopt(VmCommand, frozen=True, kw_only=True, tag="vm.adopt"):
-    """Take a VM that was set aside back among those that the host knows."""
+    """Take a VM back that was set aside: its host has it, and its agent did not know it."""
 
 
 class VmDelete(VmCommand, frozen=True, kw_only=True, tag="vm.delete"):
-    """Remove it and all that belongs to it."""
+    """Remove a VM and all that belongs to it."""
+
+
+def vm_verbs() -> dict[str, type[VmCommand]]:
+    """Give the commands that are a verb on one VM, by the verb as people type it."""
+    return {str(kind.__struct_config__.tag).removeprefix("vm."): kind for kind in VmCommand.__subclasses__()}
 
 
 class VmList(Message, frozen=True, kw_only=True, tag="vm.list"):

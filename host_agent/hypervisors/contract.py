@@ -1,8 +1,8 @@
 """What a hypervisor driver promises: the primitive acts on VMs that this host agent made.
 
-A driver carries out one act from a state in which it is legal (``host_agent.vm.TRANSITIONS``); refusing illegal verbs
-and letting repeated ones succeed is done once, above, in ``host_agent.control``. A driver never touches a VM that
-does not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find its VMs
+A driver carries out one act from a state in which it is legal (``host_agent.verbs``); refusing illegal verbs and
+letting repeated ones succeed is done once, above, in ``host_agent.control``. A driver never touches a VM that does
+not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find its VMs
 again lies in its directory. Every method is awaited on the agent's event loop and never blocks it.
 """
 

@@ -24,7 +24,8 @@ from host_agent.making import VmMaking
 from host_agent.registry import NoSuchVm, VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.vm import Verb, Wish, goal_of, is_done, is_legal
+from host_agent.verbs import goal_of, is_done, is_legal
+from host_agent.vm import Verb, Wish
 from schemas.endpoints import Endpoint
 from schemas.enrol import EnrolGranted
 from schemas.vms import VmCreate, VmState, VmStatus

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from host_agent.vm import TRANSITIONS, Verb, goal_of, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, goal_of, is_done, is_legal
+from host_agent.vm import Verb
 from schemas.vms import VmState
 
 PAIRS = list(itertools.product(Verb, VmState))

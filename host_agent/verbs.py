@@ -1,0 +1,207 @@
+"""Which verb is legal in which state of a VM, what it makes of it, and how a driver does it: a row a verb.
+
+This is the only place that says what may follow what; the commands that the agent takes, their order and the pages are
+made from it. Nothing here talks to a hypervisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import msgspec
+
+from host_agent.hypervisors.contract import Hypervisor
+from host_agent.vm import Verb, Wish
+from schemas.vms import (
+    VmAdopt,
+    VmCommand,
+    VmDelete,
+    VmDiscard,
+    VmPause,
+    VmPoweroff,
+    VmReset,
+    VmResume,
+    VmSavestate,
+    VmStart,
+    VmState,
+    VmStop,
+)
+
+
+class Order(NamedTuple):
+    """What is asked of a driver."""
+
+    vm: str
+    #: How long the guest may take where it is asked, seconds.
+    timeout_s: float
+    #: What the guest that comes up is to find; empty where none does.
+    seed: bytes = b""
+
+
+#: Has a driver carry out a verb.
+Do = Callable[[Hypervisor, Order], Awaitable[None]]
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """One verb: the states it starts from, the state it passes through, the state it ends in."""
+
+    legal_from: frozenset[VmState]
+    through: VmState
+    goal: VmState
+    #: States in which the verb has nothing to do and succeeds at once.
+    done_in: frozenset[VmState]
+    #: Where it ends from some states, if not in ``goal``.
+    goal_from: dict[VmState, VmState] = {}
+    #: The command that asks for it; None where the command holds more than the VM's name.
+    message: type[VmCommand] | None = None
+    #: How it is done; None where it is not the driver's alone.
+    do: Do | None = None
+    #: A goal and not a step: a command that a crash has cut off is carried out again.
+    repeatable: bool = True
+    #: What the VM shall be from now on.
+    wish: Wish | None = None
+    #: The wish is one as soon as the verb is asked for; else only once it has succeeded.
+    wishes_at_once: bool = True
+    #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
+    raises_generation: bool = False
+    #: Cuts short what is at work on the VM, and what waits for its turn.
+    interrupts: bool = False
+    #: May be cut short: the driver then leaves what it would leave after a failure.
+    interruptible: bool = False
+
+
+_S = VmState
+_EVERY_STATE = frozenset(VmState) - {VmState.ABSENT}
+#: Without a process, and with nothing kept but the disk.
+_DOWN = frozenset({_S.POWEREDOFF, _S.ABORTED})
+
+#: The whole life of a VM. ``poweroff`` is legal wherever a VM exists: no state may trap it.
+TRANSITIONS: dict[Verb, Transition] = {
+    Verb.CREATE: Transition(
+        legal_from=frozenset({_S.ABSENT}), through=_S.ABSENT, goal=_S.POWEREDOFF, done_in=_EVERY_STATE
+    ),
+    Verb.START: Transition(
+        message=VmStart,
+        do=lambda driver, order: driver.start(order.vm, order.seed),
+        legal_from=_DOWN | {_S.SAVED},
+        through=_S.STARTING,
+        goal=_S.RUNNING,
+        done_in=frozenset({_S.RUNNING}),
+        wish=Wish.RUNNING,
+        raises_generation=True,
+        interruptible=True,
+    ),
+    Verb.STOP: Transition(
+        message=VmStop,
+        do=lambda driver, order: driver.stop(order.vm, order.timeout_s),
+        legal_from=frozenset({_S.RUNNING}),
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.SAVED},
+        wish=Wish.OFF,
+        interruptible=True,
+    ),
+    Verb.PAUSE: Transition(
+        message=VmPause,
+        do=lambda driver, order: driver.pause(order.vm),
+        legal_from=frozenset({_S.RUNNING}),
+        through=_S.PAUSING,
+        goal=_S.PAUSED,
+        done_in=frozenset({_S.PAUSED}),
+        wish=Wish.PAUSED,
+        wishes_at_once=False,
+        interruptible=True,
+    ),
+    Verb.RESUME: Transition(
+        message=VmResume,
+        do=lambda driver, order: driver.resume(order.vm),
+        # Stuck: a disk that had no room has some again.
+        legal_from=frozenset({_S.PAUSED, _S.STUCK}),
+        through=_S.PAUSED,
+        goal=_S.RUNNING,
+        done_in=frozenset({_S.RUNNING}),
+        wish=Wish.RUNNING,
+        interruptible=True,
+    ),
+    Verb.RESET: Transition(
+        message=VmReset,
+        do=lambda driver, order: driver.reset(order.vm, order.seed),
+        repeatable=False,
+        legal_from=frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}),
+        through=_S.STARTING,
+        goal=_S.RUNNING,
+        done_in=frozenset(),
+        wish=Wish.RUNNING,
+        raises_generation=True,
+        interruptible=True,
+    ),
+    Verb.POWEROFF: Transition(
+        message=VmPoweroff,
+        do=lambda driver, order: driver.poweroff(order.vm),
+        legal_from=_EVERY_STATE,
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.SAVED},
+        goal_from={_S.SET_ASIDE: _S.SET_ASIDE, _S.MISSING: _S.MISSING},
+        wish=Wish.OFF,
+        interrupts=True,
+    ),
+    Verb.SAVESTATE: Transition(
+        message=VmSavestate,
+        do=lambda driver, order: driver.savestate(order.vm),
+        legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
+        through=_S.SAVING,
+        goal=_S.SAVED,
+        done_in=frozenset({_S.SAVED}),
+        wish=Wish.OFF,
+        wishes_at_once=False,
+        interruptible=True,
+    ),
+    Verb.DISCARD: Transition(
+        message=VmDiscard,
+        do=lambda driver, order: driver.discard(order.vm),
+        legal_from=frozenset({_S.SAVED, _S.SET_ASIDE}),
+        through=_S.STOPPING,
+        goal=_S.POWEREDOFF,
+        done_in=_DOWN | {_S.ABSENT},
+        goal_from={_S.SET_ASIDE: _S.ABSENT},
+        wish=Wish.OFF,
+    ),
+    # What it ends in is what the VM was all the time; the registry did not know it.
+    Verb.ADOPT: Transition(
+        message=VmAdopt,
+        legal_from=frozenset({_S.SET_ASIDE}),
+        through=_S.SET_ASIDE,
+        goal=_S.POWEREDOFF,
+        done_in=_EVERY_STATE - {_S.SET_ASIDE},
+    ),
+    Verb.DELETE: Transition(
+        message=VmDelete,
+        legal_from=_DOWN | {_S.SAVED, _S.MISSING},
+        through=_S.STOPPING,
+        goal=_S.ABSENT,
+        done_in=frozenset({_S.ABSENT}),
+    ),
+}
+
+
+def verb_of(command: type[VmCommand]) -> Verb:
+    """Say which verb a command asks for. Raises KeyError for a command that no row names."""
+    return next(verb for verb, row in TRANSITIONS.items() if row.message is command)
+
+
+def is_done(verb: Verb, state: VmState) -> bool:
+    """Say whether ``verb`` has nothing left to do in ``state``."""
+    return state in TRANSITIONS[verb].done_in
+
+
+def is_legal(verb: Verb, state: VmState) -> bool:
+    """Say whether ``verb`` may be carried out from ``state``."""
+    return state in TRANSITIONS[verb].legal_from
+
+
+def goal_of(verb: Verb, state: VmState) -> VmState:
+    """Say in which state ``verb`` ends that is carried out from ``state``."""
+    row = TRANSITIONS[verb]
+    return row.goal_from.get(state, row.goal)
