@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 
 from msgspec import Struct
 
@@ -21,15 +21,18 @@ from broker.road import Road
 from broker.road.hearing import Otherwise
 from broker.road.streams import to_socket
 from broker.routes import UP, down, sender_of
+from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
 from schemas.codec import clip
 from schemas.envelope import Refused, ServerTime
 from schemas.ids import uuid7
 from schemas.road import Say
-from schemas.vms import GuestFacts, GuestReport
+from schemas.vms import GuestFacts, GuestReport, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
+#: How often it is looked which VMs run, seconds.
+LOOK_S = 2.0
 #: How long what is passed on waits for a guest that is not there, seconds.
 PATIENCE_S = 5.0
 #: How long a guest may take to acknowledge it, seconds: together less than who asked waits for a broker.
@@ -62,6 +65,17 @@ class Guests:
         self._looked = asyncio.Event()
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
         self.otherwise: Otherwise = _nobody
+
+    async def watch(self, statuses: Callable[[], Awaitable[list[VmStatus]]]) -> None:
+        """Have a road to every VM that runs, with or without a broker; until cancelled."""
+        while True:
+            try:
+                seen = await statuses()
+                running, unknown = (_in_state(seen, state) for state in (VmState.RUNNING, VmState.UNKNOWN))
+                await self.look(running, unknown)
+            except (HostError, OSError) as error:
+                log.warning("guests not looked for", extra={"why": str(error)})
+            await asyncio.sleep(LOOK_S)
 
     async def look(self, running: Collection[str], unknown: Collection[str] = ()) -> None:
         """Have a road to each VM that runs, and to no other; one of which nobody knows keeps what it has.
@@ -171,6 +185,10 @@ class Guests:
                 self._guests[vm].road.offend("messages in another's name")
             raise Unroutable("a guest speaks for itself alone")
         await self.otherwise(said)
+
+
+def _in_state(statuses: list[VmStatus], state: VmState) -> set[str]:
+    return {status.vm for status in statuses if status.state == state}
 
 
 async def _nobody(said: Say) -> None:

@@ -6,6 +6,7 @@ kernel's lock on it, which no child inherits.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from pathlib import Path
@@ -15,6 +16,8 @@ from broker.durable import PRIVATE
 from host_agent.errors import DirectoryTaken
 
 _LOCK = "lock"
+#: How often it is looked whether the directory is still the one that was locked, seconds.
+LOOK_S = 2.0
 
 
 class DirectoryLock:
@@ -54,6 +57,12 @@ class DirectoryLock:
                 f"{self._directory} is another directory than it was: a disk was mounted over it, or it was removed; "
                 "start the agent again to go on with what is there now"
             )
+
+    async def hold(self) -> None:
+        """Look from time to time whether the directory is still the one that was locked. Raises DirectoryTaken."""
+        while True:
+            self.check()
+            await asyncio.sleep(LOOK_S)
 
     def release(self) -> None:
         """Let another agent have the directory. Idempotent."""
