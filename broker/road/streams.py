@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -51,14 +51,17 @@ async def listen(path: Path, on_client: OnClient) -> asyncio.Server:
 
 
 def _bound(path: Path) -> socket.socket:
-    """Make a socket that nobody else can have come to before it is ours alone."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
+    """Make a socket that is ours alone and listens by the time that it has its name; a file that is none is left."""
+    beside = path.with_name(f".{path.name}.new")
+    if path.exists() and not path.is_socket():
+        raise FileExistsError(errno.EEXIST, "there is a file of that name, which is no socket", str(path))
+    beside.unlink(missing_ok=True)
     made, before = socket.socket(socket.AF_UNIX), os.umask(0o177)
     try:
-        with short_path(path) as name:
+        with short_path(beside) as name:
             made.bind(name)
+        made.listen()
+        beside.replace(path)
     except OSError:
         made.close()
         raise

@@ -151,8 +151,8 @@ class Caller:
                 sender, answer = await self._next(pending, route, deadline, whom)
                 if isinstance(answer, Failed):
                     raise RemoteError(answer.code, answer.message, answer.hint)
+                pending.accepted = True  # whatever it says of the call shows that it is at it
                 if isinstance(answer, Accepted):
-                    pending.accepted = True
                     continue
                 yield sender, answer
                 if isinstance(answer, Reply):

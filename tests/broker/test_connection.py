@@ -19,6 +19,13 @@ from tests.broker.proxy import Proxy
 Mint = Callable[..., Address]
 
 
+@pytest.fixture(autouse=True)
+def _emptied(declarer: Declarer) -> None:
+    """Whoever used the node before has left what nobody read."""
+    with declarer.channel() as channel:
+        channel.queue_purge("vc.beats")
+
+
 async def publish_many(connection: Connection, exchange: str, key: str, count: int, size: int) -> None:
     for _ in range(count):
         await connection.publish(exchange, key, bytes(size), persistent=False)

@@ -111,7 +111,7 @@ def test_a_killed_guest_agent_comes_back_and_the_job_is_done_once(client: Client
     until(lambda: state_of(client, "agent-kill") == "running", "the job runs", 60)
 
     with pytest.raises(RemoteError) as caught:
-        client.run(VM, ["sh", "-c", "echo ran >> /tmp/runs; kill -9 $PPID; sleep 60"])
+        client.run(VM, ["sh", "-c", "echo ran | tee -a /tmp/runs; sleep 1; kill -9 $PPID; sleep 60"])
     assert caught.value.code == ErrorCode.INTERRUPTED
     until(lambda: client.show("agent-kill.1").job.attempt == 2, "the job is assigned again", 60)
     open_gate(client)
