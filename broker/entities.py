@@ -125,7 +125,9 @@ def administrator(address: AdminAddress, *, patience_s: float = PATIENCE_S) -> D
         try:
             connection.connect()
         except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
-            errors.append(f"{endpoint}: {error}")
+            # What the broker thinks of our certificate it says once its own handshake is done.
+            why = explain(error, address.tls) if isinstance(error, ssl.SSLError) else error
+            errors.append(f"{endpoint}: {why}")
         else:
             return connection
     raise BrokerError(f"no broker answers the administrator: {'; '.join(errors)}")

@@ -10,6 +10,16 @@ from schemas.endpoints import Endpoint, Tls
 #: OpenSSL's words for what a certificate can lack, by X509_V_ERR number, and what to do.
 _EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+#: What the other end says of a certificate of ours, and what to do.
+_OF_OURS = {
+    "UNKNOWN_CA": "it is of an authority that the broker does not have: get one of the broker's",
+    "CERTIFICATE_EXPIRED": "it has expired: renew it",
+    "CERTIFICATE_REVOKED": "it was revoked: get another",
+    "BAD_CERTIFICATE": "it is damaged, or not what the broker checks for: its log says more",
+    "UNSUPPORTED_CERTIFICATE": "it is not for clients, or of a kind that the broker cannot read: get another",
+    "CERTIFICATE_UNKNOWN": "the broker's log says why",
+    "ACCESS_DENIED": "the broker's log says why",
+}
 
 
 def context_of(tls: Tls) -> ssl.SSLContext:
@@ -39,8 +49,12 @@ def explain(error: ssl.SSLError, tls: Tls | None) -> str:
         return _of_certificate(error, tls)
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"):
         return "it does not speak TLS on that port: take the port of its TLS listener"
-    if error.reason and "CERTIFICATE_REQUIRED" in error.reason:
+    alert = (error.reason or "").partition("_ALERT_")[2]
+    has_shown_one = tls is not None and bool(tls.certificate)
+    if alert == "CERTIFICATE_REQUIRED" or (alert == "HANDSHAKE_FAILURE" and not has_shown_one):
         return "it wants a certificate of ours: name one in tls.certificate"
+    if alert in _OF_OURS and has_shown_one:
+        return f"it refuses the certificate that tls.certificate names: {_OF_OURS[alert]}"
     return f"TLS fails: {error.reason or error}"
 
 
