@@ -21,7 +21,7 @@ from broker.errors import BrokerError, ManagementError, Untrusted
 from broker.management import Management, QueueInfo
 from broker.peer import vouch
 from broker.routes import UP
-from broker.tls import context_of, explain, name_at
+from broker.tls import context_of, explain, name_at, why_ended
 from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges, owner_of
 from schemas.endpoints import Endpoint, Tls
 
@@ -125,9 +125,7 @@ def administrator(address: AdminAddress, *, patience_s: float = PATIENCE_S) -> D
         try:
             connection.connect()
         except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
-            # What the broker thinks of our certificate it says once its own handshake is done.
-            why = explain(error, address.tls) if isinstance(error, ssl.SSLError) else error
-            errors.append(f"{endpoint}: {why}")
+            errors.append(f"{endpoint}: {why_ended(endpoint, address.tls, error)}")
         else:
             return connection
     raise BrokerError(f"no broker answers the administrator: {'; '.join(errors)}")

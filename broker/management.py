@@ -17,7 +17,7 @@ import msgspec
 from broker.address import AdminAddress
 from broker.errors import ManagementError
 from broker.peer import vouch
-from broker.tls import context_of, explain, name_at
+from broker.tls import context_of, name_at, why_ended
 from schemas.endpoints import Endpoint, Tls
 
 #: How long one call may take, seconds.
@@ -225,9 +225,9 @@ class Management:
                 answer = link.getresponse()
                 return answer.status, answer.read()
             except ssl.SSLError as error:
-                errors.append(f"at {endpoint} is not to be trusted: {explain(error, self._address.tls)}")
+                errors.append(f"at {endpoint} is not to be trusted: {why_ended(endpoint, self._address.tls, error)}")
             except (OSError, http.client.HTTPException) as error:
-                errors.append(f"at {endpoint} does not answer: {error}")
+                errors.append(f"at {endpoint} does not answer: {why_ended(endpoint, self._address.tls, error)}")
             finally:
                 link.close()
         raise ManagementError(f"the broker's management API {'; '.join(errors)}")
