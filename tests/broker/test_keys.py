@@ -18,7 +18,7 @@ from broker.connection import Connection, Delivery
 from broker.entities import check
 from broker.errors import LoginRefused
 from broker.keys.config import KeysConfig
-from broker.keys.main import serve
+from broker.keys.service import run
 from broker.management import Management
 from broker.minting import unmint
 from broker.node import ADMINISTRATION, NodeAddress, PrivateNode
@@ -109,7 +109,7 @@ async def centre(address: NodeAddress, node: PrivateNode, tmp_path: Path) -> Asy
     config = KeysConfig(
         administrator=str(node.directory / ADMINISTRATION), directory=str(tmp_path), principals=PRINCIPALS, sweep_s=60
     )
-    task = asyncio.create_task(serve(config))
+    task = asyncio.create_task(run(config))
     management = Management(address.administration)
     credentials = tmp_path / "credentials"
     await until(lambda: task.done() or (credentials / f"{PRINCIPALS[-1]}.json").exists())
@@ -269,7 +269,7 @@ async def test_old_one_time_logins_are_swept(address: NodeAddress, node: Private
         once_lifetime_s=0.2,
         sweep_s=0.1,
     )
-    task = asyncio.create_task(serve(config))
+    task = asyncio.create_task(run(config))
     await until(lambda: (tmp_path / "credentials" / "host-k3.json").exists())
     centre = Centre(tmp_path, Management(address.administration))
     keeper = await host(centre, "host-k3")
