@@ -23,10 +23,10 @@ import msgspec
 
 from broker import durable
 from broker.address import VHOST, Address, AdminAddress, write_address
+from broker.daemon.process_identity import ProcessIdentity
 from broker.errors import NodeError
 from broker.peer import ANYBODY
 from broker.ports import free_ports
-from broker.process_record import read_record, record_of
 from schemas.endpoints import Endpoint
 
 #: The only address that a private node listens on.
@@ -219,7 +219,7 @@ class PrivateNode:
 
     def _end_leftover(self, progress: Progress) -> None:
         """End the node of an earlier run, told apart from a stranger with its pid by its start time."""
-        record = read_record(self._record_path)
+        record = ProcessIdentity.read(self._record_path)
         if record is None or not record.is_alive():
             return
         progress(f"ending the node of an earlier run (pid {record.pid})")
@@ -264,7 +264,7 @@ class PrivateNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        durable.replace(self._record_path, record_of(self._process.pid).encode())
+        durable.replace(self._record_path, ProcessIdentity.of(self._process.pid).encode())
         if self._process.stdin is not None:
             self._process.stdin.write(b"\n")
 
