@@ -116,7 +116,7 @@ async def centre(address: NodeAddress, node: PrivateNode, tmp_path: Path) -> Asy
     yield Centre(tmp_path, management)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    for name in management.users():
+    for name in management.users.names():
         if name != address.admin_user:
             unmint(management, parse_principal(name))
 
@@ -131,7 +131,7 @@ async def test_a_vm_gets_from_its_seed_to_its_own_queue(centre: Centre) -> None:
         await guest.connection.consume(queue_of(vm), guest.hear)  # type: ignore[arg-type]
         await guest.connection.publish(*up(vm, "enrol"), encode(EnrolConfirm(generation=1)))
 
-        await until(lambda: not centre.management.user_exists(granted.user))
+        await until(lambda: not centre.management.users.exists(granted.user))
         assert address.user == vm
     await keeper.connection.close()
 
@@ -172,8 +172,8 @@ async def test_a_deleted_vm_is_gone_from_the_broker(centre: Centre) -> None:
     answer = await keeper.ask(EnrolRevoke(vm=vm))
 
     assert isinstance(answer, Done)
-    assert not centre.management.user_exists(vm)
-    assert not [one for one in centre.management.queues() if one.name.startswith(queue_of(vm))]
+    assert not centre.management.users.exists(vm)
+    assert not [one for one in centre.management.topology.queues() if one.name.startswith(queue_of(vm))]
     await keeper.connection.close()
 
 
@@ -276,8 +276,8 @@ async def test_old_one_time_logins_are_swept(address: NodeAddress, node: Private
 
     granted = await granted_by(keeper, new_vm("host-k3"))
 
-    await until(lambda: not centre.management.user_exists(granted.user))
-    assert centre.management.user_exists("host-k3")
+    await until(lambda: not centre.management.users.exists(granted.user))
+    assert centre.management.users.exists("host-k3")
     await keeper.connection.close()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -357,7 +357,7 @@ async def test_who_is_cut_off_loses_its_connection_and_comes_back_when_its_time_
         await until(lambda: not flooding.is_up and "limit" in flooding.last_error, 30)
     assert str(check(centre.management, [])).count(vm.user) >= 1
 
-    centre.management.put_limit(vm.user, "max-connections", 4)
+    centre.management.users.put_limit(vm.user, "max-connections", 4)
     await until(lambda: flooding.is_up, 30)
     await flooding.close()
 
@@ -371,4 +371,4 @@ async def test_a_vm_cannot_have_another_cut_off(centre: Centre, mint: Mint) -> N
         assert isinstance(answer, Failed)
         assert "is not taken from" in answer.message
         assert one.connection.is_up
-    assert victim.user not in centre.management.shut_out()
+    assert victim.user not in centre.management.users.shut_out()
