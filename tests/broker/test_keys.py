@@ -354,7 +354,7 @@ async def test_who_is_cut_off_loses_its_connection_and_comes_back_when_its_time_
         order = PrincipalCut(target="keys", principal=vm.user, reason="a flood")
         await adapter.connection.publish(*within(adapter.user, "cut"), encode(order), message_id=order.id)
 
-        await until(lambda: not flooding.is_up and "limit" in flooding.last_error, 30)
+        await until(lambda: not flooding.is_up and "limit" in str(flooding.last_error), 30)
     assert str(check(centre.management, [])).count(vm.user) >= 1
 
     centre.management.users.put_limit(vm.user, "max-connections", 4)
