@@ -127,7 +127,7 @@ class Connection:
             future.set_exception(Disconnected(f"not connected: {self.last_error}"))
             future.exception()
             return future
-        return link.send(exchange, key, body, Properties(**properties), mandatory=mandatory)
+        return link.publisher.send(exchange, key, body, Properties(**properties), mandatory=mandatory)
 
     async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **properties: Any) -> None:
         """Publish until confirmed, with the same id each time; only Unroutable and Forbidden end it."""

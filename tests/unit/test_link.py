@@ -82,11 +82,11 @@ async def test_a_publish_on_a_channel_that_is_closing_fails_its_future_and_takes
         def closing(*_: object) -> None:
             raise ChannelWrongStateError("Channel is closing.")
 
-        monkeypatch.setattr(link._publisher, "basic_publish", closing)
-        future = link.send("vc.up", "k", b"x", Properties(), mandatory=False)
+        monkeypatch.setattr(link.publisher.channel, "basic_publish", closing)
+        future = link.publisher.send("vc.up", "k", b"x", Properties(), mandatory=False)
 
         assert isinstance(future.exception(), Disconnected)
-        assert (link._confirms.pending, link._confirms.next_tag) == ({}, 1)
+        assert (link.publisher._confirms.pending, link.publisher._confirms.next_tag) == ({}, 1)
         link.abandon()
 
 
