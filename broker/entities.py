@@ -195,19 +195,21 @@ def check(management: Management, expected: Iterable[QueueSpec]) -> list[Differe
     ManagementError when the broker cannot be asked.
     """
     specs = {spec.name: spec for spec in expected}
-    queues = {info.name: info for info in management.queues()}
+    queues = {info.name: info for info in management.topology.queues()}
     bound: dict[str, set[Binding]] = {}
-    for source, queue, key in management.bindings():
+    for source, queue, key in management.topology.bindings():
         bound.setdefault(queue, set()).add(Binding(source, key))
     found = _exchange_differences(management)
     for spec in specs.values():
         found += _queue_differences(spec, queues.get(spec.name), bound.get(spec.name, set()))
-    found += [Difference(f"principal {name}", "may connect", "cut off for a while") for name in management.shut_out()]
+    found += [
+        Difference(f"principal {name}", "may connect", "cut off for a while") for name in management.users.shut_out()
+    ]
     return found + _strangers(bound, set(specs)) + _ownerless(queues, set(specs))
 
 
 def _exchange_differences(management: Management) -> list[Difference]:
-    types = management.exchanges()
+    types = management.topology.exchanges()
     return [
         Difference(f"exchange {spec.name}", f"durable {spec.type}", types.get(spec.name, "nothing"))
         for spec in exchanges()

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from broker import durable
-from broker.process_record import own_mark
+from broker.vm_mark import own_mark
 from guest_agent import predecessor, warden
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained

@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError
 from broker.rpc import Uplink
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
 from host_agent.facts import facts_of
 from host_agent.hypervisors.contract import Hypervisor
-from host_agent.pulse import Pulse
 from host_agent.statuses import VmStatuses
 from schemas.errors import SchemaError
 from schemas.vms import HostBye, HostInventory
@@ -28,21 +28,21 @@ class Beats:
 
     def __init__(self, config: HostConfig, hypervisor: Hypervisor, statuses: VmStatuses, uplink: Uplink) -> None:
         self._config, self._hypervisor, self._statuses, self._uplink = config, hypervisor, statuses, uplink
-        self._pulse = Pulse()
+        self._wakeup = Wakeup()
 
     def soon(self) -> None:
         """Something has changed: do not wait for the next beat."""
-        self._pulse.now()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """Beat until cancelled. A beat that is lost is followed by the next."""
         while True:
-            self._pulse.begin()
+            self._wakeup.clear()
             try:
                 await self._uplink.say("inventory", await self._inventory(), persistent=False)
             except (BrokerError, HostError, OSError, SchemaError) as error:
                 log.warning("inventory not delivered", extra={"why": str(error)})
-            await self._pulse.rest(self._config.beat_s)
+            await self._wakeup.sleep(self._config.beat_s)
 
     async def say_bye(self) -> None:
         """Tell the centre that there are no more beats, if it can be told in a moment."""

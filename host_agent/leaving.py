@@ -9,8 +9,8 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from broker.backoff import backoff
+from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError, RemoteError
-from host_agent.pulse import Pulse
 from host_agent.registry import VmRegistry
 from schemas.errors import ErrorCode
 
@@ -25,11 +25,11 @@ class Leaving:
 
     def __init__(self, registry: VmRegistry, revoke: Revoke) -> None:
         self._registry, self._revoke = registry, revoke
-        self._pulse = Pulse()
+        self._wakeup = Wakeup()
 
     def look(self) -> None:
         """A VM is gone: do not wait until the next look."""
-        self._pulse.now()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """See all of them off, those that an earlier agent left too; until cancelled.
@@ -38,14 +38,14 @@ class Leaving:
         """
         waits = _waits()
         while True:
-            self._pulse.begin()
+            self._wakeup.clear()
             for vm in self._registry.leaving:
                 await self._see_off(vm)
             if self._registry.leaving:
-                await self._pulse.rest(next(waits))
+                await self._wakeup.sleep(next(waits))
             else:
                 waits = _waits()
-                await self._pulse.rest()
+                await self._wakeup.sleep(None)
 
     async def _see_off(self, vm: str) -> None:
         if vm not in self._registry.leaving:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError
 from host_agent.errors import HostError
-from host_agent.pulse import Pulse
 from schemas.enrol import EnrolVouch
 
 log = logging.getLogger(__name__)
@@ -30,19 +30,19 @@ class Vouching:
         every_s: float = EVERY_S,
     ) -> None:
         self._vms, self._say, self._every_s = vms, say, every_s
-        self._pulse = Pulse()
+        self._wakeup = Wakeup()
 
     def look(self) -> None:
         """The link is new: say it at once."""
-        self._pulse.now()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """Say it, until cancelled."""
         while True:
-            self._pulse.begin()
+            self._wakeup.clear()
             try:
                 known, aside = await self._vms()
                 await self._say(EnrolVouch(vms=sorted(known), aside=sorted(aside), target="keys"))
             except (BrokerError, HostError, OSError) as error:
                 log.warning("not vouched, again later", extra={"why": str(error)})
-            await self._pulse.rest(self._every_s)
+            await self._wakeup.sleep(self._every_s)

@@ -14,21 +14,27 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.address import read_address
 from broker.admission import Admission
 from broker.amqp.link import DIRECT_REPLY_TO
 from broker.backoff import backoff
 from broker.carrier import Carrier
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
+from broker.daemon.tasks import OwnedTasks
 from broker.dead_letters import Burials
 from broker.delivery import Delivery
 from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.inbound import Refusal, take_in
+from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
-from broker.keys.registrar import Registrar
+from broker.keys.registrar import Quotas, Registrar
 from broker.keys.sessions import Sessions
+from broker.keys.store import Store
 from broker.keys.turns import Turns
 from broker.management import MAX_LABEL, ConnectionInfo
 from broker.outbound import deliver
@@ -83,7 +89,7 @@ class Service:
         self._turns = Turns(PREFETCH, MOST_OF_KIN)
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = OwnedTasks("key manager")
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -98,6 +104,7 @@ class Service:
                 await asyncio.sleep(self._sweep_s)
         finally:
             await self._turns.close()
+            await self._closing.cancel()
             self._threads.shutdown(wait=False)
 
     async def _on_delivery(self, delivery: Delivery) -> None:
@@ -123,7 +130,7 @@ class Service:
         try:
             answer = await self._handle(sender, message)
             if isinstance(message, PrincipalCut):
-                self._spawn(self._close_all_of(message.principal))
+                self._closing.spawn(self._close_all_of(message.principal))
             if answer is not None:
                 await self._answer(delivery, sender, message, answer)
         except Exception as error:
@@ -203,7 +210,7 @@ class Service:
 
     def _cut_off(self, who: str, reason: str) -> None:
         """What the adapters ask for by a message, for those whose messages come here."""
-        self._spawn(self._cut_one(parse_principal(who), reason))
+        self._closing.spawn(self._cut_one(parse_principal(who), reason))
 
     async def _cut_one(self, principal: Principal, reason: str) -> None:
         cutting = self._registrar.cutting
@@ -224,11 +231,6 @@ class Service:
                 log.warning("connections not closed, again soon", extra={"sender": user, "why": str(error)})
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _close(self, names: list[str], reason: str = REPLACED) -> None:
         await asyncio.gather(*(self._close_one(name, reason) for name in names))
 
@@ -244,6 +246,45 @@ class Service:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+async def run(config: KeysConfig) -> None:
+    """Ensure vhost, topology and principals, write their credentials, then answer until cancelled.
+
+    Waits for a broker that is not there yet. Raises ConfigError, or BrokerError for a broker that cannot be used.
+    """
+    directory, administration = Path(config.directory), read_administrator(config)
+    realm = BrokerRealm(administration, config.profile)
+    store = Store(directory / "keys.sqlite")
+    credentials = directory / "credentials"
+    broker = administration.login("", "")
+    registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))
+    try:
+        await _prepare(realm, registrar, config)
+        address = read_address(credentials / "keys.json")
+        async with Connection(address, name="keys", wait_most_s=CENTRE_WAIT_MOST_S) as connection:
+            log.info("serving", extra={"principals": len(config.principals)})
+            await Service(connection, registrar, realm, lifetime_s=config.once_lifetime_s, sweep_s=config.sweep_s).run()
+    finally:
+        store.close()
+
+
+async def _prepare(realm: BrokerRealm, registrar: Registrar, config: KeysConfig) -> None:
+    """Only a broker that does not answer at all is waited for."""
+
+    def work() -> None:
+        realm.prepare()
+        registrar.ensure(["keys", *config.principals])
+
+    for wait_s in backoff(0.2, 5.0):
+        try:
+            return await asyncio.to_thread(work)
+        except ManagementError as error:
+            if error.status:
+                raise
+            log.warning("broker away, waiting", extra={"why": str(error)})
+            await asyncio.sleep(wait_s)
+    return None
 
 
 def _cannot(message: Message, why: str) -> Failed:

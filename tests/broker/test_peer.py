@@ -102,7 +102,7 @@ async def test_no_door_gives_a_password_to_whoever_has_taken_the_brokers_port(
     with pytest.raises(Disconnected, match=f"belongs to user {OTHER}, not to user {os.geteuid()}"):
         await Connection(login, name="console").open(patience_s=2)
     with pytest.raises(ManagementError, match=f"belongs to user {OTHER}"):
-        Management(node.administration).users()
+        Management(node.administration).users.names()
     with pytest.raises(BrokerError, match=f"belongs to user {OTHER}"):
         administrator(node.administration)
 
@@ -118,4 +118,4 @@ def test_a_node_of_another_user_than_it_was_is_sent_no_password(address: NodeAdd
 
     assert address.owner == os.geteuid()
     with pytest.raises(ManagementError, match="no password sent"):
-        Management(wrong.administration).users()
+        Management(wrong.administration).users.names()

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from broker.allowance import MOST_KEPT, Allowance
+from broker.daemon.log_bounds import LINES, PrincipalBounds
 from broker.errors import BrokerError
 from broker.keys.cutting import OUT_S, Cutting
 from broker.keys.realm import FakeRealm
-from broker.log_bounds import LINES, PrincipalBounds
 from broker.offences import LETTER_BYTES, LETTERS, OFFENCES, Measure, Offences
 from broker.principals import Principal, parse_principal
 

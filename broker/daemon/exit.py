@@ -12,7 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 
-from broker.config import ConfigError
+from broker.daemon.config import ConfigError
 from broker.errors import BrokerError
 from schemas.plain_text import plain
 
