@@ -10,16 +10,14 @@ import socket
 import struct
 import time
 
+from broker.errors import Stranger
+
 #: Owner of a broker that is not asked after: one on another machine, or run by another user of the operator's choice.
 ANYBODY = -1
 #: How long the other end may take to accept: before it does, the kernel names no owner. Seconds.
 ACCEPT_S = 5.0
 _POLL_S = 0.005
 _TABLE = "/proc/self/net/tcp"
-
-
-class Stranger(ConnectionError):
-    """The other end belongs to another user than the broker's: nothing was sent to it."""
 
 
 def vouch(connection: socket.socket, owner: int) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 from broker.allowance import Allowance
 from broker.backoff import backoff
 from broker.delivery import DeliveryHandler, Subscription
-from broker.errors import Disconnected, NotDelivered, Unroutable
+from broker.errors import Breach, Disconnected, NotDelivered, Unroutable
 from broker.road.hearing import Hearing, Otherwise, SpeaksFor
 from broker.road.saying import Saying
-from broker.road.session import Anew, Bounds, Breach, Event, Session, Up
+from broker.road.session import Anew, Bounds, Event, Session, Up
 from broker.road.wire import Connect, Wire
 from schemas.road import Say, Settled
 

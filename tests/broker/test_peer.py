@@ -16,10 +16,10 @@ import pytest
 from broker.address import Address
 from broker.connection import Connection
 from broker.entities import administrator
-from broker.errors import BrokerError, Disconnected, ManagementError
+from broker.errors import BrokerError, Disconnected, ManagementError, Stranger
 from broker.management import Management
 from broker.node import LOOPBACK, NodeAddress
-from broker.peer import ANYBODY, Stranger, owner_of_other_end, vouch
+from broker.peer import ANYBODY, owner_of_other_end, vouch
 from schemas.endpoints import Endpoint
 
 #: A user of this machine that is not the broker's.
