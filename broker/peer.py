@@ -20,7 +20,7 @@ _POLL_S = 0.005
 _TABLE = "/proc/self/net/tcp"
 
 
-def vouch(connection: socket.socket, owner: int) -> None:
+def require_owner(connection: socket.socket, owner: int) -> None:
     """Return if the other end of a connected socket belongs to the user ``owner``. Raises Stranger, or OSError.
 
     Blocks until the other end has accepted, ``ACCEPT_S`` at most; one that has said something has.

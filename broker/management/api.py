@@ -12,7 +12,7 @@ import msgspec
 
 from broker.address import AdminAddress
 from broker.errors import ManagementError
-from broker.peer import vouch
+from broker.peer import require_owner
 from broker.tls import context_of, explain, name_at
 from schemas.endpoints import Endpoint, Tls
 
@@ -77,7 +77,7 @@ class Api:
             link = self._link(endpoint)
             try:
                 link.connect()
-                vouch(link.sock, self._address.owner)
+                require_owner(link.sock, self._address.owner)
                 link.request(method, f"/api/{path}", body=body, headers=headers)
                 answer = link.getresponse()
                 return answer.status, answer.read()
