@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from broker.address import Address, AdminAddress
+from broker.browsing import PATIENCE_S, browse
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, Unroutable
 from broker.inbound import recall, recall_all
-from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
 from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
@@ -93,20 +93,20 @@ class DeadLetters:
         return self.drop(letter.id)
 
     async def _list(self) -> Sequence[DeadLetter]:
-        async with self._looking() as taken:
+        async with self._browsing() as taken:
             return [letter for letter, _ in _letters(taken)]
 
     async def _drop(self, letter_id: str) -> DeadLetter:
-        async with self._looking() as taken:
+        async with self._browsing() as taken:
             letters = {letter.id: (letter, its) for letter, its in _letters(taken)}
             letter, its = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
             for delivery in its:
                 delivery.ack()
             return letter
 
-    def _looking(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
+    def _browsing(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
         login = self._address.login(self._address.user, self._address.password)
-        return _reached(looking(login, DEAD, MOST_SEEN))
+        return _reached(browse(login, DEAD, MOST_SEEN))
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import msgspec
 
 from broker.address import AdminAddress
 from broker.errors import ManagementError
-from broker.peer import vouch
+from broker.peer import require_owner
 from broker.tls import context_of, name_at, why_ended
 from schemas.endpoints import Endpoint, Tls
 
@@ -78,7 +78,7 @@ class Api:
             try:
                 link.connect()
                 if self._address.tls is None:  # else its certificate has said who it is
-                    vouch(link.sock, self._address.owner)
+                    require_owner(link.sock, self._address.owner)
                 link.request(method, f"/api/{path}", body=body, headers=headers)
                 answer = link.getresponse()
                 return answer.status, answer.read()

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from broker.allowance import Allowance
 from broker.backoff import backoff
 from broker.delivery import DeliveryHandler, Subscription
-from broker.errors import Disconnected, NotDelivered, Unroutable
-from broker.road.hearing import Hearing, Otherwise, SpeaksFor
-from broker.road.saying import Saying
-from broker.road.session import Anew, Bounds, Breach, Event, Session, Up
+from broker.errors import Breach, Disconnected, NotDelivered, Unroutable
+from broker.road.dispatcher import Dispatcher, Otherwise, SpeaksFor
+from broker.road.publisher import Publisher
+from broker.road.session import Anew, Bounds, Event, Session, Up
 from broker.road.wire import Connect, Wire
+from broker.token_buckets import TokenBuckets
 from schemas.road import Say, Settled
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,11 @@ class Road:
         self._connect, self._cut_off_s = connect, cut_off_s
         self._wire = Wire()
         self._session = Session(bounds)
-        self._saying = Saying(self._session, self._wire.write)
-        self._hearing = Hearing(self._session, self._wire.write, speaks_for or (lambda said: peer), otherwise)
+        self._publisher = Publisher(self._session, self._wire.write)
+        self._dispatcher = Dispatcher(self._session, self._wire.write, speaks_for or (lambda said: peer), otherwise)
         if not is_ours:
-            self._hearing.on_offence = self.offend
-        self._hellos, self._offences = Allowance(HELLOS, HELLOS_PER_S), Allowance(OFFENCES, OFFENCES_PER_S)
+            self._dispatcher.on_offence = self.offend
+        self._hellos, self._offences = TokenBuckets(HELLOS, HELLOS_PER_S), TokenBuckets(OFFENCES, OFFENCES_PER_S)
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._waits = backoff(0.1, AGAIN_MOST_S)
@@ -92,7 +92,7 @@ class Road:
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        await self._hearing.close()
+        await self._dispatcher.close()
 
     async def wait_up(self) -> None:
         """Wait until both ends are there."""
@@ -101,7 +101,7 @@ class Road:
     def send(self, exchange: str, key: str, body: bytes, *, message_id: str, **_: Any) -> asyncio.Future[None]:
         """Send at once, or as soon as the other end lets us; the caller bounds how many it leaves open."""
         if self.is_up:
-            return self._saying.say(exchange, key, message_id, body)
+            return self._publisher.publish(exchange, key, message_id, body)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_exception(Disconnected(self.trouble))
         future.exception()
@@ -126,7 +126,7 @@ class Road:
 
     async def consume(self, queue: str, handler: DeliveryHandler, *, prefetch: int = 100, **options: Any) -> None:
         """Take what the other end says to a queue; how much of it at a time, the road's bounds say."""
-        self._hearing.add(Subscription(queue=queue, handler=handler, prefetch=prefetch, **options))
+        self._dispatcher.add(Subscription(queue=queue, handler=handler, prefetch=prefetch, **options))
 
     def offend(self, what: str) -> None:
         """Count something of no use that the other end has said; after too much of it it is cut off."""
@@ -179,9 +179,9 @@ class Road:
             case bytes():
                 self._wire.write(event)
             case Say():
-                self._hearing.hear(event)
+                self._dispatcher.dispatch(event)
             case Settled():
-                self._saying.on_settled(event)
+                self._publisher.on_settled(event)
             case Anew():
                 self._meet_anew()
             case Up():
@@ -205,8 +205,8 @@ class Road:
         self._up.clear()
         self.up_since = None
         self.trouble = reason
-        self._hearing.forget()
-        self._saying.break_off(reason)
+        self._dispatcher.forget()
+        self._publisher.break_off(reason)
 
     def _go_down(self, reason: str) -> None:
         self._wire.close()

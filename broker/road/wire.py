@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from broker.road.session import Breach
+from broker.errors import Breach
 
 #: What may wait to be read by the other end, bytes: what we say is bounded, but so must be what we answer.
 MOST_UNREAD_BYTES = 16 << 20

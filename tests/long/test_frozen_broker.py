@@ -61,7 +61,7 @@ def _signal(node: PrivateNode, number: signal.Signals) -> None:
 async def _ends(caller: Caller) -> float:
     began = time.monotonic()
     with pytest.raises(Disconnected, match="no broker in"):
-        await caller.ask("call", JobList(), Jobs)
+        await caller.call_centre("call", JobList(), Jobs)
     return time.monotonic() - began
 
 

@@ -1,4 +1,4 @@
-"""What one end of a road hears: handed to who reads its queue, and settled when that one has acknowledged it."""
+"""Dispatch of what comes to one end of a road: to who reads its queue; settled once that one has acknowledged it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _Method:
         self.user_id, self.message_id = sender, said.message_id
 
 
-class Hearing:
-    """See the module. What became of each message that was heard since the last ``forget`` is written to the other
+class Dispatcher:
+    """See the module. What became of each message that came since the last ``forget`` is written to the other
     end."""
 
     def __init__(
@@ -60,7 +60,7 @@ class Hearing:
         await self._handling.cancel()
         await self._passing.cancel()
 
-    def hear(self, said: Say) -> None:
+    def dispatch(self, said: Say) -> None:
         """Hand a message to its reader."""
         method = _Method(said, self._sender_of(said))
         for subscription, receive in self._readers:
