@@ -15,7 +15,7 @@ from broker.errors import Unroutable
 from broker.inbound import Refusal, take_in
 from broker.routes import queue_of
 from broker.rpc import Journal, Responder, ServerClock, Uplink
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.sending import digest_file
 from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts, quota, wall_clock
@@ -242,7 +242,8 @@ class GuestAgent:
         return [f"contained:{part}" for part in known.parts]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
-        await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)
+        get = FileGet(file=InputFile(sha256=sha256))
+        await self._transfers.fetch_file(get, into_file(target, partial), ANY_ADAPTER)
 
     def _storer(self, output: OutputFile) -> Store:
         async def store(path: Path, name: str) -> OutputEntry:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from broker import reserve
 from broker.errors import TransferFailed
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.desk import Desk
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.places import Room
@@ -94,7 +94,7 @@ class ConsoleFiles:
         partial = self._partials / name_of_partial(sender, offer)
         mode = 0o755 if executable else 0o644
         await self._transfers.receive_file(
-            offer, path, partial, sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
+            offer, into_file(path, partial), sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
         )
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:

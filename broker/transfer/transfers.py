@@ -21,6 +21,7 @@ from broker.inbound import Refusal, take_in
 from broker.outbound import send
 from broker.routes import Route, file_route, up
 from broker.transfer.core import Patience
+from broker.transfer.landing import Open
 from broker.transfer.receiving import WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
 from schemas.envelope import Message
@@ -48,9 +49,8 @@ class _Open(msgspec.Struct, kw_only=True):
 class Transfers:
     """See the module. Feed it every delivery of files that comes to its principal."""
 
-    def __init__(self, connection: Carrier, *, my_suffix: str = "", kept: int | None = None) -> None:
-        """``kept``: see ``reserve.DiskRoom``; of the disks that files come to."""
-        self._connection, self._kept = connection, kept
+    def __init__(self, connection: Carrier, *, my_suffix: str = "") -> None:
+        self._connection = connection
         self._my_suffix = my_suffix
         self._open: dict[str, _Open] = {}
         self.refused: Counter[str] = Counter()
@@ -93,8 +93,7 @@ class Transfers:
     async def receive_file(
         self,
         offer: FileOffer,
-        target: Path,
-        partial: Path,
+        land: Open,
         peer: str,
         suffix: str = "",
         *,
@@ -104,18 +103,17 @@ class Transfers:
     ) -> None:
         """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed.
 
-        A peer that is silent for long, or sends less than a window in ``window_s``, is gone: TIMEOUT, and the partial
-        file stays for when it offers again.
+        A peer that is silent for long, or sends less than a window in ``window_s``, is gone: TIMEOUT, and what came
+        stays for when it offers again.
         """
         entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
         hooks = {"progress": progress, "confirm": confirm, "window_s": window_s}
-        await self._receive(entry, offer, target, partial, **hooks)
+        await self._receive(entry, offer, land, **hooks)
 
     async def fetch_file(
         self,
         get: FileGet,
-        target: Path,
-        partial: Path,
+        land: Open,
         peer: str,
         *,
         progress: Callable[[int], None] | None = None,
@@ -133,7 +131,7 @@ class Transfers:
         try:
             offer = await self._until_offered(entry, get, offered, ask_every_s)
             self._check_asked(entry, get, offer)
-            await self._receive(entry, offer, target, partial, **hooks)
+            await self._receive(entry, offer, land, **hooks)
         except asyncio.CancelledError:
             self._tell(entry, FileAbort(transfer=get.id, code=ErrorCode.INTERRUPTED, message="nobody waits for it"))
             raise
@@ -217,17 +215,14 @@ class Transfers:
         self,
         entry: _Open,
         offer: FileOffer,
-        target: Path,
-        partial: Path,
+        land: Open,
         **hooks: Any,
     ) -> None:
         receiving = Receiving(
             offer,
-            target,
-            partial,
+            land,
             lambda m: self._tell(entry, m),
             is_heard=lambda: _is_heard(entry),
-            kept=self._kept,
             **hooks,
         )
         entry.end = receiving

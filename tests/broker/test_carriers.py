@@ -20,7 +20,7 @@ from broker.routes import down, queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder, ServerClock, Uplink
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.sending import digest_file
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
@@ -201,7 +201,7 @@ async def test_files_go_both_ways_though_the_way_breaks(ends: Ends, tmp_path: Pa
     await ends.cut()
     async with asyncio.timeout(60):
         await sending
-        await near.fetch_file(FileGet(file=GuestFile(path="f")), back, tmp_path / "part", ends.far.user)
+        await near.fetch_file(FileGet(file=GuestFile(path="f")), into_file(back, tmp_path / "part"), ends.far.user)
     await files.close()
 
     assert hashlib.sha256((area / "f").read_bytes()).hexdigest() == sha256
