@@ -16,8 +16,8 @@ from broker.inbound import Refusal, take_in
 from broker.routes import queue_of
 from broker.rpc import Journal, Responder, ServerClock, Uplink
 from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts, quota, wall_clock
 from guest_agent.book import Book
 from guest_agent.cache import InputCache

@@ -19,8 +19,8 @@ from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
 from broker.transfer.landing import PART
 from broker.transfer.leftovers import remove_left_behind
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
 from schemas.ids import Kind, kind_of

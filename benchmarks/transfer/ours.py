@@ -14,8 +14,8 @@ from broker.address import read_address
 from broker.connection import Connection, Delivery
 from broker.routes import queue_of
 from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.files import FileOffer, InputFile
 

@@ -6,10 +6,10 @@ killed goes on from what its landing has made durable.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from broker.transfer.core import Inbound, Pace, Patience
 from broker.transfer.landing import Landing, Open
@@ -79,15 +79,10 @@ class Receiving:
         self._window_s = window_s
         self._pace: Pace | None = None
         self._inbox: list[bytes] = []
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
         self._failure: TransferFailed | None = None
         #: The sender has been silent for a while: another one may take over.
         self.is_stalled = False
-
-    @property
-    def dropped(self) -> int:
-        """Chunks that did not count."""
-        return self._core.dropped
 
     @property
     def is_finishing(self) -> bool:
@@ -186,16 +181,12 @@ class Receiving:
             return
         failure = _SenderGone if abort.code == ErrorCode.INTERRUPTED else TransferFailed
         self._failure = failure(abort.code, abort.message)
-        self._wake.set()
+        self._wakeup.wake()
 
     async def _step(self, landing: Landing) -> None:
-        try:
-            async with asyncio.timeout(self._patience.wait_s):
-                await self._wake.wait()
-        except TimeoutError:
+        if not await self._wakeup.sleep(self._patience.wait_s):
             self._on_silence()
             return
-        self._wake.clear()
         if self._failure is not None:
             raise self._failure
         batch, self._inbox = self._inbox, []
@@ -216,7 +207,7 @@ class Receiving:
     def _on_life(self) -> None:
         self.is_stalled = False
         self._silent_s = 0.0
-        self._wake.set()
+        self._wakeup.wake()
 
     def _on_silence(self) -> None:
         self.is_stalled = True

@@ -17,8 +17,8 @@ from broker.connection import Connection
 from broker.errors import TransferFailed
 from broker.routes import queue_of, reply_queue
 from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.errors import ErrorCode
 from schemas.files import FileChunk, FileGet, FileOffer, GuestFile, InputFile

@@ -18,10 +18,10 @@ from broker.errors import TransferFailed
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Patience
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.places import ASKER_GONE_S
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, Sending
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.envelope import Message
 from schemas.files import (
     MAX_WINDOW_BYTES,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Pace
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
