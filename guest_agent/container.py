@@ -27,7 +27,7 @@ from broker.process_record import own_mark
 from guest_agent import predecessor, warden
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained
-from guest_agent.payload import End
+from guest_agent.process_group import End
 from guest_agent.quarters import Quarters
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Running:
-    """A payload that a warden was told to start. See ``payload.Leader``; ``ended`` raises CannotRun, NotContained."""
+    """A payload that a warden was told to start. See ``Leader``; its ``ended`` raises CannotRun, NotContained."""
 
     def __init__(self, container: Container) -> None:
         self._container = container

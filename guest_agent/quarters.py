@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from guest_agent.accounts import Account
 from guest_agent.held import Held
-from guest_agent.payload import Account
 from guest_agent.quota import Amount
 from guest_agent.spares import Spares
 

@@ -1,26 +1,17 @@
-"""What every attempt of a guest shares, and what an agent before this one has left of its attempts.
-
-At the start nothing of the old is removed in anybody's way: it is moved aside at once, and removed behind our back.
-"""
+"""What every attempt of a guest shares."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from guest_agent.book import Book, Past
+from guest_agent.book import Book
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
-from guest_agent.held import Held
 from schemas.jobs import JobAssign, OutputEntry
-
-log = logging.getLogger(__name__)
 
 #: Sends one output (path, name in the attempt) to the store. Raises TransferFailed.
 Store = Callable[[Path, str], Awaitable[OutputEntry]]
@@ -50,63 +41,3 @@ class Room(Struct, frozen=True, kw_only=True):
 def directory_name(assign: JobAssign) -> str:
     """Name an attempt's directory."""
     return f"{assign.job.replace('/', '_')}.{assign.attempt}"
-
-
-def find_begun(
-    jobs: Path, traces: Path, past: Sequence[tuple[JobAssign, Past]], *, is_new_boot: bool
-) -> frozenset[str]:
-    """Name the attempts that an agent before us had begun and not ended, as far as this is to be seen. Blocking.
-
-    What is seen is what ``set_aside`` moves away, so each of them leaves a trace first: an agent that is killed before
-    it has written down their loss is followed by one that sees the same. Traces of others go.
-    """
-    seen = {path.name for slot in jobs.glob("slot-*") for path in _inside(slot / "work")}
-    before = {path.name for path in _inside(traces)}
-    left = {directory_name(assign): known.begun for assign, known in past if known.conclusion is None}
-    begun = {name for name, is_begun in left.items() if name in seen | before or (is_begun and is_new_boot)}
-    try:
-        traces.mkdir(mode=0o700, exist_ok=True)
-        for name in begun - before:
-            (traces / name).touch()
-    except OSError as error:  # the disk is full of what is removed only now
-        log.error("begun attempts not noted", extra={"why": str(error)})
-    for name in before - begun:
-        (traces / name).unlink()
-    return frozenset(begun | seen)
-
-
-def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> None:
-    """Move away what attempts have left, but for what is ``kept``. Blocking, but takes no time.
-
-    ``kept`` are those with outputs that are yet to be stored.
-    """
-    names = {directory_name(assign) for assign in kept}
-    aside.mkdir(mode=0o700, exist_ok=True)
-    aside.chmod(0o700)
-    for slot in jobs.glob("slot-*"):
-        for path in [*_inside(slot / "work"), *_inside(slot / "tmp"), *_inside(slot / "var-tmp")]:
-            if path.parent.name != "work" or path.name not in names:
-                _move(path, aside)
-
-
-def clear(aside: Path) -> None:
-    """Remove what was set aside. Blocking, for as long as that takes; what cannot be removed is told and stays."""
-    try:
-        with Held(aside) as held:
-            held.empty()
-    except OSError as error:
-        log.error("leftovers not removed", extra={"path": str(aside), "why": str(error)})
-
-
-def _inside(directory: Path) -> list[Path]:
-    with contextlib.suppress(FileNotFoundError):
-        return [*directory.iterdir()]
-    return []
-
-
-def _move(path: Path, aside: Path) -> None:
-    """Rename it, whatever it is: nothing of it is opened, and no link followed."""
-    try:
-        path.rename(aside / os.urandom(12).hex())
-    except OSError as error:
-        log.error("leftovers not set aside", extra={"path": str(path), "why": str(error)})

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import TransferFailed
+from guest_agent.accounts import Account
 from guest_agent.attempt import Attempt
 from guest_agent.book import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
-from guest_agent.payload import Account
 from guest_agent.quarters import Quarters
 from guest_agent.room import Room
 from schemas.description import Input

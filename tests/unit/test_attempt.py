@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from guest_agent.payload import Account
-from guest_agent.room import clear, find_begun, set_aside
+from guest_agent.accounts import Account
+from guest_agent.leftovers import clear, find_begun, set_aside
 from schemas.codec import encode
 from schemas.description import Input, Output
 from schemas.jobs import Outcome, Phase

@@ -15,7 +15,7 @@ import pytest
 
 from broker.memory import MemoryCarrier
 from broker.rpc import Call, Journal, ServerClock, Uplink
-from guest_agent import room as rooms
+from guest_agent import leftovers
 from guest_agent.book import Book, Conclusion
 from guest_agent.slots import JobLoop, Timing
 from schemas.codec import encode
@@ -71,9 +71,9 @@ class Agent:
         before = note.read_text() if note.exists() else boot
         (directory / "jobs").mkdir(exist_ok=True)
         past = self.book.unanswered()
-        found = rooms.find_begun(directory / "jobs", directory / "begun", past, is_new_boot=before != boot)
+        found = leftovers.find_begun(directory / "jobs", directory / "begun", past, is_new_boot=before != boot)
         unstored = [assign for assign, known in past if known.conclusion is not None]
-        rooms.set_aside(directory / "jobs", directory / "aside", unstored)
+        leftovers.set_aside(directory / "jobs", directory / "aside", unstored)
         note.write_text(boot)
         self.at = Guest(directory, book=self.book, boot_id=boot, boot_before=before, found=found)
         self.up = Up(self, answers=answers)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from guest_agent import container
+from guest_agent.accounts import Account
 from guest_agent.family import descendants
-from guest_agent.payload import Account
 from schemas.description import Output
 from schemas.jobs import Outcome
 from tests import reaper

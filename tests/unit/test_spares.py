@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from guest_agent.accounts import Account
 from guest_agent.held import Held
-from guest_agent.payload import Account
 from guest_agent.spares import MOST_KEPT, Spares
 from schemas.jobs import Outcome
 from tests.unit.guests import Guest, content_of
