@@ -17,8 +17,7 @@ import msgspec
 from broker.backoff import backoff
 from broker.errors import TransferFailed
 from guest_agent.book import Conclusion, Past
-from guest_agent.causes import Failure
-from guest_agent.errors import LeadsOut, NotContained
+from guest_agent.errors import AttemptFailed, NotContained, PathEscapes
 from guest_agent.execution import Execution
 from guest_agent.held import Held
 from guest_agent.room import Room, Store, directory_name
@@ -146,7 +145,7 @@ class Attempt:
             self._out.keep_only_left()
         except FileNotFoundError:  # it never had a directory
             return
-        except (OSError, LeadsOut) as error:
+        except (OSError, PathEscapes) as error:
             log.error("files not removed", extra={"job": self.assign.job, "why": str(error)})
 
     def discard(self) -> None:
@@ -173,7 +172,7 @@ class Attempt:
         self._task = asyncio.ensure_future(work)
         try:
             await self._task
-        except Failure as failure:
+        except AttemptFailed as failure:
             return failure.outcome, failure.cause
         except NotContained as error:
             return Outcome.LOST, f"{self.phase}: {error}"
@@ -193,7 +192,7 @@ class Attempt:
 
     async def _pipeline(self) -> None:
         if self.stopped is not None:
-            raise Failure(Outcome.CANCELLED, self.stopped)
+            raise AttemptFailed(Outcome.CANCELLED, self.stopped)
         try:
             self.phase = Phase.STAGE_IN
             await self._stage_in()
@@ -237,7 +236,7 @@ class Attempt:
 
     def _refuse_stopped(self) -> None:
         if self.stopped is not None:
-            raise Failure(Outcome.CANCELLED, self.stopped)
+            raise AttemptFailed(Outcome.CANCELLED, self.stopped)
 
     async def _stage_in(self) -> None:
         try:
@@ -247,12 +246,12 @@ class Attempt:
                 await self._insist(item)
         except TransferFailed as failure:
             outcome = Outcome.FAILED if failure.code == ErrorCode.NOT_FOUND else Outcome.LOST
-            raise Failure(outcome, f"stage-in: {failure}") from failure
-        except (NotADirectoryError, FileExistsError, LeadsOut) as error:
+            raise AttemptFailed(outcome, f"stage-in: {failure}") from failure
+        except (NotADirectoryError, FileExistsError, PathEscapes) as error:
             # Names of inputs that stand in each other's way: another machine would say the same.
-            raise Failure(Outcome.FAILED, f"stage-in: inputs: {error}") from error
+            raise AttemptFailed(Outcome.FAILED, f"stage-in: inputs: {error}") from error
         except OSError as error:
-            raise Failure(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
+            raise AttemptFailed(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
 
     async def _insist(self, item: Input) -> None:
         """Place an input, again and again while others on their way have the room that it needs at the centre: it

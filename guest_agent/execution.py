@@ -9,9 +9,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from guest_agent.causes import FIRST_LINE_BYTES, Failure, what_the_vm_lacked, why_it_cannot_run, why_it_ended
+from guest_agent.causes import FIRST_LINE_BYTES, what_the_vm_lacked, why_it_cannot_run, why_it_ended
 from guest_agent.container import Container, Order
-from guest_agent.errors import CannotRun, GuestError
+from guest_agent.errors import AttemptFailed, CannotRun, GuestError
 from guest_agent.held import Held
 from guest_agent.limits import Limits
 from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload
@@ -49,7 +49,7 @@ class Execution:
         return True
 
     async def run(self, held: Held) -> None:
-        """Run the payload. Raises Failure with the cause when it does not end well by itself, OSError, NotContained."""
+        """Run the payload. Raises AttemptFailed where it does not end well by itself, OSError, NotContained."""
         await self._limits.begin()
         ended = await self._execute([self._assign.executable, *self._assign.arguments], "", held)
         self.exit_status = ended.exit_status
@@ -63,10 +63,10 @@ class Execution:
         self._blame_the_overrun("")
         if ended.timed_out:
             wall = f"wall time: it ran longer than wall_time_s = {self._assign.wall_time_s:g}"
-            raise Failure(Outcome.FAILED, wall)
+            raise AttemptFailed(Outcome.FAILED, wall)
         self._blame_the_vm(ended)
         if ended.exit_status:
-            raise Failure(Outcome.FAILED, self._why(ended))
+            raise AttemptFailed(Outcome.FAILED, self._why(ended))
 
     async def validate(self, held: Held) -> None:
         """Run the validation. Raises as ``run`` does."""
@@ -77,7 +77,7 @@ class Execution:
         self._blame_the_vm(ended)
         if ended.exit_status or ended.timed_out:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
-            raise Failure(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
+            raise AttemptFailed(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
 
     async def _execute(self, command: list[str], prefix: str, held: Held) -> Ended:
         streams = [
@@ -93,7 +93,7 @@ class Execution:
                 return await payload.wait(self._assign.wall_time_s, self._assign.grace_s)
         except CannotRun as error:
             first_line = _first_line(command[0], self._program(command[0]), held)
-            raise Failure(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
+            raise AttemptFailed(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
         finally:
             self._payload, self._is_at_work = None, False
             for stream in streams:
@@ -140,23 +140,23 @@ class Execution:
         self._limits.end()
 
     def _blame_the_vm(self, ended: Ended) -> None:
-        """Raise Failure, which counts against nobody's job, if the VM had not what it had promised."""
+        """Raise AttemptFailed, which counts against nobody's job, if the VM had not what it had promised."""
         if not ended.exit_status or ended.timed_out:
             return
         lack = what_the_vm_lacked(ended, memory_bytes=self._limits.memory_bytes)
         if not lack and self._limits.is_disk_full():
             lack = self._limits.lack_of_disk()
         if lack:
-            raise Failure(Outcome.LOST, lack)
+            raise AttemptFailed(Outcome.LOST, lack)
 
     def _blame_the_overrun(self, prefix: str) -> None:
-        """Raise Failure if it was ended for what it took: the VM's where that had promised it less than was asked."""
+        """Raise AttemptFailed if it was ended for what it took; as the VM's fault if that had promised it less."""
         overrun = self._limits.overrun
         lack = self._limits.lack_of_disk() if overrun.startswith("disk") else ""
         if lack:
-            raise Failure(Outcome.LOST, lack)
+            raise AttemptFailed(Outcome.LOST, lack)
         if overrun:
-            raise Failure(Outcome.FAILED, f"{prefix}{overrun}")
+            raise AttemptFailed(Outcome.FAILED, f"{prefix}{overrun}")
 
     def _why(self, ended: Ended) -> str:
         return why_it_ended(ended, memory_bytes=self._limits.memory_bytes, full=self._limits.used_up_of_disk())

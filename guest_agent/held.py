@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from guest_agent.errors import LeadsOut, TooMany
+from guest_agent.errors import PathEscapes, TooMany
 from guest_agent.quota import Amount
 
 #: Links that one path may go through.
@@ -100,7 +100,7 @@ class Held:
     def open(self, name: str) -> int:
         """Open what ``name`` leads to, whatever it is, for reading. Links are followed as long as they stay inside.
 
-        A link may name a place in this directory by the directory's own absolute path. Raises LeadsOut, OSError.
+        A link may name a place in this directory by the directory's own absolute path. Raises PathEscapes, OSError.
         """
         walk = _Walk(self)
         try:
@@ -297,7 +297,7 @@ class _Walk:
 
     def _back(self, name: str) -> None:
         if not self._way:
-            raise LeadsOut(name)
+            raise PathEscapes(name)
         os.close(self._way.pop())
         self.passed.append("/".join(self._parts))
         self._parts.pop()
@@ -315,11 +315,11 @@ class _Walk:
         """Give the parts of a link's target, seen from where the walk is now."""
         self._links += 1
         if self._links > MOST_LINKS:
-            raise LeadsOut(name)
+            raise PathEscapes(name)
         if target.startswith("/"):
             own = f"{self._root.path}/"
             if not target.startswith(own):
-                raise LeadsOut(name)
+                raise PathEscapes(name)
             self.close()
             target = target[len(own) :]
         return [part for part in target.split("/") if part]
@@ -341,8 +341,8 @@ def _at_most(found: Iterable[str], most: int) -> list[str]:
 
 
 def _parts(name: str) -> list[str]:
-    """Take a name in a job apart. Raises LeadsOut for one that is not below where it begins."""
+    """Take a name in a job apart. Raises PathEscapes for one that is not below where it begins."""
     parts = name.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise LeadsOut(name)
+        raise PathEscapes(name)
     return parts

@@ -23,7 +23,7 @@ from broker.errors import TransferFailed
 from guest_agent import outputs
 from guest_agent.book import Conclusion
 from guest_agent.cache import digest_of
-from guest_agent.causes import Failure
+from guest_agent.errors import AttemptFailed
 from guest_agent.held import Held
 from guest_agent.quarters import Quarters
 from guest_agent.room import Room, Store
@@ -72,7 +72,7 @@ class StageOut:
         self._take_streams(streams, large=large)
 
     async def collect(self, held: Held, streams: Sequence[CappedFile], most_bytes: int) -> None:
-        """Take what is small, and make durable what is left. Raises Failure for an output that is not as described."""
+        """Take what is small, and make durable what is left. Raises AttemptFailed if an output is not as described."""
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=True)
         taken = frozenset(stream.name for stream in streams)
@@ -85,7 +85,7 @@ class StageOut:
             await asyncio.to_thread(self._sync, held)
 
     async def store_left(self) -> None:
-        """Store what is left, one by one; what is stored is an entry then. Raises Failure, OSError."""
+        """Store what is left, one by one; what is stored is an entry then. Raises AttemptFailed, OSError."""
         with Held(self._quarters.work) as work, work.under(self._name) as held:
             while self._outputs:
                 name = self._outputs[0]
@@ -160,13 +160,13 @@ class StageOut:
                 return entry
             except TransferFailed as failure:
                 if failure.code is ErrorCode.TOO_LARGE:
-                    raise Failure(Outcome.FAILED, f"output {name!r}: {failure}") from failure
+                    raise AttemptFailed(Outcome.FAILED, f"output {name!r}: {failure}") from failure
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self._assign.job, "why": str(failure)})
                 patient_until = time.monotonic() + self._room.store_patience_s
                 deadline = math.inf if failure.code in _WAITED_FOR else min(deadline, patient_until)
                 if time.monotonic() + wait_s > deadline:
-                    raise Failure(Outcome.LOST, self.trouble) from failure
+                    raise AttemptFailed(Outcome.LOST, self.trouble) from failure
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 
