@@ -17,9 +17,9 @@ import msgspec
 from broker.backoff import backoff
 from broker.errors import TransferFailed
 from guest_agent.book import Conclusion, Past
+from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, NotContained, PathEscapes
 from guest_agent.execution import Execution
-from guest_agent.held import Held
 from guest_agent.room import Room, Store, directory_name
 from guest_agent.stage_in import place
 from guest_agent.stage_out import StageOut
@@ -48,7 +48,7 @@ class Attempt:
         self._steps = Steps()
         self._task: asyncio.Task[None] | None = None
         self._name = directory_name(assign)
-        self._held: Held | None = None
+        self._held: Directory | None = None
         #: The array whose next attempt may have its directory, once this one has left it as it was made.
         self._left_to = ""
         self._execution = Execution(assign, self._container, self._name, room)
@@ -229,7 +229,7 @@ class Attempt:
             self._container.close()
 
     @property
-    def _directory(self) -> Held:
+    def _directory(self) -> Directory:
         if self._held is None:
             raise RuntimeError("an attempt is run before its directory was made")
         return self._held

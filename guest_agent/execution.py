@@ -11,8 +11,8 @@ from pathlib import Path
 
 from guest_agent.causes import FIRST_LINE_BYTES, what_the_vm_lacked, why_it_cannot_run, why_it_ended
 from guest_agent.container import Container, Order
+from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, CannotRun, GuestError
-from guest_agent.held import Held
 from guest_agent.limits import Limits
 from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload
 from guest_agent.pipes import Pipes
@@ -48,7 +48,7 @@ class Execution:
             self._payload.stop(self._assign.grace_s)
         return True
 
-    async def run(self, held: Held) -> None:
+    async def run(self, held: Directory) -> None:
         """Run the payload. Raises AttemptFailed where it does not end well by itself, OSError, NotContained."""
         await self._limits.begin()
         ended = await self._execute([self._assign.executable, *self._assign.arguments], "", held)
@@ -68,7 +68,7 @@ class Execution:
         if ended.exit_status:
             raise AttemptFailed(Outcome.FAILED, self._why(ended))
 
-    async def validate(self, held: Held) -> None:
+    async def validate(self, held: Directory) -> None:
         """Run the validation. Raises as ``run`` does."""
         ended = await self._execute([self._assign.validation], "validation.", held)
         if self._is_stopped:
@@ -79,7 +79,7 @@ class Execution:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
             raise AttemptFailed(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
 
-    async def _execute(self, command: list[str], prefix: str, held: Held) -> Ended:
+    async def _execute(self, command: list[str], prefix: str, held: Directory) -> Ended:
         streams = [
             CappedFile(self._streams_directory, f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
         ]
@@ -162,7 +162,7 @@ class Execution:
         return why_it_ended(ended, memory_bytes=self._limits.memory_bytes, full=self._limits.used_up_of_disk())
 
 
-def _first_line(name: str, program: str, held: Held) -> bytes | None:
+def _first_line(name: str, program: str, held: Directory) -> bytes | None:
     """Read how a program begins that could not be started; None where there is none that everybody may read."""
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from guest_agent.book import Past
-from guest_agent.held import Held
+from guest_agent.directory import Directory
 from guest_agent.room import directory_name
 from schemas.jobs import JobAssign
 
@@ -56,7 +56,7 @@ def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> None:
 def clear(aside: Path) -> None:
     """Remove what was set aside. Blocking, for as long as that takes; what cannot be removed is told and stays."""
     try:
-        with Held(aside) as held:
+        with Directory(aside) as held:
             held.empty()
     except OSError as error:
         log.error("leftovers not removed", extra={"path": str(aside), "why": str(error)})

@@ -13,9 +13,9 @@ import signal
 from collections.abc import Iterator
 
 from guest_agent.container import Container
+from guest_agent.directory import Directory
 from guest_agent.disk import FULL_BYTES
 from guest_agent.errors import NotContained
-from guest_agent.held import Held
 from guest_agent.payload import Payload
 from guest_agent.quota import Amount
 from guest_agent.room import Room
@@ -82,7 +82,7 @@ class Limits:
         return ""
 
     @contextlib.contextmanager
-    def watched(self, payload: Payload, held: Held) -> Iterator[None]:
+    def watched(self, payload: Payload, held: Directory) -> Iterator[None]:
         """Keep what the kernel does not keep, for as long as the payload runs; one that is short is not looked at."""
         watches: list[asyncio.Future[None]] = []
         first = asyncio.get_running_loop().call_later(
@@ -95,7 +95,7 @@ class Limits:
             for watch in watches:
                 watch.cancel()
 
-    async def _watch(self, payload: Payload, held: Held) -> None:
+    async def _watch(self, payload: Payload, held: Directory) -> None:
         try:
             await self._container.assure()
             while not self.overrun:
@@ -116,7 +116,7 @@ class Limits:
             return ""
         return f"memory: it had {resident >> 20} MiB in memory, its limit was {limit >> 20} MiB"
 
-    async def _disk_overrun(self, held: Held) -> str:
+    async def _disk_overrun(self, held: Directory) -> str:
         if self._room.disk.counts_by_account or not self._assign.disk_mib:
             return ""
         used = await asyncio.to_thread(self._container.quarters.used, held)

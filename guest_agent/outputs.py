@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
+from guest_agent import tree
+from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, PathEscapes, TooMany
-from guest_agent.held import Held
 from schemas.codec import clip
 from schemas.description import MAX_OUTPUT_ENTRIES_BYTES, OUTPUT_ENTRY_BYTES, Output, is_pattern
 from schemas.files import MAX_PATH
@@ -31,7 +32,7 @@ class Found(Struct, frozen=True):
     size: int
 
 
-def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]) -> list[Found]:
+def find(held: Directory, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]) -> list[Found]:
     """Find what a description asks for. ``taken`` are names that a completion has for something else.
 
     Raises AttemptFailed with the first thing that is wrong: an output is missing, no file, too large, too many.
@@ -52,7 +53,7 @@ def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken:
 
 
 @contextmanager
-def opened(held: Held, name: str, uid: int) -> Iterator[int]:
+def opened(held: Directory, name: str, uid: int) -> Iterator[int]:
     """Open an output for reading. Raises AttemptFailed when it is nothing that a job may hand out, OSError."""
     descriptor = _open(held, name, uid)
     try:
@@ -70,7 +71,7 @@ def read(descriptor: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _names(held: Held, output: Output) -> list[str]:
+def _names(held: Directory, output: Output) -> list[str]:
     """Name the files that are meant: the one of that very name, or all that match the pattern."""
     try:
         os.close(held.open(output.name))
@@ -81,9 +82,9 @@ def _names(held: Held, output: Output) -> list[str]:
         return _matching(held, output.name) if is_pattern(output.name) else []
 
 
-def _matching(held: Held, pattern: str) -> list[str]:
+def _matching(held: Directory, pattern: str) -> list[str]:
     try:
-        return held.matching(pattern, MOST_FILES)
+        return tree.matching(held, pattern, MOST_FILES)
     except TooMany as error:
         raise _too_many(repr(pattern)) from error
 
@@ -99,12 +100,12 @@ def _missing(output: Output) -> str:
     return "was not made by the job; check the name, or mark it optional"
 
 
-def _look(held: Held, name: str, uid: int) -> Found:
+def _look(held: Directory, name: str, uid: int) -> Found:
     with opened(held, name, uid) as descriptor:
         return Found(name, os.fstat(descriptor).st_size)
 
 
-def _open(held: Held, name: str, uid: int) -> int:
+def _open(held: Directory, name: str, uid: int) -> int:
     try:
         descriptor = held.open(name)
     except PathEscapes as error:

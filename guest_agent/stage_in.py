@@ -6,14 +6,16 @@ import os
 from pathlib import Path
 
 from broker import durable
-from guest_agent.held import Held
+from guest_agent.directory import Directory
 from schemas.description import Input
 
 #: Bytes that are copied at a time.
 COPY_BYTES = 1 << 20
 
 
-def place(item: Input, cached: Path | None, held: Held, owner: tuple[int, int] | None, *, executable: bool) -> None:
+def place(
+    item: Input, cached: Path | None, held: Directory, owner: tuple[int, int] | None, *, executable: bool
+) -> None:
     """Put an input where the payload expects it. Blocking. Raises OSError.
 
     Where payloads have another account a cached file is linked: they can read it, and neither change nor list it.
@@ -30,7 +32,7 @@ def place(item: Input, cached: Path | None, held: Held, owner: tuple[int, int] |
         os.close(target)
 
 
-def _linked(cached: Path, name: str, held: Held, owner: tuple[int, int]) -> bool:
+def _linked(cached: Path, name: str, held: Directory, owner: tuple[int, int]) -> bool:
     try:
         held.link(cached, name, owner=owner)
     except OSError:  # another file system, or too many links: copied then, and what else is wrong shows there

@@ -20,11 +20,11 @@ import msgspec
 from broker import durable
 from broker.backoff import backoff
 from broker.errors import TransferFailed
-from guest_agent import outputs
+from guest_agent import outputs, tree
 from guest_agent.book import Conclusion
 from guest_agent.cache import digest_of
+from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed
-from guest_agent.held import Held
 from guest_agent.quarters import Quarters
 from guest_agent.room import Room, Store
 from guest_agent.streams import CappedFile
@@ -71,7 +71,7 @@ class StageOut:
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=large)
 
-    async def collect(self, held: Held, streams: Sequence[CappedFile], most_bytes: int) -> None:
+    async def collect(self, held: Directory, streams: Sequence[CappedFile], most_bytes: int) -> None:
         """Take what is small, and make durable what is left. Raises AttemptFailed if an output is not as described."""
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=True)
@@ -86,7 +86,7 @@ class StageOut:
 
     async def store_left(self) -> None:
         """Store what is left, one by one; what is stored is an entry then. Raises AttemptFailed, OSError."""
-        with Held(self._quarters.work) as work, work.under(self._name) as held:
+        with Directory(self._quarters.work) as work, work.under(self._name) as held:
             while self._outputs:
                 name = self._outputs[0]
                 with outputs.opened(held, name, self._uid) as descriptor:
@@ -101,8 +101,8 @@ class StageOut:
 
     def keep_only_left(self) -> None:
         """Remove what is not to be stored: it would be in the way for as long as that takes. Raises OSError."""
-        with Held(self._quarters.work) as work, work.under(self._name) as held:
-            held.keep_only(self._outputs)
+        with Directory(self._quarters.work) as work, work.under(self._name) as held:
+            tree.keep_only(held, self._outputs)
 
     def discard(self) -> None:
         """Remove files of streams. Blocking."""
@@ -124,7 +124,7 @@ class StageOut:
         if large:
             self._streams = [(stream.name, stream.cut_bytes > 0) for stream in streams if not stream.is_small]
 
-    def _take_small(self, held: Held, found: Sequence[outputs.Found]) -> None:
+    def _take_small(self, held: Directory, found: Sequence[outputs.Found]) -> None:
         """Small outputs ride in the completion as long as they fit together, the smallest first."""
         room = MAX_INLINE_OUTPUT_BYTES - sum(entry.size for entry in self.entries)
         for output in sorted(found, key=lambda one: one.size):
@@ -135,7 +135,7 @@ class StageOut:
             with outputs.opened(held, output.name, self._uid) as descriptor:
                 self.entries.append(_entry(output.name, outputs.read(descriptor, output.size)))
 
-    def _sync(self, held: Held) -> None:
+    def _sync(self, held: Directory) -> None:
         """Outputs that stay in the guest for now outlast a power cut, and so do streams."""
         for name in self._outputs:
             with outputs.opened(held, name, self._uid) as descriptor:
