@@ -195,11 +195,11 @@ class JobLoop:
         """Give what is to be done with an attempt that has its end behind it; None for one that has not begun."""
         if past.conclusion is not None:
             return self._go_on(attempt, past.conclusion)
-        lost = attempt.bury(past)
+        lost = attempt.report_lost(past)
         return None if lost is None else self._endings.complete(attempt, lost)
 
     async def _go_on(self, attempt: Attempt, conclusion: Conclusion) -> None:
-        await self._endings.complete(attempt, await attempt.go_on(conclusion))
+        await self._endings.complete(attempt, await attempt.resume(conclusion))
 
     def _forget(self, attempt: Attempt) -> None:
         self._held.pop((attempt.assign.job, attempt.assign.attempt), None)

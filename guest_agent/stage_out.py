@@ -24,7 +24,7 @@ from guest_agent import outputs, tree
 from guest_agent.book import Conclusion
 from guest_agent.cache import digest_of
 from guest_agent.directory import Directory
-from guest_agent.errors import AttemptFailed
+from guest_agent.errors import AttemptFailed, PathEscapes
 from guest_agent.quarters import Quarters
 from guest_agent.room import Room, Store
 from guest_agent.streams import CappedFile
@@ -100,14 +100,23 @@ class StageOut:
             self._streams.pop(0)
 
     def keep_only_left(self) -> None:
-        """Remove what is not to be stored: it would be in the way for as long as that takes. Raises OSError."""
-        with Directory(self._quarters.work) as work, work.under(self._name) as held:
-            tree.keep_only(held, self._outputs)
+        """Remove what is not to be stored: it would be in the way for as long as that takes. What cannot be removed is
+        told. Blocking."""
+        try:
+            with Directory(self._quarters.work) as work, work.under(self._name) as held:
+                tree.keep_only(held, self._outputs)
+        except FileNotFoundError:  # it never had a directory
+            return
+        except (OSError, PathEscapes) as error:
+            log.error("files not removed", extra={"job": self._assign.job, "why": str(error)})
 
     def discard(self) -> None:
-        """Remove files of streams. Blocking."""
-        if self._streams_directory.exists():
-            shutil.rmtree(self._streams_directory)
+        """Remove files of streams; those that cannot be are told. Blocking."""
+        try:
+            if self._streams_directory.exists():
+                shutil.rmtree(self._streams_directory)
+        except OSError as error:
+            log.error("streams not removed", extra={"job": self._assign.job, "why": str(error)})
 
     @property
     def _uid(self) -> int:
