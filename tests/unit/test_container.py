@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent import container
+from guest_agent import warden_client
 from guest_agent.accounts import Account
 from guest_agent.family import descendants
 from schemas.description import Output
@@ -294,10 +294,10 @@ async def test_what_a_short_payload_prints_is_there_to_the_last_byte(guest: Gues
 
 
 async def test_a_warden_that_hangs_is_given_up_with_its_payload(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "ANSWER_S", 1.0)
+    monkeypatch.setattr(warden_client, "ANSWER_S", 1.0)
     running = asyncio.ensure_future(guest.run("/bin/sleep", "600"))
     await until(lambda: bool(processes_of(guest.directory)))
-    process = guest.container._process
+    process = guest.container._warden._process
     assert process is not None
     wardens = [process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
     for pid in wardens[:2]:
@@ -341,7 +341,7 @@ async def test_the_first_of_a_namespace_ends_with_the_process_before_it_also_aft
 ) -> None:
     """Its user changes with each payload, and with that the kernel forgets with whom it shall end."""
     await rooted.run("true")
-    outer = rooted.container._process
+    outer = rooted.container._warden._process
     assert outer is not None
     (inner,) = descendants(outer.pid)
     os.kill(inner, signal.SIGSTOP)  # else it would hear of its agent's end by its socket
