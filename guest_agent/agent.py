@@ -27,13 +27,13 @@ from guest_agent.disk import Disk
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
+from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
 from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
 from guest_agent.quarters import PASS, Quarters
 from guest_agent.room import Room, Store
 from guest_agent.seed import SeedSource
-from guest_agent.slots import JobLoop, Timing
 from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import Kind, uuid7

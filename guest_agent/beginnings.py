@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from broker.backoff import backoff
+from broker.daemon.tasks import OwnedTasks
 from guest_agent.attempt import Attempt
 from guest_agent.endings import Endings
 from guest_agent.room import Room
@@ -16,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class Beginnings:
-    """See the module. ``spawn`` owns the tasks."""
+    """See the module. ``tasks`` owns what goes on."""
 
-    def __init__(self, room: Room, endings: Endings, spawn: Callable[[Awaitable[None]], asyncio.Future[None]]) -> None:
-        self._room, self._endings, self._spawn = room, endings, spawn
+    def __init__(self, room: Room, endings: Endings, tasks: OwnedTasks) -> None:
+        self._room, self._endings, self._tasks = room, endings, tasks
 
     async def begin(self, slot: Slot, attempt: Attempt) -> None:
         """Have it written down that it begins. Those behind it that will soon do so are written down with it, or, when
@@ -28,7 +29,7 @@ class Beginnings:
         soon = slot.soon()
         fresh = [one for one in (attempt, *soon) if one.noted is None]
         if attempt.noted is None or (fresh and 2 * len(fresh) >= len(soon)):
-            noted = self._spawn(self._note(fresh))
+            noted = self._tasks.spawn(self._note(fresh))
             for one in fresh:
                 one.noted = noted
         if attempt.noted is not None:

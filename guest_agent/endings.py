@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from broker.backoff import backoff
+from broker.daemon.tasks import OwnedTasks
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Uplink
 from guest_agent.attempt import Attempt
@@ -26,17 +27,17 @@ ANSWER_S = 30.0
 
 
 class Endings:
-    """See the module. ``spawn`` owns the tasks; ``forget`` is called when an attempt's end was answered."""
+    """See the module. ``tasks`` owns what goes on; ``forget`` is called when an attempt's end was answered."""
 
     def __init__(
         self,
         uplink: Uplink,
         room: Room,
         forget: Callable[[Attempt], None],
-        spawn: Callable[[Awaitable[None]], asyncio.Future[None]],
+        tasks: OwnedTasks,
     ) -> None:
         self._uplink, self._room = uplink, room
-        self._forget, self._spawn = forget, spawn
+        self._forget, self._tasks = forget, tasks
         self._done_with: list[tuple[Attempt, asyncio.Future[None]]] = []
         #: One for each attempt that has ended and whose files are there; done when they are gone.
         self._in_the_way: set[asyncio.Future[None]] = set()
@@ -77,7 +78,7 @@ class Endings:
         """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
         self._done_with.append((attempt, gone))
         if len(self._done_with) == 1:
-            self._spawn(self._discard())
+            self._tasks.spawn(self._discard())
 
     async def _discard(self) -> None:
         await asyncio.sleep(DISCARD_AFTER_S)

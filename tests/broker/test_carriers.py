@@ -24,7 +24,7 @@ from broker.transfer import Transfers, into_file
 from broker.transfer.sending import digest_file
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
-from guest_agent.slots import JobLoop, Timing
+from guest_agent.job_loop import JobLoop, Timing
 from schemas.envelope import Done, Message, Reply
 from schemas.execs import ExecRun, Stream
 from schemas.files import FileGet, FileOffer, GuestFile

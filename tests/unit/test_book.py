@@ -17,7 +17,7 @@ from broker.memory import MemoryCarrier
 from broker.rpc import Call, Journal, ServerClock, Uplink
 from guest_agent import leftovers
 from guest_agent.book import Book, Conclusion
-from guest_agent.slots import JobLoop, Timing
+from guest_agent.job_loop import JobLoop, Timing
 from schemas.codec import encode
 from schemas.description import Output
 from schemas.envelope import Message, Reply
@@ -289,8 +289,8 @@ async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_p
         await until(lambda: [*before.at.quarters.work.iterdir()] != [])
         await before.assign(job(2, "touch", str(tmp_path / "ran"), slot=1))
         waiting = before.loop._held["site-a/j.2", 1]
-        before.loop._slots[0].at_hand.remove(waiting)
-        before.loop._spawn(before.loop._endings.complete(waiting, waiting.give_back()))
+        before.loop._workers[0].slot.at_hand.remove(waiting)
+        before.loop._tasks.spawn(before.loop._endings.complete(waiting, waiting.give_back()))
         await until(lambda: before.up.completions != [])
 
     async with running(tmp_path) as after:

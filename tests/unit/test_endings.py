@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from broker.daemon.tasks import OwnedTasks
 from guest_agent.attempt import Attempt
 from guest_agent.endings import Endings
 from schemas.jobs import JobCompletion, Outcome
 from tests.broker.polling import until
 from tests.unit import guests
-from tests.unit.test_slots import Up
+from tests.unit.test_job_loop import Up
 
 
 class Ends:
@@ -23,7 +24,7 @@ class Ends:
     def __init__(self, directory: Path) -> None:
         self.at = guests.Guest(directory)
         self.forgotten: list[Attempt] = []
-        self.endings = Endings(Up(), self.at.room, self.forgotten.append, asyncio.ensure_future)
+        self.endings = Endings(Up(), self.at.room, self.forgotten.append, OwnedTasks("test"))
 
     def end(self, number: int) -> asyncio.Task[None]:
         attempt = self.at.attempt("true", job=f"site-a/j.{number}")

@@ -19,7 +19,7 @@ from guest_agent.family import descendants
 from tests.broker.polling import until
 from tests.unit.guests import Guest, content_of
 from tests.unit.test_container import processes_of
-from tests.unit.test_slots import running
+from tests.unit.test_job_loop import running
 
 ROOT = Path(__file__).parents[2]
 #: An agent with one job at work, which has a child in a session of its own.
