@@ -1,7 +1,7 @@
-"""A job's container: its slot's warden at work, the control group that bounds it, and what both know of what was used.
+"""A job's container: its slot's starter at work, the control group that bounds it, and what both know of what was used.
 
 What there is depends on the machine: control groups and namespaces in our image; namespaces where the agent is root
-elsewhere; a process group under a warden where it is not. ``kind`` says which. However little there is, a payload's
+elsewhere; a process group under a starter where it is not. ``kind`` says which. However little there is, a payload's
 end is the end of all that it started, or it is told as NotContained.
 """
 
@@ -22,9 +22,9 @@ from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained
 from guest_agent.process_group import End
 from guest_agent.quarters import Quarters
-from guest_agent.warden_client import WardenClient
+from guest_agent.starter_client import StarterClient
 
-#: Namespaces that a root agent's wardens leave, in this order.
+#: Namespaces that a root agent's starters leave, in this order.
 APART = ("mounts", "ipc", "pids")
 #: Processes that one account may have where no control group counts them.
 MOST_PROCESSES = 4096
@@ -43,7 +43,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Running:
-    """A payload that a warden was told to start. See ``Leader``; its ``ended`` raises CannotRun, NotContained."""
+    """A payload that a starter was told to start. See ``Leader``; its ``ended`` raises CannotRun, NotContained."""
 
     def __init__(self, container: Container) -> None:
         self._container = container
@@ -62,7 +62,7 @@ class Container:
         self.quarters = quarters
         self._group = group
         self._cover = cover
-        self._warden = WardenClient(str(quarters.directory), self._on_end, self._on_gone)
+        self._starter = StarterClient(str(quarters.directory), self._on_end, self._on_gone)
         self._running: Running | None = None
         self._parts: list[str] = []
 
@@ -73,7 +73,7 @@ class Container:
 
     @property
     def parts(self) -> list[str]:
-        """Name what holds payloads together; what a warden could not have is missing once it is open."""
+        """Name what holds payloads together; what a starter could not have is missing once it is open."""
         parts = ["cgroup"] if self._group is not None else []
         parts += self._parts
         parts += ["account"] if self.quarters.account is not None else []
@@ -86,8 +86,8 @@ class Container:
 
     @property
     def is_open(self) -> bool:
-        """A warden has answered."""
-        return self._warden.is_up and bool(self._parts)
+        """A starter has answered."""
+        return self._starter.is_up and bool(self._parts)
 
     @property
     def bounds_memory(self) -> bool:
@@ -95,42 +95,42 @@ class Container:
         return self._group is not None
 
     async def open(self) -> None:
-        """Have a warden that answers, and nothing of one before it. Raises NotContained, OSError."""
-        if not self._warden.is_up:
+        """Have a starter that answers, and nothing of one before it. Raises NotContained, OSError."""
+        if not self._starter.is_up:
             await predecessor.end(self.quarters.work)
-            self._parts = await self._warden.start(self._setting())
+            self._parts = await self._starter.start(self._setting())
 
     async def start(self, order: Order, stdout: int, stderr: int) -> Running:
         """Have a payload started, whose output goes to two descriptors. Raises NotContained, and nothing runs.
 
-        The warden says nothing before its end: that it could not be started is an end too, CannotRun. Of one that runs
+        The starter says nothing before its end: that it could not be started is an end too, CannotRun. Of one that runs
         for long ``assure`` yourself.
         """
         await self.open()
         if self._group is not None:
             self._group.begin(memory_bytes=order.memory_bytes, cpus=order.cpus)
         running = Running(self)
-        self._warden.order(msgspec.json.encode(self._order(order)), stdout, stderr)
+        self._starter.order(msgspec.json.encode(self._order(order)), stdout, stderr)
         self._running = running
         return running
 
     async def assure(self) -> None:
-        """See whether the warden is there. One that does not answer is given up, and its payload; NotContained then."""
-        await self._warden.measure()
+        """See whether the starter is there. One that does not answer is given up with its payload: NotContained."""
+        await self._starter.measure()
 
     async def resident_bytes(self) -> int:
         """Measure what the payload and all that it started have in memory now. Raises NotContained."""
         if self._group is not None:
             return self._group.resident_bytes()
-        return await self._warden.measure()
+        return await self._starter.measure()
 
     def signal(self, number: int) -> None:
-        """Signal the payload that runs; nothing happens when the warden is gone."""
-        self._warden.signal(number)
+        """Signal the payload that runs; nothing happens when the starter is gone."""
+        self._starter.signal(number)
 
     def close(self) -> None:
-        """Let the warden go, which ends whatever runs and then itself. Idempotent."""
-        self._warden.close()
+        """Let the starter go, which ends whatever runs and then itself. Idempotent."""
+        self._starter.close()
 
     def _setting(self) -> dict[str, Any]:
         is_root = os.geteuid() == 0 and self.quarters.account is not None
@@ -139,7 +139,7 @@ class Container:
             "keep": str(self.quarters.work),
             "scratch": self.quarters.scratch(),
             "cover": [str(self._cover)] if self._cover is not None else [],
-            "group": str(self._group.warden) if self._group is not None else "",
+            "group": str(self._group.starter) if self._group is not None else "",
             "limits": self._limits(),
         }
 
@@ -179,7 +179,7 @@ class Container:
         running.ended.set_result(End(code=os.waitstatus_to_exitcode(said["status"]), figures=figures))
 
     def _on_gone(self, error: NotContained) -> None:
-        """The warden is gone, and with it what ran."""
+        """The starter is gone, and with it what ran."""
         running, self._running = self._running, None
         if running is not None and not running.ended.done():
             running.ended.set_exception(error)

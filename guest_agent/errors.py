@@ -69,6 +69,6 @@ class TooMany(GuestError):
 
 
 class NotContained(GuestError):
-    """A slot's warden is gone or silent, or processes of a job do not end: nothing may run in the slot."""
+    """A slot's starter is gone or silent, or processes of a job do not end: nothing may run in the slot."""
 
     code = ErrorCode.INTERNAL

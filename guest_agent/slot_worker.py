@@ -92,12 +92,12 @@ class SlotWorker:
             self.ask()
 
     async def _prepare(self) -> None:
-        """Have the warden before the first job comes; that one cannot be had is told again by each job."""
+        """Have the starter before the first job comes; that one cannot be had is told again by each job."""
         directory = self._container.quarters.directory
         try:
             await self._container.open()
         except (NotContained, OSError) as error:
-            log.error("no warden", extra={"slot": str(directory), "why": str(error)})
+            log.error("no starter", extra={"slot": str(directory), "why": str(error)})
         else:
             log.info("payloads are held together", extra={"slot": directory.name, "by": self._container.kind})
 

@@ -1,6 +1,6 @@
-"""The agent's end of the socket to a slot's warden: it is started, told what to do, asked, and heard.
+"""The agent's end of the socket to a slot's starter: it is started, told what to do, asked, and heard.
 
-What is asked is answered in order; that a payload has ended is said unasked. A warden that does not answer, or cannot
+What is asked is answered in order; that a payload has ended is said unasked. A starter that does not answer, or cannot
 be told anything, is given up, which ends it and all that it had started.
 """
 
@@ -21,25 +21,25 @@ import msgspec
 
 from broker import durable
 from broker.process_record import own_mark
-from guest_agent import warden
+from guest_agent import starter
 from guest_agent.errors import NotContained
 
 log = logging.getLogger(__name__)
 
-#: How long a warden may take to start or to answer, seconds: under emulation, on a machine that is full.
+#: How long a starter may take to start or to answer, seconds: under emulation, on a machine that is full.
 ANSWER_S = 60.0
 #: An order up to this length goes in the message itself, a longer one in a file in memory, bytes.
 INLINE_BYTES = 32 << 10
 _READ_BYTES = 65536
 
 
-class WardenClient:
-    """One slot's warden, and after it the next one. Belongs to one event loop."""
+class StarterClient:
+    """One slot's starter, and after it the next one. Belongs to one event loop."""
 
     def __init__(
         self, slot: str, on_end: Callable[[dict[str, Any]], None], on_gone: Callable[[NotContained], None]
     ) -> None:
-        """``on_end`` is called with what a warden says of a payload that has ended; ``on_gone`` when it is let go."""
+        """``on_end`` is called with what a starter says of a payload that has ended; ``on_gone`` when it is let go."""
         self._slot = slot
         self._on_end, self._on_gone = on_end, on_gone
         self._socket: socket.socket | None = None
@@ -48,11 +48,11 @@ class WardenClient:
 
     @property
     def is_up(self) -> bool:
-        """A warden was started, and was not let go."""
+        """A starter was started, and was not let go."""
         return self._socket is not None
 
     async def start(self, setting: dict[str, Any]) -> list[str]:
-        """Start a warden, where none is up; give the namespaces that it has. Raises NotContained, OSError."""
+        """Start a starter, where none is up; give the namespaces that it has. Raises NotContained, OSError."""
         self._spawn(setting)
         parts: list[str] = (await self._answer(self._expect()))["hello"]
         return parts
@@ -60,7 +60,7 @@ class WardenClient:
     def order(self, order: bytes, stdout: int, stderr: int) -> None:
         """Have a payload started. Raises NotContained, and nothing runs."""
         if self._socket is None:
-            raise NotContained("the warden of the slot was ended")
+            raise NotContained("the starter of the slot was ended")
         try:
             if len(order) <= INLINE_BYTES:
                 socket.send_fds(self._socket, [order], (stdout, stderr))
@@ -70,29 +70,29 @@ class WardenClient:
                 socket.send_fds(self._socket, [b'{"do": "read"}'], (stdout, stderr, file.fileno()))
         except OSError as error:
             self.close()
-            raise NotContained(f"the warden of the slot cannot be told anything: {error.strerror}") from error
+            raise NotContained(f"the starter of the slot cannot be told anything: {error.strerror}") from error
 
     async def measure(self) -> int:
         """Ask what all that it started has in memory now, bytes. Raises NotContained."""
         if self._socket is None:
-            raise NotContained("the warden of the slot was ended")
+            raise NotContained("the starter of the slot was ended")
         expected = self._expect()
         self._send({"do": "measure"})
         return int((await self._answer(expected))["resident_bytes"])
 
     def signal(self, number: int) -> None:
-        """Have the payload signalled; nothing happens when the warden is gone."""
+        """Have the payload signalled; nothing happens when the starter is gone."""
         self._send({"do": "signal", "number": number})
 
     def close(self) -> None:
-        """Let the warden go, which ends whatever runs and then itself. Idempotent."""
-        self._let_go(NotContained("the warden of the slot was ended"))
+        """Let the starter go, which ends whatever runs and then itself. Idempotent."""
+        self._let_go(NotContained("the starter of the slot was ended"))
 
     def _spawn(self, setting: dict[str, Any]) -> None:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             self._process = subprocess.Popen(
-                [*warden.COMMAND, str(its.fileno()), json.dumps(setting)],
+                [*starter.COMMAND, str(its.fileno()), json.dumps(setting)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(),),
                 start_new_session=True,
@@ -118,7 +118,7 @@ class WardenClient:
             async with asyncio.timeout(ANSWER_S):
                 return await expected
         except TimeoutError as error:
-            silent = NotContained(f"the warden of the slot did not answer for {ANSWER_S:.0f} s")
+            silent = NotContained(f"the starter of the slot did not answer for {ANSWER_S:.0f} s")
             self._let_go(silent)
             raise silent from error
 
@@ -127,7 +127,7 @@ class WardenClient:
             return
         message = self._socket.recv(_READ_BYTES)
         if not message:
-            log.error("warden gone", extra={"slot": self._slot})
+            log.error("starter gone", extra={"slot": self._slot})
             self.close()
             return
         said = msgspec.json.decode(message)
