@@ -19,7 +19,7 @@ from broker.transfer import Transfers, into_file
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
 from guest_agent import accounts, quota, wall_clock
-from guest_agent.book import Book
+from guest_agent.attempt_journal import AttemptJournal
 from guest_agent.cache import InputCache
 from guest_agent.cgroup import SlotGroup, memory_for_jobs, own_groups
 from guest_agent.container import Container
@@ -71,7 +71,7 @@ class GuestAgent:
         self._transfers = Transfers(self._connection)
         self._journal = Journal(self._state / "journal")
         self._journal.open()
-        self._book = Book(self._journal)
+        self._attempts = AttemptJournal(self._journal)
         self._slots = seed.slots or os.cpu_count() or 1
         self._settings = seed.settings
         self._build(self._slots, seed.settings)
@@ -111,7 +111,7 @@ class GuestAgent:
         jobs = self._state / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
         jobs.chmod(PASS)
-        past = self._book.unanswered()
+        past = self._attempts.unanswered()
         unstored = [assign for assign, known in past if known.conclusion is not None]
         boot_before = self._boot_before()
         found = find_begun(jobs, self._state / TRACES, past, is_new_boot=boot_before != boot_id())
@@ -123,7 +123,7 @@ class GuestAgent:
         return Room(
             containers=self._containers,
             cache=self._cache,
-            book=self._book,
+            journal=self._attempts,
             aside=self._state / ASIDE,
             boot_id=boot_id(),
             boot_before=boot_before,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from broker.backoff import backoff
-from guest_agent.book import Conclusion, Past
+from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.errors import AttemptFailed, NotContained
 from guest_agent.execution import Execution
 from guest_agent.room import Room, Store
@@ -115,7 +115,7 @@ class Attempt:
         conclusion = self._stage_out.conclusion(msgspec.structs.replace(completion, request=None))
         for wait_s in backoff(0.2, 20.0):
             try:
-                await self._room.book.conclude(self.assign.id, conclusion, within_s=within_s)
+                await self._room.journal.conclude(self.assign.id, conclusion, within_s=within_s)
                 self.trouble = ""
                 return
             except OSError as error:

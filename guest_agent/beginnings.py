@@ -46,7 +46,7 @@ class Beginnings:
         """Until it is durable that one begins it does not; a disk that is full is waited for."""
         for wait_s in backoff(0.2, 20.0):
             try:
-                await self._room.book.begin([one.assign.id for one in attempts])
+                await self._room.journal.begin([one.assign.id for one in attempts])
                 attempts[0].trouble = ""
                 return
             except OSError as error:

@@ -51,7 +51,7 @@ class Endings:
         within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
         self._discard_soon(attempt, gone)
         await self._tell(attempt, completion, within_s)
-        await self._room.book.end(attempt.assign.id)
+        await self._room.journal.end(attempt.assign.id)
         self._forget(attempt)
 
     async def settle(self) -> None:

@@ -16,9 +16,9 @@ import msgspec
 from broker.daemon.tasks import OwnedTasks
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt
+from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.beats import Beats
 from guest_agent.beginnings import Beginnings
-from guest_agent.book import Conclusion, Past
 from guest_agent.endings import Endings
 from guest_agent.requests import Requests
 from guest_agent.room import Room, Store
@@ -148,7 +148,7 @@ class JobLoop:
         self._held[key] = attempt
         worker = self._worker_of(message)
         worker.slot.serve(message.slot)
-        past = self._room.book.past(message.id)
+        past = self._room.journal.past(message.id)
         if (ended := self._end_of(attempt, past)) is not None:
             self._tasks.spawn(ended)
             return None
@@ -162,7 +162,7 @@ class JobLoop:
         reported lost."""
         attempt = self._new(message)
         self._held[message.job, message.attempt] = attempt
-        ended = self._end_of(attempt, self._room.book.past(message.id))
+        ended = self._end_of(attempt, self._room.journal.past(message.id))
         if ended is None:
             left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
             ended = self._endings.complete(attempt, left)

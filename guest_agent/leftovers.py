@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from guest_agent.book import Past
+from guest_agent.attempt_journal import Past
 from guest_agent.directory import Directory
 from guest_agent.room import directory_name
 from schemas.jobs import JobAssign

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from guest_agent.book import Book
+from guest_agent.attempt_journal import AttemptJournal
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
@@ -24,7 +24,7 @@ class Room(Struct, frozen=True, kw_only=True):
     containers: Sequence[Container]
     cache: InputCache
     disk: Disk
-    book: Book
+    journal: AttemptJournal
     #: Where goes what could not be removed at once; beside the slots' directories.
     aside: Path
     boot_id: str = ""

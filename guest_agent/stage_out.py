@@ -21,7 +21,7 @@ from broker import durable
 from broker.backoff import backoff
 from broker.errors import TransferFailed
 from guest_agent import outputs, tree
-from guest_agent.book import Conclusion
+from guest_agent.attempt_journal import Conclusion
 from guest_agent.cache import digest_of
 from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, PathEscapes

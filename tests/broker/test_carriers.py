@@ -248,7 +248,7 @@ async def test_a_job_is_asked_for_run_and_answered_for(centre: Ends, tmp_path: P
     )
     async with serving(centre, tmp_path, loop.handlers()):
         working = asyncio.create_task(loop.run())
-        await until(lambda: adapter.outcomes and guest.book.ended, 60)
+        await until(lambda: adapter.outcomes and guest.journal.ended, 60)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         guest.close()

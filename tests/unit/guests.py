@@ -11,7 +11,7 @@ from typing import Any
 from broker.errors import TransferFailed
 from guest_agent.accounts import Account
 from guest_agent.attempt import Attempt
-from guest_agent.book import Conclusion, Past
+from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
@@ -23,7 +23,7 @@ from schemas.jobs import JobAssign, JobCompletion, OutputEntry
 
 
 class Pages:
-    """A book in memory: what is written down is there, in the order in which it was."""
+    """A journal in memory: what is written down is there, in the order in which it was."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -63,7 +63,7 @@ class Guest:
         self.full_for = 0
         #: With what the store refuses while it is full, and whether that holds for what is fetched from it too.
         self.refusal, self.gives_while_full = ErrorCode.STORE, True
-        self.book = Pages()
+        self.journal = Pages()
         (directory / "jobs").mkdir(exist_ok=True)
         (directory / "jobs").chmod(0o711)
         (directory / "aside").mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ class Guest:
             "containers": [self.container],
             "cache": cache,
             "disk": Disk(directory / "jobs", cache),
-            "book": self.book,
+            "journal": self.journal,
             "aside": directory / "aside",
             "boot_id": "boot",
             "boot_before": "boot",

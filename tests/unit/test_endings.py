@@ -44,7 +44,7 @@ async def test_what_cannot_end_holds_up_nobody_that_came_before(ends: Ends) -> N
     await until(lambda: ends.forgotten)
     waits = asyncio.create_task(ends.endings.settle())
     await asyncio.sleep(0)
-    ends.at.book.troubles = [OSError(errno.ENOSPC, "No space left on device", "book")] * 1000
+    ends.at.journal.troubles = [OSError(errno.ENOSPC, "No space left on device", "journal")] * 1000
     stuck = ends.end(2)
 
     async with asyncio.timeout(20):
@@ -55,11 +55,11 @@ async def test_what_cannot_end_holds_up_nobody_that_came_before(ends: Ends) -> N
 
 
 async def test_what_has_ended_by_then_is_waited_for(ends: Ends) -> None:
-    ends.at.book.troubles = [OSError(errno.ENOSPC, "No space left on device", "book")]
+    ends.at.journal.troubles = [OSError(errno.ENOSPC, "No space left on device", "journal")]
     ending = ends.end(1)
     await asyncio.sleep(0)
     waits = asyncio.create_task(ends.endings.settle())
-    await until(lambda: not ends.at.book.troubles)
+    await until(lambda: not ends.at.journal.troubles)
     early = waits.done()
 
     async with asyncio.timeout(20):

@@ -15,7 +15,7 @@ from schemas.jobs import JobCompletion, Outcome
 from tests.broker.polling import until
 from tests.unit.disks import small_disk
 from tests.unit.guests import content_of
-from tests.unit.test_book import Agent, job, running
+from tests.unit.test_attempt_journal import Agent, job, running
 
 DISK_BYTES = 16 << 20
 #: Fills the disk, and says more than the journal has left of its extent.

@@ -75,7 +75,7 @@ class Guest:
     def __init__(self, directory: Path) -> None:
         self.up = Up()
         self.at = guests.Guest(directory)
-        self.book = self.at.book
+        self.journal = self.at.journal
         self.loop = JobLoop(
             self.up,
             self.at.room,
@@ -115,7 +115,7 @@ async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_t
         assert [completion.job for completion in guest.up.completions] == [f"site-a/j.{n}" for n in range(1, 6)]
         assert set(guest.up.ended().values()) == {Outcome.DONE}
         assert len(guest.loop._workers[0].slot.asked) > 1
-        await until(lambda: guest.loop.holding() == [] and len(guest.book.ended) == 5)
+        await until(lambda: guest.loop.holding() == [] and len(guest.journal.ended) == 5)
 
 
 async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do(tmp_path: Path) -> None:
