@@ -18,8 +18,8 @@ from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt
 from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.beats import Beats
-from guest_agent.beginnings import Beginnings
-from guest_agent.endings import Endings
+from guest_agent.completions import Completions
+from guest_agent.launcher import Launcher
 from guest_agent.requests import Requests
 from guest_agent.room import Room, Store
 from guest_agent.slot import Slot
@@ -79,16 +79,16 @@ class JobLoop:
         self._tombstones: dict[Key, str] = {}
         self._tasks = OwnedTasks("job loop")
         requests = Requests(uplink, machine, self.holding, self._tasks)
-        self._endings = Endings(uplink, room, self._forget, self._tasks)
-        beginnings = Beginnings(room, self._endings, self._tasks)
+        self._completions = Completions(uplink, room, self._forget, self._tasks)
+        launcher = Launcher(room, self._completions, self._tasks)
         lanes = max(1, min(MOST_LANES, SLOT_NUMBERS // slots))
         self._workers = [
             SlotWorker(
                 Slot(range(slot, slots * lanes, slots)),
                 room.containers[slot],
                 requests,
-                beginnings,
-                self._endings,
+                launcher,
+                self._completions,
                 self._tasks,
             )
             for slot in range(slots)
@@ -165,7 +165,7 @@ class JobLoop:
         ended = self._end_of(attempt, self._room.journal.past(message.id))
         if ended is None:
             left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
-            ended = self._endings.complete(attempt, left)
+            ended = self._completions.complete(attempt, left)
         self._tasks.spawn(ended)
         return None
 
@@ -190,10 +190,10 @@ class JobLoop:
         if past.conclusion is not None:
             return self._resume(attempt, past.conclusion)
         lost = attempt.report_lost(past)
-        return None if lost is None else self._endings.complete(attempt, lost)
+        return None if lost is None else self._completions.complete(attempt, lost)
 
     async def _resume(self, attempt: Attempt, conclusion: Conclusion) -> None:
-        await self._endings.complete(attempt, await attempt.resume(conclusion))
+        await self._completions.complete(attempt, await attempt.resume(conclusion))
 
     def _forget(self, attempt: Attempt) -> None:
         self._held.pop((attempt.assign.job, attempt.assign.attempt), None)

@@ -14,10 +14,10 @@ import msgspec
 
 from broker.daemon.tasks import OwnedTasks
 from guest_agent.attempt import Attempt
-from guest_agent.beginnings import Beginnings
+from guest_agent.completions import GATHER_S, Completions
 from guest_agent.container import Container
-from guest_agent.endings import GATHER_S, Endings
 from guest_agent.errors import NotContained
+from guest_agent.launcher import Launcher
 from guest_agent.requests import Requests
 from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
 from schemas.jobs import JobCompletion, Phase
@@ -39,13 +39,13 @@ class SlotWorker:
         slot: Slot,
         container: Container,
         requests: Requests,
-        beginnings: Beginnings,
-        endings: Endings,
+        launcher: Launcher,
+        completions: Completions,
         tasks: OwnedTasks,
     ) -> None:
         self.slot = slot
         self._container, self._requests = container, requests
-        self._beginnings, self._endings = beginnings, endings
+        self._launcher, self._completions = launcher, completions
         self._tasks = tasks
         self._come = asyncio.Event()
 
@@ -87,7 +87,7 @@ class SlotWorker:
         """End at once what was stopped before its turn."""
         for attempt in [one for one in self.slot.at_hand if one.stopped is not None]:
             self.slot.at_hand.remove(attempt)
-            self._tasks.spawn(self._endings.complete(attempt, attempt.give_back()))
+            self._tasks.spawn(self._completions.complete(attempt, attempt.give_back()))
         if self.slot.is_ready and self.slot.is_idle:
             self.ask()
 
@@ -112,7 +112,7 @@ class SlotWorker:
             completion = msgspec.structs.replace(completion, request=self._requests.make(self.slot, lanes))
         attempt.phase = Phase.STAGE_OUT
         in_a_hurry = lanes or not self.slot.at_hand
-        self._tasks.spawn(self._endings.complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
+        self._tasks.spawn(self._completions.complete(attempt, completion, within_s=0.0 if in_a_hurry else GATHER_S))
 
     async def _run(self, attempt: Attempt) -> JobCompletion:
         """Run one job. Should it take long, those that wait behind it and those still to come are given back."""
@@ -122,7 +122,7 @@ class SlotWorker:
         self.slot.busy = 1
         self.ask()
         try:
-            await self._beginnings.begin(self.slot, attempt)
+            await self._launcher.begin(self.slot, attempt)
             return await attempt.run()
         finally:
             self.slot.busy = 0
@@ -138,7 +138,7 @@ class SlotWorker:
 
     def _give_back(self) -> None:
         for attempt in self.slot.surplus():
-            self._tasks.spawn(self._endings.complete(attempt, attempt.give_back(), within_s=GATHER_S))
+            self._tasks.spawn(self._completions.complete(attempt, attempt.give_back(), within_s=GATHER_S))
 
 
 def _named(attempt: Attempt) -> dict[str, object]:

@@ -290,7 +290,7 @@ async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_p
         await before.assign(job(2, "touch", str(tmp_path / "ran"), slot=1))
         waiting = before.loop._held["site-a/j.2", 1]
         before.loop._workers[0].slot.at_hand.remove(waiting)
-        before.loop._tasks.spawn(before.loop._endings.complete(waiting, waiting.give_back()))
+        before.loop._tasks.spawn(before.loop._completions.complete(waiting, waiting.give_back()))
         await until(lambda: before.up.completions != [])
 
     async with running(tmp_path) as after:

@@ -1,4 +1,4 @@
-"""Beginnings of attempts: there is room on the disk, and it is written down that they begin before they do."""
+"""Attempts are launched when the disk has room for them and it is written down that they begin, not before."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from broker.backoff import backoff
 from broker.daemon.tasks import OwnedTasks
 from guest_agent.attempt import Attempt
-from guest_agent.endings import Endings
+from guest_agent.completions import Completions
 from guest_agent.room import Room
 from guest_agent.slot import Slot
 
 log = logging.getLogger(__name__)
 
 
-class Beginnings:
+class Launcher:
     """See the module. ``tasks`` owns what goes on."""
 
-    def __init__(self, room: Room, endings: Endings, tasks: OwnedTasks) -> None:
-        self._room, self._endings, self._tasks = room, endings, tasks
+    def __init__(self, room: Room, completions: Completions, tasks: OwnedTasks) -> None:
+        self._room, self._completions, self._tasks = room, completions, tasks
 
     async def begin(self, slot: Slot, attempt: Attempt) -> None:
         """Have it written down that it begins. Those behind it that will soon do so are written down with it, or, when
@@ -39,7 +39,7 @@ class Beginnings:
         """On a short disk wait until what has ended is gone: a job must not suffer for what one before it has left."""
         if self._room.disk.is_short(attempt.assign.disk_mib << 20):
             attempt.trouble = "the disk is short: it begins when files of jobs that have ended are removed"
-            await self._endings.settle()
+            await self._completions.settle()
             attempt.trouble = ""
 
     async def _note(self, attempts: Sequence[Attempt]) -> None:

@@ -1,4 +1,4 @@
-"""Ends of attempts on their way out: written down, told until they are answered, files removed, forgotten."""
+"""Completions on their way out: written down, told until they are answered, files removed, forgotten."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DISCARD_AFTER_S = 0.1
 ANSWER_S = 30.0
 
 
-class Endings:
+class Completions:
     """See the module. ``tasks`` owns what goes on; ``forget`` is called when an attempt's end was answered."""
 
     def __init__(
