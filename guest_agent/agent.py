@@ -31,9 +31,9 @@ from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
 from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
-from guest_agent.quarters import PASS, Quarters
 from guest_agent.room import Room, Store
 from guest_agent.seed import SeedSource
+from guest_agent.slot_directory import PASS, SlotDirectory
 from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import Kind, uuid7
@@ -119,7 +119,7 @@ class GuestAgent:
         self._note_boot(boot_before)
         self._containers = self._make_containers(jobs, slots)
         self._cache = InputCache(self._state / "inputs", self._fetch)
-        self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.quarters.account for one in self._containers])
+        self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.slot_directory.account for one in self._containers])
         return Room(
             containers=self._containers,
             cache=self._cache,
@@ -141,7 +141,7 @@ class GuestAgent:
         cover = accounts.to_be_covered(self._state)
         return [
             Container(
-                Quarters(jobs / f"slot-{slot}", account(slot)),
+                SlotDirectory(jobs / f"slot-{slot}", account(slot)),
                 group=SlotGroup(groups / f"slot-{slot}") if groups is not None else None,
                 cover=cover,
             )

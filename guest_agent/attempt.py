@@ -45,7 +45,7 @@ class Attempt:
         self._sandbox = Sandbox(assign, container, room.aside)
         self._stage_in = StageIn(assign, self._sandbox, room.cache)
         self._execution = Execution(assign, container, self._sandbox.name, room)
-        self._stage_out = StageOut(assign, container.quarters, self._sandbox.name, room, store)
+        self._stage_out = StageOut(assign, container.slot_directory, self._sandbox.name, room, store)
         self._completion_trouble = ""
 
     @property

@@ -21,7 +21,7 @@ from guest_agent import predecessor
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained
 from guest_agent.process_group import End
-from guest_agent.quarters import Quarters
+from guest_agent.slot_directory import SlotDirectory
 from guest_agent.starter_client import StarterClient
 
 #: Namespaces that a root agent's starters leave, in this order.
@@ -58,11 +58,13 @@ class Running:
 class Container:
     """One slot's. Opened when it is first needed; its methods belong to one event loop."""
 
-    def __init__(self, quarters: Quarters, *, group: SlotGroup | None = None, cover: Path | None = None) -> None:
-        self.quarters = quarters
+    def __init__(
+        self, slot_directory: SlotDirectory, *, group: SlotGroup | None = None, cover: Path | None = None
+    ) -> None:
+        self.slot_directory = slot_directory
         self._group = group
         self._cover = cover
-        self._starter = StarterClient(str(quarters.directory), self._on_end, self._on_gone)
+        self._starter = StarterClient(str(slot_directory.path), self._on_end, self._on_gone)
         self._running: Running | None = None
         self._parts: list[str] = []
 
@@ -76,13 +78,13 @@ class Container:
         """Name what holds payloads together; what a starter could not have is missing once it is open."""
         parts = ["cgroup"] if self._group is not None else []
         parts += self._parts
-        parts += ["account"] if self.quarters.account is not None else []
+        parts += ["account"] if self.slot_directory.account is not None else []
         return parts or ["group"]
 
     @property
     def temporary(self) -> str:
         """Where a payload's temporary files go."""
-        return "/tmp" if "mounts" in self._parts else str(self.quarters.directory / "tmp")
+        return "/tmp" if "mounts" in self._parts else str(self.slot_directory.path / "tmp")
 
     @property
     def is_open(self) -> bool:
@@ -97,7 +99,7 @@ class Container:
     async def open(self) -> None:
         """Have a starter that answers, and nothing of one before it. Raises NotContained, OSError."""
         if not self._starter.is_up:
-            await predecessor.end(self.quarters.work)
+            await predecessor.end(self.slot_directory.work)
             self._parts = await self._starter.start(self._setting())
 
     async def start(self, order: Order, stdout: int, stderr: int) -> Running:
@@ -133,11 +135,11 @@ class Container:
         self._starter.close()
 
     def _setting(self) -> dict[str, Any]:
-        is_root = os.geteuid() == 0 and self.quarters.account is not None
+        is_root = os.geteuid() == 0 and self.slot_directory.account is not None
         return {
             "apart": APART if is_root else (),
-            "keep": str(self.quarters.work),
-            "scratch": self.quarters.scratch(),
+            "keep": str(self.slot_directory.work),
+            "scratch": self.slot_directory.scratch(),
             "cover": [str(self._cover)] if self._cover is not None else [],
             "group": str(self._group.starter) if self._group is not None else "",
             "limits": self._limits(),
@@ -146,12 +148,12 @@ class Container:
     def _limits(self) -> dict[str, int]:
         """What no payload needs: message queues outlast their processes, and core files are what fills a disk."""
         limits = {"RLIMIT_CORE": 0, "RLIMIT_MSGQUEUE": 0}
-        if self.quarters.account is not None and self._group is None:
+        if self.slot_directory.account is not None and self._group is None:
             limits["RLIMIT_NPROC"] = MOST_PROCESSES
         return limits
 
     def _order(self, order: Order) -> dict[str, Any]:
-        account = self.quarters.account
+        account = self.slot_directory.account
         return {
             "do": "start",
             "program": order.program,

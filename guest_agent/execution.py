@@ -30,8 +30,8 @@ class Execution:
     def __init__(self, assign: JobAssign, container: Container, name: str, room: Room) -> None:
         self._assign = assign
         self._container = container
-        self._work = container.quarters.work / name
-        self._streams_directory = container.quarters.streams(name)
+        self._work = container.slot_directory.work / name
+        self._streams_directory = container.slot_directory.streams(name)
         self.usage = Usage()
         self.exit_status = -1
         self.streams: list[CappedFile] = []

@@ -58,7 +58,7 @@ class Limits:
 
     def end(self) -> None:
         """Nothing of it runs any more: what it was promised and has not used is there for others. Idempotent."""
-        self._room.disk.end(self._container.quarters.directory)
+        self._room.disk.end(self._container.slot_directory.path)
 
     def lack_of_disk(self) -> str:
         """Say that the VM had much less of its disk than the job was to have; empty where it had not."""
@@ -69,12 +69,12 @@ class Limits:
 
     def is_disk_full(self) -> bool:
         """Say whether the job has used up what it may have on the disk, as far as the kernel counts."""
-        left = self._room.disk.left(self._container.quarters.account)
+        left = self._room.disk.left(self._container.slot_directory.account)
         return left is not None and left.bytes < FULL_BYTES
 
     def used_up_of_disk(self) -> str:
         """Say what of the disk a job has used up, in words; empty where nobody counts."""
-        left = self._room.disk.left(self._container.quarters.account)
+        left = self._room.disk.left(self._container.slot_directory.account)
         if left is not None and left.bytes < FULL_BYTES:
             return f"its disk was full: it may use {self._disk.bytes >> 20} MiB"
         if left is not None and left.files < 1:
@@ -119,8 +119,8 @@ class Limits:
     async def _disk_overrun(self, held: Directory) -> str:
         if self._room.disk.counts_by_account or not self._assign.disk_mib:
             return ""
-        used = await asyncio.to_thread(self._container.quarters.used, held)
-        self._room.disk.note_used(self._container.quarters.directory, used)
+        used = await asyncio.to_thread(self._container.slot_directory.used, held)
+        self._room.disk.note_used(self._container.slot_directory.path, used)
         if used.bytes > self._disk.bytes:
             return f"disk: it had {used.bytes >> 20} MiB on the disk, its limit was {self._disk.bytes >> 20} MiB"
         if used.files > self._disk.files:
@@ -128,5 +128,5 @@ class Limits:
         return ""
 
     def _begin(self) -> None:
-        quarters = self._container.quarters
-        self._disk = self._room.disk.begin(quarters.directory, quarters.account, self._assign.disk_mib << 20)
+        slot_directory = self._container.slot_directory
+        self._disk = self._room.disk.begin(slot_directory.path, slot_directory.account, self._assign.disk_mib << 20)

@@ -23,7 +23,7 @@ class Sandbox:
 
     def __init__(self, assign: JobAssign, container: Container, aside: Path) -> None:
         self.name = directory_name(assign)
-        self.quarters = container.quarters
+        self.slot_directory = container.slot_directory
         self._job, self._array = assign.job, assign.job.rpartition(".")[0]
         self._container, self._aside = container, aside
         self._directory: Directory | None = None
@@ -40,32 +40,32 @@ class Sandbox:
     async def make(self) -> Directory:
         """Make the directory, in a container that is open. Raises NotContained, OSError."""
         await self._container.open()
-        self._directory = self.quarters.make(self.name, self._array)
+        self._directory = self.slot_directory.make(self.name, self._array)
         return self._directory
 
     def take_back(self) -> None:
         """Let no payload into the directory any more."""
-        self.quarters.take_back(self.directory)
+        self.slot_directory.take_back(self.directory)
 
     async def leave(self) -> None:
         """Nothing of it runs: close the directory, and have scratch space that is clear. Idempotent."""
         if self._directory is not None:
-            self.quarters.take_back(self._directory)
-            self._left_to = self._array if self.quarters.is_as_made(self._directory) else ""
+            self.slot_directory.take_back(self._directory)
+            self._left_to = self._array if self.slot_directory.is_as_made(self._directory) else ""
             self._directory.close()
-        if self.quarters.is_clear():
+        if self.slot_directory.is_clear():
             return
         try:
-            await asyncio.to_thread(self.quarters.clear_scratch)
+            await asyncio.to_thread(self.slot_directory.clear_scratch)
         except OSError as error:
-            log.error("scratch not cleared", extra={"slot": str(self.quarters.directory), "why": str(error)})
-            self.quarters.renew_scratch(self._aside)
+            log.error("scratch not cleared", extra={"slot": str(self.slot_directory.path), "why": str(error)})
+            self.slot_directory.renew_scratch(self._aside)
             self._container.close()
 
     def remove(self) -> None:
         """Remove the directory, or leave it to the next attempt of its array. What cannot be is told. Blocking."""
         left_to, self._left_to = self._left_to, ""
         try:
-            self.quarters.remove(self.name, left_to)
+            self.slot_directory.remove(self.name, left_to)
         except OSError as error:
             log.error("files not removed", extra={"job": self._job, "why": str(error)})

@@ -93,7 +93,7 @@ class SlotWorker:
 
     async def _prepare(self) -> None:
         """Have the starter before the first job comes; that one cannot be had is told again by each job."""
-        directory = self._container.quarters.directory
+        directory = self._container.slot_directory.path
         try:
             await self._container.open()
         except (NotContained, OSError) as error:

@@ -63,7 +63,7 @@ class StageIn:
             self.trouble = ""
 
     async def _place(self, item: Input) -> None:
-        owner = self._sandbox.quarters.owner
+        owner = self._sandbox.slot_directory.owner
         is_program = item.executable or item.name in (self._assign.executable, self._assign.validation)
         if item.sha256 is None:
             place(item, None, self._sandbox.directory, owner, executable=is_program)

@@ -25,8 +25,8 @@ from guest_agent.attempt_journal import Conclusion
 from guest_agent.cache import digest_of
 from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, PathEscapes
-from guest_agent.quarters import Quarters
 from guest_agent.room import Room, Store
+from guest_agent.slot_directory import SlotDirectory
 from guest_agent.streams import CappedFile
 from schemas.errors import ErrorCode
 from schemas.jobs import MAX_INLINE_OUTPUT_BYTES, JobAssign, JobCompletion, Outcome, OutputEntry
@@ -40,13 +40,13 @@ _WAITED_FOR = frozenset({ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.TIMEOUT})
 class StageOut:
     """See the module. ``entries`` is what a completion can name by now, ``left`` whether there is more to come."""
 
-    def __init__(self, assign: JobAssign, quarters: Quarters, name: str, room: Room, store: Store) -> None:
+    def __init__(self, assign: JobAssign, slot_directory: SlotDirectory, name: str, room: Room, store: Store) -> None:
         self._assign = assign
-        self._quarters = quarters
+        self._slot_directory = slot_directory
         self._name = name
         self._room = room
         self._store = store
-        self._streams_directory = quarters.streams(name)
+        self._streams_directory = slot_directory.streams(name)
         self.entries: list[OutputEntry] = []
         self.trouble = ""
         self._outputs: list[str] = []
@@ -86,7 +86,7 @@ class StageOut:
 
     async def store_left(self) -> None:
         """Store what is left, one by one; what is stored is an entry then. Raises AttemptFailed, OSError."""
-        with Directory(self._quarters.work) as work, work.under(self._name) as held:
+        with Directory(self._slot_directory.work) as work, work.under(self._name) as held:
             while self._outputs:
                 name = self._outputs[0]
                 with outputs.opened(held, name, self._uid) as descriptor:
@@ -103,7 +103,7 @@ class StageOut:
         """Remove what is not to be stored: it would be in the way for as long as that takes. What cannot be removed is
         told. Blocking."""
         try:
-            with Directory(self._quarters.work) as work, work.under(self._name) as held:
+            with Directory(self._slot_directory.work) as work, work.under(self._name) as held:
                 tree.keep_only(held, self._outputs)
         except FileNotFoundError:  # it never had a directory
             return
@@ -120,7 +120,7 @@ class StageOut:
 
     @property
     def _uid(self) -> int:
-        account = self._quarters.account
+        account = self._slot_directory.account
         return account.uid if account is not None else os.geteuid()
 
     def _stream_path(self, name: str) -> Path:

@@ -15,8 +15,8 @@ from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
-from guest_agent.quarters import Quarters
 from guest_agent.room import Room
+from guest_agent.slot_directory import SlotDirectory
 from schemas.description import Input
 from schemas.errors import ErrorCode
 from schemas.jobs import JobAssign, JobCompletion, OutputEntry
@@ -67,8 +67,8 @@ class Guest:
         (directory / "jobs").mkdir(exist_ok=True)
         (directory / "jobs").chmod(0o711)
         (directory / "aside").mkdir(exist_ok=True)
-        self.quarters = Quarters(directory / "jobs" / "slot-0", account)
-        self.container = Container(self.quarters, cover=directory)
+        self.slot_directory = SlotDirectory(directory / "jobs" / "slot-0", account)
+        self.container = Container(self.slot_directory, cover=directory)
         cache = InputCache(directory / "cache", self.fetch)
         fields: dict[str, Any] = {
             "containers": [self.container],

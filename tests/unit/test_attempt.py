@@ -48,7 +48,7 @@ async def test_a_job_runs_with_its_inputs_and_its_output_comes_back(guest: Guest
 
     assert completion.outcome == Outcome.DONE
     assert (content_of(completion, "out"), content_of(completion, "stdout")) == (b"AB", b"said\n")
-    assert [path.name for path in guest.quarters.work.iterdir()] == []
+    assert [path.name for path in guest.slot_directory.work.iterdir()] == []
 
 
 async def test_jobs_at_once_share_one_fetch_of_the_same_input(guest: Guest) -> None:
@@ -208,7 +208,7 @@ async def test_a_cancelled_payload_has_its_grace_too(guest: Guest) -> None:
     script = "trap 'echo tidied; exit 0' TERM; echo > begun; while :; do sleep 0.05; done"
     attempt = guest.attempt("sh", "-c", script, grace_s=20.0)
     running = asyncio.ensure_future(attempt.run())
-    await until((guest.quarters.work / "site-a_j.1.1" / "begun").exists)
+    await until((guest.slot_directory.work / "site-a_j.1.1" / "begun").exists)
 
     attempt.stop("enough")
     completion = await asyncio.wait_for(running, 15)
@@ -297,7 +297,7 @@ async def test_a_job_that_nested_three_thousand_directories_is_removed_and_the_n
     completion = await guest.run("true", attempt=2)
 
     assert completion.outcome == Outcome.DONE
-    assert list(guest.quarters.work.iterdir()) == []
+    assert list(guest.slot_directory.work.iterdir()) == []
 
 
 async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ async def test_what_has_ended_while_the_disk_took_no_word_of_it_is_lost_and_not_
         before.attempts.conclude = refuse  # type: ignore[method-assign]
         await before.assign(job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; touch leftover"))
         await until(lambda: any(held.trouble for held in (a.holding() for a in before.loop._held.values())))
-        await until(lambda: [*before.at.quarters.work.rglob("leftover")] == [])
+        await until(lambda: [*before.at.slot_directory.work.rglob("leftover")] == [])
 
     async with running(tmp_path) as after:
         await after.recover()
@@ -286,7 +286,7 @@ async def test_what_has_ended_while_the_disk_took_no_word_of_it_is_lost_and_not_
 async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_path: Path) -> None:
     async with running(tmp_path, answers=False) as before:
         await before.assign(job(1, "sleep", "600"))
-        await until(lambda: [*before.at.quarters.work.iterdir()] != [])
+        await until(lambda: [*before.at.slot_directory.work.iterdir()] != [])
         await before.assign(job(2, "touch", str(tmp_path / "ran"), slot=1))
         waiting = before.loop._held["site-a/j.2", 1]
         before.loop._workers[0].slot.at_hand.remove(waiting)

@@ -159,7 +159,7 @@ async def test_a_hard_link_to_somebodys_secret_is_not_handed_out(rooted: Guest) 
     attempt = rooted.attempt("/bin/sh", "-c", "touch ready; sleep 1", outputs=[Output(name="out")])
 
     running = asyncio.ensure_future(attempt.run())
-    work = rooted.quarters.work / "site-a_j.1.1"
+    work = rooted.slot_directory.work / "site-a_j.1.1"
     await until(lambda: (work / "ready").exists())
     os.link(secret, work / "out")
     completion = await running

@@ -89,7 +89,7 @@ async def test_outputs_that_wait_for_the_store_stay_and_all_else_makes_room(tmp_
             agent.at.full_for = 1 << 30
             await agent.assign(job(1, "sh", "-c", fill, outputs=[Output(name="kept")]))
             await until(lambda: any(held.trouble for held in agent.loop._held.values()), 30)
-            left, room = sorted(path.name for path in agent.at.quarters.work.glob("*/*")), free(disk)
+            left, room = sorted(path.name for path in agent.at.slot_directory.work.glob("*/*")), free(disk)
             agent.at.full_for = 0
             completion = await told(agent)
 

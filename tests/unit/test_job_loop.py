@@ -145,7 +145,7 @@ async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_ba
         assert guest.up.ended() == dict.fromkeys((f"site-a/j.{n}" for n in (2, 3, 4)), Outcome.RETURNED)
         assert {completion.exit_status for completion in guest.up.completions} == {-1}
         assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
-        await until(lambda: [path.name for path in guest.at.quarters.work.iterdir()] == ["site-a_j.1.1"])
+        await until(lambda: [path.name for path in guest.at.slot_directory.work.iterdir()] == ["site-a_j.1.1"])
 
 
 async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_path: Path) -> None:

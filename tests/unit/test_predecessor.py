@@ -113,7 +113,7 @@ async def test_what_is_no_starter_and_what_is_no_slot_of_ours_is_left_alone(tmp_
 
 
 async def test_a_slot_that_waits_for_one_before_it_asks_for_nothing_while_its_agent_speaks(tmp_path: Path) -> None:
-    work = Guest(tmp_path).quarters.work
+    work = Guest(tmp_path).slot_directory.work
     with held(work) as lock:
         async with running(tmp_path) as guest:
             guest.loop.ask_all()
@@ -132,7 +132,7 @@ async def test_all_that_an_agent_starts_bears_the_mark_of_its_vm(
     guest = Guest(tmp_path)
     try:
         completion = await guest.run("env", environment={MARK: "/somewhere/else"})
-        starters = [Path(f"/proc/{pid}/environ").read_bytes() for pid in predecessor.holders(guest.quarters.work)]
+        starters = [Path(f"/proc/{pid}/environ").read_bytes() for pid in predecessor.holders(guest.slot_directory.work)]
     finally:
         guest.close()
 

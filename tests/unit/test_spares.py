@@ -136,4 +136,4 @@ async def test_attempts_of_one_array_use_a_directory_again_and_see_it_as_new(tmp
     said = [content_of(one, "stdout") for one in ran]
     assert said[0] == said[1] == said[2] != b""
     assert [words.split()[1:] for words in said] == [[b"64018", b"700"]] * 5
-    assert list(guest.quarters.work.iterdir()) == []
+    assert list(guest.slot_directory.work.iterdir()) == []

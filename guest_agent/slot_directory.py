@@ -23,20 +23,20 @@ PASS = 0o711
 OPEN = 0o1777
 
 
-class Quarters:
+class SlotDirectory:
     """The directories of one slot."""
 
-    def __init__(self, directory: Path, account: Account | None) -> None:
-        self.directory = directory
-        self.work = directory / "work"
+    def __init__(self, path: Path, account: Account | None) -> None:
+        self.path = path
+        self.work = path / "work"
         self.account = account
-        for path, mode in ((directory, PASS), (self.work, PASS), *((directory / name, OPEN) for name in SCRATCH)):
-            path.mkdir(exist_ok=True)
-            path.chmod(mode)
+        for place, mode in ((path, PASS), (self.work, PASS), *((path / name, OPEN) for name in SCRATCH)):
+            place.mkdir(exist_ok=True)
+            place.chmod(mode)
         self._ways = {name: self._way_through(place) for name, place in SCRATCH.items()}
-        self._looks = [(str(directory / name), way) for name, way in self._ways.items()]
-        self._streams = directory / "streams"
-        self._spares = Spares(directory / "spare")
+        self._looks = [(str(path / name), way) for name, way in self._ways.items()]
+        self._streams = path / "streams"
+        self._spares = Spares(path / "spare")
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -45,7 +45,7 @@ class Quarters:
 
     def scratch(self) -> list[tuple[str, str]]:
         """List the scratch directories with the places where payloads see them."""
-        return [(str(self.directory / name), place) for name, place in SCRATCH.items() if Path(place).is_dir()]
+        return [(str(self.path / name), place) for name, place in SCRATCH.items() if Path(place).is_dir()]
 
     def make(self, name: str, array: str = "") -> Directory:
         """Make an attempt's directory, fresh and the payload's own, and hold it. What had its name goes first.
@@ -89,7 +89,7 @@ class Quarters:
         """Measure what an attempt has on the disk. Blocking, longer the more files there are."""
         total = tree.used(held)
         for name in SCRATCH:
-            with Directory(self.directory / name) as scratch:
+            with Directory(self.path / name) as scratch:
                 more = tree.used(scratch)
             total = Amount(total.bytes + more.bytes, total.files + more.files)
         return total
@@ -105,14 +105,14 @@ class Quarters:
     def renew_scratch(self, aside: Path) -> None:
         """Have other scratch directories, where the old ones could not be cleared: they are moved ``aside``."""
         for name in SCRATCH:
-            (self.directory / name).rename(aside / os.urandom(12).hex())
-            (self.directory / name).mkdir()
-            (self.directory / name).chmod(OPEN)
+            (self.path / name).rename(aside / os.urandom(12).hex())
+            (self.path / name).mkdir()
+            (self.path / name).chmod(OPEN)
 
     def clear_scratch(self) -> None:
         """Empty what payloads see as /tmp and /var/tmp, but for the way to their own directory if it leads there."""
         for name, way in self._ways.items():
-            with Directory(self.directory / name) as scratch:
+            with Directory(self.path / name) as scratch:
                 scratch.empty(spare=way)
 
     def _way_through(self, place: str) -> frozenset[str]:
