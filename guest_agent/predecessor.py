@@ -17,7 +17,7 @@ from pathlib import Path
 
 from guest_agent import starter
 from guest_agent.errors import NotContained
-from guest_agent.family import all_pids, descendants
+from guest_agent.process_tree import all_pids, descendants
 
 #: How long one may take to end by itself, seconds: longer than it waits for processes that hang.
 PATIENCE_S = starter.PATIENCE_S + 2.0

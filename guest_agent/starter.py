@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from guest_agent import namespaces
-from guest_agent.family import descendants
+from guest_agent.process_tree import descendants
 
 SET_CHILD_SUBREAPER = 36
 #: How a starter is started: with no more of the agent than it needs. What follows is told to ``main``.

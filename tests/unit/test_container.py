@@ -13,7 +13,7 @@ import pytest
 
 from guest_agent import starter_client
 from guest_agent.accounts import Account
-from guest_agent.family import descendants
+from guest_agent.process_tree import descendants
 from schemas.description import Output
 from schemas.jobs import Outcome
 from tests import reaper

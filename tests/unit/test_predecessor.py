@@ -15,7 +15,7 @@ import pytest
 
 from broker.process_record import MARK
 from guest_agent import predecessor
-from guest_agent.family import descendants
+from guest_agent.process_tree import descendants
 from tests.broker.polling import until
 from tests.unit.guests import Guest, content_of
 from tests.unit.test_container import processes_of
