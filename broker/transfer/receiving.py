@@ -24,7 +24,7 @@ BACKLOG_BYTES = 4 << 20
 #: Silence after which the run is taken as broken and a new epoch begun, seconds; each further one is twice as long.
 STALL_S = 3.0
 #: The longest silence until that is done again, in first ones: a minute, and of who asks at each, 15 s, so that who
-#: serves it sees it ask in time (``places.ASKER_GONE_S``).
+#: serves it sees it ask in time (``scheduler.ASKER_GONE_S``).
 LONGEST_STALL, LONGEST_ASKING_STALL = 20.0, 5.0
 #: So long a silence, in first ones, has a receiver that only waits take the sender as gone: two minutes.
 MOST_STALLS = 40

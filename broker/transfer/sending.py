@@ -25,7 +25,7 @@ from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindo
 
 #: Silence of the receiver after which the file is offered again, seconds; each further one is twice as long.
 SILENCE_S = 4.0
-#: The longest of them, in first ones: 15 s, below ``places.ASKER_GONE_S``.
+#: The longest of them, in first ones: 15 s, below ``scheduler.ASKER_GONE_S``.
 LONGEST_SILENCE = 3.75
 #: Offers in a row without an answer until the transfer is given up: five minutes.
 MOST_OFFERS = 21

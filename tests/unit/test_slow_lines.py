@@ -19,8 +19,8 @@ from broker.memory import MemoryCarrier
 from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Patience
 from broker.transfer.peer import ANY_ADAPTER
-from broker.transfer.places import ASKER_GONE_S
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
+from broker.transfer.scheduler import ASKER_GONE_S
 from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, Sending
 from schemas.envelope import Message
 from schemas.files import (
