@@ -31,7 +31,7 @@ from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
 from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
-from guest_agent.room import Room, Store
+from guest_agent.resources import Resources, Store
 from guest_agent.seed import SeedSource
 from guest_agent.slot_directory import PASS, SlotDirectory
 from schemas.enrol import EnrolConfirm
@@ -90,7 +90,7 @@ class GuestAgent:
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
-            self._room(slots, settings),
+            self._resources(slots, settings),
             slots=slots,
             machine=self._describe,
             clock=self._clock,
@@ -107,7 +107,7 @@ class GuestAgent:
             generation=lambda: self.identity.generation,
         )
 
-    def _room(self, slots: int, settings: dict[str, float]) -> Room:
+    def _resources(self, slots: int, settings: dict[str, float]) -> Resources:
         jobs = self._state / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
         jobs.chmod(PASS)
@@ -120,7 +120,7 @@ class GuestAgent:
         self._containers = self._make_containers(jobs, slots)
         self._cache = InputCache(self._state / "inputs", self._fetch)
         self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.slot_directory.account for one in self._containers])
-        return Room(
+        return Resources(
             containers=self._containers,
             cache=self._cache,
             journal=self._attempts,

@@ -17,7 +17,7 @@ from broker.backoff import backoff
 from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.errors import AttemptFailed, NotContained
 from guest_agent.execution import Execution
-from guest_agent.room import Room, Store
+from guest_agent.resources import Resources, Store
 from guest_agent.sandbox import Sandbox
 from guest_agent.stage_in import StageIn
 from guest_agent.stage_out import StageOut
@@ -30,22 +30,22 @@ log = logging.getLogger(__name__)
 class Attempt:
     """See the module. ``run`` once; ``stop`` any time."""
 
-    def __init__(self, assign: JobAssign, slot: int, room: Room, store: Store) -> None:
+    def __init__(self, assign: JobAssign, slot: int, resources: Resources, store: Store) -> None:
         self.assign = assign
         self.phase = Phase.ASSIGNED
         self.stopped: str | None = None
         #: Done when it is durable that this begins; None while nobody has seen to it.
         self.noted: asyncio.Future[None] | None = None
-        self._room = room
+        self._resources = resources
         #: The boot in which it ran.
-        self._boot_id = room.boot_id
+        self._boot_id = resources.boot_id
         self._clock = StepClock()
         self._task: asyncio.Task[None] | None = None
-        container = room.containers[slot]
-        self._sandbox = Sandbox(assign, container, room.aside)
-        self._stage_in = StageIn(assign, self._sandbox, room.cache)
-        self._execution = Execution(assign, container, self._sandbox.name, room)
-        self._stage_out = StageOut(assign, container.slot_directory, self._sandbox.name, room, store)
+        container = resources.containers[slot]
+        self._sandbox = Sandbox(assign, container, resources.aside)
+        self._stage_in = StageIn(assign, self._sandbox, resources.cache)
+        self._execution = Execution(assign, container, self._sandbox.name, resources)
+        self._stage_out = StageOut(assign, container.slot_directory, self._sandbox.name, resources, store)
         self._completion_trouble = ""
 
     @property
@@ -99,13 +99,13 @@ class Attempt:
 
     def report_lost(self, past: Past) -> JobCompletion | None:
         """Say that it was lost, if an agent before us had begun it and not written down an end; else None."""
-        if not past.begun and self._sandbox.name not in self._room.found:
+        if not past.begun and self._sandbox.name not in self._resources.found:
             return None
-        before = self._room.boot_before
-        if past.begun and before != self._room.boot_id:
+        before = self._resources.boot_before
+        if past.begun and before != self._resources.boot_id:
             self._boot_id = before
             return self._completion(Outcome.LOST, "the VM went down while it ran")
-        if self._sandbox.name not in self._room.found:
+        if self._sandbox.name not in self._resources.found:
             return None  # written down ahead of its turn, which did not come
         return self._completion(Outcome.LOST, "the guest agent was restarted while it ran")
 
@@ -115,7 +115,7 @@ class Attempt:
         conclusion = self._stage_out.conclusion(msgspec.structs.replace(completion, request=None))
         for wait_s in backoff(0.2, 20.0):
             try:
-                await self._room.journal.conclude(self.assign.id, conclusion, within_s=within_s)
+                await self._resources.journal.conclude(self.assign.id, conclusion, within_s=within_s)
                 self.trouble = ""
                 return
             except OSError as error:
@@ -132,7 +132,7 @@ class Attempt:
         self._stage_out.keep_only_left()
         if not self._stage_out.left:
             self._stage_out.discard()
-        self._room.cache.make_room(1 << 62)
+        self._resources.cache.make_room(1 << 62)
 
     def discard(self) -> None:
         """Remove its files: how it ended is written down. Idempotent; blocking."""

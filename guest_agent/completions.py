@@ -12,7 +12,7 @@ from broker.daemon.tasks import OwnedTasks
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Uplink
 from guest_agent.attempt import Attempt
-from guest_agent.room import Room
+from guest_agent.resources import Resources
 from schemas.envelope import Reply
 from schemas.jobs import JobCompletion, JobCompletionAnswer
 
@@ -32,11 +32,11 @@ class Completions:
     def __init__(
         self,
         uplink: Uplink,
-        room: Room,
+        resources: Resources,
         forget: Callable[[Attempt], None],
         tasks: OwnedTasks,
     ) -> None:
-        self._uplink, self._room = uplink, room
+        self._uplink, self._resources = uplink, resources
         self._forget, self._tasks = forget, tasks
         self._done_with: list[tuple[Attempt, asyncio.Future[None]]] = []
         #: One for each attempt that has ended and whose files are there; done when they are gone.
@@ -51,7 +51,7 @@ class Completions:
         within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
         self._discard_soon(attempt, gone)
         await self._tell(attempt, completion, within_s)
-        await self._room.journal.end(attempt.assign.id)
+        await self._resources.journal.end(attempt.assign.id)
         self._forget(attempt)
 
     async def settle(self) -> None:

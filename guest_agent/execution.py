@@ -16,7 +16,7 @@ from guest_agent.errors import AttemptFailed, CannotRun, GuestError
 from guest_agent.limits import Limits
 from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload
 from guest_agent.pipes import Pipes
-from guest_agent.room import Room
+from guest_agent.resources import Resources
 from guest_agent.streams import CappedFile
 from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
 
@@ -27,7 +27,7 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 class Execution:
     """See the module. ``usage`` and ``streams`` are those of all that has run so far."""
 
-    def __init__(self, assign: JobAssign, container: Container, name: str, room: Room) -> None:
+    def __init__(self, assign: JobAssign, container: Container, name: str, resources: Resources) -> None:
         self._assign = assign
         self._container = container
         self._work = container.slot_directory.work / name
@@ -37,7 +37,7 @@ class Execution:
         self.streams: list[CappedFile] = []
         self._payload: Payload | None = None
         self._is_at_work = self._is_stopped = False
-        self._limits = Limits(assign, container, room)
+        self._limits = Limits(assign, container, resources)
 
     def stop(self) -> bool:
         """Ask the payload to end, within the job's grace; one that is being started, then. False: none runs."""

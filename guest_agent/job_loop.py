@@ -21,7 +21,7 @@ from guest_agent.beats import Beats
 from guest_agent.completions import Completions
 from guest_agent.launcher import Launcher
 from guest_agent.requests import Requests
-from guest_agent.room import Room, Store
+from guest_agent.resources import Resources, Store
 from guest_agent.slot import Slot
 from guest_agent.slot_worker import SlotWorker
 from schemas.envelope import Failed, Message, Reply
@@ -63,7 +63,7 @@ class JobLoop:
     def __init__(
         self,
         uplink: Uplink,
-        room: Room,
+        resources: Resources,
         *,
         slots: int,
         machine: Callable[[], Machine],
@@ -73,19 +73,19 @@ class JobLoop:
         refused: Callable[[], dict[str, int]] = dict,
         on_time: Callable[[int], None] = lambda server_time_ms: None,
     ) -> None:
-        self._uplink, self._room, self._store = uplink, room, store
+        self._uplink, self._resources, self._store = uplink, resources, store
         self._timing = timing
         self._held: dict[Key, Attempt] = {}
         self._tombstones: dict[Key, str] = {}
         self._tasks = OwnedTasks("job loop")
         requests = Requests(uplink, machine, self.holding, self._tasks)
-        self._completions = Completions(uplink, room, self._forget, self._tasks)
-        launcher = Launcher(room, self._completions, self._tasks)
+        self._completions = Completions(uplink, resources, self._forget, self._tasks)
+        launcher = Launcher(resources, self._completions, self._tasks)
         lanes = max(1, min(MOST_LANES, SLOT_NUMBERS // slots))
         self._workers = [
             SlotWorker(
                 Slot(range(slot, slots * lanes, slots)),
-                room.containers[slot],
+                resources.containers[slot],
                 requests,
                 launcher,
                 self._completions,
@@ -104,7 +104,7 @@ class JobLoop:
         )
 
     def handlers(self) -> dict[type[Message], Handler]:
-        """What this room takes from adapters."""
+        """What is taken from adapters."""
         adapter = frozenset({Kind.ADAPTER})
         return {
             JobAssign: Handler(
@@ -148,7 +148,7 @@ class JobLoop:
         self._held[key] = attempt
         worker = self._worker_of(message)
         worker.slot.serve(message.slot)
-        past = self._room.journal.past(message.id)
+        past = self._resources.journal.past(message.id)
         if (ended := self._end_of(attempt, past)) is not None:
             self._tasks.spawn(ended)
             return None
@@ -162,7 +162,7 @@ class JobLoop:
         reported lost."""
         attempt = self._new(message)
         self._held[message.job, message.attempt] = attempt
-        ended = self._end_of(attempt, self._room.journal.past(message.id))
+        ended = self._end_of(attempt, self._resources.journal.past(message.id))
         if ended is None:
             left = msgspec.structs.replace(attempt.give_back(), cause="given back: assigned to an earlier boot")
             ended = self._completions.complete(attempt, left)
@@ -200,7 +200,7 @@ class JobLoop:
 
     def _new(self, assign: JobAssign) -> Attempt:
         output = OutputFile(job=assign.job, attempt=assign.attempt, name="stdout")  # the name is filled in for each
-        return Attempt(assign, assign.slot % len(self._workers), self._room, self._store(output))
+        return Attempt(assign, assign.slot % len(self._workers), self._resources, self._store(output))
 
     def _worker_of(self, assign: JobAssign) -> SlotWorker:
         return self._workers[assign.slot % len(self._workers)]

@@ -18,7 +18,7 @@ from guest_agent.disk import FULL_BYTES
 from guest_agent.errors import NotContained
 from guest_agent.payload import Payload
 from guest_agent.quota import Amount
-from guest_agent.room import Room
+from guest_agent.resources import Resources
 from schemas.jobs import JobAssign
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ LEAST_BYTES = 1 << 20
 class Limits:
     """Those of one job, of its payload and of its validation."""
 
-    def __init__(self, assign: JobAssign, container: Container, room: Room) -> None:
-        self._assign, self._container, self._room = assign, container, room
+    def __init__(self, assign: JobAssign, container: Container, resources: Resources) -> None:
+        self._assign, self._container, self._resources = assign, container, resources
         self._disk = Amount()
         #: What it was killed for, in words; empty while it keeps to its limits.
         self.overrun = ""
@@ -45,7 +45,7 @@ class Limits:
     @property
     def memory_bytes(self) -> int:
         """What the job may have in memory; 0 = what there is."""
-        return self._assign.memory_mib << 20 or self._room.memory_bytes
+        return self._assign.memory_mib << 20 or self._resources.memory_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -54,11 +54,11 @@ class Limits:
 
     async def begin(self) -> None:
         """Have the job promised what it may have on the disk. Raises OSError."""
-        await asyncio.to_thread(self._begin) if self._room.disk.counts_by_account else self._begin()
+        await asyncio.to_thread(self._begin) if self._resources.disk.counts_by_account else self._begin()
 
     def end(self) -> None:
         """Nothing of it runs any more: what it was promised and has not used is there for others. Idempotent."""
-        self._room.disk.end(self._container.slot_directory.path)
+        self._resources.disk.end(self._container.slot_directory.path)
 
     def lack_of_disk(self) -> str:
         """Say that the VM had much less of its disk than the job was to have; empty where it had not."""
@@ -69,12 +69,12 @@ class Limits:
 
     def is_disk_full(self) -> bool:
         """Say whether the job has used up what it may have on the disk, as far as the kernel counts."""
-        left = self._room.disk.left(self._container.slot_directory.account)
+        left = self._resources.disk.left(self._container.slot_directory.account)
         return left is not None and left.bytes < FULL_BYTES
 
     def used_up_of_disk(self) -> str:
         """Say what of the disk a job has used up, in words; empty where nobody counts."""
-        left = self._room.disk.left(self._container.slot_directory.account)
+        left = self._resources.disk.left(self._container.slot_directory.account)
         if left is not None and left.bytes < FULL_BYTES:
             return f"its disk was full: it may use {self._disk.bytes >> 20} MiB"
         if left is not None and left.files < 1:
@@ -117,10 +117,10 @@ class Limits:
         return f"memory: it had {resident >> 20} MiB in memory, its limit was {limit >> 20} MiB"
 
     async def _disk_overrun(self, held: Directory) -> str:
-        if self._room.disk.counts_by_account or not self._assign.disk_mib:
+        if self._resources.disk.counts_by_account or not self._assign.disk_mib:
             return ""
         used = await asyncio.to_thread(self._container.slot_directory.used, held)
-        self._room.disk.note_used(self._container.slot_directory.path, used)
+        self._resources.disk.note_used(self._container.slot_directory.path, used)
         if used.bytes > self._disk.bytes:
             return f"disk: it had {used.bytes >> 20} MiB on the disk, its limit was {self._disk.bytes >> 20} MiB"
         if used.files > self._disk.files:
@@ -129,4 +129,6 @@ class Limits:
 
     def _begin(self) -> None:
         slot_directory = self._container.slot_directory
-        self._disk = self._room.disk.begin(slot_directory.path, slot_directory.account, self._assign.disk_mib << 20)
+        self._disk = self._resources.disk.begin(
+            slot_directory.path, slot_directory.account, self._assign.disk_mib << 20
+        )

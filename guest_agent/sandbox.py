@@ -12,7 +12,7 @@ from pathlib import Path
 
 from guest_agent.container import Container
 from guest_agent.directory import Directory
-from guest_agent.room import directory_name
+from guest_agent.resources import directory_name
 from schemas.jobs import JobAssign
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from guest_agent.attempt_journal import Conclusion
 from guest_agent.cache import digest_of
 from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, PathEscapes
-from guest_agent.room import Room, Store
+from guest_agent.resources import Resources, Store
 from guest_agent.slot_directory import SlotDirectory
 from guest_agent.streams import CappedFile
 from schemas.errors import ErrorCode
@@ -40,11 +40,13 @@ _WAITED_FOR = frozenset({ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.TIMEOUT})
 class StageOut:
     """See the module. ``entries`` is what a completion can name by now, ``left`` whether there is more to come."""
 
-    def __init__(self, assign: JobAssign, slot_directory: SlotDirectory, name: str, room: Room, store: Store) -> None:
+    def __init__(
+        self, assign: JobAssign, slot_directory: SlotDirectory, name: str, resources: Resources, store: Store
+    ) -> None:
         self._assign = assign
         self._slot_directory = slot_directory
         self._name = name
-        self._room = room
+        self._resources = resources
         self._store = store
         self._streams_directory = slot_directory.streams(name)
         self.entries: list[OutputEntry] = []
@@ -172,7 +174,7 @@ class StageOut:
                     raise AttemptFailed(Outcome.FAILED, f"output {name!r}: {failure}") from failure
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self._assign.job, "why": str(failure)})
-                patient_until = time.monotonic() + self._room.store_patience_s
+                patient_until = time.monotonic() + self._resources.store_patience_s
                 deadline = math.inf if failure.code in _WAITED_FOR else min(deadline, patient_until)
                 if time.monotonic() + wait_s > deadline:
                     raise AttemptFailed(Outcome.LOST, self.trouble) from failure

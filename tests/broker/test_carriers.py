@@ -239,7 +239,7 @@ async def test_a_job_is_asked_for_run_and_answered_for(centre: Ends, tmp_path: P
     await adapter.listen()
     loop = JobLoop(
         Uplink(centre.far, lambda: 1),
-        guest.room,
+        guest.resources,
         slots=1,
         machine=lambda: Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p"),
         clock=ServerClock(),

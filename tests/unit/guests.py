@@ -15,7 +15,7 @@ from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
-from guest_agent.room import Room
+from guest_agent.resources import Resources
 from guest_agent.slot_directory import SlotDirectory
 from schemas.description import Input
 from schemas.errors import ErrorCode
@@ -55,7 +55,7 @@ class Pages:
 class Guest:
     """See the module. One slot; payloads have ``account``."""
 
-    def __init__(self, directory: Path, account: Account | None = None, **room: Any) -> None:
+    def __init__(self, directory: Path, account: Account | None = None, **resources: Any) -> None:
         self.directory = directory
         self.inputs: dict[str, bytes] = {}
         self.stored: dict[str, bytes] = {}
@@ -80,12 +80,12 @@ class Guest:
             "boot_before": "boot",
             "store_patience_s": 5.0,
         }
-        self.room = Room(**(fields | room))
+        self.resources = Resources(**(fields | resources))
 
     def attempt(self, *command: str, **fields: Any) -> Attempt:
         fields = {"job": "site-a/j.1", "attempt": 1, "slot": 0, "grace_s": 1.0, **fields}
         assign = JobAssign(executable=command[0], arguments=list(command[1:]), **fields)
-        return Attempt(assign, 0, self.room, self.store)
+        return Attempt(assign, 0, self.resources, self.store)
 
     def input(self, name: str, content: bytes, **fields: Any) -> Input:
         sha256 = hashlib.sha256(content).hexdigest()

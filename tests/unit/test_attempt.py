@@ -55,7 +55,7 @@ async def test_jobs_at_once_share_one_fetch_of_the_same_input(guest: Guest) -> N
     item = guest.input("a", b"A" * 100)
 
     async def get() -> bytes:
-        async with guest.room.cache.lend(item.sha256 or "") as path:
+        async with guest.resources.cache.lend(item.sha256 or "") as path:
             return path.read_bytes()
 
     got = await asyncio.gather(get(), get(), get())
@@ -319,7 +319,7 @@ async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_pat
 
 
 async def test_the_cache_lets_go_what_was_used_longest_ago_and_keeps_what_is_lent(guest: Guest) -> None:
-    cache, items = guest.room.cache, [guest.input(name, name.encode()) for name in "abc"]
+    cache, items = guest.resources.cache, [guest.input(name, name.encode()) for name in "abc"]
     for number, item in enumerate(items):
         async with cache.lend(item.sha256 or "") as path:
             os.utime(path, (number, number))
@@ -358,7 +358,7 @@ async def test_what_nobody_foresaw_ends_one_attempt_as_lost(guest: Guest, monkey
 
 
 async def test_slots_that_are_short_of_room_at_once_make_it_together(guest: Guest) -> None:
-    cache = guest.room.cache
+    cache = guest.resources.cache
     for _ in range(20):
         for number in range(50):
             (guest.directory / "cache" / f"{number:064}").write_bytes(b"x")
@@ -378,7 +378,7 @@ async def test_what_a_payload_calls_its_own_files_says_nothing_of_attempts(tmp_p
 async def test_a_job_that_may_have_more_than_there_is_does_not_empty_the_cache(guest: Guest) -> None:
     """A job that asks for nothing may have its slot's share of the whole disk, which is never free."""
     item = guest.input("kept", b"kept")
-    async with guest.room.cache.lend(item.sha256 or ""):
+    async with guest.resources.cache.lend(item.sha256 or ""):
         pass
 
     completion = await guest.run("true", disk_mib=1 << 30)

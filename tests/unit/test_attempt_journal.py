@@ -79,7 +79,7 @@ class Agent:
         self.up = Up(self, answers=answers)
         self.loop = JobLoop(
             self.up,
-            self.at.room,
+            self.at.resources,
             slots=1,
             machine=lambda: MACHINE,
             clock=ServerClock(),

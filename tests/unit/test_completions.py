@@ -24,7 +24,7 @@ class Ends:
     def __init__(self, directory: Path) -> None:
         self.at = guests.Guest(directory)
         self.forgotten: list[Attempt] = []
-        self.completions = Completions(Up(), self.at.room, self.forgotten.append, OwnedTasks("test"))
+        self.completions = Completions(Up(), self.at.resources, self.forgotten.append, OwnedTasks("test"))
 
     def end(self, number: int) -> asyncio.Task[None]:
         attempt = self.at.attempt("true", job=f"site-a/j.{number}")

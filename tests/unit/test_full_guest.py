@@ -58,7 +58,7 @@ async def test_who_was_promised_less_disk_than_he_asked_for_is_lost_and_not_blam
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
         disk.chmod(0o755)
         async with running(disk) as agent:
-            agent.at.room.disk.begin(disk / "another slot", None, 4 << 20)
+            agent.at.resources.disk.begin(disk / "another slot", None, 4 << 20)
             fill = "head -c 10000000 /dev/zero > some; sleep 60"
             await agent.assign(job(1, "sh", "-c", fill, disk_mib=asked_mib, grace_s=0.5))
             completion = await told(agent)

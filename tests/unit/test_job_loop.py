@@ -78,7 +78,7 @@ class Guest:
         self.journal = self.at.journal
         self.loop = JobLoop(
             self.up,
-            self.at.room,
+            self.at.resources,
             slots=1,
             machine=lambda: MACHINE,
             clock=ServerClock(),

@@ -17,7 +17,7 @@ from schemas.jobs import JobAssign, OutputEntry
 Store = Callable[[Path, str], Awaitable[OutputEntry]]
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class Resources(Struct, frozen=True, kw_only=True):
     """See the module."""
 
     #: One for each slot.
