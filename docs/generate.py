@@ -22,7 +22,7 @@ from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
-from guest_agent.slots import Timing
+from guest_agent.job_loop import Timing
 from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.qemu_machine import STATES
 from host_agent.verbs import TRANSITIONS, Transition, is_done, is_legal

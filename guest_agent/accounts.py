@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from guest_agent.payload import Account
+from msgspec import Struct
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,13 @@ log = logging.getLogger(__name__)
 FIRST_ID = 1 << 30
 #: Ids that one guest has, and guests that can be told apart: together they stay below the largest id.
 SLOTS, GUESTS = 1024, 1 << 20
+
+
+class Account(Struct, frozen=True):
+    """The user and group that a process runs as."""
+
+    uid: int
+    gid: int
 
 
 def of_slots(directory: Path) -> Callable[[int], Account | None]:

@@ -15,11 +15,11 @@ from broker.errors import Unroutable
 from broker.inbound import Refusal, take_in
 from broker.routes import queue_of
 from broker.rpc import Journal, Responder, ServerClock, Uplink
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from guest_agent import accounts, quota, wall_clock
-from guest_agent.book import Book
+from guest_agent.attempt_journal import AttemptJournal
 from guest_agent.cache import InputCache
 from guest_agent.cgroup import SlotGroup, memory_for_jobs, own_groups
 from guest_agent.container import Container
@@ -27,12 +27,13 @@ from guest_agent.disk import Disk
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.identity import Identity
+from guest_agent.job_loop import JobLoop, Timing
+from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
 from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
-from guest_agent.quarters import PASS, Quarters
-from guest_agent.room import Room, Store, clear, find_begun, set_aside
+from guest_agent.resources import Resources, Store
 from guest_agent.seed import SeedSource
-from guest_agent.slots import JobLoop, Timing
+from guest_agent.slot_directory import PASS, SlotDirectory
 from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import Kind, uuid7
@@ -70,7 +71,7 @@ class GuestAgent:
         self._transfers = Transfers(self._connection)
         self._journal = Journal(self._state / "journal")
         self._journal.open()
-        self._book = Book(self._journal)
+        self._attempts = AttemptJournal(self._journal)
         self._slots = seed.slots or os.cpu_count() or 1
         self._settings = seed.settings
         self._build(self._slots, seed.settings)
@@ -89,7 +90,7 @@ class GuestAgent:
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
-            self._room(slots, settings),
+            self._resources(slots, settings),
             slots=slots,
             machine=self._describe,
             clock=self._clock,
@@ -106,11 +107,11 @@ class GuestAgent:
             generation=lambda: self.identity.generation,
         )
 
-    def _room(self, slots: int, settings: dict[str, float]) -> Room:
+    def _resources(self, slots: int, settings: dict[str, float]) -> Resources:
         jobs = self._state / "jobs"
         jobs.mkdir(parents=True, exist_ok=True)
         jobs.chmod(PASS)
-        past = self._book.unanswered()
+        past = self._attempts.unanswered()
         unstored = [assign for assign, known in past if known.conclusion is not None]
         boot_before = self._boot_before()
         found = find_begun(jobs, self._state / TRACES, past, is_new_boot=boot_before != boot_id())
@@ -118,11 +119,11 @@ class GuestAgent:
         self._note_boot(boot_before)
         self._containers = self._make_containers(jobs, slots)
         self._cache = InputCache(self._state / "inputs", self._fetch)
-        self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.quarters.account for one in self._containers])
-        return Room(
+        self._disk = Disk(jobs, self._cache, quota.of(jobs), [one.slot_directory.account for one in self._containers])
+        return Resources(
             containers=self._containers,
             cache=self._cache,
-            book=self._book,
+            journal=self._attempts,
             aside=self._state / ASIDE,
             boot_id=boot_id(),
             boot_before=boot_before,
@@ -140,7 +141,7 @@ class GuestAgent:
         cover = accounts.to_be_covered(self._state)
         return [
             Container(
-                Quarters(jobs / f"slot-{slot}", account(slot)),
+                SlotDirectory(jobs / f"slot-{slot}", account(slot)),
                 group=SlotGroup(groups / f"slot-{slot}") if groups is not None else None,
                 cover=cover,
             )
@@ -242,7 +243,8 @@ class GuestAgent:
         return [f"contained:{part}" for part in known.parts]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
-        await self._transfers.fetch_file(FileGet(file=InputFile(sha256=sha256)), target, partial, ANY_ADAPTER)
+        get = FileGet(file=InputFile(sha256=sha256))
+        await self._transfers.fetch_file(get, into_file(target, partial), ANY_ADAPTER)
 
     def _storer(self, output: OutputFile) -> Store:
         async def store(path: Path, name: str) -> OutputEntry:

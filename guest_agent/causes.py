@@ -6,18 +6,9 @@ import errno
 import signal
 
 from guest_agent.payload import Ended
-from schemas.jobs import Outcome
 
 #: How much of a program's first line is looked at, bytes.
 FIRST_LINE_BYTES = 256
-
-
-class Failure(Exception):
-    """The attempt is at its end, with this outcome and cause."""
-
-    def __init__(self, outcome: Outcome, cause: str) -> None:
-        super().__init__(cause)
-        self.outcome, self.cause = outcome, cause
 
 
 def why_it_ended(ended: Ended, *, memory_bytes: int, full: str) -> str:

@@ -1,7 +1,7 @@
 """Control groups of our own image: what a job may use, what it has used, and whom the kernel ended for it.
 
 Only where the machine is the agent's own: it runs in the root group of a version 2 hierarchy, with memory and pids to
-give on. The jobs' groups lie in one that bounds them together; wardens have a group beside it, so that what jobs are
+give on. The jobs' groups lie in one that bounds them together; starters have a group beside it, so that what jobs are
 given is theirs alone. A job's group is made anew for each, so that its peak and its counts are that job's.
 """
 
@@ -17,14 +17,14 @@ from msgspec import Struct
 log = logging.getLogger(__name__)
 
 ROOT = Path("/sys/fs/cgroup")
-#: The group of all jobs, and that of all wardens.
-JOBS, WARDENS = "jobs", "wardens"
+#: The group of all jobs, and that of all starters.
+JOBS, STARTERS = "jobs", "starters"
 #: What is given on to jobs; the first two must be there.
 CONTROLLERS = ("memory", "pids", "cpu", "io")
 #: Memory that is left to the agent and the kernel whatever jobs take: a tenth, and at least this, bytes.
 RESERVE_BYTES = 64 << 20
-#: What the warden of each slot takes, bytes.
-WARDEN_BYTES = 12 << 20
+#: What the starter of each slot takes, bytes.
+STARTER_BYTES = 12 << 20
 #: Processes and threads that one job may have.
 MOST_PROCESSES = 4096
 #: The kernel's period for shares of processors, microseconds.
@@ -45,11 +45,11 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 class SlotGroup:
-    """The groups of one slot: its job's, and the one in which its warden is with all others."""
+    """The groups of one slot: its job's, and the one in which its starter is with all others."""
 
     def __init__(self, path: Path) -> None:
         self.job = path
-        self.warden = path.parent.parent / WARDENS
+        self.starter = path.parent.parent / STARTERS
 
     def begin(self, *, memory_bytes: int, cpus: int) -> None:
         """Make the next job's group, with its limits; 0 is none of its own. What was left of one before is ended."""
@@ -86,7 +86,7 @@ class SlotGroup:
 
 def memory_for_jobs(total_bytes: int, slots: int) -> int:
     """Give what all jobs may have together of a machine's memory; of a very small one, a fourth."""
-    return max(total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * WARDEN_BYTES, total_bytes // 4)
+    return max(total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * STARTER_BYTES, total_bytes // 4)
 
 
 def own_groups(memory_bytes: int, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Path | None:
@@ -99,7 +99,7 @@ def own_groups(memory_bytes: int, root: Path = ROOT, own: Path = Path("/proc/sel
             return None
         jobs = root / JOBS
         _give_on(root)
-        _make(root / WARDENS)
+        _make(root / STARTERS)
         _make(jobs)
         _give_on(jobs)
         _write(jobs / "memory.max", str(memory_bytes))

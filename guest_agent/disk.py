@@ -14,8 +14,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker import reserve
+from guest_agent.accounts import Account
 from guest_agent.cache import InputCache
-from guest_agent.payload import Account
 from guest_agent.quota import Amount, Quota
 
 #: Of the disk, this is not for payloads, beside the reserve which is not for files that come in either: the agent's

@@ -1,9 +1,10 @@
 """What can go wrong inside a VM.
 
 GuestError
+├── AttemptFailed    an attempt is at its end, with an outcome and a cause that its owner reads
 ├── CannotRun        a command or payload could not be started; nothing of it ran
 ├── BadPath          a path leaves the area that it is confined to
-├── LeadsOut         a name in a job's directory leads out of it
+├── PathEscapes      a name in a job's directory leads out of it
 ├── TooMany          a pattern matches more files than anybody could be told of
 ├── NotContained     the processes of a job slot could not be started apart, or not be ended
 └── NotEnrolled      the credential was refused and no newer seed is to be had yet
@@ -14,12 +15,21 @@ GuestError
 from __future__ import annotations
 
 from schemas.errors import ErrorCode
+from schemas.jobs import Outcome
 
 
 class GuestError(Exception):
     """Base of every error of the guest agent."""
 
     code = ErrorCode.INTERNAL
+
+
+class AttemptFailed(GuestError):
+    """The attempt did not end well: ``outcome`` says whose fault that is, ``cause`` why, in words for its owner."""
+
+    def __init__(self, outcome: Outcome, cause: str) -> None:
+        super().__init__(cause)
+        self.outcome, self.cause = outcome, cause
 
 
 class CannotRun(GuestError):
@@ -44,7 +54,7 @@ class NotEnrolled(GuestError):
     code = ErrorCode.FORBIDDEN
 
 
-class LeadsOut(GuestError):
+class PathEscapes(GuestError):
     """The name is that of a link out of the directory, or no name of a place in it."""
 
     code = ErrorCode.FORBIDDEN
@@ -59,6 +69,6 @@ class TooMany(GuestError):
 
 
 class NotContained(GuestError):
-    """A slot's warden is gone or silent, or processes of a job do not end: nothing may run in the slot."""
+    """A slot's starter is gone or silent, or processes of a job do not end: nothing may run in the slot."""
 
     code = ErrorCode.INTERNAL

@@ -140,7 +140,7 @@ class Execs:
         area.mkdir(parents=True, exist_ok=True)
 
     def handlers(self) -> dict[type[Message], Handler]:
-        """What this room answers."""
+        """What is answered here."""
         return {
             ExecRun: Handler(run=self.run),
             ExecWindow: Handler(run=self.window),

@@ -1,61 +1,43 @@
-"""A job's payload and its validation at work in their slot's container: what they see, what they may use, how they end.
-
-Limits that the kernel does not keep here, since there are no control groups or no quota, are watched over instead.
-"""
+"""A job's payload and its validation at work in their slot's container: what they see, and how they end."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
-import logging
 import os
 import shutil
-import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from guest_agent.causes import FIRST_LINE_BYTES, Failure, what_the_vm_lacked, why_it_cannot_run, why_it_ended
+from guest_agent.causes import FIRST_LINE_BYTES, what_the_vm_lacked, why_it_cannot_run, why_it_ended
 from guest_agent.container import Container, Order
-from guest_agent.disk import FULL_BYTES
-from guest_agent.errors import CannotRun, GuestError, NotContained
-from guest_agent.held import Held
-from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload, Pipes
-from guest_agent.quota import Amount
-from guest_agent.room import Room
+from guest_agent.directory import Directory
+from guest_agent.errors import AttemptFailed, CannotRun, GuestError
+from guest_agent.limits import Limits
+from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload
+from guest_agent.pipes import Pipes
+from guest_agent.resources import Resources
 from guest_agent.streams import CappedFile
 from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
 
-log = logging.getLogger(__name__)
-
 #: Search path of a payload.
 PATH = "/usr/local/bin:/usr/bin:/bin"
-#: Between two looks at what a payload uses, where the kernel does not bound it, seconds.
-LOOK_S = 0.5
-#: A promise of disk that is short of what was asked for by less than this part of it is as good as kept.
-SHORT_PART = 8
-#: A promise below this is none, bytes.
-LEAST_BYTES = 1 << 20
 
 
 class Execution:
     """See the module. ``usage`` and ``streams`` are those of all that has run so far."""
 
-    def __init__(self, assign: JobAssign, container: Container, name: str, room: Room) -> None:
+    def __init__(self, assign: JobAssign, container: Container, name: str, resources: Resources) -> None:
         self._assign = assign
         self._container = container
-        self._room = room
-        self._work = container.quarters.work / name
-        self._streams_directory = container.quarters.streams(name)
+        self._work = container.slot_directory.work / name
+        self._streams_directory = container.slot_directory.streams(name)
         self.usage = Usage()
         self.exit_status = -1
         self.streams: list[CappedFile] = []
         self._payload: Payload | None = None
         self._is_at_work = self._is_stopped = False
-        self._overrun = ""
-        self._peak_bytes = 0
-        self._disk = Amount()
+        self._limits = Limits(assign, container, resources)
 
     def stop(self) -> bool:
         """Ask the payload to end, within the job's grace; one that is being started, then. False: none runs."""
@@ -66,27 +48,27 @@ class Execution:
             self._payload.stop(self._assign.grace_s)
         return True
 
-    async def run(self, held: Held) -> None:
-        """Run the payload. Raises Failure with the cause when it does not end well by itself, OSError, NotContained."""
-        await asyncio.to_thread(self._bound_disk) if self._room.disk.counts_by_account else self._bound_disk()
+    async def run(self, held: Directory) -> None:
+        """Run the payload. Raises AttemptFailed where it does not end well by itself, OSError, NotContained."""
+        await self._limits.begin()
         ended = await self._execute([self._assign.executable, *self._assign.arguments], "", held)
         self.exit_status = ended.exit_status
         self.usage = Usage(
             cpu_seconds=ended.figures.cpu_seconds,
             wall_seconds=ended.wall_seconds,
-            peak_rss_bytes=max(ended.figures.peak_bytes, self._peak_bytes),
+            peak_rss_bytes=max(ended.figures.peak_bytes, self._limits.peak_bytes),
         )
         if self._is_stopped:
             return
         self._blame_the_overrun("")
         if ended.timed_out:
             wall = f"wall time: it ran longer than wall_time_s = {self._assign.wall_time_s:g}"
-            raise Failure(Outcome.FAILED, wall)
+            raise AttemptFailed(Outcome.FAILED, wall)
         self._blame_the_vm(ended)
         if ended.exit_status:
-            raise Failure(Outcome.FAILED, self._why(ended))
+            raise AttemptFailed(Outcome.FAILED, self._why(ended))
 
-    async def validate(self, held: Held) -> None:
+    async def validate(self, held: Directory) -> None:
         """Run the validation. Raises as ``run`` does."""
         ended = await self._execute([self._assign.validation], "validation.", held)
         if self._is_stopped:
@@ -95,9 +77,9 @@ class Execution:
         self._blame_the_vm(ended)
         if ended.exit_status or ended.timed_out:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
-            raise Failure(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
+            raise AttemptFailed(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
 
-    async def _execute(self, command: list[str], prefix: str, held: Held) -> Ended:
+    async def _execute(self, command: list[str], prefix: str, held: Directory) -> Ended:
         streams = [
             CappedFile(self._streams_directory, f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
         ]
@@ -107,11 +89,11 @@ class Execution:
             payload = self._payload = await self._start(command, streams)
             if self._is_stopped:
                 payload.stop(self._assign.grace_s)
-            with self._watched(payload, held):
+            with self._limits.watched(payload, held):
                 return await payload.wait(self._assign.wall_time_s, self._assign.grace_s)
         except CannotRun as error:
             first_line = _first_line(command[0], self._program(command[0]), held)
-            raise Failure(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
+            raise AttemptFailed(Outcome.FAILED, why_it_cannot_run(command[0], error.number, first_line)) from error
         finally:
             self._payload, self._is_at_work = None, False
             for stream in streams:
@@ -124,7 +106,7 @@ class Execution:
             command=[program, *command[1:]],
             directory=self._work,
             environment=self._environment(),
-            memory_bytes=self._memory_bytes,
+            memory_bytes=self._limits.memory_bytes,
             cpus=self._assign.cpus,
         )
         pipes = Pipes()
@@ -149,113 +131,38 @@ class Execution:
         return {**base, **self._assign.environment}
 
     @property
-    def _memory_bytes(self) -> int:
-        """What the job may have in memory; 0 = what there is."""
-        return self._assign.memory_mib << 20 or self._room.memory_bytes
-
-    @property
     def disk_bytes(self) -> int:
         """What the job may have on the disk."""
-        return self._disk.bytes
+        return self._limits.disk_bytes
 
     def leave(self) -> None:
         """Nothing of it runs any more: what it was promised and has not used is there for others. Idempotent."""
-        self._room.disk.end(self._container.quarters.directory)
-
-    def _bound_disk(self) -> None:
-        """Have the job promised what it may have on the disk."""
-        quarters = self._container.quarters
-        self._disk = self._room.disk.begin(quarters.directory, quarters.account, self._assign.disk_mib << 20)
+        self._limits.end()
 
     def _blame_the_vm(self, ended: Ended) -> None:
-        """Raise Failure, which counts against nobody's job, if the VM had not what it had promised."""
+        """Raise AttemptFailed, which counts against nobody's job, if the VM had not what it had promised."""
         if not ended.exit_status or ended.timed_out:
             return
-        lack = what_the_vm_lacked(ended, memory_bytes=self._memory_bytes)
-        if not lack and self._is_disk_full():
-            lack = self._lack_of_disk()
+        lack = what_the_vm_lacked(ended, memory_bytes=self._limits.memory_bytes)
+        if not lack and self._limits.is_disk_full():
+            lack = self._limits.lack_of_disk()
         if lack:
-            raise Failure(Outcome.LOST, lack)
+            raise AttemptFailed(Outcome.LOST, lack)
 
     def _blame_the_overrun(self, prefix: str) -> None:
-        """Raise Failure if it was ended for what it took: the VM's where that had promised it less than was asked."""
-        lack = self._lack_of_disk() if self._overrun.startswith("disk") else ""
+        """Raise AttemptFailed if it was ended for what it took; as the VM's fault if that had promised it less."""
+        overrun = self._limits.overrun
+        lack = self._limits.lack_of_disk() if overrun.startswith("disk") else ""
         if lack:
-            raise Failure(Outcome.LOST, lack)
-        if self._overrun:
-            raise Failure(Outcome.FAILED, f"{prefix}{self._overrun}")
-
-    def _lack_of_disk(self) -> str:
-        """Say that the VM had much less of its disk than the job was to have; empty where it had not."""
-        wanted, had = self._assign.disk_mib << 20, self._disk.bytes
-        if wanted - had > wanted // SHORT_PART:
-            return f"disk: the VM had {had >> 20} MiB for this job, which was to have {wanted >> 20} MiB"
-        return "disk: the VM had nothing left for this job" if had < LEAST_BYTES else ""
+            raise AttemptFailed(Outcome.LOST, lack)
+        if overrun:
+            raise AttemptFailed(Outcome.FAILED, f"{prefix}{overrun}")
 
     def _why(self, ended: Ended) -> str:
-        return why_it_ended(ended, memory_bytes=self._memory_bytes, full=self._full())
-
-    def _is_disk_full(self) -> bool:
-        left = self._room.disk.left(self._container.quarters.account)
-        return left is not None and left.bytes < FULL_BYTES
-
-    def _full(self) -> str:
-        """Say what of the disk a job has used up, in words; empty where nobody counts."""
-        left = self._room.disk.left(self._container.quarters.account)
-        if left is not None and left.bytes < FULL_BYTES:
-            return f"its disk was full: it may use {self._disk.bytes >> 20} MiB"
-        if left is not None and left.files < 1:
-            return f"it had as many files and directories as it may have: {self._disk.files}"
-        return ""
-
-    @contextlib.contextmanager
-    def _watched(self, payload: Payload, held: Held) -> Iterator[None]:
-        """Keep what the kernel does not keep, for as long as the payload runs; one that is short is not looked at."""
-        watches: list[asyncio.Future[None]] = []
-        first = asyncio.get_running_loop().call_later(
-            LOOK_S, lambda: watches.append(asyncio.ensure_future(self._watch(payload, held)))
-        )
-        try:
-            yield
-        finally:
-            first.cancel()
-            for watch in watches:
-                watch.cancel()
-
-    async def _watch(self, payload: Payload, held: Held) -> None:
-        try:
-            await self._container.assure()
-            while not self._overrun:
-                self._overrun = await self._memory_overrun() or await self._disk_overrun(held)
-                await asyncio.sleep(0 if self._overrun else LOOK_S)
-        except (NotContained, OSError) as error:
-            log.warning("payload not watched", extra={"job": self._assign.job, "why": str(error)})
-            return
-        payload.signal(signal.SIGKILL)
-
-    async def _memory_overrun(self) -> str:
-        if self._container.bounds_memory:
-            return ""
-        resident = await self._container.resident_bytes()
-        self._peak_bytes = max(self._peak_bytes, resident)
-        limit = self._memory_bytes
-        if not limit or resident <= limit:
-            return ""
-        return f"memory: it had {resident >> 20} MiB in memory, its limit was {limit >> 20} MiB"
-
-    async def _disk_overrun(self, held: Held) -> str:
-        if self._room.disk.counts_by_account or not self._assign.disk_mib:
-            return ""
-        used = await asyncio.to_thread(self._container.quarters.used, held)
-        self._room.disk.note_used(self._container.quarters.directory, used)
-        if used.bytes > self._disk.bytes:
-            return f"disk: it had {used.bytes >> 20} MiB on the disk, its limit was {self._disk.bytes >> 20} MiB"
-        if used.files > self._disk.files:
-            return f"disk: it had {used.files} files and directories, its limit was {self._disk.files}"
-        return ""
+        return why_it_ended(ended, memory_bytes=self._limits.memory_bytes, full=self._limits.used_up_of_disk())
 
 
-def _first_line(name: str, program: str, held: Held) -> bytes | None:
+def _first_line(name: str, program: str, held: Directory) -> bytes | None:
     """Read how a program begins that could not be started; None where there is none that everybody may read."""
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from broker import reserve
 from broker.errors import TransferFailed
-from broker.transfer import Transfers
-from broker.transfer.desk import Desk
+from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
-from broker.transfer.places import Room
+from broker.transfer.scheduler import Limits
 from broker.transfer.sending import digest_file
+from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.confine import below
 from guest_agent.errors import BadPath, GuestError
 from schemas.codec import clip
@@ -24,7 +24,7 @@ from schemas.ids import Kind, kind_of
 log = logging.getLogger(__name__)
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
-ROOM = Room(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
+LIMITS = Limits(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
 #: Offers in a row, half a minute of them, that a console may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 3
 #: A push that broke off can go on for this long: its console has given it up by then, seconds.
@@ -43,14 +43,14 @@ class ConsoleFiles:
     def __init__(self, transfers: Transfers, area: Path, partials: Path) -> None:
         self._transfers = transfers
         self._area, self._partials = area, partials
-        self._desk = Desk(transfers, ROOM)
+        self._queue = TransferQueue(transfers, LIMITS)
 
     def on_opening(self, sender: str, message: FileOffer | FileGet) -> bool:
         """Begin what a console asks for, now or when there is room. False: it may not."""
         file = message.file
         if kind_of(sender) is not Kind.CONSOLE or not isinstance(file, GuestFile):
             return False
-        self._desk.open(sender, message, lambda: self._serve(sender, message, file))
+        self._queue.open(sender, message, lambda: self._serve(sender, message, file))
         return True
 
     async def sweep(self) -> None:
@@ -61,7 +61,7 @@ class ConsoleFiles:
 
     async def close(self) -> None:
         """End what is going on; consoles find out by silence and can go on later."""
-        await self._desk.close()
+        await self._queue.close()
 
     async def _serve(self, sender: str, message: FileOffer | FileGet, file: GuestFile) -> None:
         try:
@@ -94,7 +94,7 @@ class ConsoleFiles:
         partial = self._partials / name_of_partial(sender, offer)
         mode = 0o755 if executable else 0o644
         await self._transfers.receive_file(
-            offer, path, partial, sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
+            offer, into_file(path, partial), sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
         )
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""The namespaces that a warden lives in: how it leaves those of its machine, and what payloads see in its own.
+"""The namespaces that a starter lives in: how it leaves those of its machine, and what payloads see in its own.
 
-Standard library only, as all that a warden loads. Called by a process of one thread, before anything else runs in it;
+Standard library only, as all that a starter loads. Called by a process of one thread, before anything else runs in it;
 errors are OSError with the place in it.
 """
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 from msgspec import Struct
 
-from guest_agent.causes import Failure
-from guest_agent.errors import LeadsOut, TooMany
-from guest_agent.held import Held
+from guest_agent import tree
+from guest_agent.directory import Directory
+from guest_agent.errors import AttemptFailed, PathEscapes, TooMany
 from schemas.codec import clip
 from schemas.description import MAX_OUTPUT_ENTRIES_BYTES, OUTPUT_ENTRY_BYTES, Output, is_pattern
 from schemas.files import MAX_PATH
@@ -32,16 +32,16 @@ class Found(Struct, frozen=True):
     size: int
 
 
-def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]) -> list[Found]:
+def find(held: Directory, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]) -> list[Found]:
     """Find what a description asks for. ``taken`` are names that a completion has for something else.
 
-    Raises Failure with the first thing that is wrong: an output is missing, no file, too large, too many.
+    Raises AttemptFailed with the first thing that is wrong: an output is missing, no file, too large, too many.
     """
     found: dict[str, Found] = {}
     for output in wanted:
         names = _names(held, output)
         if not names and not output.optional:
-            raise Failure(Outcome.FAILED, f"outputs: {output.name!r} {_missing(output)}")
+            raise AttemptFailed(Outcome.FAILED, f"outputs: {output.name!r} {_missing(output)}")
         for name in names:
             _refuse_odd(name)
             found[name] = _look(held, name, uid)
@@ -53,8 +53,8 @@ def find(held: Held, wanted: Sequence[Output], uid: int, most_bytes: int, taken:
 
 
 @contextmanager
-def opened(held: Held, name: str, uid: int) -> Iterator[int]:
-    """Open an output for reading. Raises Failure when it is nothing that a job may hand out, OSError."""
+def opened(held: Directory, name: str, uid: int) -> Iterator[int]:
+    """Open an output for reading. Raises AttemptFailed when it is nothing that a job may hand out, OSError."""
     descriptor = _open(held, name, uid)
     try:
         yield descriptor
@@ -71,27 +71,27 @@ def read(descriptor: int, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def _names(held: Held, output: Output) -> list[str]:
+def _names(held: Directory, output: Output) -> list[str]:
     """Name the files that are meant: the one of that very name, or all that match the pattern."""
     try:
         os.close(held.open(output.name))
         return [output.name]
-    except (LeadsOut, PermissionError):
+    except (PathEscapes, PermissionError):
         return [output.name]
     except OSError:
         return _matching(held, output.name) if is_pattern(output.name) else []
 
 
-def _matching(held: Held, pattern: str) -> list[str]:
+def _matching(held: Directory, pattern: str) -> list[str]:
     try:
-        return held.matching(pattern, MOST_FILES)
+        return tree.matching(held, pattern, MOST_FILES)
     except TooMany as error:
         raise _too_many(repr(pattern)) from error
 
 
-def _too_many(which: str) -> Failure:
+def _too_many(which: str) -> AttemptFailed:
     text = f"outputs: more than {MOST_FILES} files match {which}, and no completion can name them: make an archive"
-    return Failure(Outcome.FAILED, text)
+    return AttemptFailed(Outcome.FAILED, text)
 
 
 def _missing(output: Output) -> str:
@@ -100,22 +100,22 @@ def _missing(output: Output) -> str:
     return "was not made by the job; check the name, or mark it optional"
 
 
-def _look(held: Held, name: str, uid: int) -> Found:
+def _look(held: Directory, name: str, uid: int) -> Found:
     with opened(held, name, uid) as descriptor:
         return Found(name, os.fstat(descriptor).st_size)
 
 
-def _open(held: Held, name: str, uid: int) -> int:
+def _open(held: Directory, name: str, uid: int) -> int:
     try:
         descriptor = held.open(name)
-    except LeadsOut as error:
-        raise Failure(Outcome.FAILED, f"outputs: {name!r} is a link out of the job's directory") from error
+    except PathEscapes as error:
+        raise AttemptFailed(Outcome.FAILED, f"outputs: {name!r} is a link out of the job's directory") from error
     except OSError as error:
-        raise Failure(Outcome.FAILED, f"outputs: {name!r} cannot be read: {error.strerror}") from error
+        raise AttemptFailed(Outcome.FAILED, f"outputs: {name!r} cannot be read: {error.strerror}") from error
     problem = _problem(os.fstat(descriptor), uid)
     if problem:
         os.close(descriptor)
-        raise Failure(Outcome.FAILED, f"outputs: {name!r} {problem}")
+        raise AttemptFailed(Outcome.FAILED, f"outputs: {name!r} {problem}")
     return descriptor
 
 
@@ -133,13 +133,13 @@ def _refuse_odd(name: str) -> None:
     """A pattern matches whatever a job has made: a name that no message can carry, or no terminal show, is refused."""
     if not name.isprintable() or len(name) > MAX_PATH:
         text = f"outputs: a file matches whose name is no readable text of at most {MAX_PATH} characters"
-        raise Failure(Outcome.FAILED, f"{text}: {clip(ascii(name), 200)}; give it another name")
+        raise AttemptFailed(Outcome.FAILED, f"{text}: {clip(ascii(name), 200)}; give it another name")
 
 
 def _refuse_taken(found: dict[str, Found], taken: frozenset[str]) -> None:
     for name in sorted(taken & found.keys()):
         text = f"outputs: {name!r} is the name under which what the job prints is kept; give the file another name"
-        raise Failure(Outcome.FAILED, text)
+        raise AttemptFailed(Outcome.FAILED, text)
 
 
 def _refuse_too_much(found: dict[str, Found], most_bytes: int) -> None:
@@ -150,7 +150,7 @@ def _refuse_too_much(found: dict[str, Found], most_bytes: int) -> None:
             f"outputs: {total} bytes, of which {largest.name!r} has {largest.size}, are more than"
             f" the {most_bytes >> 20} MiB of disk that the job may use"
         )
-        raise Failure(Outcome.FAILED, text)
+        raise AttemptFailed(Outcome.FAILED, text)
     if sum(len(output.name.encode()) + OUTPUT_ENTRY_BYTES for output in found.values()) > MAX_OUTPUT_ENTRIES_BYTES:
         text = f"outputs: {len(found)} files match, more than a completion can name: make an archive of them"
-        raise Failure(Outcome.FAILED, text)
+        raise AttemptFailed(Outcome.FAILED, text)

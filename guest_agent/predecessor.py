@@ -1,4 +1,4 @@
-"""The warden of a slot whose agent is gone: it holds the slot until all that it had started has ended.
+"""The starter of a slot whose agent is gone: it holds the slot until all that it had started has ended.
 
 That takes it no time, as it hears of its agent's end by its socket. One that is frozen, as those of a paused VM are,
 hears nothing and holds the slot for ever. So whoever comes next has it go on; one that ends not even then is killed
@@ -15,12 +15,12 @@ import signal
 import time
 from pathlib import Path
 
-from guest_agent import warden
+from guest_agent import starter
 from guest_agent.errors import NotContained
-from guest_agent.family import all_pids, descendants
+from guest_agent.process_tree import all_pids, descendants
 
 #: How long one may take to end by itself, seconds: longer than it waits for processes that hang.
-PATIENCE_S = warden.PATIENCE_S + 2.0
+PATIENCE_S = starter.PATIENCE_S + 2.0
 #: How long it may take to end when it is killed, seconds.
 KILL_S = 10.0
 #: Between two looks, seconds.
@@ -33,16 +33,16 @@ async def end(directory: Path) -> None:
     while not _is_free(directory):
         waited_s = time.monotonic() - began
         if waited_s > PATIENCE_S + KILL_S:
-            raise NotContained("the warden before this one does not end, though it was killed")
+            raise NotContained("the starter before this one does not end, though it was killed")
         await asyncio.to_thread(_press, directory, kill=waited_s > PATIENCE_S)
         await asyncio.sleep(LOOK_S)
 
 
 def holders(directory: Path) -> list[int]:
-    """Find the wardens of a slot, by the directory that they have open: a pid that was written down may be a stranger's
-    by now."""
+    """Find the starters of a slot, by the directory that they have open: a pid that was written down may be a
+    stranger's by now."""
     slot = directory.stat()
-    return [pid for pid in all_pids() if _is_warden(pid) and _has_open(pid, slot)]
+    return [pid for pid in all_pids() if _is_starter(pid) and _has_open(pid, slot)]
 
 
 def _is_free(directory: Path) -> bool:
@@ -57,7 +57,7 @@ def _is_free(directory: Path) -> bool:
 
 
 def _press(directory: Path, *, kill: bool) -> None:
-    """Have wardens go on; or kill them, each after what it has started, which nobody would find without it."""
+    """Have starters go on; or kill them, each after what it has started, which nobody would find without it."""
     for pid in holders(directory):
         _signal(pid, signal.SIGCONT)
         if kill:
@@ -66,9 +66,9 @@ def _press(directory: Path, *, kill: bool) -> None:
             _signal(pid, signal.SIGKILL)
 
 
-def _is_warden(pid: int) -> bool:
+def _is_starter(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return os.fsencode(warden.__name__) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return os.fsencode(starter.__name__) in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
 
 

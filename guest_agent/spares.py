@@ -15,7 +15,7 @@ import struct
 from collections import deque
 from pathlib import Path
 
-from guest_agent.held import Held
+from guest_agent.directory import Directory
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Spares:
         except OSError as error:
             log.warning("no spare directories", extra={"why": str(error)})
 
-    def is_fit(self, held: Held) -> bool:
+    def is_fit(self, held: Directory) -> bool:
         """Say whether a directory, which is the agent's again, is as it had been made: nothing in it, nothing on it."""
         if self._as_made is None or _look(held.descriptor) != self._as_made:
             return False
@@ -72,7 +72,7 @@ def _make_one(directory: Path) -> tuple[int, int, bytes, list[str]]:
     """Empty the directory of spares, and look at one that was just made in it."""
     directory.mkdir(mode=0o700, exist_ok=True)
     directory.chmod(0o700)
-    with Held(directory) as held:
+    with Directory(directory) as held:
         held.empty()
         with held.make("as-made") as made:
             looks = _look(made.descriptor)

@@ -2,18 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from pathlib import Path
 
 from broker import durable
-from guest_agent.held import Held
+from broker.backoff import backoff
+from broker.errors import TransferFailed
+from guest_agent.cache import InputCache
+from guest_agent.directory import Directory
+from guest_agent.errors import AttemptFailed, PathEscapes
+from guest_agent.sandbox import Sandbox
 from schemas.description import Input
+from schemas.errors import ErrorCode
+from schemas.jobs import JobAssign, Outcome
+
+log = logging.getLogger(__name__)
 
 #: Bytes that are copied at a time.
 COPY_BYTES = 1 << 20
 
 
-def place(item: Input, cached: Path | None, held: Held, owner: tuple[int, int] | None, *, executable: bool) -> None:
+class StageIn:
+    """The inputs of one attempt. ``trouble`` says in words what they wait for; empty while all is well."""
+
+    def __init__(self, assign: JobAssign, sandbox: Sandbox, cache: InputCache) -> None:
+        self._assign, self._sandbox, self._cache = assign, sandbox, cache
+        self.trouble = ""
+
+    async def run(self) -> None:
+        """Make the directory and put all inputs there. Raises AttemptFailed, NotContained."""
+        try:
+            await self._sandbox.make()
+            for item in self._assign.inputs:
+                await self._insist(item)
+        except TransferFailed as failure:
+            outcome = Outcome.FAILED if failure.code == ErrorCode.NOT_FOUND else Outcome.LOST
+            raise AttemptFailed(outcome, f"stage-in: {failure}") from failure
+        except (NotADirectoryError, FileExistsError, PathEscapes) as error:
+            # Names of inputs that stand in each other's way: another machine would say the same.
+            raise AttemptFailed(Outcome.FAILED, f"stage-in: inputs: {error}") from error
+        except OSError as error:
+            raise AttemptFailed(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
+
+    async def _insist(self, item: Input) -> None:
+        """Place an input, again and again while others on their way have the room that it needs at the centre: it
+        bounds how long an attempt may be there. The beats say what is waited for."""
+        try:
+            for wait_s in backoff(0.5, 30.0):
+                try:
+                    return await self._place(item)
+                except TransferFailed as failure:
+                    if failure.code is not ErrorCode.NO_ROOM:
+                        raise
+                    self.trouble = f"stage-in of {item.name!r}: {failure}"
+                    log.info("stage-in waits", extra={"job": self._assign.job, "why": str(failure)})
+                await asyncio.sleep(wait_s)
+        finally:
+            self.trouble = ""
+
+    async def _place(self, item: Input) -> None:
+        owner = self._sandbox.slot_directory.owner
+        is_program = item.executable or item.name in (self._assign.executable, self._assign.validation)
+        if item.sha256 is None:
+            place(item, None, self._sandbox.directory, owner, executable=is_program)
+            return
+        async with self._cache.lend(item.sha256, item.size) as cached:
+            await asyncio.to_thread(place, item, cached, self._sandbox.directory, owner, executable=is_program)
+
+
+def place(
+    item: Input, cached: Path | None, held: Directory, owner: tuple[int, int] | None, *, executable: bool
+) -> None:
     """Put an input where the payload expects it. Blocking. Raises OSError.
 
     Where payloads have another account a cached file is linked: they can read it, and neither change nor list it.
@@ -30,7 +91,7 @@ def place(item: Input, cached: Path | None, held: Held, owner: tuple[int, int] |
         os.close(target)
 
 
-def _linked(cached: Path, name: str, held: Held, owner: tuple[int, int]) -> bool:
+def _linked(cached: Path, name: str, held: Directory, owner: tuple[int, int]) -> bool:
     try:
         held.link(cached, name, owner=owner)
     except OSError:  # another file system, or too many links: copied then, and what else is wrong shows there

@@ -20,13 +20,13 @@ import msgspec
 from broker import durable
 from broker.backoff import backoff
 from broker.errors import TransferFailed
-from guest_agent import outputs
-from guest_agent.book import Conclusion
+from guest_agent import outputs, tree
+from guest_agent.attempt_journal import Conclusion
 from guest_agent.cache import digest_of
-from guest_agent.causes import Failure
-from guest_agent.held import Held
-from guest_agent.quarters import Quarters
-from guest_agent.room import Room, Store
+from guest_agent.directory import Directory
+from guest_agent.errors import AttemptFailed, PathEscapes
+from guest_agent.resources import Resources, Store
+from guest_agent.slot_directory import SlotDirectory
 from guest_agent.streams import CappedFile
 from schemas.errors import ErrorCode
 from schemas.jobs import MAX_INLINE_OUTPUT_BYTES, JobAssign, JobCompletion, Outcome, OutputEntry
@@ -40,13 +40,15 @@ _WAITED_FOR = frozenset({ErrorCode.NO_ROOM, ErrorCode.STORE, ErrorCode.TIMEOUT})
 class StageOut:
     """See the module. ``entries`` is what a completion can name by now, ``left`` whether there is more to come."""
 
-    def __init__(self, assign: JobAssign, quarters: Quarters, name: str, room: Room, store: Store) -> None:
+    def __init__(
+        self, assign: JobAssign, slot_directory: SlotDirectory, name: str, resources: Resources, store: Store
+    ) -> None:
         self._assign = assign
-        self._quarters = quarters
+        self._slot_directory = slot_directory
         self._name = name
-        self._room = room
+        self._resources = resources
         self._store = store
-        self._streams_directory = quarters.streams(name)
+        self._streams_directory = slot_directory.streams(name)
         self.entries: list[OutputEntry] = []
         self.trouble = ""
         self._outputs: list[str] = []
@@ -71,8 +73,8 @@ class StageOut:
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=large)
 
-    async def collect(self, held: Held, streams: Sequence[CappedFile], most_bytes: int) -> None:
-        """Take what is small, and make durable what is left. Raises Failure for an output that is not as described."""
+    async def collect(self, held: Directory, streams: Sequence[CappedFile], most_bytes: int) -> None:
+        """Take what is small, and make durable what is left. Raises AttemptFailed if an output is not as described."""
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=True)
         taken = frozenset(stream.name for stream in streams)
@@ -85,8 +87,8 @@ class StageOut:
             await asyncio.to_thread(self._sync, held)
 
     async def store_left(self) -> None:
-        """Store what is left, one by one; what is stored is an entry then. Raises Failure, OSError."""
-        with Held(self._quarters.work) as work, work.under(self._name) as held:
+        """Store what is left, one by one; what is stored is an entry then. Raises AttemptFailed, OSError."""
+        with Directory(self._slot_directory.work) as work, work.under(self._name) as held:
             while self._outputs:
                 name = self._outputs[0]
                 with outputs.opened(held, name, self._uid) as descriptor:
@@ -100,18 +102,27 @@ class StageOut:
             self._streams.pop(0)
 
     def keep_only_left(self) -> None:
-        """Remove what is not to be stored: it would be in the way for as long as that takes. Raises OSError."""
-        with Held(self._quarters.work) as work, work.under(self._name) as held:
-            held.keep_only(self._outputs)
+        """Remove what is not to be stored: it would be in the way for as long as that takes. What cannot be removed is
+        told. Blocking."""
+        try:
+            with Directory(self._slot_directory.work) as work, work.under(self._name) as held:
+                tree.keep_only(held, self._outputs)
+        except FileNotFoundError:  # it never had a directory
+            return
+        except (OSError, PathEscapes) as error:
+            log.error("files not removed", extra={"job": self._assign.job, "why": str(error)})
 
     def discard(self) -> None:
-        """Remove files of streams. Blocking."""
-        if self._streams_directory.exists():
-            shutil.rmtree(self._streams_directory)
+        """Remove files of streams; those that cannot be are told. Blocking."""
+        try:
+            if self._streams_directory.exists():
+                shutil.rmtree(self._streams_directory)
+        except OSError as error:
+            log.error("streams not removed", extra={"job": self._assign.job, "why": str(error)})
 
     @property
     def _uid(self) -> int:
-        account = self._quarters.account
+        account = self._slot_directory.account
         return account.uid if account is not None else os.geteuid()
 
     def _stream_path(self, name: str) -> Path:
@@ -124,7 +135,7 @@ class StageOut:
         if large:
             self._streams = [(stream.name, stream.cut_bytes > 0) for stream in streams if not stream.is_small]
 
-    def _take_small(self, held: Held, found: Sequence[outputs.Found]) -> None:
+    def _take_small(self, held: Directory, found: Sequence[outputs.Found]) -> None:
         """Small outputs ride in the completion as long as they fit together, the smallest first."""
         room = MAX_INLINE_OUTPUT_BYTES - sum(entry.size for entry in self.entries)
         for output in sorted(found, key=lambda one: one.size):
@@ -135,7 +146,7 @@ class StageOut:
             with outputs.opened(held, output.name, self._uid) as descriptor:
                 self.entries.append(_entry(output.name, outputs.read(descriptor, output.size)))
 
-    def _sync(self, held: Held) -> None:
+    def _sync(self, held: Directory) -> None:
         """Outputs that stay in the guest for now outlast a power cut, and so do streams."""
         for name in self._outputs:
             with outputs.opened(held, name, self._uid) as descriptor:
@@ -160,13 +171,13 @@ class StageOut:
                 return entry
             except TransferFailed as failure:
                 if failure.code is ErrorCode.TOO_LARGE:
-                    raise Failure(Outcome.FAILED, f"output {name!r}: {failure}") from failure
+                    raise AttemptFailed(Outcome.FAILED, f"output {name!r}: {failure}") from failure
                 self.trouble = f"stage-out of {name!r}: {failure}"
                 log.warning("stage-out failed", extra={"job": self._assign.job, "why": str(failure)})
-                patient_until = time.monotonic() + self._room.store_patience_s
+                patient_until = time.monotonic() + self._resources.store_patience_s
                 deadline = math.inf if failure.code in _WAITED_FOR else min(deadline, patient_until)
                 if time.monotonic() + wait_s > deadline:
-                    raise Failure(Outcome.LOST, self.trouble) from failure
+                    raise AttemptFailed(Outcome.LOST, self.trouble) from failure
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 

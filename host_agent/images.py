@@ -22,7 +22,7 @@ import msgspec
 
 from broker import durable
 from broker.errors import PartialTaken
-from broker.transfer.partial import hold
+from broker.transfer.locks import open_locked
 from host_agent.downloads import download, read_url, sha256_of
 from host_agent.errors import ImageError
 from host_agent.hypervisors.contract import ImageFiles
@@ -193,7 +193,7 @@ def _alone_with(partial: Path, image: str) -> Iterator[None]:
     durable.make_directory(partial)
     os.utime(partial)
     try:
-        lock = hold(partial / ".lock")
+        lock = open_locked(partial / ".lock")
     except PartialTaken as error:
         raise ImageError(f"image {image} is being downloaded already; try again when that has ended") from error
     try:

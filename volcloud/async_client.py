@@ -89,7 +89,7 @@ class AsyncClient(CentreCalls):
             with self._saying_after(SAY_AFTER_S, lambda: f"waiting for {where}: {self._connection.last_error}"):
                 await self._connection.open(patience_s=PATIENCE_S)
             self._caller = Caller(self._connection)
-            self._transfers = Transfers(self._connection, my_suffix=self._caller.suffix, kept=0)
+            self._transfers = Transfers(self._connection, my_suffix=self._caller.suffix)
             self._caller.on_other = self._transfers.on_message
             await self._caller.open(self._address.user)
         except Disconnected as error:

@@ -16,11 +16,11 @@ from typing import Any, TypeVar
 
 from broker import durable
 from broker.errors import TransferFailed
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
+from broker.transfer.landing import PART
 from broker.transfer.leftovers import remove_left_behind
-from broker.transfer.partial import PART
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
 from schemas.ids import Kind, kind_of
@@ -105,7 +105,8 @@ class FileCalls:
         await asyncio.to_thread(_make, partial)
         watch = _Watch(size, progress)
         try:
-            work = self._transfers.fetch_file(get, local, partial, peer, progress=watch.on_bytes)
+            land = into_file(local, partial, kept=0)
+            work = self._transfers.fetch_file(get, land, peer, progress=watch.on_bytes)
             return await self._while_moving(work, get.id, watch, peer, local.name)
         finally:
             await asyncio.to_thread(_remove_partials, local, partial)

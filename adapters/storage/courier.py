@@ -24,9 +24,9 @@ from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
-from broker.transfer.desk import Desk
 from broker.transfer.leftovers import name_of_transfer
-from broker.transfer.places import Room
+from broker.transfer.scheduler import Limits
+from broker.transfer.transfer_queue import TransferQueue
 from schemas.codec import op_of
 from schemas.envelope import Message
 from schemas.files import (
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 #: Windows of all that is at work together fill at most half of the chunk queue; of one sender few are at work or wait,
 #: so that none takes everybody's room, nor do all VMs of one host.
-ROOM = Room(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
+LIMITS = Limits(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
 #: How often what killed transfers have left is looked for, seconds.
 SWEEP_S = 600.0
 
@@ -77,8 +77,8 @@ class Courier:
         self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
         self._errands = Errands(transfers, store, self._staging, rights, metrics)
-        self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
-        self._kin.on_found = self.desk.recognise
+        self.queue = TransferQueue(transfers, LIMITS, kin_of=self._kin.known)
+        self._kin.on_found = self.queue.recognise
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
@@ -94,7 +94,7 @@ class Courier:
 
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
-        await self.desk.close()
+        await self.queue.close()
         await self._kin.close()
 
     async def sweep(self) -> None:
@@ -114,7 +114,7 @@ class Courier:
 
     def _waiting(self) -> Collection[str]:
         """Give the keys of the files that come or wait to come."""
-        return {key_of(sender, name_of_transfer(sender, offer)) for sender, offer in self.desk.offers()}
+        return {key_of(sender, name_of_transfer(sender, offer)) for sender, offer in self.queue.offers()}
 
     def _take_up(self, delivery: Delivery, handle: Callable[[str, Message], bool]) -> Awaitable[None] | None:
         """Acknowledge what can be read and hand it on; what cannot, or is not ours, goes to the dead letters."""
@@ -149,6 +149,6 @@ class Courier:
         return is_taken
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
-        if not self.desk.open(sender, message, lambda: self._errands.serve(sender, message)):
+        if not self.queue.open(sender, message, lambda: self._errands.serve(sender, message)):
             # Who has many files says of each one every few seconds that it is there: no offence, however many.
             self._metrics.refused("flood")

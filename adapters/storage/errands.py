@@ -20,7 +20,7 @@ from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
 from adapters.storage.store import Store, StoredFile
 from broker.errors import TransferFailed
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_transfer
 from broker.transfer.receiving import WINDOW_S
 from broker.transfer.sending import digest_file
@@ -89,8 +89,7 @@ class Errands:
             try:
                 await self._transfers.receive_file(
                     offer,
-                    place.whole,
-                    place.partial,
+                    into_file(place.whole, place.partial),
                     sender,
                     offer.reply,
                     confirm=lambda: self._keep(sender, place.whole, file),

@@ -23,8 +23,9 @@ from adapters.storage import quota
 from adapters.storage.quota import Bounds, Staged, Wanted
 from broker import durable, reserve
 from broker.errors import PartialTaken
+from broker.transfer.landing import MARK, PART
 from broker.transfer.leftovers import remove_left_behind, remove_unheld
-from broker.transfer.partial import MARK, PART, lock
+from broker.transfer.locks import lock
 from broker.transfer.threads import in_thread
 
 log = logging.getLogger(__name__)

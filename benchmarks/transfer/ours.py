@@ -13,9 +13,9 @@ from pathlib import Path
 from broker.address import read_address
 from broker.connection import Connection, Delivery
 from broker.routes import queue_of
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.files import FileOffer, InputFile
 
@@ -31,8 +31,8 @@ async def receive(credential: Path, target: Path) -> None:
         delivery.ack()
         offer = decode(delivery.body)
         if isinstance(offer, FileOffer) and not transfers.is_open(offer.id):
-            partial = target.with_suffix(".part")
-            taking.add(asyncio.ensure_future(transfers.receive_file(offer, target, partial, delivery.user_id)))
+            land = into_file(target, target.with_suffix(".part"))
+            taking.add(asyncio.ensure_future(transfers.receive_file(offer, land, delivery.user_id)))
 
     async with connection:
         await connection.consume("vc.offers", on_opening, prefetch=64)

@@ -71,6 +71,11 @@ class Inbound(Struct, kw_only=True):
         """Everything has been taken."""
         return self.taken == self.size
 
+    @property
+    def came(self) -> int:
+        """Bytes that came of what was granted, in time or not."""
+        return self.taken + self.late
+
     def begin(self, offset: int, now_ms: int) -> FileWindow:
         """Start the next epoch at ``offset``, and give the grant that says so."""
         self.epoch = max(self.epoch + 1, now_ms)

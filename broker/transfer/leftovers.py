@@ -1,6 +1,6 @@
 """What transfers that ended or were killed have left on the disk, and its end: by age, and by count.
 
-Only what nobody holds is removed (see ``partial``), so any process may look after a directory that several share.
+Only what nobody holds is removed (see ``locks``), so any process may look after a directory that several share.
 Blocking.
 """
 
@@ -14,7 +14,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from broker.errors import PartialTaken
-from broker.transfer.partial import MARK, PART, lock
+from broker.transfer.landing import MARK, PART
+from broker.transfer.locks import lock
 from schemas.files import FileOffer
 
 

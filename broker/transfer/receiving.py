@@ -1,21 +1,18 @@
-"""The receiving end at work: chunks from a queue to a file that is whole or not there.
+"""The receiving end at work: chunks from a queue to a landing, which makes of them a file that is whole or not there.
 
-Writing and hashing happen in a thread; the loop only judges chunks and grants. What is durable is marked beside the
-partial file, so that a receiver that was killed goes on from there. The target appears by one rename, after the SHA-256
-of the whole was found right.
+Writing and hashing happen in a thread; the loop only judges chunks and grants. Whoever follows a receiver that was
+killed goes on from what its landing has made durable.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from broker.transfer.core import Inbound, Pace, Patience
-from broker.transfer.partial import Partial
+from broker.transfer.landing import Landing, Open
 from broker.transfer.threads import in_thread, to_its_end
 from schemas.codec import clip
 from schemas.envelope import Message
@@ -27,7 +24,7 @@ BACKLOG_BYTES = 4 << 20
 #: Silence after which the run is taken as broken and a new epoch begun, seconds; each further one is twice as long.
 STALL_S = 3.0
 #: The longest silence until that is done again, in first ones: a minute, and of who asks at each, 15 s, so that who
-#: serves it sees it ask in time (``places.ASKER_GONE_S``).
+#: serves it sees it ask in time (``scheduler.ASKER_GONE_S``).
 LONGEST_STALL, LONGEST_ASKING_STALL = 20.0, 5.0
 #: So long a silence, in first ones, has a receiver that only waits take the sender as gone: two minutes.
 MOST_STALLS = 40
@@ -46,8 +43,7 @@ class Receiving:
     def __init__(
         self,
         offer: FileOffer,
-        target: Path,
-        partial: Path,
+        land: Open,
         tell: Callable[[Message], None],
         *,
         stall_s: float = STALL_S,
@@ -57,19 +53,19 @@ class Receiving:
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         is_heard: Callable[[], bool] = lambda: True,
-        kept: int | None = None,
     ) -> None:
-        """``confirm`` runs when the target is whole, before the sender is told; what it raises fails the transfer.
+        """``confirm`` runs when the file is committed, before the sender is told; what it raises fails the transfer.
 
         ``most_stalls`` None: wait for the sender for ever, for a receiver that asks again at each silence. A sender
         that does not send a window in ``window_s`` counts as gone. While ``is_heard`` says that our words do not reach
-        the broker, neither is the sender's fault. ``kept``: see ``reserve.DiskRoom``.
+        the broker, neither is the sender's fault.
         """
         self._confirm = confirm
         self._is_heard = is_heard
         self._offer = offer
-        self._target = target
-        self._partial = Partial(partial, offer.size, kept)
+        self._land = land
+        self._landing: Landing | None = None
+        self._name = ""
         self._is_ready = False
         self._tell = tell
         self._again = again
@@ -83,15 +79,10 @@ class Receiving:
         self._window_s = window_s
         self._pace: Pace | None = None
         self._inbox: list[bytes] = []
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
         self._failure: TransferFailed | None = None
         #: The sender has been silent for a while: another one may take over.
         self.is_stalled = False
-
-    @property
-    def dropped(self) -> int:
-        """Chunks that did not count."""
-        return self._core.dropped
 
     @property
     def is_finishing(self) -> bool:
@@ -99,43 +90,52 @@ class Receiving:
         return self._core.is_whole
 
     async def run(self) -> None:
-        """Take the whole file. Post-condition: ``target`` holds it, durable. Raises TransferFailed, ``target`` as it
-        was; a full disk is one, and PartialTaken, of which the sender is told nothing. After a TIMEOUT the partial
-        file stays, and the same transfer can go on later."""
+        """Take the whole file. Post-condition: it has landed, durable. Raises TransferFailed, the target as it was; a
+        full disk is one, and PartialTaken, of which the sender is told nothing. After a TIMEOUT and RoomTaken what came
+        stays, and the same transfer can go on later."""
         try:
-            await self._take_all()
+            await self._take_all(await in_thread(self._open))
         except OSError as error:
-            text = f"cannot write {error.filename or self._target}: {error.strerror}"
-            raise self._abort(ErrorCode.STORE, text) from error
-        except (_SenderGone, asyncio.CancelledError):
-            await in_thread(self._mark)
-            raise
-        except PartialTaken:
+            text = f"cannot write {error.filename or self._name}: {error.strerror}"
+            raise await self._abort(ErrorCode.STORE, text) from error
+        except (_SenderGone, PartialTaken):
             raise
         except RoomTaken as failure:
-            await self._keep_for_later(failure)
+            # In its midst a sender that offers hears nothing: it does so again, and hears then, before another byte.
+            if not self._is_ready or self._most_stalls is None:
+                self._tell_abort(failure.code, str(failure))
             raise
         except TransferFailed as failure:
-            raise self._abort(failure.code, str(failure)) from failure
+            raise await self._abort(failure.code, str(failure)) from failure
         finally:
             self._is_ready = False
-            self._partial.close()
+            if self._landing is not None:
+                await in_thread(self._landing.close)
 
-    async def _take_all(self) -> None:
-        await in_thread(self._partial.open)
+    def _open(self) -> Landing:
+        """In a thread: what it opens is ours to close, also when we were cancelled meanwhile."""
+        self._landing = self._land(self._offer.size)
+        self._name = self._landing.name
+        return self._landing
+
+    @property
+    def _written(self) -> int:
+        return 0 if self._landing is None else self._landing.written
+
+    async def _take_all(self, landing: Landing) -> None:
         self._is_ready = True
-        self._begin(self._partial.durable)
+        self._begin(landing.written)
         if self._window_s is not None:
             self._pace = Pace(size=self._core.size, window_s=self._window_s, since_s=time.monotonic())
             self._pace.begin(self._core.taken, time.monotonic())
-        while self._partial.written < self._core.size:
-            await self._step()
+        while landing.written < self._core.size:
+            await self._step(landing)
             self._check_pace()
-        await to_its_end(self._finish())
+        await to_its_end(self._finish(landing))
 
-    async def _finish(self) -> None:
+    async def _finish(self, landing: Landing) -> None:
         """All bytes are there: whoever wants the place now, or stops us, waits for the rest of it."""
-        await in_thread(self._partial.keep, self._target, self._offer.sha256)
+        await in_thread(landing.commit, self._offer.sha256)
         if self._confirm is not None:
             await self._confirm()
         self._tell(FileDone(transfer=self._offer.id))
@@ -172,7 +172,7 @@ class Receiving:
         if not self._has_begun and self._waits < MOST_WAITS:
             self._waits += 1
             self._silent_s = 0.0
-        self._progress(self._partial.written)
+        self._progress(self._written)
 
     def on_abort(self, abort: FileAbort) -> None:
         """The sender gives up. One that was stopped is silent to a receiver that asks again: another may serve it."""
@@ -181,55 +181,39 @@ class Receiving:
             return
         failure = _SenderGone if abort.code == ErrorCode.INTERRUPTED else TransferFailed
         self._failure = failure(abort.code, abort.message)
-        self._wake.set()
+        self._wakeup.wake()
 
-    async def _step(self) -> None:
-        try:
-            async with asyncio.timeout(self._patience.wait_s):
-                await self._wake.wait()
-        except TimeoutError:
+    async def _step(self, landing: Landing) -> None:
+        if not await self._wakeup.sleep(self._patience.wait_s):
             self._on_silence()
             return
-        self._wake.clear()
         if self._failure is not None:
             raise self._failure
         batch, self._inbox = self._inbox, []
-        self._progress(await in_thread(self._partial.write, batch))
+        self._progress(await in_thread(landing.write, batch))
         self._grant_if_wanted()
 
     def _check_pace(self) -> None:
         now_s = time.monotonic()
         if self._pace is None:
             return
+        self._pace.size = self._core.size + self._core.late
         if not self._is_heard():
-            self._pace.begin(self._came, now_s)
-        elif not self._is_pace_kept(self._pace, now_s):
-            text = f"{self._target.name!r}: the sender has not sent a window in {self._pace.window_s:.0f} s"
+            self._pace.begin(self._core.came, now_s)
+        elif not self._pace.is_kept(self._core.came, now_s):
+            text = f"{self._name!r}: the sender has not sent a window in {self._pace.window_s:.0f} s"
             raise _SenderGone(ErrorCode.TIMEOUT, text)
-
-    @property
-    def _came(self) -> int:
-        return self._core.taken + self._core.late
-
-    def _is_pace_kept(self, pace: Pace, now_s: float) -> bool:
-        pace.size = self._core.size + self._core.late
-        return pace.is_kept(self._came, now_s)
 
     def _on_life(self) -> None:
         self.is_stalled = False
         self._silent_s = 0.0
-        self._wake.set()
-
-    def _mark(self) -> None:
-        """Have whoever goes on with the file find all of it; on a disk that does not take that, what is marked."""
-        with contextlib.suppress(OSError):
-            self._partial.mark()
+        self._wakeup.wake()
 
     def _on_silence(self) -> None:
         self.is_stalled = True
         self._silent_s += self._patience.wait_s * self._is_heard()
         if self._most_stalls is not None and self._silent_s >= self._most_stalls * self._patience.first_s:
-            text = f"{self._target.name!r}: the sender is silent for {self._silent_s:.0f} s"
+            text = f"{self._name!r}: the sender is silent for {self._silent_s:.0f} s"
             raise _SenderGone(ErrorCode.TIMEOUT, text)
         self._patience.lose()
         self._core.shrink()
@@ -241,20 +225,15 @@ class Receiving:
         self._tell(self._core.begin(offset, int(time.time() * 1000)))
 
     def _grant_if_wanted(self) -> None:
-        if self._core.wants_grant() and self._core.taken - self._partial.written <= BACKLOG_BYTES:
+        if self._core.wants_grant() and self._core.taken - self._written <= BACKLOG_BYTES:
             self._tell(self._core.grant())
 
-    async def _keep_for_later(self, failure: RoomTaken) -> None:
-        """Others have filled the disk. In its midst a sender that offers hears nothing: it does so again, and hears
-        then, before another byte, how much is missing. One that was asked is told."""
-        if self._is_ready:
-            await in_thread(self._mark)
-            if self._most_stalls is not None:
-                return
-        self._partial.forget_empty()
-        self._tell(FileAbort(transfer=self._offer.id, code=failure.code, message=clip(str(failure))))
-
-    def _abort(self, code: ErrorCode, message: str) -> TransferFailed:
-        self._partial.forget()
-        self._tell(FileAbort(transfer=self._offer.id, code=code, message=clip(message)))
+    async def _abort(self, code: ErrorCode, message: str) -> TransferFailed:
+        self._is_ready = False
+        if self._landing is not None:
+            await in_thread(self._landing.discard)
+        self._tell_abort(code, message)
         return TransferFailed(code, message)
+
+    def _tell_abort(self, code: ErrorCode, message: str) -> None:
+        self._tell(FileAbort(transfer=self._offer.id, code=code, message=clip(message)))

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import NotDelivered, TransferFailed
 from broker.transfer.core import Outbound, Pace, Patience
 from schemas.envelope import Message
@@ -24,7 +25,7 @@ from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindo
 
 #: Silence of the receiver after which the file is offered again, seconds; each further one is twice as long.
 SILENCE_S = 4.0
-#: The longest of them, in first ones: 15 s, below ``places.ASKER_GONE_S``.
+#: The longest of them, in first ones: 15 s, below ``scheduler.ASKER_GONE_S``.
 LONGEST_SILENCE = 3.75
 #: Offers in a row without an answer until the transfer is given up: five minutes.
 MOST_OFFERS = 21
@@ -62,7 +63,7 @@ class Sending:
         self._pace = Pace(size=offer.size + 1, window_s=window_s or math.inf, since_s=time.monotonic())
         #: How far the receiver has said to be.
         self._reached = 0
-        self._wake = asyncio.Event()
+        self._wakeup = Wakeup()
         self._done = False
         self._failure: TransferFailed | None = None
 
@@ -98,13 +99,13 @@ class Sending:
         """The receiver grants, acknowledges or starts anew."""
         self._core.on_window(window)
         self._reached = max(self._reached, min(window.offset, self._core.size))
-        self._wake.set()
+        self._wakeup.wake()
 
     def on_wait(self) -> None:
         """The receiver is there, and not ready yet: believed so often, and no more."""
         self._waits += 1
         if self._waits <= MOST_WAITS:
-            self._wake.set()
+            self._wakeup.wake()
 
     def again(self) -> None:
         """Offer again: the link is new, and the receiver may need a while for its own."""
@@ -114,24 +115,20 @@ class Sending:
     def on_done(self) -> None:
         """The receiver has it."""
         self._done = True
-        self._wake.set()
+        self._wakeup.wake()
 
     def on_abort(self, abort: FileAbort) -> None:
         """The receiver gives up."""
         self._failure = TransferFailed(abort.code, abort.message)
-        self._wake.set()
+        self._wakeup.wake()
 
     async def _hear(self) -> None:
         """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many, and for
         words without an end."""
         self._check_pace()
-        try:
-            async with asyncio.timeout(self._patience.wait_s):
-                await self._wake.wait()
-        except TimeoutError:
+        if not await self._wakeup.sleep(self._patience.wait_s):
             self._on_silence()
             return
-        self._wake.clear()
         self._patience.regain()
         self._unanswered = 0
         self._progress(self._core.next)
@@ -181,7 +178,7 @@ class Sending:
 
     def _give_up(self, code: ErrorCode, message: str) -> None:
         self._failure = TransferFailed(code, message)
-        self._wake.set()
+        self._wakeup.wake()
         self._tell(FileAbort(transfer=self._offer.id, code=code, message=message))
 
 

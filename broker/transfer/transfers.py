@@ -16,11 +16,11 @@ import msgspec
 
 from broker.carrier import Carrier
 from broker.delivery import Delivery
-from broker.errors import Disconnected, TransferFailed
+from broker.errors import TransferFailed
 from broker.inbound import Refusal, take_in
-from broker.outbound import send
-from broker.routes import Route, file_route, up
 from broker.transfer.core import Patience
+from broker.transfer.landing import Open
+from broker.transfer.peer import ANY_ADAPTER, Peer
 from broker.transfer.receiving import WINDOW_S, Receiving
 from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
 from schemas.envelope import Message
@@ -28,29 +28,21 @@ from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, InputFile
 from schemas.ids import Kind, kind_of
 
-#: The peer of a transfer that any storage adapter may serve.
-ANY_ADAPTER = "adapter-"
-
 
 class _Open(msgspec.Struct, kw_only=True):
-    peer: str
-    suffix: str = ""
+    peer: Peer
     end: Receiving | Sending | None = None
     offered: asyncio.Future[FileOffer] | None = None
     progress: Callable[[int], None] | None = None
-    #: The broker's confirm of what we said last.
-    word: asyncio.Future[None] | None = None
-    #: That of what we asked for last, and whether it was answered.
-    asked: asyncio.Future[None] | None = None
+    #: Whether what was asked for last was answered.
     is_answered: bool = False
 
 
 class Transfers:
     """See the module. Feed it every delivery of files that comes to its principal."""
 
-    def __init__(self, connection: Carrier, *, my_suffix: str = "", kept: int | None = None) -> None:
-        """``kept``: see ``reserve.DiskRoom``; of the disks that files come to."""
-        self._connection, self._kept = connection, kept
+    def __init__(self, connection: Carrier, *, my_suffix: str = "") -> None:
+        self._connection = connection
         self._my_suffix = my_suffix
         self._open: dict[str, _Open] = {}
         self.refused: Counter[str] = Counter()
@@ -71,16 +63,16 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
     ) -> Sending:
         """Send a file to ``peer`` (ANY_ADAPTER: whichever takes it). Raises TransferFailed; see ``Sending``."""
-        entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
+        entry = self._open[offer.id] = _Open(peer=self._peer(peer, suffix))
         sending = Sending(
             offer,
             path,
-            lambda chunk: self._chunk(entry, chunk),
-            lambda m: self._tell(entry, m),
+            entry.peer.send_chunk,
+            entry.peer.tell,
             most_offers=most_offers,
             window_s=window_s,
             progress=progress,
-            is_heard=lambda: _is_heard(entry),
+            is_heard=entry.peer.is_heard,
         )
         entry.end = sending
         try:
@@ -93,8 +85,7 @@ class Transfers:
     async def receive_file(
         self,
         offer: FileOffer,
-        target: Path,
-        partial: Path,
+        land: Open,
         peer: str,
         suffix: str = "",
         *,
@@ -104,18 +95,17 @@ class Transfers:
     ) -> None:
         """Take the file that ``peer`` offers; ``confirm`` runs before the peer is told. Raises TransferFailed.
 
-        A peer that is silent for long, or sends less than a window in ``window_s``, is gone: TIMEOUT, and the partial
-        file stays for when it offers again.
+        A peer that is silent for long, or sends less than a window in ``window_s``, is gone: TIMEOUT, and what came
+        stays for when it offers again.
         """
-        entry = self._open[offer.id] = _Open(peer=peer, suffix=suffix)
+        entry = self._open[offer.id] = _Open(peer=self._peer(peer, suffix))
         hooks = {"progress": progress, "confirm": confirm, "window_s": window_s}
-        await self._receive(entry, offer, target, partial, **hooks)
+        await self._receive(entry, offer, land, **hooks)
 
     async def fetch_file(
         self,
         get: FileGet,
-        target: Path,
-        partial: Path,
+        land: Open,
         peer: str,
         *,
         progress: Callable[[int], None] | None = None,
@@ -128,14 +118,14 @@ class Transfers:
         cancelled it tells the peer, which would offer for a while otherwise.
         """
         offered: asyncio.Future[FileOffer] = asyncio.get_running_loop().create_future()
-        entry = self._open[get.id] = _Open(peer=peer, offered=offered, progress=progress)
-        hooks = {"again": lambda: self._ask(entry, get), "progress": progress, "most_stalls": None}
+        entry = self._open[get.id] = _Open(peer=self._peer(peer), offered=offered, progress=progress)
+        hooks = {"again": lambda: entry.peer.ask(get), "progress": progress, "most_stalls": None}
         try:
             offer = await self._until_offered(entry, get, offered, ask_every_s)
             self._check_asked(entry, get, offer)
-            await self._receive(entry, offer, target, partial, **hooks)
+            await self._receive(entry, offer, land, **hooks)
         except asyncio.CancelledError:
-            self._tell(entry, FileAbort(transfer=get.id, code=ErrorCode.INTERRUPTED, message="nobody waits for it"))
+            entry.peer.tell(FileAbort(transfer=get.id, code=ErrorCode.INTERRUPTED, message="nobody waits for it"))
             raise
         finally:
             self._open.pop(get.id, None)
@@ -152,7 +142,7 @@ class Transfers:
 
     def tell(self, peer: str, suffix: str, message: Message) -> None:
         """Say something to a peer with whom no transfer is open: that there will be none."""
-        self._publish(file_route(self._connection.user, peer, suffix, is_chunk=False), message)
+        self._peer(peer, suffix).tell(message)
 
     def is_open(self, transfer: str) -> bool:
         """Say whether a transfer is going on."""
@@ -166,27 +156,20 @@ class Transfers:
     def is_heard(self, transfer: str) -> bool:
         """Say whether the broker has taken what we said last: then a silence is the peer's."""
         entry = self._open.get(transfer)
-        return entry is None or _is_heard(entry)
+        return entry is None or entry.peer.is_heard()
 
     def on_message(self, sender: str, message: Message) -> bool:
         """Hand a message to its transfer. False: there is none, the sender is not its peer, or a chunk is of no use."""
         transfer = message.id if isinstance(message, FileOffer) else getattr(message, "transfer", "")
         entry = self._open.get(transfer)
-        if entry is None or not self._may_speak(entry, sender):
+        if entry is None or not entry.peer.is_one(sender):
             return False
-        if kind_of(sender) is Kind.ADAPTER and isinstance(message, FileWindow | FileOffer):
-            if isinstance(message, FileOffer) and entry.peer not in (sender, ANY_ADAPTER) and not _is_stalled(entry):
-                return False
-            entry.peer = sender
+        if kind_of(sender) is Kind.ADAPTER and not _may_serve(entry, sender, message):
+            return False
         if isinstance(entry.end, Receiving) and isinstance(message, FileChunk):
             return entry.end.on_chunk(message)
         self._dispatch(entry, message)
         return True
-
-    def _may_speak(self, entry: _Open, sender: str) -> bool:
-        if kind_of(entry.peer) is Kind.ADAPTER:
-            return kind_of(sender) is Kind.ADAPTER
-        return sender == entry.peer
 
     def _dispatch(self, entry: _Open, message: Message) -> None:
         match entry.end, message:
@@ -217,17 +200,14 @@ class Transfers:
         self,
         entry: _Open,
         offer: FileOffer,
-        target: Path,
-        partial: Path,
+        land: Open,
         **hooks: Any,
     ) -> None:
         receiving = Receiving(
             offer,
-            target,
-            partial,
-            lambda m: self._tell(entry, m),
-            is_heard=lambda: _is_heard(entry),
-            kept=self._kept,
+            land,
+            entry.peer.tell,
+            is_heard=entry.peer.is_heard,
             **hooks,
         )
         entry.end = receiving
@@ -243,11 +223,11 @@ class Transfers:
         patience = Patience(first_s=every_s, most_times=LONGEST_SILENCE)
         while not offered.done():
             entry.is_answered = False
-            self._ask(entry, get)
+            entry.peer.ask(get)
             await asyncio.wait([offered], timeout=patience.wait_s)
             if entry.is_answered:
                 patience.regain()
-            elif _is_heard(entry):
+            elif entry.peer.is_heard():
                 patience.lose()
         return offered.result()
 
@@ -255,44 +235,21 @@ class Transfers:
         """An input is named by its SHA-256: refuse anything else. Raises TransferFailed."""
         if isinstance(get.file, InputFile) and offer.sha256 != get.file.sha256:
             text = f"asked for the input {get.file.sha256}, offered a file with SHA-256 {offer.sha256}"
-            self._tell(entry, FileAbort(transfer=get.id, code=ErrorCode.CONFLICT, message=text))
+            entry.peer.tell(FileAbort(transfer=get.id, code=ErrorCode.CONFLICT, message=text))
             raise TransferFailed(ErrorCode.CONFLICT, text)
 
-    def _ask(self, entry: _Open, get: FileGet) -> None:
-        if entry.asked is None or entry.asked.done():
-            entry.word = entry.asked = self._publish(self._opening_route(entry), get)
-
-    def _tell(self, entry: _Open, message: Message) -> None:
-        if isinstance(message, FileOffer):
-            self._offer(entry, message)
-        elif entry.peer != ANY_ADAPTER:
-            route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
-            entry.word = self._publish(route, message)
-
-    def _offer(self, entry: _Open, offer: FileOffer) -> None:
-        """Offer; but while what we said last lies in our own line, one offer more would lie behind it."""
-        if entry.word is None or entry.word.done():
-            entry.word = self._publish(self._opening_route(entry), offer)
-
-    def _chunk(self, entry: _Open, chunk: FileChunk) -> asyncio.Future[None]:
-        route = file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=True)
-        entry.word = send(self._connection, route, chunk, mandatory=False, persistent=False)
-        return entry.word
-
-    def _opening_route(self, entry: _Open) -> Route:
-        if kind_of(entry.peer) is Kind.ADAPTER:
-            return up(self._connection.user, "offer")
-        return file_route(self._connection.user, entry.peer, entry.suffix, is_chunk=False)
-
-    def _publish(self, route: Route, message: Message) -> asyncio.Future[None]:
-        message = msgspec.structs.replace(message, reply=self._my_suffix)
-        return send(self._connection, route, message, mandatory=False, persistent=False)
+    def _peer(self, name: str, suffix: str = "") -> Peer:
+        return Peer(self._connection, name, suffix, my_suffix=self._my_suffix)
 
 
-def _is_heard(entry: _Open) -> bool:
-    """A word that the broker has neither confirmed nor refused may lie in a link that is dead, or a broker that is."""
-    word = entry.word
-    return word is None or (word.done() and not word.cancelled() and not isinstance(word.exception(), Disconnected))
+def _may_serve(entry: _Open, sender: str, message: Message) -> bool:
+    """Have the adapter that grants or offers be the peer. False: it offers what another one has at work."""
+    is_offer = isinstance(message, FileOffer)
+    if is_offer and entry.peer.name not in (sender, ANY_ADAPTER) and not _is_stalled(entry):
+        return False
+    if is_offer or isinstance(message, FileWindow):
+        entry.peer.name = sender
+    return True
 
 
 def _is_stalled(entry: _Open) -> bool:

@@ -20,11 +20,11 @@ from broker.routes import down, queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder, ServerClock, Uplink
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.sending import digest_file
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
-from guest_agent.slots import JobLoop, Timing
+from guest_agent.job_loop import JobLoop, Timing
 from schemas.envelope import Done, Message, Reply
 from schemas.execs import ExecRun, Stream
 from schemas.files import FileGet, FileOffer, GuestFile
@@ -201,7 +201,7 @@ async def test_files_go_both_ways_though_the_way_breaks(ends: Ends, tmp_path: Pa
     await ends.cut()
     async with asyncio.timeout(60):
         await sending
-        await near.fetch_file(FileGet(file=GuestFile(path="f")), back, tmp_path / "part", ends.far.user)
+        await near.fetch_file(FileGet(file=GuestFile(path="f")), into_file(back, tmp_path / "part"), ends.far.user)
     await files.close()
 
     assert hashlib.sha256((area / "f").read_bytes()).hexdigest() == sha256
@@ -239,7 +239,7 @@ async def test_a_job_is_asked_for_run_and_answered_for(centre: Ends, tmp_path: P
     await adapter.listen()
     loop = JobLoop(
         Uplink(centre.far, lambda: 1),
-        guest.room,
+        guest.resources,
         slots=1,
         machine=lambda: Machine(cpus=1, memory_mib=1, disk_mib=1, platform="p"),
         clock=ServerClock(),
@@ -248,7 +248,7 @@ async def test_a_job_is_asked_for_run_and_answered_for(centre: Ends, tmp_path: P
     )
     async with serving(centre, tmp_path, loop.handlers()):
         working = asyncio.create_task(loop.run())
-        await until(lambda: adapter.outcomes and guest.book.ended, 60)
+        await until(lambda: adapter.outcomes and guest.journal.ended, 60)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         guest.close()

@@ -22,6 +22,7 @@ from broker.node import LOOPBACK, NodeAddress, PrivateNode
 from broker.ports import free_ports
 from broker.principals import parse_principal
 from broker.topology import Profile
+from broker.transfer import into_file
 from broker.transfer.sending import digest_file
 from schemas.endpoints import Endpoint
 from schemas.envelope import Done
@@ -147,7 +148,11 @@ async def test_a_file_that_is_under_way_when_its_broker_dies_arrives_by_another(
         moved = asyncio.Event()
         receiving = asyncio.ensure_future(
             guest.transfers.receive_file(
-                came, tmp_path / "target", tmp_path / "part", sender, came.reply, progress=lambda _: moved.set()
+                came,
+                into_file(tmp_path / "target", tmp_path / "part"),
+                sender,
+                came.reply,
+                progress=lambda _: moved.set(),
             )
         )
         await moved.wait()

@@ -16,9 +16,9 @@ from broker.address import Address
 from broker.connection import Connection
 from broker.errors import TransferFailed
 from broker.routes import queue_of, reply_queue
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.errors import ErrorCode
 from schemas.files import FileChunk, FileGet, FileOffer, GuestFile, InputFile
@@ -109,7 +109,9 @@ async def test_a_push_over_a_link_cut_five_times_arrives_with_little_sent_twice(
             sender, came = await guest.openings.get()
             assert isinstance(came, FileOffer)
 
-            await guest.transfers.receive_file(came, tmp_path / "target", tmp_path / "part", sender, came.reply)
+            await guest.transfers.receive_file(
+                came, into_file(tmp_path / "target", tmp_path / "part"), sender, came.reply
+            )
             sent = (await sending).sent_bytes
 
     assert proxy.cuts >= 5
@@ -126,7 +128,7 @@ async def test_a_pull_over_a_link_cut_five_times_arrives_with_little_sent_twice(
         async with vm_end(proxy.address) as guest, console_end(console) as person:
             get = FileGet(file=GuestFile(path="x"))
             fetching = asyncio.ensure_future(
-                person.transfers.fetch_file(get, tmp_path / "target", tmp_path / "part", vm.user)
+                person.transfers.fetch_file(get, into_file(tmp_path / "target", tmp_path / "part"), vm.user)
             )
             asker, came = await guest.openings.get()
             answer = msgspec.structs.replace(offer, id=came.id)
@@ -180,7 +182,11 @@ async def test_another_adapter_takes_over_where_the_partial_file_is_shared(mint:
             assert isinstance(came, FileOffer)
             receiving = asyncio.ensure_future(
                 store.transfers.receive_file(
-                    came, target, part, console.user, came.reply, progress=lambda size: cancel_above(receiving, size)
+                    came,
+                    into_file(target, part),
+                    console.user,
+                    came.reply,
+                    progress=lambda size: cancel_above(receiving, size),
                 )
             )
             await asyncio.gather(receiving, return_exceptions=True)
@@ -188,7 +194,7 @@ async def test_another_adapter_takes_over_where_the_partial_file_is_shared(mint:
         async with adapter_end(second) as store:
             _, came = await store.openings.get()
             assert isinstance(came, FileOffer)
-            await store.transfers.receive_file(came, target, part, console.user, came.reply)
+            await store.transfers.receive_file(came, into_file(target, part), console.user, came.reply)
         sent = (await sending).sent_bytes
 
     assert digest_file(target)[1] == offer.sha256
@@ -203,7 +209,7 @@ async def test_a_guest_that_loses_its_adapter_gets_the_file_from_another(mint: M
     part = tmp_path / "part"
     async with vm_end(vm) as guest:
         fetching = asyncio.ensure_future(
-            guest.transfers.fetch_file(get, tmp_path / "target", part, ANY_ADAPTER, ask_every_s=0.5)
+            guest.transfers.fetch_file(get, into_file(tmp_path / "target", part), ANY_ADAPTER, ask_every_s=0.5)
         )
         async with adapter_end(first) as store:
             await store.openings.get()
@@ -231,7 +237,9 @@ async def test_a_file_that_is_not_what_was_offered_leaves_nothing_under_its_name
         assert isinstance(came, FileOffer)
 
         with pytest.raises(TransferFailed, match="SHA-256"):
-            await guest.transfers.receive_file(came, tmp_path / "target", tmp_path / "part", sender, came.reply)
+            await guest.transfers.receive_file(
+                came, into_file(tmp_path / "target", tmp_path / "part"), sender, came.reply
+            )
         with pytest.raises(TransferFailed) as caught:
             await sending
 
@@ -248,7 +256,7 @@ async def test_an_empty_file_arrives_too(mint: Mint, tmp_path: Path) -> None:
         sender, came = await guest.openings.get()
         assert isinstance(came, FileOffer)
 
-        await guest.transfers.receive_file(came, tmp_path / "target", tmp_path / "part", sender, came.reply)
+        await guest.transfers.receive_file(came, into_file(tmp_path / "target", tmp_path / "part"), sender, came.reply)
         await sending
 
     assert (tmp_path / "target").read_bytes() == b""
@@ -264,7 +272,7 @@ async def test_chunks_of_a_stranger_or_for_no_open_transfer_are_dropped_and_coun
         chunk = FileChunk(transfer=offer.id, epoch=1 << 60, offset=0, crc32=0, data=b"evil")
         thief.transfers.tell(vm.user, "", chunk)
         thief.transfers.tell(vm.user, "", msgspec.structs.replace(chunk, transfer="no-such-transfer"))
-        await guest.transfers.receive_file(came, tmp_path / "target", tmp_path / "part", sender, came.reply)
+        await guest.transfers.receive_file(came, into_file(tmp_path / "target", tmp_path / "part"), sender, came.reply)
         await sending
         await until(lambda: guest.transfers.refused["no_such_transfer"] == 2)
 

@@ -17,7 +17,7 @@ from host_agent.hypervisors.process import ProcessHypervisor
 from schemas.vms import VmState
 from volcloud.centre.stopping import end_marked
 
-#: The containers of our guest agent at work, without its broker: a warden, a payload, a child of that in a session of
+#: The containers of our guest agent at work, without its broker: a starter, a payload, a child of that in a session of
 #: its own, and another one that has dropped its parent.
 GUEST = """
 import asyncio, sys
@@ -76,7 +76,7 @@ async def kill_agent(vm: Paused) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-async def test_wardens_and_payloads_of_a_paused_vm_end_with_its_agent(paused: Paused, eventually: Eventually) -> None:
+async def test_starters_and_payloads_of_a_paused_vm_end_with_its_agent(paused: Paused, eventually: Eventually) -> None:
     before = paused.left()
     await kill_agent(paused)
     await eventually(lambda: ("vm-a", VmState.ABORTED) in paused.told)

@@ -15,7 +15,7 @@ from broker.delivery import Delivery
 from broker.inbound import Letter, take_in
 from broker.routes import queue_of
 from broker.rpc.execution import Execution
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.sending import digest_file
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
@@ -86,7 +86,7 @@ async def test_a_file_of_256_megabytes_both_ways(tmp_path: Path) -> None:
         offer = FileOffer(file=GuestFile(path="f"), size=size, sha256=sha256)
         tracemalloc.start()
         await near.send_file(source, offer, ends.far.user)
-        await near.fetch_file(FileGet(file=GuestFile(path="f")), back, tmp_path / "part", ends.far.user)
+        await near.fetch_file(FileGet(file=GuestFile(path="f")), into_file(back, tmp_path / "part"), ends.far.user)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         await files.close()

@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from broker.errors import TransferFailed
+from guest_agent.accounts import Account
 from guest_agent.attempt import Attempt
-from guest_agent.book import Conclusion, Past
+from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.cache import InputCache
 from guest_agent.container import Container
 from guest_agent.disk import Disk
-from guest_agent.payload import Account
-from guest_agent.quarters import Quarters
-from guest_agent.room import Room
+from guest_agent.resources import Resources
+from guest_agent.slot_directory import SlotDirectory
 from schemas.description import Input
 from schemas.errors import ErrorCode
 from schemas.jobs import JobAssign, JobCompletion, OutputEntry
 
 
 class Pages:
-    """A book in memory: what is written down is there, in the order in which it was."""
+    """A journal in memory: what is written down is there, in the order in which it was."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
@@ -55,7 +55,7 @@ class Pages:
 class Guest:
     """See the module. One slot; payloads have ``account``."""
 
-    def __init__(self, directory: Path, account: Account | None = None, **room: Any) -> None:
+    def __init__(self, directory: Path, account: Account | None = None, **resources: Any) -> None:
         self.directory = directory
         self.inputs: dict[str, bytes] = {}
         self.stored: dict[str, bytes] = {}
@@ -63,29 +63,29 @@ class Guest:
         self.full_for = 0
         #: With what the store refuses while it is full, and whether that holds for what is fetched from it too.
         self.refusal, self.gives_while_full = ErrorCode.STORE, True
-        self.book = Pages()
+        self.journal = Pages()
         (directory / "jobs").mkdir(exist_ok=True)
         (directory / "jobs").chmod(0o711)
         (directory / "aside").mkdir(exist_ok=True)
-        self.quarters = Quarters(directory / "jobs" / "slot-0", account)
-        self.container = Container(self.quarters, cover=directory)
+        self.slot_directory = SlotDirectory(directory / "jobs" / "slot-0", account)
+        self.container = Container(self.slot_directory, cover=directory)
         cache = InputCache(directory / "cache", self.fetch)
         fields: dict[str, Any] = {
             "containers": [self.container],
             "cache": cache,
             "disk": Disk(directory / "jobs", cache),
-            "book": self.book,
+            "journal": self.journal,
             "aside": directory / "aside",
             "boot_id": "boot",
             "boot_before": "boot",
             "store_patience_s": 5.0,
         }
-        self.room = Room(**(fields | room))
+        self.resources = Resources(**(fields | resources))
 
     def attempt(self, *command: str, **fields: Any) -> Attempt:
         fields = {"job": "site-a/j.1", "attempt": 1, "slot": 0, "grace_s": 1.0, **fields}
         assign = JobAssign(executable=command[0], arguments=list(command[1:]), **fields)
-        return Attempt(assign, 0, self.room, self.store)
+        return Attempt(assign, 0, self.resources, self.store)
 
     def input(self, name: str, content: bytes, **fields: Any) -> Input:
         sha256 = hashlib.sha256(content).hexdigest()

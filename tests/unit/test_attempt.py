@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from guest_agent.payload import Account
-from guest_agent.room import clear, find_begun, set_aside
+from guest_agent.accounts import Account
+from guest_agent.leftovers import clear, find_begun, set_aside
 from schemas.codec import encode
 from schemas.description import Input, Output
 from schemas.jobs import Outcome, Phase
@@ -48,14 +48,14 @@ async def test_a_job_runs_with_its_inputs_and_its_output_comes_back(guest: Guest
 
     assert completion.outcome == Outcome.DONE
     assert (content_of(completion, "out"), content_of(completion, "stdout")) == (b"AB", b"said\n")
-    assert [path.name for path in guest.quarters.work.iterdir()] == []
+    assert [path.name for path in guest.slot_directory.work.iterdir()] == []
 
 
 async def test_jobs_at_once_share_one_fetch_of_the_same_input(guest: Guest) -> None:
     item = guest.input("a", b"A" * 100)
 
     async def get() -> bytes:
-        async with guest.room.cache.lend(item.sha256 or "") as path:
+        async with guest.resources.cache.lend(item.sha256 or "") as path:
             return path.read_bytes()
 
     got = await asyncio.gather(get(), get(), get())
@@ -208,7 +208,7 @@ async def test_a_cancelled_payload_has_its_grace_too(guest: Guest) -> None:
     script = "trap 'echo tidied; exit 0' TERM; echo > begun; while :; do sleep 0.05; done"
     attempt = guest.attempt("sh", "-c", script, grace_s=20.0)
     running = asyncio.ensure_future(attempt.run())
-    await until((guest.quarters.work / "site-a_j.1.1" / "begun").exists)
+    await until((guest.slot_directory.work / "site-a_j.1.1" / "begun").exists)
 
     attempt.stop("enough")
     completion = await asyncio.wait_for(running, 15)
@@ -297,7 +297,7 @@ async def test_a_job_that_nested_three_thousand_directories_is_removed_and_the_n
     completion = await guest.run("true", attempt=2)
 
     assert completion.outcome == Outcome.DONE
-    assert list(guest.quarters.work.iterdir()) == []
+    assert list(guest.slot_directory.work.iterdir()) == []
 
 
 async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ async def test_leftovers_that_cannot_be_removed_at_once_hold_up_no_start(tmp_pat
 
 
 async def test_the_cache_lets_go_what_was_used_longest_ago_and_keeps_what_is_lent(guest: Guest) -> None:
-    cache, items = guest.room.cache, [guest.input(name, name.encode()) for name in "abc"]
+    cache, items = guest.resources.cache, [guest.input(name, name.encode()) for name in "abc"]
     for number, item in enumerate(items):
         async with cache.lend(item.sha256 or "") as path:
             os.utime(path, (number, number))
@@ -358,7 +358,7 @@ async def test_what_nobody_foresaw_ends_one_attempt_as_lost(guest: Guest, monkey
 
 
 async def test_slots_that_are_short_of_room_at_once_make_it_together(guest: Guest) -> None:
-    cache = guest.room.cache
+    cache = guest.resources.cache
     for _ in range(20):
         for number in range(50):
             (guest.directory / "cache" / f"{number:064}").write_bytes(b"x")
@@ -378,7 +378,7 @@ async def test_what_a_payload_calls_its_own_files_says_nothing_of_attempts(tmp_p
 async def test_a_job_that_may_have_more_than_there_is_does_not_empty_the_cache(guest: Guest) -> None:
     """A job that asks for nothing may have its slot's share of the whole disk, which is never free."""
     item = guest.input("kept", b"kept")
-    async with guest.room.cache.lend(item.sha256 or ""):
+    async with guest.resources.cache.lend(item.sha256 or ""):
         pass
 
     completion = await guest.run("true", disk_mib=1 << 30)

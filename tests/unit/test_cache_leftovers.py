@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from broker.transfer.partial import Partial
+from broker.transfer.landing import FileLanding
 from guest_agent.cache import MOST_PARTIALS, InputCache
 
 
@@ -15,8 +15,7 @@ async def fetch(sha256: str, target: Path, partial: Path) -> None:
 
 async def test_partial_files_of_killed_fetches_go(tmp_path: Path) -> None:
     cache = InputCache(tmp_path, fetch)
-    at_work = Partial(tmp_path / ".at-work.part", 10)
-    at_work.open()
+    at_work = FileLanding(tmp_path / "at-work", tmp_path / ".at-work.part", 10)
     for number in range(MOST_PARTIALS + 4):
         (tmp_path / f".{number}.part").touch()
         (tmp_path / f".{number}.mark").touch()

@@ -35,16 +35,16 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @as_root
-def test_all_jobs_together_leave_the_agent_its_memory_and_wardens_take_nothing_of_theirs(tree: Path) -> None:
+def test_all_jobs_together_leave_the_agent_its_memory_and_starters_take_nothing_of_theirs(tree: Path) -> None:
     given = memory_for_jobs(1000 << 20, slots=2)
     jobs = own_groups(given, tree, tree / "own")
 
-    assert given == (1000 - 100 << 20) - 2 * cgroup.WARDEN_BYTES
+    assert given == (1000 - 100 << 20) - 2 * cgroup.STARTER_BYTES
     assert jobs == tree / "jobs"
     assert (tree / "jobs" / "memory.max").read_text() == str(given)
     group = SlotGroup(jobs / "slot-0")
-    assert (group.job, group.warden) == (tree / "jobs" / "slot-0", tree / "wardens")
-    assert group.warden.is_dir()
+    assert (group.job, group.starter) == (tree / "jobs" / "slot-0", tree / "starters")
+    assert group.starter.is_dir()
 
 
 @as_root

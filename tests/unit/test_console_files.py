@@ -12,10 +12,10 @@ import pytest
 
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
-from broker.transfer.desk import Desk
-from broker.transfer.places import ASKER_GONE_S, Room
+from broker.transfer.scheduler import ASKER_GONE_S, Limits
 from broker.transfer.sending import digest_file
-from guest_agent.files import ROOM, ConsoleFiles
+from broker.transfer.transfer_queue import TransferQueue
+from guest_agent.files import LIMITS, ConsoleFiles
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, GuestFile
@@ -148,7 +148,7 @@ async def test_the_ninth_pull_waits_and_hears_so_and_dead_consoles_give_its_plac
 
     for get in gets:
         assert guest.files.on_opening(CONSOLE, get)
-    await until(lambda: len(guest.said(FileOffer)) == ROOM.at_work)
+    await until(lambda: len(guest.said(FileOffer)) == LIMITS.at_work)
     guest.files.on_opening(CONSOLE, gets[8])
     assert [word.transfer for word in guest.said(FileWait)] == [gets[8].id]  # type: ignore[attr-defined]
 
@@ -161,8 +161,8 @@ async def test_the_ninth_pull_waits_and_hears_so_and_dead_consoles_give_its_plac
 async def test_who_waited_and_has_stopped_asking_is_not_begun() -> None:
     now = [0.0]
     transfers = Transfers(MemoryCarrier("vm-a"))
-    room = Room(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
-    desk = Desk(transfers, room, clock=lambda: now[0])
+    limits = Limits(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
+    queue = TransferQueue(transfers, limits, clock=lambda: now[0])
     begun: list[str] = []
     first_ended = asyncio.Event()
 
@@ -171,14 +171,14 @@ async def test_who_waited_and_has_stopped_asking_is_not_begun() -> None:
         await first_ended.wait()
 
     gone, here = FileGet(file=GuestFile(path="gone")), FileGet(file=GuestFile(path="here"))
-    desk.open("console-a", FileGet(file=GuestFile(path="x")), lambda: work("x"))
-    desk.open("console-a", gone, lambda: work("gone"))
-    desk.open("console-a", here, lambda: work("here"))
+    queue.open("console-a", FileGet(file=GuestFile(path="x")), lambda: work("x"))
+    queue.open("console-a", gone, lambda: work("gone"))
+    queue.open("console-a", here, lambda: work("here"))
     await until(lambda: begun)
     now[0] = ASKER_GONE_S + 1
-    desk.open("console-a", here, lambda: work("here, twice"))
+    queue.open("console-a", here, lambda: work("here, twice"))
     first_ended.set()
-    await until(lambda: not desk.known)
+    await until(lambda: not queue.known)
 
     assert begun == ["x", "here"]
 

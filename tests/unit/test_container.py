@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent import container
-from guest_agent.family import descendants
-from guest_agent.payload import Account
+from guest_agent import starter_client
+from guest_agent.accounts import Account
+from guest_agent.process_tree import descendants
 from schemas.description import Output
 from schemas.jobs import Outcome
 from tests import reaper
@@ -159,7 +159,7 @@ async def test_a_hard_link_to_somebodys_secret_is_not_handed_out(rooted: Guest) 
     attempt = rooted.attempt("/bin/sh", "-c", "touch ready; sleep 1", outputs=[Output(name="out")])
 
     running = asyncio.ensure_future(attempt.run())
-    work = rooted.quarters.work / "site-a_j.1.1"
+    work = rooted.slot_directory.work / "site-a_j.1.1"
     await until(lambda: (work / "ready").exists())
     os.link(secret, work / "out")
     completion = await running
@@ -293,21 +293,21 @@ async def test_what_a_short_payload_prints_is_there_to_the_last_byte(guest: Gues
     assert all(content_of(one, "stderr") == b"end\n" for one in completions)
 
 
-async def test_a_warden_that_hangs_is_given_up_with_its_payload(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(container, "ANSWER_S", 1.0)
+async def test_a_starter_that_hangs_is_given_up_with_its_payload(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starter_client, "ANSWER_S", 1.0)
     running = asyncio.ensure_future(guest.run("/bin/sleep", "600"))
     await until(lambda: bool(processes_of(guest.directory)))
-    process = guest.container._process
+    process = guest.container._starter._process
     assert process is not None
-    wardens = [process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
-    for pid in wardens[:2]:
+    starters = [process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
+    for pid in starters[:2]:
         os.kill(pid, signal.SIGSTOP)
 
     completion = await running
 
     assert completion.outcome == Outcome.LOST
     assert "did not answer" in completion.cause
-    for pid in wardens[:2]:
+    for pid in starters[:2]:
         os.kill(pid, signal.SIGCONT)
     await until(lambda: not processes_of(guest.directory))
 
@@ -320,7 +320,7 @@ async def test_a_program_that_cannot_be_started_leaves_the_slot_as_it_was(guest:
 
     assert {one.outcome for one in failed} == {Outcome.FAILED}
     assert content_of(done, "stdout") == b"fine\n"
-    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1, "the socket of its warden alone"
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1, "the socket of its starter alone"
 
 
 @as_root
@@ -341,7 +341,7 @@ async def test_the_first_of_a_namespace_ends_with_the_process_before_it_also_aft
 ) -> None:
     """Its user changes with each payload, and with that the kernel forgets with whom it shall end."""
     await rooted.run("true")
-    outer = rooted.container._process
+    outer = rooted.container._starter._process
     assert outer is not None
     (inner,) = descendants(outer.pid)
     os.kill(inner, signal.SIGSTOP)  # else it would hear of its agent's end by its socket

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.metrics import Metrics
 from adapters.storage import contents
-from adapters.storage.courier import ROOM, Courier
+from adapters.storage.courier import LIMITS, Courier
 from adapters.storage.errors import NoRoom
 from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import Store
@@ -165,7 +165,7 @@ async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_b
     chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
 
     posts = [room.hand(room.courier.on_chunk, "vm-a", chunk) for _ in range(30)]
-    for _ in range(ROOM.known_of_one + 30):
+    for _ in range(LIMITS.known_of_one + 30):
         room.open("vm-b", FileGet(file=InputFile(sha256=SHA256)))
 
     assert [post.acked for post in posts] == [1] * 30
@@ -196,20 +196,20 @@ async def test_chunks_that_bring_no_file_on_are_counted_though_a_transfer_is_ope
 
 async def test_one_sender_cannot_take_the_room_of_the_others(room: Room) -> None:
     room.store.put_bytes(CONTENT, InputFile(sha256=SHA256))
-    for _ in range(ROOM.known_of_one + 20):
+    for _ in range(LIMITS.known_of_one + 20):
         room.open("vm-greedy", FileGet(file=InputFile(sha256=SHA256)))
     room.open("vm-other", FileGet(file=InputFile(sha256=SHA256)))
 
-    await until(lambda: len(room.said(FileOffer)) > ROOM.at_work_of_one)
+    await until(lambda: len(room.said(FileOffer)) > LIMITS.at_work_of_one)
     await asyncio.sleep(0.1)
 
     offers = Counter(key for key, _ in room.said(FileOffer))
-    assert offers == {"vm.greedy.files": ROOM.at_work_of_one, "vm.other.files": 1}
-    assert room.courier.desk.known == ROOM.known_of_one + 1
+    assert offers == {"vm.greedy.files": LIMITS.at_work_of_one, "vm.other.files": 1}
+    assert room.courier.queue.known == LIMITS.known_of_one + 1
     assert Counter(key for key, _ in room.said(FileWait)) == {"vm.greedy.files": 20}
     await room.courier.close()
     await asyncio.sleep(0)
-    assert room.courier.desk.known == 0
+    assert room.courier.queue.known == 0
 
 
 async def test_a_damaged_input_is_not_handed_out(room: Room, caplog: pytest.LogCaptureFixture) -> None:
@@ -411,7 +411,7 @@ async def test_a_vm_that_leaves_one_transfer_after_the_other_keeps_no_more_than_
         room.send("vm-a", offer, data[: 1 << 20])
         await until(lambda: room.partials()[-1].stat().st_size == 1 << 20)
         room.abort("vm-a", offer)
-        await until(lambda: not room.courier.desk.known)
+        await until(lambda: not room.courier.queue.known)
 
     assert len(room.partials()) == 1
     await room.courier.close()
@@ -440,8 +440,8 @@ async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_
 def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> tuple[Room, dict[str, FileOffer]]:
     """Have room for two at work, whose turn is over at once; two VMs of a host and one of another offer the same."""
     places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
-    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
-    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
+    monkeypatch.setattr("adapters.storage.courier.LIMITS", msgspec.structs.replace(LIMITS, **places))
+    monkeypatch.setattr("broker.transfer.scheduler.TURN_S", 0.0)
     room = Room(tmp_path)
     vms = ("vm-a", "vm-b", "vm-c")
     room.allowed |= dict.fromkeys(vms, 1 << 30)
@@ -499,15 +499,15 @@ async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken
     await until(lambda: room.windows(offer))
     room.send("vm-a", offer, data)
     await until(has_begun.is_set)
-    visit = room.courier.desk._places.get(offer.id)
-    assert visit is not None
-    assert visit.task is not None
-    visit.gives_way = True
-    visit.task.cancel()
+    request = room.courier.queue._scheduler.get(offer.id)
+    assert request is not None
+    assert request.task is not None
+    request.is_preempted = True
+    request.task.cancel()
     for _ in range(20):
         await asyncio.sleep(0.005)
     may_go.set()
-    await asyncio.wait([visit.task], timeout=20)
+    await asyncio.wait([request.task], timeout=20)
 
     stored = room.store.local(offer.file)  # type: ignore[arg-type]
     assert stored is not None
@@ -551,8 +551,8 @@ async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes
 ) -> None:
     """It counted as broken off: the next offer removed it, and it was sent anew from its first byte."""
     places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
-    monkeypatch.setattr("adapters.storage.courier.ROOM", msgspec.structs.replace(ROOM, **places))
-    monkeypatch.setattr("broker.transfer.places.TURN_S", 0.0)
+    monkeypatch.setattr("adapters.storage.courier.LIMITS", msgspec.structs.replace(LIMITS, **places))
+    monkeypatch.setattr("broker.transfer.scheduler.TURN_S", 0.0)
     room = Room(tmp_path, most_staged_bytes=64 << 20)
     vms = ("vm-a", "vm-b", "vm-c")
     room.allowed |= dict.fromkeys(vms, 1 << 30)

@@ -12,9 +12,9 @@ import pytest
 from broker import reserve
 from guest_agent import disk as disks
 from guest_agent import quota
+from guest_agent.accounts import Account
 from guest_agent.cache import InputCache
 from guest_agent.disk import Disk
-from guest_agent.payload import Account
 from guest_agent.quota import Amount
 from schemas.jobs import Outcome
 from tests.unit.disks import small_disk

@@ -11,7 +11,7 @@ import pytest
 
 from broker.errors import Disconnected, TransferFailed
 from broker.memory import MemoryCarrier
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
 from schemas.envelope import Message
@@ -138,7 +138,12 @@ async def test_neither_end_counts_silences_that_are_the_brokers(tmp_path: Path) 
         silence_s=0.01, most_offers=3, is_heard=lambda: heard,
     )  # fmt: skip
     receiving = Receiving(
-        offer, tmp_path / "t", tmp_path / "t.part", told.append, stall_s=0.01, most_stalls=3, is_heard=lambda: heard
+        offer,
+        into_file(tmp_path / "t", tmp_path / "t.part"),
+        told.append,
+        stall_s=0.01,
+        most_stalls=3,
+        is_heard=lambda: heard,
     )
     ends = [asyncio.ensure_future(end.run()) for end in (sending, receiving)]
 

@@ -15,7 +15,7 @@ from schemas.jobs import JobCompletion, Outcome
 from tests.broker.polling import until
 from tests.unit.disks import small_disk
 from tests.unit.guests import content_of
-from tests.unit.test_book import Agent, job, running
+from tests.unit.test_attempt_journal import Agent, job, running
 
 DISK_BYTES = 16 << 20
 #: Fills the disk, and says more than the journal has left of its extent.
@@ -58,7 +58,7 @@ async def test_who_was_promised_less_disk_than_he_asked_for_is_lost_and_not_blam
     with small_disk(tmp_path / "disk", DISK_BYTES) as disk:
         disk.chmod(0o755)
         async with running(disk) as agent:
-            agent.at.room.disk.begin(disk / "another slot", None, 4 << 20)
+            agent.at.resources.disk.begin(disk / "another slot", None, 4 << 20)
             fill = "head -c 10000000 /dev/zero > some; sleep 60"
             await agent.assign(job(1, "sh", "-c", fill, disk_mib=asked_mib, grace_s=0.5))
             completion = await told(agent)
@@ -89,7 +89,7 @@ async def test_outputs_that_wait_for_the_store_stay_and_all_else_makes_room(tmp_
             agent.at.full_for = 1 << 30
             await agent.assign(job(1, "sh", "-c", fill, outputs=[Output(name="kept")]))
             await until(lambda: any(held.trouble for held in agent.loop._held.values()), 30)
-            left, room = sorted(path.name for path in agent.at.quarters.work.glob("*/*")), free(disk)
+            left, room = sorted(path.name for path in agent.at.slot_directory.work.glob("*/*")), free(disk)
             agent.at.full_for = 0
             completion = await told(agent)
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from broker import durable, reserve
-from broker.transfer.partial import hold
+from broker.transfer.locks import open_locked
 from broker.transfer.sending import digest_file
 from host_agent.errors import ImageError
 from host_agent.images import MANIFEST, ImageManifest, ImageStore, describe_file, read_manifest
@@ -314,7 +314,7 @@ def test_two_who_download_one_image_do_not_write_into_the_same_files(store, tmp_
     url, image = make_image(tmp_path / "origin").as_uri(), read_manifest(tmp_path / "origin" / MANIFEST).id
     partial = tmp_path / "store" / f".fetching-{image}"
     partial.mkdir(parents=True)
-    held = hold(partial / ".lock")
+    held = open_locked(partial / ".lock")
 
     with pytest.raises(ImageError, match="is being downloaded already"):
         store.fetch(url, image)

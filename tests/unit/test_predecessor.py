@@ -1,4 +1,4 @@
-"""Wardens that outlive their agent, frozen or stubborn: whoever comes next ends them, and what they have started."""
+"""Starters that outlive their agent, frozen or stubborn: whoever comes next ends them, and what they have started."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from broker.vm_mark import MARK
 from guest_agent import predecessor
-from guest_agent.family import descendants
+from guest_agent.process_tree import descendants
 from tests.broker.polling import until
 from tests.unit.guests import Guest, content_of
 from tests.unit.test_container import processes_of
-from tests.unit.test_slots import running
+from tests.unit.test_job_loop import running
 
 ROOT = Path(__file__).parents[2]
 #: An agent with one job at work, which has a child in a session of its own.
@@ -66,7 +66,7 @@ def held(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-async def test_a_frozen_warden_is_ended_at_once_with_all_that_it_had_started(tmp_path: Path) -> None:
+async def test_a_frozen_starter_is_ended_at_once_with_all_that_it_had_started(tmp_path: Path) -> None:
     left = await frozen(tmp_path)
     after = Guest(tmp_path)
     try:
@@ -80,13 +80,13 @@ async def test_a_frozen_warden_is_ended_at_once_with_all_that_it_had_started(tmp
     await until(lambda: processes_of(tmp_path) == [])
 
 
-async def test_a_warden_that_does_not_end_by_itself_is_killed_after_what_it_has_started(
+async def test_a_starter_that_does_not_end_by_itself_is_killed_after_what_it_has_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predecessor, "PATIENCE_S", 0.1)
     work = tmp_path / "work"
     work.mkdir()
-    one = await stubborn("guest_agent.warden", work)
+    one = await stubborn("guest_agent.starter", work)
     await until((tmp_path / "begun").exists)
     child = next(iter(descendants(one.pid)))
 
@@ -96,24 +96,24 @@ async def test_a_warden_that_does_not_end_by_itself_is_killed_after_what_it_has_
     await until(lambda: child not in descendants(os.getppid()))
 
 
-async def test_what_is_no_warden_and_what_is_no_slot_of_ours_is_left_alone(tmp_path: Path) -> None:
+async def test_what_is_no_starter_and_what_is_no_slot_of_ours_is_left_alone(tmp_path: Path) -> None:
     for name in ("ours", "other"):
         (tmp_path / name / "work").mkdir(parents=True)
     stranger = await stubborn("no", tmp_path / "ours" / "work")
-    warden = await stubborn("guest_agent.warden", tmp_path / "other" / "work")
+    starter = await stubborn("guest_agent.starter", tmp_path / "other" / "work")
     await until(lambda: all((tmp_path / name / "begun").exists() for name in ("ours", "other")))
 
     found = [predecessor.holders(tmp_path / name / "work") for name in ("ours", "other")]
-    for process in (stranger, warden):
+    for process in (stranger, starter):
         for pid in (*descendants(process.pid), process.pid):
             os.kill(pid, signal.SIGKILL)
         await process.wait()
 
-    assert found == [[], [warden.pid]]
+    assert found == [[], [starter.pid]]
 
 
 async def test_a_slot_that_waits_for_one_before_it_asks_for_nothing_while_its_agent_speaks(tmp_path: Path) -> None:
-    work = Guest(tmp_path).quarters.work
+    work = Guest(tmp_path).slot_directory.work
     with held(work) as lock:
         async with running(tmp_path) as guest:
             guest.loop.ask_all()
@@ -132,11 +132,11 @@ async def test_all_that_an_agent_starts_bears_the_mark_of_its_vm(
     guest = Guest(tmp_path)
     try:
         completion = await guest.run("env", environment={MARK: "/somewhere/else"})
-        wardens = [Path(f"/proc/{pid}/environ").read_bytes() for pid in predecessor.holders(guest.quarters.work)]
+        starters = [Path(f"/proc/{pid}/environ").read_bytes() for pid in predecessor.holders(guest.slot_directory.work)]
     finally:
         guest.close()
 
     mark = f"{MARK}=/somewhere/vm-a".encode()
     assert mark in content_of(completion, "stdout").splitlines()
-    assert wardens
-    assert all(mark in environment.split(b"\0") for environment in wardens)
+    assert starters
+    assert all(mark in environment.split(b"\0") for environment in starters)

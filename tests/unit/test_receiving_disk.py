@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import pytest
 
 from broker.errors import PartialTaken, RoomTaken, TransferFailed
 from broker.transfer.core import Outbound
+from broker.transfer.landing import FileLanding, Landing, into_file
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
-from broker.transfer.partial import Partial
 from broker.transfer.receiving import Receiving
 from guest_agent.streams import CappedFile
 from schemas.envelope import Message
@@ -35,9 +35,17 @@ class End:
         self.offer = FileOffer(id=transfer, file=GuestFile(path="x"), size=len(data), sha256=sha256)
         self.sender = Outbound(transfer=transfer, size=len(data))
         self.told: list[Message] = []
-        self.receiving = Receiving(self.offer, target, partial, self.tell, stall_s=0.2, most_stalls=10)
+        self.landing: FileLanding | None = None
+        self.receiving = Receiving(self.offer, lambda size: self.land(size), self.tell, stall_s=0.2, most_stalls=10)
         #: Bytes that the sender has; more are kept back.
         self.most = len(data)
+
+    def land(self, size: int) -> Landing:
+        self.landing = FileLanding(self.target, self.partial, size)
+        return self.landing
+
+    def durable(self) -> int:
+        return self.landing.durable if self.landing is not None else 0
 
     def tell(self, message: Message) -> None:
         self.told.append(message)
@@ -135,7 +143,7 @@ async def test_two_receivers_never_mix_their_bytes(tmp_path: Path) -> None:
     first, second = (End(data, tmp_path / name, tmp_path / "part") for name in ("a", "b"))
     first.most = 1_600_000
     running = asyncio.ensure_future(first.run())
-    await until(lambda: first.receiving._partial.written >= 1_048_576)
+    await until(lambda: first.receiving._written >= 1_048_576)
 
     with pytest.raises(PartialTaken):
         await second.run()
@@ -153,7 +161,7 @@ async def test_who_comes_after_a_killed_receiver_goes_on_from_its_mark(tmp_path:
     first, second = (End(data, tmp_path / "target", tmp_path / "part") for _ in range(2))
     first.most = 2 * MIB
     running = asyncio.ensure_future(first.run())
-    await until(lambda: first.receiving._partial.durable >= 2 * MIB)
+    await until(lambda: first.durable() >= 2 * MIB)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
@@ -164,19 +172,19 @@ async def test_who_comes_after_a_killed_receiver_goes_on_from_its_mark(tmp_path:
 
 
 async def test_an_offer_that_comes_while_the_partial_file_is_read_again_is_answered_and_grants_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A grant from the beginning then would have its bytes written behind those that are there."""
     end = End(os.urandom(1000), tmp_path / "target", tmp_path / "part")
     may_go = asyncio.Event()
     loop = asyncio.get_running_loop()
-    opened: Callable[[Partial], None] = Partial.open
+    opened = end.land
 
-    def slowly(partial: Partial) -> None:
+    def slowly(size: int) -> Landing:
         asyncio.run_coroutine_threadsafe(may_go.wait(), loop).result(30)
-        opened(partial)
+        return opened(size)
 
-    monkeypatch.setattr(Partial, "open", slowly)
+    end.land = slowly  # type: ignore[method-assign]
     running = asyncio.ensure_future(end.run())
     await asyncio.sleep(0)
 
@@ -199,8 +207,7 @@ def test_a_partial_file_is_named_by_its_transfer_alone() -> None:
 
 
 def test_what_is_left_behind_goes_by_age_and_count_and_never_while_it_is_held(tmp_path: Path) -> None:
-    held = Partial(tmp_path / "held.part", 10)
-    held.open()
+    held = FileLanding(tmp_path / "held", tmp_path / "held.part", 10)
     for number in range(5):
         (tmp_path / f"{number}.part").touch()
         (tmp_path / f"{number}.mark").touch()
@@ -273,12 +280,12 @@ def test_what_comes_to_a_daemon_leaves_a_reserve_and_what_comes_to_a_person_need
     """A person who has 400 MB left may pull one of them."""
     with small_disk(tmp_path / "disk", 64 * MIB) as disk:
         fill(disk, leaving=MIB + MIB // 2)
-        partial = Partial(disk / "part", MIB, kept)
+        land = into_file(disk / "target", disk / "part", kept=kept)
 
         with pytest.raises(TransferFailed, match=words) if words else nullcontext():
-            partial.open()
-            assert partial.write([os.urandom(MIB)]) == MIB
-        partial.close()
+            landing = land(MIB)
+            assert landing.write([os.urandom(MIB)]) == MIB
+            landing.close()
 
 
 async def test_a_disk_that_others_fill_to_its_reserve_costs_no_byte_that_has_come(tmp_path: Path) -> None:
@@ -288,7 +295,7 @@ async def test_a_disk_that_others_fill_to_its_reserve_costs_no_byte_that_has_com
         end, other = (End(data, disk / "target", disk / "part") for _ in range(2))
         end.most = 2 * MIB
         running = asyncio.ensure_future(end.run())
-        await until(lambda: end.receiving._partial.durable >= end.most)
+        await until(lambda: end.durable() >= end.most)
         fill(disk, leaving=MIB + MIB // 2)
         end.most = len(data)
         end.send()
@@ -309,9 +316,8 @@ async def test_a_disk_that_others_fill_to_its_reserve_costs_no_byte_that_has_com
 
 def test_zeros_are_written_where_there_is_no_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64 * MIB) as disk:
-        partial = Partial(disk / "part", 4 * MIB)
-        partial.open()
+        landing = FileLanding(disk / "target", disk / "part", 4 * MIB)
         fill(disk, leaving=MIB + MIB // 2)
 
-        assert partial.write([bytes(4 * MIB)]) == 4 * MIB
-        partial.close()
+        assert landing.write([bytes(4 * MIB)]) == 4 * MIB
+        landing.close()

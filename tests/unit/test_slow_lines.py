@@ -16,12 +16,12 @@ import pytest
 
 from broker.errors import TransferFailed
 from broker.memory import MemoryCarrier
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Patience
-from broker.transfer.places import ASKER_GONE_S
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
+from broker.transfer.scheduler import ASKER_GONE_S
 from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, Sending
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.envelope import Message
 from schemas.files import (
     MAX_WINDOW_BYTES,
@@ -95,7 +95,9 @@ class Pair:
         self.offers = 0
         self.came = asyncio.Event()
         self.sending = Sending(self.offer, self.source, self._up, self._say, is_heard=self._is_heard)
-        self.receiving = Receiving(self.offer, self.target, directory / f"{number}.part", self._back, window_s=WINDOW_S)
+        self.receiving = Receiving(
+            self.offer, into_file(self.target, directory / f"{number}.part"), self._back, window_s=WINDOW_S
+        )
 
     async def run(self) -> None:
         sending = asyncio.ensure_future(self.sending.run())
@@ -209,7 +211,7 @@ def test_a_silent_sender_is_given_up_after_two_minutes_and_asked_ever_less(
 ) -> None:
     told: list[Message] = []
     offer = FileOffer(id="t", file=GuestFile(path="x"), size=9, sha256="0" * 64)
-    receiving = Receiving(offer, tmp_path / "t", tmp_path / "part", told.append)
+    receiving = Receiving(offer, into_file(tmp_path / "t", tmp_path / "part"), told.append)
 
     async def wait() -> None:
         with pytest.raises(TransferFailed, match="silent for"):
@@ -249,7 +251,7 @@ def test_a_grant_has_the_sender_leave_out_what_came_late() -> None:
 
 
 async def _fetch(transfers: Transfers, get: FileGet, directory: Path) -> None:
-    await transfers.fetch_file(get, directory / "t", directory / "p", ANY_ADAPTER)
+    await transfers.fetch_file(get, into_file(directory / "t", directory / "p"), ANY_ADAPTER)
 
 
 def test_who_asks_and_is_not_answered_asks_less_until_it_hears_to_wait(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent.held import Held
-from guest_agent.payload import Account
+from guest_agent.accounts import Account
+from guest_agent.directory import Directory
 from guest_agent.spares import MOST_KEPT, Spares
 from schemas.jobs import Outcome
 from tests.unit.guests import Guest, content_of
@@ -68,7 +68,7 @@ def test_a_directory_goes_to_the_next_attempt_of_its_array_and_to_no_other(spare
 )
 def test_a_directory_that_was_changed_is_not_fit(spares: Spares, work: Path, leave: Callable[[Path], object]) -> None:
     (work / "a.1.1").mkdir(mode=0o700)
-    with Held(work / "a.1.1") as held:
+    with Directory(work / "a.1.1") as held:
         assert spares.is_fit(held)
         leave(work / "a.1.1")
         is_fit = spares.is_fit(held)
@@ -79,7 +79,7 @@ def test_a_directory_that_was_changed_is_not_fit(spares: Spares, work: Path, lea
 def test_a_directory_that_keeps_the_room_of_many_names_is_not_fit(spares: Spares, work: Path) -> None:
     (work / "a.1.1").mkdir(mode=0o700)
     before = (work / "a.1.1").stat().st_size
-    with Held(work / "a.1.1") as held:
+    with Directory(work / "a.1.1") as held:
         assert spares.is_fit(held)
         for number in range(100):
             (work / "a.1.1" / f"{'n' * 200}{number}").touch()
@@ -116,7 +116,7 @@ def test_where_the_disk_takes_no_directory_none_is_fit_and_all_goes_on(tmp_path:
     spares = Spares(tmp_path / "spare")
     (work / "a.1.1").mkdir(mode=0o700)
 
-    with Held(work / "a.1.1") as held:
+    with Directory(work / "a.1.1") as held:
         assert not spares.is_fit(held)
     assert not spares.take(work / "a.2.1", "a")
 
@@ -136,4 +136,4 @@ async def test_attempts_of_one_array_use_a_directory_again_and_see_it_as_new(tmp
     said = [content_of(one, "stdout") for one in ran]
     assert said[0] == said[1] == said[2] != b""
     assert [words.split()[1:] for words in said] == [[b"64018", b"700"]] * 5
-    assert list(guest.quarters.work.iterdir()) == []
+    assert list(guest.slot_directory.work.iterdir()) == []

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import TransferFailed
-from broker.transfer import Transfers
+from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Pace
+from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import Sending
-from broker.transfer.transfers import ANY_ADAPTER
 from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -140,7 +140,9 @@ class Lone:
         )
         self.data, self.target, self.partial = data, directory / "target", directory / "part"
         self.told: list[Message] = []
-        self.receiving = Receiving(self.offer, self.target, self.partial, self.told.append, stall_s=0.05, **options)
+        self.receiving = Receiving(
+            self.offer, into_file(self.target, self.partial), self.told.append, stall_s=0.05, **options
+        )
 
     def chunk(self, offset: int, length: int) -> FileChunk:
         sender = Outbound(transfer="t1", size=len(self.data))
@@ -213,7 +215,7 @@ async def test_an_input_that_is_not_the_one_asked_for_is_refused(tmp_path: Path)
     connection = Deaf()
     transfers = Transfers(connection)  # type: ignore[arg-type]
     get = FileGet(file=InputFile(sha256="1" * 64))
-    fetching = asyncio.ensure_future(transfers.fetch_file(get, tmp_path / "t", tmp_path / "p", ANY_ADAPTER))
+    fetching = asyncio.ensure_future(transfers.fetch_file(get, into_file(tmp_path / "t", tmp_path / "p"), ANY_ADAPTER))
     await asyncio.sleep(0)
     empty = hashlib.sha256(b"").hexdigest()
     transfers.on_message("adapter-store-1", FileOffer(id=get.id, file=get.file, size=0, sha256=empty))

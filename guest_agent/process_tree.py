@@ -1,4 +1,4 @@
-"""Who descends from whom, by the kernel's list of processes. Standard library only, as all that a warden loads."""
+"""Who descends from whom, by the kernel's list of processes. Standard library only, as all that a starter loads."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from asyncio import Task
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from msgspec import Struct
@@ -22,7 +22,7 @@ TURN_S = 10.0
 ASKER_GONE_S = 20.0
 
 
-class Room(Struct, frozen=True, kw_only=True):
+class Limits(Struct, frozen=True, kw_only=True):
     """How many transfers there is room for: at work, and, those that wait included, known; of one sender and of kin."""
 
     at_work: int
@@ -33,21 +33,21 @@ class Room(Struct, frozen=True, kw_only=True):
     known_of_kin: int
 
 
-class Visit(Struct, eq=False, kw_only=True):
+class TransferRequest(Struct, eq=False, kw_only=True):
     """One transfer that somebody asks for."""
 
     transfer: str
     sender: str
     kin: str
     asked_s: float
-    serve: Callable[[], Awaitable[None]]
+    serve: Callable[[], Coroutine[Any, Any, None]]
     #: What it opened with.
     opening: FileOffer | FileGet | None = None
     #: At work since then; None = it waits.
     begun_s: float | None = None
     task: Task[Any] | None = None
     #: It has been told to let another have its place.
-    gives_way: bool = False
+    is_preempted: bool = False
 
 
 class _Tally:
@@ -56,92 +56,92 @@ class _Tally:
         self.of_one: Counter[str] = Counter()
         self.of_kin: Counter[str] = Counter()
 
-    def add(self, visit: Visit, count: int) -> None:
+    def add(self, request: TransferRequest, count: int) -> None:
         self.all += count
-        for counter, name in ((self.of_one, visit.sender), (self.of_kin, visit.kin)):
+        for counter, name in ((self.of_one, request.sender), (self.of_kin, request.kin)):
             counter[name] += count
             if not counter[name]:
                 del counter[name]
 
 
-class Places:
+class Scheduler:
     """See the module."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
         #: Those that wait in the order in which they are to be served, but for the shares.
-        self._visits: dict[str, Visit] = {}
+        self._requests: dict[str, TransferRequest] = {}
         self._known, self._at_work = _Tally(), _Tally()
 
     def __len__(self) -> int:
-        return len(self._visits)
+        return len(self._requests)
 
-    def get(self, transfer: str) -> Visit | None:
+    def get(self, transfer: str) -> TransferRequest | None:
         """Give a transfer that is known."""
-        return self._visits.get(transfer)
+        return self._requests.get(transfer)
 
-    def all(self) -> list[Visit]:
+    def all(self) -> list[TransferRequest]:
         """List all that are known."""
-        return [*self._visits.values()]
+        return [*self._requests.values()]
 
-    def asking(self, now_s: float) -> list[Visit]:
+    def asking(self, now_s: float) -> list[TransferRequest]:
         """List those that have a place, or wait and still ask for it."""
-        return [v for v in self._visits.values() if v.begun_s is not None or now_s - v.asked_s <= ASKER_GONE_S]
+        return [v for v in self._requests.values() if v.begun_s is not None or now_s - v.asked_s <= ASKER_GONE_S]
 
-    def at_work(self) -> list[Visit]:
+    def at_work(self) -> list[TransferRequest]:
         """List those that have a place."""
-        return [visit for visit in self._visits.values() if visit.begun_s is not None]
+        return [request for request in self._requests.values() if request.begun_s is not None]
 
-    def enter(self, visit: Visit, now_s: float) -> bool:
+    def enter(self, request: TransferRequest, now_s: float) -> bool:
         """Let one in to wait. False: its sender or its kin have all that they may, or everybody together."""
-        room, known = self._room, self._known
-        if known.of_one[visit.sender] >= room.known_of_one or known.of_kin[visit.kin] >= room.known_of_kin:
+        limits, known = self._limits, self._known
+        if known.of_one[request.sender] >= limits.known_of_one or known.of_kin[request.kin] >= limits.known_of_kin:
             return False
-        if known.all >= room.known and not self._make_room(visit.kin, now_s):
+        if known.all >= limits.known and not self._make_room(request.kin, now_s):
             return False
-        self._visits[visit.transfer] = visit
-        known.add(visit, 1)
+        self._requests[request.transfer] = request
+        known.add(request, 1)
         return True
 
-    def leave(self, visit: Visit) -> None:
+    def leave(self, request: TransferRequest) -> None:
         """Forget one. Idempotent."""
-        if self._visits.get(visit.transfer) is visit:
-            del self._visits[visit.transfer]
-            self._known.add(visit, -1)
-            self._rest(visit)
+        if self._requests.get(request.transfer) is request:
+            del self._requests[request.transfer]
+            self._known.add(request, -1)
+            self._rest(request)
 
     def recognise(self, sender: str, kin: str) -> None:
         """It has become known whose kin a sender is."""
-        for visit in self._visits.values():
-            if visit.sender == sender and visit.kin != kin:
-                tallies = [self._known] if visit.begun_s is None else [self._known, self._at_work]
+        for request in self._requests.values():
+            if request.sender == sender and request.kin != kin:
+                tallies = [self._known] if request.begun_s is None else [self._known, self._at_work]
                 for tally in tallies:
-                    tally.add(visit, -1)
-                visit.kin = kin
+                    tally.add(request, -1)
+                request.kin = kin
                 for tally in tallies:
-                    tally.add(visit, 1)
+                    tally.add(request, 1)
 
-    def begin_next(self, now_s: float) -> Visit | None:
+    def begin_next(self, now_s: float) -> TransferRequest | None:
         """Give a place to whose kin, and who, has the fewest; among equals to who came first. None: nobody, or none is
         free. Who has stopped asking is forgotten."""
-        if self._at_work.all >= self._room.at_work:
+        if self._at_work.all >= self._limits.at_work:
             return None
-        waiting = [visit for visit in self._visits.values() if visit.begun_s is None]
-        for visit in waiting:
-            if now_s - visit.asked_s > ASKER_GONE_S:
-                self.leave(visit)
+        waiting = [request for request in self._requests.values() if request.begun_s is None]
+        for request in waiting:
+            if now_s - request.asked_s > ASKER_GONE_S:
+                self.leave(request)
         chosen = min((v for v in waiting if self._may_begin(v)), key=self._share, default=None)
         if chosen is not None:
             chosen.begun_s = now_s
             self._at_work.add(chosen, 1)
         return chosen
 
-    def give_way(self, now_s: float, is_finishing: Callable[[str], bool] = lambda _: False) -> Visit | None:
+    def preempt(self, now_s: float, is_finishing: Callable[[str], bool] = lambda _: False) -> TransferRequest | None:
         """Name who is to let kin that have none have its place, where all are taken: of the kin that have the most, the
         one that has had its place for longest, unless it is about to leave. One at a time; it is marked, and waits
-        again by ``put_back``."""
-        at_work = self.at_work() if self._at_work.all >= self._room.at_work else []
-        if not at_work or any(visit.gives_way for visit in at_work) or not self._has_newcomer(now_s):
+        again by ``requeue``."""
+        at_work = self.at_work() if self._at_work.all >= self._limits.at_work else []
+        if not at_work or any(request.is_preempted for request in at_work) or not self._has_newcomer(now_s):
             return None
         kin, count = self._at_work.of_kin.most_common(1)[0]
         theirs = [v for v in at_work if v.kin == kin and v.begun_s is not None and now_s - v.begun_s >= TURN_S]
@@ -149,49 +149,51 @@ class Places:
         if count < 2 or not theirs:
             return None
         chosen = min(theirs, key=lambda v: v.begun_s or 0.0)
-        chosen.gives_way = True
+        chosen.is_preempted = True
         return chosen
 
-    def put_back(self, visit: Visit, now_s: float) -> None:
+    def requeue(self, request: TransferRequest, now_s: float) -> None:
         """Let one wait again, behind all others."""
-        self._rest(visit)
-        visit.gives_way, visit.task, visit.asked_s = False, None, now_s
-        del self._visits[visit.transfer]
-        self._visits[visit.transfer] = visit
+        self._rest(request)
+        request.is_preempted, request.task, request.asked_s = False, None, now_s
+        del self._requests[request.transfer]
+        self._requests[request.transfer] = request
 
-    def _rest(self, visit: Visit) -> None:
-        if visit.begun_s is not None:
-            visit.begun_s = None
-            self._at_work.add(visit, -1)
+    def _rest(self, request: TransferRequest) -> None:
+        if request.begun_s is not None:
+            request.begun_s = None
+            self._at_work.add(request, -1)
 
-    def _may_begin(self, visit: Visit) -> bool:
-        room, at_work = self._room, self._at_work
+    def _may_begin(self, request: TransferRequest) -> bool:
+        limits, at_work = self._limits, self._at_work
         return (
-            self._visits.get(visit.transfer) is visit
-            and at_work.of_one[visit.sender] < room.at_work_of_one
-            and at_work.of_kin[visit.kin] < room.at_work_of_kin
+            self._requests.get(request.transfer) is request
+            and at_work.of_one[request.sender] < limits.at_work_of_one
+            and at_work.of_kin[request.kin] < limits.at_work_of_kin
         )
 
-    def _share(self, visit: Visit) -> tuple[int, int]:
-        return self._at_work.of_kin[visit.kin], self._at_work.of_one[visit.sender]
+    def _share(self, request: TransferRequest) -> tuple[int, int]:
+        return self._at_work.of_kin[request.kin], self._at_work.of_one[request.sender]
 
     def _has_newcomer(self, now_s: float) -> bool:
         if len(self._known.of_kin) == len(self._at_work.of_kin):
             return False
         return any(
-            visit.begun_s is None and visit.kin not in self._at_work.of_kin and now_s - visit.asked_s <= ASKER_GONE_S
-            for visit in self._visits.values()
+            request.begun_s is None
+            and request.kin not in self._at_work.of_kin
+            and now_s - request.asked_s <= ASKER_GONE_S
+            for request in self._requests.values()
         )
 
     def _make_room(self, kin: str, now_s: float) -> bool:
         """Forget who has stopped asking; else the last of the kin that have the most, if those have more than ``kin``
         would: it asks again, and comes in when there is room for it."""
-        waiting = [visit for visit in self._visits.values() if visit.begun_s is None]
-        gone = [visit for visit in waiting if now_s - visit.asked_s > ASKER_GONE_S]
+        waiting = [request for request in self._requests.values() if request.begun_s is None]
+        gone = [request for request in waiting if now_s - request.asked_s > ASKER_GONE_S]
         if not gone:
             most = self._known.of_kin.most_common(1)[0]
-            theirs = [visit for visit in waiting if visit.kin == most[0]]
+            theirs = [request for request in waiting if request.kin == most[0]]
             gone = theirs[-1:] if most[1] > self._known.of_kin[kin] + 1 else []
-        for visit in gone:
-            self.leave(visit)
+        for request in gone:
+            self.leave(request)
         return bool(gone)

@@ -15,9 +15,9 @@ import pytest
 
 from broker.memory import MemoryCarrier
 from broker.rpc import Call, Journal, ServerClock, Uplink
-from guest_agent import room as rooms
-from guest_agent.book import Book, Conclusion
-from guest_agent.slots import JobLoop, Timing
+from guest_agent import leftovers
+from guest_agent.attempt_journal import AttemptJournal, Conclusion
+from guest_agent.job_loop import JobLoop, Timing
 from schemas.codec import encode
 from schemas.description import Output
 from schemas.envelope import Message, Reply
@@ -49,8 +49,8 @@ class Up(Uplink):
         return JobCompletionAnswer(call=message.id, job=message.job, attempt=message.attempt, counted=True)
 
 
-class Syncs(Book):
-    """The real book, counting how often it is written to."""
+class Syncs(AttemptJournal):
+    """The real one, counting how often it is written to."""
 
     begins = 0
 
@@ -66,20 +66,20 @@ class Agent:
         self.journal_file = directory / "journal"
         self.journal = Journal(self.journal_file)
         self.journal.open()
-        self.book = Syncs(self.journal)
+        self.attempts = Syncs(self.journal)
         note = directory / "boot"
         before = note.read_text() if note.exists() else boot
         (directory / "jobs").mkdir(exist_ok=True)
-        past = self.book.unanswered()
-        found = rooms.find_begun(directory / "jobs", directory / "begun", past, is_new_boot=before != boot)
+        past = self.attempts.unanswered()
+        found = leftovers.find_begun(directory / "jobs", directory / "begun", past, is_new_boot=before != boot)
         unstored = [assign for assign, known in past if known.conclusion is not None]
-        rooms.set_aside(directory / "jobs", directory / "aside", unstored)
+        leftovers.set_aside(directory / "jobs", directory / "aside", unstored)
         note.write_text(boot)
-        self.at = Guest(directory, book=self.book, boot_id=boot, boot_before=before, found=found)
+        self.at = Guest(directory, journal=self.attempts, boot_id=boot, boot_before=before, found=found)
         self.up = Up(self, answers=answers)
         self.loop = JobLoop(
             self.up,
-            self.at.room,
+            self.at.resources,
             slots=1,
             machine=lambda: MACHINE,
             clock=ServerClock(),
@@ -97,7 +97,7 @@ class Agent:
         await self.loop.assign(Call(None, job, "adapter-a"), job)
 
     async def recover(self) -> None:
-        for job, _ in self.book.unanswered():
+        for job, _ in self.attempts.unanswered():
             await self.loop.assign(Call(None, job, "adapter-a"), job)
 
 
@@ -122,13 +122,13 @@ async def running(directory: Path, **options: Any) -> AsyncIterator[Agent]:
 
 async def test_no_payload_begins_before_it_is_durable_that_it_does(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
-        gate, begin = asyncio.Event(), agent.book.begin
+        gate, begin = asyncio.Event(), agent.attempts.begin
 
         async def slow(commands: Sequence[str]) -> None:
             await gate.wait()
             await begin(commands)
 
-        agent.book.begin = slow  # type: ignore[method-assign]
+        agent.attempts.begin = slow  # type: ignore[method-assign]
         await agent.assign(job(1, "touch", str(tmp_path / "ran")))
         await asyncio.sleep(0.3)
         assert not (tmp_path / "ran").exists()
@@ -144,7 +144,7 @@ async def test_short_jobs_share_their_syncs(tmp_path: Path) -> None:
             await agent.assign(job(number, "true", slot=number - 1))
         await until(lambda: len(agent.up.completions) == 40, 60)
 
-        assert agent.book.begins < 30
+        assert agent.attempts.begins < 30
 
 
 async def test_a_completion_is_durable_before_anybody_is_told(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ async def test_what_was_written_down_ahead_of_its_turn_is_run_by_the_next_agent_
     async with running(tmp_path) as before:
         command = job(1, "true")
         await before.journal.accept(command.id, "adapter-a", encode(command))
-        await before.book.begin([command.id])
+        await before.attempts.begin([command.id])
 
     async with running(tmp_path) as after:
         await after.recover()
@@ -249,14 +249,14 @@ async def test_what_was_written_down_ahead_of_its_turn_is_run_by_the_next_agent_
 
 async def test_a_disk_that_is_full_delays_what_is_told_and_loses_nothing(tmp_path: Path) -> None:
     async with running(tmp_path) as agent:
-        conclude, full = agent.book.conclude, [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "journal")]
+        conclude, full = agent.attempts.conclude, [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "journal")]
 
         async def stumbling(command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
             if full:
                 raise full.pop()
             await conclude(command, conclusion, within_s=within_s)
 
-        agent.book.conclude = stumbling  # type: ignore[method-assign]
+        agent.attempts.conclude = stumbling  # type: ignore[method-assign]
         await agent.assign(job(1, "true"))
         await until(lambda: agent.up.completions != [])
 
@@ -270,10 +270,10 @@ async def test_what_has_ended_while_the_disk_took_no_word_of_it_is_lost_and_not_
         async def refuse(command: str, conclusion: Conclusion, *, within_s: float = 0.0) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO), "journal")
 
-        before.book.conclude = refuse  # type: ignore[method-assign]
+        before.attempts.conclude = refuse  # type: ignore[method-assign]
         await before.assign(job(1, "sh", "-c", f"echo ran >> {tmp_path}/runs; touch leftover"))
         await until(lambda: any(held.trouble for held in (a.holding() for a in before.loop._held.values())))
-        await until(lambda: [*before.at.quarters.work.rglob("leftover")] == [])
+        await until(lambda: [*before.at.slot_directory.work.rglob("leftover")] == [])
 
     async with running(tmp_path) as after:
         await after.recover()
@@ -286,11 +286,11 @@ async def test_what_has_ended_while_the_disk_took_no_word_of_it_is_lost_and_not_
 async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_path: Path) -> None:
     async with running(tmp_path, answers=False) as before:
         await before.assign(job(1, "sleep", "600"))
-        await until(lambda: [*before.at.quarters.work.iterdir()] != [])
+        await until(lambda: [*before.at.slot_directory.work.iterdir()] != [])
         await before.assign(job(2, "touch", str(tmp_path / "ran"), slot=1))
         waiting = before.loop._held["site-a/j.2", 1]
-        before.loop._slots[0].at_hand.remove(waiting)
-        before.loop._spawn(before.loop._endings.complete(waiting, waiting.give_back()))
+        before.loop._workers[0].slot.at_hand.remove(waiting)
+        before.loop._tasks.spawn(before.loop._completions.complete(waiting, waiting.give_back()))
         await until(lambda: before.up.completions != [])
 
     async with running(tmp_path) as after:
@@ -305,7 +305,7 @@ async def test_what_was_given_back_is_not_run_by_an_agent_that_comes_after(tmp_p
 
 
 def test_a_note_of_another_version_counts_as_none(tmp_path: Path) -> None:
-    from guest_agent.book import _read
+    from guest_agent.attempt_journal import _read
 
     assert _read(b"\x93\x01\x02\x03") is None
     assert _read(msgspec.msgpack.encode([b"no message", [], []])) is None

@@ -12,8 +12,8 @@ import pytest
 
 from broker.memory import MemoryCarrier
 from broker.rpc import Call, ServerClock, Uplink
-from guest_agent import slots
-from guest_agent.slots import JobLoop, Timing
+from guest_agent import slot_worker
+from guest_agent.job_loop import JobLoop, Timing
 from schemas.envelope import Message, Reply
 from schemas.jobs import (
     JobAssign,
@@ -75,10 +75,10 @@ class Guest:
     def __init__(self, directory: Path) -> None:
         self.up = Up()
         self.at = guests.Guest(directory)
-        self.book = self.at.book
+        self.journal = self.at.journal
         self.loop = JobLoop(
             self.up,
-            self.at.room,
+            self.at.resources,
             slots=1,
             machine=lambda: MACHINE,
             clock=ServerClock(),
@@ -114,8 +114,8 @@ async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_t
 
         assert [completion.job for completion in guest.up.completions] == [f"site-a/j.{n}" for n in range(1, 6)]
         assert set(guest.up.ended().values()) == {Outcome.DONE}
-        assert len(guest.loop._slots[0].asked) > 1
-        await until(lambda: guest.loop.holding() == [] and len(guest.book.ended) == 5)
+        assert len(guest.loop._workers[0].slot.asked) > 1
+        await until(lambda: guest.loop.holding() == [] and len(guest.journal.ended) == 5)
 
 
 async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do
 async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "LOOK_AFTER_S", (0.05,))
+    monkeypatch.setattr(slot_worker, "LOOK_AFTER_S", (0.05,))
     monkeypatch.setattr("guest_agent.slot.PATIENCE_S", 0.05)
     async with running(tmp_path) as guest:
         await guest.assign(1, "sleep", "60")
@@ -145,7 +145,7 @@ async def test_jobs_behind_a_long_one_and_those_that_come_meanwhile_are_given_ba
         assert guest.up.ended() == dict.fromkeys((f"site-a/j.{n}" for n in (2, 3, 4)), Outcome.RETURNED)
         assert {completion.exit_status for completion in guest.up.completions} == {-1}
         assert [held.job for held in guest.loop.holding()] == ["site-a/j.1"]
-        await until(lambda: [path.name for path in guest.at.quarters.work.iterdir()] == ["site-a_j.1.1"])
+        await until(lambda: [path.name for path in guest.at.slot_directory.work.iterdir()] == ["site-a_j.1.1"])
 
 
 async def test_a_job_that_is_stopped_while_it_waits_is_cancelled_at_once(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ async def test_a_new_link_asks_again_for_what_a_busy_slot_has_asked(tmp_path: Pa
             await guest.assign(number, "true", slot=number)
         await until(lambda: len(guest.up.completions) == 8)
         await guest.assign(9, "sleep", "60")
-        asked = {lane for slot in guest.loop._slots for lane in slot.asked}
+        asked = {lane for worker in guest.loop._workers for lane in worker.slot.asked}
         before = len(guest.up.requests)
         guest.loop.ask_all()
         await until(lambda: len(guest.up.requests) > before)

@@ -1,55 +1,19 @@
-"""What every attempt of a guest shares, and what an agent before this one has left of its attempts.
-
-At the start nothing of the old is removed in anybody's way: it is moved aside at once, and removed behind our back.
-"""
+"""What an agent before this one has left of its attempts: seen, moved aside at once, and removed behind our back."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from msgspec import Struct
-
-from guest_agent.book import Book, Past
-from guest_agent.cache import InputCache
-from guest_agent.container import Container
-from guest_agent.disk import Disk
-from guest_agent.held import Held
-from schemas.jobs import JobAssign, OutputEntry
+from guest_agent.attempt_journal import Past
+from guest_agent.directory import Directory
+from guest_agent.resources import directory_name
+from schemas.jobs import JobAssign
 
 log = logging.getLogger(__name__)
-
-#: Sends one output (path, name in the attempt) to the store. Raises TransferFailed.
-Store = Callable[[Path, str], Awaitable[OutputEntry]]
-
-
-class Room(Struct, frozen=True, kw_only=True):
-    """See the module."""
-
-    #: One for each slot.
-    containers: Sequence[Container]
-    cache: InputCache
-    disk: Disk
-    book: Book
-    #: Where goes what could not be removed at once; beside the slots' directories.
-    aside: Path
-    boot_id: str = ""
-    #: The boot in which the agent before this one ran.
-    boot_before: str = ""
-    #: Names of attempts that an agent before this one had made a directory for, or is known to have begun.
-    found: frozenset[str] = frozenset()
-    #: For a job that names none; 0 = what there is.
-    memory_bytes: int = 0
-    #: How long an output may wait for a store that is full or away, seconds.
-    store_patience_s: float = 3600.0
-
-
-def directory_name(assign: JobAssign) -> str:
-    """Name an attempt's directory."""
-    return f"{assign.job.replace('/', '_')}.{assign.attempt}"
 
 
 def find_begun(
@@ -92,7 +56,7 @@ def set_aside(jobs: Path, aside: Path, kept: Iterable[JobAssign]) -> None:
 def clear(aside: Path) -> None:
     """Remove what was set aside. Blocking, for as long as that takes; what cannot be removed is told and stays."""
     try:
-        with Held(aside) as held:
+        with Directory(aside) as held:
             held.empty()
     except OSError as error:
         log.error("leftovers not removed", extra={"path": str(aside), "why": str(error)})

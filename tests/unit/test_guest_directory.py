@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from guest_agent.errors import LeadsOut, TooMany
-from guest_agent.held import Held
+from guest_agent import tree
+from guest_agent.directory import Directory
+from guest_agent.errors import PathEscapes, TooMany
 from tests.unit.disks import small_disk
 
 
-def read(held: Held, name: str) -> bytes:
+def read(held: Directory, name: str) -> bytes:
     descriptor = held.open(name)
     try:
         return os.read(descriptor, 100)
@@ -34,7 +35,7 @@ def test_links_that_stay_inside_are_followed_relative_or_by_the_directorys_own_p
     (inside / "d" / "up").symlink_to("../near")
     (inside / "whole").symlink_to(inside / "d" / "up")
 
-    with Held(inside) as held:
+    with Directory(inside) as held:
         assert {read(held, name) for name in ("near", "d/up", "whole", "d/../near")} == {b"a file"}
 
 
@@ -43,7 +44,7 @@ def test_a_link_that_leads_out_or_round_is_followed_nowhere(inside: Path, target
     (inside / "round").symlink_to("round")
     (inside / "d" / "out").symlink_to(target if target != "round" else "../round")
 
-    with Held(inside) as held, pytest.raises(LeadsOut):
+    with Directory(inside) as held, pytest.raises(PathEscapes):
         held.open("d/out")
 
 
@@ -51,8 +52,8 @@ def test_a_directory_that_became_a_link_is_no_way_out(inside: Path) -> None:
     (inside / "d").rename(inside / "e")
     (inside / "d").symlink_to(inside.parent)
 
-    with Held(inside) as held:
-        with pytest.raises(LeadsOut):
+    with Directory(inside) as held:
+        with pytest.raises(PathEscapes):
             held.open("d/secret")
         with pytest.raises(OSError):
             os.close(held.create("d/new"))
@@ -64,14 +65,14 @@ def test_a_directory_that_became_a_link_is_no_way_out(inside: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../new", "/new", "a//b", "./a", "a/..", ""])
 def test_what_is_no_name_below_makes_nothing(inside: Path, name: str) -> None:
-    with Held(inside) as held, pytest.raises(LeadsOut):
+    with Directory(inside) as held, pytest.raises(PathEscapes):
         held.create(name)
 
 
 def test_a_pipe_does_not_hold_up_who_opens_it(inside: Path) -> None:
     os.mkfifo(inside / "pipe")
 
-    with Held(inside) as held:
+    with Directory(inside) as held:
         os.close(held.open("pipe"))
 
 
@@ -88,7 +89,7 @@ def test_a_tree_three_thousand_deep_is_removed_with_a_handful_of_descriptors(tmp
     os.close(here)
     os.close(top)
 
-    with Held(tmp_path) as held:
+    with Directory(tmp_path) as held:
         held.remove("deep")
 
     assert not (tmp_path / "deep").exists()
@@ -102,7 +103,7 @@ def test_a_wide_tree_with_links_out_of_it_is_removed_and_what_they_name_stays(in
     (inside / "closed" / "more").mkdir(parents=True)
     (inside / "closed").chmod(0)
 
-    with Held(inside) as held:
+    with Directory(inside) as held:
         held.empty()
 
     assert list(inside.iterdir()) == []
@@ -113,10 +114,10 @@ def test_a_pattern_names_files_at_its_own_depth(inside: Path) -> None:
     for name in ("a.root", "b.root", ".hidden.root", "d/c.root", "{x}[1].root"):
         (inside / name).write_text(name)
 
-    with Held(inside) as held:
-        assert held.matching("*.root", 9) == ["a.root", "b.root", "{x}[1].root"]
-        assert held.matching("d/*", 9) == ["d/c.root", "d/file"]
-        assert held.matching("?/[a-c].root", 9) == ["d/c.root"]
+    with Directory(inside) as held:
+        assert tree.matching(held, "*.root", 9) == ["a.root", "b.root", "{x}[1].root"]
+        assert tree.matching(held, "d/*", 9) == ["d/c.root", "d/file"]
+        assert tree.matching(held, "?/[a-c].root", 9) == ["d/c.root"]
 
 
 def test_a_pattern_that_matches_too_many_files_or_ways_names_none(inside: Path) -> None:
@@ -125,12 +126,12 @@ def test_a_pattern_that_matches_too_many_files_or_ways_names_none(inside: Path) 
         (inside / f"way-{number}").mkdir()
     (inside / "way-1" / "only").touch()
 
-    with Held(inside) as held:
-        assert len(held.matching("*.dat", 20)) == 20
-        assert held.matching("*/only", 21) == ["way-1/only"]
+    with Directory(inside) as held:
+        assert len(tree.matching(held, "*.dat", 20)) == 20
+        assert tree.matching(held, "*/only", 21) == ["way-1/only"]
         for pattern in ("*.dat", "way-*/only"):
             with pytest.raises(TooMany):
-                held.matching(pattern, 19)
+                tree.matching(held, pattern, 19)
 
 
 def test_what_leads_to_none_of_the_names_is_removed_and_every_link_on_a_way_stays(inside: Path) -> None:
@@ -145,8 +146,8 @@ def test_what_leads_to_none_of_the_names_is_removed_and_every_link_on_a_way_stay
     (inside / "way").symlink_to(inside / "real")
     (inside / "dead").symlink_to("nowhere")
 
-    with Held(inside) as held:
-        held.keep_only(["first", "way/far/../far/file", "d/file"])
+    with Directory(inside) as held:
+        tree.keep_only(held, ["first", "way/far/../far/file", "d/file"])
         assert {read(held, name) for name in ("first", "way/far/file", "d/file")} == {b"far", b"a file"}
 
     left = sorted(str(path.relative_to(inside)) for path in inside.rglob("*"))
@@ -158,15 +159,15 @@ def test_a_directory_that_a_link_goes_into_and_out_of_again_stays(inside: Path) 
     (inside / "out.dat").write_text("out")
     (inside / "result").symlink_to(inside / "build" / "deep" / ".." / ".." / "out.dat")
 
-    with Held(inside) as held:
-        held.keep_only(["result"])
+    with Directory(inside) as held:
+        tree.keep_only(held, ["result"])
 
         assert read(held, "result") == b"out"
 
 
 def test_keeping_what_is_not_there_removes_nothing(inside: Path) -> None:
-    with Held(inside) as held, pytest.raises(FileNotFoundError):
-        held.keep_only(["d/file", "missing"])
+    with Directory(inside) as held, pytest.raises(FileNotFoundError):
+        tree.keep_only(held, ["d/file", "missing"])
 
     assert (inside / "d" / "file").exists()
 
@@ -182,7 +183,7 @@ def test_a_full_disk_takes_no_room_to_be_emptied(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1 << 20) as disk:
         with pytest.raises(OSError, match="No space"):
             dig(disk / "deep")
-        with Held(disk) as held:
+        with Directory(disk) as held:
             held.empty()
 
         assert list(disk.iterdir()) == []

@@ -1,17 +1,18 @@
-"""Ends of attempts on their way out: written down, told until they are answered, files removed, forgotten."""
+"""Completions on their way out: written down, told until they are answered, files removed, forgotten."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from broker.backoff import backoff
+from broker.daemon.tasks import OwnedTasks
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.rpc import Uplink
 from guest_agent.attempt import Attempt
-from guest_agent.room import Room
+from guest_agent.resources import Resources
 from schemas.envelope import Reply
 from schemas.jobs import JobCompletion, JobCompletionAnswer
 
@@ -25,18 +26,18 @@ DISCARD_AFTER_S = 0.1
 ANSWER_S = 30.0
 
 
-class Endings:
-    """See the module. ``spawn`` owns the tasks; ``forget`` is called when an attempt's end was answered."""
+class Completions:
+    """See the module. ``tasks`` owns what goes on; ``forget`` is called when an attempt's end was answered."""
 
     def __init__(
         self,
         uplink: Uplink,
-        room: Room,
+        resources: Resources,
         forget: Callable[[Attempt], None],
-        spawn: Callable[[Awaitable[None]], asyncio.Future[None]],
+        tasks: OwnedTasks,
     ) -> None:
-        self._uplink, self._room = uplink, room
-        self._forget, self._spawn = forget, spawn
+        self._uplink, self._resources = uplink, resources
+        self._forget, self._tasks = forget, tasks
         self._done_with: list[tuple[Attempt, asyncio.Future[None]]] = []
         #: One for each attempt that has ended and whose files are there; done when they are gone.
         self._in_the_way: set[asyncio.Future[None]] = set()
@@ -50,7 +51,7 @@ class Endings:
         within_s = max(TOGETHER_S, go_at - time.monotonic()) if within_s else 0.0
         self._discard_soon(attempt, gone)
         await self._tell(attempt, completion, within_s)
-        await self._room.book.end(attempt.assign.id)
+        await self._resources.journal.end(attempt.assign.id)
         self._forget(attempt)
 
     async def settle(self) -> None:
@@ -75,7 +76,7 @@ class Endings:
         """Remove files in a thread, many attempts' at once: a hop to a thread costs more than most of them."""
         self._done_with.append((attempt, gone))
         if len(self._done_with) == 1:
-            self._spawn(self._discard())
+            self._tasks.spawn(self._discard())
 
     async def _discard(self) -> None:
         await asyncio.sleep(DISCARD_AFTER_S)

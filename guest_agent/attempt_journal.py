@@ -40,7 +40,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     conclusion: Conclusion | None = None
 
 
-class Book:
+class AttemptJournal:
     """See the module. Each method returns when what it says is durable; OSError where the disk does not take it."""
 
     def __init__(self, journal: Journal) -> None:

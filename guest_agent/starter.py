@@ -25,13 +25,13 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from guest_agent import namespaces
-from guest_agent.family import descendants
+from guest_agent.process_tree import descendants
 
 SET_CHILD_SUBREAPER = 36
-#: How a warden is started: with no more of the agent than it needs. What follows is told to ``main``.
+#: How a starter is started: with no more of the agent than it needs. What follows is told to ``main``.
 COMMAND = (
     *(sys.executable, "-I", "-S", "-c"),
-    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.warden import main; main()",
+    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.starter import main; main()",
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 )
 #: A request is no longer; an order that is comes in a file, bytes.
@@ -65,17 +65,17 @@ def main() -> NoReturn:
         os.umask(0o022)
     if "mounts" in parts:
         namespaces.arrange(setting, own_proc="pids" in parts)
-    Warden(channel, setting, parts).serve()
+    Starter(channel, setting, parts).serve()
 
 
 def _wait_for_predecessor(directory: str) -> None:
-    """Hold the slot. A warden whose agent was killed holds it until all that it had started has ended: see
+    """Hold the slot. A starter whose agent was killed holds it until all that it had started has ended: see
     ``guest_agent.predecessor``."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-class Warden:
+class Starter:
     """Serves one slot: at most one payload at a time, with whatever it starts."""
 
     def __init__(self, channel: socket.socket, setting: dict[str, Any], parts: list[str]) -> None:
@@ -193,15 +193,15 @@ class Warden:
     def _on_children(self) -> None:
         try:
             os.read(self._wake, 4096)
-            while self._bury():
+            while self._reap():
                 pass
         except (BlockingIOError, ChildProcessError):
             pass
         if self._ended is not None:
             self._finish(self._ended)
 
-    def _bury(self) -> bool:
-        """Bury one dead child, ours or adopted, and count what it has used. Raises ChildProcessError: there is none."""
+    def _reap(self) -> bool:
+        """Reap one dead child, ours or adopted, and count what it has used. Raises ChildProcessError: there is none."""
         pid, status, usage = os.wait4(-1, os.WNOHANG)
         if not pid:
             return False
@@ -211,17 +211,17 @@ class Warden:
         return True
 
     def _finish(self, ended: dict[str, Any]) -> None:
-        """The payload has ended: kill all that it left, bury it, and only then say so, with how many still live."""
+        """The payload has ended: kill all that it left, reap it, and only then say so, with how many still live."""
         left = self._end_all()
         self._leader, self._ended = 0, None
         self._say(**ended, cpu_seconds=self._cpu_seconds, left=left)
 
     def _end_all(self) -> bool:
-        """Kill and bury until there is nobody; says whether somebody lives on, who hangs in the kernel."""
+        """Kill and reap until there is nobody; says whether somebody lives on, who hangs in the kernel."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             try:
-                while self._bury():
+                while self._reap():
                     pass
             except ChildProcessError:
                 self._tidy()

@@ -1,0 +1,51 @@
+"""How a received file lands: whole under its name, or there for who goes on, or gone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from broker.errors import PartialTaken, TransferFailed
+from broker.transfer import into_file
+
+
+def test_a_file_that_is_what_was_offered_is_under_its_name_and_nothing_else_is_left(tmp_path: Path) -> None:
+    landing = into_file(tmp_path / "target", tmp_path / "t.part")(7)
+
+    landing.write([b"con", b"tent"])
+    landing.commit(hashlib.sha256(b"content").hexdigest())
+    landing.discard()
+
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("target", b"content")]
+
+
+def test_a_file_that_is_not_what_was_offered_leaves_the_target_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"before")
+    landing = into_file(tmp_path / "target", tmp_path / "t.part")(7)
+    landing.write([b"content"])
+
+    with pytest.raises(TransferFailed, match="SHA-256"):
+        landing.commit("0" * 64)
+    landing.discard()
+
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("target", b"before")]
+
+
+def test_what_was_closed_is_there_for_one_receiver_after_the_other(tmp_path: Path) -> None:
+    land = into_file(tmp_path / "target", tmp_path / "t.part")
+    first = land(7)
+    first.write([b"con"])
+    with pytest.raises(PartialTaken):
+        land(7)
+    first.close()
+    first.close()
+
+    second = land(7)
+
+    assert second.written == 3
+    assert second.write([b"tent"]) == 7
+    second.commit(hashlib.sha256(b"content").hexdigest())
+    second.close()
+    assert (tmp_path / "target").read_bytes() == b"content"
