@@ -24,7 +24,7 @@ from broker.keys.config import KeysConfig
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
-from host_agent.hypervisors.qemu_machine import STATES
+from host_agent.hypervisors.qemu.machine import STATES
 from host_agent.vm import TRANSITIONS, Transition, is_done, is_legal
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE

@@ -87,15 +87,15 @@ def driver(config: HostConfig, directory: Path) -> Hypervisor:
     """Make the driver that the settings name. Imports only the one that is asked for."""
     match config.hypervisor:
         case "qemu":
-            from host_agent.hypervisors.qemu import QemuHypervisor
+            from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 
             return QemuHypervisor(directory, niceness=config.niceness)
         case "process":
-            from host_agent.hypervisors.process import ProcessHypervisor
+            from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 
             return ProcessHypervisor(directory, niceness=config.niceness)
         case "fake":
-            from host_agent.hypervisors.fake import FakeHypervisor
+            from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 
             return FakeHypervisor()
 

@@ -17,9 +17,9 @@ import pytest
 from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
 from host_agent.hypervisors.detached import find_tree, read_stat
-from host_agent.hypervisors.fake import FakeHost, FakeHypervisor, NeverStops
-from host_agent.hypervisors.process import ProcessHypervisor
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHost, FakeHypervisor, NeverStops
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.images import ImageStore
 from schemas.vms import VmState
 

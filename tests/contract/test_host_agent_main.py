@@ -13,7 +13,7 @@ import pytest
 
 from broker.address import Address, write_address
 from host_agent.hypervisors.detached import find_tree
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.endpoints import Endpoint

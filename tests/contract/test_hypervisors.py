@@ -16,8 +16,8 @@ import pytest
 from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.detached import send_signal
-from host_agent.hypervisors.qemu import QemuHypervisor
-from host_agent.hypervisors.qemu_program import KVM, TCG, QemuProgram
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
+from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
 from host_agent.vm import Verb
 from schemas.vms import VmState
 

@@ -18,7 +18,7 @@ import pytest
 from broker.road.streams import short_path
 from host_agent.front import visiting
 from host_agent.guests import Guests
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.endpoints import Endpoint

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from host_agent.errors import HypervisorError, NoRoom
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.kept_log import HEAD_BYTES, TAIL_BYTES
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.qemu import command as qemu_command
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from schemas.vms import VmState
 from tests.contract.conftest import QemuRig, eventually
 from tests.contract.test_guest_image import Broker, broker, driver, probe_image
@@ -35,7 +35,7 @@ PATIENCE_S = 240.0
 SAVER = """
 import asyncio, os, sys, time
 from pathlib import Path
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 real = os.fsync
 def fsync(descriptor):
     if os.readlink(f"/proc/self/fd/{descriptor}").endswith("memory.tmp"):
@@ -56,8 +56,8 @@ asyncio.run(main())
 RESTORER = """
 import asyncio, sys, time
 from pathlib import Path
-from host_agent.hypervisors.qemu import QemuHypervisor
-from host_agent.hypervisors.qemu_files import QemuFiles
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
+from host_agent.hypervisors.qemu.files import QemuFiles
 real = QemuFiles.discard_memory
 def discard_memory(files, vm):
     real(files, vm)

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from host_agent.hypervisors.contract import VmSpec
-from host_agent.hypervisors.process import ProcessHypervisor
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from volcloud.centre.layout import Layout
 from volcloud.centre.made import refuse_unlike

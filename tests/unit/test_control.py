@@ -18,7 +18,7 @@ from host_agent import control, looks, operations
 from host_agent.aside import SetAside
 from host_agent.control import VmControl
 from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom
-from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHost, FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
 from host_agent.registry import NoSuchVm, VmRegistry

@@ -20,7 +20,7 @@ from broker.routes import down, queue_of, up
 from broker.rpc import Journal, Responder, ServerClock
 from host_agent import guests as guests_module
 from host_agent.guests import Guests
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from schemas.codec import decode, encode
 from schemas.envelope import Ping, ServerTime
 from schemas.errors import DecodeError

@@ -12,7 +12,7 @@ from broker import durable
 from broker.errors import BrokerError
 from host_agent import keeper as keeper_module
 from host_agent.errors import HostError
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState
 from tests.contract.conftest import eventually

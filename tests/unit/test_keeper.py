@@ -13,7 +13,7 @@ from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors.contract import VmFacts
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.keeper import MOST_STARTS, STEADY_S, Keeper, Tries
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb, Wish

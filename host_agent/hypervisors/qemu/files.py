@@ -12,11 +12,11 @@ import msgspec
 
 from broker import durable
 from host_agent.errors import HypervisorError, naming_disk
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.directory import VmDirectories, read_record, write_record
 from host_agent.hypervisors.kept_log import KeptLog, trim
-from host_agent.hypervisors.qemu_command import MachineCommand
-from host_agent.hypervisors.qemu_memory import MEMORY, MEMORY_BEING_WRITTEN
+from host_agent.hypervisors.qemu import command as qemu_command
+from host_agent.hypervisors.qemu.command import MachineCommand
+from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN
 from schemas.vms import VmState
 
 QEMU_LOG = "qemu.log"

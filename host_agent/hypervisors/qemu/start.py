@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import finished, spawn
-from host_agent.hypervisors.qemu_files import QEMU_LOG, QemuFiles, Saving
-from host_agent.hypervisors.qemu_life import Life
-from host_agent.hypervisors.qemu_machine import START_TIMEOUT_S, Machine
-from host_agent.hypervisors.qemu_memory import read_memory
-from host_agent.hypervisors.qemu_program import QemuProgram
+from host_agent.hypervisors.qemu import command as qemu_command
+from host_agent.hypervisors.qemu.files import QEMU_LOG, QemuFiles, Saving
+from host_agent.hypervisors.qemu.life import Life
+from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.memory import read_memory
+from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
 
 

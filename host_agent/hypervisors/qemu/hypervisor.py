@@ -15,16 +15,16 @@ from pathlib import Path
 
 from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError, NoRoom, StopTimedOut, naming_disk
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.detached import find_tree, send_signal, stat_of
-from host_agent.hypervisors.qemu_disk import create_overlay
-from host_agent.hypervisors.qemu_files import QemuFiles, Saving
-from host_agent.hypervisors.qemu_life import IO_ERROR, Life
-from host_agent.hypervisors.qemu_machine import KILL_TIMEOUT_S, Machine
-from host_agent.hypervisors.qemu_memory import give_up_writing, write_memory
-from host_agent.hypervisors.qemu_program import QemuProgram
-from host_agent.hypervisors.qemu_start import QemuStart
+from host_agent.hypervisors.qemu import command as qemu_command
+from host_agent.hypervisors.qemu.disk import create_overlay
+from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.life import IO_ERROR, Life
+from host_agent.hypervisors.qemu.machine import KILL_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.memory import give_up_writing, write_memory
+from host_agent.hypervisors.qemu.program import QemuProgram
+from host_agent.hypervisors.qemu.start import QemuStart
 from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
 from schemas.vms import VmState

@@ -1,7 +1,7 @@
 """One QEMU process that lives: its control connection, its seed port, and the news of its end.
 
-The connection is made again whenever it breaks while the process lives. Verbs are ``qemu``'s; this knows how to talk,
-and turns every way in which talking fails into HypervisorError.
+The connection is made again whenever it breaks while the process lives. Verbs are ``hypervisor``'s; this knows how to
+talk, and turns every way in which talking fails into HypervisorError.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import Watch
 from host_agent.hypervisors.kept_log import KeptLog
+from host_agent.hypervisors.qemu import command as qemu_command
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)

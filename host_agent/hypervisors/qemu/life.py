@@ -1,7 +1,7 @@
 """One life of a VM in QEMU, from the start or adoption of its process to its end: what happens in it by itself.
 
-A verb says what it is about to cause; everything else is news, and is told. Verbs are ``qemu``'s, talking is
-``qemu_machine``'s.
+A verb says what it is about to cause; everything else is news, and is told. Verbs are ``hypervisor``'s, talking is
+``machine``'s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import stat_of
-from host_agent.hypervisors.qemu_files import QemuFiles
-from host_agent.hypervisors.qemu_machine import CONNECTED, START_TIMEOUT_S, Machine
-from host_agent.hypervisors.qemu_memory import LEAST_ROOM_BYTES, give_up_writing
+from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.machine import CONNECTED, START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.memory import LEAST_ROOM_BYTES, give_up_writing
 from schemas.vms import VmState
 
 #: QEMU's word for a guest that was stopped because a read or write of its disk failed.

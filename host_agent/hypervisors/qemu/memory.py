@@ -1,6 +1,6 @@
 """A saved guest's memory: written to a file by QEMU, and loaded from it.
 
-The file bears its name only when it is complete and on the disk. Which states that makes is ``qemu``'s to say.
+The file bears its name only when it is complete and on the disk. Which states that makes is ``hypervisor``'s to say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from broker import durable
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors.detached import finished
-from host_agent.hypervisors.qemu_machine import Machine
+from host_agent.hypervisors.qemu.machine import Machine
 from schemas.vms import VmState
 
 #: The file's name in the VM's directory, and while it is being written.
