@@ -15,7 +15,7 @@ import msgspec
 
 from adapters.errors import AdapterError
 from broker.config import read_config, show_config
-from broker.daemon import judged
+from broker.daemon.exit import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 

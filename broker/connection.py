@@ -16,6 +16,7 @@ from typing import Any
 from broker.address import Address
 from broker.amqp.link import Link
 from broker.backoff import backoff
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Delivery, DeliveryHandler, Properties, Subscription
 from broker.errors import (
     BrokerError,
@@ -67,7 +68,7 @@ class Connection:
         self._direct: DeliveryHandler | None = None
         self._up = asyncio.Event()
         self._window = asyncio.Semaphore(WINDOW)
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._handling = OwnedTasks(f"connection {name}")
         self._runner: asyncio.Task[None] | None = None
         self._opened: asyncio.Future[None] | None = None
         #: Called each time a link is up and its consumers run; for hellos and for what must be said again.
@@ -134,9 +135,7 @@ class Connection:
         self._mark_down()
         if self._link is not None:
             await self._link.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._handling.cancel()
 
     async def reconnect(self) -> None:
         """Drop the link; the next one asks the address source for a credential of the newest generation."""
@@ -182,7 +181,7 @@ class Connection:
         subscription = Subscription(queue=queue, handler=handler, prefetch=prefetch, **options)
         self._subscriptions.append(subscription)
         if self._link is not None and self._up.is_set():
-            await self._link.subscribe(subscription, self._start)
+            await self._link.subscribe(subscription, self._handling.spawn)
 
     async def depth(self, queue: str) -> tuple[int, int]:
         """Count a queue's messages that nobody holds, and its consumers. Raises QueueGone or Disconnected."""
@@ -201,7 +200,7 @@ class Connection:
         """Take answers by direct reply-to, from now on and after every reconnect."""
         self._direct = handler
         if self._link is not None and self._up.is_set():
-            await self._link.subscribe_direct(handler, self._start)
+            await self._link.subscribe_direct(handler, self._handling.spawn)
 
     async def _run(self) -> None:
         waits = backoff(most_s=self._wait_most_s)
@@ -251,9 +250,9 @@ class Connection:
 
     async def _serve(self, link: Link) -> BrokerError:
         if self._direct is not None:
-            await link.subscribe_direct(self._direct, self._start)
+            await link.subscribe_direct(self._direct, self._handling.spawn)
         for subscription in self._subscriptions:
-            await link.subscribe(subscription, self._start)
+            await link.subscribe(subscription, self._handling.spawn)
         if link.closed.done():
             return link.closed.result()
         self.links += 1
@@ -282,14 +281,3 @@ class Connection:
     def _mark_down(self) -> None:
         self._up.clear()
         self.up_since = None
-
-    def _start(self, awaitable: Awaitable[None]) -> None:
-        """Run a handler's coroutine as a task of ours; its errors end in the log, never in silence."""
-        task = asyncio.ensure_future(awaitable)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("handler failed", exc_info=task.exception(), extra={"connection": self._name})

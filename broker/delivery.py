@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from msgspec import Struct
 
 #: Says whether what came is let in: (who pays for it, bytes, messages in it).
 Gate = Callable[[str, int, int], bool]
+#: Runs a handler's coroutine as a task that somebody owns.
+Start = Callable[[Coroutine[Any, Any, None]], object]
 #: Acknowledges what came (False), or rejects it (True).
 Settle = Callable[[bool], None]
 

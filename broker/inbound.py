@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from broker.delivery import Delivery, Gate, Properties, Settle, Settlement, Subscription
+from broker.delivery import Delivery, Gate, Properties, Settle, Settlement, Start, Subscription
 from broker.routes import CALLS, UP, payer_of, sender_of
 from schemas.codec import decode, unbundle
 from schemas.envelope import Message
@@ -152,9 +152,7 @@ class Settling(Protocol):
         """Acknowledge one that nobody reads, now or soon."""
 
 
-def receiver(
-    subscription: Subscription, settling: Settling, start: Callable[[Awaitable[None]], None]
-) -> Callable[..., None]:
+def receiver(subscription: Subscription, settling: Settling, start: Start) -> Callable[..., None]:
     """Give what the AMQP library calls with a message: (channel, method, properties, body).
 
     It raises nothing: that would end the link, for what one message is. What its handler leaves broken is rejected.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
-from broker.delivery import DeliveryHandler, Settle, Subscription
+from broker.daemon.tasks import OwnedTasks
+from broker.delivery import DeliveryHandler, Settle, Start, Subscription
 from broker.errors import Disconnected, NotDelivered, Unroutable
 from broker.inbound import recall, receiver
 from broker.routes import DOWN, matches
@@ -48,9 +49,7 @@ class _Method:
 class _Consumer:
     """One who takes from a queue, and what he has not settled. Settles what ``receiver`` hands out."""
 
-    def __init__(
-        self, queue: _Queue, subscription: Subscription, start: Callable[[Awaitable[None]], None], on_reject: _Rejected
-    ) -> None:
+    def __init__(self, queue: _Queue, subscription: Subscription, start: Start, on_reject: _Rejected) -> None:
         self.queue, self.prefetch = queue, subscription.prefetch
         self.unsettled: dict[int, Publication] = {}
         self._on_reject = on_reject
@@ -172,7 +171,7 @@ class MemoryCarrier:
         self._up.set()
         self._subscriptions: list[Subscription] = []
         self._consumers: list[_Consumer] = []
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._handling = OwnedTasks(f"memory carrier of {user}")
 
     @property
     def sent(self) -> list[tuple[str, str, bytes]]:
@@ -189,9 +188,7 @@ class MemoryCarrier:
     async def close(self) -> None:
         """Leave the broker: what was at hand goes back, and what still works on it is cancelled. Idempotent."""
         self._leave()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._handling.cancel()
 
     def cut(self) -> None:
         """Break the link, until ``mend``."""
@@ -259,7 +256,7 @@ class MemoryCarrier:
         queue = self.broker.queue(subscription.queue)
         if subscription.bind_to:
             self.broker.bind(subscription.queue, *subscription.bind_to)
-        consumer = _Consumer(queue, subscription, self._start, self.broker.rejected.append)
+        consumer = _Consumer(queue, subscription, self._handling.spawn, self.broker.rejected.append)
         self._consumers.append(consumer)
         queue.consumers.append(consumer)
         queue.pump_soon()
@@ -271,8 +268,3 @@ class MemoryCarrier:
         for subscription in self._subscriptions:
             if subscription.bind_to:
                 self.broker.forget(subscription.queue)
-
-    def _start(self, awaitable: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(awaitable)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -9,7 +9,7 @@ import logging
 import signal
 from pathlib import Path
 
-from broker.daemon import judged
+from broker.daemon.exit import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from guest_agent.agent import GuestAgent

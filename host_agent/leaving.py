@@ -5,12 +5,11 @@ What is to be asked is in the registry's file, so no crash between a VM's end an
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 
 from broker.backoff import backoff
+from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError, RemoteError
 from host_agent.registry import VmRegistry
 from schemas.errors import ErrorCode
@@ -26,11 +25,11 @@ class Leaving:
 
     def __init__(self, registry: VmRegistry, revoke: Revoke) -> None:
         self._registry, self._revoke = registry, revoke
-        self._more = asyncio.Event()
+        self._wakeup = Wakeup()
 
     def look(self) -> None:
         """A VM is gone: do not wait until the next look."""
-        self._more.set()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """See all of them off, those that an earlier agent left too; until cancelled.
@@ -39,14 +38,14 @@ class Leaving:
         """
         waits = _waits()
         while True:
-            self._more.clear()
+            self._wakeup.clear()
             for vm in self._registry.leaving:
                 await self._see_off(vm)
             if self._registry.leaving:
-                await self._pause(next(waits))
+                await self._wakeup.sleep(next(waits))
             else:
                 waits = _waits()
-                await self._more.wait()
+                await self._wakeup.sleep(None)
 
     async def _see_off(self, vm: str) -> None:
         if vm not in self._registry.leaving:
@@ -56,11 +55,6 @@ class Leaving:
             self._registry.left(vm)
         except (BrokerError, OSError) as error:
             log.warning("vm not revoked, again soon", extra={"vm": vm, "why": str(error)})
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._more.wait()
 
     async def _ask(self, vm: str) -> None:
         try:

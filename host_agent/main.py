@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from broker.config import read_config, show_config
-from broker.daemon import judged
+from broker.daemon.exit import judged
 from broker.garbage import collect_rarely
 from broker.logs import log_to_stderr
 from host_agent.agent import HostAgent

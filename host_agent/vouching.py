@@ -5,11 +5,10 @@ Said when the link is new, and from time to time. A word that is lost is followe
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection
 
+from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError
 from host_agent.errors import HostError
 from schemas.enrol import EnrolVouch
@@ -31,24 +30,19 @@ class Vouching:
         every_s: float = EVERY_S,
     ) -> None:
         self._vms, self._say, self._every_s = vms, say, every_s
-        self._now = asyncio.Event()
+        self._wakeup = Wakeup()
 
     def look(self) -> None:
         """The link is new: say it at once."""
-        self._now.set()
+        self._wakeup.wake()
 
     async def run(self) -> None:
         """Say it, until cancelled."""
         while True:
-            self._now.clear()
+            self._wakeup.clear()
             try:
                 known, aside = await self._vms()
                 await self._say(EnrolVouch(vms=sorted(known), aside=sorted(aside), target="keys"))
             except (BrokerError, HostError, OSError) as error:
                 log.warning("not vouched, again later", extra={"why": str(error)})
-            await self._until_next()
-
-    async def _until_next(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._every_s):
-                await self._now.wait()
+            await self._wakeup.sleep(self._every_s)

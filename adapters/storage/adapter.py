@@ -31,6 +31,7 @@ from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Delivery
 from broker.outbound import send
 from broker.routes import reply
@@ -73,7 +74,7 @@ class StorageAdapter:
             most_staged_bytes=config.staging_mib << 20,
         )
         self._collector = Collector(store, self._intake, bounds_of(config), metrics)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._storing = OwnedTasks("storing of completions")
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
@@ -95,6 +96,7 @@ class StorageAdapter:
                 group.create_task(self._courier.sweep(), name="staging sweep")
         finally:
             await self._courier.close()
+            await self._storing.cancel()
             await self._connection.close()
             await self._intake.close()
 
@@ -105,9 +107,7 @@ class StorageAdapter:
     def _take_first(self, delivery: Delivery, sender: str, message: Message) -> bool:
         if not isinstance(message, JobCompletion) or not _carries(message):
             return False
-        task = asyncio.ensure_future(self._store_first(delivery, sender, message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._storing.spawn(self._store_first(delivery, sender, message))
         return True
 
     async def _store_first(self, delivery: Delivery, sender: str, message: JobCompletion) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from broker.address import Address
 from broker.amqp.foreign import CONNECT_TIMEOUT_S, GONE, cause_of, most_telling, parameters, to_ours
 from broker.amqp.stream import GatheringConnection
 from broker.confirms import Confirms, fail
-from broker.delivery import DeliveryHandler, Properties, Settle, Subscription
+from broker.delivery import DeliveryHandler, Properties, Settle, Start, Subscription
 from broker.errors import BrokerError, Disconnected, QueueGone, Unroutable
 from broker.inbound import receiver
 from broker.receipts import Receipts
@@ -116,7 +116,7 @@ class Link:
             self._confirms.await_one(future, message_id, exchange, key)
         return future
 
-    async def subscribe(self, subscription: Subscription, start: Callable[[Awaitable[None]], None]) -> None:
+    async def subscribe(self, subscription: Subscription, start: Start) -> None:
         """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is of no use then."""
         channel = await self._open_channel(lambda error: self._give_up(to_ours(error)))
         if subscription.bind_to:
@@ -138,7 +138,7 @@ class Link:
         channel = await self._open_channel(lambda error: self._give_up(to_ours(error)))
         await self._call(channel.queue_declare, name, exclusive=True)
 
-    async def subscribe_direct(self, handler: DeliveryHandler, start: Callable[[Awaitable[None]], None]) -> None:
+    async def subscribe_direct(self, handler: DeliveryHandler, start: Start) -> None:
         """Take answers by direct reply-to for what is published from now on."""
         nothing = Receipts(lambda _: lambda _: None, lambda _: None, lambda _: None)  # it is acknowledged as it comes
         receive = receiver(Subscription(queue=DIRECT_REPLY_TO, handler=handler), nothing, start)

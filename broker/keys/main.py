@@ -13,7 +13,7 @@ from broker.address import read_address
 from broker.backoff import backoff
 from broker.config import read_config, show_config
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
-from broker.daemon import judged
+from broker.daemon.exit import judged
 from broker.errors import ManagementError
 from broker.garbage import collect_rarely
 from broker.keys.config import KeysConfig, read_administrator

@@ -14,7 +14,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from broker.admission import Admission
 from broker.amqp.link import DIRECT_REPLY_TO
 from broker.backoff import backoff
 from broker.carrier import Carrier
+from broker.daemon.tasks import OwnedTasks
 from broker.dead_letters import Burials
 from broker.delivery import Delivery
 from broker.errors import BrokerError, ManagementError, Unroutable
@@ -83,7 +84,7 @@ class Service:
         self._turns = Turns(PREFETCH, MOST_OF_KIN)
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = OwnedTasks("key manager")
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -98,6 +99,7 @@ class Service:
                 await asyncio.sleep(self._sweep_s)
         finally:
             await self._turns.close()
+            await self._closing.cancel()
             self._threads.shutdown(wait=False)
 
     async def _on_delivery(self, delivery: Delivery) -> None:
@@ -123,7 +125,7 @@ class Service:
         try:
             answer = await self._handle(sender, message)
             if isinstance(message, PrincipalCut):
-                self._spawn(self._close_all_of(message.principal))
+                self._closing.spawn(self._close_all_of(message.principal))
             if answer is not None:
                 await self._answer(delivery, sender, message, answer)
         except Exception as error:
@@ -203,7 +205,7 @@ class Service:
 
     def _cut_off(self, who: str, reason: str) -> None:
         """What the adapters ask for by a message, for those whose messages come here."""
-        self._spawn(self._cut_one(parse_principal(who), reason))
+        self._closing.spawn(self._cut_one(parse_principal(who), reason))
 
     async def _cut_one(self, principal: Principal, reason: str) -> None:
         cutting = self._registrar.cutting
@@ -223,11 +225,6 @@ class Service:
             except BrokerError as error:
                 log.warning("connections not closed, again soon", extra={"sender": user, "why": str(error)})
             await asyncio.sleep(LOOK_AGAIN_S)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _close(self, names: list[str], reason: str = REPLACED) -> None:
         await asyncio.gather(*(self._close_one(name, reason) for name in names))

@@ -7,9 +7,10 @@ whoever comes new finds one. Knows neither messages nor the broker; belongs to o
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+
+from broker.daemon.tasks import OwnedTasks
 
 #: One piece of work; deals with its own failures.
 Work = Callable[[], Awaitable[None]]
@@ -27,7 +28,7 @@ class Turns:
         self._all = 0
         self._taken: Counter[str] = Counter()
         self._taken_by_kin: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks("turns")
 
     def take(self, principal: str, work: Work, most: int, kin: str = "") -> bool:
         """Do ``work`` when what the principal asked before is done. False, and it is not taken: too much of it, of its
@@ -41,17 +42,13 @@ class Turns:
         waiting = self._waiting.get(principal)
         if waiting is None:
             waiting = self._waiting[principal] = deque()
-            task = asyncio.create_task(self._run(principal), name=f"turns of {principal}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(self._run(principal), name=f"turns of {principal}")
         waiting.append((kin, work))
         return True
 
     async def close(self) -> None:
         """End what is at work and forget what waits. Idempotent."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
     def _has_room(self, kin: str) -> bool:
         has = self._taken_by_kin[kin]

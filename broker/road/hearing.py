@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Settle, Subscription
 from broker.errors import NotDelivered, Unroutable
 from broker.inbound import receiver
 from broker.routes import DOWN, matches
 from schemas.road import Say, Verdict
-
-log = logging.getLogger(__name__)
 
 #: Takes a message that nobody at this end reads, to pass it on; it is settled as that went. Raises NotDelivered.
 Otherwise = Callable[[Say], Awaitable[None]]
@@ -41,27 +38,24 @@ class Hearing:
         #: Called with what is wrong with a message that was of no use to anybody.
         self.on_offence: Callable[[str], None] = lambda what: None
         self._readers: list[tuple[Subscription, Callable[..., None]]] = []
-        self._tasks: set[asyncio.Future[None]] = set()
-        self._passing: set[asyncio.Future[None]] = set()
+        self._handling = OwnedTasks("road's handlers")
+        self._passing = OwnedTasks("road's messages to others")
         self._life = 0
 
     def add(self, subscription: Subscription) -> None:
         """Have what comes to a queue read."""
-        self._readers.append((subscription, receiver(subscription, self, self._start)))
+        self._readers.append((subscription, receiver(subscription, self, self._handling.spawn)))
 
     def forget(self) -> None:
         """The other end is another one: nobody is told what is settled of what was heard before,
         and what is still being passed on is let go."""
         self._life += 1
-        for task in list(self._passing):
-            task.cancel()
+        self._passing.abort()
 
     async def close(self) -> None:
         """Cancel what is at work."""
-        tasks = [*self._tasks, *self._passing]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._handling.cancel()
+        await self._passing.cancel()
 
     def hear(self, said: Say) -> None:
         """Hand a message to its reader."""
@@ -72,7 +66,8 @@ class Hearing:
         if self._otherwise is None:
             self.on_offence("messages for nobody")
             return self._tell(said.number, Verdict.UNROUTABLE, f"nobody reads {said.key} there")
-        return self._pass_on_soon(said, self._otherwise)
+        self._passing.spawn(self._pass_on(self._life, said, self._otherwise))
+        return None
 
     def open(self, tag: int) -> Settle:
         """Give what settles a message; as with a broker, what is rejected has arrived all the same."""
@@ -82,12 +77,6 @@ class Hearing:
     def drop(self, tag: int) -> None:
         """Settle one that nobody reads."""
         self._settle(self._life, tag, Verdict.TAKEN)
-
-    def _pass_on_soon(self, said: Say, otherwise: Otherwise) -> None:
-        task = asyncio.ensure_future(self._pass_on(self._life, said, otherwise))
-        self._passing.add(task)
-        task.add_done_callback(self._passing.discard)
-        task.add_done_callback(self._ended)
 
     async def _pass_on(self, life: int, said: Say, otherwise: Otherwise) -> None:
         try:
@@ -103,16 +92,6 @@ class Hearing:
     def _settle(self, life: int, number: int, verdict: Verdict, reason: str = "") -> None:
         if life == self._life:
             self._tell(number, verdict, reason)
-
-    def _start(self, awaitable: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(awaitable)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("handler failed", exc_info=task.exception())
 
 
 def _reads(subscription: Subscription, said: Say) -> bool:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from broker.carrier import Carrier
+from broker.daemon.tasks import OwnedTasks
 from broker.errors import NotDelivered, OutputLost, RemoteError
 from broker.routes import down
 from broker.rpc.caller import Caller
@@ -34,7 +35,7 @@ class Execution:
         self._vm, self._command = vm, command
         self._on_output = on_output
         self._order = OutputOrder()
-        self._telling: set[asyncio.Task[None]] = set()
+        self._granting = OwnedTasks("execution")
 
     async def run(self) -> ExecEnded:
         """Run it to its end. Raises RemoteError (it cannot be run), CallTimeout, Unroutable; OutputLost when some of
@@ -47,6 +48,7 @@ class Execution:
             raise
         finally:
             self._connection.on_up.remove(self._on_reconnect)
+            await self._granting.cancel()
 
     async def signal(self, number: int) -> None:
         """Send a signal to the command's process group. Raises NotDelivered."""
@@ -89,6 +91,4 @@ class Execution:
             return  # the link broke: the next one grants again
 
     def _on_reconnect(self) -> None:
-        task = asyncio.ensure_future(self._allow(self._order.grant_again()))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._granting.spawn(self._allow(self._order.grant_again()))

@@ -5,12 +5,12 @@ One word for each body, and no more of them on their way at once than a few: who
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections import Counter
 
 from broker.carrier import Carrier
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Delivery
 from broker.errors import NotDelivered
 from broker.outbound import deliver
@@ -31,7 +31,7 @@ class Refusals:
         self._connection = connection
         #: Messages refused since the start, by reason; goes out with the beats.
         self.counts: Counter[str] = Counter()
-        self._reports: set[asyncio.Task[None]] = set()
+        self._reports = OwnedTasks("refusals")
 
     def refuse(self, delivery: Delivery, reason: str, text: str) -> None:
         """Reject a delivery, to the dead letters, count it, and report why."""
@@ -43,15 +43,11 @@ class Refusals:
             return
         digest = hashlib.sha256(delivery.whole).hexdigest()
         report = Refused(sha256=digest, sender=delivery.user_id, reason=clip(f"{reason}: {text}"))
-        task = asyncio.ensure_future(self._report(report))
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
+        self._reports.spawn(self._report(report))
 
     async def close(self) -> None:
         """Cancel what has not been told."""
-        for task in list(self._reports):
-            task.cancel()
-        await asyncio.gather(*self._reports, return_exceptions=True)
+        await self._reports.cancel()
 
     async def _report(self, report: Refused) -> None:
         try:

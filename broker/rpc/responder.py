@@ -11,12 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
 from broker.backoff import backoff
 from broker.carrier import Carrier
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Delivery
 from broker.errors import Forbidden, Unroutable
 from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
@@ -71,7 +71,7 @@ class Responder:
         self._clock = clock
         self._generation = generation
         self._verify = verify
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = OwnedTasks("responder")
         #: Messages that have come and are not yet judged: they may wait for the server's time.
         self._pondered: set[str] = set()
         self._refusals = Refusals(connection)
@@ -84,14 +84,12 @@ class Responder:
         of who sent them, where others answer from the same journal."""
         for entry in self.journal.unfinished():
             if of(kind_of(entry.sender)):
-                self._spawn(self._recover(entry))
+                self._running.spawn(self._recover(entry))
 
     async def close(self) -> None:
         """Cancel what runs; the journal still holds it."""
         await self._refusals.close()
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._running.cancel()
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Take one delivery to its acknowledgement; the work goes on after that."""
@@ -135,7 +133,7 @@ class Responder:
         problem = await self._why_not_journalled(delivery, message)
         if problem is None:
             delivery.ack()
-            self._spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
+            self._running.spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
             return
         text = f"this agent cannot write its journal: {problem.strerror or problem}"
         self._refusals.refuse(delivery, "journal", text)
@@ -213,7 +211,7 @@ class Responder:
 
         def accept() -> None:
             accepted = Accepted(call=call.message.id)
-            accepting.append(self._spawn(self._answer(call.sender, call.message, accepted)))
+            accepting.append(self._running.spawn(self._answer(call.sender, call.message, accepted)))
 
         soon = asyncio.get_running_loop().call_later(ACCEPT_AFTER_S, accept)
         try:
@@ -286,17 +284,6 @@ class Responder:
             )
         stored = _stored(entry) if entry.ended else None
         return stored if stored is not None else Accepted(call=message.command)
-
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("answering failed", exc_info=task.exception())
 
 
 def _interrupted(command_id: str) -> Failed:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from broker.carrier import Carrier
+from broker.daemon.tasks import OwnedTasks
 from broker.errors import CallTimeout, NotDelivered, RemoteError
 from broker.outbound import body_of, deliver
 from broker.routes import up
@@ -43,7 +44,7 @@ class Uplink:
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}
         self._companies: dict[str, _Company] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._sending = OwnedTasks("uplink")
 
     @property
     def generation(self) -> int:
@@ -77,9 +78,7 @@ class Uplink:
         if self._companies.get(kind) is not company:
             return  # it has gone: it was full, or in a hurry
         del self._companies[kind]
-        task = asyncio.ensure_future(self._send(kind, company))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._sending.spawn(self._send(kind, company))
 
     async def _send(self, kind: str, company: _Company) -> None:
         try:

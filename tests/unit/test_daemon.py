@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.daemon import judged
+from broker.daemon.exit import judged
 from broker.errors import RemoteError
 from schemas.errors import ErrorCode
 

@@ -1,0 +1,1 @@
+"""What every daemon of ours is made of: how it ends, its background tasks, its waits."""
