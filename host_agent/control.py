@@ -198,7 +198,7 @@ class VmControl:
         return record.name if record is not None else vm
 
     async def _carry_out(self, verb: Verb, vm: str, timeout_s: float) -> None:
-        driver = self._hypervisor
+        driver, snapshots = self._hypervisor, self._hypervisor.capabilities.snapshots
         match verb:
             case Verb.START:
                 await driver.start(vm, await self._seeding.next_seed(vm))
@@ -212,9 +212,9 @@ class VmControl:
                 await driver.resume(vm)
             case Verb.POWEROFF:
                 await driver.poweroff(vm)
-            case Verb.SAVESTATE:
-                await driver.savestate(vm)
-            case Verb.DISCARD:
-                await driver.discard(vm)
-            case Verb.CREATE | Verb.DELETE | Verb.ADOPT:
+            case Verb.SAVESTATE if snapshots is not None:
+                await snapshots.savestate(vm)
+            case Verb.DISCARD if snapshots is not None:
+                await snapshots.discard(vm)
+            case _:
                 raise IllegalVerb(f"{verb} has a command of its own")

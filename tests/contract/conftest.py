@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from deploy.image.build import Request, build
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
+from host_agent.hypervisors.contract import Hypervisor, ImageFiles, Roads, SeedMedium, Snapshots, VmSpec, VmStatistics
 from host_agent.hypervisors.detached import find_tree, read_stat
-from host_agent.hypervisors.fake.hypervisor import FakeHost, FakeHypervisor, NeverStops
+from host_agent.hypervisors.fake.host import FakeHost
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor, NeverStops
 from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.images import ImageStore
@@ -32,6 +33,30 @@ subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_n
 time.sleep(600)
 """
 DEAF_GUEST = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + GUEST
+
+
+def snapshots_of(driver: Hypervisor) -> Snapshots:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.snapshots is not None
+    return driver.capabilities.snapshots
+
+
+def seeds_of(driver: Hypervisor) -> SeedMedium:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.seed_medium is not None
+    return driver.capabilities.seed_medium
+
+
+def roads_of(driver: Hypervisor) -> Roads:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.roads is not None
+    return driver.capabilities.roads
+
+
+async def used_by(driver: Hypervisor, vm: str) -> VmStatistics:
+    """What a VM uses, by the driver's port, which it must have."""
+    assert driver.capabilities.statistics is not None
+    return await driver.capabilities.statistics.of(vm)
 
 
 class Rig:

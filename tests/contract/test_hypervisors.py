@@ -13,13 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
+from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.detached import send_signal
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
 from host_agent.vm import Verb
 from schemas.vms import VmState
+from tests.contract.conftest import seeds_of, snapshots_of, used_by
 
 Eventually = Callable[..., Awaitable[None]]
 SEED = b"\x81\xa1a\x01"
@@ -40,7 +41,7 @@ async def bring_to(rig: Any, driver: Hypervisor, state: VmState, eventually: Eve
     elif state is VmState.POWEREDOFF:
         await driver.poweroff("vm-a")
     elif state is VmState.SAVED:
-        await driver.savestate("vm-a")
+        await snapshots_of(driver).savestate("vm-a")
     elif state is VmState.ABORTED:
         await rig.crash(driver, "vm-a")
         await eventually(lambda: rig.told)
@@ -93,8 +94,9 @@ async def test_a_started_vm_runs_and_has_facts(rig):
     assert await driver.state("vm-a") is VmState.RUNNING
     assert facts.pid
     assert facts.accelerator in ("kvm", "tcg", "none", "memory")
-    assert facts.cpu_seconds is not None
-    assert facts.resident_bytes is not None
+    used = await used_by(driver, "vm-a")
+    assert used.cpu_seconds is not None
+    assert used.resident_bytes is not None
 
 
 async def test_pause_freezes_and_resume_goes_on(rig):
@@ -112,10 +114,10 @@ async def test_a_paused_vm_uses_no_cpu(rig, eventually):
     driver = await running(rig)
     await driver.pause("vm-a")
 
-    before = (await driver.facts("vm-a")).cpu_seconds
+    before = (await used_by(driver, "vm-a")).cpu_seconds
     for _ in range(50):
         await driver.state("vm-a")
-    after = (await driver.facts("vm-a")).cpu_seconds
+    after = (await used_by(driver, "vm-a")).cpu_seconds
 
     # QEMU itself spends a little on being asked.
     assert after - before < 0.1
@@ -181,7 +183,7 @@ async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eve
     needs(driver, Verb.SAVESTATE)
     await bring_to(rig, driver, state, eventually)
 
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
 
     assert await driver.state("vm-a") is VmState.SAVED
     assert rig.processes("vm-a") == set()
@@ -193,7 +195,7 @@ async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eve
 async def test_poweroff_keeps_a_saved_state(rig):
     driver = await running(rig)
     needs(driver, Verb.SAVESTATE)
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
 
     await driver.poweroff("vm-a")
 
@@ -205,21 +207,19 @@ async def test_a_vm_can_be_saved_again_after_it_was_restored(rig):
     needs(driver, Verb.SAVESTATE)
 
     for _ in range(2):
-        await driver.savestate("vm-a")
+        await snapshots_of(driver).savestate("vm-a")
         await driver.start("vm-a", SEED)
 
     assert await driver.state("vm-a") is VmState.RUNNING
 
 
-async def test_a_driver_that_cannot_save_says_unsupported(rig):
-    driver = await running(rig)
-    if Verb.SAVESTATE in driver.capabilities.verbs:
-        pytest.skip(f"{driver.name} can")
+async def test_the_verbs_of_snapshots_are_those_of_the_port_and_whoever_has_none_says_why(rig):
+    capabilities = rig.make().capabilities
 
-    with pytest.raises(Unsupported, match=driver.name):
-        await driver.savestate("vm-a")
+    can_save = {Verb.SAVESTATE, Verb.DISCARD} <= capabilities.verbs
 
-    assert await driver.state("vm-a") is VmState.RUNNING
+    assert can_save is (capabilities.snapshots is not None)
+    assert can_save or "no saved state" in capabilities.notes
 
 
 async def test_a_vm_that_dies_is_aborted_and_the_listener_hears_it_once(rig, eventually):
@@ -265,7 +265,7 @@ async def test_an_adopted_vm_obeys_every_verb(rig):
 
     await second.pause("vm-a")
     await second.resume("vm-a")
-    await second.offer_seed("vm-a", b"newer")
+    await seeds_of(second).offer("vm-a", b"newer")
     await second.stop("vm-a", rig.stop_timeout_s)
 
     assert await second.state("vm-a") is VmState.POWEREDOFF
@@ -344,7 +344,7 @@ async def test_a_seed_is_taken_in_any_state_and_changes_none(rig, state, eventua
     driver = await running(rig)
     await bring_to(rig, driver, state, eventually)
 
-    await driver.offer_seed("vm-a", b"newer")
+    await seeds_of(driver).offer("vm-a", b"newer")
 
     assert await driver.state("vm-a") is state
 
@@ -460,7 +460,7 @@ async def test_a_qemu_that_cannot_start_leaves_the_vm_as_it_was(qemu_rig):
 @pytest.mark.qemu
 async def test_a_saved_memory_that_is_damaged_stays_saved(qemu_rig):
     driver = await running(qemu_rig)
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
     memory = qemu_rig.directory / "vms" / "vm-a" / "memory"
     os.truncate(memory, memory.stat().st_size // 2)
 
