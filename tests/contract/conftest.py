@@ -62,6 +62,8 @@ async def used_by(driver: Hypervisor, vm: str) -> VmStatistics:
 class Rig:
     """One driver's world. Every driver that it makes stands for an agent started anew on the same host."""
 
+    #: The driver keeps each VM in a directory of its own, with a marker in it.
+    keeps_directories = True
     #: How long a guest may take to shut down.
     stop_timeout_s = 5.0
 
@@ -131,6 +133,8 @@ class Rig:
 
 
 class FakeRig(Rig):
+    keeps_directories = False
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.host = FakeHost()
