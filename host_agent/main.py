@@ -19,6 +19,7 @@ from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
+from host_agent.hypervisors.drivers import make_driver
 from host_agent.running import run_in_guest
 from schemas.vms import VmStatus
 
@@ -45,8 +46,10 @@ def _serve(options: argparse.Namespace) -> None:
     with judged("host_agent", HostError):
         config = read_config(options.config, HostConfig)
         log.info("starting", extra=show_config(config))
-        Path(config.directory).mkdir(parents=True, exist_ok=True)
-        living = asyncio.run(_run(config, poweroff_all=options.poweroff_all))
+        directory = Path(config.directory)
+        hypervisor = make_driver(config.hypervisor, directory / "hypervisor", f"{options.config}: hypervisor")
+        directory.mkdir(parents=True, exist_ok=True)
+        living = asyncio.run(_run(config, hypervisor, poweroff_all=options.poweroff_all))
         log.info("stopped", extra={"vms_left_running": len(living)})
         if living:
             print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
@@ -65,9 +68,9 @@ def _exec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
             sys.exit(128 + signal.SIGINT)
 
 
-async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:
+async def _run(config: HostConfig, hypervisor: Hypervisor, *, poweroff_all: bool) -> list[VmStatus]:
     """Work until a signal; give the VMs that live on."""
-    agent = HostAgent(config, driver(config, Path(config.directory) / "hypervisor"))
+    agent = HostAgent(config, hypervisor)
     work = asyncio.ensure_future(agent.poweroff_all() if poweroff_all else agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
@@ -81,23 +84,6 @@ def _goodbye(living: list[VmStatus], config: Path) -> str:
     many = "virtual machines go" if len(living) > 1 else "virtual machine goes"
     advice = f"end with: host_agent --config {shlex.quote(str(config))} --poweroff-all"
     return f"host_agent: ended; {len(living)} {many} on without it: {names}; {advice}"
-
-
-def driver(config: HostConfig, directory: Path) -> Hypervisor:
-    """Make the driver that the settings name. Imports only the one that is asked for."""
-    match config.hypervisor:
-        case "qemu":
-            from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
-
-            return QemuHypervisor(directory, niceness=config.niceness)
-        case "process":
-            from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
-
-            return ProcessHypervisor(directory, niceness=config.niceness)
-        case "fake":
-            from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
-
-            return FakeHypervisor()
 
 
 if __name__ == "__main__":

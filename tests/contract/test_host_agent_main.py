@@ -31,7 +31,7 @@ class Program:
         self.config = directory / "host_agent.toml"
         write_address(directory / "credential.json", NOWHERE)
         self.config.write_text(
-            f'credential = "{directory}/credential.json"\ndirectory = "{directory}/host"\nhypervisor = "process"\n'
+            f'credential = "{directory}/credential.json"\ndirectory = "{directory}/host"\nhypervisor.kind = "process"\n'
         )
         self._started: list[subprocess.Popen[str]] = []
 
