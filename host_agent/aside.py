@@ -14,9 +14,9 @@ import msgspec
 
 from broker.errors import BrokerError
 from host_agent.advice import command
-from host_agent.errors import HypervisorError, IllegalVerb, Unsupported, naming_disk
+from host_agent.errors import HypervisorError, IllegalVerb, NoSuchVm, Unsupported, naming_disk
 from host_agent.hypervisors.contract import Hypervisor, VmSpec
-from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
+from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.vm import Verb, Wish
 from schemas.codec import clip

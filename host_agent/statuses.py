@@ -9,11 +9,11 @@ import msgspec
 
 from host_agent.advice import command
 from host_agent.aside import SetAside
-from host_agent.errors import HostError
+from host_agent.errors import HostError, NoSuchVm
 from host_agent.hypervisors.contract import Hypervisor, VmFacts, VmStatistics
 from host_agent.looks import Looks
 from host_agent.missing import Missing
-from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
+from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb
 from schemas.codec import clip
 from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmState, VmStatus

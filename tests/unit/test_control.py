@@ -18,12 +18,12 @@ from broker.address import Address
 from host_agent import control, looks, operations
 from host_agent.aside import SetAside
 from host_agent.control import VmControl
-from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom, Unsupported
+from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom, NoSuchVm, Unsupported
 from host_agent.hypervisors.fake.host import FakeHost
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
-from host_agent.registry import NoSuchVm, VmRegistry
+from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.vm import Verb, Wish, goal_of, is_done, is_legal
