@@ -19,6 +19,7 @@ from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.process.files import ProcessFiles
 from host_agent.hypervisors.process.ports import ProcessRoads, ProcessSeeds, ProcessStatistics
+from host_agent.hypervisors.process.start import ProcessStart
 from host_agent.hypervisors.process.vm import ProcessVm
 from schemas.vms import VmState
 
@@ -33,8 +34,8 @@ class ProcessHypervisor:
     def __init__(self, directory: Path, command: Sequence[str] | None = None, *, niceness: int = 0) -> None:
         """``command`` is given ``--seed``, ``--state-dir`` and ``--whereabouts``; by default it is our guest agent."""
         self._files = ProcessFiles(directory, self.name)
-        self._command = [*command] if command else [sys.executable, "-m", "guest_agent.main"]
-        self._niceness = niceness
+        ours = [sys.executable, "-m", "guest_agent.main"]
+        self._start = ProcessStart(self._files, [*command] if command else ours, niceness)
         self._vms: dict[str, ProcessVm] = {}
         self._listener: StateListener | None = None
         self.capabilities = Capabilities(
@@ -125,8 +126,7 @@ class ProcessHypervisor:
         """Give a VM; one that is not there is not kept in the table."""
         if vm in self._vms:
             return self._vms[vm]
-        tell = functools.partial(self._tell, vm)
-        found = ProcessVm(vm, self._files, self._command, self._niceness, tell)
+        found = ProcessVm(vm, self._files, self._start, functools.partial(self._tell, vm))
         if self._files.exists(vm):
             self._vms[vm] = found
         return found

@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from broker.daemon.tasks import OwnedTasks
 from broker.process_record import ProcessRecord
 from host_agent.errors import HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import VmFacts
-from host_agent.hypervisors.detached import Watch, finished, spawn, stat_of
+from host_agent.hypervisors.detached import Watch, stat_of
 from host_agent.hypervisors.kept_log import trim
 from host_agent.hypervisors.news import News
 from host_agent.hypervisors.process.files import ProcessFiles
 from host_agent.hypervisors.process.signals import signal_until
+from host_agent.hypervisors.process.start import ProcessStart
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
-
-#: Called with a state that no verb has caused.
-Tell = Callable[[VmState], None]
 
 
 class ProcessVm:
     """See the module. What its methods leave behind is the contract's to say; ``tell`` hears what no verb caused."""
 
-    def __init__(self, vm: str, files: ProcessFiles, command: Sequence[str], niceness: int, tell: Tell) -> None:
+    def __init__(self, vm: str, files: ProcessFiles, start: ProcessStart, tell: Callable[[VmState], None]) -> None:
         self.id = vm
-        self._files, self._command, self._niceness, self._tell = files, command, niceness, tell
+        self._files, self._start, self._tell = files, start, tell
         #: The process while it lives, and what is expected of it.
         self._watch: Watch | None = None
         self._news = News()
@@ -75,20 +72,12 @@ class ProcessVm:
         return VmFacts(pid=process.pid, accelerator="none", reason=flaw)
 
     async def start(self, seed: bytes) -> None:
-        """Start the guest agent with ``seed`` in a file that only this user reads."""
-        spec = self._files.spec(self.id)
-        with naming_disk(f"cannot start {self.id}"):
-            self._files.write_seed(self.id, seed)
-        state = self._files.state_directory(self.id)
-        places = ["--seed", str(self._files.seed_file(self.id)), "--state-dir", str(state)]
-        command = [*self._command, *places, "--whereabouts", spec.broker]
+        """Start the guest agent with ``seed``."""
+        command = self._start.prepare(self.id, seed)
         before = self._files.process(self.id)
         try:
             with naming_disk(f"cannot start {command[0]}"):
-                start = functools.partial(spawn, niceness=self._niceness)
-                home, log_file = self._files.path(self.id), self._files.log_file(self.id)
-                process = await finished(asyncio.to_thread(start, home, command, state, log_file))
-                self._files.remember_process(self.id, process)
+                await self._start.launch(self.id, command)
                 self._begin_watch()
         except BaseException:
             await self._undo_start(before)
@@ -97,7 +86,8 @@ class ProcessVm:
     async def stop(self, timeout_s: float) -> None:
         """Send SIGTERM to the guest agent, and end what it leaves behind."""
         if self._watch is not None:
-            await self._end_politely(self._watch, timeout_s)
+            with self._ending():
+                await _end_politely(self.id, self._watch, timeout_s)
         await self.poweroff()
 
     async def pause(self) -> None:
@@ -165,17 +155,6 @@ class ProcessVm:
             log.error("leftovers_survive vm=%s error=%s", self.id, error)
         self._tell(state)
 
-    async def _end_politely(self, watch: Watch, timeout_s: float) -> None:
-        with self._ending():
-            watch.send(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await watch.wait()
-            except TimeoutError as error:
-                raise StopTimedOut(
-                    f"the guest agent of {self.id} did not end within {timeout_s} s; power it off"
-                ) from error
-
     @contextlib.contextmanager
     def _ending(self) -> Iterator[None]:
         """Let an end of the process be our doing for as long as the block runs."""
@@ -196,3 +175,12 @@ class ProcessVm:
 
     async def _signal_until(self, number: signal.Signals, wanted: str) -> None:
         await signal_until(self._files.path(self.id), self._files.known_process(self.id), number, wanted)
+
+
+async def _end_politely(vm: str, watch: Watch, timeout_s: float) -> None:
+    watch.send(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await watch.wait()
+    except TimeoutError as error:
+        raise StopTimedOut(f"the guest agent of {vm} did not end within {timeout_s} s; power it off") from error
