@@ -24,7 +24,10 @@ from broker.keys.config import KeysConfig
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.job_loop import Timing
 from host_agent.config import HostConfig, WantedVm
-from host_agent.hypervisors.qemu_machine import STATES
+from host_agent.hypervisors import fake, process, qemu
+from host_agent.hypervisors.contract import Capabilities
+from host_agent.hypervisors.drivers import Driver
+from host_agent.hypervisors.qemu.machine import STATES
 from host_agent.verbs import TRANSITIONS, Transition, is_done, is_legal
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
@@ -37,10 +40,14 @@ from volcloud.centre.settings import Settings
 from volcloud.command_line import cli
 from volcloud.errors import ConsoleError
 
+#: Those of ours. Others that are installed here have pages of their own.
+DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
 HERE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -->"
 #: Units by the end of a name.
 _UNITS = {"_s": "s", "_ms": "ms", "_mib": "MiB", "_bytes": "bytes"}
+#: The ports, by their names in a driver's capabilities.
+_PORTS = [f.name for f in msgspec.structs.fields(Capabilities) if f.name not in ("isolates", "needs_image", "notes")]
 #: Modules whose error classes carry a code of the wire.
 _ERROR_MODULES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "adapters.storage")
 
@@ -134,6 +141,7 @@ def settings_page() -> str:
         ("volcloud up", Settings, "A whole system on one machine: `settings.toml` in its data directory."),
         ("host_agent", HostConfig, "A volunteer's PC or a grid node: `host_agent --config FILE`."),
         ("host_agent: an entry of `vms`", WantedVm, ""),
+        *((f"host_agent: `hypervisor` of kind `{kind}`", driver.settings, "") for kind, driver in DRIVERS.items()),
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
         ("storage_adapter", StorageAdapterConfig, "At the centre: `storage_adapter --config FILE`."),
         ("key_manager", KeysConfig, "At the centre: `key_manager --config FILE`."),
@@ -175,6 +183,8 @@ def job_page() -> str:
 
 
 def _struct(kind: Any) -> str:
+    if not kind.__struct_fields__:
+        return ""
     texts = _comments(kind)
     types = {f.name: f.type for f in _types_of(kind)}
     rows = (
@@ -213,9 +223,9 @@ def _unit(name: str) -> str:
 def _default(field: Any) -> str:
     if field.required:
         return "*required*"
-    if field.default is msgspec.NODEFAULT and field.default_factory not in (list, dict):
-        return "made anew"
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if field.default is msgspec.NODEFAULT and field.default_factory() != value:
+        return "made anew"
     if isinstance(value, msgspec.Struct):
         return "see below"
     return _code(msgspec.json.encode(value).decode())
@@ -354,6 +364,21 @@ def vms_page() -> str:
         table(("state", "QEMU (QMP)", "libvirt", "vSphere"), _elsewhere()),
         "An empty field: the state is ours alone. `absent`, `poweredoff`, `saved` and `aborted` are states without a "
         "QEMU process: they are read from the VM's directory.",
+        "## Drivers",
+        "What a driver has beside a VM's life is a port; how one is written is [told elsewhere](../howto/driver.md).",
+        table(("driver", "isolates", "needs an image", "ports", "notes"), map(_driver, DRIVERS)),
+    )
+
+
+def _driver(kind: str) -> tuple[str, str, str, str, str]:
+    able = DRIVERS[kind].make(DRIVERS[kind].settings(), Path()).capabilities
+    ports = [name for name in _PORTS if getattr(able, name) is not None]
+    return (
+        _code(kind),
+        "yes" if able.isolates else "no",
+        "yes" if able.needs_image else "no",
+        ", ".join(map(_code, ports)),
+        able.notes,
     )
 
 

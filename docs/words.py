@@ -59,7 +59,7 @@ CODES = {
 #: Fields whose struct has no comment, because their name says it to who reads the code.
 MEANINGS = {
     **{f"Settings.{key}": text for key, text in TOLD.items()},
-    "HostConfig.hypervisor": "The driver; `process` isolates nothing, `fake` keeps VMs in memory.",
+    "HostConfig.hypervisor": "The driver and its settings, which are below.",
     "HostConfig.vms": "VMs that this host has and keeps running.",
     "HostConfig.beat_s": "Between two reports of this host and its VMs.",
     "WantedVm.name": "Its name, as people type it.",

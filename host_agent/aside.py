@@ -14,9 +14,9 @@ import msgspec
 
 from broker.errors import BrokerError
 from host_agent.advice import command
-from host_agent.errors import HypervisorError, IllegalVerb, naming_disk
+from host_agent.errors import HypervisorError, IllegalVerb, NoSuchVm, Unsupported, naming_disk
 from host_agent.hypervisors.contract import Hypervisor, VmSpec
-from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
+from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.vm import Verb, Wish
 from schemas.codec import clip
@@ -110,8 +110,8 @@ class SetAside:
     async def adopt(self, vm: str, *, autostart: bool) -> None:
         """Take one into the registry, durably, as it is; one that was adopted already is no error.
 
-        Raises IllegalVerb when its name is another's, HypervisorError when it cannot be read, and BrokerError when it
-        is adopted and has no login: its principal was being revoked.
+        Raises IllegalVerb when its name is another's, HypervisorError when it cannot be read, and BrokerError or
+        Unsupported when it is adopted and has no login: its principal was being revoked.
         """
         if vm not in self._found:
             return
@@ -140,8 +140,11 @@ class SetAside:
 
     async def _renew_login(self, vm: str) -> None:
         """Its old login may be gone, or go with a request that is under way: what is asked for after that is newer."""
+        medium = self._hypervisor.capabilities.seed_medium
+        if medium is None:
+            raise Unsupported(f"it is adopted and its login may be revoked: {command(Verb.RESET, vm)} gives it one")
         try:
-            await self._hypervisor.offer_seed(vm, await self._seeding.next_seed(vm))
+            await medium.offer(vm, await self._seeding.next_seed(vm))
         except BrokerError as error:
             how = f"{command(Verb.RESET, vm)} gives it one"
             raise BrokerError(f"it is adopted and its login may be revoked: {error}; {how}") from error

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from schemas.ids import VmName
 
 Seconds = Annotated[float, Meta(gt=0)]
+#: Which settings it holds the driver says (``host_agent.hypervisors.drivers``): others than ours may be installed.
+DriverTable = Annotated[
+    dict[str, Any],
+    Meta(extra_json_schema={"description": 'a table that names the driver, as [hypervisor] with kind = "qemu" in it'}),
+]
 
 
 class WantedVm(Struct, frozen=True, kw_only=True):
@@ -27,14 +32,12 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     credential: str
     #: Directory for all that this agent keeps: journal, VMs, images.
     directory: str
-    hypervisor: Literal["qemu", "process", "fake"] = "qemu"
+    hypervisor: DriverTable = field(default_factory=lambda: {"kind": "qemu"})
     #: Image ids (SHA-256) that may run here; the first is the default.
     images: list[str] = []
     vms: list[WantedVm] = []
     beat_s: Seconds = 15.0
     #: Settings handed to guest agents, by name: beat_s, request_again_s, store_patience_s, payload_memory_mib.
     guest: dict[str, float] = {}
-    #: How far guests give way to what else runs on this host, 0 to 19; above 0 they also have the disk only when idle.
-    niceness: Annotated[int, Meta(ge=0, le=19)] = 10
     #: Job slots of a guest; 0 = as many as its cpus. The centre gives jobs to four for each cpu at most.
     slots: Annotated[int, Meta(ge=0, le=256)] = 0

@@ -21,7 +21,7 @@ from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import TRANSITIONS, Order, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, Order, can, is_done, is_legal
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmAct, VmCreate, VmState, VmStatus
 
@@ -187,7 +187,7 @@ class VmControl:
             return VmState.UNKNOWN
 
     def _check(self, verb: Verb, vm: str, state: VmState) -> None:
-        if verb not in self._hypervisor.capabilities.verbs:
+        if not can(self._hypervisor.capabilities, verb):
             notes = self._hypervisor.capabilities.notes
             raise Unsupported(f"{verb}: the {self._hypervisor.name} driver cannot do that; {notes}".rstrip("; "))
         if state is VmState.MISSING and not is_legal(verb, state):

@@ -5,8 +5,10 @@ HostError
 │   ├── StopTimedOut         the guest did not shut down in time; poweroff is the next step
 │   ├── NoRoom               the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
+├── NoSuchVm                 this host has no VM of that id or name; look at the list
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
+├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
 └── ConfigError              a setting is wrong; the message names key, value and what is allowed
@@ -53,6 +55,12 @@ class Unsupported(HypervisorError):
     code = "unsupported"
 
 
+class NoSuchVm(HostError):
+    """This host has no VM of that id, or name."""
+
+    code = "not_found"
+
+
 class IllegalVerb(HostError):
     """The verb is not allowed in the state that the VM is in."""
 
@@ -63,6 +71,10 @@ class Interrupted(HostError):
     """The verb was cut short by another."""
 
     code = "interrupted"
+
+
+class NotRun(HostError):
+    """A command was not run in a guest, or not to its end; the broker's error is chained."""
 
 
 class ImageError(HostError):

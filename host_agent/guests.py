@@ -125,10 +125,11 @@ class Guests:
         return self._guests[vm]
 
     async def _begin(self, vm: str) -> None:
-        socket = self._hypervisor.road(vm)
-        if socket is None:
+        roads = self._hypervisor.capabilities.roads
+        if roads is None:
             return
-        road = Road(to_socket(socket), user=self._me, peer=vm, otherwise=lambda said: self._on_other(vm, said))
+        connect = to_socket(roads.socket(vm))
+        road = Road(connect, user=self._me, peer=vm, otherwise=lambda said: self._on_other(vm, said))
         guest = self._guests[vm] = _Guest(road)
         road.on_up.append(lambda: self._on_up(vm, guest))
         for kind in ("report", "refused"):

@@ -16,7 +16,7 @@ from broker.daemon.main import command_line, daemon, load_config, run_until_sign
 from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
-from host_agent.hypervisors.contract import Hypervisor
+from host_agent.hypervisors.drivers import make_driver
 from host_agent.running import run_in_guest
 from schemas.vms import VmStatus
 
@@ -40,8 +40,10 @@ def _serve(options: argparse.Namespace) -> None:
     """Run the agent, or only end its VMs; tell a person which live on."""
     with daemon("host_agent", HostError):
         config = load_config(options.config, HostConfig)
-        Path(config.directory).mkdir(parents=True, exist_ok=True)
-        agent = HostAgent(config, driver(config, Path(config.directory) / "hypervisor"))
+        directory = Path(config.directory)
+        hypervisor = make_driver(config.hypervisor, directory / "hypervisor", f"{options.config}: hypervisor")
+        directory.mkdir(parents=True, exist_ok=True)
+        agent = HostAgent(config, hypervisor)
         run_until_signal(agent.poweroff_all() if options.poweroff_all else agent.run())
         log.info("stopped", extra={"vms_left_running": len(agent.left_running)})
         if agent.left_running:
@@ -66,23 +68,6 @@ def _goodbye(living: list[VmStatus], config: Path) -> str:
     many = "virtual machines go" if len(living) > 1 else "virtual machine goes"
     advice = f"end with: host_agent --config {shlex.quote(str(config))} --poweroff-all"
     return f"host_agent: ended; {len(living)} {many} on without it: {names}; {advice}"
-
-
-def driver(config: HostConfig, directory: Path) -> Hypervisor:
-    """Make the driver that the settings name. Imports only the one that is asked for."""
-    match config.hypervisor:
-        case "qemu":
-            from host_agent.hypervisors.qemu import QemuHypervisor
-
-            return QemuHypervisor(directory, niceness=config.niceness)
-        case "process":
-            from host_agent.hypervisors.process import ProcessHypervisor
-
-            return ProcessHypervisor(directory, niceness=config.niceness)
-        case "fake":
-            from host_agent.hypervisors.fake import FakeHypervisor
-
-            return FakeHypervisor()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from host_agent.errors import ConfigError, HostError
+from host_agent.errors import ConfigError, NoSuchVm
 from host_agent.vm import Wish
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,6 @@ class _Content(msgspec.Struct, frozen=True, kw_only=True):
     vms: list[VmRecord] = []
     #: Ids of VMs that are gone, whose principals are to be revoked.
     leaving: list[str] = []
-
-
-class NoSuchVm(HostError):
-    """This host has no VM of that id."""
-
-    code = "not_found"
 
 
 class VmRegistry:

@@ -11,15 +11,11 @@ from broker.errors import BrokerError
 from broker.rpc import Caller
 from broker.rpc.execution import Execution
 from host_agent.config import HostConfig
-from host_agent.errors import HostError
+from host_agent.errors import NoSuchVm, NotRun
 from host_agent.front import visiting
-from host_agent.registry import NoSuchVm, VmRegistry
+from host_agent.registry import VmRegistry
 from schemas.execs import ExecRun, Stream
 from schemas.terminal_text import TerminalText
-
-
-class NotRun(HostError):
-    """A command was not run in a guest, or not to its end."""
 
 
 async def run_in_guest(config: HostConfig, name: str, command: list[str]) -> int:

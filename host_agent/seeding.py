@@ -43,7 +43,8 @@ class Seeding:
         with naming_disk("cannot begin a generation"):
             record = self._registry.raise_generation(vm, beyond=told)
         granted = await self._grant(vm, record.generation)
-        endpoints = self._hypervisor.endpoints_for_guest(self._broker.endpoints)
+        relay, roads = self._hypervisor.capabilities.relay, self._hypervisor.capabilities.roads
+        endpoints = relay.endpoints if relay is not None else self._broker.endpoints
         return encode_seed(
             Seed(
                 vm=vm,
@@ -56,14 +57,15 @@ class Seeding:
                 login_password=granted.password,
                 slots=self._guests.slots or record.cpus,
                 settings=self._guests.settings,
-                road=self._hypervisor.road_for_guest(),
+                road=roads.guest_end if roads is not None else "",
                 owner=self._broker.owner if endpoints == self._broker.endpoints else ANYBODY,
             )
         )
 
     def told_generation(self, vm: str) -> int:
         """Say which generation the guest was told last, 0 if none: a registry brought back from a copy may be older."""
-        seed = self._hypervisor.seed(vm)
+        medium = self._hypervisor.capabilities.seed_medium
+        seed = medium.newest(vm) if medium is not None else None
         try:
             return decode_seed(seed).generation if seed else 0
         except DecodeError:

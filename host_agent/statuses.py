@@ -9,11 +9,11 @@ import msgspec
 
 from host_agent.advice import command
 from host_agent.aside import SetAside
-from host_agent.errors import HostError
-from host_agent.hypervisors.contract import Hypervisor, VmFacts
+from host_agent.errors import HostError, NoSuchVm
+from host_agent.hypervisors.contract import Hypervisor, VmFacts, VmStatistics
 from host_agent.looks import Looks
 from host_agent.missing import Missing
-from host_agent.registry import NoSuchVm, VmRecord, VmRegistry
+from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb
 from schemas.codec import clip
 from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmState, VmStatus
@@ -49,8 +49,10 @@ class VmStatuses:
         record = self._registry.get(vm)
         state = await self.state(vm)
         if state is VmState.MISSING:
-            return self._told(record, state, VmFacts(), self.missing.reason(vm))
-        return self._told(record, state, await self._hypervisor.facts(vm))
+            return self._told(record, state, VmFacts(), VmStatistics(), self.missing.reason(vm))
+        statistics = self._hypervisor.capabilities.statistics
+        used = await statistics.of(vm) if statistics is not None else VmStatistics()
+        return self._told(record, state, await self._hypervisor.facts(vm), used)
 
     async def state(self, vm: str) -> VmState:
         """Say in what state a VM is: its hypervisor's word, or the agent's own. Raises HypervisorError."""
@@ -67,7 +69,7 @@ class VmStatuses:
         found = await self._looks.all([*known, *self._aside.ids()], self._unseen)
         return [status for status in found if status is not None]
 
-    def _told(self, record: VmRecord, state: VmState, facts: VmFacts, reason: str = "") -> VmStatus:
+    def _told(self, record: VmRecord, state: VmState, facts: VmFacts, used: VmStatistics, reason: str = "") -> VmStatus:
         reason = reason or facts.reason or self.reason(record.vm, state)
         return VmStatus(
             vm=record.vm,
@@ -82,11 +84,11 @@ class VmStatuses:
             image=record.image,
             pid=facts.pid or 0,
             accelerator=clip(facts.accelerator or "", MOST_OF_A_WORD),
-            cpu_seconds=facts.cpu_seconds or 0.0,
-            resident_bytes=facts.resident_bytes or 0,
+            cpu_seconds=used.cpu_seconds or 0.0,
+            resident_bytes=used.resident_bytes or 0,
             autostart=record.autostart,
             guest=self.guest(record.vm),
-            act=_with_percent(self.act(record.vm), facts.percent),
+            act=_with_percent(self.act(record.vm), used.percent_saved),
         )
 
     async def _look(self, vm: str) -> VmStatus | None:
@@ -106,7 +108,7 @@ class VmStatuses:
             return self._aside.told(vm, why)
         record = self._registry.find(vm)
         why = f"{why}; {command(Verb.POWEROFF, vm)} ends it"
-        return self._told(record, VmState.UNKNOWN, VmFacts(), why) if record is not None else None
+        return self._told(record, VmState.UNKNOWN, VmFacts(), VmStatistics(), why) if record is not None else None
 
 
 def _with_percent(act: VmAct | None, percent: int | None) -> VmAct | None:

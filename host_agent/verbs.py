@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from host_agent.hypervisors.contract import Hypervisor
+from host_agent.errors import Unsupported
+from host_agent.hypervisors.contract import Capabilities, Hypervisor, Snapshots
 from host_agent.vm import Verb, Wish
 from schemas.vms import (
     VmAdopt,
@@ -57,6 +58,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     message: type[VmCommand] | None = None
     #: How it is done; None where it is not the driver's alone.
     do: Do | None = None
+    #: Which of the driver's ``Capabilities`` it takes, beside what every driver can; empty: none.
+    port: str = ""
     #: A goal and not a step: a command that a crash has cut off is carried out again.
     repeatable: bool = True
     #: What the VM shall be from now on.
@@ -69,6 +72,12 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     interrupts: bool = False
     #: May be cut short: the driver then leaves what it would leave after a failure.
     interruptible: bool = False
+
+
+def _snapshots(driver: Hypervisor) -> Snapshots:
+    if (port := driver.capabilities.snapshots) is None:
+        raise Unsupported(f"the {driver.name} driver keeps no memory on disk")
+    return port
 
 
 _S = VmState
@@ -149,7 +158,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.SAVESTATE: Transition(
         message=VmSavestate,
-        do=lambda driver, order: driver.savestate(order.vm),
+        do=lambda driver, order: _snapshots(driver).savestate(order.vm),
+        port="snapshots",
         legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
         through=_S.SAVING,
         goal=_S.SAVED,
@@ -160,7 +170,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.DISCARD: Transition(
         message=VmDiscard,
-        do=lambda driver, order: driver.discard(order.vm),
+        do=lambda driver, order: _snapshots(driver).discard(order.vm),
+        port="snapshots",
         legal_from=frozenset({_S.SAVED, _S.SET_ASIDE}),
         through=_S.STOPPING,
         goal=_S.POWEREDOFF,
@@ -189,6 +200,12 @@ TRANSITIONS: dict[Verb, Transition] = {
 def verb_of(command: type[VmCommand]) -> Verb:
     """Say which verb a command asks for. Raises KeyError for a command that no row names."""
     return next(verb for verb, row in TRANSITIONS.items() if row.message is command)
+
+
+def can(capabilities: Capabilities, verb: Verb) -> bool:
+    """Say whether a driver carries out ``verb`` at all."""
+    port = TRANSITIONS[verb].port
+    return not port or getattr(capabilities, port) is not None
 
 
 def is_done(verb: Verb, state: VmState) -> bool:

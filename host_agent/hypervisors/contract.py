@@ -1,9 +1,10 @@
 """What a hypervisor driver promises: the primitive acts on VMs that this host agent made.
 
-A driver carries out one act from a state in which it is legal (``host_agent.verbs``); refusing illegal verbs and
-letting repeated ones succeed is done once, above, in ``host_agent.control``. A driver never touches a VM that does
-not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find its VMs
-again lies in its directory. Every method is awaited on the agent's event loop and never blocks it.
+``Hypervisor`` is a VM's life, which every driver has; what only some can do is a port, to be asked for in
+``Capabilities``. A driver carries out one act from a state in which it is legal (``host_agent.verbs``); refusing
+illegal verbs and letting repeated ones succeed is done once, above, in ``host_agent.control``. A driver never touches a
+VM that does not bear our marker, never keeps a secret on a command line, and survives the agent: what it needs to find
+its VMs again lies in its directory. Every method is called on the agent's event loop and never blocks it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Protocol
 
 import msgspec
 
-from host_agent.vm import Verb
 from schemas.endpoints import Endpoint
 from schemas.vms import VmState
 
@@ -44,30 +44,88 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     broker: str
 
 
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a driver can do at all; a verb outside ``verbs`` is refused with the driver's name and ``notes``."""
-
-    verbs: frozenset[Verb]
-    #: False: the guest shares the host's kernel, files and network, and we say so loudly.
-    isolates: bool
-    needs_image: bool
-    notes: str = ""
-
-
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a VM from outside; None where it does not run or the driver cannot tell."""
 
     pid: int | None = None
     #: ``kvm``, ``tcg``, ``none`` (a process) or ``memory`` (the fake).
     accelerator: str | None = None
-    cpu_seconds: float | None = None
-    resident_bytes: int | None = None
     #: Why it is in the state that it is in, where that needs saying.
     reason: str = ""
     #: It is stuck on something that can be mended outside of it, such as a full disk: ``resume`` may let it go on.
     may_go_on: bool = False
-    #: How far what is being done to it is, where the driver can tell.
-    percent: int | None = None
+
+
+class VmStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a VM uses of its host; None where it does not run or the driver cannot tell."""
+
+    cpu_seconds: float | None = None
+    resident_bytes: int | None = None
+    #: How much of its memory is on disk, while it is being saved.
+    percent_saved: int | None = None
+
+
+class Snapshots(Protocol):
+    """The port of drivers that can keep a VM's memory on disk. ``Hypervisor.start`` goes on from it."""
+
+    async def savestate(self, vm: str) -> None:
+        """Write memory to disk and end the VM. Post-condition: saved. After a failure, and when cancelled: the state it
+        had before; the next driver brings that about where this one was killed."""
+
+    async def discard(self, vm: str) -> None:
+        """Throw away a saved state. Post-condition: poweredoff. Succeeds when there is none."""
+
+
+class Statistics(Protocol):
+    """The port of drivers that can tell what a VM uses."""
+
+    async def of(self, vm: str) -> VmStatistics:
+        """Say what a VM uses now; empty for one that does not run."""
+
+
+class SeedMedium(Protocol):
+    """The port of drivers that keep a VM's seed where the guest finds it, also while the VM lives."""
+
+    async def offer(self, vm: str, seed: bytes) -> None:
+        """Make ``seed`` what the guest finds from now on."""
+
+    def newest(self, vm: str) -> bytes | None:
+        """Give the newest seed of a VM; None if it never had one. Raises HypervisorError if it cannot be read."""
+
+
+class Roads(Protocol):
+    """The port of drivers whose guests meet their host without the broker."""
+
+    @property
+    def guest_end(self) -> str:
+        """Where a guest meets its host, as its seed has it."""
+
+    def socket(self, vm: str) -> Path:
+        """Name the unix socket that is the host's end of a VM's road; it need not be there."""
+
+
+class Relay(Protocol):
+    """The port of drivers whose guests are in a network of their own and reach the broker by a relay alone."""
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where a guest reaches the broker, wherever that is."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver can do beside a VM's life: the ports that it has. Who needs another refuses with the driver's name
+    and ``notes``, or does without."""
+
+    #: False: the guest shares the host's kernel, files and network, and we say so loudly.
+    isolates: bool
+    needs_image: bool
+    notes: str = ""
+    snapshots: Snapshots | None = None
+    statistics: Statistics | None = None
+    seed_medium: SeedMedium | None = None
+    roads: Roads | None = None
+    #: None: a guest reaches the broker where its host does.
+    relay: Relay | None = None
 
 
 #: Called on the event loop with (VM id, new state) when a VM changes state without being asked.
@@ -75,7 +133,7 @@ StateListener = Callable[[str, VmState], None]
 
 
 class Hypervisor(Protocol):
-    """A driver. Errors are ``host_agent.errors.HypervisorError`` and its children only."""
+    """A driver. Its errors, and those of its ports, are ``host_agent.errors.HypervisorError`` and its children only."""
 
     name: str
     capabilities: Capabilities
@@ -108,9 +166,6 @@ class Hypervisor(Protocol):
     def spec(self, vm: str) -> VmSpec:
         """Give what a VM was made from. Raises HypervisorError if there is none, or it cannot be read."""
 
-    def seed(self, vm: str) -> bytes | None:
-        """Give the newest seed of a VM; None if it never had one. Raises HypervisorError if it cannot be read."""
-
     async def create(self, spec: VmSpec) -> None:
         """Make a VM, powered off. After a failure nothing of it is left behind."""
 
@@ -137,24 +192,5 @@ class Hypervisor(Protocol):
         """End the VM from whatever state. Post-condition: poweredoff and no process of it is left; a saved state is
         kept. Succeeds when there is nothing to end."""
 
-    async def savestate(self, vm: str) -> None:
-        """Write memory to disk and end the VM. Post-condition: saved. After a failure, and when cancelled: the state it
-        had before; the next driver brings that about where this one was killed."""
-
-    async def discard(self, vm: str) -> None:
-        """Throw away a saved state. Post-condition: poweredoff. Succeeds when there is none."""
-
     async def delete(self, vm: str) -> None:
         """Remove every trace of a VM that does not run. Succeeds when it is already gone."""
-
-    async def offer_seed(self, vm: str, seed: bytes) -> None:
-        """Make ``seed`` what the guest finds from now on, by a medium that changes while the VM lives."""
-
-    def road_for_guest(self) -> str:
-        """Say where a guest meets its host without the broker, as its seed has it; empty: nowhere."""
-
-    def road(self, vm: str) -> Path | None:
-        """Name the unix socket that is the host's end of that road; it need not be there. None: there is no road."""
-
-    def endpoints_for_guest(self, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
-        """Say where a guest reaches the broker that listens at these endpoints."""

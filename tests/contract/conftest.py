@@ -16,11 +16,12 @@ import pytest
 
 from broker.daemon.process_stat import read_stat
 from deploy.image.build import Request, build
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
+from host_agent.hypervisors.contract import Hypervisor, ImageFiles, Roads, SeedMedium, Snapshots, VmSpec, VmStatistics
 from host_agent.hypervisors.detached import find_tree
-from host_agent.hypervisors.fake import FakeHost, FakeHypervisor, NeverStops
-from host_agent.hypervisors.process import ProcessHypervisor
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.fake.host import FakeHost
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor, NeverStops
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.images import ImageStore
 from schemas.vms import VmState
 
@@ -35,9 +36,35 @@ time.sleep(600)
 DEAF_GUEST = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + GUEST
 
 
+def snapshots_of(driver: Hypervisor) -> Snapshots:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.snapshots is not None
+    return driver.capabilities.snapshots
+
+
+def seeds_of(driver: Hypervisor) -> SeedMedium:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.seed_medium is not None
+    return driver.capabilities.seed_medium
+
+
+def roads_of(driver: Hypervisor) -> Roads:
+    """The driver's port, which it must have."""
+    assert driver.capabilities.roads is not None
+    return driver.capabilities.roads
+
+
+async def used_by(driver: Hypervisor, vm: str) -> VmStatistics:
+    """What a VM uses, by the driver's port, which it must have."""
+    assert driver.capabilities.statistics is not None
+    return await driver.capabilities.statistics.of(vm)
+
+
 class Rig:
     """One driver's world. Every driver that it makes stands for an agent started anew on the same host."""
 
+    #: The driver keeps each VM in a directory of its own, with a marker in it.
+    keeps_directories = True
     #: How long a guest may take to shut down.
     stop_timeout_s = 5.0
 
@@ -107,6 +134,8 @@ class Rig:
 
 
 class FakeRig(Rig):
+    keeps_directories = False
+
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.host = FakeHost()

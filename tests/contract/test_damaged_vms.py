@@ -13,7 +13,7 @@ import pytest
 from broker import durable
 from host_agent.errors import HypervisorError, IllegalVerb
 from host_agent.hypervisors.directory import VmDirectories
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.vm import Verb
 from schemas.vms import VmCreate
 from tests.contract.conftest import GUEST

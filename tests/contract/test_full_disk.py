@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from host_agent.errors import NoRoom
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.vm import Verb
 from tests.contract.conftest import GUEST
 from tests.unit.test_control import Host

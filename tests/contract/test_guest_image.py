@@ -18,6 +18,7 @@ from qemu.qmp import QMPClient
 from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import ImageFiles
 from host_agent.images import ImageStore
+from tests.contract.conftest import seeds_of, snapshots_of
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(900)]
 
@@ -129,7 +130,7 @@ async def test_a_connection_that_breaks_is_made_again(driver, broker):
 
 
 async def test_a_seed_that_is_offered_reaches_the_guest_that_runs(driver, broker):
-    await driver.offer_seed("vm-a", b"second")
+    await seeds_of(driver).offer("vm-a", b"second")
 
     assert await broker.hear("seed") == "second"
 
@@ -142,7 +143,7 @@ async def test_after_a_reset_the_guest_finds_the_new_seed_first(driver, broker):
 
 async def test_a_restored_guest_goes_on_and_hears_its_new_seed(driver, broker):
     before = await broker.ask("look", True)
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
     began = time.monotonic()
     await driver.start("vm-a", b"a longer seed than the first one")
 
@@ -154,7 +155,7 @@ async def test_a_restored_guest_goes_on_and_hears_its_new_seed(driver, broker):
 async def test_the_next_host_agent_hands_in_seeds_too(driver, broker, qemu_rig):
     await driver.close()
     second = await qemu_rig.open()
-    await second.offer_seed("vm-a", b"from the second")
+    await seeds_of(second).offer("vm-a", b"from the second")
 
     assert await broker.hear("seed", "from the second")
 

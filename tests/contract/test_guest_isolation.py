@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from host_agent.hypervisors import qemu_command
+from host_agent.hypervisors.qemu import command as qemu_command
 from tests.contract.test_guest_image import Broker, broker, probe_image
 
 __all__ = ["broker", "probe_image"]

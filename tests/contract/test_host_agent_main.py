@@ -13,7 +13,7 @@ import pytest
 
 from broker.address import Address, write_address
 from host_agent.hypervisors.detached import find_tree
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.endpoints import Endpoint
@@ -31,7 +31,7 @@ class Program:
         self.config = directory / "host_agent.toml"
         write_address(directory / "credential.json", NOWHERE)
         self.config.write_text(
-            f'credential = "{directory}/credential.json"\ndirectory = "{directory}/host"\nhypervisor = "process"\n'
+            f'credential = "{directory}/credential.json"\ndirectory = "{directory}/host"\nhypervisor.kind = "process"\n'
         )
         self._started: list[subprocess.Popen[str]] = []
 

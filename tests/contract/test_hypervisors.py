@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import os
-import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from host_agent.errors import HypervisorError, StopTimedOut, Unsupported
+from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Hypervisor
-from host_agent.hypervisors.detached import send_signal
-from host_agent.hypervisors.qemu import QemuHypervisor
-from host_agent.hypervisors.qemu_program import KVM, TCG, QemuProgram
+from host_agent.verbs import can
 from host_agent.vm import Verb
 from schemas.vms import VmState
+from tests.contract.conftest import seeds_of, snapshots_of, used_by
 
 Eventually = Callable[..., Awaitable[None]]
 SEED = b"\x81\xa1a\x01"
@@ -40,7 +33,7 @@ async def bring_to(rig: Any, driver: Hypervisor, state: VmState, eventually: Eve
     elif state is VmState.POWEREDOFF:
         await driver.poweroff("vm-a")
     elif state is VmState.SAVED:
-        await driver.savestate("vm-a")
+        await snapshots_of(driver).savestate("vm-a")
     elif state is VmState.ABORTED:
         await rig.crash(driver, "vm-a")
         await eventually(lambda: rig.told)
@@ -48,7 +41,7 @@ async def bring_to(rig: Any, driver: Hypervisor, state: VmState, eventually: Eve
 
 
 def needs(driver: Hypervisor, verb: Verb) -> None:
-    if verb not in driver.capabilities.verbs:
+    if not can(driver.capabilities, verb):
         pytest.skip(f"{driver.name} cannot {verb}, and says so")
 
 
@@ -62,7 +55,7 @@ async def test_a_fresh_host_has_no_vms(rig):
 async def test_every_driver_can_do_the_whole_life_but_for_what_it_declares(rig):
     optional = {Verb.SAVESTATE, Verb.DISCARD, Verb.PAUSE, Verb.RESUME}
 
-    assert set(Verb) - optional <= rig.make().capabilities.verbs
+    assert set(Verb) - optional <= {verb for verb in Verb if can(rig.make().capabilities, verb)}
 
 
 async def test_created_vms_are_powered_off_and_listed_in_order_of_creation(rig):
@@ -93,8 +86,9 @@ async def test_a_started_vm_runs_and_has_facts(rig):
     assert await driver.state("vm-a") is VmState.RUNNING
     assert facts.pid
     assert facts.accelerator in ("kvm", "tcg", "none", "memory")
-    assert facts.cpu_seconds is not None
-    assert facts.resident_bytes is not None
+    used = await used_by(driver, "vm-a")
+    assert used.cpu_seconds is not None
+    assert used.resident_bytes is not None
 
 
 async def test_pause_freezes_and_resume_goes_on(rig):
@@ -112,10 +106,10 @@ async def test_a_paused_vm_uses_no_cpu(rig, eventually):
     driver = await running(rig)
     await driver.pause("vm-a")
 
-    before = (await driver.facts("vm-a")).cpu_seconds
+    before = (await used_by(driver, "vm-a")).cpu_seconds
     for _ in range(50):
         await driver.state("vm-a")
-    after = (await driver.facts("vm-a")).cpu_seconds
+    after = (await used_by(driver, "vm-a")).cpu_seconds
 
     # QEMU itself spends a little on being asked.
     assert after - before < 0.1
@@ -181,7 +175,7 @@ async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eve
     needs(driver, Verb.SAVESTATE)
     await bring_to(rig, driver, state, eventually)
 
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
 
     assert await driver.state("vm-a") is VmState.SAVED
     assert rig.processes("vm-a") == set()
@@ -193,7 +187,7 @@ async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eve
 async def test_poweroff_keeps_a_saved_state(rig):
     driver = await running(rig)
     needs(driver, Verb.SAVESTATE)
-    await driver.savestate("vm-a")
+    await snapshots_of(driver).savestate("vm-a")
 
     await driver.poweroff("vm-a")
 
@@ -205,21 +199,19 @@ async def test_a_vm_can_be_saved_again_after_it_was_restored(rig):
     needs(driver, Verb.SAVESTATE)
 
     for _ in range(2):
-        await driver.savestate("vm-a")
+        await snapshots_of(driver).savestate("vm-a")
         await driver.start("vm-a", SEED)
 
     assert await driver.state("vm-a") is VmState.RUNNING
 
 
-async def test_a_driver_that_cannot_save_says_unsupported(rig):
-    driver = await running(rig)
-    if Verb.SAVESTATE in driver.capabilities.verbs:
-        pytest.skip(f"{driver.name} can")
+async def test_the_verbs_of_snapshots_are_those_of_the_port_and_whoever_has_none_says_why(rig):
+    capabilities = rig.make().capabilities
 
-    with pytest.raises(Unsupported, match=driver.name):
-        await driver.savestate("vm-a")
+    can_save = can(capabilities, Verb.SAVESTATE) and can(capabilities, Verb.DISCARD)
 
-    assert await driver.state("vm-a") is VmState.RUNNING
+    assert can_save is (capabilities.snapshots is not None)
+    assert can_save or "no saved state" in capabilities.notes
 
 
 async def test_a_vm_that_dies_is_aborted_and_the_listener_hears_it_once(rig, eventually):
@@ -265,7 +257,7 @@ async def test_an_adopted_vm_obeys_every_verb(rig):
 
     await second.pause("vm-a")
     await second.resume("vm-a")
-    await second.offer_seed("vm-a", b"newer")
+    await seeds_of(second).offer("vm-a", b"newer")
     await second.stop("vm-a", rig.stop_timeout_s)
 
     assert await second.state("vm-a") is VmState.POWEREDOFF
@@ -344,7 +336,7 @@ async def test_a_seed_is_taken_in_any_state_and_changes_none(rig, state, eventua
     driver = await running(rig)
     await bring_to(rig, driver, state, eventually)
 
-    await driver.offer_seed("vm-a", b"newer")
+    await seeds_of(driver).offer("vm-a", b"newer")
 
     assert await driver.state("vm-a") is state
 
@@ -361,7 +353,7 @@ async def test_two_vms_do_not_disturb_each_other(rig):
 
 
 async def test_what_was_left_half_made_is_removed_by_the_next_agent(rig):
-    if rig.make().name == "fake":
+    if not rig.keeps_directories:
         pytest.skip("memory has no halves")
     driver = await running(rig)
     root = next(rig.directory.rglob("vm.json")).parent.parent
@@ -374,7 +366,7 @@ async def test_what_was_left_half_made_is_removed_by_the_next_agent(rig):
 
 
 async def test_a_vm_of_someone_else_is_never_touched(rig):
-    if rig.make().name == "fake":
+    if not rig.keeps_directories:
         pytest.skip("memory is nobody else's")
     driver = await rig.open()
     await driver.create(rig.spec("vm-a"))
@@ -386,126 +378,3 @@ async def test_a_vm_of_someone_else_is_never_touched(rig):
 
     assert await driver.list() == ["vm-a"]
     assert (foreign / "disk").read_text() == "precious"
-
-
-async def test_a_vm_of_the_same_name_in_another_directory_is_never_touched(process_rig, tmp_path_factory):
-    driver = await running(process_rig)
-    other = type(process_rig)(tmp_path_factory.mktemp("other"))
-    theirs = await running(other)
-
-    await driver.poweroff("vm-a")
-
-    assert await theirs.state("vm-a") is VmState.RUNNING
-    await other.clean_up()
-
-
-@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
-async def test_poweroff_finds_payloads_in_sessions_of_their_own(process_rig, state, eventually):
-    driver = await running(process_rig)
-    await process_rig.guest_is_up("vm-a")
-    await bring_to(process_rig, driver, state, eventually)
-
-    await driver.poweroff("vm-a")
-
-    assert process_rig.processes("vm-a") == set()
-
-
-async def test_a_payload_dies_with_its_guest_agent(process_rig, eventually):
-    driver = await running(process_rig)
-    await process_rig.guest_is_up("vm-a")
-
-    await process_rig.crash(driver, "vm-a")
-    await eventually(lambda: process_rig.told)
-
-    assert process_rig.processes("vm-a") == set()
-
-
-async def test_a_process_inherits_no_secret_and_its_seed_is_private(process_rig, monkeypatch):
-    monkeypatch.setenv("BROKER_PASSWORD", "secret")
-    driver = await running(process_rig)
-
-    pid = (await driver.facts("vm-a")).pid
-    environment = await asyncio.to_thread(Path(f"/proc/{pid}/environ").read_bytes)
-    seed = process_rig.directory / "vm-a" / "seed"
-
-    assert b"secret" not in environment
-    assert seed.read_bytes() == SEED
-    assert seed.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.qemu
-async def test_a_disk_smaller_than_the_image_is_refused_and_nothing_is_left(qemu_rig):
-    driver = await qemu_rig.open()
-    small = msgspec.structs.replace(qemu_rig.spec("vm-a"), disk_mib=100)
-
-    with pytest.raises(HypervisorError, match="less than"):
-        await driver.create(small)
-
-    assert qemu_rig.files() == []
-
-
-@pytest.mark.qemu
-async def test_a_qemu_that_cannot_start_leaves_the_vm_as_it_was(qemu_rig):
-    driver = await qemu_rig.open(QemuHypervisor(qemu_rig.directory, accelerator="steam"))
-    await driver.create(qemu_rig.spec("vm-a"))
-
-    with pytest.raises(HypervisorError, match="steam"):
-        await driver.start("vm-a", SEED)
-
-    assert await driver.state("vm-a") is VmState.POWEREDOFF
-    assert qemu_rig.processes("vm-a") == set()
-    assert qemu_rig.told == []
-
-
-@pytest.mark.qemu
-async def test_a_saved_memory_that_is_damaged_stays_saved(qemu_rig):
-    driver = await running(qemu_rig)
-    await driver.savestate("vm-a")
-    memory = qemu_rig.directory / "vms" / "vm-a" / "memory"
-    os.truncate(memory, memory.stat().st_size // 2)
-
-    with pytest.raises(HypervisorError):
-        await driver.start("vm-a", SEED)
-
-    assert await driver.state("vm-a") is VmState.SAVED
-    assert qemu_rig.processes("vm-a") == set()
-    assert qemu_rig.told == []
-
-
-@pytest.mark.qemu
-async def test_a_qemu_that_hangs_is_unknown_and_can_be_powered_off(qemu_rig):
-    driver = await running(qemu_rig)
-    send_signal([(await driver.facts("vm-a")).pid], signal.SIGSTOP)
-
-    hanging = await driver.state("vm-a")
-    await driver.poweroff("vm-a")
-
-    assert hanging is VmState.UNKNOWN
-    assert await driver.state("vm-a") is VmState.POWEREDOFF
-    assert qemu_rig.processes("vm-a") == set()
-
-
-@pytest.mark.qemu
-async def test_no_secret_is_on_the_command_line_and_files_are_private(qemu_rig):
-    driver = await running(qemu_rig)
-    home = qemu_rig.directory / "vms" / "vm-a"
-
-    pid = (await driver.facts("vm-a")).pid
-    command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_bytes)
-
-    assert base64.b64encode(SEED) not in command
-    assert home.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.qemu
-async def test_kvm_is_believed_only_after_a_boot_and_the_answer_is_kept(tmp_path, guest_image):
-    first = QemuProgram("qemu-system-x86_64", tmp_path, None)
-    await first.identify()
-    answer = await first.choose_accelerator(guest_image.kernel)
-
-    second = QemuProgram("qemu-system-x86_64", tmp_path, None)
-    await second.identify()
-    remembered = await second.choose_accelerator(None)
-
-    assert answer in (KVM, TCG)
-    assert remembered == answer

@@ -18,12 +18,12 @@ import pytest
 from broker.road.streams import short_path
 from host_agent.front import visiting
 from host_agent.guests import Guests
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.endpoints import Endpoint
 from schemas.seed import Seed, encode_seed
-from tests.contract.conftest import ProcessRig, eventually
+from tests.contract.conftest import ProcessRig, eventually, roads_of
 from tests.contract.test_host_agent_main import Program
 
 VM = "vm-a-0123456789"
@@ -66,7 +66,7 @@ async def rig(program: Program) -> AsyncIterator[OurGuests]:
     made = OurGuests(program.directory / "host" / "hypervisor")
     driver = await made.open()
     await driver.create(made.spec(VM))
-    await driver.start(VM, seed_of(VM, driver.road_for_guest()))
+    await driver.start(VM, seed_of(VM, roads_of(driver).guest_end))
     registry = VmRegistry(program.directory / "host" / "vms.json")
     registry.put(VmRecord(vm=VM, name="worker-1", cpus=1, memory_mib=64, disk_mib=1024, wish=Wish.RUNNING))
     yield made
@@ -141,7 +141,7 @@ async def test_it_goes_on_with_the_next_agent_on_either_side(program: Program, r
     second = await run_in(program, "echo", "next host agent")
     driver = rig.drivers[-1]
     await driver.poweroff(VM)
-    await driver.start(VM, seed_of(VM, driver.road_for_guest()))
+    await driver.start(VM, seed_of(VM, roads_of(driver).guest_end))
     await eventually(lambda: (Path(driver.where(VM)) / "state" / "road.sock").exists())
 
     third = await run_in(program, "echo", "next guest agent")

@@ -79,7 +79,7 @@ def host_agent(tmp_path: Path, place: Path) -> list[str]:
         tmp_path / "c.toml",
         credential=str(tmp_path / "credential.json"),
         directory=str(place / "host"),
-        hypervisor="process",
+        **{"hypervisor.kind": "process"},
     )
     return ["host_agent.main", "--config", str(config)]
 

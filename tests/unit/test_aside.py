@@ -13,7 +13,8 @@ from broker.keys import vouching
 from broker.keys.store import VmRecord
 from host_agent import advice
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
+from host_agent.hypervisors.fake.host import FakeHost
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.vm import Verb
 from schemas.enrol import EnrolGranted
 from schemas.ledger import RegistryRow

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from host_agent.hypervisors.contract import VmSpec
-from host_agent.hypervisors.process import ProcessHypervisor
-from host_agent.hypervisors.qemu import QemuHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.registry import VmRecord, VmRegistry
 from volcloud.centre.layout import Layout
 from volcloud.centre.made import refuse_unlike
@@ -211,7 +211,7 @@ def test_the_vms_of_every_driver_are_known_by_their_markers_and_no_payloads_file
 ) -> None:
     layout = Layout(tmp_path)
     processes, qemu = ProcessHypervisor(layout.host / "hypervisor"), QemuHypervisor(layout.host / "hypervisor")
-    for vm, making in (("vm-p", processes._directories.making), ("vm-q", qemu._files.making)):
+    for vm, making in (("vm-p", processes._files.making), ("vm-q", qemu._files.making)):
         with making(spec_of(vm)):
             pass
     job = layout.host / "hypervisor" / "vm-p" / "state" / "jobs" / "vm-other"

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker import durable
@@ -17,11 +18,12 @@ from broker.address import Address
 from host_agent import control, looks, operations
 from host_agent.aside import SetAside
 from host_agent.control import VmControl
-from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom
-from host_agent.hypervisors.fake import FakeHost, FakeHypervisor
+from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom, NoSuchVm, Unsupported
+from host_agent.hypervisors.fake.host import FakeHost
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
-from host_agent.registry import NoSuchVm, VmRegistry
+from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import goal_of, is_done, is_legal
@@ -463,3 +465,18 @@ async def test_the_log_tells_each_begin_and_end_of_a_vm_at_its_level(tmp_path: P
         ("INFO", "vm deleted", "", ""),
     ]
     assert {r.vm for r in caplog.records} == {vm}
+
+
+async def test_a_verb_for_which_the_driver_has_no_port_is_unsupported_by_its_name_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    hypervisor = FakeHypervisor()
+    hypervisor.capabilities = msgspec.structs.replace(hypervisor.capabilities, snapshots=None)
+    host = await Host(tmp_path, hypervisor).open()
+    vm = await host.vm()
+    await host.control.act(Verb.START, vm)
+
+    with pytest.raises(Unsupported, match="savestate: the fake driver cannot do that; in memory, for tests"):
+        await host.control.act(Verb.SAVESTATE, vm)
+
+    assert (await host.statuses.one(vm)).state is VmState.RUNNING

@@ -16,6 +16,8 @@ from broker.keys.config import KeysConfig
 from docs.generate import HERE, PAGES, _comments, _meaning
 from docs.words import CODES
 from host_agent.config import HostConfig, WantedVm
+from host_agent.hypervisors.process.settings import ProcessSettings
+from host_agent.hypervisors.qemu.settings import QemuSettings
 from schemas.description import Input, JobDescription, Output, Requirements
 from schemas.errors import ErrorCode
 
@@ -28,7 +30,7 @@ TEXTS = [
     *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")) if path.suffix in (".py", ".toml")),
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-SETTINGS = (HostConfig, WantedVm, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
+SETTINGS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
 DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker.delivery import Delivery
@@ -20,7 +21,7 @@ from broker.routes import down, queue_of, up
 from broker.rpc import Journal, Responder, ServerClock
 from host_agent import guests as guests_module
 from host_agent.guests import Guests
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from schemas.codec import decode, encode
 from schemas.envelope import Ping, ServerTime
 from schemas.errors import DecodeError
@@ -37,10 +38,19 @@ class OneRoad(FakeHypervisor):
 
     def __init__(self, socket: Path) -> None:
         super().__init__()
-        self.socket = socket
+        self.capabilities = msgspec.structs.replace(self.capabilities, roads=OneSocket(socket))
 
-    def road(self, vm: str) -> Path | None:
-        return self.socket
+
+class OneSocket:
+    """Those ends of the road."""
+
+    guest_end = "socket:road.sock"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def socket(self, vm: str) -> Path:
+        return self.path
 
 
 class World:

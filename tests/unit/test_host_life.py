@@ -6,13 +6,15 @@ import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker import durable
 from broker.errors import BrokerError
 from host_agent import keeper as keeper_module
 from host_agent.errors import HostError
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
+from host_agent.hypervisors.fake.ports import FakeSnapshots
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState
 from tests.contract.conftest import eventually
@@ -29,24 +31,33 @@ class Slow(FakeHypervisor):
     def __init__(self, host: FakeHypervisor | None, dice: random.Random) -> None:
         super().__init__(host.host if host else None)
         self.dice = dice
+        self.capabilities = msgspec.structs.replace(self.capabilities, snapshots=SlowSnapshots(self))
 
     async def start(self, vm: str, seed: bytes) -> None:
-        await self._takes_a_while()
+        await self.takes_a_while()
         await super().start(vm, seed)
 
     async def stop(self, vm: str, timeout_s: float) -> None:
-        await self._takes_a_while()
+        await self.takes_a_while()
         await super().stop(vm, timeout_s)
 
+    async def takes_a_while(self) -> None:
+        await asyncio.sleep(self.dice.random() / 500)
+
+
+class SlowSnapshots(FakeSnapshots):
+    """Saves take a while too."""
+
+    def __init__(self, driver: Slow) -> None:
+        super().__init__(driver.host)
+        self.driver = driver
+
     async def savestate(self, vm: str) -> None:
-        await self._takes_a_while()
-        if self.dice.random() < 0.2:
-            self.crash(vm)
+        await self.driver.takes_a_while()
+        if self.driver.dice.random() < 0.2:
+            self.driver.crash(vm)
             raise HostError("it was lost while it was saved")
         await super().savestate(vm)
-
-    async def _takes_a_while(self) -> None:
-        await asyncio.sleep(self.dice.random() / 500)
 
 
 class Life:

@@ -7,13 +7,15 @@ import errno
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors.contract import VmFacts
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
+from host_agent.hypervisors.fake.ports import FakeSnapshots
 from host_agent.keeper import MOST_STARTS, STEADY_S, Keeper, Tries
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb, Wish
@@ -215,12 +217,14 @@ async def test_a_vm_that_the_host_took_down_with_it_is_started_by_the_next_agent
 
 
 async def test_a_vm_whose_hypervisor_died_while_it_was_being_saved_is_started_again(tmp_path: Path) -> None:
-    class DiesSaving(FakeHypervisor):
+    class DiesSaving(FakeSnapshots):
         async def savestate(self, vm: str) -> None:
-            self.crash(vm)
+            hypervisor.crash(vm)
             raise HypervisorError("QEMU was lost during migrate")
 
-    host = await Kept(tmp_path, DiesSaving()).open()
+    hypervisor = FakeHypervisor()
+    hypervisor.capabilities = msgspec.structs.replace(hypervisor.capabilities, snapshots=DiesSaving(hypervisor.host))
+    host = await Kept(tmp_path, hypervisor).open()
     vm = await host.wanted()
 
     with pytest.raises(HypervisorError):

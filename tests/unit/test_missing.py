@@ -13,7 +13,7 @@ import pytest
 
 from host_agent import keeper as keeper_module
 from host_agent.errors import ConfigError, IllegalVerb
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRegistry
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState

@@ -12,7 +12,7 @@ import pytest
 
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.hypervisors.detached import find_tree
-from host_agent.hypervisors.process import ProcessHypervisor
+from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from schemas.vms import VmState
 from tests.contract.conftest import ProcessRig
 

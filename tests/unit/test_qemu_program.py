@@ -9,9 +9,10 @@ import pytest
 
 from broker.daemon.process_stat import read_stat
 from host_agent.errors import HypervisorError, NoRoom
-from host_agent.hypervisors import qemu_disk, qemu_program
-from host_agent.hypervisors.qemu_disk import run
-from host_agent.hypervisors.qemu_program import TCG, QemuProgram
+from host_agent.hypervisors.qemu import disk as qemu_disk
+from host_agent.hypervisors.qemu import program as qemu_program
+from host_agent.hypervisors.qemu.disk import run
+from host_agent.hypervisors.qemu.program import TCG, QemuProgram
 from tests.contract.conftest import eventually
 
 #: Stands for a QEMU that answers what it is, and hangs as soon as it shall boot anything.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from guest_agent.seed import SeedSource
 from guest_agent.seed_port import LINE_LIMIT_BYTES, PORT_NAME, SeedLines, find_port
-from host_agent.hypervisors.qemu_command import SEED_FILE_BYTES, SEED_PORT, encode_seed
+from host_agent.hypervisors.qemu.command import SEED_FILE_BYTES, SEED_PORT, encode_seed
 
 
 def source_of(tmp_path: Path) -> SeedSource:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from broker.rpc import Handler
 from docs.generate import vms_page
 from host_agent.commands import VmCommands
 from host_agent.errors import IllegalVerb, Interrupted
-from host_agent.hypervisors.fake import FakeHypervisor
+from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.verbs import TRANSITIONS, Order, Transition, verb_of
 from host_agent.vm import Verb, Wish
 from schemas.envelope import Message
@@ -28,10 +27,6 @@ class Hovers(FakeHypervisor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.capabilities = msgspec.structs.replace(
-            self.capabilities,
-            verbs=self.capabilities.verbs | {HOVER},  # type: ignore[operator]
-        )
         self.seen: list[Order] = []
         self.may_end = asyncio.Event()
 

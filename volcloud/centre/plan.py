@@ -196,11 +196,10 @@ def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
     return HostConfig(
         credential=str(plan.layout.credential(names.host)),
         directory=str(plan.layout.host),
-        hypervisor=plan.hypervisor,
+        # This machine is the system's own, nobody else's work is to be spared.
+        hypervisor={"kind": plan.hypervisor, "niceness": 0},
         images=images,
         vms=wanted,
         beat_s=plan.beat_s,
-        # This machine is the system's own, nobody else's work is to be spared.
-        niceness=0,
         guest={"beat_s": plan.beat_s} | plan.guest,
     )

@@ -18,7 +18,7 @@ import msgspec
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.directory import read_record, write_record
-from host_agent.hypervisors.qemu_disk import put_down, run
+from host_agent.hypervisors.qemu.disk import put_down, run
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """A saved guest's memory: written to a file by QEMU, and loaded from it.
 
-The file bears its name only when it is complete and on the disk. Which states that makes is ``qemu``'s to say.
+The file bears its name only when it is complete and on the disk. Which states that makes is ``snapshots``'s to say.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 from broker import durable
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors.detached import finished
-from host_agent.hypervisors.qemu_machine import Machine
+from host_agent.hypervisors.qemu.machine import Machine
+from host_agent.hypervisors.qemu.monitor import last_words
 from schemas.vms import VmState
 
 #: The file's name in the VM's directory, and while it is being written.
@@ -43,9 +44,9 @@ async def write_memory(machine: Machine) -> None:
     scratch = machine.home / MEMORY_BEING_WRITTEN
     descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        await machine.execute("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
-        await machine.pass_file(MEMORY, descriptor)
-        await machine.execute("migrate", {"uri": f"fd:{MEMORY}"})
+        await machine.monitor.execute("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
+        await machine.monitor.pass_file(MEMORY, descriptor)
+        await machine.monitor.execute("migrate", {"uri": f"fd:{MEMORY}"})
         await _wait_written(machine)
         with durable.naming(scratch):
             await finished(asyncio.to_thread(os.fsync, descriptor))
@@ -62,34 +63,34 @@ async def give_up_writing(machine: Machine, *, runs_on: bool) -> None:
 
     It refuses to write again until it has run, if only for a moment.
     """
-    await machine.execute("migrate_cancel")
+    await machine.monitor.execute("migrate_cancel")
     for _ in _looks():
-        if (await machine.execute("query-migrate")).get("status") not in _UNDER_WAY:
+        if (await machine.monitor.execute("query-migrate")).get("status") not in _UNDER_WAY:
             break
         await asyncio.sleep(_LOOK_INTERVAL_S)
     has_written = await machine.run_state() == "postmigrate"
     if runs_on or has_written:
-        await machine.execute("cont")
+        await machine.monitor.execute("cont")
     if not runs_on and has_written:
-        await machine.execute("stop")
+        await machine.monitor.execute("stop")
 
 
 async def read_memory(machine: Machine) -> None:
     """Load a saved memory into a QEMU that waits for one; it is paused afterwards."""
     descriptor = os.open(machine.home / MEMORY, os.O_RDONLY)
     try:
-        await machine.pass_file(MEMORY, descriptor)
-        await machine.execute("migrate-incoming", {"uri": f"fd:{MEMORY}"})
+        await machine.monitor.pass_file(MEMORY, descriptor)
+        await machine.monitor.execute("migrate-incoming", {"uri": f"fd:{MEMORY}"})
     finally:
         os.close(descriptor)
     state = await _wait_read(machine)
     if state is not VmState.PAUSED:
-        raise HypervisorError(f"QEMU could not load the memory: {machine.last_words()}")
+        raise HypervisorError(f"QEMU could not load the memory: {last_words(machine.home)}")
 
 
 async def _wait_written(machine: Machine) -> None:
     for _ in _looks():
-        found = await machine.execute("query-migrate")
+        found = await machine.monitor.execute("query-migrate")
         if found["status"] == "completed":
             return
         machine.percent_written = percent_of(found)

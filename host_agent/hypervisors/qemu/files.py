@@ -12,14 +12,18 @@ import msgspec
 
 from broker import durable
 from host_agent.errors import HypervisorError, naming_disk
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.directory import VmDirectories, read_record, write_record
 from host_agent.hypervisors.kept_log import KeptLog, trim
-from host_agent.hypervisors.qemu_command import MachineCommand
-from host_agent.hypervisors.qemu_memory import MEMORY, MEMORY_BEING_WRITTEN
+from host_agent.hypervisors.qemu.command import (
+    CONSOLE,
+    QEMU_LOG,
+    SEED_FILE,
+    MachineCommand,
+    decode_seed,
+    encode_seed,
+)
+from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN
 from schemas.vms import VmState
-
-QEMU_LOG = "qemu.log"
 
 _COMMAND = "command.json"
 _SAVING = "saving.json"
@@ -37,13 +41,13 @@ class QemuFiles(VmDirectories):
     def write_seed(self, vm: str, seed: bytes) -> None:
         """Make ``seed`` what the guest finds. Raises HypervisorError."""
         with naming_disk(f"cannot seed {vm}"):
-            durable.replace(self.path(vm) / qemu_command.SEED_FILE, qemu_command.encode_seed(seed))
+            durable.replace(self.path(vm) / SEED_FILE, encode_seed(seed))
 
     def read_seed(self, vm: str) -> bytes | None:
         """Give the newest seed; None if there never was one. Raises HypervisorError."""
         with naming_disk(f"seed of {vm}"):
             try:
-                return qemu_command.decode_seed((self.path(vm) / qemu_command.SEED_FILE).read_bytes())
+                return decode_seed((self.path(vm) / SEED_FILE).read_bytes())
             except FileNotFoundError:
                 return None
 
@@ -62,7 +66,7 @@ class QemuFiles(VmDirectories):
         """Note the command line of a boot, and begin its logs."""
         home = self.path(vm)
         write_record(home / _COMMAND, command)
-        KeptLog(home / qemu_command.CONSOLE).begin()
+        KeptLog(home / CONSOLE).begin()
         with contextlib.suppress(FileNotFoundError):
             (home / QEMU_LOG).replace(home / f"{QEMU_LOG}.1")
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import finished, spawn
-from host_agent.hypervisors.qemu_files import QEMU_LOG, QemuFiles, Saving
-from host_agent.hypervisors.qemu_life import Life
-from host_agent.hypervisors.qemu_machine import START_TIMEOUT_S, Machine
-from host_agent.hypervisors.qemu_memory import read_memory
-from host_agent.hypervisors.qemu_program import QemuProgram
+from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
+from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.life import Life
+from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.memory import read_memory
+from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
 
 
@@ -29,14 +29,14 @@ class QemuStart:
         """Boot from the disk."""
         spec = self._files.spec(vm)
         accelerator = await self._program.choose_accelerator(spec.image.kernel if spec.image else None)
-        command = qemu_command.build(self._program.binary, self._program.machine_type, accelerator, spec)
+        command = build(self._program.binary, self._program.machine_type, accelerator, spec)
         self._files.begin_boot(vm, command)
         await self._launch(vm, life, command.arguments)
 
     async def restore(self, vm: str, life: Life) -> None:
         """Load the saved memory and go on from it; it is gone then."""
         try:
-            machine = await self._launch(vm, life, qemu_command.restoring(self._files.command_of_saved(vm)))
+            machine = await self._launch(vm, life, restoring(self._files.command_of_saved(vm)))
             await read_memory(machine)
         except HypervisorError as error:
             advice = f"{command(Verb.DISCARD, vm)} throws it away, and the VM then boots afresh"
@@ -44,7 +44,7 @@ class QemuStart:
         # Without the note an agent that is killed now would leave a VM paused that nobody paused.
         self._files.note_saving(vm, Saving(was_running=True))
         self._files.discard_memory(vm)
-        await machine.execute("cont")
+        await machine.monitor.execute("cont")
         self._files.forget_saving(vm)
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> Machine:
@@ -53,5 +53,5 @@ class QemuStart:
         process = await finished(asyncio.to_thread(start, home, arguments, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
         machine = life.attach(process)
-        await machine.wait_connected(START_TIMEOUT_S)
+        await machine.monitor.wait_connected(START_TIMEOUT_S)
         return machine

@@ -1,22 +1,24 @@
 """One life of a VM in QEMU, from the start or adoption of its process to its end: what happens in it by itself.
 
-A verb says what it is about to cause; everything else is news, and is told. Verbs are ``qemu``'s, talking is
-``qemu_machine``'s.
+A verb says what it is about to cause; everything else is news (``news``), and is told. Verbs are ``vm``'s, talking is
+``machine``'s.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import shutil
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from broker.daemon.process_identity import ProcessIdentity
+from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.qemu_files import QemuFiles
-from host_agent.hypervisors.qemu_machine import CONNECTED, START_TIMEOUT_S, Machine
-from host_agent.hypervisors.qemu_memory import LEAST_ROOM_BYTES, give_up_writing
+from host_agent.hypervisors.news import News
+from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.memory import LEAST_ROOM_BYTES, give_up_writing
+from host_agent.hypervisors.qemu.monitor import CONNECTED
 from schemas.vms import VmState
 
 #: QEMU's word for a guest that was stopped because a read or write of its disk failed.
@@ -38,15 +40,9 @@ class Life:
     ) -> None:
         self._vm, self._files = vm, files
         self._tell, self._on_end = tell, on_end
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks(vm)
         self._machine: Machine | None = None
-        self._has_ended = False
-        #: A verb is under way: what QEMU reports meanwhile is no news.
-        self.is_busy = True
-        #: The state last told or caused; None where nobody has looked yet.
-        self.told: VmState | None = None
-        #: What the VM is once its process has ended.
-        self.after_end = VmState.ABORTED
+        self.news = News()
 
     @property
     def machine(self) -> Machine:
@@ -67,9 +63,7 @@ class Life:
 
     async def close(self) -> None:
         """Let go of the process, which goes on."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         if self._machine is not None:
             await self._machine.close()
 
@@ -102,64 +96,64 @@ class Life:
     @contextlib.contextmanager
     def verb(self) -> Iterator[Machine]:
         """Let a verb be at work: what happens meanwhile is its doing, but for an end that it did not mean."""
-        self.is_busy = True
+        machine = self.machine
+        self.news.begin()
         try:
-            yield self.machine
+            yield machine
         finally:
-            self.is_busy = False
-            if self._has_ended and self.after_end is VmState.ABORTED:
-                self._tell(VmState.ABORTED)
-            elif not self._has_ended:
-                self._spawn(self._look())
+            self.finish()
+
+    def finish(self) -> None:
+        """The verb that is at work has ended: tell what it did not mean, and look how the VM is now."""
+        self._pass_on(self.news.finish())
+        if not self.news.has_ended:
+            self._tasks.spawn(self._look(), name="look")
 
     def go_back_from_saving(self, *, was_running: bool) -> None:
         """Bring a machine that was found being saved back to what it was, as soon as it can be reached."""
-        self.is_busy = True
-        self._spawn(self._go_back(was_running))
+        self.news.begin()
+        self._tasks.spawn(self._go_back(was_running), name="go back from saving")
 
     async def _go_back(self, was_running: bool) -> None:
         with contextlib.suppress(HypervisorError), self.verb() as machine:
-            await machine.wait_connected(START_TIMEOUT_S)
+            await machine.monitor.wait_connected(START_TIMEOUT_S)
             await give_up_writing(machine, runs_on=was_running)
             self._files.forget_saving(self._vm)
-            self.told = VmState.RUNNING if was_running else VmState.PAUSED
+            self.news.caused(VmState.RUNNING if was_running else VmState.PAUSED)
 
     def _on_event(self, name: str, data: dict[str, Any]) -> None:
         if name == "SHUTDOWN" and data.get("guest"):
             has_powered_off = data.get("reason") == "guest-shutdown"
-            self._spawn(self._lay_to_rest(VmState.POWEREDOFF if has_powered_off else VmState.ABORTED))
+            after_end = VmState.POWEREDOFF if has_powered_off else VmState.ABORTED
+            self._tasks.spawn(self._lay_to_rest(after_end), name="lay to rest")
         elif name in (CONNECTED, "STOP", "RESUME", "GUEST_PANICKED"):
-            self._spawn(self._look())
+            self._tasks.spawn(self._look(), name="look")
 
     async def _look(self) -> None:
         """Tell a state that nobody asked for; end a machine whose guest shut down while nobody watched."""
-        if self._machine is None or self.is_busy:
+        if self._machine is None or self.news.is_busy:
             return
         state = await self._machine.state()
         if state is VmState.STOPPING:
             await self._lay_to_rest(VmState.POWEREDOFF)
-        elif not self.is_busy and state not in (self.told, VmState.UNKNOWN):
-            is_news, self.told = self.told is not None, state
-            if is_news:
-                self._tell(state)
+        else:
+            self._pass_on(self.news.sees(state))
 
     async def _lay_to_rest(self, after_end: VmState) -> None:
         """End the process of a guest that has ended."""
         if self._machine is not None:
-            self.after_end = after_end
+            self.news.will_end(after_end)
             await self._machine.quit()
 
     def _end(self) -> None:
-        self._has_ended = True
+        news = self.news.ends()
         self._on_end(self)
         if self._machine is not None:
-            self._spawn(self._machine.close())
-        if self.after_end is VmState.POWEREDOFF:
+            self._tasks.spawn(self._machine.close(), name="close")
+        if self.news.after_end is VmState.POWEREDOFF:
             self._files.forget_process(self._vm)
-        if not self.is_busy and self.after_end is not VmState.SAVED:
-            self._tell(self.after_end)
+        self._pass_on(news)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _pass_on(self, state: VmState | None) -> None:
+        if state is not None:
+            self._tell(state)

@@ -23,8 +23,9 @@ QMP_SOCKET = "qmp.sock"
 SEED_SOCKET = "seed.sock"
 CONSOLE_SOCKET = "console.sock"
 ROAD_SOCKET = "road.sock"
-#: Where the driver keeps what comes out of the console's socket.
+#: Where the driver keeps what comes out of the console's socket, and what QEMU itself prints.
 CONSOLE = "console.log"
+QEMU_LOG = "qemu.log"
 
 #: The seed as the guest reads it from fw_cfg and from the port: one base64 line, padded with newlines. The size never
 #: changes, since a guest that was saved remembers the old one.

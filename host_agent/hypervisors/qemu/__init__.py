@@ -1,0 +1,16 @@
+"""The driver ``qemu``: VMs in QEMU, each a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from host_agent.hypervisors.drivers import Driver
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
+from host_agent.hypervisors.qemu.settings import QemuSettings
+
+
+def _make(settings: QemuSettings, directory: Path) -> QemuHypervisor:
+    return QemuHypervisor(directory, settings.binary, settings.accelerator, niceness=settings.niceness)
+
+
+driver = Driver(QemuSettings, _make)

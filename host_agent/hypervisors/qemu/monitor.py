@@ -1,0 +1,123 @@
+"""QEMU's monitor: commands and events in QMP, over a connection that is made again whenever it breaks.
+
+Knows how to talk, and turns every way in which talking fails into HypervisorError; what is said is ``machine``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+
+from broker.road.streams import short_path
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.detached import Watch
+from host_agent.hypervisors.qemu.command import QEMU_LOG, QMP_SOCKET
+
+log = logging.getLogger(__name__)
+
+#: An answer that takes longer means that QEMU hangs; 2 ms on an idle host.
+ANSWER_TIMEOUT_S = 10.0
+#: Between two tries to reach QEMU; the first come quickly since it is ready within 0.1 s.
+_RETRY_S = (0.02, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+#: Stands among QMP's events for a new connection: what happened before it was not heard.
+CONNECTED = "CONNECTED"
+
+#: Called with a QMP event's name and data.
+EventListener = Callable[[str, dict[str, Any]], None]
+
+
+class Monitor:
+    """The monitor of the QEMU in ``home``, whose process ``watch`` sees. ``run`` for as long as it lives."""
+
+    def __init__(self, home: Path, watch: Watch, on_event: EventListener) -> None:
+        self._home, self._watch, self._on_event = home, watch, on_event
+        self._qmp = QMPClient(home.name)
+        self._is_connected = asyncio.Event()
+
+    async def run(self) -> NoReturn:
+        """Keep connected and hand over events, ``CONNECTED`` first; until cancelled."""
+        tries = 0
+        while True:
+            try:
+                await self._connect()
+                tries = 0
+                self._on_event(CONNECTED, {})
+                await self._pump_events()
+            except (QMPError, OSError, EOFError) as error:
+                log.debug("qmp_not_connected vm=%s error=%s", self._home.name, error)
+            finally:
+                self._is_connected.clear()
+                await self._disconnect()
+            await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
+            tries += 1
+
+    async def wait_connected(self, timeout_s: float) -> None:
+        """Wait until QEMU takes commands; raise HypervisorError if it ends or does not answer in time."""
+        ended = asyncio.ensure_future(self._watch.wait())
+        connected = asyncio.ensure_future(self._is_connected.wait())
+        await asyncio.wait({ended, connected}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        connected.cancel()
+        if not self._is_connected.is_set():
+            raise HypervisorError(f"QEMU does not answer, or ended: {last_words(self._home)}")
+
+    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+        """Run a QMP command. Raises HypervisorError with QEMU's words, also if it does not answer."""
+        await self.wait_connected(ANSWER_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._qmp.execute(command, arguments)
+        except ExecuteError as error:
+            raise HypervisorError(f"QEMU refuses {command}: {error}") from error
+        except (QMPError, OSError, EOFError) as error:
+            raise HypervisorError(f"QEMU was lost during {command}: {error}") from error
+        except TimeoutError as error:
+            raise HypervisorError(f"QEMU did not answer {command} within {ANSWER_TIMEOUT_S} s") from error
+
+    async def pass_file(self, name: str, descriptor: int) -> None:
+        """Give QEMU an open file under a name that ``fd:`` addresses know."""
+        await self.wait_connected(ANSWER_TIMEOUT_S)
+        self._qmp.send_fd_scm(descriptor)
+        await self.execute("getfd", {"fdname": name})
+
+    async def _connect(self) -> None:
+        self._qmp = QMPClient(self._home.name)
+        # Its own log repeats every broken connection as an error; ours says what follows from it.
+        self._qmp.logger.setLevel(logging.CRITICAL)
+        with short_path(self._home / QMP_SOCKET) as path:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await self._qmp.connect(path)
+        self._is_connected.set()
+
+    async def _disconnect(self) -> None:
+        # What broke the connection is raised here again; it is known by now.
+        with contextlib.suppress(QMPError, OSError, EOFError):
+            await self._qmp.disconnect()
+
+    async def _pump_events(self) -> None:
+        while self._qmp.runstate is Runstate.RUNNING:
+            changed = asyncio.ensure_future(self._qmp.runstate_changed())
+            event = asyncio.ensure_future(self._qmp.events.get())
+            try:
+                await asyncio.wait({changed, event}, return_when=asyncio.FIRST_COMPLETED)
+                if event.done():
+                    message = event.result()
+                    self._on_event(str(message["event"]), cast(dict[str, Any], message.get("data", {})))
+            finally:
+                changed.cancel()
+                event.cancel()
+
+
+def last_words(home: Path) -> str:
+    """Give the end of what the QEMU in ``home`` printed."""
+    try:
+        return (home / QEMU_LOG).read_text(errors="replace")[-500:].strip() or "it printed nothing"
+    except OSError as error:
+        return f"its log cannot be read: {error}"

@@ -1,0 +1,200 @@
+"""One VM of QEMU's, with a process or without: the verbs on it, and how the next agent finds it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from broker.daemon.process_identity import ProcessIdentity
+from host_agent.errors import HypervisorError, NoRoom, StopTimedOut, naming_disk
+from host_agent.hypervisors.contract import VmFacts
+from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.life import IO_ERROR, Life
+from host_agent.hypervisors.qemu.start import QemuStart
+from host_agent.hypervisors.qemu.strays import kill_strays
+from schemas.vms import VmState
+
+log = logging.getLogger(__name__)
+
+
+class QemuVm:
+    """See the module. What its methods leave behind is the contract's to say; ``tell`` hears what no verb caused."""
+
+    def __init__(self, vm: str, files: QemuFiles, start: QemuStart, tell: Callable[[VmState], None]) -> None:
+        self.id = vm
+        self._files, self._start, self._tell = files, start, tell
+        self._life: Life | None = None
+        #: How its files are damaged: whether it runs is not known until it is powered off.
+        self._flaw = ""
+
+    @property
+    def life(self) -> Life | None:
+        """What happens in its process; None while it has none."""
+        return self._life
+
+    def running(self) -> Life:
+        """Give its life. Raises HypervisorError if it does not run."""
+        if self._life is None:
+            raise HypervisorError(f"VM {self.id} does not run")
+        return self._life
+
+    async def attach(self) -> None:
+        """Find its process; a VM whose files are damaged keeps no other from being found, and says why when asked."""
+        if self._life is not None:
+            return
+        try:
+            with naming_disk(f"cannot adopt {self.id}"):
+                await self._adopt()
+        except HypervisorError as error:
+            log.error("vm_not_adopted vm=%s error=%s", self.id, error)
+            self._flaw = str(error)
+
+    async def close(self) -> None:
+        """Let go of it; it runs on."""
+        life, self._life = self._life, None
+        if life is not None:
+            await life.close()
+
+    async def state(self) -> VmState:
+        """Ask QEMU, or where none runs, its directory."""
+        if self._flaw:
+            raise HypervisorError(self._flaw)
+        return await self._life.state() if self._life is not None else self._files.state_at_rest(self.id)
+
+    async def facts(self) -> VmFacts:
+        """Read them off the process."""
+        process = self._files.process(self.id)
+        command = self._files.command(self.id)
+        flaw = self._files.flaw(self.id)
+        if process is None or process.stat() is None or command is None:
+            return VmFacts(reason=flaw)
+        self._files.trim_logs(self.id)
+        life = self._life
+        return VmFacts(
+            pid=process.pid,
+            accelerator=command.accelerator,
+            reason=(life.why_stuck() if life is not None else "") or flaw,
+            may_go_on=life is not None and life.may_go_on(),
+        )
+
+    async def start(self, seed: bytes) -> None:
+        """Boot, or load the saved memory and go on."""
+        self._files.spec(self.id)
+        before = self._files.process(self.id)
+        self._files.write_seed(self.id, seed)
+        life = self._life = self._new_life()
+        life.news.begin()
+        try:
+            with naming_disk(f"cannot start {self.id}"):
+                is_saved = self._files.is_saved(self.id)
+                await (self._start.restore if is_saved else self._start.boot)(self.id, life)
+        except BaseException:
+            await self._abandon(life, before)
+            raise
+        life.news.caused(VmState.RUNNING)
+        life.finish()
+
+    async def stop(self, timeout_s: float) -> None:
+        """Press the power button until the guest obeys."""
+        life = self.running()
+        with life.verb() as machine:
+            life.news.will_end(VmState.POWEREDOFF)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await machine.press_power_button()
+            except TimeoutError as error:
+                raise StopTimedOut(f"{self.id} did not shut down within {timeout_s} s; power it off") from error
+            finally:
+                life.news.lives_on()
+
+    async def pause(self) -> None:
+        """Stop the virtual CPUs."""
+        life = self.running()
+        with life.verb() as machine:
+            await machine.monitor.execute("stop")
+            life.news.caused(VmState.PAUSED)
+
+    async def resume(self) -> None:
+        """Let the virtual CPUs go on; what failed on the disk is then tried again."""
+        life = self.running()
+        with life.verb() as machine:
+            if await machine.run_state() == IO_ERROR and not life.has_room():
+                raise NoRoom(life.why_stuck())
+            await machine.monitor.execute("cont")
+            life.news.caused(VmState.RUNNING)
+
+    async def reset(self, seed: bytes) -> None:
+        """End the process and start another: QEMU reads the seed for fw_cfg only when it starts. A VM of which it
+        cannot be read how is not ended."""
+        self._files.spec(self.id)
+        await self.poweroff()
+        await self.start(seed)
+
+    async def poweroff(self) -> None:
+        """Let QEMU quit, or kill it if it does not; what a VM has left whose directory is missing its mark finds."""
+        life = self._life
+        if life is not None and life.has_machine:
+            with life.verb() as machine:
+                life.news.will_end(VmState.POWEREDOFF)
+                await machine.quit()
+        await self._kill_strays()
+        if self._files.exists(self.id):
+            self._files.forget_process(self.id)
+            self._files.forget_saving(self.id)
+        self._flaw = ""
+
+    async def delete(self) -> None:
+        """Remove its directory."""
+        if self._life is not None:
+            raise HypervisorError(f"VM {self.id} runs; power it off first")
+        await self._kill_strays()
+        with naming_disk(f"cannot delete {self.id}"):
+            await asyncio.to_thread(self._files.remove, self.id)
+
+    async def _abandon(self, life: Life, before: ProcessIdentity | None) -> None:
+        """Leave no process of a start that failed, and the state that was before."""
+        await self._kill_strays()
+        self._files.forget_saving(self.id)
+        if life.has_machine:
+            await life.machine.kill()
+        self._forget(life)
+        if before is None:
+            self._files.forget_process(self.id)
+        else:
+            with contextlib.suppress(OSError):
+                self._files.remember_process(self.id, before)
+
+    async def _adopt(self) -> None:
+        process, saving = self._files.process(self.id), self._files.saving(self.id)
+        self._files.drop_half_written(self.id)
+        if self._files.is_saved(self.id):
+            # Saved and not yet ended, or not yet going on: its memory is on disk either way.
+            await self._kill_strays()
+            self._files.forget_process(self.id)
+            self._files.forget_saving(self.id)
+        elif process is None or not self._watch_again(process, saving):
+            await self._kill_strays()
+            self._files.forget_saving(self.id)
+
+    def _watch_again(self, process: ProcessIdentity, saving: Saving | None) -> bool:
+        life = self._new_life()
+        try:
+            life.attach(process)
+        except ProcessLookupError:
+            return False
+        self._life = life
+        if saving is not None:
+            life.go_back_from_saving(was_running=saving.was_running)
+        return True
+
+    def _new_life(self) -> Life:
+        return Life(self.id, self._files, self._tell, self._forget)
+
+    def _forget(self, life: Life) -> None:
+        if self._life is life:
+            self._life = None
+
+    async def _kill_strays(self) -> None:
+        await kill_strays(self._files.path(self.id), self._files.known_process(self.id))

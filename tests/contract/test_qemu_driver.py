@@ -1,0 +1,94 @@
+"""The driver ``qemu``, beyond what every driver promises: disks, saved memories, a QEMU that hangs, accelerators."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.detached import send_signal
+from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
+from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
+from schemas.vms import VmState
+from tests.contract.conftest import snapshots_of
+from tests.contract.test_hypervisors import SEED, running
+
+pytestmark = pytest.mark.qemu
+
+
+async def test_a_disk_smaller_than_the_image_is_refused_and_nothing_is_left(qemu_rig):
+    driver = await qemu_rig.open()
+    small = msgspec.structs.replace(qemu_rig.spec("vm-a"), disk_mib=100)
+
+    with pytest.raises(HypervisorError, match="less than"):
+        await driver.create(small)
+
+    assert qemu_rig.files() == []
+
+
+async def test_a_qemu_that_cannot_start_leaves_the_vm_as_it_was(qemu_rig):
+    driver = await qemu_rig.open(QemuHypervisor(qemu_rig.directory, accelerator="steam"))
+    await driver.create(qemu_rig.spec("vm-a"))
+
+    with pytest.raises(HypervisorError, match="steam"):
+        await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert qemu_rig.processes("vm-a") == set()
+    assert qemu_rig.told == []
+
+
+async def test_a_saved_memory_that_is_damaged_stays_saved(qemu_rig):
+    driver = await running(qemu_rig)
+    await snapshots_of(driver).savestate("vm-a")
+    memory = qemu_rig.directory / "vms" / "vm-a" / "memory"
+    os.truncate(memory, memory.stat().st_size // 2)
+
+    with pytest.raises(HypervisorError):
+        await driver.start("vm-a", SEED)
+
+    assert await driver.state("vm-a") is VmState.SAVED
+    assert qemu_rig.processes("vm-a") == set()
+    assert qemu_rig.told == []
+
+
+async def test_a_qemu_that_hangs_is_unknown_and_can_be_powered_off(qemu_rig):
+    driver = await running(qemu_rig)
+    send_signal([(await driver.facts("vm-a")).pid], signal.SIGSTOP)
+
+    hanging = await driver.state("vm-a")
+    await driver.poweroff("vm-a")
+
+    assert hanging is VmState.UNKNOWN
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert qemu_rig.processes("vm-a") == set()
+
+
+async def test_no_secret_is_on_the_command_line_and_files_are_private(qemu_rig):
+    driver = await running(qemu_rig)
+    home = qemu_rig.directory / "vms" / "vm-a"
+
+    pid = (await driver.facts("vm-a")).pid
+    command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_bytes)
+
+    assert base64.b64encode(SEED) not in command
+    assert home.stat().st_mode & 0o077 == 0
+
+
+async def test_kvm_is_believed_only_after_a_boot_and_the_answer_is_kept(tmp_path, guest_image):
+    first = QemuProgram("qemu-system-x86_64", tmp_path, None)
+    await first.identify()
+    answer = await first.choose_accelerator(guest_image.kernel)
+
+    second = QemuProgram("qemu-system-x86_64", tmp_path, None)
+    await second.identify()
+    remembered = await second.choose_accelerator(None)
+
+    assert answer in (KVM, TCG)
+    assert remembered == answer
