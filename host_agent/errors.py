@@ -11,7 +11,7 @@ HostError
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
-└── ConfigError              a setting is wrong; the message names key, value and what is allowed
+└── RegistryUnreadable       the list of the VMs is damaged; restore it, or move it away and adopt the VMs
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``). OSError becomes one of these in ``naming_disk``.
 """
@@ -87,10 +87,10 @@ class DirectoryTaken(HostError):
     """The directory has an agent already."""
 
 
-class ConfigError(HostError):
-    """A setting is wrong."""
+class RegistryUnreadable(HostError):
+    """The list of the VMs is damaged."""
 
-    code = "bad_request"
+    code = "internal"
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from host_agent.errors import ConfigError, NoSuchVm
+from host_agent.errors import NoSuchVm, RegistryUnreadable
 from host_agent.vm import Wish
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class VmRegistry:
     def load(self) -> None:
         """Read what an earlier agent left, also in the form of the first releases, a list of VMs and nothing else.
 
-        Raises ConfigError when it is not readable: nothing is guessed.
+        Raises RegistryUnreadable when it is not readable: nothing is guessed.
         """
         durable.remove_unfinished(self._path.parent)
         try:
@@ -69,7 +69,7 @@ class VmRegistry:
         except FileNotFoundError:
             content = _Content()
         except msgspec.MsgspecError as error:
-            raise ConfigError(
+            raise RegistryUnreadable(
                 f"{self._path}: not a registry of VMs: {error}; restore it, or move it away and adopt the VMs"
             ) from error
         if isinstance(content, list):

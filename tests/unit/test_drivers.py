@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broker.config import ConfigError, read_config
 
+from broker.daemon.config import read_config
+from broker.errors import ConfigError
 from host_agent.config import HostConfig
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.drivers import installed, make_driver

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from host_agent import keeper as keeper_module
-from host_agent.errors import ConfigError, IllegalVerb
+from host_agent.errors import IllegalVerb, RegistryUnreadable
 from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.registry import VmRegistry
 from host_agent.vm import Verb, Wish
@@ -211,5 +211,5 @@ def test_the_registry_of_the_first_releases_is_read(tmp_path: Path) -> None:
 def test_what_is_no_registry_is_refused_with_what_to_do(tmp_path: Path, content: str) -> None:
     (tmp_path / "vms.json").write_text(content)
 
-    with pytest.raises(ConfigError, match="restore it, or move it away and adopt the VMs"):
+    with pytest.raises(RegistryUnreadable, match="restore it, or move it away and adopt the VMs"):
         VmRegistry(tmp_path / "vms.json").load()
