@@ -6,7 +6,7 @@ Nothing is lost where it fails or the adapter ends: a sweep finds what is left i
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,10 @@ class Remainder:
     """See the module. Belongs to the adapter's loop."""
 
     def __init__(
-        self, write: Callable[[Callable[[Tx], Any]], Awaitable[Any]], spawn: Callable[[Awaitable[None]], None]
+        self, write: Callable[[Callable[[Tx], Any]], Awaitable[Any]], start: Callable[[Coroutine[Any, Any, None]], None]
     ) -> None:
-        """``write`` does a transaction and hands what it has left to ``take``; ``spawn`` runs a task."""
-        self._write, self._spawn = write, spawn
+        """``write`` does a transaction and hands what it has left to ``take``; ``start`` runs a task."""
+        self._write, self._start = write, start
         self._rest = Rest()
         self._is_at_work = False
 
@@ -34,7 +34,7 @@ class Remainder:
         self._rest.take_over(rest)
         if self._rest and not self._is_at_work:
             self._is_at_work = True
-            self._spawn(self._work())
+            self._start(self._work())
 
     async def _work(self) -> None:
         try:

@@ -30,6 +30,7 @@ from adapters.ledger.engine import Ledger
 from adapters.ledger.retention import Keep
 from adapters.ledger.submissions import Application
 from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
 from adapters.storage.store import Store
 from broker.address import read_address
@@ -75,9 +76,10 @@ class JobAdapter:
     ) -> None:
         self._connection, self._ledger, self._metrics = connection, ledger, metrics
         self._desk = SubmissionDesk(store.has_input)
-        self._intake = Intake(connection, ledger, kinds(self._desk), metrics, after=assignments.match)
-        self._calls = Calls(connection, self._intake)
-        self._caretaker = Caretaker(self._intake, keep or Keep(), retain_s)
+        self._writer = LedgerWriter(connection, ledger, metrics)
+        self._intake = Intake(connection, self._writer, kinds(self._desk), metrics, after=assignments.match)
+        self._calls = Calls(connection, self._writer, self._intake.on_delivery)
+        self._caretaker = Caretaker(self._writer, keep or Keep(), retain_s)
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
@@ -99,13 +101,13 @@ class JobAdapter:
             await self._connection.close()
             self._desk.close()
             await self._leave()
-            await self._intake.close()
+            await self._writer.close()
 
     async def _enter(self) -> None:
         """Hold up the lease clock from now on. Waits for a ledger that takes no write: till then no beat is taken."""
         for wait_s in backoff(0.2, 10.0):
             try:
-                await self._intake.write(partial(clock.enter, kind=clock.JOB))
+                await self._writer.write(partial(clock.enter, kind=clock.JOB))
                 return
             except LedgerError as error:
                 log.error("ledger takes no write, waiting", extra={"why": str(error)})
@@ -114,7 +116,7 @@ class JobAdapter:
     async def _leave(self) -> None:
         """Hold up the lease clock no longer: whatever we had been given is the broker's again."""
         try:
-            await self._intake.write(lambda tx: clock.leave(tx, [tx.instance]))
+            await self._writer.write(lambda tx: clock.leave(tx, [tx.instance]))
         except LedgerError as error:
             log.warning("not signed off, the lease clock waits for a while", extra={"why": str(error)})
 
@@ -131,13 +133,13 @@ class JobAdapter:
     async def _sweep(self, watch: LeaseWatch) -> None:
         await self._intake.sweep()
         await self._intake.emptied()
-        found = await self._intake.write(_take_turn, light=True)
+        found = await self._writer.write(_take_turn, light=True)
         advice = watch.look(found, time.monotonic())
-        is_more = await self._intake.write(partial(_follow, found.kept_by, advice))
+        is_more = await self._writer.write(partial(_follow, found.kept_by, advice))
         while is_more:
-            is_more = await self._intake.write(_keep_time)
+            is_more = await self._writer.write(_keep_time)
         await self._put_mark(watch)
-        self._show(await self._intake.read(queries.stats))
+        self._show(await self._writer.read(queries.stats))
         await asyncio.to_thread(self._ledger.tidy)
 
     async def _put_mark(self, watch: LeaseWatch) -> None:

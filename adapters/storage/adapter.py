@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from adapters.background import BackgroundTasks
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable
 from adapters.intake import Answers, BatchHandler, Intake
@@ -22,6 +23,7 @@ from adapters.ledger import assignments, attempts, classes, completions, invento
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.collector import Collector, bounds_of
 from adapters.storage.courier import Courier
@@ -60,7 +62,8 @@ class StorageAdapter:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20
         complete = BatchHandler(handle=_complete, senders=frozenset({Kind.VM}))
-        self._intake = Intake(connection, ledger, {JobCompletion: complete}, metrics, after=assignments.match)
+        self._writer = LedgerWriter(connection, ledger, metrics)
+        self._intake = Intake(connection, self._writer, {JobCompletion: complete}, metrics, after=assignments.match)
         self._courier = Courier(
             Transfers(connection),
             store,
@@ -72,8 +75,8 @@ class StorageAdapter:
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
-        self._collector = Collector(store, self._intake, bounds_of(config), metrics)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._collector = Collector(store, self._writer, bounds_of(config), metrics)
+        self._storing = BackgroundTasks()
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
@@ -96,7 +99,7 @@ class StorageAdapter:
         finally:
             await self._courier.close()
             await self._connection.close()
-            await self._intake.close()
+            await self._writer.close()
 
     def _on_completion(self, delivery: Delivery) -> None:
         """Completions without outputs go straight to the ledger; the others by the store."""
@@ -105,9 +108,7 @@ class StorageAdapter:
     def _take_first(self, delivery: Delivery, sender: str, message: Message) -> bool:
         if not isinstance(message, JobCompletion) or not _carries(message):
             return False
-        task = asyncio.ensure_future(self._store_first(delivery, sender, message))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._storing.start(self._store_first(delivery, sender, message))
         return True
 
     async def _store_first(self, delivery: Delivery, sender: str, message: JobCompletion) -> None:
@@ -158,11 +159,11 @@ class StorageAdapter:
 
         None for any other VM, and after the attempt has ended.
         """
-        allowed: int | None = await self._intake.read(lambda tx: self._allowance(tx, sender, file))
+        allowed: int | None = await self._writer.read(lambda tx: self._allowance(tx, sender, file))
         return allowed
 
     async def _host_of(self, vm: str) -> str:
-        host: str = await self._intake.read(lambda tx: inventory.host_of(tx, vm))
+        host: str = await self._writer.read(lambda tx: inventory.host_of(tx, vm))
         return host
 
     def _allowance(self, tx: Tx, sender: str, file: OutputFile) -> int | None:
@@ -198,7 +199,7 @@ class StorageAdapter:
         except StoreError as error:
             log.error("store takes no files", extra={"why": str(error)})
             return
-        await self._intake.write(outages.take_turn, light=True)
+        await self._writer.write(outages.take_turn, light=True)
 
 
 def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 
 from adapters.metrics import Metrics
-from adapters.outgoing import may_answer
+from adapters.replies import may_answer
 from adapters.storage.errands import Errands
 from adapters.storage.errors import StoreError
 from adapters.storage.kin import Kin

@@ -17,6 +17,7 @@ from adapters.job.caretaker import Caretaker
 from adapters.job.desk import SubmissionDesk
 from adapters.ledger import classes, retention, tables
 from adapters.ledger.retention import Keep
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from broker.memory import MemoryCarrier
 from broker.routes import DOWN
@@ -123,21 +124,21 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
     desk.ledger.write(lambda tx: classes.offer_numbers(tx, [classes.Brought(f"kind-{n}", "") for n in range(45)]))
     wire = MemoryCarrier("adapter-job-1")
-    intake = Intake(wire, desk.ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    writer = LedgerWriter(wire, desk.ledger, Metrics(wire.user, CollectorRegistry()))
     written: list[int] = []
-    write = intake.write
+    write = writer.write
 
     async def noted(work: object, *, light: bool = False) -> object:
         written.append(1)
         return await write(work, light=light)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(intake, "write", noted)
+    monkeypatch.setattr(writer, "write", noted)
 
-    await Caretaker(intake, Keep(), 3600).round()
+    await Caretaker(writer, Keep(), 3600).round()
     retired = desk.ledger.read(
         lambda tx: tx.execute(select(func.count()).where(tables.offers.c.retired_ms > 0)).scalar_one()
     )
-    await intake.close()
+    await writer.close()
     desk.ledger.close()
 
     assert retired == 45
@@ -149,7 +150,8 @@ async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatc
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
     wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionDesk(lambda digest: True)
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire, desk.ledger, kinds(submitted), metrics, after=lambda tx: None)
+    writer = LedgerWriter(wire, desk.ledger, metrics)
+    intake = Intake(wire, writer, kinds(submitted), metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     posts = [Post("vm-a.request", JobRequest(slot=0, machine=SMALL)), Post("vm-a.request", AgentHello(machine=SMALL))]
     for post in posts:
@@ -157,7 +159,7 @@ async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatc
     await until(lambda: all(post.acked for post in posts))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await intake.close()
+    await writer.close()
     submitted.close()
     desk.ledger.close()
 

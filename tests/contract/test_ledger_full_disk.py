@@ -20,6 +20,7 @@ from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.desk import SubmissionDesk
 from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.store import Store
 from broker.memory import MemoryCarrier
@@ -65,15 +66,17 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
         SubmissionDesk(lambda digest: True),
     )
     ledger.open()
-    intake = Intake(wire, ledger, kinds(desk), Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    metrics = Metrics(wire.user, CollectorRegistry())
+    writer = LedgerWriter(wire, ledger, metrics)
+    intake = Intake(wire, writer, kinds(desk), metrics, after=lambda tx: None)
     answers: list[bool] = []
-    is_there = intake._is_there
+    is_there = writer.is_there
 
     async def noted() -> bool:
         answers.append(await is_there())
         return answers[-1]
 
-    monkeypatch.setattr(intake, "_is_there", noted)
+    monkeypatch.setattr(writer, "is_there", noted)
     said: list[tuple[str, Message]] = [("site-a.submit", submission(number)) for number in range(40)]
     said += [("vm-a.request", AgentHello(machine=MACHINE)), ("vm-a.request", JobRequest(slot=0, machine=MACHINE))]
     said += [("vm-a.beat", JobBeat(holding=[]))]
@@ -91,7 +94,7 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
 
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await intake.close()
+    await writer.close()
     desk.close()
     assert was_acked == []
     assert answers[:2] == [False, False]
@@ -104,12 +107,12 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
 async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -> None:
     ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db"), MemoryCarrier("adapter-job-1")
     ledger.open()
-    intake = Intake(wire, ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    writer = LedgerWriter(wire, ledger, Metrics(wire.user, CollectorRegistry()))
     ledger.write(lambda tx: outbox.put(tx, down("vm-a"), JobStop(id="m", job="site-a/j.1", attempt=1, reason="x")))
-    intake._outgoing.put_back(["m"])
+    writer._publisher.put_back(["m"])
     filler = fill(small_disk)
 
-    await intake.close()
+    await writer.close()
 
     filler.unlink()
     assert [row.message_id for row in ledger.write(lambda tx: outbox.stale(tx, -1))] == ["m"]

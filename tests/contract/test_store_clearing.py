@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.intake import Intake
 from adapters.ledger import deletion
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage import contents
 from adapters.storage.collector import Bounds, Collector
@@ -44,12 +44,12 @@ class Yard:
     async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
-        intake = Intake(wire, self.desk.ledger, {}, metrics, after=lambda tx: None)
-        collector = Collector(self.store, intake, bounds or Bounds(), metrics)
+        writer = LedgerWriter(wire, self.desk.ledger, metrics)
+        collector = Collector(self.store, writer, bounds or Bounds(), metrics)
         try:
             await work(collector)  # type: ignore[misc]
         finally:
-            await intake.close()
+            await writer.close()
 
     async def collect(self, **bounds: float) -> None:
         await self.do(lambda collector: collector.collect(), Bounds(**bounds))  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from adapters.job.lease_watch import LeaseWatch
 from adapters.ledger import clock, orders, submissions, tables, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.errors import StoreError
 from adapters.storage.store import Store
@@ -94,14 +95,19 @@ async def running(
     wire: MemoryCarrier, ledger: Ledger, table: dict[type[Message], BatchHandler]
 ) -> AsyncIterator[Intake]:
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire, ledger, table, metrics, after=lambda tx: None)
+    writer = LedgerWriter(wire, ledger, metrics)
+    intake = Intake(wire, writer, table, metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     try:
         yield intake
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await intake.close()
+        await writer.close()
+
+
+def answering(wire: MemoryCarrier, intake: Intake) -> Calls:
+    return Calls(wire, intake._writer, intake.on_delivery)
 
 
 def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], BatchHandler]:
@@ -171,7 +177,7 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 
     assert held_up_ms == began_ms
     assert ledger.read(lambda tx: tx.lease_now_ms) > began_ms
-    await adapter._intake.close()
+    await adapter._writer.close()
 
 
 async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
@@ -197,7 +203,7 @@ async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
     await until(lambda: made() == 1000, patience_s=60)
 
     assert at_marks[0] < 1000
-    await adapter._intake.close()
+    await adapter._writer.close()
 
 
 async def test_a_message_that_the_ledger_cannot_take_is_kept_back_and_the_others_go_on(
@@ -366,7 +372,7 @@ def _row(number: int) -> JobRow:
 async def asked(wire: MemoryCarrier, ledger: Ledger, question: Message) -> AsyncIterator[tuple[Post, Message]]:
     post = Post("console-a.call", question)
     async with running(wire, ledger, {}) as intake:
-        await Calls(wire, intake).on_delivery(post.delivery)
+        await answering(wire, intake).on_delivery(post.delivery)
         ((_, answer),) = wire.sent_to(UP)
         yield post, answer
 
@@ -454,7 +460,7 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 
     async with running(wire, ledger, beats_by(beat)) as intake:
         order = Post("console-ada.call", JobCancel(job="many"))
-        calls = asyncio.ensure_future(Calls(wire, intake).on_delivery(order.delivery))
+        calls = asyncio.ensure_future(answering(wire, intake).on_delivery(order.delivery))
         while not calls.done():
             intake.on_delivery(Post("vm-a.beat", BEAT).delivery)
             await asyncio.sleep(0.001)
@@ -476,7 +482,7 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
     async with running(wire, ledger, {}) as intake:
         for _ in range(2):
             order = Post("console-ada.call", JobCancel(job="many"))
-            await Calls(wire, intake).on_delivery(order.delivery)
+            await answering(wire, intake).on_delivery(order.delivery)
 
     answers = [message for _, message in wire.sent_to(UP) if isinstance(message, JobsChanged)]
     assert [(answer.changed, answer.more) for answer in answers] == [(10, True), (5, False)]
