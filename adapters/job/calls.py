@@ -175,6 +175,7 @@ def _brief_record(record: JobRecord) -> JobRecord:
     return replace(
         record,
         job=_brief_row(record.job),
+        cause=clip(record.cause, BRIEF_TEXT),
         attempts=[a if a.attempt == last else replace(a, outputs=[]) for a in attempts],
         events=[replace(e, detail=clip(e.detail, BRIEF_TEXT)) for e in record.events[-BRIEF_EVENTS:]],
     )
