@@ -34,9 +34,9 @@ class JobState(StrEnum):
     HELD = "held"
 
 
-#: Nothing more happens to such a job, ever.
+#: Such a job has ended, and no order but a delete changes that.
 FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
-#: It goes no further by itself: nobody waits for it any longer, and it is kept for a while and then deleted.
+#: It changes by an order only; it is kept for a while, and then deleted.
 SETTLED = FINAL | {JobState.HELD}
 #: No guest has it: it waits for one, or for a person.
 UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})

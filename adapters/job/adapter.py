@@ -27,9 +27,10 @@ from adapters.job.lease_watch import Advice, LeaseWatch
 from adapters.job.rejected import Rejected
 from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
 from adapters.ledger.engine import Ledger
+from adapters.ledger.policy import Policy
 from adapters.ledger.retention import Keep
 from adapters.ledger.submissions import Application
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
 from adapters.storage.store import Store

@@ -20,7 +20,7 @@ from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
 from schemas.jobs import OutputEntry, Phase, Steps, Usage
-from schemas.ledger import JobState
+from schemas.ledger import FINAL, SETTLED, UNASSIGNED, JobState
 
 _jobs, _attempts, _submissions = tables.jobs, tables.attempts, tables.submissions
 
@@ -111,13 +111,13 @@ class Held(NamedTuple):
     @property
     def can_return(self) -> bool:
         """Its lease ran out, but nobody else has its job: it may beat again and live."""
-        return self.is_latest and self.state in _UNASSIGNED and self.attempt_state == AttemptState.EXPIRED
+        return self.is_latest and self.state in UNASSIGNED and self.attempt_state == AttemptState.EXPIRED
 
     @property
     def can_finish(self) -> bool:
         """Its completion counts: it runs, or was given up by us and nobody else has its job."""
         given_up = self.attempt_state in (AttemptState.EXPIRED, AttemptState.LOST) and not self.completion_id
-        return self.is_latest and (self.is_open or (given_up and self.state in _UNASSIGNED))
+        return self.is_latest and (self.is_open or (given_up and self.state in UNASSIGNED))
 
     @property
     def has_begun(self) -> bool:
@@ -203,10 +203,6 @@ _END = (
     .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
     .values(**{name: bindparam(name) for name in ("state", "ended_ms", "cause", "noticed_by")})
 )
-_UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
-_FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
-#: States in which a job is kept for a while and then no longer.
-_SETTLED = _FINAL | {JobState.HELD}
 
 
 def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
@@ -262,8 +258,8 @@ def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
         "losses": job.losses,
         "lost_on": " ".join(sorted(job.lost_on)),
         "reason": job.reason,
-        "ended_ms": tx.now_ms if job.state in _FINAL else 0,
-        "settled_ms": tx.lease_now_ms if job.state in _SETTLED else None,
+        "ended_ms": tx.now_ms if job.state in FINAL else 0,
+        "settled_ms": tx.lease_now_ms if job.state in SETTLED else None,
         "not_before_ms": until_ms if job.wait_s else 0,
         "avoid_vm": job.avoid_vm,
         "avoid_until_ms": until_ms + int(job.avoid_s * 1000) if job.avoid_vm else 0,

@@ -17,16 +17,13 @@ from adapters.ledger import orders, tables, tallies
 from adapters.ledger.orders import Chosen, Portion
 from adapters.ledger.transaction import PORTION, Insert, Tx, insert_into, portions
 from schemas.ids import split_job_ref
-from schemas.ledger import JobDelete, JobState
+from schemas.ledger import SETTLED, JobDelete
 
 _jobs, _attempts, _events, _submissions = tables.jobs, tables.attempts, tables.events, tables.submissions
 
-#: States in which a job may be deleted.
-DELETABLE = (JobState.DONE, JobState.CANCELLED, JobState.HELD)
-
 _LOCK = (
     select(*(_jobs.c[name] for name in Chosen._fields), _jobs.c.ref)
-    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _jobs.c.state.in_(DELETABLE))
+    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _jobs.c.state.in_(SETTLED))
     .with_for_update()
 )
 _EMPTY = select(_submissions.c.number).where(
@@ -42,7 +39,7 @@ def delete_named(tx: Tx, message: JobDelete, owner: str = "", by: str = "") -> P
     Else as ``orders.cancel``.
     """
     found = orders.select_jobs(tx, message.job, owner or message.owner)
-    chosen = orders.portion_of(tx, found, DELETABLE)
+    chosen = orders.portion_of(tx, found, SETTLED)
     is_last = len(chosen) < PORTION
     left = 0
     if is_last and not found.index:

@@ -22,7 +22,8 @@ from adapters.intake import Answers, BatchHandler, Intake
 from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.collector import Collector, bounds_of

@@ -32,8 +32,9 @@ from adapters.ledger import (
     timetable,
 )
 from adapters.ledger.engine import Ledger
+from adapters.ledger.policy import Policy
 from adapters.ledger.rest import Rest
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.transaction import Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
 from schemas.envelope import Message

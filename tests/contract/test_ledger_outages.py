@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
 from adapters.ledger import clock, outages
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
 from adapters.storage.store import UNFINISHED, Store

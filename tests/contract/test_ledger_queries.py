@@ -11,7 +11,7 @@ from adapters.errors import NotFound
 from adapters.ledger import clock, inventory, listing, queries, tables
 from adapters.ledger import registry as pages
 from adapters.ledger.inventory import GONE_FOR_EACH
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from schemas.description import Requirements
 from schemas.jobs import Outcome, Phase
 from schemas.ledger import HostList, JobList, Jobs, JobState, RegistryList, RegistryRow
