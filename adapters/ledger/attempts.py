@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 
-from adapters.ledger import events, repute, tables, tallies
+from adapters.ledger import deliveries, events, repute, tables, tallies
 from adapters.ledger.events import Note
 from adapters.ledger.outcomes import Place, Standing, after_loss, after_return
 from adapters.ledger.terms import Term
@@ -92,6 +92,8 @@ class Held(NamedTuple):
     runs_in: int = 0
     #: What keeps it from going on, by its guest's last beat; how it ended once it has.
     cause: str = ""
+    #: An edge has brought its job, and its source is told of the end.
+    has_edge: bool = False
 
     @property
     def owner(self) -> str:
@@ -170,6 +172,7 @@ _SELECT = (
         _attempts.c.returns.label("returns_of_vm"),
         _attempts.c.place.label("runs_in"),
         _attempts.c.cause,
+        _submissions.c.source_data.is_not(None).label("has_edge"),
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)
@@ -246,6 +249,7 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
     tx.each(_STAND, [_standing_row(tx, held.number, job) for held, job in standings])
     for held, job in standings:
         tallies.move(tx, held.submission, held.owner, held.state, job.state)
+    deliveries.put(tx, [held.number for held, job in standings if held.has_edge and job.state in FINAL])
     tx.fresh_shapes |= {held.shape for held, job in standings if job.state is JobState.SUBMITTED}
 
 

@@ -19,7 +19,10 @@ from adapters.ledger.transaction import PORTION, Insert, Tx, insert_into, portio
 from schemas.ids import split_job_ref
 from schemas.ledger import SETTLED, JobDelete
 
-_jobs, _attempts, _events, _submissions = tables.jobs, tables.attempts, tables.events, tables.submissions
+_jobs, _submissions = tables.jobs, tables.submissions
+
+#: Rows that go with their job.
+_OF_JOBS = (tables.events, tables.attempts, tables.deliveries)
 
 _LOCK = (
     select(*(_jobs.c[name] for name in Chosen._fields), _jobs.c.ref)
@@ -56,7 +59,7 @@ def delete_jobs(tx: Tx, numbers: Sequence[int]) -> int:
         return 0
     _leave_traces(tx, rows)
     locked = [row.number for row in rows]
-    for table, column in ((_events, _events.c.job), (_attempts, _attempts.c.job), (_jobs, _jobs.c.number)):
+    for table, column in (*((table, table.c.job) for table in _OF_JOBS), (_jobs, _jobs.c.number)):
         for some in portions(locked):
             tx.execute(delete(table).where(column.in_(some)))
     for row in rows:

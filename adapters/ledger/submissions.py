@@ -20,12 +20,15 @@ from adapters.ledger import arrays, classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import JobDescription, check_description
 from schemas.envelope import MAX_BODY_BYTES
+from schemas.ids import kind_of
 from schemas.ledger import JobState, JobSubmit, JobVerdict
 
 #: Says of a digest whether the store has that file.
 KnownInputs = Callable[[str], bool]
 Key = tuple[str, str]
 
+#: Longest name of a source, characters, and what an edge may keep with a submission, bytes.
+MOST_SOURCE, MOST_SOURCE_BYTES = 40, 64 << 10
 #: Room is left for what an assignment says beside its description; one that did not fit would block all matching.
 MOST_DESCRIPTION_BYTES = MAX_BODY_BYTES - 8192
 
@@ -34,6 +37,13 @@ _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _DIGESTS = select(_table.c.owner, _table.c.id, _table.c.digest).where(
     tuple_(_table.c.owner, _table.c.id).in_(bindparam("keys", expanding=True))
 )
+
+
+class Origin(NamedTuple):
+    """Where an edge had a submission from, and what the edge needs to answer for its jobs."""
+
+    source: str
+    data: bytes
 
 
 class Application(Struct, frozen=True):
@@ -45,14 +55,16 @@ class Application(Struct, frozen=True):
     shape: str
     #: Why it is refused, if it was not submitted before; empty when it is sound.
     reasons: list[str]
+    #: The edge that brought it, and what it keeps with it; None: its owner did, and sees for itself how jobs end.
+    origin: Origin | None = None
 
 
-def look_at(message: JobSubmit, known_inputs: KnownInputs) -> Application:
+def look_at(message: JobSubmit, known_inputs: KnownInputs, origin: Origin | None = None) -> Application:
     """Judge a submission by itself. Asks ``known_inputs`` once for each digest; raises what that raises."""
     job = message.job
     body = _encoder.encode(job)
-    reasons = _flaws(job, len(body), cache(known_inputs))
-    return Application(message, body, sha256(body).hexdigest(), classes.shape_key(job.requirements), reasons)
+    reasons = _flaws(job, len(body), cache(known_inputs)) + _flaws_of_origin(origin)
+    return Application(message, body, sha256(body).hexdigest(), classes.shape_key(job.requirements), reasons, origin)
 
 
 def submit(tx: Tx, owner: str, application: Application) -> JobVerdict:
@@ -110,6 +122,15 @@ def _flaws(job: JobDescription, size: int, known_inputs: KnownInputs) -> list[st
         "then submit again under the same id"
         for i in missing
     ]
+
+
+def _flaws_of_origin(origin: Origin | None) -> list[str]:
+    if origin is None:
+        return []
+    name = f"its source must have 1 to {MOST_SOURCE} characters"
+    size = f"its source's data has {len(origin.data)} bytes: at most {MOST_SOURCE_BYTES} are kept"
+    is_long = len(origin.data) > MOST_SOURCE_BYTES
+    return [name] * (not 0 < len(origin.source) <= MOST_SOURCE) + [size] * is_long
 
 
 def _taken(job: JobDescription) -> str:
@@ -172,7 +193,7 @@ def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:
 
 
 def _row(tx: Tx, key: Key, application: Application, shapes: Mapping[str, int]) -> dict[str, Any]:
-    job = application.message.job
+    job, origin = application.message.job, application.origin
     return {
         "owner": key[0],
         "id": key[1],
@@ -184,4 +205,6 @@ def _row(tx: Tx, key: Key, application: Application, shapes: Mapping[str, int]) 
         "shape": shapes[application.shape],
         "rank": -job.priority,
         "submitted_ms": tx.now_ms,
+        "source": origin.source if origin else kind_of(key[0]) or "",
+        "source_data": origin.data if origin else None,
     }

@@ -23,7 +23,7 @@ from adapters.ledger.tables.machines import (
     requests,
     vms,
 )
-from adapters.ledger.tables.messages import outbox
+from adapters.ledger.tables.messages import IS_DUE, deliveries, outbox
 from adapters.ledger.tables.work import (
     HAS_ENDED,
     IS_DELAYED,
@@ -47,6 +47,7 @@ __all__ = [
     "HAS_ENDED",
     "IS_ABSENT",
     "IS_DELAYED",
+    "IS_DUE",
     "IS_HELD",
     "IS_KEPT",
     "IS_MADE_AT_ONCE",
@@ -61,6 +62,7 @@ __all__ = [
     "IS_WAITING",
     "attempts",
     "deleted",
+    "deliveries",
     "events",
     "hosts",
     "identity",

@@ -52,6 +52,10 @@ submissions = Table(
     Column("submitted_ms", BigInteger, nullable=False),
     #: How many of its jobs have rows: those of a large array are made in portions.
     Column("made", Integer, nullable=False, server_default=text("0")),
+    #: Where it came from: ``site``, ``console``, or the name of an edge that brought it.
+    Column("source", Text, nullable=False, server_default=text("''")),
+    #: What that edge needs to answer for its jobs; nobody else reads it.
+    Column("source_data", LargeBinary, nullable=True),
     PrimaryKeyConstraint("number", name="pk_submissions"),
     UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
     Index("ix_submissions_owner", "owner", "number"),
