@@ -33,7 +33,8 @@ from adapters.ledger.submissions import Application
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
-from adapters.storage.store import Store
+from adapters.storage.contract import Store
+from adapters.storage.store import FsspecStore
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -271,7 +272,7 @@ async def run(config: JobAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
-        store = Store(config.store, ledger.served_s)
+        store = FsspecStore(config.store, ledger.served_s)
         adapter = JobAdapter(connection, ledger, store, metrics, keep_of(config), config.retain_s)
         await adapter.run(config.sweep_s)
     finally:

@@ -27,9 +27,11 @@ from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.collector import Collector, bounds_of
+from adapters.storage.contents import FsspecContents
+from adapters.storage.contract import Store, StoreContents
 from adapters.storage.courier import Courier
 from adapters.storage.errors import StoreError
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -58,7 +60,13 @@ class StorageAdapter:
     """One instance; several share the queues."""
 
     def __init__(
-        self, connection: Carrier, ledger: Ledger, store: Store, config: StorageAdapterConfig, metrics: Metrics
+        self,
+        connection: Carrier,
+        ledger: Ledger,
+        store: Store,
+        contents: StoreContents,
+        config: StorageAdapterConfig,
+        metrics: Metrics,
     ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20
@@ -76,7 +84,7 @@ class StorageAdapter:
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
-        self._collector = Collector(store, self._writer, bounds_of(config), metrics)
+        self._collector = Collector(contents, self._writer, bounds_of(config), metrics)
         self._storing = BackgroundTasks()
 
     async def run(self, user: str) -> None:
@@ -244,7 +252,8 @@ async def run(config: StorageAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
-        adapter = StorageAdapter(connection, ledger, Store(config.store, ledger.served_s), config, metrics)
+        store = FsspecStore(config.store, ledger.served_s)
+        adapter = StorageAdapter(connection, ledger, store, FsspecContents(store), config, metrics)
         await adapter.run(address.user)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -23,9 +23,8 @@ from adapters.ledger import claims
 from adapters.ledger.deletion import delete_jobs
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage import contents, fairness
-from adapters.storage.contents import StoredAttempt
-from adapters.storage.store import Store
+from adapters.storage import fairness
+from adapters.storage.contract import StoreContents, StoredAttempt
 from schemas.ids import JobRef
 
 log = logging.getLogger(__name__)
@@ -59,8 +58,8 @@ def bounds_of(config: StorageAdapterConfig) -> Bounds:
 class Collector:
     """See the module."""
 
-    def __init__(self, store: Store, writer: LedgerWriter, bounds: Bounds, metrics: Metrics) -> None:
-        self._store, self._writer, self._bounds, self._metrics = store, writer, bounds, metrics
+    def __init__(self, contents: StoreContents, writer: LedgerWriter, bounds: Bounds, metrics: Metrics) -> None:
+        self._contents, self._writer, self._bounds, self._metrics = contents, writer, bounds, metrics
 
     async def run(self) -> None:
         """Clear until cancelled; what cannot be done now is done later."""
@@ -81,7 +80,7 @@ class Collector:
         total = 0
         while found := await self._writer.read(lambda tx: claims.removals(tx, BATCH)):
             for one in found:
-                await asyncio.to_thread(contents.remove_attempts, self._store, one.ref, one.attempt)
+                await asyncio.to_thread(self._contents.remove_attempts, one.ref, one.attempt)
             await self._writer.write(partial(claims.removed, done=found))
             total += len(found)
         self._metrics.gone("outputs", total)
@@ -90,9 +89,9 @@ class Collector:
     async def collect(self) -> None:
         """Go through the whole store once. Raises LedgerError, StoreError."""
         if not await self._is_ours():
-            log.error("the store is another ledger's: nothing is cleared", extra={"store": self._store.url})
+            log.error("the store is another ledger's: nothing is cleared", extra={"store": self._contents.url})
             return
-        await asyncio.to_thread(contents.put_back, self._store)
+        await asyncio.to_thread(self._contents.put_back)
         stored = await self._collect_outputs()
         self._metrics.stored_outputs.set(stored.total())
         await self._collect_inputs()
@@ -102,19 +101,19 @@ class Collector:
     async def _is_ours(self) -> bool:
         """Say whether the store is the ledger's: marked as its own, or nobody's and not full of what it never knew."""
         ledger = str(await self._writer.read(claims.identity))
-        owner = await asyncio.to_thread(contents.owner, self._store)
+        owner = await asyncio.to_thread(self._contents.owner)
         if owner:
             return owner == ledger
-        some = await asyncio.to_thread(_some, contents.stored_attempts(self._store))
+        some = await asyncio.to_thread(_some, self._contents.stored_attempts())
         stored = [(one.job, one.attempt) for one in some]
         unknown = await self._writer.read(lambda tx: claims.unclaimed_attempts(tx, stored, 0))
         if stored and len(unknown) == len(stored):
             return False
-        await asyncio.to_thread(contents.own, self._store, ledger)
+        await asyncio.to_thread(self._contents.own, ledger)
         return True
 
     async def _measure(self) -> None:
-        room = await asyncio.to_thread(contents.room, self._store)
+        room = await asyncio.to_thread(self._contents.room)
         if room is not None:
             self._metrics.store_size.set(room[0])
             self._metrics.store_free.set(room[1])
@@ -122,13 +121,13 @@ class Collector:
     async def _collect_outputs(self) -> Counter[str]:
         """Remove attempts that no row claims; gives the bytes of the others, by the owner of their job."""
         stored: Counter[str] = Counter()
-        walk = contents.stored_attempts(self._store)
+        walk = self._contents.stored_attempts()
         while batch := await asyncio.to_thread(_some, walk):
             for one in batch:
                 stored[_owner(one.job)] += one.size
             old = {(one.job, one.attempt): one for one in batch if one.age_s > self._bounds.unneeded_s}
             for gone in await self._unclaimed(old):
-                await asyncio.to_thread(self._store.remove_attempt, gone.job, gone.attempt)
+                await asyncio.to_thread(self._contents.remove_attempt, gone.job, gone.attempt)
                 stored[_owner(gone.job)] -= gone.size
                 self._metrics.gone("outputs", 1)
                 log.info("output removed that nobody needs", extra={"job": gone.job, "attempt": gone.attempt})
@@ -140,11 +139,11 @@ class Collector:
         return [old[one] for one in found]
 
     async def _collect_inputs(self) -> None:
-        walk = contents.old_inputs(self._store, self._bounds.unneeded_s)
+        walk = self._contents.old_inputs(self._bounds.unneeded_s)
         while batch := await asyncio.to_thread(_some, walk):
             for digest in await self._writer.read(partial(claims.unclaimed_inputs, digests=batch)):
                 went = await asyncio.to_thread(
-                    contents.remove_input, self._store, digest, self._bounds.unneeded_s, self._is_needed
+                    self._contents.remove_input, digest, self._bounds.unneeded_s, self._is_needed
                 )
                 self._metrics.gone("inputs", int(went))
 
@@ -175,7 +174,7 @@ class Collector:
             last = page[-1]
             chosen = []
             for job in page:
-                size = await asyncio.to_thread(contents.bytes_of, self._store, job.ref)
+                size = await asyncio.to_thread(self._contents.bytes_of, job.ref)
                 if size and given < too_many:
                     chosen.append(job.number)
                     given += size

@@ -14,12 +14,12 @@ from types import UnionType
 
 from adapters.metrics import Metrics
 from adapters.replies import may_answer
+from adapters.storage.contract import Store
 from adapters.storage.errands import Errands
 from adapters.storage.errors import StoreError
 from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
-from adapters.storage.store import Store
 from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.inbound import Refusal, take_in

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from adapters.errors import AdapterError
 from adapters.metrics import Metrics
+from adapters.storage.contract import Store, StoredFile
 from adapters.storage.digests import Digest, Digests
 from adapters.storage.errors import StoreError
 from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
-from adapters.storage.store import Store, StoredFile
 from broker.errors import TransferFailed
 from broker.transfer import Transfers
 from broker.transfer.leftovers import name_of_transfer

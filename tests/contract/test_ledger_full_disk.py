@@ -22,7 +22,7 @@ from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.routes import DEAD, down
 from schemas.description import JobDescription
@@ -148,7 +148,7 @@ async def test_an_adapter_that_starts_on_a_full_disk_takes_no_message_and_begins
     filler = fill(small_disk)
     with pytest.raises(LedgerError):
         fill_log(ledger)
-    store = Store(f"file://{small_disk}/store")
+    store = FsspecStore(f"file://{small_disk}/store")
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
 
     running = asyncio.create_task(adapter.run(sweep_s=3600))

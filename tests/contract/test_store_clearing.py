@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 from adapters.ledger import deletion
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage import contents
 from adapters.storage.collector import Bounds, Collector
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from schemas.description import Input
 from schemas.files import InputFile, OutputFile
@@ -39,13 +39,13 @@ class Yard:
         self.desk = Desk(f"sqlite:///{directory / ledger}")
         self.desk.now_ms = time.time_ns() // 1_000_000
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)
-        self.store = Store(f"file://{self.root}", self.desk.ledger.served_s)
+        self.store = FsspecStore(f"file://{self.root}", self.desk.ledger.served_s)
 
     async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
         writer = LedgerWriter(wire, self.desk.ledger, metrics)
-        collector = Collector(self.store, writer, bounds or Bounds(), metrics)
+        collector = Collector(FsspecContents(self.store), writer, bounds or Bounds(), metrics)
         try:
             await work(collector)  # type: ignore[misc]
         finally:
@@ -176,20 +176,20 @@ async def test_an_input_that_a_job_is_submitted_with_at_that_moment_stays_or_the
         verdict = yard.desk.submit(f"job-{len(accepted)}", stored=known, inputs=[Input(name="i", sha256=digest)])
         accepted.append(verdict.accepted)
 
-    removed = contents.remove_input
+    removed = FsspecContents.remove_input
 
-    def raced(store: Store, digest: str, keep_s: float, is_needed: Callable[[str], bool]) -> bool:
+    def raced(contents: FsspecContents, digest: str, keep_s: float, is_needed: Callable[[str], bool]) -> bool:
         if moment == "before it is put aside":
             submit()
-            return removed(store, digest, keep_s, is_needed)
+            return removed(contents, digest, keep_s, is_needed)
 
         def asked(wanted: str) -> bool:
             submit()
             return is_needed(wanted)
 
-        return removed(store, digest, keep_s, asked)
+        return removed(contents, digest, keep_s, asked)
 
-    monkeypatch.setattr(contents, "remove_input", raced)
+    monkeypatch.setattr(FsspecContents, "remove_input", raced)
 
     await yard.collect()
 

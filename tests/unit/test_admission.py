@@ -13,7 +13,8 @@ from adapters.job.adapter import JobAdapter
 from adapters.ledger.engine import Ledger
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from broker.admission import SHARES, Admission
 from broker.connection import Delivery
 from broker.dead_letters import Burials
@@ -203,12 +204,12 @@ class Opened(Exception):
 async def gates(tmp_path: Path) -> dict[str, Gate | None]:
     """The gates of all processes of the centre, by queue."""
     job, store, keys = ListeningWire("adapter-job-1"), ListeningWire("adapter-store-1"), ListeningWire("keys")
-    ledger, files = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Store(f"file://{tmp_path}/store")
+    ledger, files = Ledger(f"sqlite:///{tmp_path}/ledger.db"), FsspecStore(f"file://{tmp_path}/store")
     ledger.open()
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(tmp_path / "staging"))
     with pytest.raises(Opened):
         await JobAdapter(job, ledger, files, Metrics("job", CollectorRegistry())).run(1.0)
-    adapter = StorageAdapter(store, ledger, files, config, Metrics("store", CollectorRegistry()))
+    adapter = StorageAdapter(store, ledger, files, FsspecContents(files), config, Metrics("store", CollectorRegistry()))
     with pytest.raises(Opened):
         await adapter.run("adapter-store-1")
     service = Service(keys, Any, Any, lifetime_s=1, sweep_s=1)  # type: ignore[arg-type]

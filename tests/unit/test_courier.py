@@ -16,11 +16,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from adapters.metrics import Metrics
-from adapters.storage import contents
+from adapters.storage.contents import FsspecContents
 from adapters.storage.courier import ROOM, Courier
 from adapters.storage.errors import NoRoom
 from adapters.storage.staging import LEFT_BEHIND_S
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.connection import Delivery
 from broker.dead_letters import Burials
 from broker.memory import MemoryCarrier
@@ -55,7 +55,7 @@ class Room:
 
     def __init__(self, directory: Path, **bounds: int) -> None:
         self.wire = MemoryCarrier("adapter-store-1")
-        self.store = Store(f"file://{directory}/store")
+        self.store = FsspecStore(f"file://{directory}/store")
         self.staging = directory / "staging"
         #: The hosts of VMs.
         self.hosts: dict[str, str] = {}
@@ -261,7 +261,7 @@ def test_what_killed_adapters_left_in_staging_and_store_goes_when_it_is_old(room
     room.courier.remove_left_behind()
     first = {path.name[:4] for path in unfinished.iterdir()}
     room.courier.remove_left_behind()
-    contents.put_back(room.store)
+    FsspecContents(room.store).put_back()
 
     assert "old-" in first, "the machine's clock may just have been set: it is looked at once more"
     for directory in (room.staging, unfinished):
@@ -487,14 +487,14 @@ async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken
     data = os.urandom(1 << 18)
     offer = output_offer(0, content=data)
     has_begun, may_go = threading.Event(), threading.Event()
-    put = Store.put
+    put = FsspecStore.put
 
-    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+    def slowly(store: FsspecStore, local: Path, file: OutputFile) -> None:
         has_begun.set()
         may_go.wait(30)
         put(store, local, file)
 
-    monkeypatch.setattr(Store, "put", slowly)
+    monkeypatch.setattr(FsspecStore, "put", slowly)
     room.open("vm-a", offer)
     await until(lambda: room.windows(offer))
     room.send("vm-a", offer, data)
@@ -523,14 +523,14 @@ async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
     data = os.urandom(1 << 18)
     room, offers = two_places(tmp_path, monkeypatch, data)
     has_begun, may_go = threading.Event(), threading.Event()
-    put = Store.put
+    put = FsspecStore.put
 
-    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+    def slowly(store: FsspecStore, local: Path, file: OutputFile) -> None:
         has_begun.set()
         may_go.wait(30)
         put(store, local, file)
 
-    monkeypatch.setattr(Store, "put", slowly)
+    monkeypatch.setattr(FsspecStore, "put", slowly)
     for vm in ("vm-a", "vm-b"):
         room.open(vm, offers[vm])
         await until(lambda vm=vm: room.windows(offers[vm]))

@@ -28,7 +28,7 @@ from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.errors import StoreError
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.outbound import answer_of
 from broker.routes import DEAD, DOWN, UP
@@ -86,8 +86,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"file://{tmp_path}/store")
+def store(tmp_path: Path) -> FsspecStore:
+    return FsspecStore(f"file://{tmp_path}/store")
 
 
 @asynccontextmanager
@@ -158,7 +158,7 @@ async def test_a_turn_waits_for_a_ledger_that_is_away(
 
 
 async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
-    wire: MemoryCarrier, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore
 ) -> None:
     """Two sweeps, each with its mark come back; the second finds the clock where the first left it."""
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
@@ -181,7 +181,7 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 
 
 async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
-    wire: MemoryCarrier, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its adapter was killed after the first portion; the next one's lease clock goes on meanwhile."""
     monkeypatch.setattr("adapters.ledger.arrays.PORTION", 10)
@@ -338,7 +338,7 @@ def test_the_reason_of_a_long_fault_is_short() -> None:
 
 
 async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowledged(
-    wire: MemoryCarrier, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore
 ) -> None:
     inputs = [Input(name=f"input-{n}", sha256=f"{n:064x}") for n in range(1900)]
     submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
