@@ -41,7 +41,7 @@ _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -
 #: Units by the end of a name.
 _UNITS = {"_s": "s", "_ms": "ms", "_mib": "MiB", "_bytes": "bytes"}
 #: Modules whose error classes carry a code of the wire.
-_ERROR_MODULES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "adapters.storage")
+_ERROR_MODULES = ("schemas", "broker", "host_agent", "guest_agent", "adapters")
 
 Rows = Iterable[Iterable[str]]
 

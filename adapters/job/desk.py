@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
+from adapters.errors import StoreError
 from adapters.ledger.submissions import Application, KnownInputs, look_at
-from adapters.storage.errors import StoreError
 from schemas.ledger import JobSubmit
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.background import BackgroundTasks
 from adapters.config import StorageAdapterConfig
-from adapters.errors import LedgerUnavailable
+from adapters.errors import LedgerUnavailable, StoreError
 from adapters.intake import Answers, BatchHandler, Intake
 from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
 from adapters.ledger.attempts import Held
@@ -30,7 +30,6 @@ from adapters.storage.collector import Collector, bounds_of
 from adapters.storage.contents import FsspecContents
 from adapters.storage.contract import Store, StoreContents
 from adapters.storage.courier import Courier
-from adapters.storage.errors import StoreError
 from adapters.storage.store import FsspecStore
 from broker.address import read_address
 from broker.backoff import backoff

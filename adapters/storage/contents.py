@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from adapters.errors import NotStored, StoreError
 from adapters.storage.contract import StoredAttempt
-from adapters.storage.errors import NotStored, StoreError
 from adapters.storage.store import ASIDE, UNFINISHED, FsspecStore, mapped
 from broker import durable
 from schemas.ids import JobRef

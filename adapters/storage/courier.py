@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import UnionType
 
+from adapters.errors import StoreError
 from adapters.metrics import Metrics
 from adapters.replies import may_answer
 from adapters.storage.contract import Store
 from adapters.storage.errands import Errands
-from adapters.storage.errors import StoreError
 from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of

@@ -12,11 +12,10 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, StoreError
 from adapters.metrics import Metrics
 from adapters.storage.contract import Store, StoredFile
 from adapters.storage.digests import Digest, Digests
-from adapters.storage.errors import StoreError
 from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
 from broker.errors import TransferFailed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from adapters.storage.errors import NoRoom, StoreError
+from adapters.errors import NoRoom, StoreError
 from broker.reserve import DiskRoom
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import fsspec
 
+from adapters.errors import NotStored, StoreError
 from adapters.storage.contract import StoredFile
-from adapters.storage.errors import NotStored, StoreError
 from broker import durable, reserve
 from schemas.files import GuestFile, InputFile, OutputFile
 

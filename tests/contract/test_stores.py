@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.errors import NotStored, StoreError
 from adapters.storage.contents import FsspecContents
 from adapters.storage.contract import Store, StoreContents, StoredFile
-from adapters.storage.errors import NotStored, StoreError
 from adapters.storage.store import FsspecStore
 from schemas.files import InputFile, OutputFile
 

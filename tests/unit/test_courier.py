@@ -15,10 +15,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.errors import NoRoom
 from adapters.metrics import Metrics
 from adapters.storage.contents import FsspecContents
 from adapters.storage.courier import ROOM, Courier
-from adapters.storage.errors import NoRoom
 from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import FsspecStore
 from broker.connection import Delivery

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
-from adapters.errors import LedgerUnavailable
+from adapters.errors import LedgerUnavailable, StoreError
 from adapters.intake import BatchHandler, Intake
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
@@ -27,7 +27,6 @@ from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.errors import StoreError
 from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.outbound import answer_of

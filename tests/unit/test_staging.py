@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage.errors import NoRoom
+from adapters.errors import NoRoom
 from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker import reserve

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from adapters.errors import NotStored
 from adapters.storage.contents import FsspecContents
-from adapters.storage.errors import NotStored
 from adapters.storage.store import FsspecStore
 from schemas.files import InputFile, OutputFile
 
