@@ -94,9 +94,9 @@ class Intake:
         self._replies = Replies(connection, metrics)
         #: Move the message to the dead letters, and tell the sender, where it can be told.
         self.refuse = self._replies.refuse
-        self.burials = self._replies.burials
+        self.dead_letters = self._replies.dead_letters
         #: What each stranger may send here.
-        self.admission = Admission(self.burials, lambda: metrics.refused("flood"))
+        self.admission = Admission(self.dead_letters, lambda: metrics.refused("flood"))
         self._waiting: list[Item] = []
         self._wake = asyncio.Event()
         #: Messages queued so far, and those of them that are written down or given up.
@@ -168,7 +168,7 @@ class Intake:
         """Show the link, tell of what was dropped, publish again what nobody has ticked off. Raises LedgerError."""
         self._metrics.connected.set(1 if self._connection.is_up else 0)
         self._metrics.reconnects.set(self._connection.links)
-        self.burials.tell()
+        self.dead_letters.tell()
         await self._writer.publish_stale()
 
     async def _take(self, batch: list[Item]) -> None:

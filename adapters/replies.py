@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapters.metrics import Metrics
 from broker.carrier import Carrier
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.delivery import Delivery
 from broker.outbound import answer_of
 from broker.routes import reply, sender_of
@@ -28,7 +28,7 @@ class Replies:
 
     def __init__(self, connection: Carrier, metrics: Metrics) -> None:
         self._connection, self._metrics = connection, metrics
-        self.burials = Burials(connection)
+        self.dead_letters = DeadLetterPublisher(connection)
 
     def answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Send an answer that nobody stores: it is asked for again if it is lost."""
@@ -41,7 +41,7 @@ class Replies:
         """Move the message to the dead letters, and tell the sender, where it can be told."""
         self._metrics.refused(reason)
         text = clip(text)
-        if not await self.burials.bury(delivery, reason, text):
+        if not await self.dead_letters.publish(delivery, reason, text):
             return  # a flood is not answered either
         call = message.id if message is not None else delivery.properties.message_id
         known = sender or sender_of(delivery.routing_key, delivery.user_id)

@@ -89,7 +89,7 @@ class JobAdapter:
         for queue in ("vc.submissions", "vc.requests", "vc.beats"):
             await consume(queue, take, prefetch=PREFETCH, gate=gate(queue))
         await consume("vc.inventory", take, prefetch=PREFETCH, once=True, gate=gate("vc.inventory"))
-        rejected = Rejected(self._intake.burials)
+        rejected = Rejected(self._intake.dead_letters)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
         await self._enter()

@@ -78,7 +78,7 @@ class StorageAdapter:
             Path(config.staging),
             self._may_store,
             self._host_of,
-            self._intake.burials,
+            self._intake.dead_letters,
             metrics,
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,

@@ -21,7 +21,7 @@ from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker.connection import Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
 from broker.transfer.desk import Desk
@@ -64,7 +64,7 @@ class Courier:
         staging: Path,
         may_store: MayStore,
         host_of: HostOf,
-        burials: Burials,
+        dead_letters: DeadLetterPublisher,
         metrics: Metrics,
         *,
         most_input_bytes: int = 64 << 30,
@@ -72,7 +72,7 @@ class Courier:
     ) -> None:
         """``most_staged_bytes``: see ``Staging``."""
         self._transfers, self._store = transfers, store
-        self._burials, self._metrics = burials, metrics
+        self._dead_letters, self._metrics = dead_letters, metrics
         self._kin = Kin(host_of)
         self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
@@ -129,12 +129,12 @@ class Courier:
 
     async def _put_aside(self, delivery: Delivery, reason: str, text: str) -> None:
         self._metrics.refused(reason)
-        await self._burials.bury(delivery, reason, text)
+        await self._dead_letters.publish(delivery, reason, text)
 
     def _drop(self, sender: str, reason: str) -> None:
         """Count what comes too late or too often: honest ends say such things too, if not often."""
         self._metrics.refused(reason)
-        self._burials.charge(sender, reason)
+        self._dead_letters.charge(sender, reason)
 
     def _on_opening(self, sender: str, message: Message) -> bool:
         if not may_answer(sender) or not isinstance(message, FileOffer | FileGet):

@@ -22,7 +22,7 @@ from adapters.storage.courier import ROOM, Courier
 from adapters.storage.staging import LEFT_BEHIND_S
 from adapters.storage.store import FsspecStore
 from broker.connection import Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.memory import MemoryCarrier
 from broker.offences import Offences
 from broker.routes import DEAD
@@ -65,9 +65,9 @@ class Room:
         self.cut: list[str] = []
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire)
-        self.burials = Burials(self.wire, cut_off=lambda who, _: self.cut.append(who))
+        self.dead_letters = DeadLetterPublisher(self.wire, cut_off=lambda who, _: self.cut.append(who))
         self.courier = Courier(
-            transfers, self.store, self.staging, self._may_store, self._host_of, self.burials, metrics, **bounds
+            transfers, self.store, self.staging, self._may_store, self._host_of, self.dead_letters, metrics, **bounds
         )
 
     async def _host_of(self, vm: str) -> str:
@@ -93,7 +93,7 @@ class Room:
             asyncio.ensure_future(work)  # noqa: RUF006  done in a turn of the loop
         return post
 
-    def buried(self) -> int:
+    def dead_letters_sent(self) -> int:
         return sum(exchange == DEAD for exchange, _, _ in self.wire.sent)
 
     def windows(self, offer: FileOffer) -> list[FileWindow]:
@@ -151,7 +151,7 @@ async def test_what_can_be_read_and_is_not_for_the_courier_is_a_dead_letter_of_i
 
     await until(lambda: [post.acked for post in posts] == [1] * 5)
 
-    assert room.buried() == 5
+    assert room.dead_letters_sent() == 5
     await courier.close()
 
 
@@ -161,7 +161,7 @@ async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_b
     """Honest ends send some chunks when a transfer has just ended, and say each opening again until it is served: a VM
     with many outputs was once cut off for them after an outage."""
     monkeypatch.setattr("broker.offences.OFFENCES", 20)
-    room.burials._offences = Offences()
+    room.dead_letters._offences = Offences()
     chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
 
     posts = [room.hand(room.courier.on_chunk, "vm-a", chunk) for _ in range(30)]
@@ -169,10 +169,10 @@ async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_b
         room.open("vm-b", FileGet(file=InputFile(sha256=SHA256)))
 
     assert [post.acked for post in posts] == [1] * 30
-    assert room.buried() == 0
+    assert room.dead_letters_sent() == 0
     assert room.cut == ["vm-a"]
-    assert room.burials.is_beyond("vm-a")
-    assert not room.burials.is_beyond("vm-b")
+    assert room.dead_letters.is_beyond("vm-a")
+    assert not room.dead_letters.is_beyond("vm-b")
     await room.courier.close()
 
 
@@ -180,7 +180,7 @@ async def test_chunks_that_bring_no_file_on_are_counted_though_a_transfer_is_ope
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.offences.OFFENCES", 20)
-    room.burials._offences = Offences()
+    room.dead_letters._offences = Offences()
     room.allowed["vm-a"] = 1 << 30
     offer = output_offer(1 << 20)
     room.open("vm-a", offer)

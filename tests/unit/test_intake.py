@@ -295,7 +295,7 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: MemoryCarrier,
 
 @pytest.mark.parametrize("sender", ["once-x", "keys", "adapter-store-1"])
 @pytest.mark.parametrize("body", [b"\xc1", encode(Ping()), encode(BEAT)], ids=["unreadable", "other", "beat"])
-async def test_who_may_not_be_written_to_is_buried_in_silence(
+async def test_who_may_not_be_written_to_is_dead_lettered_in_silence(
     wire: MemoryCarrier, ledger: Ledger, sender: str, body: bytes
 ) -> None:
     post = Post(f"{sender}.enrol", body)
@@ -318,7 +318,9 @@ async def test_everybody_else_is_told_why(wire: MemoryCarrier, ledger: Ledger, s
     assert [where for where, _, _ in wire.sent] == [DEAD, UP if sender == "console-a" else DOWN]
 
 
-async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: MemoryCarrier, ledger: Ledger) -> None:
+async def test_an_unreadable_message_is_dead_lettered_however_long_its_fault_is(
+    wire: MemoryCarrier, ledger: Ledger
+) -> None:
     body = msgspec.msgpack.encode({"op": "x" * (MAX_BODY_BYTES - 100)})
     post = Post("vm-a.request", body)
 

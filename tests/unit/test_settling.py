@@ -97,7 +97,7 @@ async def readers(
         yield {
             "intake": jobs._intake.on_delivery,
             "calls": calls.on_delivery,
-            "rejected": Rejected(jobs._intake.burials).on_delivery,
+            "rejected": Rejected(jobs._intake.dead_letters).on_delivery,
             "openings": files._courier.on_opening,
             "chunks": files._courier.on_chunk,
             "control": files._courier.on_message,
