@@ -22,14 +22,14 @@ from adapters.errors import LedgerError
 from adapters.intake import Answers, BatchHandler, Intake
 from adapters.job.calls import Calls
 from adapters.job.caretaker import Caretaker, keep_of
-from adapters.job.desk import SubmissionDesk
 from adapters.job.lease_watch import Advice, LeaseWatch
 from adapters.job.rejected import Rejected
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
 from adapters.ledger.engine import Ledger
 from adapters.ledger.policy import Policy
 from adapters.ledger.retention import Keep
-from adapters.ledger.submissions import Application
+from adapters.ledger.submissions import CheckedSubmission
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
@@ -77,9 +77,9 @@ class JobAdapter:
         retain_s: float = 3600.0,
     ) -> None:
         self._connection, self._ledger, self._metrics = connection, ledger, metrics
-        self._desk = SubmissionDesk(store.has_input)
+        self._checker = SubmissionChecker(store.has_input)
         self._writer = LedgerWriter(connection, ledger, metrics)
-        self._intake = Intake(connection, self._writer, kinds(self._desk), metrics, after=assignments.match)
+        self._intake = Intake(connection, self._writer, kinds(self._checker), metrics, after=assignments.match)
         self._calls = Calls(connection, self._writer, self._intake.on_delivery)
         self._caretaker = Caretaker(self._writer, keep or Keep(), retain_s)
 
@@ -101,7 +101,7 @@ class JobAdapter:
                 group.create_task(self._caretaker.run(), name="retention")
         finally:
             await self._connection.close()
-            self._desk.close()
+            self._checker.close()
             await self._leave()
             await self._writer.close()
 
@@ -171,12 +171,12 @@ class JobAdapter:
         metrics.outbox.set(stats.outbox)
 
 
-def kinds(desk: SubmissionDesk) -> dict[type[Message], BatchHandler]:
+def kinds(checker: SubmissionChecker) -> dict[type[Message], BatchHandler]:
     """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
     vm, host = frozenset({Kind.VM}), frozenset({Kind.HOST})
     feeders = frozenset({Kind.SITE, Kind.CONSOLE})
     return {
-        JobSubmit: BatchHandler(handle=_submit, prepare=desk.look_at, senders=feeders),
+        JobSubmit: BatchHandler(handle=_submit, prepare=checker.check, senders=feeders),
         AgentHello: BatchHandler(handle=_each(_hello), senders=vm),
         JobRequest: BatchHandler(handle=_ask, senders=vm),
         JobWithdraw: BatchHandler(handle=_withdraw, senders=vm),
@@ -191,7 +191,7 @@ def _each(one: Callable[[Tx, str, M], Reply | None]) -> Callable[[Tx, Sequence[t
     return lambda tx, items: [one(tx, sender, message) for sender, message in items]
 
 
-def _submit(tx: Tx, items: Sequence[tuple[str, Application]]) -> Answers:
+def _submit(tx: Tx, items: Sequence[tuple[str, CheckedSubmission]]) -> Answers:
     return [_brief(verdict) for verdict in submissions.submit_all(tx, items)]
 
 

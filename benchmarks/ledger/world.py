@@ -71,7 +71,7 @@ class World:
     def submit(self, *jobs: tuple[str, JobDescription]) -> list[JobAssign]:
         """Submit jobs, each with its owner."""
         messages = [(owner, JobSubmit(job=job)) for owner, job in jobs]
-        looked_at = [(owner, submissions.look_at(message, lambda _: True)) for owner, message in messages]
+        looked_at = [(owner, submissions.check(message, lambda _: True)) for owner, message in messages]
         return self.write(lambda tx: submissions.submit_all(tx, looked_at))[1]
 
     def ask(self, *asked: tuple[str, JobRequest]) -> list[JobAssign]:

@@ -225,8 +225,8 @@ class Desk:
     def submit(self, job_id: str, owner: str = SITE, *, stored: Sequence[str] = (), **fields: Any) -> JobVerdict:
         job = JobDescription(id=job_id, **{"executable": "run.sh", **fields})
         message = JobSubmit(id=self.id(), job=job)
-        application = submissions.look_at(message, lambda digest: digest in stored)
-        return self.write(lambda tx: submissions.submit(tx, owner, application))
+        checked = submissions.check(message, lambda digest: digest in stored)
+        return self.write(lambda tx: submissions.submit(tx, owner, checked))
 
     def cancel(self, job: str, owner: str = "", by: str = "") -> JobsChanged:
         return self.order(lambda tx: orders.cancel(tx, JobCancel(id=self.id(), job=job), owner, by))

@@ -14,7 +14,7 @@ from adapters.intake import Intake
 from adapters.job import caretaker
 from adapters.job.adapter import kinds
 from adapters.job.caretaker import Caretaker
-from adapters.job.desk import SubmissionDesk
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import classes, retention, tables
 from adapters.ledger.retention import Keep
 from adapters.ledger_writer import LedgerWriter
@@ -148,7 +148,7 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
 async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "MOST_OF_VM", 0)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
-    wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionDesk(lambda digest: True)
+    wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionChecker(lambda digest: True)
     metrics = Metrics(wire.user, CollectorRegistry())
     writer = LedgerWriter(wire, desk.ledger, metrics)
     intake = Intake(wire, writer, kinds(submitted), metrics, after=lambda tx: None)

@@ -27,8 +27,8 @@ DIRAC = Origin("dirac", b"wms 7")
 def bring(desk: Desk, job_id: str = "one", origin: Origin | None = DIRAC, **more: Any) -> JobVerdict:
     """Submit as an edge does."""
     message = JobSubmit(id=desk.id(), job=JobDescription(id=job_id, executable="run.sh", **more))
-    application = submissions.look_at(message, lambda digest: True, origin)
-    return desk.write(lambda tx: submissions.submit(tx, SITE, application))
+    checked = submissions.check(message, lambda digest: True, origin)
+    return desk.write(lambda tx: submissions.submit(tx, SITE, checked))
 
 
 def end(desk: Desk, outcome: Outcome = Outcome.DONE) -> None:

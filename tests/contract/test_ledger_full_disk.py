@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from adapters.errors import LedgerError
 from adapters.intake import Intake
 from adapters.job.adapter import JobAdapter, kinds
-from adapters.job.desk import SubmissionDesk
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger_writer import LedgerWriter
@@ -60,15 +60,15 @@ def submission(number: int) -> JobSubmit:
 async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_is_room(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger, wire, desk = (
+    ledger, wire, checker = (
         Ledger(f"sqlite:///{small_disk}/ledger.db"),
         MemoryCarrier("adapter-job-1"),
-        SubmissionDesk(lambda digest: True),
+        SubmissionChecker(lambda digest: True),
     )
     ledger.open()
     metrics = Metrics(wire.user, CollectorRegistry())
     writer = LedgerWriter(wire, ledger, metrics)
-    intake = Intake(wire, writer, kinds(desk), metrics, after=lambda tx: None)
+    intake = Intake(wire, writer, kinds(checker), metrics, after=lambda tx: None)
     answers: list[bool] = []
     is_there = writer.is_there
 
@@ -95,7 +95,7 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await writer.close()
-    desk.close()
+    checker.close()
     assert was_acked == []
     assert answers[:2] == [False, False]
     assert put_off == [], "nobody is blamed for a disk that takes nothing"

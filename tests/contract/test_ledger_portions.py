@@ -48,10 +48,10 @@ def ask_for(desk: Desk, vms: int, machine: Machine = SMALL) -> None:
 def submit_only(desk: Desk, job_id: str, **fields: Any) -> Rest:
     """Submit in one transaction, as an adapter does that is killed after it; gives what it has left."""
     job = JobDescription(id=job_id, executable="run.sh", **fields)
-    application = submissions.look_at(JobSubmit(id=desk.id(), job=job), lambda digest: True)
+    checked = submissions.check(JobSubmit(id=desk.id(), job=job), lambda digest: True)
 
     def work(tx: Tx) -> tuple[Rest, list[outbox.OutboxRow]]:
-        submissions.submit(tx, SITE, application)
+        submissions.submit(tx, SITE, checked)
         assignments.match(tx)
         return tx.rest, outbox.fresh(tx)
 

@@ -20,8 +20,8 @@ from adapters.intake import BatchHandler, Intake
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
-from adapters.job.desk import SubmissionDesk
 from adapters.job.lease_watch import LeaseWatch
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import clock, orders, submissions, tables, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
@@ -185,8 +185,8 @@ async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
     """Its adapter was killed after the first portion; the next one's lease clock goes on meanwhile."""
     monkeypatch.setattr("adapters.ledger.arrays.PORTION", 10)
     job = JobDescription(id="many", executable="run.sh", array=1000)
-    application = submissions.look_at(JobSubmit(job=job), lambda digest: True)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", application))
+    checked = submissions.check(JobSubmit(job=job), lambda digest: True)
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", checked))
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
     put_mark, at_marks = adapter._put_mark, []
 
@@ -238,9 +238,9 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: M
         hangs.wait(10)
         return True
 
-    desk = SubmissionDesk(has_input, patience_s=0.3)
+    checker = SubmissionChecker(has_input, patience_s=0.3)
     inputs = [Input(name="a", sha256="0" * 64)]
-    async with running(wire, ledger, kinds(desk)) as intake:
+    async with running(wire, ledger, kinds(checker)) as intake:
         slow = Post("site-a.submit", JobSubmit(job=JobDescription(id="slow", executable="x", inputs=inputs)))
         beat = Post("vm-a.beat", BEAT)
         plain = Post("site-b.submit", JobSubmit(job=JobDescription(id="plain", executable="x")))
@@ -250,7 +250,7 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: M
         was_acked = slow.acked
         await until(lambda: slow.acked, 20)
     hangs.set()
-    desk.close()
+    checker.close()
 
     verdicts = {v.job: v for _, v in wire.sent_to(DOWN) if isinstance(v, JobVerdict)}
     assert not was_acked
@@ -267,11 +267,11 @@ async def test_a_store_is_asked_for_the_inputs_of_a_job_together() -> None:
         together.wait(20)  # broken, and so an error, unless four ask at the same time
         return not digest.endswith("7")
 
-    desk = SubmissionDesk(has_input)
+    checker = SubmissionChecker(has_input)
     inputs = [Input(name=f"{n}", sha256=f"{n:064}") for n in range(8)]
     job = JobDescription(id="j", executable="x", inputs=[*inputs, Input(name="again", sha256=f"{7:064}")])
-    found = await desk.look_at("site-a", JobSubmit(job=job))
-    desk.close()
+    found = await checker.check("site-a", JobSubmit(job=job))
+    checker.close()
 
     assert [reason.partition(":")[0] for reason in found.reasons] == ["input '7'", "input 'again'"]
 
@@ -280,13 +280,13 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: MemoryCarrier,
     def has_input(digest: str) -> bool:
         raise StoreError("store file:///srv: Input/output error")
 
-    desk = SubmissionDesk(has_input)
+    checker = SubmissionChecker(has_input)
     inputs = [Input(name="a", sha256="0" * 64)]
-    async with running(wire, ledger, kinds(desk)) as intake:
+    async with running(wire, ledger, kinds(checker)) as intake:
         post = Post("site-a.submit", JobSubmit(job=JobDescription(id="j", executable="x", inputs=inputs)))
         intake.on_delivery(post.delivery)
         await until(lambda: post.acked, 20)
-    desk.close()
+    checker.close()
 
     verdict = wire.sent_to(DOWN)[0][1]
     assert isinstance(verdict, JobVerdict)
@@ -345,7 +345,7 @@ async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowl
     submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
     posts = [Post("site-a.submit", submission), Post("site-b.submit", submission)]
 
-    async with running(wire, ledger, kinds(SubmissionDesk(store.has_input))) as intake:
+    async with running(wire, ledger, kinds(SubmissionChecker(store.has_input))) as intake:
         for post in posts:
             intake.on_delivery(post.delivery)
         await until(lambda: all(post.acked for post in posts), 20)
@@ -450,7 +450,7 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 ) -> None:
     monkeypatch.setattr(orders, "PORTION", 10)
     job = JobDescription(id="many", executable="x", array=200)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.check(JobSubmit(job=job), lambda _: True)))
     seen: list[int] = []
 
     def beat(tx: Tx, items: Any) -> list[None]:
@@ -476,7 +476,7 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
     monkeypatch.setattr(orders, "PORTION", 10)
     monkeypatch.setattr(calls_module, "ORDER_S", 0.0)
     job = JobDescription(id="many", executable="x", array=15)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.check(JobSubmit(job=job), lambda _: True)))
 
     async with running(wire, ledger, {}) as intake:
         for _ in range(2):
