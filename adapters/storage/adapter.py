@@ -29,8 +29,8 @@ from adapters.metrics import Metrics
 from adapters.storage.collector import Collector, bounds_of
 from adapters.storage.contents import FsspecContents
 from adapters.storage.contract import Store, StoreContents
-from adapters.storage.courier import Courier
 from adapters.storage.store import FsspecStore
+from adapters.storage.transfer_server import TransferServer
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -72,7 +72,7 @@ class StorageAdapter:
         complete = BatchHandler(handle=_complete, senders=frozenset({Kind.VM}))
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._intake = Intake(connection, self._writer, {JobCompletion: complete}, metrics, after=assignments.match)
-        self._courier = Courier(
+        self._transfer_server = TransferServer(
             Transfers(connection),
             store,
             Path(config.staging),
@@ -88,12 +88,12 @@ class StorageAdapter:
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
-        courier, gate = self._courier, self._intake.admission.gate
+        transfer_server, gate = self._transfer_server, self._intake.admission.gate
         chunks, control = f"vc.chunks.{user}", f"vc.control.{user}"
         consume = self._connection.consume
-        await consume("vc.offers", courier.on_opening, prefetch=64, gate=gate("vc.offers"))
-        await consume(chunks, courier.on_chunk, prefetch=256, once=True, gate=gate(chunks))
-        await consume(control, courier.on_message, prefetch=256, gate=gate(control))
+        await consume("vc.offers", transfer_server.on_opening, prefetch=64, gate=gate("vc.offers"))
+        await consume(chunks, transfer_server.on_chunk, prefetch=256, once=True, gate=gate(chunks))
+        await consume(control, transfer_server.on_message, prefetch=256, gate=gate(control))
         completions = "vc.completions"
         await consume(completions, self._on_completion, prefetch=PREFETCH, bundles=True, gate=gate(completions))
         await self._connection.open()
@@ -103,9 +103,9 @@ class StorageAdapter:
                 group.create_task(self._sweep(), name="sweep")
                 group.create_task(self._turns(), name="turns")
                 group.create_task(self._collector.run(), name="collector")
-                group.create_task(self._courier.sweep(), name="staging sweep")
+                group.create_task(self._transfer_server.sweep(), name="staging sweep")
         finally:
-            await self._courier.close()
+            await self._transfer_server.close()
             await self._connection.close()
             await self._writer.close()
 

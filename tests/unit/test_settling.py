@@ -98,16 +98,16 @@ async def readers(
             "intake": jobs._intake.on_delivery,
             "calls": calls.on_delivery,
             "rejected": Rejected(jobs._intake.dead_letters).on_delivery,
-            "openings": files._courier.on_opening,
-            "chunks": files._courier.on_chunk,
-            "control": files._courier.on_message,
+            "openings": files._transfer_server.on_opening,
+            "chunks": files._transfer_server.on_chunk,
+            "control": files._transfer_server.on_message,
             "completions": files._on_completion,
         }
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await files._courier.close()
+        await files._transfer_server.close()
 
 
 class Deliveries:

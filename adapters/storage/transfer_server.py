@@ -1,6 +1,6 @@
-"""The storage adapter's transfers: who is heard, who has a place, who is told to wait; each is an errand.
+"""The storage adapter's transfers: who is heard, who has a place, who is told to wait. ``file_transfers`` serves each.
 
-What cannot be read, or is not the courier's, is a dead letter of its sender; what comes too late or too often is
+What cannot be read, or is not for it, is a dead letter of its sender; what comes too late or too often is
 counted against it.
 """
 
@@ -16,7 +16,7 @@ from adapters.errors import StoreError
 from adapters.metrics import Metrics
 from adapters.replies import may_answer
 from adapters.storage.contract import Store
-from adapters.storage.errands import Errands
+from adapters.storage.file_transfers import FileTransfers
 from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
@@ -54,7 +54,7 @@ CONTROLS = FileWindow | FileWait | FileDone | FileAbort | FileOffer
 HostOf = Callable[[str], Awaitable[str]]
 
 
-class Courier:
+class TransferServer:
     """See the module."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Courier:
         self._kin = Kin(host_of)
         self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
-        self._errands = Errands(transfers, store, self._staging, rights, metrics)
+        self._file_transfers = FileTransfers(transfers, store, self._staging, rights, metrics)
         self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
         self._kin.on_found = self.desk.recognise
 
@@ -149,6 +149,6 @@ class Courier:
         return is_taken
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
-        if not self.desk.open(sender, message, lambda: self._errands.serve(sender, message)):
+        if not self.desk.open(sender, message, lambda: self._file_transfers.serve(sender, message)):
             # Who has many files says of each one every few seconds that it is there: no offence, however many.
             self._metrics.refused("flood")

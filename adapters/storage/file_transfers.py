@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 OFFERS_TO_THE_SILENT = 3
 
 
-class Errands:
+class FileTransfers:
     """See the module."""
 
     def __init__(self, transfers: Transfers, store: Store, staging: Staging, rights: Rights, metrics: Metrics) -> None:
@@ -44,7 +44,7 @@ class Errands:
         self._digests = Digests()
 
     async def serve(self, sender: str, message: FileOffer | FileGet) -> None:
-        """Take or give what is asked for; whatever goes wrong is told to who asked, and ends the errand alone.
+        """Take or give what is asked for; whatever goes wrong is told to who asked, and ends this transfer alone.
 
         Cancelled, it leaves what came to whoever serves the same transfer next."""
         try:
