@@ -15,9 +15,9 @@ from types import UnionType
 from adapters.errors import StoreError
 from adapters.metrics import Metrics
 from adapters.replies import may_answer
+from adapters.storage.accounting import AccountingGroups
 from adapters.storage.contract import Store
 from adapters.storage.file_transfers import FileTransfers
-from adapters.storage.kin import Kin
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker.connection import Delivery
@@ -73,12 +73,12 @@ class TransferServer:
         """``most_staged_bytes``: see ``Staging``."""
         self._transfers, self._store = transfers, store
         self._dead_letters, self._metrics = dead_letters, metrics
-        self._kin = Kin(host_of)
-        self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
+        self._groups = AccountingGroups(host_of)
+        self._staging = Staging(staging, self._groups.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
         self._file_transfers = FileTransfers(transfers, store, self._staging, rights, metrics)
-        self.desk = Desk(transfers, ROOM, kin_of=self._kin.known)
-        self._kin.on_found = self.desk.recognise
+        self.desk = Desk(transfers, ROOM, kin_of=self._groups.known)
+        self._groups.on_found = self.desk.recognise
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
@@ -95,7 +95,7 @@ class TransferServer:
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
         await self.desk.close()
-        await self._kin.close()
+        await self._groups.close()
 
     async def sweep(self) -> None:
         """Look after the staging directory and the store's unfinished files until cancelled."""
