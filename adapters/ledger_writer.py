@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from adapters.background import BackgroundTasks
+from adapters.deferred_work import DeferredWork
 from adapters.errors import LedgerError, LedgerUnavailable
 from adapters.ledger import outbox
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
-from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import OutboxRow, Tx
 from adapters.metrics import Metrics
 from adapters.outbox_publisher import OutboxPublisher
-from adapters.remainder import Remainder
 from broker.carrier import Carrier
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Committed(Struct, frozen=True):
     outgoing: list[OutboxRow]
     counts: dict[str, int]
     observations: list[tuple[str, float]]
-    rest: Rest
+    deferred: Deferred
 
 
 class LedgerWriter:
@@ -53,7 +53,7 @@ class LedgerWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         #: What has been started and must end before ``close`` returns.
         self.background = BackgroundTasks()
-        self._remainder = Remainder(self.write, self.background.start)
+        self._deferred_work = DeferredWork(self.write, self.background.start)
 
     async def write(self, work: Callable[[Tx], Any], *, light: bool = False) -> Any:
         """Run ``work`` in a transaction, and have published what it put out; gives its result. Raises LedgerError."""
@@ -74,7 +74,7 @@ class LedgerWriter:
 
     async def publish(self, committed: Committed) -> None:
         """Publish what a commit caused, count it, and see to what it has left. Raises nothing of the broker's."""
-        self._remainder.take(committed.rest)
+        self._deferred_work.take(committed.deferred)
         self._metrics.note(committed.counts, committed.observations)
         await self._publisher.publish(committed.outgoing)
 
@@ -126,4 +126,4 @@ def _ticked(ticks: list[str], work: Callable[[Tx], Any], tx: Tx) -> Committed:
     """One transaction, in the writer's thread. What it put out becomes rows at its end: the list is filled by then."""
     outbox.tick(tx, ticks)
     result = work(tx)
-    return Committed(result, outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.rest)
+    return Committed(result, outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.deferred)

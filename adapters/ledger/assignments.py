@@ -34,10 +34,10 @@ from sqlalchemy import (
 
 from adapters.ledger import arrays, classes, outbox, tables, tallies, terms
 from adapters.ledger.backlog import Backlog, Backlogs
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.floor import VmFloor
 from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
-from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import Tx, portions
 from broker.routes import down
 from schemas.description import JobDescription
@@ -46,7 +46,8 @@ from schemas.ledger import JobState
 
 #: Rows read at a time; a batch seldom needs more.
 PAGE = 64
-#: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; ``tx.rest`` has the others.
+#: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; others go to
+#: ``tx.deferred``.
 MOST_PAIRS, MOST_BYTES = 400, 8 << 20
 #: Classes of free slots that one sweep looks at; the next takes others.
 MOST_OFFERS = 20
@@ -144,16 +145,16 @@ def match(tx: Tx) -> int:
     backlog = _backlog(tx) if offers else _backlog(tx, shapes)
     made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
     if not is_whole:
-        tx.rest.take_over(Rest(offers, shapes))
+        tx.deferred.take_over(Deferred(offers, shapes))
     return made
 
 
-def go_on(tx: Tx, rest: Rest) -> None:
-    """Do a portion of what another transaction has left; ``tx.rest`` has what is left of it."""
-    if rest.is_making:
+def go_on(tx: Tx, deferred: Deferred) -> None:
+    """Do a portion of what another transaction has left; ``tx.deferred`` has what is left of it."""
+    if deferred.is_making:
         arrays.make_more(tx)
-    tx.fresh_offers |= rest.offers
-    tx.fresh_shapes |= rest.shapes
+    tx.fresh_offers |= deferred.offers
+    tx.fresh_shapes |= deferred.shapes
     match(tx)
 
 
@@ -168,7 +169,7 @@ def match_all(tx: Tx) -> int:
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
     made, is_whole = _assign(tx, Idle(tx, turn), _backlog(tx))
     if not is_whole:
-        tx.rest.offers |= set(turn)
+        tx.deferred.offers |= set(turn)
     return made
 
 

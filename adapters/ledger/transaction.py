@@ -17,9 +17,9 @@ from sqlalchemy import Connection, CursorResult, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.known import Known
 from adapters.ledger.policy import Policy
-from adapters.ledger.rest import Rest
 from broker.routes import Route
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Tx:
         self.fresh_offers: set[int] = set()
         self.fresh_shapes: set[int] = set()
         #: What was not done here, so that others may write.
-        self.rest = Rest()
+        self.deferred = Deferred()
         #: Why what a sender has said is of no effect, by sender, for an answer.
         self.refusals: dict[str, str] = {}
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.

@@ -31,9 +31,9 @@ from adapters.ledger import (
     tallies,
     timetable,
 )
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
 from adapters.ledger.policy import Policy
-from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
@@ -197,15 +197,15 @@ class Desk:
         self._ids = (f"{number:012}" for number in itertools.count(1))
 
     def write(self, work: Callable[[Tx], T]) -> T:
-        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int], Rest]:
+        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int], Deferred]:
             result = work(tx)
             assignments.match(tx)
-            return result, outbox.fresh(tx), dict(tx.counts), tx.rest
+            return result, outbox.fresh(tx), dict(tx.counts), tx.deferred
 
-        result, rows, counts, rest = self.ledger.write(all_of_it)
+        result, rows, counts, deferred = self.ledger.write(all_of_it)
         self.sent += [decode(body) for row in rows for body in unbundle(row.body)]
-        if rest:
-            self.write(lambda tx: assignments.go_on(tx, rest))
+        if deferred:
+            self.write(lambda tx: assignments.go_on(tx, deferred))
         self.counts = counts
         return result
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from adapters.errors import LedgerError
 from adapters.ledger import assignments
-from adapters.ledger.rest import Rest
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.transaction import Tx
 
 log = logging.getLogger(__name__)
 
 
-class Remainder:
+class DeferredWork:
     """See the module. Belongs to the adapter's loop."""
 
     def __init__(
@@ -26,21 +26,21 @@ class Remainder:
     ) -> None:
         """``write`` does a transaction and hands what it has left to ``take``; ``start`` runs a task."""
         self._write, self._start = write, start
-        self._rest = Rest()
+        self._deferred = Deferred()
         self._is_at_work = False
 
-    def take(self, rest: Rest) -> None:
+    def take(self, deferred: Deferred) -> None:
         """Take what a transaction has left, and see to it."""
-        self._rest.take_over(rest)
-        if self._rest and not self._is_at_work:
+        self._deferred.take_over(deferred)
+        if self._deferred and not self._is_at_work:
             self._is_at_work = True
             self._start(self._work())
 
     async def _work(self) -> None:
         try:
-            while self._rest:
-                rest, self._rest = self._rest, Rest()
-                await self._write(partial(assignments.go_on, rest=rest))
+            while self._deferred:
+                deferred, self._deferred = self._deferred, Deferred()
+                await self._write(partial(assignments.go_on, deferred=deferred))
         except LedgerError as error:
             log.warning("left for the next sweep", extra={"why": str(error)})
         finally:
