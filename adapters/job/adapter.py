@@ -21,8 +21,8 @@ from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.intake import Answers, BatchHandler, Intake
 from adapters.job.calls import Calls
-from adapters.job.caretaker import Caretaker, keep_of
 from adapters.job.lease_watch import Advice, LeaseWatch
+from adapters.job.purger import Purger, keep_of
 from adapters.job.rejected import Rejected
 from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
@@ -81,7 +81,7 @@ class JobAdapter:
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._intake = Intake(connection, self._writer, kinds(self._checker), metrics, after=assignments.match)
         self._calls = Calls(connection, self._writer, self._intake.on_delivery)
-        self._caretaker = Caretaker(self._writer, keep or Keep(), retain_s)
+        self._purger = Purger(self._writer, keep or Keep(), retain_s)
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
@@ -98,7 +98,7 @@ class JobAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweeps(sweep_s), name="sweeps")
-                group.create_task(self._caretaker.run(), name="retention")
+                group.create_task(self._purger.run(), name="retention")
         finally:
             await self._connection.close()
             self._checker.close()

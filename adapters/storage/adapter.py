@@ -26,10 +26,10 @@ from adapters.ledger.policy import Policy
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.collector import Collector, bounds_of
 from adapters.storage.contents import FsspecContents
 from adapters.storage.contract import Store, StoreContents
 from adapters.storage.store import FsspecStore
+from adapters.storage.store_cleaner import StoreCleaner, bounds_of
 from adapters.storage.transfer_server import TransferServer
 from broker.address import read_address
 from broker.backoff import backoff
@@ -83,7 +83,7 @@ class StorageAdapter:
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
-        self._collector = Collector(contents, self._writer, bounds_of(config), metrics)
+        self._store_cleaner = StoreCleaner(contents, self._writer, bounds_of(config), metrics)
         self._storing = BackgroundTasks()
 
     async def run(self, user: str) -> None:
@@ -102,7 +102,7 @@ class StorageAdapter:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweep(), name="sweep")
                 group.create_task(self._turns(), name="turns")
-                group.create_task(self._collector.run(), name="collector")
+                group.create_task(self._store_cleaner.run(), name="store cleaner")
                 group.create_task(self._transfer_server.sweep(), name="staging sweep")
         finally:
             await self._transfer_server.close()

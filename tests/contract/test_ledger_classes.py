@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Table, func, select
 
 from adapters.intake import Intake
-from adapters.job import caretaker
+from adapters.job import purger
 from adapters.job.adapter import kinds
-from adapters.job.caretaker import Caretaker
+from adapters.job.purger import Purger
 from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import classes, retention, tables
 from adapters.ledger.retention import Keep
@@ -119,7 +119,7 @@ def test_thousands_of_kinds_that_nothing_is_of_go_in_one_round(desk: Desk, table
 
 
 async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caretaker, "BETWEEN_S", 0.0)
+    monkeypatch.setattr(purger, "BETWEEN_S", 0.0)
     monkeypatch.setattr(retention, "PORTION", 10)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
     desk.ledger.write(lambda tx: classes.offer_numbers(tx, [classes.Brought(f"kind-{n}", "") for n in range(45)]))
@@ -134,7 +134,7 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
 
     monkeypatch.setattr(writer, "write", noted)
 
-    await Caretaker(writer, Keep(), 3600).round()
+    await Purger(writer, Keep(), 3600).round()
     retired = desk.ledger.read(
         lambda tx: tx.execute(select(func.count()).where(tables.offers.c.retired_ms > 0)).scalar_one()
     )

@@ -312,7 +312,7 @@ def test_tallies_do_not_grow_with_reconnects(desk: Desk) -> None:
 
 
 def test_who_changes_nothing_waits_for_no_writer(desk: Desk) -> None:
-    """A collector asks about an attempt whose row a completion holds."""
+    """A store's cleaner asks about an attempt whose row a completion holds."""
     desk.submit("one")
     job = desk.start()
     named, is_held, may_end = [(job.job, job.attempt)], threading.Event(), threading.Event()

@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 from adapters.ledger import deletion
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.collector import Bounds, Collector
 from adapters.storage.contents import FsspecContents
 from adapters.storage.store import FsspecStore
+from adapters.storage.store_cleaner import Bounds, StoreCleaner
 from broker.memory import MemoryCarrier
 from schemas.description import Input
 from schemas.files import InputFile, OutputFile
@@ -32,7 +32,7 @@ DAY_S = 86400.0
 
 
 class Yard:
-    """A ledger, its store, and the collector between them."""
+    """A ledger, its store, and its cleaner between them."""
 
     def __init__(self, directory: Path, ledger: str = "ledger.db") -> None:
         self.root = directory / "store"
@@ -41,18 +41,18 @@ class Yard:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)
         self.store = FsspecStore(f"file://{self.root}", self.desk.ledger.served_s)
 
-    async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
+    async def do(self, work: Callable[[StoreCleaner], object], bounds: Bounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
         writer = LedgerWriter(wire, self.desk.ledger, metrics)
-        collector = Collector(FsspecContents(self.store), writer, bounds or Bounds(), metrics)
+        cleaner = StoreCleaner(FsspecContents(self.store), writer, bounds or Bounds(), metrics)
         try:
-            await work(collector)  # type: ignore[misc]
+            await work(cleaner)  # type: ignore[misc]
         finally:
             await writer.close()
 
     async def collect(self, **bounds: float) -> None:
-        await self.do(lambda collector: collector.collect(), Bounds(**bounds))  # type: ignore[arg-type]
+        await self.do(lambda cleaner: cleaner.collect(), Bounds(**bounds))  # type: ignore[arg-type]
 
     def run(
         self, job_id: str, content: bytes = b"12345", outcome: Outcome = Outcome.DONE, owner: str = SITE
@@ -97,7 +97,7 @@ async def test_the_outputs_of_a_deleted_job_go_and_those_of_its_successor_stay(y
     yard.desk.order(lambda tx: deletion.delete_named(tx, JobDelete(job="again")))
     new = yard.run("again", b"anew")
 
-    await yard.do(lambda collector: collector.remove_deleted())
+    await yard.do(lambda cleaner: cleaner.remove_deleted())
 
     assert (old.attempt, new.attempt) == (1, 2)
     assert yard.files() == {place(new)}
@@ -274,6 +274,6 @@ async def test_two_collectors_at_once_do_no_harm(yard: Yard) -> None:
     assert kept.job == f"{SITE}/kept.1"
 
 
-async def both(collector: Collector) -> None:
-    await collector.remove_deleted()
-    await collector.collect()
+async def both(cleaner: StoreCleaner) -> None:
+    await cleaner.remove_deleted()
+    await cleaner.collect()

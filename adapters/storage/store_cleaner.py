@@ -55,7 +55,7 @@ def bounds_of(config: StorageAdapterConfig) -> Bounds:
     )
 
 
-class Collector:
+class StoreCleaner:
     """See the module."""
 
     def __init__(self, contents: StoreContents, writer: LedgerWriter, bounds: Bounds, metrics: Metrics) -> None:

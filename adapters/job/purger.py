@@ -26,7 +26,7 @@ FIRST_AFTER_S = 30.0
 BETWEEN_S = 0.05
 
 
-class Caretaker:
+class Purger:
     """See the module."""
 
     def __init__(self, writer: LedgerWriter, keep: Keep, every_s: float) -> None:
