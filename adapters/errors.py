@@ -1,14 +1,19 @@
 """What can go wrong at the centre, named after what the caller can do about it.
 
 AdapterError
-└── LedgerError              the ledger did not do it; nothing of that transaction happened
-    ├── LedgerUnavailable    the database is down, full, or the outcome of a commit is unknown: do the same again later
-    │   └── Contended        others held the rows or the lock for too long: do the same again
-    ├── Conflict             a rule of the tables forbids it: a fault of the program, look at the chained error
-    ├── NotFound             no such job: mend the name
-    └── Ambiguous            the name fits jobs of several owners: name the owner
+├── LedgerError              the ledger did not do it; nothing of that transaction happened
+│   ├── LedgerUnavailable    the database is down, full, or the outcome of a commit is unknown: do the same again later
+│   │   └── Contended        others held the rows or the lock for too long: do the same again
+│   ├── Conflict             a rule of the tables forbids it: a fault of the program, look at the chained error
+│   ├── NotFound             no such job: mend the name
+│   └── Ambiguous            the name fits jobs of several owners: name the owner
+├── StoreError               the store is full, away, or refusing: the sender keeps the file and tries again
+│   ├── NotStored            there is no such file in the store
+│   └── NoRoom               others on their way have the room that it needs: it passes, who waits spends no patience
+└── TooLarge                 more than may be stored: the job has failed, or the person names another file
 
-SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else.
+SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else, fsspec's
+in ``adapters.storage.store``.
 """
 
 from __future__ import annotations
@@ -50,3 +55,27 @@ class Ambiguous(LedgerError):
     """Several owners have a submission of that id."""
 
     code = ErrorCode.CONFLICT
+
+
+class StoreError(AdapterError):
+    """The store did not do it; nothing under the file's name was changed."""
+
+    code = ErrorCode.STORE
+
+
+class NotStored(StoreError):
+    """The store has no such file."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class NoRoom(StoreError):
+    """A file has no room beside others on their way; no byte of it was taken, and it has room when those are there."""
+
+    code = ErrorCode.NO_ROOM
+
+
+class TooLarge(AdapterError):
+    """The file is over what may be stored; no byte of it was taken."""
+
+    code = ErrorCode.TOO_LARGE

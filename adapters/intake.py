@@ -1,6 +1,6 @@
 """How an adapter takes messages in: many to a transaction; commit, then publish, then acknowledge.
 
-One thread writes the ledger. What gathers while a transaction runs makes up the next one. A message that fails alone is
+What gathers while a transaction runs makes up the next one. A message that fails alone is
 moved to the dead letters with its reason; a database that is away keeps everything waiting, unacknowledged, and one
 that cannot take some message keeps that one back and takes the others.
 """
@@ -10,21 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.batch import MOST_MESSAGES, batch_size
-from adapters.errors import LedgerError, LedgerUnavailable
-from adapters.ledger import outbox
-from adapters.ledger.engine import Ledger
-from adapters.ledger.rest import Rest
-from adapters.ledger.transaction import OutboxRow, Tx
+from adapters.errors import LedgerUnavailable
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import Committed, LedgerWriter
 from adapters.metrics import Metrics
-from adapters.outgoing import Outgoing
-from adapters.remainder import Remainder
+from adapters.replies import Replies
 from broker.admission import Admission
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -36,10 +33,6 @@ from schemas.ids import Kind
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-#: Age at which an unconfirmed message of the outbox is published again, by whoever sees it, ms.
-STALE_MS = 10_000
 #: How long to gather once messages come faster than transactions, seconds: a transaction's statements cost as much
 #: for one message as for ten. One message at a time never waits.
 GATHER_S = 0.008
@@ -51,12 +44,9 @@ AGAIN_S = 5.0
 Answers = Sequence[Reply | None]
 #: Deals with all messages of one kind in a batch: (sender, message) each.
 Handle = Callable[[Tx, Sequence[tuple[str, Any]]], Answers]
-
-
 #: Deals with a delivery by itself, and says whether it did: (delivery, sender, message).
 Taken = Callable[[Delivery, str, Message], bool]
-
-
+#: Finds out what must be known of a message: (sender, message).
 Prepare = Callable[[str, Any], Awaitable[Any]]
 
 
@@ -85,40 +75,30 @@ class Item(Struct, frozen=True):
     is_again: bool = False
 
 
-class _Written(Struct):
-    answers: list[tuple[Item, Reply]]
-    outgoing: list[OutboxRow]
-    counts: dict[str, int]
-    observations: list[tuple[str, float]]
-    rest: Rest
-
-
 class Intake:
     """See the module. ``run`` until cancelled; ``on_delivery`` is the consumers' callback."""
 
     def __init__(
         self,
         connection: Carrier,
-        ledger: Ledger,
+        writer: LedgerWriter,
         handlers: dict[type[Message], BatchHandler],
         metrics: Metrics,
         *,
         after: Callable[[Tx], object],
     ) -> None:
         """``after`` ends every durable transaction: the matching."""
-        self._connection, self._ledger, self._handlers, self._metrics = connection, ledger, handlers, metrics
+        self._connection, self._writer, self._handlers, self._metrics = connection, writer, handlers, metrics
         self._after = after
-        self._waiting: list[Item] = []
-        self._outgoing = Outgoing(connection, metrics)
+        self._start = writer.background.spawn
+        self._replies = Replies(connection, metrics)
         #: Move the message to the dead letters, and tell the sender, where it can be told.
-        self.refuse = self._outgoing.refuse
-        self.burials = self._outgoing.burials
+        self.refuse = self._replies.refuse
+        self.dead_letters = self._replies.dead_letters
         #: What each stranger may send here.
-        self.admission = Admission(self.burials, lambda: metrics.refused("flood"))
+        self.admission = Admission(self.dead_letters, lambda: metrics.refused("flood"))
+        self._waiting: list[Item] = []
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._remainder = Remainder(self.write, self._spawn)
         #: Messages queued so far, and those of them that are written down or given up.
         self._queued = self._settled = 0
         self._some_settled = asyncio.Event()
@@ -130,16 +110,16 @@ class Intake:
         """
         letter = take_in(delivery)
         if isinstance(letter, Refusal):
-            self._spawn(self.refuse(delivery, letter.reason, letter.detail))
+            self._start(self.refuse(delivery, letter.reason, letter.detail))
             return
         sender, message = letter.sender, letter.message
         handler = self._handlers.get(type(message))
         if handler is None or letter.kind not in handler.senders:
             reason = f"{op_of(message)} is not taken from {sender}"
-            self._spawn(self.refuse(delivery, "not_taken", reason, sender, message))
+            self._start(self.refuse(delivery, "not_taken", reason, sender, message))
             return
         if handler.prepare is not None:
-            self._spawn(self._prepare(handler.prepare, sender, message, delivery))
+            self._start(self._prepare(handler.prepare, sender, message, delivery))
         elif not taken(delivery, sender, message):
             self.add(sender, message, delivery)
 
@@ -184,44 +164,12 @@ class Intake:
             self._some_settled.clear()
             await self._some_settled.wait()
 
-    async def write(self, work: Callable[[Tx], Any], *, light: bool = False) -> Any:
-        """Run ``work`` of the adapter's own in the writer thread, and publish what it put out. Raises LedgerError."""
-        return await self._publish_after(work, light=light)
-
-    async def read(self, work: Callable[[Tx], Any]) -> Any:
-        """Run ``work`` on a reading connection. Raises LedgerError."""
-        return await asyncio.to_thread(self._ledger.read, work)
-
-    def read_here(self, work: Callable[[Tx], T]) -> T:
-        """As ``read``, in the calling thread, which is not the loop's."""
-        return self._ledger.read(work)
-
     async def sweep(self) -> None:
-        """Show the link, publish again what nobody has ticked off, tick off what was confirmed. Raises LedgerError."""
+        """Show the link, tell of what was dropped, publish again what nobody has ticked off. Raises LedgerError."""
         self._metrics.connected.set(1 if self._connection.is_up else 0)
         self._metrics.reconnects.set(self._connection.links)
-        self.burials.tell()
-        await self._publish_stale()
-
-    async def _publish_stale(self) -> None:
-        ticks = self._outgoing.take_ticks()
-
-        def work(tx: Tx) -> list[OutboxRow]:
-            outbox.tick(tx, ticks)
-            return outbox.stale(tx, STALE_MS)
-
-        self._start_publishing(await self._in_thread(lambda: self._ledger.write_lightly(work)))
-
-    async def close(self) -> None:
-        """Let what is being published be confirmed, tick it off and stop."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        ticks = self._outgoing.take_ticks()
-        try:
-            if ticks:
-                await self._in_thread(lambda: self._ledger.write_lightly(lambda tx: outbox.tick(tx, ticks)))
-        except LedgerError as error:
-            log.warning("confirmed and not ticked off, it is sent once more", extra={"why": str(error)})
-        self._thread.shutdown()
+        self.dead_letters.tell()
+        await self._writer.publish_stale()
 
     async def _take(self, batch: list[Item]) -> None:
         light = [item for item in batch if self._handlers[type(item.message)].light]
@@ -233,9 +181,9 @@ class Intake:
     async def _commit(self, items: list[Item], *, light: bool) -> None:
         """Write a batch. When it fails, write each alone, so that one bad message holds up no other."""
         try:
-            written = await self._write_items(items, light=light)
+            committed = await self._write_items(items, light=light)
         except LedgerUnavailable as error:
-            await self._part(items, error, light=light)
+            await self._put_off(items, error, light=light)
             return
         except Exception as error:  # noqa: BLE001  whatever broke, it is found out message by message
             if len(items) == 1:
@@ -245,9 +193,9 @@ class Intake:
             for item in items:
                 await self._commit([item], light=light)
             return
-        self._spawn(self._finish(items, written))
+        self._start(self._finish(items, committed))
 
-    async def _part(self, items: list[Item], error: Exception, *, light: bool) -> None:
+    async def _put_off(self, items: list[Item], error: Exception, *, light: bool) -> None:
         """The ledger is there, but not for these: keep each back that it cannot take, and let the others go on."""
         if len(items) > 1:
             for item in items:
@@ -257,34 +205,24 @@ class Intake:
         again = replace(items[0], is_again=True)
         asyncio.get_running_loop().call_later(AGAIN_S, self._queue, again)
 
-    async def _is_there(self) -> bool:
-        """Whether the ledger takes anything at all; an empty transaction is taken by a full disk too."""
-        try:
-            await self._in_thread(lambda: self._ledger.write(outbox.probe))
-        except LedgerError:
-            return False
-        return True
-
-    async def _write_items(self, items: list[Item], *, light: bool) -> _Written:
+    async def _write_items(self, items: list[Item], *, light: bool) -> Committed:
         """Write them in one transaction. Waits for a ledger that is away; raises LedgerUnavailable if it is there."""
-        ticks = self._outgoing.take_ticks()
-        write = self._ledger.write_lightly if light else self._ledger.write
         patience = PATIENCE if len(items) > 1 else 1
         for tries, wait_s in enumerate(backoff(0.2, 10.0), 1):
             try:
-                written: _Written = await self._in_thread(lambda: write(lambda tx: self._work(tx, items, ticks, light)))
-                return written
+                return await self._writer.commit(partial(self._work, items=items, light=light), light=light)
             except LedgerUnavailable as error:
                 log.error("ledger unavailable, waiting", extra={"why": str(error)})
-                if tries >= patience and await self._is_there():
-                    self._outgoing.put_back(ticks)
+                if tries >= patience and await self._writer.is_there():
                     raise
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 
-    def _work(self, tx: Tx, items: list[Item], ticks: list[str], light: bool) -> _Written:
-        """One transaction's work, in the writer thread: all messages of a kind at once, kinds in the table's order."""
-        outbox.tick(tx, ticks)
+    def _work(self, tx: Tx, *, items: list[Item], light: bool) -> list[tuple[Item, Reply]]:
+        """One transaction's work, in the writer's thread: all messages of a kind at once, kinds in the table's order.
+
+        Gives the answers.
+        """
         answers: list[tuple[Item, Reply]] = []
         for message_type, handler in self._handlers.items():
             mine = [item for item in items if type(item.message) is message_type]
@@ -293,59 +231,22 @@ class Intake:
                 answers += [(item, answer) for item, answer in zip(mine, given, strict=True) if answer is not None]
         if not light:
             self._after(tx)
-        return _Written(answers, outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.rest)
+        return answers
 
-    async def _publish_after(self, work: Callable[[Tx], Any], *, light: bool) -> Any:
-        write = self._ledger.write_lightly if light else self._ledger.write
-
-        def whole(tx: Tx) -> tuple[Any, _Written]:
-            result = work(tx)
-            return result, _Written([], outbox.fresh(tx), dict(tx.counts), list(tx.observations), tx.rest)
-
-        result, written = await self._in_thread(lambda: write(whole))
-        self._spawn(self._finish([], written))
-        return result
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        try:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except LedgerUnavailable:
-            self._metrics.usable.set(0)
-            raise
-        self._metrics.usable.set(1)
-        return result
-
-    async def _finish(self, items: list[Item], written: _Written) -> None:
+    async def _finish(self, items: list[Item], committed: Committed) -> None:
         """After the commit: publish what it caused and the answers, then acknowledge what caused it."""
         try:
-            self._remainder.take(written.rest)
-            self._metrics.note(written.counts, written.observations)
-            await self._outgoing.publish(written.outgoing)
-            for item, answer in written.answers:
-                self._outgoing.answer(item.sender, item.message, answer)
+            await self._writer.publish(committed)
+            for item, answer in committed.result:
+                self._replies.answer(item.sender, item.message, answer)
         except Exception:
             log.exception("committed and not told: the outbox has it, and answers are asked for again")
         for item in items:
             if item.delivery is not None:
                 item.delivery.ack()
 
-    def _start_publishing(self, rows: list[OutboxRow]) -> None:
-        if rows:
-            self._metrics.outbox_again.inc(len(rows))
-            self._spawn(self._outgoing.publish(rows))
-
     def _give_up(self, item: Item, error: Exception) -> None:
         log.exception("message failed", exc_info=error, extra={"op": op_of(item.message), "sender": item.sender})
         if item.delivery is not None:
             text = f"{type(error).__name__}: {error}"
-            self._spawn(self.refuse(item.delivery, "failed", text, item.sender, item.message))
-
-    def _spawn(self, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("intake: a step failed", exc_info=task.exception())
+            self._start(self.refuse(item.delivery, "failed", text, item.sender, item.message))

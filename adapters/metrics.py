@@ -22,7 +22,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from schemas.ledger import JobState
+from schemas.ledger import FINAL, SETTLED, JobState
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,9 @@ BUCKETS = (
     0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600,
 )  # fmt: skip
 
-#: States that a job leaves by an order only.
-OUTCOMES = (JobState.DONE, JobState.CANCELLED, JobState.HELD)
+OUTCOMES = tuple(state for state in JobState if state in SETTLED)
 #: States that the gauge shows: what has ended is history, which the counters tell.
-OPEN_STATES = tuple(s for s in JobState if s not in (JobState.DONE, JobState.CANCELLED))
+OPEN_STATES = tuple(state for state in JobState if state not in FINAL)
 #: How an attempt ends: said by its guest, or by the ledger when the guest has gone (lost, expired).
 ATTEMPT_OUTCOMES = ("done", "failed", "cancelled", "lost", "returned", "expired")
 #: Why a message had no effect.

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.delivery import Gate
 from broker.offences import STRANGERS
 from broker.token_buckets import TokenBuckets
@@ -74,13 +74,13 @@ class Admission:
 
     def __init__(
         self,
-        burials: Burials,
+        dead_letters: DeadLetterPublisher,
         note: Callable[[], None] = lambda: None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``burials`` charges who goes beyond its share; ``note`` is called for each message that is dropped."""
-        self._burials, self._note, self._clock = burials, note, clock
+        """``dead_letters`` charges who goes beyond its share; ``note`` is called for each message that is dropped."""
+        self._dead_letters, self._note, self._clock = dead_letters, note, clock
 
     def gate(self, queue: str) -> Gate:
         """Give what judges the messages of a queue: the centre's own and its consoles' all go on.
@@ -95,11 +95,11 @@ class Admission:
             if sender and kind_of(sender) not in STRANGERS:
                 return True
             is_within = shares is None or shares.has(sender, size_bytes, count, self._clock())
-            if is_within and not self._burials.is_beyond(sender):
+            if is_within and not self._dead_letters.is_beyond(sender):
                 return True
             self._note()
             offences = int(name not in SAID_AGAIN)
-            self._burials.charge(sender, f"more than its share of {name}", size_bytes, offences=offences)
+            self._dead_letters.charge(sender, f"more than its share of {name}", size_bytes, offences=offences)
             return False
 
         return judge

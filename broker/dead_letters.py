@@ -35,7 +35,7 @@ class Origin(NamedTuple):
     queue: str = ""
 
 
-class Burials:
+class DeadLetterPublisher:
     """The dead letters that one process of the centre makes."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Burials:
         self._cut_off = cut_off or self._ask_for_cut
         self._offences = Offences()
 
-    async def bury(
+    async def publish(
         self, delivery: Delivery, reason: str, text: str, *, origin: Origin | None = None, owner: str = ""
     ) -> bool:
         """Publish a message to ``vc.dead``, then acknowledge it. Settles it whatever happens.
@@ -72,7 +72,7 @@ class Burials:
             return False
         log.warning("message refused", extra={"reason": reason, "detail": clip(text), "sender": who})
         try:
-            await self._publish(delivery, f"{reason}: {text}"[:MAX_REASON], origin or _origin_of(delivery))
+            await self._send(delivery, f"{reason}: {text}"[:MAX_REASON], origin or _origin_of(delivery))
         except NotDelivered as error:
             log.error("dead letter not delivered", extra={"sender": who, "why": str(error)})
             delivery.reject()
@@ -95,7 +95,7 @@ class Burials:
         for who, count in self._offences.take_dropped().items():
             log.warning("messages dropped, beyond its share", extra={"sender": who, "count": count})
 
-    async def _publish(self, delivery: Delivery, reason: str, origin: Origin) -> None:
+    async def _send(self, delivery: Delivery, reason: str, origin: Origin) -> None:
         headers = {"x-volcloud-reason": reason}
         headers |= {f"x-volcloud-{name}": value for name, value in origin._asdict().items()}
         message_id = delivery.properties.message_id or "unnamed"

@@ -49,7 +49,7 @@ _UNITS = {"_s": "s", "_ms": "ms", "_mib": "MiB", "_bytes": "bytes"}
 #: The ports, by their names in a driver's capabilities.
 _PORTS = [f.name for f in msgspec.structs.fields(Capabilities) if f.name not in ("isolates", "needs_image", "notes")]
 #: Modules whose error classes carry a code of the wire.
-_ERROR_MODULES = ("schemas", "broker", "host_agent", "guest_agent", "adapters", "adapters.storage")
+_ERROR_MODULES = ("schemas", "broker", "host_agent", "guest_agent", "adapters")
 
 Rows = Iterable[Iterable[str]]
 

@@ -118,7 +118,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "job.show": {"job": _JOB},
     "reply.job": {
         "job": _ROW, "description": _DESCRIPTION, "attempts": [_ATTEMPT], "events": [_EVENT],
-        "next_step": "mend the payload, then `volcloud job retry zdecays.3`",
+        "cause": "exit status 7", "next_step": "mend the payload, then `volcloud job retry zdecays.3`",
     },
     "job.cancel": {"job": "zdecays"},
     "job.retry": {"job": "zdecays.3"},

@@ -34,6 +34,16 @@ class JobState(StrEnum):
     HELD = "held"
 
 
+#: Such a job has ended, and no order but a delete changes that.
+FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
+#: It changes by an order only; it is kept for a while, and then deleted.
+SETTLED = FINAL | {JobState.HELD}
+#: No guest has it: it waits for one, or for a person.
+UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
+#: A guest has it.
+AT_WORK = frozenset(JobState) - FINAL - UNASSIGNED
+
+
 class JobSubmit(Message, frozen=True, kw_only=True, tag="job.submit"):
     """A job or an array of them. The owner is the sender; the same id again is answered as before."""
 
@@ -127,12 +137,16 @@ class AttemptRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobRecord(Reply, frozen=True, kw_only=True, tag="reply.job"):
-    """All that is known of one job; ``waiting_for`` names the requirements that no VM meets."""
+    """All that is known of one job, why it is where it is, and what a person can do about it.
+
+    ``waiting_for`` names the requirements that no VM meets.
+    """
 
     job: JobRow
     description: JobDescription
     attempts: list[AttemptRow] = []
     events: list[JobEvent] = []
+    cause: str = ""
     waiting_for: list[str] = []
     next_step: str = ""
 

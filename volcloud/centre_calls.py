@@ -21,6 +21,7 @@ from schemas.errors import DecodeError
 from schemas.ids import JobRef, job_ref
 from schemas.ledger import (
     MAX_LISTED,
+    SETTLED,
     HostList,
     HostRow,
     Hosts,
@@ -44,8 +45,6 @@ from volcloud.errors import BadInput, NoSuchJob, NoSuchVm, SubmissionRefused, Un
 from volcloud.job_name import JobName, read_job_name
 from volcloud.why import Explanation, explain
 
-#: A job in one of these does not change by itself.
-FINAL_STATES = frozenset({JobState.DONE, JobState.CANCELLED, JobState.HELD})
 #: How long an answer of a centre that is at work may take, seconds: orders on many jobs take a while.
 ANSWER_S = 60.0
 #: Silence after which the centre is asked whether it is there at all, and how long that answer may take, seconds.
@@ -193,7 +192,7 @@ class CentreCalls:
         again = partial(_insist, deadline=deadline, on_trouble=on_trouble)
         pause_s, seen, told_at = _POLL_FIRST_S, None, time.monotonic()
         counts = await (self._counts(typed) if deadline is None else again(partial(self._counts, typed)))
-        while counts.keys() - FINAL_STATES:
+        while counts.keys() - SETTLED:
             if counts != seen and on_change is not None:
                 on_change(counts)
             if deadline is not None and time.monotonic() > deadline:
@@ -213,7 +212,7 @@ class CentreCalls:
 
     async def _tell_why(self, name: JobName, tell: Callable[[Explanation], None]) -> None:
         """Say why one job of a name that has not ended is where it is, if there is one still."""
-        going = [state for state in JobState if state not in FINAL_STATES]
+        going = [state for state in JobState if state not in SETTLED]
         found = (await self.jobs(owner=name.owner, job=name.within_owner, states=going, limit=1)).jobs
         if found:
             tell(explain(await self.show(found[0].job)))

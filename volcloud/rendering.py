@@ -108,9 +108,9 @@ def render_record(record: JobRecord) -> RenderableType:
             ("command", " ".join([job.executable, *job.arguments])),
             ("submitted", clock(row.submitted_ms)),
             ("ended", clock(row.ended_ms)),
-            ("reason", row.reason),
+            ("cause", record.cause),
             ("waits for", "; ".join(record.waiting_for)),
-            ("next", record.next_step),
+            ("next step", record.next_step),
         ]
     )
     return Group(head, "", _attempts(record.attempts), "", _events(record))

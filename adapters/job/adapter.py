@@ -21,17 +21,20 @@ from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.intake import Answers, BatchHandler, Intake
 from adapters.job.calls import Calls
-from adapters.job.caretaker import Caretaker, keep_of
-from adapters.job.desk import SubmissionDesk
 from adapters.job.lease_watch import Advice, LeaseWatch
+from adapters.job.purger import Purger, keep_of
 from adapters.job.rejected import Rejected
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
 from adapters.ledger.engine import Ledger
+from adapters.ledger.policy import Policy
 from adapters.ledger.retention import Keep
-from adapters.ledger.submissions import Application
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.submissions import CheckedSubmission
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import HOST_STATES, VM_STATES, Metrics
-from adapters.storage.store import Store
+from adapters.storage.contract import Store
+from adapters.storage.store import FsspecStore
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -74,10 +77,11 @@ class JobAdapter:
         retain_s: float = 3600.0,
     ) -> None:
         self._connection, self._ledger, self._metrics = connection, ledger, metrics
-        self._desk = SubmissionDesk(store.has_input)
-        self._intake = Intake(connection, ledger, kinds(self._desk), metrics, after=assignments.match)
-        self._calls = Calls(connection, self._intake)
-        self._caretaker = Caretaker(self._intake, keep or Keep(), retain_s)
+        self._checker = SubmissionChecker(store.has_input)
+        self._writer = LedgerWriter(connection, ledger, metrics)
+        self._intake = Intake(connection, self._writer, kinds(self._checker), metrics, after=assignments.match)
+        self._calls = Calls(connection, self._writer, self._intake.on_delivery)
+        self._purger = Purger(self._writer, keep or Keep(), retain_s)
 
     async def run(self, sweep_s: float) -> None:
         """Serve until cancelled."""
@@ -85,7 +89,7 @@ class JobAdapter:
         for queue in ("vc.submissions", "vc.requests", "vc.beats"):
             await consume(queue, take, prefetch=PREFETCH, gate=gate(queue))
         await consume("vc.inventory", take, prefetch=PREFETCH, once=True, gate=gate("vc.inventory"))
-        rejected = Rejected(self._intake.burials)
+        rejected = Rejected(self._intake.dead_letters)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
         await self._enter()
@@ -94,18 +98,18 @@ class JobAdapter:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweeps(sweep_s), name="sweeps")
-                group.create_task(self._caretaker.run(), name="retention")
+                group.create_task(self._purger.run(), name="retention")
         finally:
             await self._connection.close()
-            self._desk.close()
+            self._checker.close()
             await self._leave()
-            await self._intake.close()
+            await self._writer.close()
 
     async def _enter(self) -> None:
         """Hold up the lease clock from now on. Waits for a ledger that takes no write: till then no beat is taken."""
         for wait_s in backoff(0.2, 10.0):
             try:
-                await self._intake.write(partial(clock.enter, kind=clock.JOB))
+                await self._writer.write(partial(clock.enter, kind=clock.JOB))
                 return
             except LedgerError as error:
                 log.error("ledger takes no write, waiting", extra={"why": str(error)})
@@ -114,7 +118,7 @@ class JobAdapter:
     async def _leave(self) -> None:
         """Hold up the lease clock no longer: whatever we had been given is the broker's again."""
         try:
-            await self._intake.write(lambda tx: clock.leave(tx, [tx.instance]))
+            await self._writer.write(lambda tx: clock.leave(tx, [tx.instance]))
         except LedgerError as error:
             log.warning("not signed off, the lease clock waits for a while", extra={"why": str(error)})
 
@@ -131,13 +135,13 @@ class JobAdapter:
     async def _sweep(self, watch: LeaseWatch) -> None:
         await self._intake.sweep()
         await self._intake.emptied()
-        found = await self._intake.write(_take_turn, light=True)
+        found = await self._writer.write(_take_turn, light=True)
         advice = watch.look(found, time.monotonic())
-        is_more = await self._intake.write(partial(_follow, found.kept_by, advice))
+        is_more = await self._writer.write(partial(_follow, found.kept_by, advice))
         while is_more:
-            is_more = await self._intake.write(_keep_time)
+            is_more = await self._writer.write(_keep_time)
         await self._put_mark(watch)
-        self._show(await self._intake.read(queries.stats))
+        self._show(await self._writer.read(queries.stats))
         await asyncio.to_thread(self._ledger.tidy)
 
     async def _put_mark(self, watch: LeaseWatch) -> None:
@@ -167,12 +171,12 @@ class JobAdapter:
         metrics.outbox.set(stats.outbox)
 
 
-def kinds(desk: SubmissionDesk) -> dict[type[Message], BatchHandler]:
+def kinds(checker: SubmissionChecker) -> dict[type[Message], BatchHandler]:
     """What a job adapter takes into the ledger, in the order in which a batch is worked through."""
     vm, host = frozenset({Kind.VM}), frozenset({Kind.HOST})
     feeders = frozenset({Kind.SITE, Kind.CONSOLE})
     return {
-        JobSubmit: BatchHandler(handle=_submit, prepare=desk.look_at, senders=feeders),
+        JobSubmit: BatchHandler(handle=_submit, prepare=checker.check, senders=feeders),
         AgentHello: BatchHandler(handle=_each(_hello), senders=vm),
         JobRequest: BatchHandler(handle=_ask, senders=vm),
         JobWithdraw: BatchHandler(handle=_withdraw, senders=vm),
@@ -187,7 +191,7 @@ def _each(one: Callable[[Tx, str, M], Reply | None]) -> Callable[[Tx, Sequence[t
     return lambda tx, items: [one(tx, sender, message) for sender, message in items]
 
 
-def _submit(tx: Tx, items: Sequence[tuple[str, Application]]) -> Answers:
+def _submit(tx: Tx, items: Sequence[tuple[str, CheckedSubmission]]) -> Answers:
     return [_brief(verdict) for verdict in submissions.submit_all(tx, items)]
 
 
@@ -268,7 +272,7 @@ async def run(config: JobAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
-        store = Store(config.store, ledger.served_s)
+        store = FsspecStore(config.store, ledger.served_s)
         adapter = JobAdapter(connection, ledger, store, metrics, keep_of(config), config.retain_s)
         await adapter.run(config.sweep_s)
     finally:

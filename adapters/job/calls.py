@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
-from adapters.intake import Intake
 from adapters.ledger import assignments, deletion, listing, orders, queries, registry
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.delivery import Delivery
@@ -72,14 +72,15 @@ ORDER_S = 5.0
 class Calls:
     """Answers ``vc.calls``."""
 
-    def __init__(self, connection: Carrier, intake: Intake) -> None:
-        self._connection, self._intake = connection, intake
+    def __init__(self, connection: Carrier, writer: LedgerWriter, others: Callable[[Delivery], None]) -> None:
+        """``others`` takes what is no call."""
+        self._connection, self._writer, self._others = connection, writer, others
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Answer a question; hand everything else to the intake, which knows what is taken and what is not."""
         letter = take_in(delivery)
         if not isinstance(letter, Letter) or not _is_a_call(letter):
-            self._intake.on_delivery(delivery)
+            self._others(delivery)
             return
         sender, message = letter.sender, letter.message
         answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
@@ -90,7 +91,7 @@ class Calls:
     async def _answer(self, message: Message) -> Reply:
         work = ANSWERS[type(message)]
         try:
-            answer: Reply = await self._intake.read(
+            answer: Reply = await self._writer.read(
                 lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms)
             )
         except AdapterError as error:
@@ -123,7 +124,7 @@ class Calls:
 
         for wait_s in backoff(0.2, 10.0):
             try:
-                portion: Portion = await self._intake.write(work)
+                portion: Portion = await self._writer.write(work)
                 return portion
             except LedgerUnavailable as error:
                 log.error("ledger unavailable, waiting", extra={"why": str(error)})
@@ -174,6 +175,7 @@ def _brief_record(record: JobRecord) -> JobRecord:
     return replace(
         record,
         job=_brief_row(record.job),
+        cause=clip(record.cause, BRIEF_TEXT),
         attempts=[a if a.attempt == last else replace(a, outputs=[]) for a in attempts],
         events=[replace(e, detail=clip(e.detail, BRIEF_TEXT)) for e in record.events[-BRIEF_EVENTS:]],
     )

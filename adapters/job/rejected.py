@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from broker.connection import Delivery
-from broker.dead_letters import Burials, Origin
+from broker.dead_letters import DeadLetterPublisher, Origin
 from broker.routes import UP, sender_of
 
 
 class Rejected:
     """Reads ``vc.rejected``."""
 
-    def __init__(self, burials: Burials) -> None:
-        self._burials = burials
+    def __init__(self, dead_letters: DeadLetterPublisher) -> None:
+        self._dead_letters = dead_letters
 
     async def on_delivery(self, delivery: Delivery) -> None:
         """Move one message to the dead letters."""
@@ -29,13 +29,17 @@ class Rejected:
         origin = Origin(delivery.user_id, str(death.get("exchange") or ""), delivery.routing_key, queue)
         text = f"from {queue or 'a queue that it does not name'}"
         owner = queue.replace(".", "-", 1)
-        await self._burials.bury(delivery, str(death.get("reason") or "rejected"), text, origin=origin, owner=owner)
+        await self._dead_letters.publish(
+            delivery, str(death.get("reason") or "rejected"), text, origin=origin, owner=owner
+        )
 
     async def _move_word(self, delivery: Delivery) -> None:
         if sender_of(delivery.routing_key, delivery.user_id) is None:
-            await self._burials.bury(delivery, "foreign_key", "user_id is not the first word of the routing key")
+            await self._dead_letters.publish(
+                delivery, "foreign_key", "user_id is not the first word of the routing key"
+            )
         else:
-            await self._burials.bury(delivery, "refused", "an agent's word on what it rejected")
+            await self._dead_letters.publish(delivery, "refused", "an agent's word on what it rejected")
 
 
 def _newest_death(headers: dict[str, Any]) -> dict[str, Any]:

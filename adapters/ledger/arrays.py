@@ -59,10 +59,10 @@ def first_portion(count: int) -> int:
 
 
 def begin(tx: Tx, by_count: Mapping[int, Iterable[int]]) -> None:
-    """Make the jobs of new submissions, by their size, as far as ``first_portion`` says; ``tx.rest`` has the others."""
+    """Make the jobs of new submissions, by their size, up to ``first_portion``; others go to ``tx.deferred``."""
     for count, submissions in by_count.items():
         _make(tx, sorted(submissions), 1, first_portion(count))
-        tx.rest.is_making |= count > PORTION
+        tx.deferred.is_making |= count > PORTION
 
 
 def make_more(tx: Tx) -> bool:
@@ -91,7 +91,7 @@ def _note_whole(tx: Tx) -> None:
     """Write down what a release that knew no portions, and may still be at work beside us, did not say of its own."""
     if whole := list(tx.execute(_MADE_AT_ONCE).scalars()):
         tx.execute(_IS_WHOLE, {"numbers": whole})
-        tx.rest.is_making |= len(whole) == PORTION
+        tx.deferred.is_making |= len(whole) == PORTION
 
 
 def _go_on_with(tx: Tx, row: Any) -> bool:
@@ -102,7 +102,7 @@ def _go_on_with(tx: Tx, row: Any) -> bool:
     _make(tx, [found.number], found.made + 1, last)
     tx.execute(_MADE, {"of_submission": found.number, "now_made": last})
     tx.fresh_shapes.add(found.shape)
-    tx.rest.is_making = True
+    tx.deferred.is_making = True
     return True
 
 

@@ -34,11 +34,11 @@ from sqlalchemy import (
 
 from adapters.ledger import arrays, classes, outbox, tables, tallies, terms
 from adapters.ledger.backlog import Backlog, Backlogs
-from adapters.ledger.floor import VmFloor
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
-from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import Tx, portions
+from adapters.ledger.vm_pool import VmPool
 from broker.routes import down
 from schemas.description import JobDescription
 from schemas.jobs import Phase
@@ -46,7 +46,8 @@ from schemas.ledger import JobState
 
 #: Rows read at a time; a batch seldom needs more.
 PAGE = 64
-#: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; ``tx.rest`` has the others.
+#: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; others go to
+#: ``tx.deferred``.
 MOST_PAIRS, MOST_BYTES = 400, 8 << 20
 #: Classes of free slots that one sweep looks at; the next takes others.
 MOST_OFFERS = 20
@@ -144,16 +145,16 @@ def match(tx: Tx) -> int:
     backlog = _backlog(tx) if offers else _backlog(tx, shapes)
     made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
     if not is_whole:
-        tx.rest.take_over(Rest(offers, shapes))
+        tx.deferred.take_over(Deferred(offers, shapes))
     return made
 
 
-def go_on(tx: Tx, rest: Rest) -> None:
-    """Do a portion of what another transaction has left; ``tx.rest`` has what is left of it."""
-    if rest.is_making:
+def go_on(tx: Tx, deferred: Deferred) -> None:
+    """Do a portion of what another transaction has left; ``tx.deferred`` has what is left of it."""
+    if deferred.is_making:
         arrays.make_more(tx)
-    tx.fresh_offers |= rest.offers
-    tx.fresh_shapes |= rest.shapes
+    tx.fresh_offers |= deferred.offers
+    tx.fresh_shapes |= deferred.shapes
     match(tx)
 
 
@@ -168,7 +169,7 @@ def match_all(tx: Tx) -> int:
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
     made, is_whole = _assign(tx, Idle(tx, turn), _backlog(tx))
     if not is_whole:
-        tx.rest.offers |= set(turn)
+        tx.deferred.offers |= set(turn)
     return made
 
 
@@ -254,16 +255,16 @@ def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Wait
 
 def _assign(tx: Tx, idle: Idle, backlog: Backlogs) -> tuple[int, bool]:
     """Give how many pairs were made, and whether these are all that could be."""
-    floor = VmFloor(tx)
-    found = list(islice(pair(idle, backlog, floor), MOST_PAIRS))
-    floor.close()
+    pool = VmPool(tx)
+    found = list(islice(pair(idle, backlog, pool), MOST_PAIRS))
+    pool.close()
     still = _still_waiting(tx, found)
     if not still:
         return 0, len(found) < MOST_PAIRS
     described = descriptions(tx, {job.submission for job, _ in still})
     pairs = _within_bytes(still, described)
-    _write_attempts(tx, pairs, floor, described)
-    _write_assignments(tx, pairs, floor, described)
+    _write_attempts(tx, pairs, pool, described)
+    _write_assignments(tx, pairs, pool, described)
     tx.counts["jobs_assigned"] += len(pairs)
     tx.observations += [("wait", max(0, tx.now_ms - job.submitted_ms) / 1000) for job, _ in pairs]
     return len(pairs), len(found) < MOST_PAIRS and len(pairs) == len(still)
@@ -285,11 +286,11 @@ def _still_waiting(tx: Tx, pairs: list[Pair]) -> list[Pair]:
     return [(job, free) for job, free in pairs if job.number in still]
 
 
-def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor, described: Described) -> None:
+def _write_attempts(tx: Tx, pairs: Sequence[Pair], pool: VmPool, described: Described) -> None:
     for some in portions([job.number for job, _ in pairs]):
         tx.execute(_ASSIGN, {"numbers": some})
     may_take_ms = {number: terms.may_take_ms(job, tx.policy) for number, job in described.items()}
-    tx.each(_ATTEMPT, [_attempt(tx, job, free, floor, may_take_ms[job.submission]) for job, free in pairs])
+    tx.each(_ATTEMPT, [_attempt(tx, job, free, pool, may_take_ms[job.submission]) for job, free in pairs])
     old = [{"of_job": job.number, "last": job.attempt + 1 - MOST_HISTORY} for job, _ in pairs]
     for statement in (_OLD_ATTEMPTS, _OLD_EVENTS):
         tx.each(statement, [row for row in old if row["last"] > 0])
@@ -298,8 +299,8 @@ def _write_attempts(tx: Tx, pairs: Sequence[Pair], floor: VmFloor, described: De
     tx.each(_SERVED, [{"of_vm": free.vm, "of_slot": free.slot} for _, free in pairs])
 
 
-def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor, may_take_ms: int) -> dict[str, Any]:
-    may_have = floor.need(job.shape, free.offer)
+def _attempt(tx: Tx, job: Waiting, free: Free, pool: VmPool, may_take_ms: int) -> dict[str, Any]:
+    may_have = pool.need(job.shape, free.offer)
     return {
         "job": job.number,
         "attempt": job.attempt + 1,
@@ -324,16 +325,16 @@ def _attempt(tx: Tx, job: Waiting, free: Free, floor: VmFloor, may_take_ms: int)
         "boot_id": free.boot_id,
         "work": None,
         **may_have._asdict(),
-        "place": floor.place(free),
-        "large": int(floor.is_large(job.shape, free.offer)),
+        "place": pool.place(free),
+        "large": int(pool.is_large(job.shape, free.offer)),
         "returns": free.returns,
         **terms.given(may_take_ms, tx.lease_now_ms, tx.policy)._asdict(),
     }
 
 
-def _write_assignments(tx: Tx, pairs: Sequence[Pair], floor: VmFloor, described: Described) -> None:
+def _write_assignments(tx: Tx, pairs: Sequence[Pair], pool: VmPool, described: Described) -> None:
     made = (
-        (down(free.vm), assignment(job, free, described[job.submission], floor.need(job.shape, free.offer)))
+        (down(free.vm), assignment(job, free, described[job.submission], pool.need(job.shape, free.offer)))
         for job, free in pairs
     )
     outbox.put_all(tx, made)

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 
-from adapters.ledger import events, repute, tables, tallies
+from adapters.ledger import deliveries, events, repute, tables, tallies
 from adapters.ledger.events import Note
 from adapters.ledger.outcomes import Place, Standing, after_loss, after_return
 from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
 from schemas.jobs import OutputEntry, Phase, Steps, Usage
-from schemas.ledger import JobState
+from schemas.ledger import FINAL, SETTLED, UNASSIGNED, JobState
 
 _jobs, _attempts, _submissions = tables.jobs, tables.attempts, tables.submissions
 
@@ -92,6 +92,8 @@ class Held(NamedTuple):
     runs_in: int = 0
     #: What keeps it from going on, by its guest's last beat; how it ended once it has.
     cause: str = ""
+    #: An edge has brought its job, and its source is told of the end.
+    has_edge: bool = False
 
     @property
     def owner(self) -> str:
@@ -111,13 +113,13 @@ class Held(NamedTuple):
     @property
     def can_return(self) -> bool:
         """Its lease ran out, but nobody else has its job: it may beat again and live."""
-        return self.is_latest and self.state in _UNASSIGNED and self.attempt_state == AttemptState.EXPIRED
+        return self.is_latest and self.state in UNASSIGNED and self.attempt_state == AttemptState.EXPIRED
 
     @property
     def can_finish(self) -> bool:
         """Its completion counts: it runs, or was given up by us and nobody else has its job."""
         given_up = self.attempt_state in (AttemptState.EXPIRED, AttemptState.LOST) and not self.completion_id
-        return self.is_latest and (self.is_open or (given_up and self.state in _UNASSIGNED))
+        return self.is_latest and (self.is_open or (given_up and self.state in UNASSIGNED))
 
     @property
     def has_begun(self) -> bool:
@@ -170,6 +172,7 @@ _SELECT = (
         _attempts.c.returns.label("returns_of_vm"),
         _attempts.c.place.label("runs_in"),
         _attempts.c.cause,
+        _submissions.c.source_data.is_not(None).label("has_edge"),
     )
     .join_from(_jobs, _attempts, _attempts.c.job == _jobs.c.number)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)
@@ -203,10 +206,6 @@ _END = (
     .where(_attempts.c.job == bindparam("of_job"), _attempts.c.attempt == bindparam("of_attempt"))
     .values(**{name: bindparam(name) for name in ("state", "ended_ms", "cause", "noticed_by")})
 )
-_UNASSIGNED = frozenset({JobState.SUBMITTED, JobState.HELD})
-_FINAL = frozenset({JobState.DONE, JobState.CANCELLED})
-#: States in which a job is kept for a while and then no longer.
-_SETTLED = _FINAL | {JobState.HELD}
 
 
 def by_ref(tx: Tx, named: Iterable[tuple[JobRef, int]]) -> dict[tuple[JobRef, int], Held]:
@@ -250,6 +249,7 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
     tx.each(_STAND, [_standing_row(tx, held.number, job) for held, job in standings])
     for held, job in standings:
         tallies.move(tx, held.submission, held.owner, held.state, job.state)
+    deliveries.put(tx, [held.number for held, job in standings if held.has_edge and job.state in FINAL])
     tx.fresh_shapes |= {held.shape for held, job in standings if job.state is JobState.SUBMITTED}
 
 
@@ -262,8 +262,8 @@ def _standing_row(tx: Tx, number: int, job: Standing) -> dict[str, object]:
         "losses": job.losses,
         "lost_on": " ".join(sorted(job.lost_on)),
         "reason": job.reason,
-        "ended_ms": tx.now_ms if job.state in _FINAL else 0,
-        "settled_ms": tx.lease_now_ms if job.state in _SETTLED else None,
+        "ended_ms": tx.now_ms if job.state in FINAL else 0,
+        "settled_ms": tx.lease_now_ms if job.state in SETTLED else None,
         "not_before_ms": until_ms if job.wait_s else 0,
         "avoid_vm": job.avoid_vm,
         "avoid_until_ms": until_ms + int(job.avoid_s * 1000) if job.avoid_vm else 0,

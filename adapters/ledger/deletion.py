@@ -17,16 +17,16 @@ from adapters.ledger import orders, tables, tallies
 from adapters.ledger.orders import Chosen, Portion
 from adapters.ledger.transaction import PORTION, Insert, Tx, insert_into, portions
 from schemas.ids import split_job_ref
-from schemas.ledger import JobDelete, JobState
+from schemas.ledger import SETTLED, JobDelete
 
-_jobs, _attempts, _events, _submissions = tables.jobs, tables.attempts, tables.events, tables.submissions
+_jobs, _submissions = tables.jobs, tables.submissions
 
-#: States in which a job may be deleted.
-DELETABLE = (JobState.DONE, JobState.CANCELLED, JobState.HELD)
+#: Rows that go with their job.
+_OF_JOBS = (tables.events, tables.attempts, tables.deliveries)
 
 _LOCK = (
     select(*(_jobs.c[name] for name in Chosen._fields), _jobs.c.ref)
-    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _jobs.c.state.in_(DELETABLE))
+    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _jobs.c.state.in_(SETTLED))
     .with_for_update()
 )
 _EMPTY = select(_submissions.c.number).where(
@@ -42,7 +42,7 @@ def delete_named(tx: Tx, message: JobDelete, owner: str = "", by: str = "") -> P
     Else as ``orders.cancel``.
     """
     found = orders.select_jobs(tx, message.job, owner or message.owner)
-    chosen = orders.portion_of(tx, found, DELETABLE)
+    chosen = orders.portion_of(tx, found, SETTLED)
     is_last = len(chosen) < PORTION
     left = 0
     if is_last and not found.index:
@@ -59,7 +59,7 @@ def delete_jobs(tx: Tx, numbers: Sequence[int]) -> int:
         return 0
     _leave_traces(tx, rows)
     locked = [row.number for row in rows]
-    for table, column in ((_events, _events.c.job), (_attempts, _attempts.c.job), (_jobs, _jobs.c.number)):
+    for table, column in (*((table, table.c.job) for table in _OF_JOBS), (_jobs, _jobs.c.number)):
         for some in portions(locked):
             tx.execute(delete(table).where(column.in_(some)))
     for row in rows:

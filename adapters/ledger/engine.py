@@ -18,7 +18,8 @@ from adapters.ledger import outbox, tallies
 from adapters.ledger.connections import Engines, connect, mapped, shorten_log
 from adapters.ledger.known import Known
 from adapters.ledger.migrations import migrate
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from broker.backoff import backoff
 
 T = TypeVar("T")

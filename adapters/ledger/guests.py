@@ -13,7 +13,8 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, case, delete, func, select
 
 from adapters.ledger import classes, readiness, tables
-from adapters.ledger.transaction import Insert, Policy, Tx, insert_into, portions
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from schemas.jobs import Machine
 
 _vms, _requests = tables.vms, tables.requests

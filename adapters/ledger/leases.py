@@ -19,8 +19,9 @@ from adapters.ledger.attempts import AttemptState, Held, Work
 from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.outcomes import Standing, after_revival
+from adapters.ledger.policy import Policy
 from adapters.ledger.terms import Term
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.transaction import Tx
 from broker.routes import down
 from schemas.ids import JobRef
 from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, JobStop, Phase

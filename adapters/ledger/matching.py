@@ -127,7 +127,7 @@ class Jobs(Protocol):
     def was_refused(self) -> bool: ...
 
 
-class Floor(Protocol):
+class Pool(Protocol):
     """The VMs that the slots are in."""
 
     def is_closed(self, free: Free) -> bool: ...
@@ -135,18 +135,18 @@ class Floor(Protocol):
     def give(self, job: Waiting, free: Free) -> None: ...
 
 
-def pair(slots: Slots, jobs: Jobs, floor: Floor) -> Iterator[Pair]:
-    """Pair free slots, in their order, each with the first job that it can take, and that ``floor`` lets it have.
+def pair(slots: Slots, jobs: Jobs, pool: Pool) -> Iterator[Pair]:
+    """Pair free slots, in their order, each with the first job that it can take, and that ``pool`` lets it have.
 
     Reads no further in either than it must, so both may be pages of a database. Of an offer for which nothing is left
     no further slot is looked at.
     """
     for free in slots:
-        if floor.is_closed(free):
+        if pool.is_closed(free):
             continue
-        job = jobs.first_for(free, partial(_ask, floor, free))
+        job = jobs.first_for(free, partial(_ask, pool, free))
         if job is not None:
-            floor.give(job, free)
+            pool.give(job, free)
             yield job, free
         elif jobs.is_spent:
             return
@@ -154,8 +154,8 @@ def pair(slots: Slots, jobs: Jobs, floor: Floor) -> Iterator[Pair]:
             slots.leave_out(free.offer)
 
 
-def _ask(floor: Floor, free: Free, job: Waiting) -> Word:
-    return floor.judge(job, free)
+def _ask(pool: Pool, free: Free, job: Waiting) -> Word:
+    return pool.judge(job, free)
 
 
 def assignment(job: Waiting, free: Free, description: JobDescription, may_have: Amount) -> JobAssign:

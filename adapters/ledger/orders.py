@@ -7,26 +7,22 @@ does not count. Whether the sender may order is the caller's to know: it passes 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
 from sqlalchemy import ColumnElement, bindparam, select, update
 
 from adapters.errors import Ambiguous, NotFound
-from adapters.ledger import arrays, attempts, events, leases, outbox, tables, tallies
+from adapters.ledger import arrays, attempts, deliveries, events, leases, outbox, tables, tallies
 from adapters.ledger.attempts import AttemptState, Given, Held
 from adapters.ledger.events import Note
 from adapters.ledger.transaction import PORTION, Tx, portions
 from broker.routes import down
 from schemas.ids import JobRef, job_ref
-from schemas.ledger import JobCancel, JobRetry, JobState
+from schemas.ledger import AT_WORK, UNASSIGNED, JobCancel, JobRetry, JobState
 
 _jobs, _submissions = tables.jobs, tables.submissions
-
-_NOT_STARTED = (JobState.SUBMITTED, JobState.HELD)
-_ENDED_BADLY = (JobState.HELD,)
-_RUNS = (JobState.ASSIGNED, JobState.STAGE_IN, JobState.RUNNING, JobState.VALIDATING, JobState.STAGE_OUT)
 
 _INDEX = re.compile(r"[1-9][0-9]{0,6}")
 _FIND = select(_submissions.c.number, _submissions.c.owner).where(_submissions.c.id == bindparam("of_id"))
@@ -107,11 +103,12 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
     who = by or owner or message.owner or tx.instance
     reason = f"cancelled by {who}"
     is_growing = not found.index and arrays.make_more_of(tx, found.submission)
-    waiting = portion_of(tx, found, _NOT_STARTED)
+    waiting = portion_of(tx, found, UNASSIGNED)
     _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, since_ms=tx.lease_now_ms, reason=reason)
     events.note_all(tx, [Note(job.number, job.attempt, "cancelled", who) for job in waiting])
+    deliveries.put(tx, [job.number for job in waiting])
     tx.counts["jobs_cancelled"] += len(waiting)
-    at_work = portion_of(tx, found, _RUNS) if len(waiting) < PORTION else []
+    at_work = portion_of(tx, found, AT_WORK) if len(waiting) < PORTION else []
     running = [held for held in attempts.latest_of(tx, [job.number for job in at_work]) if held.is_open]
     _end(tx, running, who, reason)
     is_last = max(len(waiting), len(at_work)) < PORTION and not is_growing
@@ -121,7 +118,7 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
 def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
     """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
     found = select_jobs(tx, message.job, owner or message.owner)
-    ended = portion_of(tx, found, _ENDED_BADLY)
+    ended = portion_of(tx, found, [JobState.HELD])
     counts = {"failures": 0, "losses": 0, "returns": 0, "lost_on": ""}
     clean = {**counts, "reason": "", "ended_ms": 0, "since_ms": tx.lease_now_ms}
     no_wait = {"not_before_ms": 0, "avoid_until_ms": 0, "avoid_vm": ""}
@@ -133,7 +130,7 @@ def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
     return Portion(len(ended), 0, len(ended) < PORTION)
 
 
-def portion_of(tx: Tx, found: Selected, states: Sequence[JobState], *conditions: ColumnElement[bool]) -> list[Chosen]:
+def portion_of(tx: Tx, found: Selected, states: Collection[JobState], *conditions: ColumnElement[bool]) -> list[Chosen]:
     """Read and lock those of the jobs that are in these states, the next to be assigned first, a portion at most."""
     named = [_jobs.c.ref == found.ref] if found.index else []
     statement = (

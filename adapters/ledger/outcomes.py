@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import NamedTuple
 
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from broker.backoff import backoff
 from schemas.jobs import Outcome
 from schemas.ledger import JobState

@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, literal, or_
 
 from adapters.ledger import tables
+from adapters.ledger.policy import Policy
 from adapters.ledger.readiness import NOT_RUNNING, SPEAKS
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.transaction import Tx
 
 _hosts, _vms = tables.hosts, tables.vms
 

@@ -18,7 +18,7 @@ from adapters.ledger.presence import presence_in_sql, vm_state_in_sql
 from adapters.ledger.records import record
 from adapters.ledger.transaction import Tx
 from schemas.ids import split_job_ref
-from schemas.ledger import JobRecord, JobShow, JobState
+from schemas.ledger import UNASSIGNED, JobRecord, JobShow, JobState
 
 _hosts, _vms, _jobs = tables.hosts, tables.vms, tables.jobs
 _attempts, _requests = tables.attempts, tables.requests
@@ -64,7 +64,7 @@ def stats(tx: Tx) -> Stats:
     running = _counted(tx, _RUNNING)
     tallied = tallies.of_all(tx)
     since_ms = _longest_waiting(tx)
-    counts = running | {state.value: tallied.get(state, 0) for state in (JobState.SUBMITTED, JobState.HELD)}
+    counts = running | {state.value: tallied.get(state, 0) for state in UNASSIGNED}
     return Stats(
         jobs=counts,
         oldest_wait_ms=tx.lease_now_ms - since_ms if since_ms else 0,

@@ -6,7 +6,7 @@ Turns rows into the wire's words; ``queries`` is what callers use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import Row, bindparam, select
@@ -15,9 +15,10 @@ from adapters.ledger import assignments, classes, clock, events, tables
 from adapters.ledger.attempts import Work
 from adapters.ledger.matching import nearest
 from adapters.ledger.transaction import Tx
+from adapters.ledger.why import Facts, explain
 from schemas.description import JobDescription
 from schemas.ids import MessageId, split_job_ref
-from schemas.ledger import AttemptRow, JobEvent, JobRecord, JobRow, JobState
+from schemas.ledger import AT_WORK, UNASSIGNED, AttemptRow, JobEvent, JobRecord, JobRow, JobState
 from schemas.vms import VmStatus
 
 _attempts, _vms = tables.attempts, tables.vms
@@ -30,29 +31,20 @@ _ATTEMPTS = (
 )
 _OFFERED = select(_vms.c.offer).where(_vms.c.offer.is_not(None), _vms.c.state != "absent").distinct()
 
-#: After how long a stage-in, and a storage adapter that says nothing, are worth a word, seconds.
-STAGE_IN_TELLS_S = 30.0
-STORAGE_SILENT_S = 30.0
-
-
-class Why(NamedTuple):
-    """Why a job is where it is: the requirements that no VM meets, and what a person can do."""
-
-    waiting_for: list[str]
-    next_step: str
-
 
 def record(tx: Tx, call: MessageId, row: Row[*tuple[Any, ...]]) -> JobRecord:
     """Tell all about the job of this row of ``queries``."""
     description = assignments.descriptions(tx, {row.submission})[row.submission]
     made = tx.execute(_ATTEMPTS, {"of_job": row.number}).all()
-    why = _why(tx, row, description)
+    diary = _diary(tx, row, made)
+    why = explain(_facts(tx, row, description, diary[-1], made[-1].cause if made else ""))
     return JobRecord(
         call=call,
         job=job_row(row),
         description=description,
         attempts=[_attempt_row(one) for one in made],
-        events=_diary(tx, row, made),
+        events=diary,
+        cause=why.cause,
         waiting_for=why.waiting_for,
         next_step=why.next_step,
     )
@@ -60,7 +52,7 @@ def record(tx: Tx, call: MessageId, row: Row[*tuple[Any, ...]]) -> JobRecord:
 
 def job_row(row: Row[*tuple[Any, ...]]) -> JobRow:
     """Turn a row of ``queries`` into the wire's."""
-    waits = row.state in (JobState.SUBMITTED, JobState.HELD)
+    waits = row.state in UNASSIGNED
     return JobRow(
         number=row.number,
         job=row.ref,
@@ -126,48 +118,27 @@ def _course(one: Row[*tuple[Any, ...]]) -> list[JobEvent]:
     ]
 
 
-def _why(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription) -> Why:
-    if row.state == JobState.STAGE_IN:
-        return Why([], _staging(tx, row))
-    if row.state != JobState.SUBMITTED:
-        return Why([], next_step(row.state, row.ref, row.failures, row.reason))
-    if row.not_before_ms > tx.lease_now_ms:
-        wait_s = (row.not_before_ms - tx.lease_now_ms) / 1000
-        return Why([], f"wait: it is tried again, on another VM if there is one, in about {wait_s:.0f} s")
-    numbers = [number for number in tx.execute(_OFFERED).scalars() if number is not None]
-    lacking = nearest(description.requirements, classes.offers(tx, numbers).values())
-    if lacking is None:
-        return Why(["a VM: none has asked for work yet"], "start a VM: `volcloud vm create`, then `volcloud vm start`")
-    if lacking:
-        return Why(lacking, "start a VM that offers this, or cancel the job and submit it with lower requirements")
-    return Why([], "wait: VMs that can run it exist, and it goes to the next free job slot of one")
-
-
-def _staging(tx: Tx, row: Row[*tuple[Any, ...]]) -> str:
-    """Say what a job waits for whose inputs have not come for a while; empty at first."""
-    # No longer than the job has been here: the machine's clock may have been set since.
-    waits_s = min(tx.now_ms - (row.assigned_ms or tx.now_ms), tx.lease_now_ms - row.since_ms) / 1000
-    if waits_s < STAGE_IN_TELLS_S:
-        return ""
+def _facts(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription, last: JobEvent, trouble: str) -> Facts:
     seen_ms = clock.last_seen_ms(tx, clock.STORAGE)
-    silent_s = (tx.lease_now_ms - seen_ms) / 1000
-    if silent_s < STORAGE_SILENT_S:
-        return f"wait: its VM has been fetching its inputs for {waits_s:.0f} s"
-    if not seen_ms:
-        return "start a `storage_adapter`: its inputs come from one, and none has been at work yet"
-    return (
-        "start a `storage_adapter`, or read the log of one that runs, whose store may take no files: "
-        f"none has been at work for {silent_s:.0f} s"
+    state = JobState(row.state)
+    waits = state is JobState.SUBMITTED
+    return Facts(
+        job=row.ref,
+        state=state,
+        failures=row.failures,
+        losses=row.losses,
+        most_failures=description.attempts,
+        reason=row.reason,
+        trouble=trouble if state in AT_WORK else "",
+        event=last.detail or last.event,
+        wait_s=max(0, row.not_before_ms - tx.lease_now_ms) / 1000 if waits else 0.0,
+        lacking=_lacking(tx, description) if waits else [],
+        # No longer than the job has been here: the machine's clock may have been set since.
+        stage_in_s=min(tx.now_ms - (row.assigned_ms or tx.now_ms), tx.lease_now_ms - row.since_ms) / 1000,
+        storage_silent_s=(tx.lease_now_ms - seen_ms) / 1000 if seen_ms else None,
     )
 
 
-def next_step(state: str, ref: str, failures: int, reason: str) -> str:
-    """Say what a person can do about a job in that state; empty where there is nothing to do."""
-    if state == JobState.HELD and failures:
-        times = "1 failure" if failures == 1 else f"{failures} failures"
-        return f"held after {times}: read `volcloud job logs {ref}`, mend the payload, then `volcloud job retry {ref}`"
-    if state == JobState.HELD:
-        return f"held ({reason}): look at its hosts with `volcloud job why {ref}`, then `volcloud job retry {ref}`"
-    if state == JobState.DONE:
-        return f"fetch its output with `volcloud job fetch {ref}`"
-    return "nothing: it has ended" if state == JobState.CANCELLED else ""
+def _lacking(tx: Tx, description: JobDescription) -> list[str] | None:
+    numbers = [number for number in tx.execute(_OFFERED).scalars() if number is not None]
+    return nearest(description.requirements, classes.offers(tx, numbers).values())

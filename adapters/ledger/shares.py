@@ -51,7 +51,7 @@ def is_large(asked: Requirements, machine: Machine) -> bool:
     return need(asked, machine).exceeds(share(machine))
 
 
-class Room:
+class Occupancy:
     """What runs in one VM, by slot, and whether another job still has room there."""
 
     def __init__(self, most: Amount, taken: Iterable[tuple[int, Amount]] = ()) -> None:

@@ -20,12 +20,15 @@ from adapters.ledger import arrays, classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import JobDescription, check_description
 from schemas.envelope import MAX_BODY_BYTES
+from schemas.ids import kind_of
 from schemas.ledger import JobState, JobSubmit, JobVerdict
 
 #: Says of a digest whether the store has that file.
 KnownInputs = Callable[[str], bool]
 Key = tuple[str, str]
 
+#: Longest name of a source, characters, and what an edge may keep with a submission, bytes.
+MOST_SOURCE, MOST_SOURCE_BYTES = 40, 64 << 10
 #: Room is left for what an assignment says beside its description; one that did not fit would block all matching.
 MOST_DESCRIPTION_BYTES = MAX_BODY_BYTES - 8192
 
@@ -36,7 +39,14 @@ _DIGESTS = select(_table.c.owner, _table.c.id, _table.c.digest).where(
 )
 
 
-class Application(Struct, frozen=True):
+class Origin(NamedTuple):
+    """Where an edge had a submission from, and what the edge needs to answer for its jobs."""
+
+    source: str
+    data: bytes
+
+
+class CheckedSubmission(Struct, frozen=True):
     """A submission that was looked at before any transaction: all in it that its submitter's size decides."""
 
     message: JobSubmit
@@ -45,36 +55,40 @@ class Application(Struct, frozen=True):
     shape: str
     #: Why it is refused, if it was not submitted before; empty when it is sound.
     reasons: list[str]
+    #: The edge that brought it, and what it keeps with it; None: its owner did, and sees for itself how jobs end.
+    origin: Origin | None = None
 
 
-def look_at(message: JobSubmit, known_inputs: KnownInputs) -> Application:
+def check(message: JobSubmit, known_inputs: KnownInputs, origin: Origin | None = None) -> CheckedSubmission:
     """Judge a submission by itself. Asks ``known_inputs`` once for each digest; raises what that raises."""
     job = message.job
     body = _encoder.encode(job)
-    reasons = _flaws(job, len(body), cache(known_inputs))
-    return Application(message, body, sha256(body).hexdigest(), classes.shape_key(job.requirements), reasons)
+    reasons = _flaws(job, len(body), cache(known_inputs)) + _flaws_of_origin(origin)
+    return CheckedSubmission(
+        message, body, sha256(body).hexdigest(), classes.shape_key(job.requirements), reasons, origin
+    )
 
 
-def submit(tx: Tx, owner: str, application: Application) -> JobVerdict:
+def submit(tx: Tx, owner: str, checked: CheckedSubmission) -> JobVerdict:
     """Take one submission; see ``submit_all``."""
-    return submit_all(tx, [(owner, application)])[0]
+    return submit_all(tx, [(owner, checked)])[0]
 
 
-def submit_all(tx: Tx, applications: Sequence[tuple[str, Application]]) -> list[JobVerdict]:
+def submit_all(tx: Tx, checked: Sequence[tuple[str, CheckedSubmission]]) -> list[JobVerdict]:
     """Take submissions, each with its owner, and give a verdict for each, in order.
 
     Accepted jobs wait; ``match`` is the caller's, and so is sending the verdicts.
     """
-    before = _digests(tx, {(owner, one.message.job.id) for owner, one in applications})
-    new: dict[Key, Application] = {}
+    before = _digests(tx, {(owner, one.message.job.id) for owner, one in checked})
+    new: dict[Key, CheckedSubmission] = {}
     refusals: list[list[str]] = []
-    for owner, one in applications:
+    for owner, one in checked:
         key = (owner, one.message.job.id)
         refusals.append(_refusal(one, before.get(key)))
         if not refusals[-1] and key not in before:
             new[key], before[key] = one, one.digest
     written = _insert(tx, new)
-    both = zip(refusals, applications, strict=True)
+    both = zip(refusals, checked, strict=True)
     return [_verdict(tx, one.message, why or written.objection(owner, one)) for why, (owner, one) in both]
 
 
@@ -85,20 +99,20 @@ class _Written(NamedTuple):
     lost: Mapping[Key, str]
     full: Mapping[Key, str]
 
-    def objection(self, owner: str, application: Application) -> list[str]:
+    def objection(self, owner: str, checked: CheckedSubmission) -> list[str]:
         """Say why a submission is refused that looked sound; empty when it is accepted."""
-        key = (owner, application.message.job.id)
+        key = (owner, checked.message.job.id)
         if key in self.full:
             return [self.full[key]]
-        is_other = self.lost.get(key, application.digest) != application.digest
-        return [_taken(application.message.job)] if is_other else []
+        is_other = self.lost.get(key, checked.digest) != checked.digest
+        return [_taken(checked.message.job)] if is_other else []
 
 
-def _refusal(application: Application, before: str | None) -> list[str]:
+def _refusal(checked: CheckedSubmission, before: str | None) -> list[str]:
     """Say why a submission is refused; empty when it is accepted, now or before."""
     if before is None:
-        return application.reasons
-    return [] if before == application.digest else [_taken(application.message.job)]
+        return checked.reasons
+    return [] if before == checked.digest else [_taken(checked.message.job)]
 
 
 def _flaws(job: JobDescription, size: int, known_inputs: KnownInputs) -> list[str]:
@@ -110,6 +124,15 @@ def _flaws(job: JobDescription, size: int, known_inputs: KnownInputs) -> list[st
         "then submit again under the same id"
         for i in missing
     ]
+
+
+def _flaws_of_origin(origin: Origin | None) -> list[str]:
+    if origin is None:
+        return []
+    name = f"its source must have 1 to {MOST_SOURCE} characters"
+    size = f"its source's data has {len(origin.data)} bytes: at most {MOST_SOURCE_BYTES} are kept"
+    is_long = len(origin.data) > MOST_SOURCE_BYTES
+    return [name] * (not 0 < len(origin.source) <= MOST_SOURCE) + [size] * is_long
 
 
 def _taken(job: JobDescription) -> str:
@@ -131,7 +154,7 @@ def _digests(tx: Tx, keys: set[Key]) -> dict[Key, str]:
     return {(owner, job_id): digest for owner, job_id, digest in found}
 
 
-def _insert(tx: Tx, new: Mapping[Key, Application]) -> _Written:
+def _insert(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> _Written:
     """Write submissions and their jobs."""
     numbers = classes.shape_numbers(tx, [classes.Brought(one.shape, owner) for (owner, _), one in new.items()])
     full = {key: _too_many(key[0]) for key, one in new.items() if one.shape not in numbers}
@@ -144,7 +167,7 @@ def _too_many(owner: str) -> str:
     return "requirements: " + classes.too_many(owner, classes.MOST_OF_OWNER, "job")
 
 
-def _write(tx: Tx, new: Mapping[Key, Application], rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
+def _write(tx: Tx, new: Mapping[Key, CheckedSubmission], rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
     """Gives the digests of those that another transaction wrote first."""
     statement = tx.insert(_table).on_conflict_do_nothing(index_elements=["id", "owner"])
     written = tx.connection.execute(
@@ -171,17 +194,19 @@ def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:
     tx.each(insert(tables.inputs), needed)
 
 
-def _row(tx: Tx, key: Key, application: Application, shapes: Mapping[str, int]) -> dict[str, Any]:
-    job = application.message.job
+def _row(tx: Tx, key: Key, checked: CheckedSubmission, shapes: Mapping[str, int]) -> dict[str, Any]:
+    job, origin = checked.message.job, checked.origin
     return {
         "owner": key[0],
         "id": key[1],
-        "digest": application.digest,
-        "description": application.body,
+        "digest": checked.digest,
+        "description": checked.body,
         "count": job.array,
         "made": arrays.first_portion(job.array),
         "attempts": job.attempts,
-        "shape": shapes[application.shape],
+        "shape": shapes[checked.shape],
         "rank": -job.priority,
         "submitted_ms": tx.now_ms,
+        "source": origin.source if origin else kind_of(key[0]) or "",
+        "source_data": origin.data if origin else None,
     }

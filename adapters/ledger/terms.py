@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from schemas.description import JobDescription
 from schemas.jobs import Phase
 

@@ -22,7 +22,7 @@ _END_WAITS = update(_jobs).where(_jobs.c.number.in_(_DUE.scalar_subquery()), _IS
 def keep(tx: Tx) -> bool:
     """Do what is due, a portion of each kind; says whether there may be more. ``match`` is the caller's.
 
-    Arrays that are not whole are no part of that: ``tx.rest`` has them, and no sweep waits until they are.
+    Arrays that are not whole are no part of that: ``tx.deferred`` has them, and no sweep waits until they are.
     """
     arrays.make_more(tx)
     done = [

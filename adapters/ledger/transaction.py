@@ -17,8 +17,9 @@ from sqlalchemy import Connection, CursorResult, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.known import Known
-from adapters.ledger.rest import Rest
+from adapters.ledger.policy import Policy
 from broker.routes import Route
 
 T = TypeVar("T")
@@ -33,53 +34,6 @@ MATCHING_LOCK = 0x766F6C636C6F7564
 PORTION = 1000
 #: Values in one IN list; SQLite allows 32,766 parameters, PostgreSQL 65,535.
 MOST_IN_LIST = 5000
-
-
-class Policy(Struct, frozen=True, kw_only=True):
-    """The ledger's rules that an operator may set."""
-
-    #: How long an assignment lives without a beat.
-    lease_s: float = 90.0
-    #: How often guests beat; three missed ones and the agent counts as not ready.
-    beat_s: float = 15.0
-    #: How long a paused or saved VM keeps its jobs.
-    pause_limit_s: float = 7 * 86400.0
-    #: Losses of its VM until a job is held, if they were on at least ``loss_hosts`` hosts; and on whatever hosts.
-    loss_limit: int = 5
-    loss_hosts: int = 2
-    loss_limit_anywhere: int = 10
-    #: A request that has not been repeated for this long is forgotten; guests repeat theirs every 5 minutes.
-    request_life_s: float = 900.0
-    #: Bounds of the wait before a job that went wrong is tried again: the first time, and at most.
-    first_retry_s: float = 1.0
-    longest_retry_s: float = 600.0
-    #: How long such a job is kept from the VM on which it went wrong, while others may take it.
-    avoid_s: float = 60.0
-    #: The same after it was given back unbegun.
-    avoid_return_s: float = 10.0
-    #: How long a guest may keep a job that it has not begun.
-    begin_s: float = 300.0
-    #: How long fetching a job's inputs and storing its outputs may take, together; then its guest may not keep it.
-    staging_s: float = 6 * 3600.0
-    #: How long a job that needs more than a slot's share waits before a VM is kept free for it.
-    patience_s: float = 60.0
-    #: VMs that one host may have at once.
-    vms_of_host: int = 128
-
-    @property
-    def lease_ms(self) -> int:
-        """The lease in the ledger's unit."""
-        return int(self.lease_s * 1000)
-
-    @property
-    def silence_ms(self) -> int:
-        """After how long without a beat an agent counts as silent: three of them."""
-        return int(3000 * self.beat_s)
-
-    @property
-    def pause_limit_ms(self) -> int:
-        """The pause limit in the ledger's unit."""
-        return int(self.pause_limit_s * 1000)
 
 
 #: An INSERT that may say ON CONFLICT, which both databases spell alike.
@@ -126,7 +80,7 @@ class Tx:
         self.fresh_offers: set[int] = set()
         self.fresh_shapes: set[int] = set()
         #: What was not done here, so that others may write.
-        self.rest = Rest()
+        self.deferred = Deferred()
         #: Why what a sender has said is of no effect, by sender, for an answer.
         self.refusals: dict[str, str] = {}
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.

@@ -16,17 +16,20 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
-from adapters.errors import LedgerUnavailable
+from adapters.errors import LedgerUnavailable, StoreError
 from adapters.intake import Answers, BatchHandler, Intake
 from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.collector import Collector, bounds_of
-from adapters.storage.courier import Courier
-from adapters.storage.errors import StoreError
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.contract import Store, StoreContents
+from adapters.storage.store import FsspecStore
+from adapters.storage.store_cleaner import StoreCleaner, bounds_of
+from adapters.storage.transfer_server import TransferServer
 from broker.address import read_address
 from broker.backoff import backoff
 from broker.carrier import Carrier
@@ -56,34 +59,41 @@ class StorageAdapter:
     """One instance; several share the queues."""
 
     def __init__(
-        self, connection: Carrier, ledger: Ledger, store: Store, config: StorageAdapterConfig, metrics: Metrics
+        self,
+        connection: Carrier,
+        ledger: Ledger,
+        store: Store,
+        contents: StoreContents,
+        config: StorageAdapterConfig,
+        metrics: Metrics,
     ) -> None:
         self._connection, self._ledger, self._store, self._metrics = connection, ledger, store, metrics
         self._output_bytes = config.output_mib << 20
         complete = BatchHandler(handle=_complete, senders=frozenset({Kind.VM}))
-        self._intake = Intake(connection, ledger, {JobCompletion: complete}, metrics, after=assignments.match)
-        self._courier = Courier(
+        self._writer = LedgerWriter(connection, ledger, metrics)
+        self._intake = Intake(connection, self._writer, {JobCompletion: complete}, metrics, after=assignments.match)
+        self._transfer_server = TransferServer(
             Transfers(connection),
             store,
             Path(config.staging),
             self._may_store,
             self._host_of,
-            self._intake.burials,
+            self._intake.dead_letters,
             metrics,
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
-        self._collector = Collector(store, self._intake, bounds_of(config), metrics)
+        self._store_cleaner = StoreCleaner(contents, self._writer, bounds_of(config), metrics)
         self._storing = OwnedTasks("storing of completions")
 
     async def run(self, user: str) -> None:
         """Serve until cancelled."""
-        courier, gate = self._courier, self._intake.admission.gate
+        transfer_server, gate = self._transfer_server, self._intake.admission.gate
         chunks, control = f"vc.chunks.{user}", f"vc.control.{user}"
         consume = self._connection.consume
-        await consume("vc.offers", courier.on_opening, prefetch=64, gate=gate("vc.offers"))
-        await consume(chunks, courier.on_chunk, prefetch=256, once=True, gate=gate(chunks))
-        await consume(control, courier.on_message, prefetch=256, gate=gate(control))
+        await consume("vc.offers", transfer_server.on_opening, prefetch=64, gate=gate("vc.offers"))
+        await consume(chunks, transfer_server.on_chunk, prefetch=256, once=True, gate=gate(chunks))
+        await consume(control, transfer_server.on_message, prefetch=256, gate=gate(control))
         completions = "vc.completions"
         await consume(completions, self._on_completion, prefetch=PREFETCH, bundles=True, gate=gate(completions))
         await self._connection.open()
@@ -92,13 +102,13 @@ class StorageAdapter:
                 group.create_task(self._intake.run(), name="ledger intake")
                 group.create_task(self._sweep(), name="sweep")
                 group.create_task(self._turns(), name="turns")
-                group.create_task(self._collector.run(), name="collector")
-                group.create_task(self._courier.sweep(), name="staging sweep")
+                group.create_task(self._store_cleaner.run(), name="store cleaner")
+                group.create_task(self._transfer_server.sweep(), name="staging sweep")
         finally:
-            await self._courier.close()
+            await self._transfer_server.close()
             await self._storing.cancel()
             await self._connection.close()
-            await self._intake.close()
+            await self._writer.close()
 
     def _on_completion(self, delivery: Delivery) -> None:
         """Completions without outputs go straight to the ledger; the others by the store."""
@@ -158,11 +168,11 @@ class StorageAdapter:
 
         None for any other VM, and after the attempt has ended.
         """
-        allowed: int | None = await self._intake.read(lambda tx: self._allowance(tx, sender, file))
+        allowed: int | None = await self._writer.read(lambda tx: self._allowance(tx, sender, file))
         return allowed
 
     async def _host_of(self, vm: str) -> str:
-        host: str = await self._intake.read(lambda tx: inventory.host_of(tx, vm))
+        host: str = await self._writer.read(lambda tx: inventory.host_of(tx, vm))
         return host
 
     def _allowance(self, tx: Tx, sender: str, file: OutputFile) -> int | None:
@@ -198,7 +208,7 @@ class StorageAdapter:
         except StoreError as error:
             log.error("store takes no files", extra={"why": str(error)})
             return
-        await self._intake.write(outages.take_turn, light=True)
+        await self._writer.write(outages.take_turn, light=True)
 
 
 def _complete(tx: Tx, items: Sequence[tuple[str, JobCompletion]]) -> Answers:
@@ -242,7 +252,8 @@ async def run(config: StorageAdapterConfig) -> None:
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
-        adapter = StorageAdapter(connection, ledger, Store(config.store, ledger.served_s), config, metrics)
+        store = FsspecStore(config.store, ledger.served_s)
+        adapter = StorageAdapter(connection, ledger, store, FsspecContents(store), config, metrics)
         await adapter.run(address.user)
     finally:
         await asyncio.to_thread(ledger.close)

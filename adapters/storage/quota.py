@@ -1,7 +1,7 @@
 """Who may have how much of the staging disk, and what goes to make room: pure.
 
 What is on its way counts by what was promised, what broke off by what it takes. Nobody waits for what broke off: it
-goes, the oldest first, whenever its sender, the kin of that or the disk have no room for what somebody offers now.
+goes, the oldest first, whenever its sender, the group of that or the disk have no room for what somebody offers now.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from adapters.storage.errors import NoRoom, StoreError
+from adapters.errors import NoRoom, StoreError
 from broker.reserve import DiskRoom
 
 
@@ -19,8 +19,8 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
     #: Of one sender, unless it is a single file.
     of_one: int
-    #: Of senders that are kin, unless it is a single file.
-    of_kin: int
+    #: Of the senders of one accounting group, unless it is a single file.
+    of_group: int
     #: What broke off, of all.
     left: int
 
@@ -51,23 +51,23 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 def bounds_of(most_bytes: int) -> Bounds:
     """Divide what shares are measured by."""
-    return Bounds(of_one=most_bytes // 4, of_kin=most_bytes // 2, left=most_bytes // 2)
+    return Bounds(of_one=most_bytes // 4, of_group=most_bytes // 2, left=most_bytes // 2)
 
 
 def make_room(
-    wanted: Wanted, found: Sequence[Staged], kin: Mapping[str, str], bounds: Bounds, disk: DiskRoom
+    wanted: Wanted, found: Sequence[Staged], groups: Mapping[str, str], bounds: Bounds, disk: DiskRoom
 ) -> list[Staged]:
-    """Name what has to go so that a file can come, the oldest first. ``kin`` names each sender's.
+    """Name what has to go so that a file can come, the oldest first. ``groups`` names each sender's.
 
     Raises NoRoom, and StoreError where it has no room even when the others on their way are there."""
     others = [one for one in found if one.key != wanted.key]
     at_work = [one for one in others if one.promised]
     left = sorted((one for one in others if not one.promised), key=lambda one: one.written_s)
-    own, theirs = wanted.sender, kin[wanted.sender]
+    own, theirs = wanted.sender, groups[wanted.sender]
     going: list[Staged] = []
     shares: list[tuple[str, int, Callable[[Staged], bool]]] = [
         (own, bounds.of_one, lambda one: one.sender == own),
-        (f"all of {theirs}", bounds.of_kin, lambda one: kin[one.sender] == theirs),
+        (f"all of {theirs}", bounds.of_group, lambda one: groups[one.sender] == theirs),
     ]
     for who, most, is_theirs in shares:
         promised = sum(one.counted for one in at_work if is_theirs(one))

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from adapters.storage.errors import TooLarge
-from adapters.storage.store import Store, StoredFile
+from adapters.errors import TooLarge
+from adapters.storage.contract import Store, StoredFile
 from schemas.files import FileOffer, InputFile, OutputFile
 from schemas.ids import Kind, kind_of
 

@@ -72,19 +72,19 @@ class _Claim:
 
 
 class Staging:
-    """See the module. ``kin_of`` says whose kin a sender is, by one name for all of them."""
+    """See the module. ``group_of`` says to which accounting group a sender belongs, by one name for all of them."""
 
     def __init__(
         self,
         directory: Path,
-        kin_of: Callable[[str], Awaitable[str]],
+        group_of: Callable[[str], Awaitable[str]],
         *,
         most_bytes: int = 0,
         waiting: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """``waiting`` gives the keys of what waits to go on (see ``key_of``): it counts, and is not left behind.
         ``most_bytes`` is what shares are measured by, see ``quota``; 0 = half of the disk."""
-        self._directory, self._kin_of, self._waiting = directory, kin_of, waiting
+        self._directory, self._group_of, self._waiting = directory, group_of, waiting
         durable.make_directory(directory)
         self._bounds = quota.bounds_of(most_bytes or reserve.look(directory).size // 2)
 
@@ -104,9 +104,9 @@ class Staging:
         try:
             await in_thread(claim.take)
             found = self._with_waiting(await in_thread(self.look))
-            kin = {one: await self._kin_of(one) for one in {sender, *(staged.sender for staged in found)}}
+            groups = {one: await self._group_of(one) for one in {sender, *(staged.sender for staged in found)}}
             disk = reserve.look(self._directory)
-            going = quota.make_room(wanted, found, kin, self._bounds, disk)
+            going = quota.make_room(wanted, found, groups, self._bounds, disk)
             await in_thread(self._remove, going)
             yield Place(self._directory, wanted.key)
         finally:

@@ -20,11 +20,10 @@ from typing import Any
 
 import fsspec
 
-from adapters.storage.errors import NotStored, StoreError
+from adapters.errors import NotStored, StoreError
+from adapters.storage.contract import StoredFile
 from broker import durable, reserve
 from schemas.files import GuestFile, InputFile, OutputFile
-
-StoredFile = InputFile | OutputFile
 
 #: Directory of the store where files are until they are whole.
 UNFINISHED = "unfinished"
@@ -32,8 +31,8 @@ UNFINISHED = "unfinished"
 ASIDE = ".aside"
 
 
-class Store:
-    """The store at an fsspec URL, such as ``file:///srv/volcloud/store``."""
+class FsspecStore:
+    """A store at an fsspec URL, such as ``file:///srv/volcloud/store``."""
 
     def __init__(self, url: str, clock_s: Callable[[], float] = time.time) -> None:
         """``clock_s`` tells the time by which files grow old, seconds since 1970."""
@@ -214,13 +213,6 @@ class Store:
         except BaseException:
             target.unlink(missing_ok=True)
             raise
-
-    def remove_attempt(self, job: str, attempt: int) -> None:
-        """Remove all that an attempt stored: it did not become the final one. Nothing there is no error."""
-        path = f"{self.root}/outputs/{job}/{attempt}"
-        with mapped(self.url), contextlib.suppress(FileNotFoundError):  # another adapter may do the same
-            if self.system.exists(path):
-                self.system.rm(path, recursive=True)
 
     def _path(self, file: StoredFile | GuestFile) -> str:
         match file:

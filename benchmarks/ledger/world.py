@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from adapters.ledger import assignments, completions, inventory, leases, outbox, requests, submissions
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
-from adapters.ledger.rest import Rest
 from adapters.ledger.transaction import OutboxRow, Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription, Requirements
@@ -57,21 +57,21 @@ class World:
     def write(self, work: Callable[[Tx], T]) -> tuple[T, list[JobAssign]]:
         """Run ``work`` and match, as an adapter does; give what it gave and the assignments that were made."""
 
-        def whole(tx: Tx) -> tuple[T, list[OutboxRow], Rest]:
+        def whole(tx: Tx) -> tuple[T, list[OutboxRow], Deferred]:
             result = work(tx)
             assignments.match(tx)
-            return result, outbox.fresh(tx), tx.rest
+            return result, outbox.fresh(tx), tx.deferred
 
-        result, rows, rest = self.ledger.write(whole)
+        result, rows, deferred = self.ledger.write(whole)
         self.ledger.write_lightly(lambda tx: outbox.tick(tx, [row.message_id for row in rows]))
         sent = [decode(body) for row in rows for body in unbundle(row.body)]
         made = [message for message in sent if isinstance(message, JobAssign)]
-        return result, made + (self.write(lambda tx: assignments.go_on(tx, rest))[1] if rest else [])
+        return result, made + (self.write(lambda tx: assignments.go_on(tx, deferred))[1] if deferred else [])
 
     def submit(self, *jobs: tuple[str, JobDescription]) -> list[JobAssign]:
         """Submit jobs, each with its owner."""
         messages = [(owner, JobSubmit(job=job)) for owner, job in jobs]
-        looked_at = [(owner, submissions.look_at(message, lambda _: True)) for owner, message in messages]
+        looked_at = [(owner, submissions.check(message, lambda _: True)) for owner, message in messages]
         return self.write(lambda tx: submissions.submit_all(tx, looked_at))[1]
 
     def ask(self, *asked: tuple[str, JobRequest]) -> list[JobAssign]:

@@ -26,7 +26,7 @@ from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.daemon.tasks import OwnedTasks
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.delivery import Delivery
 from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.inbound import Refusal, take_in
@@ -84,8 +84,8 @@ class Service:
         self._connection, self._registrar, self._realm = connection, registrar, realm
         self._lifetime_s, self._sweep_s = lifetime_s, sweep_s
         self._sessions = Sessions()
-        self._burials = Burials(connection, cut_off=self._cut_off)
-        self._admission = Admission(self._burials)
+        self._dead_letters = DeadLetterPublisher(connection, cut_off=self._cut_off)
+        self._admission = Admission(self._dead_letters)
         self._turns = Turns(PREFETCH, MOST_OF_KIN)
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
@@ -110,20 +110,20 @@ class Service:
     async def _on_delivery(self, delivery: Delivery) -> None:
         """Let one message wait for its sender's turn; what is none, or one too many, is settled at once."""
         if len(delivery.body) > MOST_BODY_BYTES:
-            return await self._bury(delivery, "undecodable", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
+            return await self._refuse(delivery, "undecodable", f"{len(delivery.body)} bytes, at most {MOST_BODY_BYTES}")
         letter = take_in(delivery)
         if isinstance(letter, Refusal):
-            return await self._bury(delivery, letter.reason, letter.detail)
+            return await self._refuse(delivery, letter.reason, letter.detail)
         sender, message = letter.sender, letter.message
         most = MOST_OF_A_VM if letter.kind in (Kind.VM, Kind.ONCE) else MOST_WAITING
         kin = self._registrar.kin_of(sender)
         if not self._turns.take(sender, lambda: self._take(delivery, sender, message), most, kin):
             text = f"too many messages of {sender} wait already (at most {most}), or of all {kin} ({MOST_OF_KIN})"
-            return await self._bury(delivery, "flood", text)
+            return await self._refuse(delivery, "flood", text)
         return None
 
-    async def _bury(self, delivery: Delivery, reason: str, text: str) -> None:
-        await self._burials.bury(delivery, reason, text)
+    async def _refuse(self, delivery: Delivery, reason: str, text: str) -> None:
+        await self._dead_letters.publish(delivery, reason, text)
 
     async def _take(self, delivery: Delivery, sender: str, message: Message) -> None:
         """Answer, then acknowledge: what breaks off in between comes again and is answered alike."""
@@ -135,7 +135,7 @@ class Service:
                 await self._answer(delivery, sender, message, answer)
         except Exception as error:
             log.exception("message failed", extra={"sender": sender})
-            return await self._bury(delivery, "failed", f"{type(error).__name__}: {clip(str(error))}")
+            return await self._refuse(delivery, "failed", f"{type(error).__name__}: {clip(str(error))}")
         return delivery.ack()
 
     async def _handle(self, sender: str, message: Message) -> Reply | None:
@@ -188,7 +188,7 @@ class Service:
 
     async def _sweep(self) -> None:
         """Delete old logins and repair what events missed; what fails is tried again at the next sweep."""
-        self._burials.tell()
+        self._dead_letters.tell()
         served_s = self._served_s()
         upkeep = self._registrar.upkeep
         try:

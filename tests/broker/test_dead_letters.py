@@ -11,7 +11,7 @@ import pytest
 from adapters.job.rejected import Rejected
 from broker.address import Address
 from broker.connection import Connection, Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.entities import Declarer
 from broker.node import NodeAddress
 from broker.offences import LETTERS
@@ -33,18 +33,18 @@ def _emptied(declarer: Declarer) -> None:
 
 
 @asynccontextmanager
-async def centre(address: Address, *queues: str) -> AsyncIterator[Burials]:
+async def centre(address: Address, *queues: str) -> AsyncIterator[DeadLetterPublisher]:
     """An adapter that can take nothing of what comes, and what agents reject."""
     async with Connection(address, name="adapter") as connection:
-        burials = Burials(connection)
+        dead_letters = DeadLetterPublisher(connection)
 
-        async def bury(delivery: Delivery) -> None:
-            await burials.bury(delivery, "undecodable", delivery.flaw or "nonsense")
+        async def publish(delivery: Delivery) -> None:
+            await dead_letters.publish(delivery, "undecodable", delivery.flaw or "nonsense")
 
         for queue in queues:
-            await connection.consume(queue, bury)
-        await connection.consume("vc.rejected", Rejected(burials).on_delivery)
-        yield burials
+            await connection.consume(queue, publish)
+        await connection.consume("vc.rejected", Rejected(dead_letters).on_delivery)
+        yield dead_letters
 
 
 async def letters_of(address: NodeAddress) -> list[DeadLetter]:
@@ -140,7 +140,7 @@ async def test_an_agent_that_rejects_and_reports_without_end_has_its_share_and_n
 ) -> None:
     vm, other = mint("vm"), mint("vm")
     adapter = mint("adapter", "job-1")
-    async with centre(adapter) as burials, Connection(vm, name="vm") as flood:
+    async with centre(adapter) as dead_letters, Connection(vm, name="vm") as flood:
         await flood.consume(queue_of(vm.user), lambda delivery: delivery.reject())
         async with Connection(other, name="other") as decent:
             await decent.publish("vc.up", f"{other.user}.refused", b"first")
@@ -150,7 +150,7 @@ async def test_an_agent_that_rejects_and_reports_without_end_has_its_share_and_n
         async with Connection(adapter, name="sends") as sender:
             orders = [sender.publish("vc.down", queue_of(vm.user), b"order") for _ in range(3 * LETTERS)]
             await asyncio.gather(*orders)
-        await until(lambda: burials._offences._dropped[vm.user] >= 5 * LETTERS, 60)
+        await until(lambda: dead_letters._offences._dropped[vm.user] >= 5 * LETTERS, 60)
 
         letters = await letters_of(address)
 

@@ -31,9 +31,10 @@ from adapters.ledger import (
     tallies,
     timetable,
 )
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
-from adapters.ledger.rest import Rest
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
 from schemas.envelope import Message
@@ -196,15 +197,15 @@ class Desk:
         self._ids = (f"{number:012}" for number in itertools.count(1))
 
     def write(self, work: Callable[[Tx], T]) -> T:
-        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int], Rest]:
+        def all_of_it(tx: Tx) -> tuple[T, list[outbox.OutboxRow], dict[str, int], Deferred]:
             result = work(tx)
             assignments.match(tx)
-            return result, outbox.fresh(tx), dict(tx.counts), tx.rest
+            return result, outbox.fresh(tx), dict(tx.counts), tx.deferred
 
-        result, rows, counts, rest = self.ledger.write(all_of_it)
+        result, rows, counts, deferred = self.ledger.write(all_of_it)
         self.sent += [decode(body) for row in rows for body in unbundle(row.body)]
-        if rest:
-            self.write(lambda tx: assignments.go_on(tx, rest))
+        if deferred:
+            self.write(lambda tx: assignments.go_on(tx, deferred))
         self.counts = counts
         return result
 
@@ -224,8 +225,8 @@ class Desk:
     def submit(self, job_id: str, owner: str = SITE, *, stored: Sequence[str] = (), **fields: Any) -> JobVerdict:
         job = JobDescription(id=job_id, **{"executable": "run.sh", **fields})
         message = JobSubmit(id=self.id(), job=job)
-        application = submissions.look_at(message, lambda digest: digest in stored)
-        return self.write(lambda tx: submissions.submit(tx, owner, application))
+        checked = submissions.check(message, lambda digest: digest in stored)
+        return self.write(lambda tx: submissions.submit(tx, owner, checked))
 
     def cancel(self, job: str, owner: str = "", by: str = "") -> JobsChanged:
         return self.order(lambda tx: orders.cancel(tx, JobCancel(id=self.id(), job=job), owner, by))

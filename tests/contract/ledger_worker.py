@@ -34,7 +34,7 @@ class Worker:
 
     def feed(self, tx: Tx, turn: int) -> None:
         job = JobDescription(id=f"{self.name}-{turn}", executable="x", array=BATCH)
-        submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda digest: True))
+        submissions.submit(tx, "site-a", submissions.check(JobSubmit(job=job), lambda digest: True))
 
     def ask(self, tx: Tx, turn: int) -> None:
         batch = [(f"vm-{self.name}-{turn}", self.request(slot)) for slot in range(BATCH)]

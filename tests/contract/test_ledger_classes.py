@@ -11,12 +11,13 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Table, func, select
 
 from adapters.intake import Intake
-from adapters.job import caretaker
+from adapters.job import purger
 from adapters.job.adapter import kinds
-from adapters.job.caretaker import Caretaker
-from adapters.job.desk import SubmissionDesk
+from adapters.job.purger import Purger
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import classes, retention, tables
 from adapters.ledger.retention import Keep
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from broker.memory import MemoryCarrier
 from broker.routes import DOWN
@@ -118,26 +119,26 @@ def test_thousands_of_kinds_that_nothing_is_of_go_in_one_round(desk: Desk, table
 
 
 async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caretaker, "BETWEEN_S", 0.0)
+    monkeypatch.setattr(purger, "BETWEEN_S", 0.0)
     monkeypatch.setattr(retention, "PORTION", 10)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
     desk.ledger.write(lambda tx: classes.offer_numbers(tx, [classes.Brought(f"kind-{n}", "") for n in range(45)]))
     wire = MemoryCarrier("adapter-job-1")
-    intake = Intake(wire, desk.ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    writer = LedgerWriter(wire, desk.ledger, Metrics(wire.user, CollectorRegistry()))
     written: list[int] = []
-    write = intake.write
+    write = writer.write
 
     async def noted(work: object, *, light: bool = False) -> object:
         written.append(1)
         return await write(work, light=light)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(intake, "write", noted)
+    monkeypatch.setattr(writer, "write", noted)
 
-    await Caretaker(intake, Keep(), 3600).round()
+    await Purger(writer, Keep(), 3600).round()
     retired = desk.ledger.read(
         lambda tx: tx.execute(select(func.count()).where(tables.offers.c.retired_ms > 0)).scalar_one()
     )
-    await intake.close()
+    await writer.close()
     desk.ledger.close()
 
     assert retired == 45
@@ -147,9 +148,10 @@ async def test_a_round_marks_all_and_others_write_in_between(tmp_path: Path, mon
 async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "MOST_OF_VM", 0)
     desk = Desk(f"sqlite:///{tmp_path}/ledger.db")
-    wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionDesk(lambda digest: True)
+    wire, submitted = MemoryCarrier("adapter-job-1"), SubmissionChecker(lambda digest: True)
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire, desk.ledger, kinds(submitted), metrics, after=lambda tx: None)
+    writer = LedgerWriter(wire, desk.ledger, metrics)
+    intake = Intake(wire, writer, kinds(submitted), metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     posts = [Post("vm-a.request", JobRequest(slot=0, machine=SMALL)), Post("vm-a.request", AgentHello(machine=SMALL))]
     for post in posts:
@@ -157,7 +159,7 @@ async def test_a_guest_with_too_many_machines_is_told(tmp_path: Path, monkeypatc
     await until(lambda: all(post.acked for post in posts))
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await intake.close()
+    await writer.close()
     submitted.close()
     desk.ledger.close()
 

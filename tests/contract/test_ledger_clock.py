@@ -9,7 +9,8 @@ import pytest
 from adapters.job.lease_watch import LeaseWatch
 from adapters.ledger import clock, leases, timetable
 from adapters.ledger.engine import Ledger
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from schemas.jobs import Holding, JobAssign, JobBeat, LeaseMark, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, url

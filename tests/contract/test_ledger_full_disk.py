@@ -17,11 +17,12 @@ from prometheus_client import CollectorRegistry
 from adapters.errors import LedgerError
 from adapters.intake import Intake
 from adapters.job.adapter import JobAdapter, kinds
-from adapters.job.desk import SubmissionDesk
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import clock, outbox, tallies
 from adapters.ledger.engine import Ledger
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.routes import DEAD, down
 from schemas.description import JobDescription
@@ -59,21 +60,23 @@ def submission(number: int) -> JobSubmit:
 async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_is_room(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger, wire, desk = (
+    ledger, wire, checker = (
         Ledger(f"sqlite:///{small_disk}/ledger.db"),
         MemoryCarrier("adapter-job-1"),
-        SubmissionDesk(lambda digest: True),
+        SubmissionChecker(lambda digest: True),
     )
     ledger.open()
-    intake = Intake(wire, ledger, kinds(desk), Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    metrics = Metrics(wire.user, CollectorRegistry())
+    writer = LedgerWriter(wire, ledger, metrics)
+    intake = Intake(wire, writer, kinds(checker), metrics, after=lambda tx: None)
     answers: list[bool] = []
-    is_there = intake._is_there
+    is_there = writer.is_there
 
     async def noted() -> bool:
         answers.append(await is_there())
         return answers[-1]
 
-    monkeypatch.setattr(intake, "_is_there", noted)
+    monkeypatch.setattr(writer, "is_there", noted)
     said: list[tuple[str, Message]] = [("site-a.submit", submission(number)) for number in range(40)]
     said += [("vm-a.request", AgentHello(machine=MACHINE)), ("vm-a.request", JobRequest(slot=0, machine=MACHINE))]
     said += [("vm-a.beat", JobBeat(holding=[]))]
@@ -91,8 +94,8 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
 
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await intake.close()
-    desk.close()
+    await writer.close()
+    checker.close()
     assert was_acked == []
     assert answers[:2] == [False, False]
     assert put_off == [], "nobody is blamed for a disk that takes nothing"
@@ -104,12 +107,12 @@ async def test_what_comes_while_the_disk_is_full_is_kept_and_written_once_there_
 async def test_an_adapter_stops_well_though_the_disk_is_full(small_disk: Path) -> None:
     ledger, wire = Ledger(f"sqlite:///{small_disk}/ledger.db"), MemoryCarrier("adapter-job-1")
     ledger.open()
-    intake = Intake(wire, ledger, {}, Metrics(wire.user, CollectorRegistry()), after=lambda tx: None)
+    writer = LedgerWriter(wire, ledger, Metrics(wire.user, CollectorRegistry()))
     ledger.write(lambda tx: outbox.put(tx, down("vm-a"), JobStop(id="m", job="site-a/j.1", attempt=1, reason="x")))
-    intake._outgoing.put_back(["m"])
+    writer._publisher.put_back(["m"])
     filler = fill(small_disk)
 
-    await intake.close()
+    await writer.close()
 
     filler.unlink()
     assert [row.message_id for row in ledger.write(lambda tx: outbox.stale(tx, -1))] == ["m"]
@@ -145,7 +148,7 @@ async def test_an_adapter_that_starts_on_a_full_disk_takes_no_message_and_begins
     filler = fill(small_disk)
     with pytest.raises(LedgerError):
         fill_log(ledger)
-    store = Store(f"file://{small_disk}/store")
+    store = FsspecStore(f"file://{small_disk}/store")
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
 
     running = asyncio.create_task(adapter.run(sweep_s=3600))

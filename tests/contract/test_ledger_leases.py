@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.ledger import leases
+from adapters.ledger.policy import Policy
 from adapters.ledger.repute import LONGEST_REST_S
-from adapters.ledger.transaction import Policy
 from schemas.jobs import AttemptRef, Holding, JobAssign, JobBeat, JobStop, Outcome, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, status, url

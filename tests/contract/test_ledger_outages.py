@@ -10,10 +10,11 @@ from prometheus_client import CollectorRegistry
 
 from adapters.config import StorageAdapterConfig
 from adapters.ledger import clock, outages
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
-from adapters.storage.store import UNFINISHED, Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import UNFINISHED, FsspecStore
 from broker.memory import MemoryCarrier
 from schemas.jobs import JobAssign, Phase
 from schemas.ledger import JobState
@@ -97,10 +98,10 @@ def test_a_short_silence_of_the_storage_adds_nothing(slow: Desk, phase: Phase) -
 
 def adapter_of(desk: Desk, directory: Path) -> tuple[StorageAdapter, MemoryCarrier]:
     """A storage adapter on the desk's ledger."""
-    wire, store = MemoryCarrier("adapter-store-1"), Store(f"file://{directory}/store")
+    wire, store = MemoryCarrier("adapter-store-1"), FsspecStore(f"file://{directory}/store")
     metrics = Metrics(wire.user, CollectorRegistry())
     config = StorageAdapterConfig(credential="", ledger="", store="", staging=str(directory / "staging"))
-    return StorageAdapter(wire, desk.ledger, store, config, metrics), wire
+    return StorageAdapter(wire, desk.ledger, store, FsspecContents(store), config, metrics), wire
 
 
 def seen_ms(desk: Desk) -> int:

@@ -24,9 +24,10 @@ from adapters.ledger import (
     tables,
     timetable,
 )
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
-from adapters.ledger.rest import Rest
-from adapters.ledger.transaction import PORTION, Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import PORTION, Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription
 from schemas.jobs import JobStop, Machine, Outcome
@@ -44,19 +45,19 @@ def ask_for(desk: Desk, vms: int, machine: Machine = SMALL) -> None:
     desk.write(lambda tx: requests.ask_all(tx, asked))
 
 
-def submit_only(desk: Desk, job_id: str, **fields: Any) -> Rest:
+def submit_only(desk: Desk, job_id: str, **fields: Any) -> Deferred:
     """Submit in one transaction, as an adapter does that is killed after it; gives what it has left."""
     job = JobDescription(id=job_id, executable="run.sh", **fields)
-    application = submissions.look_at(JobSubmit(id=desk.id(), job=job), lambda digest: True)
+    checked = submissions.check(JobSubmit(id=desk.id(), job=job), lambda digest: True)
 
-    def work(tx: Tx) -> tuple[Rest, list[outbox.OutboxRow]]:
-        submissions.submit(tx, SITE, application)
+    def work(tx: Tx) -> tuple[Deferred, list[outbox.OutboxRow]]:
+        submissions.submit(tx, SITE, checked)
         assignments.match(tx)
-        return tx.rest, outbox.fresh(tx)
+        return tx.deferred, outbox.fresh(tx)
 
-    rest, rows = desk.ledger.write(work)
+    deferred, rows = desk.ledger.write(work)
     desk.sent += [decode(body) for row in rows for body in unbundle(row.body)]
-    return rest
+    return deferred
 
 
 def sweep(desk: Desk) -> int:
@@ -163,10 +164,10 @@ def test_many_slots_and_many_jobs_are_matched_in_portions_and_all_of_them(
 def test_long_descriptions_are_sent_a_few_at_a_time(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignments, "MOST_BYTES", 50_000)
     ask_for(desk, 10)
-    rest = submit_only(desk, "large", array=10, arguments=["x" * 1000] * 20)
+    deferred = submit_only(desk, "large", array=10, arguments=["x" * 1000] * 20)
     first = desk.states()
 
-    desk.write(lambda tx: assignments.go_on(tx, rest))
+    desk.write(lambda tx: assignments.go_on(tx, deferred))
 
     assert first == {"assigned": 2, "submitted": 8}
     assert desk.states() == {"assigned": 10}
@@ -186,12 +187,12 @@ def made(desk: Desk) -> int:
 def test_a_large_array_is_counted_whole_from_its_first_portion_on(large: Desk) -> None:
     for vm in range(10):
         large.ask(f"vm-{vm}")
-    rest = submit_only(large, "many", array=35)
+    deferred = submit_only(large, "many", array=35)
     for job in large.assigned():
         large.complete(job)
     first = (made(large), large.states())
 
-    large.write(lambda tx: assignments.go_on(tx, rest))
+    large.write(lambda tx: assignments.go_on(tx, deferred))
 
     assert first[0] < 35
     assert sum(first[1].values()) == 35, "whoever waits for the array sees that most of it is to come"
@@ -215,11 +216,11 @@ def test_an_array_whose_adapter_was_killed_is_finished_by_another_ones_sweep(lar
 def test_an_array_that_is_not_whole_holds_up_no_sweep(large: Desk) -> None:
     submit_only(large, "many", array=35)
 
-    is_more, rest = large.ledger.write(lambda tx: (timetable.keep(tx), tx.rest))
+    is_more, deferred = large.ledger.write(lambda tx: (timetable.keep(tx), tx.deferred))
     after_sweep = made(large)
-    large.write(lambda tx: assignments.go_on(tx, rest))
+    large.write(lambda tx: assignments.go_on(tx, deferred))
 
-    assert (is_more, rest.is_making, after_sweep) == (False, True, 20)
+    assert (is_more, deferred.is_making, after_sweep) == (False, True, 20)
     assert made(large) == 35, "it is finished all the same"
 
 
@@ -275,9 +276,9 @@ def test_an_array_that_an_older_release_made_is_whole_and_holds_up_no_other(larg
     """While adapters are replaced one by one, older ones write beside newer ones."""
     made_at_once(large, "old")
     delete_first(large, "old")
-    rest = submit_only(large, "new", array=35)
+    deferred = submit_only(large, "new", array=35)
 
-    large.write(lambda tx: assignments.go_on(tx, rest))
+    large.write(lambda tx: assignments.go_on(tx, deferred))
     unmade = large.ledger.read(lambda tx: tx.execute(select(func.count()).where(tables.IS_UNMADE)).scalar_one())
 
     assert unmade == 0
@@ -311,7 +312,7 @@ def test_tallies_do_not_grow_with_reconnects(desk: Desk) -> None:
 
 
 def test_who_changes_nothing_waits_for_no_writer(desk: Desk) -> None:
-    """A collector asks about an attempt whose row a completion holds."""
+    """A store's cleaner asks about an attempt whose row a completion holds."""
     desk.submit("one")
     job = desk.start()
     named, is_held, may_end = [(job.job, job.attempt)], threading.Event(), threading.Event()

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy import ColumnElement, Executable, func, select, text
 
 from adapters.ledger import leases, orders, readiness, repute, requests, retention, tables, timetable
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from schemas.jobs import JobBeat, Outcome
 from schemas.ledger import JobCancel
 from tests.contract.ledger_fixtures import Cluster, Desk, cluster, status

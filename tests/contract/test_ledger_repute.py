@@ -9,7 +9,7 @@ import pytest
 
 from adapters.ledger import attempts
 from adapters.ledger.assignments import MOST_HISTORY
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from schemas.jobs import JobAssign, Outcome
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url

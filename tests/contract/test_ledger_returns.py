@@ -9,7 +9,8 @@ from sqlalchemy import event, select
 
 from adapters.ledger import completions, leases, tables
 from adapters.ledger.outcomes import FREE_RETURNS
-from adapters.ledger.transaction import Policy, Tx
+from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from schemas.description import Requirements
 from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobStop, Machine, Outcome, Phase, Steps
 from schemas.ledger import JobState

@@ -88,7 +88,7 @@ def test_a_batch_gives_a_verdict_for_each_also_for_repetitions_within_it(desk: D
     batch = [("site-a", JobSubmit(job=job)) for job in (plain, plain, other)]
     batch.append(("site-a", JobSubmit(job=JobDescription(id="two", executable="a", array=3))))
 
-    looked_at = [(owner, submissions.look_at(message, lambda digest: True)) for owner, message in batch]
+    looked_at = [(owner, submissions.check(message, lambda digest: True)) for owner, message in batch]
     verdicts = desk.write(lambda tx: submissions.submit_all(tx, looked_at))
 
     assert [verdict.accepted for verdict in verdicts] == [True, True, False, True]
@@ -104,7 +104,7 @@ def test_the_store_is_asked_once_for_each_digest_of_a_submission() -> None:
         asked.append(digest)
         return True
 
-    submissions.look_at(JobSubmit(job=JobDescription(id="one", executable="a", inputs=inputs)), is_known)
+    submissions.check(JobSubmit(job=JobDescription(id="one", executable="a", inputs=inputs)), is_known)
 
     assert asked == [DIGEST]
 

@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from adapters.ledger import leases, requests, tables
 from adapters.ledger.lanes import JOBS_OF_A_CPU, SLOTS_OF_A_CPU
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from schemas.description import Input
 from schemas.jobs import MOST_LANES, Holding, JobAssign, JobBeat, JobRequest, JobStop, Machine, Outcome, Phase
 from schemas.ledger import JobState

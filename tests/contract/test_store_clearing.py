@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.intake import Intake
 from adapters.ledger import deletion
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage import contents
-from adapters.storage.collector import Bounds, Collector
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
+from adapters.storage.store_cleaner import Bounds, StoreCleaner
 from broker.memory import MemoryCarrier
 from schemas.description import Input
 from schemas.files import InputFile, OutputFile
@@ -32,27 +32,27 @@ DAY_S = 86400.0
 
 
 class Yard:
-    """A ledger, its store, and the collector between them."""
+    """A ledger, its store, and its cleaner between them."""
 
     def __init__(self, directory: Path, ledger: str = "ledger.db") -> None:
         self.root = directory / "store"
         self.desk = Desk(f"sqlite:///{directory / ledger}")
         self.desk.now_ms = time.time_ns() // 1_000_000
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)
-        self.store = Store(f"file://{self.root}", self.desk.ledger.served_s)
+        self.store = FsspecStore(f"file://{self.root}", self.desk.ledger.served_s)
 
-    async def do(self, work: Callable[[Collector], object], bounds: Bounds | None = None) -> None:
+    async def do(self, work: Callable[[StoreCleaner], object], bounds: Bounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
-        intake = Intake(wire, self.desk.ledger, {}, metrics, after=lambda tx: None)
-        collector = Collector(self.store, intake, bounds or Bounds(), metrics)
+        writer = LedgerWriter(wire, self.desk.ledger, metrics)
+        cleaner = StoreCleaner(FsspecContents(self.store), writer, bounds or Bounds(), metrics)
         try:
-            await work(collector)  # type: ignore[misc]
+            await work(cleaner)  # type: ignore[misc]
         finally:
-            await intake.close()
+            await writer.close()
 
     async def collect(self, **bounds: float) -> None:
-        await self.do(lambda collector: collector.collect(), Bounds(**bounds))  # type: ignore[arg-type]
+        await self.do(lambda cleaner: cleaner.collect(), Bounds(**bounds))  # type: ignore[arg-type]
 
     def run(
         self, job_id: str, content: bytes = b"12345", outcome: Outcome = Outcome.DONE, owner: str = SITE
@@ -97,7 +97,7 @@ async def test_the_outputs_of_a_deleted_job_go_and_those_of_its_successor_stay(y
     yard.desk.order(lambda tx: deletion.delete_named(tx, JobDelete(job="again")))
     new = yard.run("again", b"anew")
 
-    await yard.do(lambda collector: collector.remove_deleted())
+    await yard.do(lambda cleaner: cleaner.remove_deleted())
 
     assert (old.attempt, new.attempt) == (1, 2)
     assert yard.files() == {place(new)}
@@ -176,20 +176,20 @@ async def test_an_input_that_a_job_is_submitted_with_at_that_moment_stays_or_the
         verdict = yard.desk.submit(f"job-{len(accepted)}", stored=known, inputs=[Input(name="i", sha256=digest)])
         accepted.append(verdict.accepted)
 
-    removed = contents.remove_input
+    removed = FsspecContents.remove_input
 
-    def raced(store: Store, digest: str, keep_s: float, is_needed: Callable[[str], bool]) -> bool:
+    def raced(contents: FsspecContents, digest: str, keep_s: float, is_needed: Callable[[str], bool]) -> bool:
         if moment == "before it is put aside":
             submit()
-            return removed(store, digest, keep_s, is_needed)
+            return removed(contents, digest, keep_s, is_needed)
 
         def asked(wanted: str) -> bool:
             submit()
             return is_needed(wanted)
 
-        return removed(store, digest, keep_s, asked)
+        return removed(contents, digest, keep_s, asked)
 
-    monkeypatch.setattr(contents, "remove_input", raced)
+    monkeypatch.setattr(FsspecContents, "remove_input", raced)
 
     await yard.collect()
 
@@ -274,6 +274,6 @@ async def test_two_collectors_at_once_do_no_harm(yard: Yard) -> None:
     assert kept.job == f"{SITE}/kept.1"
 
 
-async def both(collector: Collector) -> None:
-    await collector.remove_deleted()
-    await collector.collect()
+async def both(cleaner: StoreCleaner) -> None:
+    await cleaner.remove_deleted()
+    await cleaner.collect()

@@ -11,7 +11,8 @@ from adapters.config import StorageAdapterConfig
 from adapters.ledger.attempts import AttemptState
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter, _complete
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.routes import DOWN
 from schemas.description import Requirements
@@ -29,10 +30,14 @@ class Centre:
     """A storage adapter on the desk's ledger."""
 
     def __init__(self, desk: Desk, directory: Path) -> None:
-        self.desk, self.wire, self.store = desk, MemoryCarrier("adapter-store-1"), Store(f"file://{directory}/store")
+        self.desk, self.wire, self.store = (
+            desk,
+            MemoryCarrier("adapter-store-1"),
+            FsspecStore(f"file://{directory}/store"),
+        )
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         config = StorageAdapterConfig(credential="", ledger="", store="", staging=str(directory / "staging"))
-        self.adapter = StorageAdapter(self.wire, desk.ledger, self.store, config, metrics)
+        self.adapter = StorageAdapter(self.wire, desk.ledger, self.store, FsspecContents(self.store), config, metrics)
         self.root = directory / "store"
 
     def stored(self, job: JobAssign) -> bytes | None:

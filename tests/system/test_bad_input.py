@@ -170,7 +170,7 @@ def publish(
     with Connection(url, transport_options={"confirm_publish": True}) as broker:
         broker.Producer().publish(
             body,
-            content_type="application/x-msgpack",
+            content_type="checked/x-msgpack",
             content_encoding="binary",
             exchange=exchange,
             routing_key=key,

@@ -548,4 +548,4 @@ def _publish_bytes(site: dict[str, Any], body: bytes) -> None:
 
     with Connection("amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])) as broker:
         properties = {"exchange": "vc.up", "routing_key": f"{site['user']}.submit", "user_id": site["user"]}
-        broker.Producer().publish(body, content_type="application/x-msgpack", content_encoding="binary", **properties)
+        broker.Producer().publish(body, content_type="checked/x-msgpack", content_encoding="binary", **properties)

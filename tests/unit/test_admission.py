@@ -13,10 +13,11 @@ from adapters.job.adapter import JobAdapter
 from adapters.ledger.engine import Ledger
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from broker.admission import SHARES, Admission
 from broker.connection import Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.delivery import Gate, Subscription
 from broker.inbound import receiver
 from broker.keys.service import Service
@@ -40,8 +41,10 @@ class Door:
         self.now_s, self.noted = NOW_S, 0
         self.came: list[Delivery] = []
         self.cut: list[tuple[str, str]] = []
-        self.burials = Burials(MemoryCarrier("adapter-job-1"), cut_off=self._cut_off, clock=self._clock)
-        self.admission = Admission(self.burials, self._note, clock=self._clock)
+        self.dead_letters = DeadLetterPublisher(
+            MemoryCarrier("adapter-job-1"), cut_off=self._cut_off, clock=self._clock
+        )
+        self.admission = Admission(self.dead_letters, self._note, clock=self._clock)
         self._subscription = Subscription(
             queue=queue, handler=self.came.append, bundles=bundles, gate=self.admission.gate(queue)
         )
@@ -108,7 +111,7 @@ def test_a_bundle_is_as_many_as_its_messages() -> None:
 
 def test_who_goes_on_with_it_is_cut_off_by_name_and_nothing_of_it_is_read_meanwhile() -> None:
     door, chunks = Door(), Door("vc.chunks.adapter-store-1")
-    chunks.burials._offences = door.burials._offences
+    chunks.dead_letters._offences = door.dead_letters._offences
 
     for _ in range(SHARES["vc.beats"].messages + OFFENCES + 10):
         door.send("vm-a")
@@ -203,12 +206,12 @@ class Opened(Exception):
 async def gates(tmp_path: Path) -> dict[str, Gate | None]:
     """The gates of all processes of the centre, by queue."""
     job, store, keys = ListeningWire("adapter-job-1"), ListeningWire("adapter-store-1"), ListeningWire("keys")
-    ledger, files = Ledger(f"sqlite:///{tmp_path}/ledger.db"), Store(f"file://{tmp_path}/store")
+    ledger, files = Ledger(f"sqlite:///{tmp_path}/ledger.db"), FsspecStore(f"file://{tmp_path}/store")
     ledger.open()
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(tmp_path / "staging"))
     with pytest.raises(Opened):
         await JobAdapter(job, ledger, files, Metrics("job", CollectorRegistry())).run(1.0)
-    adapter = StorageAdapter(store, ledger, files, config, Metrics("store", CollectorRegistry()))
+    adapter = StorageAdapter(store, ledger, files, FsspecContents(files), config, Metrics("store", CollectorRegistry()))
     with pytest.raises(Opened):
         await adapter.run("adapter-store-1")
     service = Service(keys, Any, Any, lifetime_s=1, sweep_s=1)  # type: ignore[arg-type]

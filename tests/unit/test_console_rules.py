@@ -104,7 +104,8 @@ def test_why_names_attempt_cause_who_noticed_when_and_the_next_step() -> None:
     ]
     event = JobEvent(at_ms=5000, attempt=2, event="failed", noticed_by="vm-2", detail="exit status 3")
 
-    why = explain(record(JobState.HELD, attempts=attempts, events=[event]))
+    said = {"cause": "exit status 3", "next_step": "`volcloud job retry site-a/j.1`"}
+    why = explain(record(JobState.HELD, attempts=attempts, events=[event], **said))
 
     assert (why.attempt, why.cause, why.noticed_by, why.at_ms) == (2, "exit status 3", "vm-2", 5000)
     assert "VM b" in why.where
@@ -113,12 +114,11 @@ def test_why_names_attempt_cause_who_noticed_when_and_the_next_step() -> None:
 
 
 def test_why_of_a_waiting_job_names_the_requirement_that_no_vm_meets() -> None:
-    why = explain(
-        record(JobState.SUBMITTED, waiting_for=["memory_mib = 9999: the largest VM has 768"], next_step="add a VM")
-    )
+    lacking = ["memory_mib = 9999: the largest VM has 768"]
+    why = explain(record(JobState.SUBMITTED, cause="no VM does", waiting_for=lacking, next_step="add a VM"))
 
     assert why.waiting_for == ["memory_mib = 9999: the largest VM has 768"]
-    assert why.cause == "no VM meets what it requires"
+    assert why.cause == "no VM does"
     assert why.next_step == "add a VM"
 
 

@@ -15,19 +15,19 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
-from adapters.errors import LedgerUnavailable
+from adapters.errors import LedgerUnavailable, StoreError
 from adapters.intake import BatchHandler, Intake
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
 from adapters.job.calls import ANSWERS, Calls
-from adapters.job.desk import SubmissionDesk
 from adapters.job.lease_watch import LeaseWatch
+from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import clock, orders, submissions, tables, tallies
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage.errors import StoreError
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from broker.outbound import answer_of
 from broker.routes import DEAD, DOWN, UP
@@ -85,8 +85,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"file://{tmp_path}/store")
+def store(tmp_path: Path) -> FsspecStore:
+    return FsspecStore(f"file://{tmp_path}/store")
 
 
 @asynccontextmanager
@@ -94,14 +94,19 @@ async def running(
     wire: MemoryCarrier, ledger: Ledger, table: dict[type[Message], BatchHandler]
 ) -> AsyncIterator[Intake]:
     metrics = Metrics(wire.user, CollectorRegistry())
-    intake = Intake(wire, ledger, table, metrics, after=lambda tx: None)
+    writer = LedgerWriter(wire, ledger, metrics)
+    intake = Intake(wire, writer, table, metrics, after=lambda tx: None)
     task = asyncio.create_task(intake.run())
     try:
         yield intake
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await intake.close()
+        await writer.close()
+
+
+def answering(wire: MemoryCarrier, intake: Intake) -> Calls:
+    return Calls(wire, intake._writer, intake.on_delivery)
 
 
 def beats_by(room: Callable[[Tx, Any], Any]) -> dict[type[Message], BatchHandler]:
@@ -152,7 +157,7 @@ async def test_a_turn_waits_for_a_ledger_that_is_away(
 
 
 async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
-    wire: MemoryCarrier, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore
 ) -> None:
     """Two sweeps, each with its mark come back; the second finds the clock where the first left it."""
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
@@ -171,17 +176,17 @@ async def test_an_adapter_that_holds_beats_keeps_the_lease_clock_from_going_on(
 
     assert held_up_ms == began_ms
     assert ledger.read(lambda tx: tx.lease_now_ms) > began_ms
-    await adapter._intake.close()
+    await adapter._writer.close()
 
 
 async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
-    wire: MemoryCarrier, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its adapter was killed after the first portion; the next one's lease clock goes on meanwhile."""
     monkeypatch.setattr("adapters.ledger.arrays.PORTION", 10)
     job = JobDescription(id="many", executable="run.sh", array=1000)
-    application = submissions.look_at(JobSubmit(job=job), lambda digest: True)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", application))
+    checked = submissions.check(JobSubmit(job=job), lambda digest: True)
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", checked))
     adapter = JobAdapter(wire, ledger, store, Metrics(wire.user, CollectorRegistry()))
     put_mark, at_marks = adapter._put_mark, []
 
@@ -197,7 +202,7 @@ async def test_a_large_array_holds_up_no_sweep_and_is_finished_between_them(
     await until(lambda: made() == 1000, patience_s=60)
 
     assert at_marks[0] < 1000
-    await adapter._intake.close()
+    await adapter._writer.close()
 
 
 async def test_a_message_that_the_ledger_cannot_take_is_kept_back_and_the_others_go_on(
@@ -233,9 +238,9 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: M
         hangs.wait(10)
         return True
 
-    desk = SubmissionDesk(has_input, patience_s=0.3)
+    checker = SubmissionChecker(has_input, patience_s=0.3)
     inputs = [Input(name="a", sha256="0" * 64)]
-    async with running(wire, ledger, kinds(desk)) as intake:
+    async with running(wire, ledger, kinds(checker)) as intake:
         slow = Post("site-a.submit", JobSubmit(job=JobDescription(id="slow", executable="x", inputs=inputs)))
         beat = Post("vm-a.beat", BEAT)
         plain = Post("site-b.submit", JobSubmit(job=JobDescription(id="plain", executable="x")))
@@ -245,7 +250,7 @@ async def test_a_store_that_hangs_holds_up_its_submitter_and_nobody_else(wire: M
         was_acked = slow.acked
         await until(lambda: slow.acked, 20)
     hangs.set()
-    desk.close()
+    checker.close()
 
     verdicts = {v.job: v for _, v in wire.sent_to(DOWN) if isinstance(v, JobVerdict)}
     assert not was_acked
@@ -262,11 +267,11 @@ async def test_a_store_is_asked_for_the_inputs_of_a_job_together() -> None:
         together.wait(20)  # broken, and so an error, unless four ask at the same time
         return not digest.endswith("7")
 
-    desk = SubmissionDesk(has_input)
+    checker = SubmissionChecker(has_input)
     inputs = [Input(name=f"{n}", sha256=f"{n:064}") for n in range(8)]
     job = JobDescription(id="j", executable="x", inputs=[*inputs, Input(name="again", sha256=f"{7:064}")])
-    found = await desk.look_at("site-a", JobSubmit(job=job))
-    desk.close()
+    found = await checker.check("site-a", JobSubmit(job=job))
+    checker.close()
 
     assert [reason.partition(":")[0] for reason in found.reasons] == ["input '7'", "input 'again'"]
 
@@ -275,13 +280,13 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: MemoryCarrier,
     def has_input(digest: str) -> bool:
         raise StoreError("store file:///srv: Input/output error")
 
-    desk = SubmissionDesk(has_input)
+    checker = SubmissionChecker(has_input)
     inputs = [Input(name="a", sha256="0" * 64)]
-    async with running(wire, ledger, kinds(desk)) as intake:
+    async with running(wire, ledger, kinds(checker)) as intake:
         post = Post("site-a.submit", JobSubmit(job=JobDescription(id="j", executable="x", inputs=inputs)))
         intake.on_delivery(post.delivery)
         await until(lambda: post.acked, 20)
-    desk.close()
+    checker.close()
 
     verdict = wire.sent_to(DOWN)[0][1]
     assert isinstance(verdict, JobVerdict)
@@ -290,7 +295,7 @@ async def test_a_store_that_cannot_say_refuses_in_its_words(wire: MemoryCarrier,
 
 @pytest.mark.parametrize("sender", ["once-x", "keys", "adapter-store-1"])
 @pytest.mark.parametrize("body", [b"\xc1", encode(Ping()), encode(BEAT)], ids=["unreadable", "other", "beat"])
-async def test_who_may_not_be_written_to_is_buried_in_silence(
+async def test_who_may_not_be_written_to_is_dead_lettered_in_silence(
     wire: MemoryCarrier, ledger: Ledger, sender: str, body: bytes
 ) -> None:
     post = Post(f"{sender}.enrol", body)
@@ -313,7 +318,9 @@ async def test_everybody_else_is_told_why(wire: MemoryCarrier, ledger: Ledger, s
     assert [where for where, _, _ in wire.sent] == [DEAD, UP if sender == "console-a" else DOWN]
 
 
-async def test_an_unreadable_message_is_buried_however_long_its_fault_is(wire: MemoryCarrier, ledger: Ledger) -> None:
+async def test_an_unreadable_message_is_dead_lettered_however_long_its_fault_is(
+    wire: MemoryCarrier, ledger: Ledger
+) -> None:
     body = msgspec.msgpack.encode({"op": "x" * (MAX_BODY_BYTES - 100)})
     post = Post("vm-a.request", body)
 
@@ -332,13 +339,13 @@ def test_the_reason_of_a_long_fault_is_short() -> None:
 
 
 async def test_a_verdict_with_thousands_of_reasons_is_sent_and_its_batch_acknowledged(
-    wire: MemoryCarrier, ledger: Ledger, store: Store
+    wire: MemoryCarrier, ledger: Ledger, store: FsspecStore
 ) -> None:
     inputs = [Input(name=f"input-{n}", sha256=f"{n:064x}") for n in range(1900)]
     submission = JobSubmit(job=JobDescription(id="many", executable="/bin/true", inputs=inputs))
     posts = [Post("site-a.submit", submission), Post("site-b.submit", submission)]
 
-    async with running(wire, ledger, kinds(SubmissionDesk(store.has_input))) as intake:
+    async with running(wire, ledger, kinds(SubmissionChecker(store.has_input))) as intake:
         for post in posts:
             intake.on_delivery(post.delivery)
         await until(lambda: all(post.acked for post in posts), 20)
@@ -366,7 +373,7 @@ def _row(number: int) -> JobRow:
 async def asked(wire: MemoryCarrier, ledger: Ledger, question: Message) -> AsyncIterator[tuple[Post, Message]]:
     post = Post("console-a.call", question)
     async with running(wire, ledger, {}) as intake:
-        await Calls(wire, intake).on_delivery(post.delivery)
+        await answering(wire, intake).on_delivery(post.delivery)
         ((_, answer),) = wire.sent_to(UP)
         yield post, answer
 
@@ -389,15 +396,13 @@ async def test_a_job_with_a_long_history_is_shown_with_its_end(
     events = [JobEvent(at_ms=n, attempt=1, event="e", noticed_by="x", detail="y" * 5000) for n in range(500)]
     attempts = [AttemptRow(attempt=n, state="failed", vm="vm-a", cause="z" * 1000) for n in (1, 2)]
     job = JobDescription(id="j", executable="/bin/true")
-    monkeypatch.setitem(
-        ANSWERS,
-        JobShow,
-        lambda tx, m: JobRecord(call=m.id, job=_row(1), description=job, attempts=attempts, events=events),
-    )
+    said = {"description": job, "attempts": attempts, "events": events, "cause": "z" * 4000}
+    monkeypatch.setitem(ANSWERS, JobShow, lambda tx, m: JobRecord(call=m.id, job=_row(1), **said))  # type: ignore[arg-type]
 
     async with asked(wire, ledger, JobShow(job="site-a/j.2")) as (post, answer):
         assert isinstance(answer, JobRecord)
         assert [event.at_ms for event in answer.events] == list(range(400, 500))
+        assert len(answer.cause) < 200
         assert post.acked == 1
 
 
@@ -445,7 +450,7 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 ) -> None:
     monkeypatch.setattr(orders, "PORTION", 10)
     job = JobDescription(id="many", executable="x", array=200)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.check(JobSubmit(job=job), lambda _: True)))
     seen: list[int] = []
 
     def beat(tx: Tx, items: Any) -> list[None]:
@@ -454,7 +459,7 @@ async def test_beats_are_taken_between_the_portions_of_a_long_order(
 
     async with running(wire, ledger, beats_by(beat)) as intake:
         order = Post("console-ada.call", JobCancel(job="many"))
-        calls = asyncio.ensure_future(Calls(wire, intake).on_delivery(order.delivery))
+        calls = asyncio.ensure_future(answering(wire, intake).on_delivery(order.delivery))
         while not calls.done():
             intake.on_delivery(Post("vm-a.beat", BEAT).delivery)
             await asyncio.sleep(0.001)
@@ -471,12 +476,12 @@ async def test_an_order_that_takes_long_is_answered_in_part_and_goes_on_when_it_
     monkeypatch.setattr(orders, "PORTION", 10)
     monkeypatch.setattr(calls_module, "ORDER_S", 0.0)
     job = JobDescription(id="many", executable="x", array=15)
-    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.look_at(JobSubmit(job=job), lambda _: True)))
+    ledger.write(lambda tx: submissions.submit(tx, "site-a", submissions.check(JobSubmit(job=job), lambda _: True)))
 
     async with running(wire, ledger, {}) as intake:
         for _ in range(2):
             order = Post("console-ada.call", JobCancel(job="many"))
-            await Calls(wire, intake).on_delivery(order.delivery)
+            await answering(wire, intake).on_delivery(order.delivery)
 
     answers = [message for _, message in wire.sent_to(UP) if isinstance(message, JobsChanged)]
     assert [(answer.changed, answer.more) for answer in answers] == [(10, True), (5, False)]

@@ -21,7 +21,7 @@ from adapters.ledger.outcomes import (
     after_revival,
     retry_wait_s,
 )
-from adapters.ledger.transaction import Policy
+from adapters.ledger.policy import Policy
 from schemas.jobs import JobCompletion, Outcome, Phase
 from schemas.ledger import JobState
 

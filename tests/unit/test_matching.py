@@ -219,8 +219,8 @@ def refusing(*refused: tuple[int, str], word: Word = Word.NO, closed: Collection
     return Anywhere(dict.fromkeys(refused, word), closed)
 
 
-def given(floor: Anywhere, *slots: str, count: int = 3) -> list[tuple[int, str]]:
-    made = pair(Line(*(free(vm) for vm in slots)), Jobs([waiting(n) for n in range(1, count + 1)]).backlog(), floor)
+def given(pool: Anywhere, *slots: str, count: int = 3) -> list[tuple[int, str]]:
+    made = pair(Line(*(free(vm) for vm in slots)), Jobs([waiting(n) for n in range(1, count + 1)]).backlog(), pool)
     return [(job.number, slot.vm) for job, slot in made]
 
 
@@ -249,12 +249,12 @@ def test_a_vm_that_is_kept_free_for_a_job_is_given_no_later_one() -> None:
 def test_however_many_jobs_are_kept_off_a_vm_few_are_looked_at(monkeypatch: pytest.MonkeyPatch, passed: int) -> None:
     monkeypatch.setattr(backlog, "MOST_PASSED", passed)
     jobs = Jobs([waiting(number, shape=number) for number in range(1000)])
-    floor = refusing(*((number, "a") for number in range(1000)))
+    pool = refusing(*((number, "a") for number in range(1000)))
 
-    made = [(job.number, slot.vm) for job, slot in pair(Line(free("a"), free("a"), free("b")), jobs.backlog(), floor)]
+    made = [(job.number, slot.vm) for job, slot in pair(Line(free("a"), free("a"), free("b")), jobs.backlog(), pool)]
 
     assert made == [(0, "b")]
-    assert floor.asked <= 2 * backlog.MOST_REFUSED + 1
+    assert pool.asked <= 2 * backlog.MOST_REFUSED + 1
 
 
 @pytest.mark.parametrize("passed", [0, 64])
@@ -264,30 +264,30 @@ def test_jobs_that_are_kept_off_a_vm_hide_no_others_from_it(
 ) -> None:
     monkeypatch.setattr(backlog, "MOST_PASSED", passed)
     waits = [waiting(number, shape=number % kinds) for number in range(1000)]
-    floor = refusing(*((number, "a") for number in range(200)), word=Word.ELSEWHERE)
+    pool = refusing(*((number, "a") for number in range(200)), word=Word.ELSEWHERE)
 
     def make(vm: str, taken: set[int]) -> Backlog:
-        return Jobs([job for job in waits if not vm or (job.number, vm) not in floor.refused]).backlog(taken=taken)
+        return Jobs([job for job in waits if not vm or (job.number, vm) not in pool.refused]).backlog(taken=taken)
 
     slots = Line(*(free("a") for _ in range(3)), free("b"), free("a"))
-    made = [(job.number, slot.vm) for job, slot in pair(slots, Backlogs(make), floor)]
+    made = [(job.number, slot.vm) for job, slot in pair(slots, Backlogs(make), pool)]
 
     assert [vm for _, vm in made] == ["a", "a", "a", "b", "a"]
     assert [number for number, vm in made if vm == "b"] == [0]
     assert len({number for number, _ in made}) == 5
-    assert floor.asked <= backlog.MOST_REFUSED + 6
+    assert pool.asked <= backlog.MOST_REFUSED + 6
 
 
 def test_so_many_vms_look_by_themselves_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backlog, "MOST_BY_THEMSELVES", 2)
     waits = [waiting(number) for number in range(100)]
     names = [f"vm-{number}" for number in range(5)]
-    floor = refusing(*((number, vm) for number in range(90) for vm in names), word=Word.ELSEWHERE)
+    pool = refusing(*((number, vm) for number in range(90) for vm in names), word=Word.ELSEWHERE)
 
     def make(vm: str, taken: set[int]) -> Backlog:
-        return Jobs([job for job in waits if not vm or (job.number, vm) not in floor.refused]).backlog(taken=taken)
+        return Jobs([job for job in waits if not vm or (job.number, vm) not in pool.refused]).backlog(taken=taken)
 
-    made = [(job.number, slot.vm) for job, slot in pair(Line(*map(free, names)), Backlogs(make), floor)]
+    made = [(job.number, slot.vm) for job, slot in pair(Line(*map(free, names)), Backlogs(make), pool)]
 
     assert made == [(90, "vm-0"), (91, "vm-1")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.storage.errors import NoRoom, StoreError
+from adapters.errors import NoRoom, StoreError
 from adapters.storage.quota import Bounds, Staged, Wanted, bounds_of, make_room
 from broker.reserve import DiskRoom
 from schemas.errors import ErrorCode

@@ -19,7 +19,8 @@ from adapters.job.rejected import Rejected
 from adapters.ledger.engine import Ledger
 from adapters.metrics import Metrics
 from adapters.storage.adapter import StorageAdapter
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from broker.connection import Delivery
 from broker.delivery import Subscription
 from broker.errors import Forbidden
@@ -45,7 +46,7 @@ class Trouble:
     def wire(self) -> MemoryCarrier:
         return CutWire("adapter-store-1") if self.name == "a cut link" else MemoryCarrier("adapter-store-1")
 
-    def spoil(self, ledger: Ledger, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(self, ledger: Ledger, store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
         if self.name == "a ledger that breaks":
             for method in ("write", "write_lightly", "read"):
                 monkeypatch.setattr(ledger, method, _broken)
@@ -85,10 +86,10 @@ async def readers(
     trouble: Trouble, ledger: Ledger, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[dict[str, Handler]]:
     """Every handler of the two adapters, their ledgers at work behind them."""
-    wire, store = trouble.wire(), Store(f"file://{directory}/store")
+    wire, store = trouble.wire(), FsspecStore(f"file://{directory}/store")
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(directory / "staging"))
     jobs = JobAdapter(wire, ledger, store, Metrics("job", CollectorRegistry()))
-    files = StorageAdapter(wire, ledger, store, config, Metrics("store", CollectorRegistry()))
+    files = StorageAdapter(wire, ledger, store, FsspecContents(store), config, Metrics("store", CollectorRegistry()))
     trouble.spoil(ledger, store, monkeypatch)
     tasks = [asyncio.create_task(one._intake.run()) for one in (jobs, files)]
     calls: Calls = jobs._calls
@@ -96,17 +97,17 @@ async def readers(
         yield {
             "intake": jobs._intake.on_delivery,
             "calls": calls.on_delivery,
-            "rejected": Rejected(jobs._intake.burials).on_delivery,
-            "openings": files._courier.on_opening,
-            "chunks": files._courier.on_chunk,
-            "control": files._courier.on_message,
+            "rejected": Rejected(jobs._intake.dead_letters).on_delivery,
+            "openings": files._transfer_server.on_opening,
+            "chunks": files._transfer_server.on_chunk,
+            "control": files._transfer_server.on_message,
             "completions": files._on_completion,
         }
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await files._courier.close()
+        await files._transfer_server.close()
 
 
 class Deliveries:

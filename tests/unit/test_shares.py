@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.ledger.shares import Amount, Room, is_large, need, share, total
+from adapters.ledger.shares import Amount, Occupancy, is_large, need, share, total
 from schemas.description import Requirements
 from schemas.jobs import Machine
 
@@ -42,32 +42,32 @@ def test_a_vm_with_more_slots_than_cpus_gives_each_slot_one() -> None:
 
 
 def test_one_job_of_the_whole_vm_leaves_no_room() -> None:
-    room = Room(total(VM), [(0, Amount(4, 8192, 40_000))])
+    occupancy = Occupancy(total(VM), [(0, Amount(4, 8192, 40_000))])
 
-    assert not room.fits(1, Amount(1, 1, 1))
-    assert room.fits(0, Amount(4, 8192, 40_000))
+    assert not occupancy.fits(1, Amount(1, 1, 1))
+    assert occupancy.fits(0, Amount(4, 8192, 40_000))
 
 
 def test_a_slot_counts_its_largest_job() -> None:
-    room = Room(total(VM), [(0, Amount(2, 100, 100)), (0, Amount(1, 3000, 100)), (1, Amount(1, 100, 100))])
+    occupancy = Occupancy(total(VM), [(0, Amount(2, 100, 100)), (0, Amount(1, 3000, 100)), (1, Amount(1, 100, 100))])
 
-    assert room.fits(1, Amount(2, 5192, 39_900))
-    assert not room.fits(1, Amount(2, 5193, 100))
-    assert not room.fits(1, Amount(3, 100, 100))
+    assert occupancy.fits(1, Amount(2, 5192, 39_900))
+    assert not occupancy.fits(1, Amount(2, 5193, 100))
+    assert not occupancy.fits(1, Amount(3, 100, 100))
 
 
 @given(
     asked=st.lists(st.tuples(st.integers(0, 7), st.integers(1, 4), st.integers(0, 8192), st.integers(0, 40_000))),
 )
 def test_whatever_is_asked_a_vm_is_never_given_twice(asked: list[tuple[int, int, int, int]]) -> None:
-    room, given_out = Room(total(VM)), dict[int, list[Amount]]()
+    occupancy, given_out = Occupancy(total(VM)), dict[int, list[Amount]]()
     for lane, cpus, memory_mib, disk_mib in asked:
         slot, amount = (
             lane % VM.slots,
             need(Requirements(cpus=cpus, memory_mib=memory_mib, disk_mib=disk_mib), VM),
         )
-        if room.fits(slot, amount):
-            room.take(slot, amount)
+        if occupancy.fits(slot, amount):
+            occupancy.take(slot, amount)
             given_out.setdefault(slot, []).append(amount)
 
     at_once = [Amount(*map(max, zip(*amounts, strict=True))) for amounts in given_out.values()]
@@ -79,8 +79,8 @@ def test_jobs_that_ask_for_no_more_than_a_share_always_fit_together(
     slots: int, cpus: int, memory_mib: int, disk_mib: int
 ) -> None:
     machine = Machine(cpus=cpus, memory_mib=memory_mib, disk_mib=disk_mib, platform="linux/x86_64", slots=slots)
-    room = Room(total(machine))
+    occupancy = Occupancy(total(machine))
 
     for slot in range(slots):
-        assert room.fits(slot, share(machine))
-        room.take(slot, share(machine))
+        assert occupancy.fits(slot, share(machine))
+        occupancy.take(slot, share(machine))

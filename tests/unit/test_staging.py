@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage.errors import NoRoom
-from adapters.storage.kin import UNKNOWN_S, UNREPORTED, Kin
+from adapters.errors import NoRoom
+from adapters.storage.accounting import UNKNOWN_S, UNREPORTED, AccountingGroups
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker import reserve
 from tests.broker.polling import until
@@ -144,17 +144,17 @@ async def test_whose_kin_a_vm_is_is_asked_once_and_vms_that_no_host_reported_are
         asked.append(vm)
         return hosts.get(vm, "")
 
-    kin = Kin(host_of, lambda: now[0])
-    assert kin.known("vm-a") == UNREPORTED
-    await until(lambda: kin.known("vm-a") == "host-1")
-    found = [await kin.find(name) for name in ("vm-a", "vm-b", "vm-c", "console-x", "site-y")]
+    groups = AccountingGroups(host_of, lambda: now[0])
+    assert groups.known("vm-a") == UNREPORTED
+    await until(lambda: groups.known("vm-a") == "host-1")
+    found = [await groups.find(name) for name in ("vm-a", "vm-b", "vm-c", "console-x", "site-y")]
 
     assert found == ["host-1", UNREPORTED, UNREPORTED, "console-x", "site-y"]
     assert asked == ["vm-a", "vm-b", "vm-c"]
     hosts["vm-b"] = "host-1"
     now[0] += UNKNOWN_S
-    assert await kin.find("vm-b") == "host-1"
-    await kin.close()
+    assert await groups.find("vm-b") == "host-1"
+    await groups.close()
 
 
 def test_what_is_left_behind_is_bounded_in_bytes(tmp_path: Path) -> None:

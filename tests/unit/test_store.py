@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.storage import contents
-from adapters.storage.errors import NotStored
-from adapters.storage.store import Store
+from adapters.errors import NotStored
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from schemas.files import InputFile, OutputFile
 
 CONTENT = b"result"
@@ -42,7 +42,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
     tmp_path: Path, steps: list[str], way: str
 ) -> None:
-    store = Store(f"file://{tmp_path}/store")
+    store = FsspecStore(f"file://{tmp_path}/store")
     local = tmp_path / "local"
     local.write_bytes(CONTENT)
 
@@ -58,7 +58,7 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_name_before_the_end(
 
 
 def test_what_is_said_to_be_there_is_there_durably(tmp_path: Path, steps: list[str]) -> None:
-    store = Store(f"file://{tmp_path}/store")
+    store = FsspecStore(f"file://{tmp_path}/store")
     store.put_bytes(CONTENT, OUTPUT)
     steps.clear()
 
@@ -68,7 +68,7 @@ def test_what_is_said_to_be_there_is_there_durably(tmp_path: Path, steps: list[s
 
 
 def test_a_file_from_afar_is_copied_to_where_it_is_wanted(tmp_path: Path) -> None:
-    store = Store("memory://test-store-copies")
+    store = FsspecStore("memory://test-store-copies")
     store.put_bytes(CONTENT, OUTPUT)
 
     store.copy(OUTPUT, tmp_path / "copy")
@@ -79,7 +79,7 @@ def test_a_file_from_afar_is_copied_to_where_it_is_wanted(tmp_path: Path) -> Non
 
 
 def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store("memory://test-store-failing")
+    store = FsspecStore("memory://test-store-failing")
     store.put_bytes(CONTENT, OUTPUT)
 
     def gone(source: str, target: str) -> None:
@@ -93,7 +93,7 @@ def test_a_copy_that_failed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_local_file_is_given_where_it_is(tmp_path: Path) -> None:
-    store = Store(f"file://{tmp_path}/store")
+    store = FsspecStore(f"file://{tmp_path}/store")
     file = InputFile(sha256=hashlib.sha256(CONTENT).hexdigest())
     store.put_bytes(CONTENT, file)
 
@@ -104,7 +104,7 @@ def test_a_local_file_is_given_where_it_is(tmp_path: Path) -> None:
 
 
 def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
-    store = Store(f"file://{tmp_path}/store")
+    store = FsspecStore(f"file://{tmp_path}/store")
     longest = OutputFile(job="site-a/j.1", attempt=1, name="x" * 255)
 
     store.put_bytes(CONTENT, longest)
@@ -115,12 +115,12 @@ def test_a_name_as_long_as_names_may_be_is_stored(tmp_path: Path) -> None:
 
 def test_files_of_a_store_that_is_elsewhere_age_by_the_walls_clock_which_dates_them() -> None:
     """The ledger's clock counts from nothing: by that one they were from the future, and nothing was ever cleared."""
-    store = Store("memory://test-store-ages", lambda: 1000.0)
+    store = FsspecStore("memory://test-store-ages", lambda: 1000.0)
     store.put_bytes(CONTENT, OUTPUT)
     (path,) = store.system.find(store.root)
     store.system.store[path].modified = datetime.now(UTC) - timedelta(hours=2)
 
-    (attempt,) = contents.stored_attempts(store)
+    (attempt,) = FsspecContents(store).stored_attempts()
 
     assert 7200 <= attempt.age_s < 7300
     assert store.age_s(f"{store.root}/gone") == 0
@@ -128,11 +128,11 @@ def test_files_of_a_store_that_is_elsewhere_age_by_the_walls_clock_which_dates_t
 
 def test_files_of_a_local_store_age_by_its_own_clock_whatever_the_walls_says(tmp_path: Path) -> None:
     now = [1000.0]
-    store = Store(f"file://{tmp_path}/store", lambda: now[0])
+    store = FsspecStore(f"file://{tmp_path}/store", lambda: now[0])
     store.put_bytes(CONTENT, OUTPUT)
     now[0] += 60
 
-    (attempt,) = contents.stored_attempts(store)
+    (attempt,) = FsspecContents(store).stored_attempts()
 
     assert attempt.age_s == pytest.approx(60)
     assert store.age_s(f"{store.root}/gone") == 0

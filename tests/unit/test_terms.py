@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from adapters.ledger import terms
+from adapters.ledger.policy import Policy
 from adapters.ledger.terms import Term
-from adapters.ledger.transaction import Policy
 from schemas.description import JobDescription
 
 POLICY = Policy(begin_s=60, staging_s=100, pause_limit_s=1000)

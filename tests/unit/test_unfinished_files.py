@@ -13,8 +13,8 @@ import broker
 import guest_agent
 import host_agent
 import volcloud
-from adapters.storage import contents
-from adapters.storage.store import Store
+from adapters.storage.contents import FsspecContents
+from adapters.storage.store import FsspecStore
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.directory import VmDirectories
 from host_agent.registry import VmRegistry
@@ -28,7 +28,7 @@ def start_registry(directory: Path) -> Path:
 
 
 def start_store(directory: Path) -> Path:
-    return after_a_kill(directory, lambda: contents.put_back(Store(f"file://{directory}")))
+    return after_a_kill(directory, lambda: FsspecContents(FsspecStore(f"file://{directory}")).put_back())
 
 
 def start_system(directory: Path) -> Path:

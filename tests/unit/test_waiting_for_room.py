@@ -16,7 +16,7 @@ from schemas.files import FileAbort, FileGet, FileOffer, InputFile
 from schemas.jobs import Outcome, OutputEntry
 from tests.broker.polling import until
 from tests.unit.guests import Guest
-from tests.unit.test_courier import Room
+from tests.unit.test_transfer_server import Room
 
 BIG = ("sh", "-c", "head -c 100000 /dev/zero > big")
 
@@ -120,4 +120,4 @@ async def test_a_second_input_of_a_store_that_is_elsewhere_is_told_to_wait_and_c
     ((key, refusal),) = room.said(FileAbort)
     assert isinstance(refusal, FileAbort)
     assert (key, refusal.code) == ("vm.a.files", ErrorCode.NO_ROOM)
-    await room.courier.close()
+    await room.transfer_server.close()

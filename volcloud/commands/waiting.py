@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from schemas.ledger import JobEvent, JobRecord, JobRow
-from volcloud.centre_calls import FINAL_STATES
+from schemas.ledger import SETTLED, JobEvent, JobRecord, JobRow
 from volcloud.client import Client
 from volcloud.errors import Unreachable
 from volcloud.rendering import clock, told_counts
@@ -36,7 +35,7 @@ def follow(client: Client, name: str) -> list[JobRow]:
         def on_change(counts: dict[str, int]) -> None:
             counted.clear()
             counted.update(counts)
-            ended = sum(count for state, count in counts.items() if state in FINAL_STATES)
+            ended = sum(count for state, count in counts.items() if state in SETTLED)
             bars.update(bar, description=told_counts(counts), completed=ended, total=sum(counts.values()))
 
         def on_still(why: Explanation) -> None:
@@ -66,7 +65,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
             for event in record.events[told:]:
                 say(_told(event))
             told = len(record.events)
-            if record.job.state in FINAL_STATES:
+            if record.job.state in SETTLED:
                 return record
             time.sleep(LOOK_S)
             record = client.show(name, on_trouble=tell_trouble)

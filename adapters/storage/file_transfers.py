@@ -12,13 +12,12 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, StoreError
 from adapters.metrics import Metrics
+from adapters.storage.contract import Store, StoredFile
 from adapters.storage.digests import Digest, Digests
-from adapters.storage.errors import StoreError
 from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
-from adapters.storage.store import Store, StoredFile
 from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_transfer
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 OFFERS_TO_THE_SILENT = 3
 
 
-class Errands:
+class FileTransfers:
     """See the module."""
 
     def __init__(self, transfers: Transfers, store: Store, staging: Staging, rights: Rights, metrics: Metrics) -> None:
@@ -45,7 +44,7 @@ class Errands:
         self._digests = Digests()
 
     async def serve(self, sender: str, message: FileOffer | FileGet) -> None:
-        """Take or give what is asked for; whatever goes wrong is told to who asked, and ends the errand alone.
+        """Take or give what is asked for; whatever goes wrong is told to who asked, and ends this transfer alone.
 
         Cancelled, it leaves what came to whoever serves the same transfer next."""
         try:

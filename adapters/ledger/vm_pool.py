@@ -15,7 +15,7 @@ from adapters.ledger import classes, keeping, tables
 from adapters.ledger.keeping import Kept
 from adapters.ledger.matching import Free, Waiting, Word
 from adapters.ledger.readiness import NOT_RUNNING
-from adapters.ledger.shares import Amount, Room, is_large, need, total
+from adapters.ledger.shares import Amount, Occupancy, is_large, need, total
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import Requirements
 from schemas.jobs import Machine
@@ -34,8 +34,8 @@ _TWO_ABLE = (
 )
 
 
-class VmFloor:
-    """See the module; a ``matching.Floor``."""
+class VmPool:
+    """See the module; a ``matching.Pool``."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
@@ -44,7 +44,7 @@ class VmFloor:
         self._machines: dict[int, Machine] = {}
         #: VMs that can work and meet a shape, up to two of each.
         self._able: dict[int, list[str]] = {}
-        self._rooms: dict[str, Room] = {}
+        self._occupancies: dict[str, Occupancy] = {}
         self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
         self._crowded: set[str] = set()
         #: Which VM is kept free for which shape of overdue jobs.
@@ -53,7 +53,7 @@ class VmFloor:
 
     def is_closed(self, free: Free) -> bool:
         """Whether the VM is on trial and has a job: then it may have nothing more."""
-        return free.strikes > 0 and self._room(free).jobs > 0
+        return free.strikes > 0 and self._occupancy(free).jobs > 0
 
     def judge(self, job: Waiting, free: Free) -> Word:
         """Say whether a slot whose machine meets a job's requirements may have it.
@@ -83,14 +83,14 @@ class VmFloor:
         """Whether there is room beside what the VM's other slots have."""
         if not (self.is_large(shape, free.offer) or free.is_crowded or free.vm in self._crowded):
             return True
-        return self._room(free).fits(self.place(free), self.need(shape, free.offer))
+        return self._occupancy(free).fits(self.place(free), self.need(shape, free.offer))
 
     def give(self, job: Waiting, free: Free) -> None:
         """Note that the job goes there."""
         amount = self.need(job.shape, free.offer)
         self._given[free.vm].append((self.place(free), amount))
-        if free.vm in self._rooms:
-            self._rooms[free.vm].take(self.place(free), amount)
+        if free.vm in self._occupancies:
+            self._occupancies[free.vm].take(self.place(free), amount)
         if self.is_large(job.shape, free.offer):
             self._crowded.add(free.vm)
 
@@ -121,12 +121,12 @@ class VmFloor:
             self._able[shape] = list(islice(chain.from_iterable(found), 2))
         return any(able != vm for able in self._able[shape])
 
-    def _room(self, free: Free) -> Room:
-        if free.vm not in self._rooms:
+    def _occupancy(self, free: Free) -> Occupancy:
+        if free.vm not in self._occupancies:
             rows = self._tx.execute(_TAKEN, {"of_vm": free.vm}).all()
             taken = [(row.place, Amount(row.cpus, row.memory_mib, row.disk_mib)) for row in rows]
-            self._rooms[free.vm] = Room(total(self._machine(free.offer)), [*taken, *self._given[free.vm]])
-        return self._rooms[free.vm]
+            self._occupancies[free.vm] = Occupancy(total(self._machine(free.offer)), [*taken, *self._given[free.vm]])
+        return self._occupancies[free.vm]
 
     def _asked(self, shape: int) -> Requirements:
         return classes.shapes(self._tx, [shape])[shape]

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from adapters.ledger.submissions import Application, KnownInputs, look_at
-from adapters.storage.errors import StoreError
+from adapters.errors import StoreError
+from adapters.ledger.submissions import CheckedSubmission, KnownInputs, check
 from schemas.ledger import JobSubmit
 
 log = logging.getLogger(__name__)
@@ -26,17 +26,17 @@ PATIENCE_S = 30.0
 THREADS, THREADS_OF_ONE = 16, 8
 
 
-class SubmissionDesk:
+class SubmissionChecker:
     """See the module. Belongs to the adapter's loop."""
 
     def __init__(self, known_inputs: KnownInputs, *, patience_s: float = PATIENCE_S) -> None:
         self._known_inputs, self._patience_s = known_inputs, patience_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="submissions")
 
-    async def look_at(self, owner: str, message: JobSubmit) -> Application:
+    async def check(self, owner: str, message: JobSubmit) -> CheckedSubmission:
         """Judge a submission. Never raises for a store: a store that cannot say is a reason to refuse."""
         if not any(item.sha256 for item in message.job.inputs):
-            return look_at(message, self._known_inputs)
+            return check(message, self._known_inputs)
         try:
             async with asyncio.timeout(self._patience_s):
                 return await self._ask_all(message)
@@ -50,7 +50,7 @@ class SubmissionDesk:
         """Begin nothing more; what a store still holds ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask_all(self, message: JobSubmit) -> Application:
+    async def _ask_all(self, message: JobSubmit) -> CheckedSubmission:
         """Ask for each digest once, several together, then judge. Raises StoreError, and asks for no more then."""
         digests = {item.sha256 for item in message.job.inputs if item.sha256}
         until_s, places = time.monotonic() + self._patience_s, asyncio.Semaphore(THREADS_OF_ONE)
@@ -67,7 +67,7 @@ class SubmissionDesk:
             # Not by except*: what is raised in it is put into another group by Python before 3.11.4.
             raise _first(errors) from errors
         there = {digest: task.result() for digest, task in asked.items()}
-        return await loop.run_in_executor(self._threads, look_at, message, there.__getitem__)
+        return await loop.run_in_executor(self._threads, check, message, there.__getitem__)
 
     def _ask(self, digest: str, until_s: float) -> bool:
         """Ask for one digest; gives up when nobody waits for the answer any more."""
@@ -81,6 +81,6 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _refused(message: JobSubmit, why: str) -> Application:
+def _refused(message: JobSubmit, why: str) -> CheckedSubmission:
     reason = f"whether the store has the inputs cannot be said: {why}; submit again later, under the same id"
-    return msgspec.structs.replace(look_at(message, lambda _: True), reasons=[reason])
+    return msgspec.structs.replace(check(message, lambda _: True), reasons=[reason])

@@ -1,21 +1,11 @@
-"""What leaves an adapter: messages of the outbox, answers that nobody stores, and dead letters.
-
-It writes no ledger: what the broker has confirmed it keeps as *ticks*, which the next transaction takes along.
-"""
+"""What an adapter says to a sender beside the outbox: answers that nobody stores, and refusals with dead letters."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Iterable
-
-from adapters.ledger.transaction import OutboxRow
 from adapters.metrics import Metrics
 from broker.carrier import Carrier
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.delivery import Delivery
-from broker.errors import NotDelivered, Unroutable
 from broker.outbound import answer_of
 from broker.routes import reply, sender_of
 from schemas.codec import clip
@@ -23,8 +13,6 @@ from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.ids import Kind, kind_of
 from schemas.ledger import JobVerdict
-
-log = logging.getLogger(__name__)
 
 #: Kinds of principal that an adapter may write to; a one-time login listens to the key manager alone.
 ANSWERED = frozenset({Kind.HOST, Kind.VM, Kind.SITE, Kind.CONSOLE})
@@ -35,37 +23,12 @@ def may_answer(principal: str) -> bool:
     return kind_of(principal) in ANSWERED
 
 
-class Outgoing:
+class Replies:
     """See the module. Belongs to the adapter's loop."""
 
     def __init__(self, connection: Carrier, metrics: Metrics) -> None:
         self._connection, self._metrics = connection, metrics
-        self._ticks: list[str] = []
-        self.burials = Burials(connection)
-
-    def take_ticks(self) -> list[str]:
-        """Give the outbox messages that were confirmed since the last time, to be forgotten by a transaction."""
-        ticks, self._ticks = self._ticks, []
-        return ticks
-
-    def put_back(self, ticks: Iterable[str]) -> None:
-        """Take back ticks whose transaction did not happen."""
-        self._ticks += ticks
-
-    async def publish(self, rows: list[OutboxRow]) -> None:
-        """Publish outbox rows at once and note each confirm; what is not confirmed stays in the outbox."""
-        if not rows:
-            return
-        began = time.monotonic()
-        sends = [self._connection.send(r.exchange, r.routing_key, r.body, message_id=r.message_id) for r in rows]
-        outcomes = await asyncio.gather(*sends, return_exceptions=True)
-        self._metrics.confirm_seconds.observe(time.monotonic() - began)
-        for row, outcome in zip(rows, outcomes, strict=True):
-            if outcome is None or isinstance(outcome, Unroutable):
-                self._ticks.append(row.message_id)
-            if isinstance(outcome, NotDelivered):
-                self._metrics.not_delivered(type(outcome).__name__)
-                log.info("not delivered", extra={"key": row.routing_key, "why": str(outcome)})
+        self.dead_letters = DeadLetterPublisher(connection)
 
     def answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Send an answer that nobody stores: it is asked for again if it is lost."""
@@ -78,7 +41,7 @@ class Outgoing:
         """Move the message to the dead letters, and tell the sender, where it can be told."""
         self._metrics.refused(reason)
         text = clip(text)
-        if not await self.burials.bury(delivery, reason, text):
+        if not await self.dead_letters.publish(delivery, reason, text):
             return  # a flood is not answered either
         call = message.id if message is not None else delivery.properties.message_id
         known = sender or sender_of(delivery.routing_key, delivery.user_id)

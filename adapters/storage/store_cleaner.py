@@ -19,13 +19,12 @@ from msgspec import Struct
 
 from adapters.config import StorageAdapterConfig
 from adapters.errors import AdapterError
-from adapters.intake import Intake
 from adapters.ledger import claims
 from adapters.ledger.deletion import delete_jobs
+from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.storage import contents, fairness
-from adapters.storage.contents import StoredAttempt
-from adapters.storage.store import Store
+from adapters.storage import fairness
+from adapters.storage.contract import StoreContents, StoredAttempt
 from schemas.ids import JobRef
 
 log = logging.getLogger(__name__)
@@ -56,11 +55,11 @@ def bounds_of(config: StorageAdapterConfig) -> Bounds:
     )
 
 
-class Collector:
+class StoreCleaner:
     """See the module."""
 
-    def __init__(self, store: Store, intake: Intake, bounds: Bounds, metrics: Metrics) -> None:
-        self._store, self._intake, self._bounds, self._metrics = store, intake, bounds, metrics
+    def __init__(self, contents: StoreContents, writer: LedgerWriter, bounds: Bounds, metrics: Metrics) -> None:
+        self._contents, self._writer, self._bounds, self._metrics = contents, writer, bounds, metrics
 
     async def run(self) -> None:
         """Clear until cancelled; what cannot be done now is done later."""
@@ -79,10 +78,10 @@ class Collector:
     async def remove_deleted(self) -> int:
         """Remove the outputs of deleted jobs; gives of how many. Raises LedgerError, StoreError."""
         total = 0
-        while found := await self._intake.read(lambda tx: claims.removals(tx, BATCH)):
+        while found := await self._writer.read(lambda tx: claims.removals(tx, BATCH)):
             for one in found:
-                await asyncio.to_thread(contents.remove_attempts, self._store, one.ref, one.attempt)
-            await self._intake.write(partial(claims.removed, done=found))
+                await asyncio.to_thread(self._contents.remove_attempts, one.ref, one.attempt)
+            await self._writer.write(partial(claims.removed, done=found))
             total += len(found)
         self._metrics.gone("outputs", total)
         return total
@@ -90,9 +89,9 @@ class Collector:
     async def collect(self) -> None:
         """Go through the whole store once. Raises LedgerError, StoreError."""
         if not await self._is_ours():
-            log.error("the store is another ledger's: nothing is cleared", extra={"store": self._store.url})
+            log.error("the store is another ledger's: nothing is cleared", extra={"store": self._contents.url})
             return
-        await asyncio.to_thread(contents.put_back, self._store)
+        await asyncio.to_thread(self._contents.put_back)
         stored = await self._collect_outputs()
         self._metrics.stored_outputs.set(stored.total())
         await self._collect_inputs()
@@ -101,20 +100,20 @@ class Collector:
 
     async def _is_ours(self) -> bool:
         """Say whether the store is the ledger's: marked as its own, or nobody's and not full of what it never knew."""
-        ledger = str(await self._intake.read(claims.identity))
-        owner = await asyncio.to_thread(contents.owner, self._store)
+        ledger = str(await self._writer.read(claims.identity))
+        owner = await asyncio.to_thread(self._contents.owner)
         if owner:
             return owner == ledger
-        some = await asyncio.to_thread(_some, contents.stored_attempts(self._store))
+        some = await asyncio.to_thread(_some, self._contents.stored_attempts())
         stored = [(one.job, one.attempt) for one in some]
-        unknown = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, stored, 0))
+        unknown = await self._writer.read(lambda tx: claims.unclaimed_attempts(tx, stored, 0))
         if stored and len(unknown) == len(stored):
             return False
-        await asyncio.to_thread(contents.own, self._store, ledger)
+        await asyncio.to_thread(self._contents.own, ledger)
         return True
 
     async def _measure(self) -> None:
-        room = await asyncio.to_thread(contents.room, self._store)
+        room = await asyncio.to_thread(self._contents.room)
         if room is not None:
             self._metrics.store_size.set(room[0])
             self._metrics.store_free.set(room[1])
@@ -122,13 +121,13 @@ class Collector:
     async def _collect_outputs(self) -> Counter[str]:
         """Remove attempts that no row claims; gives the bytes of the others, by the owner of their job."""
         stored: Counter[str] = Counter()
-        walk = contents.stored_attempts(self._store)
+        walk = self._contents.stored_attempts()
         while batch := await asyncio.to_thread(_some, walk):
             for one in batch:
                 stored[_owner(one.job)] += one.size
             old = {(one.job, one.attempt): one for one in batch if one.age_s > self._bounds.unneeded_s}
             for gone in await self._unclaimed(old):
-                await asyncio.to_thread(self._store.remove_attempt, gone.job, gone.attempt)
+                await asyncio.to_thread(self._contents.remove_attempt, gone.job, gone.attempt)
                 stored[_owner(gone.job)] -= gone.size
                 self._metrics.gone("outputs", 1)
                 log.info("output removed that nobody needs", extra={"job": gone.job, "attempt": gone.attempt})
@@ -136,20 +135,20 @@ class Collector:
 
     async def _unclaimed(self, old: dict[tuple[str, int], StoredAttempt]) -> list[StoredAttempt]:
         keep_ms = int(self._bounds.unneeded_s * 1000)
-        found = await self._intake.read(lambda tx: claims.unclaimed_attempts(tx, list(old), tx.lease_now_ms - keep_ms))
+        found = await self._writer.read(lambda tx: claims.unclaimed_attempts(tx, list(old), tx.lease_now_ms - keep_ms))
         return [old[one] for one in found]
 
     async def _collect_inputs(self) -> None:
-        walk = contents.old_inputs(self._store, self._bounds.unneeded_s)
+        walk = self._contents.old_inputs(self._bounds.unneeded_s)
         while batch := await asyncio.to_thread(_some, walk):
-            for digest in await self._intake.read(partial(claims.unclaimed_inputs, digests=batch)):
+            for digest in await self._writer.read(partial(claims.unclaimed_inputs, digests=batch)):
                 went = await asyncio.to_thread(
-                    contents.remove_input, self._store, digest, self._bounds.unneeded_s, self._is_needed
+                    self._contents.remove_input, digest, self._bounds.unneeded_s, self._is_needed
                 )
                 self._metrics.gone("inputs", int(went))
 
     def _is_needed(self, digest: str) -> bool:
-        return not self._intake.read_here(lambda tx: claims.unclaimed_inputs(tx, [digest]))
+        return not self._writer.read_here(lambda tx: claims.unclaimed_inputs(tx, [digest]))
 
     async def _make_room(self, stored: Counter[str], most: int) -> None:
         """Delete jobs until the outputs are within their bounds: those of who has the most, the first ended first.
@@ -169,17 +168,17 @@ class Collector:
         """Delete jobs of one owner that have stored so much, if there are; gives how much that was."""
         given, last = 0, None
         while given < too_many:
-            page = await self._intake.read(partial(claims.ended_first, owner=owner, after=last, most=BATCH))
+            page = await self._writer.read(partial(claims.ended_first, owner=owner, after=last, most=BATCH))
             if not page:
                 break
             last = page[-1]
             chosen = []
             for job in page:
-                size = await asyncio.to_thread(contents.bytes_of, self._store, job.ref)
+                size = await asyncio.to_thread(self._contents.bytes_of, job.ref)
                 if size and given < too_many:
                     chosen.append(job.number)
                     given += size
-            deleted = await self._intake.write(partial(delete_jobs, numbers=chosen))
+            deleted = await self._writer.write(partial(delete_jobs, numbers=chosen))
             log.warning("jobs deleted: outputs are beyond keep_outputs_mib", extra={"owner": owner, "jobs": deleted})
         return given
 

@@ -1,4 +1,5 @@
-"""Whose kin a sender is: VMs of one host are, since who has the host has them all; anybody else is its own.
+"""To which accounting group a sender belongs: VMs of one host to one, since who has the host has them all; anybody
+else to its own.
 
 Asked of the ledger, and kept for a while. All VMs that no host has reported are taken for one host's: who makes VMs
 and does not report them gains nothing by it.
@@ -16,7 +17,7 @@ from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
-#: Name of the kin of VMs whose host is not known.
+#: Name of the group of VMs whose host is not known.
 UNREPORTED = "hosts that have not reported"
 #: How long an answer is believed, seconds; a host reports its VMs at least every minute.
 KNOWN_S, UNKNOWN_S = 600.0, 20.0
@@ -24,7 +25,7 @@ KNOWN_S, UNKNOWN_S = 600.0, 20.0
 MOST_KNOWN = 20_000
 
 
-class Kin:
+class AccountingGroups:
     """See the module. Belongs to one loop."""
 
     def __init__(self, host_of: Callable[[str], Awaitable[str]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,24 +33,24 @@ class Kin:
         self._host_of, self._clock = host_of, clock
         self._known: dict[str, tuple[str, float]] = {}
         self._asking: dict[str, asyncio.Task[str]] = {}
-        #: Called with a sender and its kin when that was found.
+        #: Called with a sender and its group when that was found.
         self.on_found: Callable[[str, str], None] = lambda *_: None
 
     def known(self, sender: str) -> str:
-        """Name a sender's kin without waiting: as unreported until the ledger has been asked."""
+        """Name a sender's group without waiting: as unreported until the ledger has been asked."""
         if kind_of(sender) is not Kind.VM:
             return sender
-        kin, until_s = self._known.get(sender, (UNREPORTED, 0.0))
+        group, until_s = self._known.get(sender, (UNREPORTED, 0.0))
         if self._clock() >= until_s:
             self._ask(sender)
-        return kin
+        return group
 
     async def find(self, sender: str) -> str:
-        """Name a sender's kin."""
+        """Name a sender's group."""
         if kind_of(sender) is not Kind.VM:
             return sender
-        kin, until_s = self._known.get(sender, ("", 0.0))
-        return kin if self._clock() < until_s else await asyncio.shield(self._ask(sender))
+        group, until_s = self._known.get(sender, ("", 0.0))
+        return group if self._clock() < until_s else await asyncio.shield(self._ask(sender))
 
     async def close(self) -> None:
         """Ask nothing more. Idempotent."""
@@ -71,9 +72,9 @@ class Kin:
         except AdapterError as error:
             log.warning("whose VM it is cannot be asked", extra={"vm": sender, "why": str(error)})
             host = ""
-        kin, keep_s = (host, KNOWN_S) if host else (UNREPORTED, UNKNOWN_S)
+        group, keep_s = (host, KNOWN_S) if host else (UNREPORTED, UNKNOWN_S)
         if len(self._known) >= MOST_KNOWN:
             del self._known[next(iter(self._known))]
-        self._known[sender] = kin, self._clock() + keep_s
-        self.on_found(sender, kin)
-        return kin
+        self._known[sender] = group, self._clock() + keep_s
+        self.on_found(sender, group)
+        return group

@@ -1,26 +1,14 @@
-"""The ledger's tables, as the migrations leave them, but for those of ``clock``; a test compares the two.
-
-Times are ms since 1970 of the database's clock, 0 = not yet, and are for people. What is judged by its age, a lease,
-a beat, a wait, a rest, or what has been kept for long enough, has a time of the lease clock (see ``clock``), as
-``Tx.lease_now_ms`` gives it. ``rank`` is minus the priority: lower goes first. Rows of
-``shapes``, ``offers`` and ``submissions`` never change once written, so they may be cached. The row of ``jobs`` is the
-lock of all that concerns that job.
-"""
+"""Submissions, their jobs, and the attempts of these."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
-    ColumnElement,
     ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -30,30 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-metadata = MetaData()
-
-
-def _index_where(name: str, condition: ColumnElement[bool], *columns: Column[Any]) -> None:
-    """Index the rows of a table that meet a condition."""
-    Index(name, *columns, sqlite_where=condition, postgresql_where=condition)
-
-
-#: A row number; SQLite counts only columns that are called INTEGER.
-Number = BigInteger().with_variant(Integer, "sqlite")
-
-hosts = Table(
-    "hosts",
-    metadata,
-    Column("host", Text, nullable=False),
-    Column("facts", LargeBinary, nullable=False),
-    Column("reported_ms", BigInteger, nullable=False),
-    Column("seen_ms", BigInteger, nullable=False),
-    Column("present", Boolean, nullable=False),
-    Column("beat_ms", BigInteger, nullable=False, server_default=text("0")),
-    Column("rest_until_ms", BigInteger, nullable=False, server_default=text("0")),
-    Column("strikes", Integer, nullable=False, server_default=text("0")),
-    PrimaryKeyConstraint("host", name="pk_hosts"),
-)
+from adapters.ledger.tables.base import Number, index_where, metadata
 
 #: What jobs ask for, once each: ``key`` is the canonical JSON of ``schemas.description.Requirements``.
 shapes = Table(
@@ -71,73 +36,6 @@ shapes = Table(
     sqlite_autoincrement=True,
 )
 
-#: What VMs offer, once each: ``key`` is the canonical JSON of the matched fields of ``schemas.jobs.Machine``.
-offers = Table(
-    "offers",
-    metadata,
-    Column("number", Number, nullable=False),
-    Column("key", Text, nullable=False),
-    #: Since when nothing has referred to it, by the lease clock; 0 = something may.
-    Column("retired_ms", BigInteger, nullable=False, server_default=text("0")),
-    #: The owner whose job, or the VM whose machine, was the first of it.
-    Column("made_by", Text, nullable=False, server_default=text("''")),
-    PrimaryKeyConstraint("number", name="pk_offers"),
-    Index("ix_offers_made_by", "made_by"),
-    UniqueConstraint("key", name="uq_offers_key"),
-    sqlite_autoincrement=True,
-)
-
-#: A VM as its host reports it (``host`` to ``paused_ms``, ``told_generation``) and as its guest agent shows itself;
-#: ``strikes`` and ``rest_until_ms`` are what we think of it (see ``repute``); it is kept free for shape ``kept_for``.
-vms = Table(
-    "vms",
-    metadata,
-    Column("vm", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("hypervisor", Text, nullable=False),
-    Column("pid", BigInteger, nullable=False),
-    Column("status", LargeBinary, nullable=True),
-    Column("paused_ms", BigInteger, nullable=False),
-    Column("offer", BigInteger, nullable=True),
-    Column("agent_seen_ms", BigInteger, nullable=False),
-    Column("agent_since_ms", BigInteger, nullable=False),
-    Column("hello_id", Text, nullable=False),
-    #: What its host calls it; empty until the host has reported it.
-    Column("name", Text, nullable=False, server_default=text("''")),
-    Column("told_generation", BigInteger, nullable=False, server_default=text("0")),
-    Column("beat_ms", BigInteger, nullable=False, server_default=text("0")),
-    Column("rest_until_ms", BigInteger, nullable=False, server_default=text("0")),
-    Column("strikes", Integer, nullable=False, server_default=text("0")),
-    Column("agent", Text, nullable=False, server_default=text("''")),
-    Column("boot_id", Text, nullable=False, server_default=text("''")),
-    Column("kept_until_ms", BigInteger, nullable=False, server_default=text("0")),
-    Column("kept_for", BigInteger, nullable=False, server_default=text("0")),
-    #: As its host says; 0 = no host has spoken of it.
-    Column("cpus", Integer, nullable=False, server_default=text("0")),
-    #: Jobs that its guest has given back since it last finished one.
-    Column("returns", Integer, nullable=False, server_default=text("0")),
-    PrimaryKeyConstraint("vm", name="pk_vms"),
-)
-
-IS_THERE = vms.c.state != literal_column("'absent'")
-#: Literals, since a partial index serves only a query in which the condition stands written out.
-IS_SPEAKING = vms.c.agent == literal_column("'speaks'")
-IS_RESTING = vms.c.rest_until_ms > literal_column("0")
-IS_KEPT = vms.c.kept_for > literal_column("0")
-
-IS_ABSENT = vms.c.state == literal_column("'absent'")
-
-_index_where("ix_vms_gone", IS_ABSENT, vms.c.host)
-_index_where("ix_vms_absent", IS_ABSENT, vms.c.beat_ms)
-Index("ix_vms_offer", vms.c.offer)
-_index_where("ix_vms_host", IS_THERE, vms.c.host, vms.c.vm)
-_index_where("ix_vms_name", IS_THERE, vms.c.name, vms.c.vm)
-_index_where("ix_vms_speaking", IS_SPEAKING, vms.c.beat_ms)
-_index_where("ix_vms_kept", IS_KEPT, vms.c.kept_for)
-_index_where("ix_vms_resting", IS_RESTING, vms.c.rest_until_ms)
-
 #: What was submitted and accepted; a refused submission leaves no row, so it may come again mended.
 submissions = Table(
     "submissions",
@@ -154,6 +52,10 @@ submissions = Table(
     Column("submitted_ms", BigInteger, nullable=False),
     #: How many of its jobs have rows: those of a large array are made in portions.
     Column("made", Integer, nullable=False, server_default=text("0")),
+    #: Where it came from: ``site``, ``console``, or the name of an edge that brought it.
+    Column("source", Text, nullable=False, server_default=text("''")),
+    #: What that edge needs to answer for its jobs; nobody else reads it.
+    Column("source_data", LargeBinary, nullable=True),
     PrimaryKeyConstraint("number", name="pk_submissions"),
     UniqueConstraint("id", "owner", name="uq_submissions_id_owner"),
     Index("ix_submissions_owner", "owner", "number"),
@@ -164,7 +66,7 @@ submissions = Table(
 IS_UNMADE = submissions.c.made < submissions.c.count
 #: Of a release that knew no portions: it made all of its jobs with the submission. Ours says at least one.
 IS_MADE_AT_ONCE = submissions.c.made == literal_column("0")
-_index_where("ix_submissions_unmade", IS_UNMADE, submissions.c.number)
+index_where("ix_submissions_unmade", IS_UNMADE, submissions.c.number)
 
 jobs = Table(
     "jobs",
@@ -208,15 +110,15 @@ IS_SUBMITTED = jobs.c.state == literal_column("'submitted'")
 IS_WAITING = and_(IS_SUBMITTED, jobs.c.not_before_ms == literal_column("0"))
 IS_DELAYED = and_(IS_SUBMITTED, jobs.c.not_before_ms > literal_column("0"))
 
-_index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.rank, jobs.c.number)
+index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.rank, jobs.c.number)
 HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
 IS_HELD = jobs.c.state == literal_column("'held'")
 
-_index_where("ix_jobs_ended", HAS_ENDED, jobs.c.since_ms, jobs.c.number)
-_index_where("ix_jobs_held", IS_HELD, jobs.c.since_ms, jobs.c.number)
-_index_where("ix_jobs_order", IS_WAITING, jobs.c.rank, jobs.c.number)
-_index_where("ix_jobs_delayed", IS_DELAYED, jobs.c.not_before_ms)
+index_where("ix_jobs_ended", HAS_ENDED, jobs.c.since_ms, jobs.c.number)
+index_where("ix_jobs_held", IS_HELD, jobs.c.since_ms, jobs.c.number)
+index_where("ix_jobs_order", IS_WAITING, jobs.c.rank, jobs.c.number)
+index_where("ix_jobs_delayed", IS_DELAYED, jobs.c.not_before_ms)
 
 #: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
 tallies = Table(
@@ -279,47 +181,8 @@ attempts = Table(
 IS_OPEN = attempts.c.ended_ms == literal_column("0")
 
 IS_OPEN_AND_LARGE = and_(IS_OPEN, attempts.c.large == literal_column("1"))
-_index_where("ix_attempts_large", IS_OPEN_AND_LARGE, attempts.c.vm)
-_index_where("ix_attempts_open", IS_OPEN, attempts.c.vm)
-
-#: Free job slots, one row each. ``ahead``: jobs that would run before one given to it. ``state``: see ``readiness``.
-requests = Table(
-    "requests",
-    metadata,
-    Column("vm", Text, nullable=False),
-    Column("slot", Integer, nullable=False),
-    Column("request_id", Text, nullable=False),
-    Column("generation", BigInteger, nullable=False),
-    Column("offer", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),
-    Column("asked_ms", BigInteger, nullable=False),
-    Column("repeated_ms", BigInteger, nullable=False),
-    Column("ahead", Integer, nullable=False, server_default=text("0")),
-    PrimaryKeyConstraint("vm", "slot", name="pk_requests"),
-    sqlite_with_rowid=False,
-)
-
-IS_READY = requests.c.state == literal_column("'ready'")
-
-_order = (requests.c.ahead, requests.c.asked_ms, requests.c.vm, requests.c.slot)
-_index_where("ix_requests_ready", IS_READY, requests.c.offer, *_order)
-#: The whole order of service, for when many classes of slots could take a job.
-_index_where("ix_requests_order", IS_READY, *_order)
-
-#: Messages that the ledger's changes cause, until the broker has confirmed them. UUIDv7 ids keep their order.
-outbox = Table(
-    "outbox",
-    metadata,
-    Column("message_id", Text, nullable=False),
-    Column("exchange", Text, nullable=False),
-    Column("routing_key", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
-    Column("claimed_ms", BigInteger, nullable=False),
-    #: Since when it is here, by the lease clock.
-    Column("put_ms", BigInteger, nullable=False, server_default=text("0")),
-    PrimaryKeyConstraint("message_id", name="pk_outbox"),
-    sqlite_with_rowid=False,
-)
+index_where("ix_attempts_large", IS_OPEN_AND_LARGE, attempts.c.vm)
+index_where("ix_attempts_open", IS_OPEN, attempts.c.vm)
 
 #: What befell a job beside the plain course, which its own row and its attempts' tell.
 events = Table(
@@ -338,17 +201,6 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
-#: Which submissions need which files of the store.
-inputs = Table(
-    "inputs",
-    metadata,
-    Column("sha256", Text, nullable=False),
-    Column("submission", BigInteger, nullable=False),
-    PrimaryKeyConstraint("sha256", "submission", name="pk_inputs"),
-    Index("ix_inputs_submission", "submission"),
-    sqlite_with_rowid=False,
-)
-
 #: Names of submissions whose jobs were deleted, and the highest attempt of these: a new job of the name begins after.
 #: ``deleted_ms`` is the lease clock's.
 deleted = Table(
@@ -361,19 +213,4 @@ deleted = Table(
     PrimaryKeyConstraint("owner", "id", name="pk_deleted"),
     Index("ix_deleted_ms", "deleted_ms"),
     sqlite_with_rowid=False,
-)
-
-#: Deleted jobs whose stored outputs, up to this attempt, have yet to be removed.
-removals = Table(
-    "removals",
-    metadata,
-    Column("ref", Text, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    PrimaryKeyConstraint("ref", name="pk_removals"),
-    sqlite_with_rowid=False,
-)
-
-#: One row: a store knows by it that it is this ledger's.
-identity = Table(
-    "identity", metadata, Column("id", Text, nullable=False), PrimaryKeyConstraint("id", name="pk_identity")
 )

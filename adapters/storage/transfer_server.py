@@ -1,6 +1,6 @@
-"""The storage adapter's transfers: who is heard, who has a place, who is told to wait; each is an errand.
+"""The storage adapter's transfers: who is heard, who has a place, who is told to wait. ``file_transfers`` serves each.
 
-What cannot be read, or is not the courier's, is a dead letter of its sender; what comes too late or too often is
+What cannot be read, or is not for it, is a dead letter of its sender; what comes too late or too often is
 counted against it.
 """
 
@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import UnionType
 
+from adapters.errors import StoreError
 from adapters.metrics import Metrics
-from adapters.outgoing import may_answer
-from adapters.storage.errands import Errands
-from adapters.storage.errors import StoreError
-from adapters.storage.kin import Kin
+from adapters.replies import may_answer
+from adapters.storage.accounting import AccountingGroups
+from adapters.storage.contract import Store
+from adapters.storage.file_transfers import FileTransfers
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
-from adapters.storage.store import Store
 from broker.connection import Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
 from broker.transfer.leftovers import name_of_transfer
@@ -54,7 +54,7 @@ CONTROLS = FileWindow | FileWait | FileDone | FileAbort | FileOffer
 HostOf = Callable[[str], Awaitable[str]]
 
 
-class Courier:
+class TransferServer:
     """See the module."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Courier:
         staging: Path,
         may_store: MayStore,
         host_of: HostOf,
-        burials: Burials,
+        dead_letters: DeadLetterPublisher,
         metrics: Metrics,
         *,
         most_input_bytes: int = 64 << 30,
@@ -72,13 +72,13 @@ class Courier:
     ) -> None:
         """``most_staged_bytes``: see ``Staging``."""
         self._transfers, self._store = transfers, store
-        self._burials, self._metrics = burials, metrics
-        self._kin = Kin(host_of)
-        self._staging = Staging(staging, self._kin.find, most_bytes=most_staged_bytes, waiting=self._waiting)
+        self._dead_letters, self._metrics = dead_letters, metrics
+        self._groups = AccountingGroups(host_of)
+        self._staging = Staging(staging, self._groups.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
-        self._errands = Errands(transfers, store, self._staging, rights, metrics)
-        self.queue = TransferQueue(transfers, LIMITS, kin_of=self._kin.known)
-        self._kin.on_found = self.queue.recognise
+        self._file_transfers = FileTransfers(transfers, store, self._staging, rights, metrics)
+        self.queue = TransferQueue(transfers, LIMITS, kin_of=self._groups.known)
+        self._groups.on_found = self.queue.recognise
 
     def on_opening(self, delivery: Delivery) -> Awaitable[None] | None:
         """Take a delivery of ``vc.offers``; whoever opens a transfer asks until it is done."""
@@ -95,7 +95,7 @@ class Courier:
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
         await self.queue.close()
-        await self._kin.close()
+        await self._groups.close()
 
     async def sweep(self) -> None:
         """Look after the staging directory and the store's unfinished files until cancelled."""
@@ -129,12 +129,12 @@ class Courier:
 
     async def _put_aside(self, delivery: Delivery, reason: str, text: str) -> None:
         self._metrics.refused(reason)
-        await self._burials.bury(delivery, reason, text)
+        await self._dead_letters.publish(delivery, reason, text)
 
     def _drop(self, sender: str, reason: str) -> None:
         """Count what comes too late or too often: honest ends say such things too, if not often."""
         self._metrics.refused(reason)
-        self._burials.charge(sender, reason)
+        self._dead_letters.charge(sender, reason)
 
     def _on_opening(self, sender: str, message: Message) -> bool:
         if not may_answer(sender) or not isinstance(message, FileOffer | FileGet):
@@ -149,6 +149,6 @@ class Courier:
         return is_taken
 
     def _open(self, sender: str, message: FileOffer | FileGet) -> None:
-        if not self.queue.open(sender, message, lambda: self._errands.serve(sender, message)):
+        if not self.queue.open(sender, message, lambda: self._file_transfers.serve(sender, message)):
             # Who has many files says of each one every few seconds that it is there: no offence, however many.
             self._metrics.refused("flood")

@@ -13,10 +13,10 @@ from typing import Any
 
 from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
-from adapters.intake import Intake
 from adapters.ledger import retention
 from adapters.ledger.retention import Found, Keep
 from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ FIRST_AFTER_S = 30.0
 BETWEEN_S = 0.05
 
 
-class Caretaker:
+class Purger:
     """See the module."""
 
-    def __init__(self, intake: Intake, keep: Keep, every_s: float) -> None:
-        self._intake, self._keep, self._every_s = intake, keep, every_s
+    def __init__(self, writer: LedgerWriter, keep: Keep, every_s: float) -> None:
+        self._writer, self._keep, self._every_s = writer, keep, every_s
 
     async def run(self) -> None:
         """Delete what has outlived its time, every so often, until cancelled."""
@@ -54,8 +54,8 @@ class Caretaker:
     async def _go_through(self, kind: Found, act: Callable[[Tx, Sequence[Any]], int]) -> int:
         """Find and deal with a portion at a time, until nothing is left; gives of how many."""
         total = 0
-        while found := await self._intake.read(kind.find):
-            done = await self._intake.write(partial(_act_on, found, act))
+        while found := await self._writer.read(kind.find):
+            done = await self._writer.write(partial(_act_on, found, act))
             total += done
             if not done:
                 break  # others hold or need what is left of them

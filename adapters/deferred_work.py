@@ -6,41 +6,43 @@ Nothing is lost where it fails or the adapter ends: a sweep finds what is left i
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from adapters.errors import LedgerError
 from adapters.ledger import assignments
-from adapters.ledger.rest import Rest
+from adapters.ledger.deferred import Deferred
 from adapters.ledger.transaction import Tx
 
 log = logging.getLogger(__name__)
 
 
-class Remainder:
+class DeferredWork:
     """See the module. Belongs to the adapter's loop."""
 
     def __init__(
-        self, write: Callable[[Callable[[Tx], Any]], Awaitable[Any]], spawn: Callable[[Awaitable[None]], None]
+        self,
+        write: Callable[[Callable[[Tx], Any]], Awaitable[Any]],
+        start: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        """``write`` does a transaction and hands what it has left to ``take``; ``spawn`` runs a task."""
-        self._write, self._spawn = write, spawn
-        self._rest = Rest()
+        """``write`` does a transaction and hands what it has left to ``take``; ``start`` runs a task."""
+        self._write, self._start = write, start
+        self._deferred = Deferred()
         self._is_at_work = False
 
-    def take(self, rest: Rest) -> None:
+    def take(self, deferred: Deferred) -> None:
         """Take what a transaction has left, and see to it."""
-        self._rest.take_over(rest)
-        if self._rest and not self._is_at_work:
+        self._deferred.take_over(deferred)
+        if self._deferred and not self._is_at_work:
             self._is_at_work = True
-            self._spawn(self._work())
+            self._start(self._work())
 
     async def _work(self) -> None:
         try:
-            while self._rest:
-                rest, self._rest = self._rest, Rest()
-                await self._write(partial(assignments.go_on, rest=rest))
+            while self._deferred:
+                deferred, self._deferred = self._deferred, Deferred()
+                await self._write(partial(assignments.go_on, deferred=deferred))
         except LedgerError as error:
             log.warning("left for the next sweep", extra={"why": str(error)})
         finally:

@@ -1,4 +1,4 @@
-"""The courier without a broker: who is heard, how much room one sender gets, what is never handed out."""
+"""The server of transfers without a broker: who is heard, how much room one sender gets, what is never handed out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.errors import NoRoom
 from adapters.metrics import Metrics
-from adapters.storage import contents
-from adapters.storage.courier import LIMITS, Courier
-from adapters.storage.errors import NoRoom
+from adapters.storage.contents import FsspecContents
 from adapters.storage.staging import LEFT_BEHIND_S
-from adapters.storage.store import Store
+from adapters.storage.store import FsspecStore
+from adapters.storage.transfer_server import LIMITS, TransferServer
 from broker.connection import Delivery
-from broker.dead_letters import Burials
+from broker.dead_letters import DeadLetterPublisher
 from broker.memory import MemoryCarrier
 from broker.offences import Offences
 from broker.routes import DEAD
@@ -51,11 +51,11 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Room:
-    """A courier with its store, and what it said."""
+    """A server of transfers with its store, and what it said."""
 
     def __init__(self, directory: Path, **bounds: int) -> None:
         self.wire = MemoryCarrier("adapter-store-1")
-        self.store = Store(f"file://{directory}/store")
+        self.store = FsspecStore(f"file://{directory}/store")
         self.staging = directory / "staging"
         #: The hosts of VMs.
         self.hosts: dict[str, str] = {}
@@ -65,9 +65,9 @@ class Room:
         self.cut: list[str] = []
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire)
-        self.burials = Burials(self.wire, cut_off=lambda who, _: self.cut.append(who))
-        self.courier = Courier(
-            transfers, self.store, self.staging, self._may_store, self._host_of, self.burials, metrics, **bounds
+        self.dead_letters = DeadLetterPublisher(self.wire, cut_off=lambda who, _: self.cut.append(who))
+        self.transfer_server = TransferServer(
+            transfers, self.store, self.staging, self._may_store, self._host_of, self.dead_letters, metrics, **bounds
         )
 
     async def _host_of(self, vm: str) -> str:
@@ -77,7 +77,7 @@ class Room:
         return self.allowed.get(sender)
 
     def open(self, sender: str, message: Message) -> Post:
-        return self.hand(self.courier.on_opening, sender, message)
+        return self.hand(self.transfer_server.on_opening, sender, message)
 
     def hand(
         self,
@@ -93,7 +93,7 @@ class Room:
             asyncio.ensure_future(work)  # noqa: RUF006  done in a turn of the loop
         return post
 
-    def buried(self) -> int:
+    def dead_letters_sent(self) -> int:
         return sum(exchange == DEAD for exchange, _, _ in self.wire.sent)
 
     def windows(self, offer: FileOffer) -> list[FileWindow]:
@@ -106,11 +106,11 @@ class Room:
         begin = end.next
         for at in range(0, len(data), end.chunk):
             chunk = end.render(begin + at, data[at : at + end.chunk])
-            self.courier.on_chunk(Post(f"{sender}.chunk.adapter-store-1", chunk).delivery)
+            self.transfer_server.on_chunk(Post(f"{sender}.chunk.adapter-store-1", chunk).delivery)
 
     def abort(self, sender: str, offer: FileOffer) -> None:
         word = FileAbort(transfer=offer.id, code=ErrorCode.INTERRUPTED, message="the sender was stopped")
-        self.courier.on_message(Post(f"{sender}.control.adapter-store-1", word).delivery)
+        self.transfer_server.on_message(Post(f"{sender}.control.adapter-store-1", word).delivery)
 
     def partials(self) -> list[Path]:
         return sorted(self.staging.glob("*.part"), key=lambda path: path.stat().st_mtime)
@@ -134,25 +134,25 @@ async def test_who_may_not_be_written_to_gets_no_answer(room: Room, sender: str)
     await until(lambda: [post.acked for post in posts] == [1, 1])
 
     assert {exchange for exchange, _, _ in room.wire.sent} == {DEAD}
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
-async def test_what_can_be_read_and_is_not_for_the_courier_is_a_dead_letter_of_its_sender(room: Room) -> None:
+async def test_what_can_be_read_and_is_not_for_the_transfer_server_is_a_dead_letter_of_its_sender(room: Room) -> None:
     """It once had no effect, and no cost either: the queues could be kept full of it for ever."""
     beat, chunk = JobBeat(holding=[]), FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
-    courier = room.courier
+    transfer_server = room.transfer_server
     posts = [
-        room.hand(courier.on_opening, "vm-a", beat),
-        room.hand(courier.on_opening, "vm-a", FileGet(file=InputFile(sha256=SHA256)), user="vm-b"),
-        room.hand(courier.on_message, "vm-a", beat),
-        room.hand(courier.on_message, "vm-a", chunk),
-        room.hand(courier.on_chunk, "vm-a", FileWindow(transfer="t", epoch=1, offset=0, limit=1)),
+        room.hand(transfer_server.on_opening, "vm-a", beat),
+        room.hand(transfer_server.on_opening, "vm-a", FileGet(file=InputFile(sha256=SHA256)), user="vm-b"),
+        room.hand(transfer_server.on_message, "vm-a", beat),
+        room.hand(transfer_server.on_message, "vm-a", chunk),
+        room.hand(transfer_server.on_chunk, "vm-a", FileWindow(transfer="t", epoch=1, offset=0, limit=1)),
     ]
 
     await until(lambda: [post.acked for post in posts] == [1] * 5)
 
-    assert room.buried() == 5
-    await courier.close()
+    assert room.dead_letters_sent() == 5
+    await transfer_server.close()
 
 
 async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_beyond_the_room_do_not(
@@ -161,26 +161,26 @@ async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_b
     """Honest ends send some chunks when a transfer has just ended, and say each opening again until it is served: a VM
     with many outputs was once cut off for them after an outage."""
     monkeypatch.setattr("broker.offences.OFFENCES", 20)
-    room.burials._offences = Offences()
+    room.dead_letters._offences = Offences()
     chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
 
-    posts = [room.hand(room.courier.on_chunk, "vm-a", chunk) for _ in range(30)]
+    posts = [room.hand(room.transfer_server.on_chunk, "vm-a", chunk) for _ in range(30)]
     for _ in range(LIMITS.known_of_one + 30):
         room.open("vm-b", FileGet(file=InputFile(sha256=SHA256)))
 
     assert [post.acked for post in posts] == [1] * 30
-    assert room.buried() == 0
+    assert room.dead_letters_sent() == 0
     assert room.cut == ["vm-a"]
-    assert room.burials.is_beyond("vm-a")
-    assert not room.burials.is_beyond("vm-b")
-    await room.courier.close()
+    assert room.dead_letters.is_beyond("vm-a")
+    assert not room.dead_letters.is_beyond("vm-b")
+    await room.transfer_server.close()
 
 
 async def test_chunks_that_bring_no_file_on_are_counted_though_a_transfer_is_open(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.offences.OFFENCES", 20)
-    room.burials._offences = Offences()
+    room.dead_letters._offences = Offences()
     room.allowed["vm-a"] = 1 << 30
     offer = output_offer(1 << 20)
     room.open("vm-a", offer)
@@ -188,10 +188,10 @@ async def test_chunks_that_bring_no_file_on_are_counted_though_a_transfer_is_ope
     old = FileChunk(transfer=offer.id, epoch=0, offset=0, crc32=0, data=b"x")
 
     for _ in range(30):
-        room.hand(room.courier.on_chunk, "vm-a", old)
+        room.hand(room.transfer_server.on_chunk, "vm-a", old)
 
     assert room.cut == ["vm-a"]
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_one_sender_cannot_take_the_room_of_the_others(room: Room) -> None:
@@ -205,11 +205,11 @@ async def test_one_sender_cannot_take_the_room_of_the_others(room: Room) -> None
 
     offers = Counter(key for key, _ in room.said(FileOffer))
     assert offers == {"vm.greedy.files": LIMITS.at_work_of_one, "vm.other.files": 1}
-    assert room.courier.queue.known == LIMITS.known_of_one + 1
+    assert room.transfer_server.queue.known == LIMITS.known_of_one + 1
     assert Counter(key for key, _ in room.said(FileWait)) == {"vm.greedy.files": 20}
-    await room.courier.close()
+    await room.transfer_server.close()
     await asyncio.sleep(0)
-    assert room.courier.queue.known == 0
+    assert room.transfer_server.queue.known == 0
 
 
 async def test_a_damaged_input_is_not_handed_out(room: Room, caplog: pytest.LogCaptureFixture) -> None:
@@ -223,7 +223,7 @@ async def test_a_damaged_input_is_not_handed_out(room: Room, caplog: pytest.LogC
     assert answer.code == ErrorCode.CONFLICT
     assert "the store's file is damaged" in answer.message
     assert "damaged" in caplog.text
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_a_disk_that_fails_is_told_to_who_asked(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ async def test_a_disk_that_fails_is_told_to_who_asked(room: Room, monkeypatch: p
     def failing(path: Path) -> tuple[int, str]:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("adapters.storage.errands.digest_file", failing)
+    monkeypatch.setattr("adapters.storage.file_transfers.digest_file", failing)
 
     room.open("vm-a", FileGet(file=InputFile(sha256=SHA256)))
     await until(lambda: room.wire.sent)
@@ -240,7 +240,7 @@ async def test_a_disk_that_fails_is_told_to_who_asked(room: Room, monkeypatch: p
     ((_, answer),) = room.said(FileAbort)
     assert isinstance(answer, FileAbort)
     assert (answer.code, "Input/output error" in answer.message) == (ErrorCode.STORE, True)
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 def test_what_killed_adapters_left_in_staging_and_store_goes_when_it_is_old(room: Room, tmp_path: Path) -> None:
@@ -258,10 +258,10 @@ def test_what_killed_adapters_left_in_staging_and_store_goes_when_it_is_old(room
     (tmp_path / "store" / "inputs" / SHA256[:2] / SHA256).rename(aside)
     os.utime(aside, (0, 0))
 
-    room.courier.remove_left_behind()
+    room.transfer_server.remove_left_behind()
     first = {path.name[:4] for path in unfinished.iterdir()}
-    room.courier.remove_left_behind()
-    contents.put_back(room.store)
+    room.transfer_server.remove_left_behind()
+    FsspecContents(room.store).put_back()
 
     assert "old-" in first, "the machine's clock may just have been set: it is looked at once more"
     for directory in (room.staging, unfinished):
@@ -289,7 +289,7 @@ async def test_an_output_over_its_jobs_limit_is_refused_before_its_first_byte(ro
     assert "67108865 bytes are over the limit of 64 MiB" in answers[1].message  # type: ignore[attr-defined]
     assert not room.said(FileWindow)
     assert list(room.staging.iterdir()) == []
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_outputs_of_one_attempt_that_come_together_count_together(room: Room) -> None:
@@ -302,7 +302,7 @@ async def test_outputs_of_one_attempt_that_come_together_count_together(room: Ro
 
     ((_, answer),) = room.said(FileAbort)
     assert "'second'" in answer.message  # type: ignore[attr-defined]
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_two_vms_that_choose_the_same_transfer_do_not_meet_on_the_disk(room: Room) -> None:
@@ -313,7 +313,7 @@ async def test_two_vms_that_choose_the_same_transfer_do_not_meet_on_the_disk(roo
     await until(lambda: room.said(FileWindow))
     (mine,) = room.staging.glob("*.part")
     room.open("vm-b", offer)
-    await room.courier.close()
+    await room.transfer_server.close()
 
     assert [path.name for path in room.staging.iterdir()] == [mine.name]
     assert mine.name.startswith("in-vm-a.")
@@ -344,7 +344,7 @@ async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_
         may_go.wait(30)
         return digest_file(path)
 
-    monkeypatch.setattr("adapters.storage.errands.digest_file", slowly)
+    monkeypatch.setattr("adapters.storage.file_transfers.digest_file", slowly)
     get = FileGet(file=InputFile(sha256=SHA256))
     for _ in range(3):
         room.open("vm-a", get)
@@ -354,7 +354,7 @@ async def test_who_asks_again_while_a_file_is_read_for_its_digest_hears_that_we_
     may_go.set()
     await until(lambda: room.said(FileOffer))
     assert len(reads) == 1
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_an_input_that_many_ask_for_is_read_for_its_digest_once(
@@ -367,7 +367,7 @@ async def test_an_input_that_many_ask_for_is_read_for_its_digest_once(
         reads.append(path)
         return digest_file(path)
 
-    monkeypatch.setattr("adapters.storage.errands.digest_file", note)
+    monkeypatch.setattr("adapters.storage.file_transfers.digest_file", note)
     for number in range(9):
         room.open(f"vm-{number}", FileGet(file=InputFile(sha256=SHA256)))
     await until(lambda: len(room.said(FileOffer)) == 9)
@@ -377,7 +377,7 @@ async def test_an_input_that_many_ask_for_is_read_for_its_digest_once(
     room.open("vm-9", FileGet(file=InputFile(sha256=SHA256)))
     await until(lambda: room.said(FileAbort))
     assert len(reads) == 2
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_an_output_that_is_there_is_read_once_however_often_it_is_offered(
@@ -396,7 +396,7 @@ async def test_an_output_that_is_there_is_read_once_however_often_it_is_offered(
         await until(lambda count=count: len(room.said(FileDone)) == count)
 
     assert len(reads) == 1
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_a_vm_that_leaves_one_transfer_after_the_other_keeps_no_more_than_one_on_the_disk(tmp_path: Path) -> None:
@@ -411,10 +411,10 @@ async def test_a_vm_that_leaves_one_transfer_after_the_other_keeps_no_more_than_
         room.send("vm-a", offer, data[: 1 << 20])
         await until(lambda: room.partials()[-1].stat().st_size == 1 << 20)
         room.abort("vm-a", offer)
-        await until(lambda: not room.courier.queue.known)
+        await until(lambda: not room.transfer_server.queue.known)
 
     assert len(room.partials()) == 1
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_path: Path) -> None:
@@ -434,13 +434,13 @@ async def test_what_was_promised_to_one_host_is_not_there_for_its_other_vms(tmp_
     assert (key, answer.code) == ("vm.b.files", ErrorCode.NO_ROOM)
     for word in ("12582912 bytes of vm-b", "all of host-1 may take 16777216 bytes", "staging_mib"):
         assert word in answer.message
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 def two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> tuple[Room, dict[str, FileOffer]]:
     """Have room for two at work, whose turn is over at once; two VMs of a host and one of another offer the same."""
     places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
-    monkeypatch.setattr("adapters.storage.courier.LIMITS", msgspec.structs.replace(LIMITS, **places))
+    monkeypatch.setattr("adapters.storage.transfer_server.LIMITS", msgspec.structs.replace(LIMITS, **places))
     monkeypatch.setattr("broker.transfer.scheduler.TURN_S", 0.0)
     room = Room(tmp_path)
     vms = ("vm-a", "vm-b", "vm-c")
@@ -476,7 +476,7 @@ async def test_a_transfer_that_gives_way_to_another_host_goes_on_where_it_got_to
     stored = room.store.local(offers["vm-a"].file)  # type: ignore[arg-type]
     assert stored is not None
     assert stored.read_bytes() == data
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken_away_meanwhile(
@@ -487,19 +487,19 @@ async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken
     data = os.urandom(1 << 18)
     offer = output_offer(0, content=data)
     has_begun, may_go = threading.Event(), threading.Event()
-    put = Store.put
+    put = FsspecStore.put
 
-    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+    def slowly(store: FsspecStore, local: Path, file: OutputFile) -> None:
         has_begun.set()
         may_go.wait(30)
         put(store, local, file)
 
-    monkeypatch.setattr(Store, "put", slowly)
+    monkeypatch.setattr(FsspecStore, "put", slowly)
     room.open("vm-a", offer)
     await until(lambda: room.windows(offer))
     room.send("vm-a", offer, data)
     await until(has_begun.is_set)
-    request = room.courier.queue._scheduler.get(offer.id)
+    request = room.transfer_server.queue._scheduler.get(offer.id)
     assert request is not None
     assert request.task is not None
     request.is_preempted = True
@@ -514,7 +514,7 @@ async def test_a_file_that_has_all_its_bytes_is_stored_though_its_place_is_taken
     assert stored.read_bytes() == data
     assert room.said(FileDone)
     assert room.partials() == []
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
@@ -523,14 +523,14 @@ async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
     data = os.urandom(1 << 18)
     room, offers = two_places(tmp_path, monkeypatch, data)
     has_begun, may_go = threading.Event(), threading.Event()
-    put = Store.put
+    put = FsspecStore.put
 
-    def slowly(store: Store, local: Path, file: OutputFile) -> None:
+    def slowly(store: FsspecStore, local: Path, file: OutputFile) -> None:
         has_begun.set()
         may_go.wait(30)
         put(store, local, file)
 
-    monkeypatch.setattr(Store, "put", slowly)
+    monkeypatch.setattr(FsspecStore, "put", slowly)
     for vm in ("vm-a", "vm-b"):
         room.open(vm, offers[vm])
         await until(lambda vm=vm: room.windows(offers[vm]))
@@ -543,7 +543,7 @@ async def test_a_file_whose_bytes_are_all_there_does_not_give_way(
     assert not room.said(FileDone)
     may_go.set()
     await until(lambda: room.said(FileDone))
-    await room.courier.close()
+    await room.transfer_server.close()
 
 
 async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes(
@@ -551,7 +551,7 @@ async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes
 ) -> None:
     """It counted as broken off: the next offer removed it, and it was sent anew from its first byte."""
     places = {"at_work": 2, "at_work_of_one": 2, "at_work_of_kin": 2}
-    monkeypatch.setattr("adapters.storage.courier.LIMITS", msgspec.structs.replace(LIMITS, **places))
+    monkeypatch.setattr("adapters.storage.transfer_server.LIMITS", msgspec.structs.replace(LIMITS, **places))
     monkeypatch.setattr("broker.transfer.scheduler.TURN_S", 0.0)
     room = Room(tmp_path, most_staged_bytes=64 << 20)
     vms = ("vm-a", "vm-b", "vm-c")
@@ -569,8 +569,8 @@ async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes
     await until(lambda: room.windows(offers["vm-c"]))
 
     with pytest.raises(NoRoom, match="unfinished files of vm-a"):
-        async with room.courier._staging.room_for("vm-a", "f" * 40, 16 << 20):
+        async with room.transfer_server._staging.room_for("vm-a", "f" * 40, 16 << 20):
             pass
 
     assert part.stat().st_size == 1 << 19
-    await room.courier.close()
+    await room.transfer_server.close()

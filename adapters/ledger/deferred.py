@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Rest:
+class Deferred:
     """See the module."""
 
     #: Classes of free slots, and of waiting jobs, of which more can be paired.
@@ -22,7 +22,7 @@ class Rest:
         """Whether there is anything."""
         return bool(self.offers or self.shapes or self.is_making)
 
-    def take_over(self, other: Rest) -> None:
+    def take_over(self, other: Deferred) -> None:
         """Take what another transaction has left as well."""
         self.offers |= other.offers
         self.shapes |= other.shapes

@@ -1,0 +1,147 @@
+"""What the edge that brought a job is to tell its source about it: rows of the ledger until that has been done.
+
+A row is made in the transaction that ends the job, and worked like the outbox: ``take`` claims a portion, and what is
+then neither ``done`` nor ``failed`` is due again, so that a source hears of a job at least once. What fails is tried
+again after growing waits; after ``MOST_TRIES`` it is held, with its last error, for a person. Gone with its job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from sqlalchemy import BigInteger, bindparam, delete, literal, select, update
+
+from adapters.ledger import tables
+from adapters.ledger.events import readable
+from adapters.ledger.transaction import Insert, Tx, insert_into, portions
+from broker.backoff import backoff
+from schemas.ids import JobRef
+
+_table, _jobs, _submissions = tables.deliveries, tables.jobs, tables.submissions
+
+#: What there is to tell.
+ENDED = "ended"
+#: Deliveries that are taken at once.
+PORTION = 100
+#: How long whoever has taken some has for them, ms; then they are due again.
+CLAIM_MS = 300_000
+#: Bounds of the wait before the next try, seconds; and tries until a delivery is held: some four days.
+FIRST_S, LONGEST_S = 10.0, 6 * 3600.0
+MOST_TRIES = 30
+#: The error of one that nobody ever said anything of.
+UNANSWERED = "taken as often as may be, and never said to be done"
+
+
+class Key(NamedTuple):
+    """A delivery's name in the ledger."""
+
+    job: int
+    what: str
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """What is to be told about a job, and what its edge has kept for that."""
+
+    key: Key
+    job: JobRef
+    state: str
+    source_data: bytes
+    #: This one included.
+    tries: int
+
+
+_IS_KEY = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
+_DUE = (
+    select(_table.c.job, _table.c.what, _table.c.tries)
+    .where(tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
+    .order_by(_table.c.due_ms, _table.c.job)
+    .limit(PORTION)
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1)
+_TOLD = (
+    select(_jobs.c.number, _jobs.c.ref, _jobs.c.state, _submissions.c.source_data)
+    .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
+    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)))
+)
+_DONE = delete(_table).where(_IS_KEY)
+_TRIES = select(_table.c.job, _table.c.what, _table.c.tries).where(
+    tables.IS_DUE, _table.c.job.in_(bindparam("numbers", expanding=True))
+)
+_AGAIN = (
+    update(_table)
+    .where(_IS_KEY, tables.IS_DUE)
+    .values(state=bindparam("to_state"), due_ms=bindparam("until_ms", type_=BigInteger), error=bindparam("why"))
+)
+
+
+def put(tx: Tx, numbers: Sequence[int]) -> None:
+    """Have the end of these jobs told, of those that an edge brought. Idempotent."""
+    statement = _insert(tx.is_sqlite)
+    for some in portions(numbers):
+        tx.execute(statement, {"numbers": some, "now_ms": tx.lease_now_ms})
+
+
+@cache
+def _insert(is_sqlite: bool) -> Insert:
+    ended = (
+        select(
+            *(_jobs.c.number, literal(ENDED), _submissions.c.source, literal("due")),
+            *(bindparam("now_ms", type_=BigInteger), literal(0), literal("")),
+        )
+        .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
+        .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _submissions.c.source_data.is_not(None))
+    )
+    columns = ["job", "what", "source", "state", "due_ms", "tries", "error"]
+    return insert_into(_table, is_sqlite).from_select(columns, ended).on_conflict_do_nothing()
+
+
+def take(tx: Tx, source: str) -> list[Delivery]:
+    """Claim a portion of what is due to a source, what has been due for longest first."""
+    due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
+    _again(tx, {Key(row.job, row.what): UNANSWERED for row in due if row.tries >= MOST_TRIES})
+    taken = {Key(row.job, row.what): row.tries + 1 for row in due if row.tries < MOST_TRIES}
+    until_ms = tx.lease_now_ms + CLAIM_MS
+    tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms} for key in taken])
+    told = {row.number: row for row in tx.execute(_TOLD, {"numbers": sorted({key.job for key in taken})})}
+    return [
+        Delivery(
+            key=key,
+            job=told[key.job].ref,
+            state=told[key.job].state,
+            source_data=told[key.job].source_data,
+            tries=tries,
+        )
+        for key, tries in taken.items()
+    ]
+
+
+def done(tx: Tx, keys: Sequence[Key]) -> None:
+    """Forget what has been told; unknown keys are no error."""
+    tx.each(_DONE, [_named(key) for key in keys])
+
+
+def failed(tx: Tx, errors: Mapping[Key, str]) -> None:
+    """Have what could not be told tried again later, or hold it once it was tried too often; unknown keys are none."""
+    _again(tx, errors)
+
+
+def _again(tx: Tx, errors: Mapping[Key, str]) -> None:
+    rows = tx.execute(_TRIES, {"numbers": sorted({key.job for key in errors})}).all() if errors else []
+    found = {Key(row.job, row.what): row.tries for row in rows}
+    tx.each(_AGAIN, [_next(tx, key, found[key], error) for key, error in errors.items() if key in found])
+
+
+def _next(tx: Tx, key: Key, tries: int, error: str) -> dict[str, Any]:
+    is_over = tries >= MOST_TRIES
+    wait_s = next(islice(backoff(FIRST_S, LONGEST_S), max(0, tries - 1), None))
+    state, until_ms = ("held", 0) if is_over else ("due", tx.lease_now_ms + int(wait_s * 1000))
+    return {**_named(key), "to_state": state, "until_ms": until_ms, "why": readable(error)}
+
+
+def _named(key: Key) -> dict[str, Any]:
+    return {"of_job": key.job, "of_what": key.what}

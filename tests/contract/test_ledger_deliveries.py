@@ -1,0 +1,222 @@
+"""The ledger keeps what an edge is to tell a job's source until that has been done, or a person must look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from alembic import command
+from sqlalchemy import select, text
+
+from adapters.ledger import deletion, deliveries, submissions, tables
+from adapters.ledger.connections import connect
+from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, Delivery, Key
+from adapters.ledger.migrations import config, migrate
+from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
+from schemas.description import JobDescription
+from schemas.jobs import Outcome
+from schemas.ledger import JobDelete, JobSubmit, JobVerdict
+from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, empty_url, url
+
+__all__ = ["cluster", "desk", "empty_url", "url"]
+
+LATER_S = 7 * 3600
+DIRAC = Origin("dirac", b"wms 7")
+
+
+def bring(desk: Desk, job_id: str = "one", origin: Origin | None = DIRAC, **more: Any) -> JobVerdict:
+    """Submit as an edge does."""
+    message = JobSubmit(id=desk.id(), job=JobDescription(id=job_id, executable="run.sh", **more))
+    checked = submissions.check(message, lambda digest: True, origin)
+    return desk.write(lambda tx: submissions.submit(tx, SITE, checked))
+
+
+def end(desk: Desk, outcome: Outcome = Outcome.DONE) -> None:
+    desk.complete(desk.start(), outcome)
+
+
+def take(desk: Desk, source: str = "dirac") -> list[Delivery]:
+    return desk.write(lambda tx: deliveries.take(tx, source))
+
+
+def fail(desk: Desk, *taken: Delivery, error: str = "503") -> None:
+    desk.write(lambda tx: deliveries.failed(tx, {one.key: error for one in taken}))
+
+
+def rows(desk: Desk) -> list[tuple[str, int, str]]:
+    statement = select(tables.deliveries.c.state, tables.deliveries.c.tries, tables.deliveries.c.error)
+    return [tuple(row) for row in desk.ledger.read(lambda tx: tx.execute(statement).all())]
+
+
+def test_an_edge_is_given_the_end_of_a_job_and_what_it_kept_with_it(desk: Desk) -> None:
+    bring(desk)
+    before = take(desk)
+    end(desk)
+
+    (one,) = take(desk)
+
+    assert before == []
+    assert (one.job, one.state, one.source_data, one.tries) == (f"{SITE}/one.1", "done", b"wms 7", 1)
+
+
+@pytest.mark.parametrize("is_at_work", [False, True])
+def test_a_cancelled_job_has_ended_too(desk: Desk, is_at_work: bool) -> None:
+    bring(desk)
+    if is_at_work:
+        desk.start()
+    desk.cancel("one")
+
+    assert [one.state for one in take(desk)] == ["cancelled"]
+
+
+def test_a_job_that_is_tried_again_or_held_has_not_ended(desk: Desk) -> None:
+    bring(desk, attempts=2)
+    for _ in range(2):
+        desk.pass_s(100)
+        end(desk, Outcome.FAILED)
+    while_held = take(desk)
+    desk.retry("one")
+    end(desk)
+
+    assert while_held == []
+    assert [one.state for one in take(desk)] == ["done"]
+
+
+def test_what_a_site_or_a_person_submitted_is_nobodys_to_deliver(desk: Desk) -> None:
+    bring(desk, origin=None)
+    desk.submit("two", owner="console-ada")
+    end(desk)
+    desk.cancel("two")
+
+    origins = desk.ledger.read(lambda tx: tx.execute(select(tables.submissions.c.source)).scalars().all())
+    assert sorted(origins) == ["console", "site"]
+    assert rows(desk) == []
+
+
+def test_a_source_gets_its_own(desk: Desk) -> None:
+    for source in ("dirac", "panda"):
+        bring(desk, source, Origin(source, source.encode()))
+        end(desk)
+
+    assert [one.source_data for one in take(desk, "panda")] == [b"panda"]
+    assert [one.source_data for one in take(desk, "dirac")] == [b"dirac"]
+
+
+def test_what_is_done_is_gone_and_said_again_it_is_no_error(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    keys = [one.key for one in take(desk)]
+
+    for _ in range(2):
+        desk.write(lambda tx: deliveries.done(tx, [*keys, Key(99, "ended")]))
+
+    assert rows(desk) == []
+
+
+def test_what_one_has_taken_another_does_not_get_until_its_time_is_over(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    first, second = take(desk), take(desk)
+    desk.pass_s(CLAIM_MS / 1000)
+
+    (again,) = take(desk)
+
+    assert (len(first), second) == (1, [])
+    assert (again.key, again.tries) == (first[0].key, 2)
+
+
+def test_what_fails_is_tried_again_later_and_each_time_later(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    fail(desk, *take(desk), error="503\0")
+    at_once = take(desk)
+    desk.pass_s(11)
+    second = take(desk)
+
+    assert at_once == []
+    assert [one.tries for one in second] == [2]
+    assert rows(desk)[0][2] == "503\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(("says", "error"), [(True, "503"), (False, deliveries.UNANSWERED)])
+def test_what_was_tried_too_often_is_held_with_its_reason(desk: Desk, says: bool, error: str) -> None:
+    """Also where whoever takes it dies of it, and never says that it failed."""
+    bring(desk)
+    end(desk)
+    tries = []
+    for _ in range(MOST_TRIES + 2):
+        taken = take(desk)
+        tries += [one.tries for one in taken]
+        if says:
+            fail(desk, *taken)
+        desk.pass_s(LATER_S)
+
+    assert tries == list(range(1, MOST_TRIES + 1))
+    assert rows(desk) == [("held", MOST_TRIES, error)]
+
+
+def test_what_is_due_comes_in_portions_the_oldest_first(desk: Desk) -> None:
+    bring(desk, "many", array=PORTION + 5)
+    desk.cancel("many")
+
+    first, second = take(desk), take(desk)
+
+    assert (len(first), len(second)) == (PORTION, 5)
+    assert [one.key.job for one in first + second] == sorted(one.key.job for one in first + second)
+
+
+def test_a_transaction_that_fails_leaves_no_delivery(desk: Desk) -> None:
+    bring(desk)
+    job = desk.start()
+    with pytest.raises(LookupError):
+        desk.ledger.write(lambda tx: (deliveries.put(tx, [1]), {}["on purpose"]))
+
+    assert job.attempt == 1
+    assert rows(desk) == []
+
+
+def test_a_delivery_goes_with_its_job(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+
+    desk.order(lambda tx: deletion.delete_named(tx, JobDelete(id=desk.id(), job="one")))
+
+    assert rows(desk) == []
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        (Origin("", b""), "must have 1 to 40 characters"),
+        (Origin("d" * 41, b""), "must have 1 to 40 characters"),
+        (Origin("dirac", b"x" * (MOST_SOURCE_BYTES + 1)), "at most 65536 are kept"),
+    ],
+)
+def test_what_an_edge_keeps_with_a_submission_is_bounded(desk: Desk, origin: Origin, said: str) -> None:
+    verdict = bring(desk, origin=origin)
+
+    assert not verdict.accepted
+    assert said in verdict.reasons[0]
+
+
+def test_an_older_ledger_learns_where_its_submissions_came_from(empty_url: str) -> None:
+    engine = connect(empty_url, "FULL").durable
+    with engine.begin() as connection:
+        made = config()
+        made.attributes["connection"] = connection
+        command.upgrade(made, "0010")
+        for number, owner in enumerate(("site-a", "console-ada"), 1):
+            connection.execute(
+                text(
+                    "INSERT INTO submissions (number, owner, id, digest, description, count, attempts, shape, rank, "
+                    "submitted_ms, made) VALUES (:number, :owner, 'j', 'd', :none, 1, 1, 1, 0, 1, 1)"
+                ),
+                {"number": number, "owner": owner, "none": b""},
+            )
+
+    migrate(engine)
+
+    with engine.begin() as connection:
+        found = connection.execute(text("SELECT owner, source, source_data FROM submissions ORDER BY number")).all()
+    engine.dispose()
+    assert [tuple(row) for row in found] == [("site-a", "site", None), ("console-ada", "console", None)]
