@@ -34,7 +34,7 @@ from schemas.errors import ErrorCode
 from schemas.examples import examples
 from volcloud.centre.settings import Settings
 from volcloud.command_line import cli
-from volcloud.errors import ConsoleError
+from volcloud.errors import VolcloudError
 
 HERE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -->"
@@ -391,7 +391,7 @@ def _elsewhere() -> Iterator[tuple[str, str, str, str]]:
 def errors_page() -> str:
     """Describe the error codes of the wire and the exit statuses."""
     codes = [(_code(code), CODES[code], "; ".join(_errors_with(code))) for code in ErrorCode]
-    statuses = [(str(e.exit_status), _code(e.__name__), _first(e.__doc__)) for e in _family(ConsoleError)]
+    statuses = [(str(e.exit_status), _code(e.__name__), _first(e.__doc__)) for e in _family(VolcloudError)]
     return _page(
         "Errors",
         "A `reply.failed` carries one of these codes, a message that names field, value and what is allowed, and a "
@@ -409,7 +409,7 @@ def _errors_with(code: ErrorCode) -> Iterator[str]:
                 yield f"`{room}` {name}"
 
 
-def _family(kind: type[ConsoleError]) -> Iterator[type[ConsoleError]]:
+def _family(kind: type[VolcloudError]) -> Iterator[type[VolcloudError]]:
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == kind.__module__:

@@ -22,7 +22,7 @@ from volcloud.commands.jobs import job
 from volcloud.commands.sites import site
 from volcloud.commands.vms import vm
 from volcloud.invocation import Invocation, data_option
-from volcloud.rendering import ago, clock
+from volcloud.rendering.words import ago, clock
 from volcloud.telling import Verdict, is_unreachable, judge, told
 
 

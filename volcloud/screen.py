@@ -30,8 +30,11 @@ class Screen(Console):
     that somebody made by hand, is made plain as it leaves.
     """
 
-    def __init__(self, *, err: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=err, width=width, markup=False, emoji=False, highlight=False)
+    def __init__(
+        self, *, err: bool = False, width: int | None = None, file: TextIO | None = None, record: bool = False
+    ) -> None:
+        """``file`` stands for the terminal; with ``record`` what is printed can be exported."""
+        super().__init__(stderr=err, width=width, file=file, record=record, markup=False, emoji=False, highlight=False)
         if width is None and not self.is_terminal:
             self.width = PIPE_WIDTH
 

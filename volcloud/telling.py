@@ -33,7 +33,7 @@ from broker.masking import mask
 from schemas.errors import SchemaError
 from schemas.plain_text import plain_json, plain_lines
 from volcloud import crash
-from volcloud.errors import ConsoleError, Unreachable
+from volcloud.errors import Unreachable, VolcloudError
 from volcloud.screen import echo
 
 #: Exit statuses of who was interrupted, and of who wrote to a pipe that nobody reads: the shell's, 128 + the signal.
@@ -63,7 +63,7 @@ def judge(error: BaseException) -> Verdict:
     match error:
         case Verdict():
             return error
-        case ConsoleError():
+        case VolcloudError():
             return Verdict(error.exit_status, error.message, error.next_step)
         case BrokerError():
             return _of_broker(error)
@@ -156,7 +156,7 @@ def failing_with(exit_status: int) -> Iterator[None]:
     """Let whatever we can say of an error end the command with this status."""
     try:
         yield
-    except (ConsoleError, BrokerError, SchemaError, OSError) as error:
+    except (VolcloudError, BrokerError, SchemaError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
         verdict = judge(error)

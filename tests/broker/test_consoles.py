@@ -9,8 +9,8 @@ import pytest
 
 from broker.address import Address
 from broker.management import Management
-from volcloud import async_client
-from volcloud.async_client import AsyncClient
+from volcloud import AsyncClient
+from volcloud.client import session
 from volcloud.errors import Unreachable
 
 Mint = Callable[..., Address]
@@ -28,7 +28,7 @@ async def test_a_person_may_have_many_consoles(mint: Mint) -> None:
 async def test_one_too_many_is_told_which_limit_it_is(
     mint: Mint, management: Management, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_client, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(session, "PATIENCE_S", 2.0)
     person = mint("console")
     management.put_limit(person.user, "max-connections", 1)
 

@@ -31,10 +31,10 @@ async def test_the_physics_array_comes_out_right_with_its_ledger_on_postgresql(
     options = ("--hypervisor", "process", "--vms", "2", "--job-adapters", "2", "--ledger", url)
 
     with running(*options) as system, system.client() as client:
-        client.submit(job)
-        rows = client.wait("z-decays", timeout_s=120)
+        client.jobs.submit(job)
+        rows = client.jobs.wait("z-decays", timeout_s=120)
         for index in range(1, JOBS + 1):
-            client.fetch(f"z-decays.{index}", place.results / str(index))
+            client.jobs.fetch(f"z-decays.{index}", place.results / str(index))
         assert not (system.directory / "ledger.db").exists()
     said = await material.merge(place)
 

@@ -80,8 +80,8 @@ class _Told:
 
     def ask_centre(self) -> str:
         with Client.connect(self._layout.root) as client:
-            self.jobs = client.jobs(limit=1).counts
-            self.hosts, self.vms = client.hosts(), client.vms()
+            self.jobs = client.jobs.list(limit=1).counts
+            self.hosts, self.vms = client.hosts.list(), client.vms.list()
         return ""
 
 

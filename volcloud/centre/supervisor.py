@@ -37,7 +37,7 @@ from volcloud.centre.plan import (
 from volcloud.centre.process_state import SUPERVISOR, write_state
 from volcloud.centre.readiness import Beginning, wait_credentials, wait_ready
 from volcloud.centre.stopping import Say, clean_up, end_marked, live_supervisor, power_off_all, registered_vms
-from volcloud.errors import CommandFailed, ConsoleError
+from volcloud.errors import CommandFailed, VolcloudError
 
 #: How long the broker may take to end once its directory is gone, seconds: nothing is left to be written in order.
 _LOST_PATIENCE_S = 3.0
@@ -60,7 +60,7 @@ class Supervisor:
     async def hold(self, on_ready: Callable[[], None]) -> None:
         """Bring the system up, call ``on_ready``, and hold it until cancelled; then take it down, wholly.
 
-        Raises ConsoleError or BrokerError when it does not come up; then it is down too.
+        Raises VolcloudError or BrokerError when it does not come up; then it is down too.
         """
         self._layout.make()
         ground = Ground(self._layout.root, follows_starter=False)
@@ -194,7 +194,7 @@ def held_up(layout: Layout) -> CommandFailed:
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Choose the error that says most: ours before others."""
     leaves = list(_leaves(errors))
-    ours = [error for error in leaves if isinstance(error, ConsoleError | BrokerError)]
+    ours = [error for error in leaves if isinstance(error, VolcloudError | BrokerError)]
     return (ours or leaves)[0]
 
 

@@ -29,7 +29,10 @@ from volcloud.centre.supervisor import held_up, hold_until_ended
 from volcloud.centre.voice import Voice
 from volcloud.errors import CommandFailed, Unreachable
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
-from volcloud.rendering import ago, clock, lines, render_hosts, render_vms, table, told_counts
+from volcloud.rendering.hosts import render_hosts
+from volcloud.rendering.jobs import told_counts
+from volcloud.rendering.vms import render_vms
+from volcloud.rendering.words import ago, clock, lines, table
 
 #: How long an orderly stop may take before `down` does it by itself, seconds.
 STOP_S = 180.0

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from schemas.ledger import JobEvent, JobRecord, JobRow
-from volcloud.centre_calls import FINAL_STATES
 from volcloud.client import Client
+from volcloud.client.job_wait import FINAL_STATES
 from volcloud.errors import Unreachable
-from volcloud.rendering import clock, told_counts
+from volcloud.rendering.jobs import told_counts
+from volcloud.rendering.words import clock
 from volcloud.screen import LabelColumn, screen
 from volcloud.telling import INTERRUPTED, Verdict, note
 from volcloud.why import Explanation
@@ -52,7 +53,7 @@ def follow(client: Client, name: str) -> list[JobRow]:
             bars.update(bar, description=f"{told_counts(counted)}: {trouble.message}")
             tell_trouble(trouble)
 
-        return client.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
+        return client.jobs.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
 
 
 def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobRecord:
@@ -61,7 +62,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
     A centre that is away for a while after its first answer is waited for, as ``follow`` does.
     """
     with _going_on(name):
-        record, told, tell_trouble = client.show(name), 0, _Once()
+        record, told, tell_trouble = client.jobs.show(name), 0, _Once()
         while True:
             for event in record.events[told:]:
                 say(_told(event))
@@ -69,7 +70,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
             if record.job.state in FINAL_STATES:
                 return record
             time.sleep(LOOK_S)
-            record = client.show(name, on_trouble=tell_trouble)
+            record = client.jobs.show(name, on_trouble=tell_trouble)
 
 
 class _Once:

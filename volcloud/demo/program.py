@@ -17,11 +17,11 @@ from pathlib import Path
 import msgspec
 
 from schemas.ledger import JobRecord, JobRow, JobState
-from volcloud.async_client import AsyncClient
 from volcloud.centre.ending import Ending, ended_from_outside
 from volcloud.centre.guest_image import cache_directory, provide_image
 from volcloud.centre.plan import Plan
 from volcloud.centre.supervisor import Supervisor
+from volcloud.client import AsyncClient
 from volcloud.demo import evidence, material
 from volcloud.demo.place import Place, clear, occupied
 from volcloud.demo.steps import Steps
@@ -60,7 +60,7 @@ class Demo:
         self._steps = Steps(self._print)
 
     async def play(self) -> bool:
-        """Do all of it and say whether every check was met. Raises ConsoleError or BrokerError; nothing runs then."""
+        """Do all of it and say whether every check was met. Raises VolcloudError or BrokerError; nothing runs then."""
         with occupied(self._place):
             with self._steps.step("clean", "what a killed run may have left"):
                 await asyncio.to_thread(clear, self._place, self._steps.say)
@@ -117,17 +117,17 @@ class Demo:
 
     async def _feed(self, client: AsyncClient, description: Path) -> list[JobRecord]:
         with self._steps.step("submit", f"an array of {JOBS} jobs"):
-            verdict = await client.submit(description)
+            verdict = await client.jobs.submit(description)
             self._steps.say(f"accepted: {verdict.job}, {verdict.count} jobs")
         with self._steps.step("wait", "until they are done"):
-            rows = await client.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
+            rows = await client.jobs.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
         if any(row.state is not JobState.DONE for row in rows):
             raise await _explained(client, rows)
         names = [f"{JOB}.{index}" for index in range(1, JOBS + 1)]
         with self._steps.step("fetch", "the outputs"):
             for index, name in enumerate(names, start=1):
-                await client.fetch(name, self._place.results / str(index))
-        return [await client.show(name) for name in names]
+                await client.jobs.fetch(name, self._place.results / str(index))
+        return [await client.jobs.show(name) for name in names]
 
     async def _native_mean(self, wheel: Path) -> float:
         if not material.can_run_natively():
@@ -179,7 +179,7 @@ async def _wait_out(task: asyncio.Task[None]) -> None:
 async def _explained(client: AsyncClient, rows: list[JobRow]) -> CommandFailed:
     """Say of each job that did not end well why it did not."""
     names = [row.job.partition("/")[2] for row in rows if row.state is not JobState.DONE]
-    reasons = [f"{name}: {(await client.why(name)).cause}" for name in names]
+    reasons = [f"{name}: {(await client.jobs.why(name)).cause}" for name in names]
     return CommandFailed("jobs that are not done: " + "; ".join(reasons))
 
 
