@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
+from docs import python_client
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.slots import Timing
 from host_agent.config import HostConfig, WantedVm
@@ -416,6 +417,28 @@ def _family(kind: type[VolcloudError]) -> Iterator[type[VolcloudError]]:
             yield from _family(child)
 
 
+# -- Python
+
+
+def python_page() -> str:
+    """Describe the Python client."""
+    results = ((_code(name), meaning, fields) for name, meaning, fields in python_client.results())
+    kinds = ((_code(name), meaning, kind) for name, meaning, kind in python_client.callbacks())
+    shown = (
+        "What the client gives has the fields of the message that brought it, shows itself in a notebook as a table or "
+        "a few lines, and has a short `repr`."
+    )
+    return _page(
+        "Python client",
+        *python_client.sections(),
+        "## Results",
+        shown,
+        table(("result", "meaning", "fields"), results),
+        "## Callbacks",
+        table(("callback", "meaning", "type"), kinds),
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
@@ -424,6 +447,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "messages.md": messages_page,
     "vms.md": vms_page,
     "errors.md": errors_page,
+    "python.md": python_page,
 }
 
 
