@@ -6,6 +6,7 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
 │   └── WaitTimeout          the jobs did not end in time; they go on
+├── Failure                  an error of any kind as a command tells it; its exit status is its own
 ├── ClientNotOpen            the client is closed, or not open yet: connect
 ├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
 └── Unreachable              exit status 3: no broker, no data directory, no answer
@@ -48,6 +49,14 @@ class SubmissionRefused(CommandFailed):
 
 class WaitTimeout(CommandFailed):
     """The jobs did not end in time; they go on."""
+
+
+class Failure(VolcloudError):
+    """An error of any kind as a command tells it; its exit status is its own."""
+
+    def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
+        super().__init__(message, next_step)
+        self.exit_status = exit_status
 
 
 class ClientNotOpen(VolcloudError):

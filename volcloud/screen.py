@@ -60,7 +60,7 @@ class LabelColumn(ProgressColumn):
         return Text(plain(task.description))
 
 
-class Output:
+class OutputStream:
     """A stream for what a command or a job printed: to a terminal as text, to a pipe or a file byte for byte."""
 
     def __init__(self, stream: TextIO, *, is_marked: bool = False) -> None:

@@ -20,7 +20,7 @@ from tests.system.test_many_adapters import metric
 from volcloud import Client
 from volcloud.centre.guest_image import cache_directory
 from volcloud.demo.material import KNOWN_MEAN, lay_out, provide_wheel
-from volcloud.demo.place import Place
+from volcloud.demo.place import DemoPlace
 
 VM, JOBS = "worker-1", 4
 
@@ -81,7 +81,7 @@ async def test_four_jobs_with_one_large_input_cost_its_bytes_once(
     system: System, client: Client, tmp_path: Path
 ) -> None:
     wheel = await provide_wheel(cache_directory() / "wheels")
-    job = lay_out(Place(tmp_path), wheel)
+    job = lay_out(DemoPlace(tmp_path), wheel)
     vm = queue_of(client.vms.list(VM)[0].status.vm)
     tap = Tap(system, [vm, f"{vm}.files"])
 

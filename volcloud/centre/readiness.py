@@ -14,8 +14,8 @@ from broker.node import LOOPBACK
 from host_agent.vm import Wish
 from schemas.ledger import RegistryRow
 from schemas.vms import UNDECIDED
+from volcloud.centre.existing_vms import read_registry
 from volcloud.centre.layout import Layout
-from volcloud.centre.made import read_registry
 from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principals
 from volcloud.centre.stopping import Say
 from volcloud.client import AsyncClient

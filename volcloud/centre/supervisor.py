@@ -18,12 +18,12 @@ from broker.node import STOP_TIMEOUT_S, NodeAddress
 from volcloud.centre.broker_process import BrokerProcess
 from volcloud.centre.child import Child, daemon_command
 from volcloud.centre.chores import keep_doing
-from volcloud.centre.ending import Ground, ended_from_outside
+from volcloud.centre.existing_vms import refuse_unlike
 from volcloud.centre.guest_image import provide_image
 from volcloud.centre.health import keep_watch
+from volcloud.centre.interruption import Ground, ended_from_outside
 from volcloud.centre.layout import Layout
 from volcloud.centre.log_bounds import keep_bounded
-from volcloud.centre.made import refuse_unlike
 from volcloud.centre.plan import (
     HOST_AGENT,
     KEY_MANAGER,
@@ -160,14 +160,14 @@ class Supervisor:
 
 
 async def hold_until_ended(plan: Plan, say: Say, on_ready: Callable[[], None], *, follows_starter: bool) -> None:
-    """Hold a system until something from outside ends it (see ``ending``). Raises as ``Supervisor.hold``."""
+    """Hold a system until something from outside ends it (see ``interruption``). Raises as ``Supervisor.hold``."""
     plan.layout.make()
     work = asyncio.ensure_future(Supervisor(plan, say).hold(on_ready))
-    async with ended_from_outside(work, plan.layout.root, say, follows_starter=follows_starter) as ending:
+    async with ended_from_outside(work, plan.layout.root, say, follows_starter=follows_starter) as interruption:
         try:
             await work
         except asyncio.CancelledError:
-            if not ending.reason:
+            if not interruption.reason:
                 raise
 
 

@@ -9,7 +9,7 @@ from volcloud.client.execs import AsyncExecs
 from volcloud.client.files import AsyncFiles
 from volcloud.client.hosts import AsyncHosts
 from volcloud.client.jobs import AsyncJobs
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.sites import AsyncSites
 from volcloud.client.vms import AsyncVms
 from volcloud.client.watched_transfers import Say, say_nothing
@@ -32,7 +32,7 @@ class AsyncClient:
 
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
         """Prepare a client; ``open`` connects it. ``say`` tells a person what is waited for, in the client's loop."""
-        self._session = Session(address, say)
+        self._session = ClientSession(address, say)
         self.hosts = AsyncHosts(self._session)
         self.sites = AsyncSites(self._session)
         self.vms = AsyncVms(self._session, self.hosts)

@@ -12,7 +12,7 @@ from schemas.execs import ExecEnded, ExecRun, Stream
 from schemas.ids import uuid7
 from schemas.ledger import RegistryRow
 from volcloud.client.blocking import Blocking
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.shown import shown
 from volcloud.client.vms import AsyncVms, check_live
 
@@ -27,7 +27,7 @@ TakeVmOutput = Callable[[RegistryRow, Stream, bytes], None]
 class AsyncExecs:
     """See the module."""
 
-    def __init__(self, session: Session, vms: AsyncVms) -> None:
+    def __init__(self, session: ClientSession, vms: AsyncVms) -> None:
         self._session, self._vms = session, vms
 
     async def run(

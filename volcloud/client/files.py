@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from volcloud.client.blocking import Blocking, blocking
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.vms import AsyncVms, check_live
 from volcloud.client.watched_transfers import Progress
 
@@ -18,7 +18,7 @@ from volcloud.client.watched_transfers import Progress
 class AsyncFiles:
     """See the module."""
 
-    def __init__(self, session: Session, vms: AsyncVms) -> None:
+    def __init__(self, session: ClientSession, vms: AsyncVms) -> None:
         self._session, self._vms = session, vms
 
     async def push(self, local: Path | str, vm: str, path: str, *, progress: Progress | None = None) -> str:

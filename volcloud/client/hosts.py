@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from schemas.ledger import HostList, HostRow, Hosts
 from volcloud.client.blocking import Blocking, blocking
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
 
 
 class AsyncHosts:
     """See the module."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClientSession) -> None:
         self._session = session
 
     async def list(self) -> Table[HostRow]:

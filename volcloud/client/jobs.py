@@ -40,13 +40,13 @@ from schemas.ledger import (
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.centre_caller import insist
 from volcloud.client.job_wait import FINAL_STATES, JobWait
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.shown import JobPage, Table, shown
 from volcloud.client.watched_transfers import Progress
 from volcloud.errors import NoSuchJob, SubmissionRefused, Unreachable
+from volcloud.fetch_destination import FetchDestination
 from volcloud.job_file import prepare
 from volcloud.job_name import JobName, read_job_name
-from volcloud.landing import Landing
 from volcloud.why import Explanation, explain
 
 _STREAMS = ("stdout", "stderr", "validation.stdout", "validation.stderr")
@@ -57,7 +57,7 @@ FetchProgress = Callable[[str, int, int], None]
 class AsyncJobs:
     """See the module."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClientSession) -> None:
         self._session = session
 
     async def submit(
@@ -181,10 +181,10 @@ class AsyncJobs:
         """
         record = await self._show(name)
         chosen = _attempt_with_outputs(record, None)
-        landing = Landing(Path(directory), chosen.outputs)
-        for entry, path in await asyncio.to_thread(landing.missing, overwrite=overwrite):
+        destination = FetchDestination(Path(directory), chosen.outputs)
+        for entry, path in await asyncio.to_thread(destination.missing, overwrite=overwrite):
             await self._download(record.job.job, chosen, entry, path, _named(progress, entry.name))
-        return landing.paths
+        return destination.paths
 
     async def _show(self, name: str) -> JobRecord:
         return shown(await self._session.centre.ask(JobShow(job=await self._ref_of(name)), JobRecord))

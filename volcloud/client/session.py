@@ -23,7 +23,7 @@ from volcloud.errors import ClientNotOpen, Unreachable
 PATIENCE_S, SAY_AFTER_S = 7.5, 3.0
 
 
-class Session:
+class ClientSession:
     """See the module. Belongs to the loop that opened it."""
 
     def __init__(self, address: Address, say: Say) -> None:

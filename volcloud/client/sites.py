@@ -10,7 +10,7 @@ import re
 from schemas.enrol import Credential, KeysDelete, KeysMint
 from schemas.envelope import Done
 from volcloud.client.blocking import Blocking, blocking
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.shown import shown
 from volcloud.errors import BadInput
 
@@ -20,7 +20,7 @@ _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 class AsyncSites:
     """See the module."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ClientSession) -> None:
         self._session = session
 
     async def add(self, site: str) -> Credential:

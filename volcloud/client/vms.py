@@ -33,7 +33,7 @@ from schemas.vms import (
 )
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.hosts import AsyncHosts
-from volcloud.client.session import Session
+from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
 from volcloud.errors import BadInput, CommandFailed, NoSuchVm
 from volcloud.rendering.words import span
@@ -80,7 +80,7 @@ def _verb(declared: M) -> M:
 class AsyncVms:
     """See the module."""
 
-    def __init__(self, session: Session, hosts: AsyncHosts) -> None:
+    def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
         self._session, self._hosts = session, hosts
 
     async def list(self, pattern: str = "*") -> Table[RegistryRow]:

@@ -17,9 +17,9 @@ from rich.text import Text
 from broker.logs import log_to_file
 from volcloud.amounts import Mib, Whole
 from volcloud.centre.detach import start_detached
+from volcloud.centre.existing_vms import refuse_unlike
 from volcloud.centre.health import Trouble
 from volcloud.centre.layout import Layout
-from volcloud.centre.made import refuse_unlike
 from volcloud.centre.overview import Overview, QueueView, look
 from volcloud.centre.plan import Plan, read_plan, write_plan
 from volcloud.centre.process_state import SUPERVISOR

@@ -19,7 +19,7 @@ from volcloud.errors import CommandFailed
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.job_file import PreparedJob, prepare
 from volcloud.rendering.jobs import render_jobs, render_record, render_why, told_counts
-from volcloud.screen import Output, screen
+from volcloud.screen import OutputStream, screen
 
 #: Jobs that did not end well and are explained after ``--wait``; the others are like them.
 MOST_TOLD = 3
@@ -155,7 +155,7 @@ def logs(invocation: Invocation, name: str, attempt: int | None) -> None:
         invocation.show({stream: data.decode(errors="replace") for stream, data in streams.items()}, str)
         return
     for stream, data in streams.items():
-        output = Output(sys.stderr if stream.endswith("stderr") else sys.stdout)
+        output = OutputStream(sys.stderr if stream.endswith("stderr") else sys.stdout)
         output.write(data)
         output.finish()
 

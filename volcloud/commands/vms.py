@@ -20,14 +20,14 @@ from schemas.vms import VmCommand, VmDiscard, VmStatus
 from volcloud.amounts import Mib, Seconds, Whole
 from volcloud.bars import file_bar, transfer_bars
 from volcloud.client.vms import VERBS, AsyncVms
-from volcloud.errors import CommandFailed, VolcloudError
+from volcloud.errors import CommandFailed, Failure, VolcloudError
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.output import LinePrefixer
 from volcloud.rendering.vms import render_vms
 from volcloud.rendering.words import state
-from volcloud.screen import Output
+from volcloud.screen import OutputStream
 from volcloud.standard_input import has_unread
-from volcloud.telling import Verdict, failing_with, judge, note, tell
+from volcloud.telling import failing_with, judge, note, tell
 
 #: State of a VM that its host has and its agent does not know.
 _SET_ASIDE = "set_aside"
@@ -204,7 +204,7 @@ class _Printer:
 
     def __init__(self, marked: list[RegistryRow]) -> None:
         outputs = {Stream.STDOUT: sys.stdout, Stream.STDERR: sys.stderr}
-        self._streams = {stream: Output(output, is_marked=bool(marked)) for stream, output in outputs.items()}
+        self._streams = {stream: OutputStream(output, is_marked=bool(marked)) for stream, output in outputs.items()}
         labels = _labels(marked)
         width = max(map(len, labels.values()), default=0)
         self._prefixers = {
@@ -258,7 +258,7 @@ def _check_named(message: type[VmCommand], row: RegistryRow, name: str, rows: Se
 def _exit_status(label: str, end: ExecEnded | BaseException) -> int:
     if isinstance(end, ExecEnded):
         if end.timed_out:
-            tell(Verdict(end.exit_status, f"{label}: killed after its time limit", "give more with --timeout"))
+            tell(Failure(end.exit_status, f"{label}: killed after its time limit", "give more with --timeout"))
         return end.exit_status
     if not isinstance(end, VolcloudError | BrokerError | SchemaError):
         raise end
@@ -266,9 +266,9 @@ def _exit_status(label: str, end: ExecEnded | BaseException) -> int:
     return WE_FAILED
 
 
-def _of_vm(label: str, error: VolcloudError | BrokerError | SchemaError) -> Verdict:
-    verdict = judge(error)
-    return Verdict(verdict.exit_status, f"{label}: {verdict.message}", verdict.next_step)
+def _of_vm(label: str, error: VolcloudError | BrokerError | SchemaError) -> Failure:
+    failure = judge(error)
+    return Failure(failure.exit_status, f"{label}: {failure.message}", failure.next_step)
 
 
 def _environment(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from schemas.ledger import JobEvent, JobRecord, JobRow
 from volcloud.client import Client
 from volcloud.client.job_wait import FINAL_STATES
-from volcloud.errors import Unreachable
+from volcloud.errors import Failure, Unreachable
 from volcloud.rendering.jobs import told_counts
 from volcloud.rendering.words import clock
 from volcloud.screen import LabelColumn, screen
-from volcloud.telling import INTERRUPTED, Verdict, note
+from volcloud.telling import INTERRUPTED, note
 from volcloud.why import Explanation
 
 #: Between two looks at a job that is followed, seconds.
@@ -98,4 +98,4 @@ def _going_on(name: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         text = f"interrupted; job {name} goes on without this command"
         step = f"`volcloud job wait {name}` waits for it again; `volcloud job cancel {name}` ends it"
-        raise Verdict(INTERRUPTED, text, step) from error
+        raise Failure(INTERRUPTED, text, step) from error

@@ -17,17 +17,17 @@ from pathlib import Path
 import msgspec
 
 from schemas.ledger import JobRecord, JobRow, JobState
-from volcloud.centre.ending import Ending, ended_from_outside
 from volcloud.centre.guest_image import cache_directory, provide_image
+from volcloud.centre.interruption import Interruption, ended_from_outside
 from volcloud.centre.plan import Plan
 from volcloud.centre.supervisor import Supervisor
 from volcloud.client import AsyncClient
 from volcloud.demo import evidence, material
-from volcloud.demo.place import Place, clear, occupied
-from volcloud.demo.steps import Steps
-from volcloud.errors import CommandFailed
+from volcloud.demo.place import DemoPlace, clear, occupied
+from volcloud.demo.steps import DemoSteps
+from volcloud.errors import CommandFailed, Failure
 from volcloud.screen import screen
-from volcloud.telling import Verdict, silence, tell
+from volcloud.telling import silence, tell
 
 JOB = "z-decays"
 JOBS = 4
@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the demo is asked for."""
 
     hypervisor: str
-    place: Place
+    place: DemoPlace
     #: What the set-up before the demo took, seconds.
     packages_s: float = 0.0
 
@@ -57,7 +57,7 @@ class Demo:
         if not self._out.is_terminal:
             self._out.width = LOG_WIDTH
         self._is_heard = True
-        self._steps = Steps(self._print)
+        self._steps = DemoSteps(self._print)
 
     async def play(self) -> bool:
         """Do all of it and say whether every check was met. Raises VolcloudError or BrokerError; nothing runs then."""
@@ -117,8 +117,8 @@ class Demo:
 
     async def _feed(self, client: AsyncClient, description: Path) -> list[JobRecord]:
         with self._steps.step("submit", f"an array of {JOBS} jobs"):
-            verdict = await client.jobs.submit(description)
-            self._steps.say(f"accepted: {verdict.job}, {verdict.count} jobs")
+            failure = await client.jobs.submit(description)
+            self._steps.say(f"accepted: {failure.job}, {failure.count} jobs")
         with self._steps.step("wait", "until they are done"):
             rows = await client.jobs.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
         if any(row.state is not JobState.DONE for row in rows):
@@ -219,18 +219,18 @@ async def run_demo(options: Options) -> int:
     options.place.root.mkdir(parents=True, exist_ok=True)
     demo = Demo(options)
     work = asyncio.ensure_future(demo.play())
-    async with ended_from_outside(work, options.place.root, demo.say, follows_starter=True) as ending:
+    async with ended_from_outside(work, options.place.root, demo.say, follows_starter=True) as interruption:
         try:
             return 0 if await work else 1
         except asyncio.CancelledError:
-            if not ending.reason:
+            if not interruption.reason:
                 raise
-            return _interrupted(ending)
+            return _interrupted(interruption)
 
 
-def _interrupted(ending: Ending) -> int:
-    if not ending.signal:
+def _interrupted(interruption: Interruption) -> int:
+    if not interruption.signal:
         return 1
-    status = 128 + ending.signal
-    tell(Verdict(status, f"interrupted by {signal.Signals(ending.signal).name}; everything is stopped"))
+    status = 128 + interruption.signal
+    tell(Failure(status, f"interrupted by {signal.Signals(interruption.signal).name}; everything is stopped"))
     return status
