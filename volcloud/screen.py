@@ -34,7 +34,17 @@ class Screen(Console):
         self, *, err: bool = False, width: int | None = None, file: TextIO | None = None, record: bool = False
     ) -> None:
         """``file`` stands for the terminal; with ``record`` what is printed can be exported."""
-        super().__init__(stderr=err, width=width, file=file, record=record, markup=False, emoji=False, highlight=False)
+        # Never rich's own way into a notebook: what is to be seen there goes by ``volcloud.rendering.html``.
+        super().__init__(
+            stderr=err,
+            width=width,
+            file=file,
+            record=record,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            force_jupyter=False,
+        )
         if width is None and not self.is_terminal:
             self.width = PIPE_WIDTH
 

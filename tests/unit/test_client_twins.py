@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, assert_type, get_type_hints
 
 import pytest
 
+from schemas.ledger import RegistryRow
+from schemas.vms import VmStatus
 from volcloud import AsyncClient, Client
+from volcloud.client.shown import JobPage, Table
+
+
+def types_are_kept(cloud: Client) -> None:
+    """Is read by the type checker alone, which knows each signature: an ignore that is not needed is an error."""
+    assert_type(cloud.vms.start(vm="a"), VmStatus | None)
+    assert_type(cloud.vms.list(), Table[RegistryRow])
+    assert_type(cloud.jobs.list(limit=1), JobPage)
+    assert_type(cloud.jobs.fetch("j.1", ".", overwrite=True), Sequence[Path])
+    cloud.vms.start(name="a")  # type: ignore[call-arg]
+    cloud.jobs.wait("j", timeout=1)  # type: ignore[call-arg]
+
 
 NOUNS = sorted(get_type_hints(Client))
 TWINS = {"": (Client, AsyncClient)} | {n: (get_type_hints(Client)[n], get_type_hints(AsyncClient)[n]) for n in NOUNS}

@@ -127,6 +127,27 @@ def test_what_is_shown_reads_as_in_a_terminal() -> None:
     assert "none" in page_of(Table[RegistryRow]())
 
 
+def test_a_slice_of_a_table_is_a_table() -> None:
+    table = Table([1, 2, 3])
+
+    assert isinstance(table[1:], Table)
+    assert (table[1:], table[-1]) == ([2, 3], 3)
+
+
+def test_in_a_notebook_it_is_shown_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+
+    displayed: list[object] = []
+    monkeypatch.setattr("rich.jupyter.display", lambda *said: displayed.append(said))
+
+    page = page_of(shown(filled(Explanation, "a word of more than twenty columns")))
+
+    assert "a word of more than twenty columns" in page
+    assert displayed == []
+
+
 def test_why_a_job_is_where_it_is_names_the_next_step() -> None:
     explanation = shown(filled(Explanation, "word"))
 

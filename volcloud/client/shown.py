@@ -7,7 +7,7 @@ words may be hostile: each is made plain, and escaped in HTML.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, SupportsIndex, TypeVar, cast, overload
 
 import msgspec
 from rich.console import Group, RenderableType
@@ -173,7 +173,16 @@ class JobPage(Shown, Jobs, frozen=True, kw_only=True, tag="reply.jobs"):
 
 
 class Table(list[T]):
-    """Rows of a listing: a list that shows itself as a table."""
+    """Rows of a listing: a list that shows itself as a table, and so do its slices."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> T: ...
+
+    @overload
+    def __getitem__(self, index: slice, /) -> Table[T]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice, /) -> T | Table[T]:
+        return Table(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
 
     def __repr__(self) -> str:
         more = [f"… {len(self) - MOST_WORDS} more"] if len(self) > MOST_WORDS else []
