@@ -7,6 +7,12 @@
         cloud.jobs.wait("hello-1")
         print(cloud.jobs.logs("hello-1")["stdout"].decode())
 
+    from volcloud import AsyncClient
+
+    async with await AsyncClient.connect() as cloud:
+        for vm in await cloud.vms.list("atlas-*"):
+            await cloud.vms.start(vm.status.vm)
+
 ``Client`` blocks and may be used from one thread at a time; ``AsyncClient`` is the same for asyncio, each method a
 coroutine. What they ask about is in rooms: ``vms``, ``jobs``, ``files``, ``execs``, ``hosts``, ``sites``. Errors are
 ``volcloud.errors`` and ``broker.errors``; each says what to do next.

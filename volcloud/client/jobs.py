@@ -140,7 +140,6 @@ class AsyncJobs:
         waited for until ``timeout_s`` is over, and ``on_trouble`` told each time; without ``timeout_s``, if it has
         answered once.
         """
-        read_job_name(name)
         waiting = JobWait(name, timeout_s, on_change, on_still, on_trouble)
         await waiting.run(partial(self.counts, name), partial(self._why_one_goes_on, name))
         return await waiting.insist(partial(self.find, name))
