@@ -196,19 +196,16 @@ class Table(list[T]):
 
 #: The face of each struct that the client gives.
 FACES: dict[type, type] = {
-    face.__mro__[2]: face
-    for face in (
-        ShownVm,
-        ShownVmStatus,
-        ShownHost,
-        ShownJobRow,
-        ShownJob,
-        ShownExplanation,
-        ShownVerdict,
-        ShownChange,
-        ShownEnd,
-        ShownLogin,
-    )
+    RegistryRow: ShownVm,
+    VmStatus: ShownVmStatus,
+    HostRow: ShownHost,
+    JobRow: ShownJobRow,
+    JobRecord: ShownJob,
+    Explanation: ShownExplanation,
+    JobVerdict: ShownVerdict,
+    JobsChanged: ShownChange,
+    ExecEnded: ShownEnd,
+    Credential: ShownLogin,
 }
 
 
