@@ -117,8 +117,8 @@ class Demo:
 
     async def _feed(self, client: AsyncClient, description: Path) -> list[JobRecord]:
         with self._steps.step("submit", f"an array of {JOBS} jobs"):
-            failure = await client.jobs.submit(description)
-            self._steps.say(f"accepted: {failure.job}, {failure.count} jobs")
+            verdict = await client.jobs.submit(description)
+            self._steps.say(f"accepted: {verdict.job}, {verdict.count} jobs")
         with self._steps.step("wait", "until they are done"):
             rows = await client.jobs.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
         if any(row.state is not JobState.DONE for row in rows):
