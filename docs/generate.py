@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
+from docs import python_client
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.job_loop import Timing
 from host_agent.config import HostConfig, WantedVm
@@ -38,7 +39,7 @@ from schemas.examples import examples
 from schemas.vms import VmState
 from volcloud.centre.settings import Settings
 from volcloud.command_line import cli
-from volcloud.errors import ConsoleError
+from volcloud.errors import VolcloudError
 
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
@@ -417,7 +418,7 @@ def _elsewhere() -> Iterator[tuple[str, str, str, str]]:
 def errors_page() -> str:
     """Describe the error codes of the wire and the exit statuses."""
     codes = [(_code(code), CODES[code], "; ".join(_errors_with(code))) for code in ErrorCode]
-    statuses = [(str(e.exit_status), _code(e.__name__), _first(e.__doc__)) for e in _family(ConsoleError)]
+    statuses = [(str(e.exit_status), _code(e.__name__), _first(e.__doc__)) for e in _family(VolcloudError)]
     return _page(
         "Errors",
         "A `reply.failed` carries one of these codes, a message that names field, value and what is allowed, and a "
@@ -435,11 +436,33 @@ def _errors_with(code: ErrorCode) -> Iterator[str]:
                 yield f"`{room}` {name}"
 
 
-def _family(kind: type[ConsoleError]) -> Iterator[type[ConsoleError]]:
+def _family(kind: type[VolcloudError]) -> Iterator[type[VolcloudError]]:
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == kind.__module__:
             yield from _family(child)
+
+
+# -- Python
+
+
+def python_page() -> str:
+    """Describe the Python client."""
+    results = ((_code(name), meaning, fields) for name, meaning, fields in python_client.results())
+    kinds = ((_code(name), meaning, kind) for name, meaning, kind in python_client.callbacks())
+    shown = (
+        "What the client gives has the fields of the message that brought it, shows itself in a notebook as a table or "
+        "a few lines, and has a short `repr`."
+    )
+    return _page(
+        "Python client",
+        *python_client.sections(),
+        "## Results",
+        shown,
+        table(("result", "meaning", "fields"), results),
+        "## Callbacks",
+        table(("callback", "meaning", "type"), kinds),
+    )
 
 
 PAGES: dict[str, Callable[[], str]] = {
@@ -450,6 +473,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "messages.md": messages_page,
     "vms.md": vms_page,
     "errors.md": errors_page,
+    "python.md": python_page,
 }
 
 

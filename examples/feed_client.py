@@ -7,14 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from volcloud.client import Client
+from volcloud import Client
 
 
 def main(data: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch, Client.connect(data) as cloud:
         numbers = Path(scratch, "numbers.txt")
         numbers.write_text("17\n4\n21\n")
-        cloud.submit(
+        cloud.jobs.submit(
             {
                 "id": f"client-{Path(scratch).name}",
                 "executable": "/bin/sh",
@@ -24,8 +24,8 @@ def main(data: str | None) -> None:
                 "array": 3,
             }
         )
-        for row in cloud.wait(f"client-{Path(scratch).name}", timeout_s=120):
-            cloud.fetch(row.job, Path(scratch, row.job))
+        for row in cloud.jobs.wait(f"client-{Path(scratch).name}", timeout_s=120):
+            cloud.jobs.fetch(row.job, Path(scratch, row.job))
             print(row.job, row.state, Path(scratch, row.job, "picked.txt").read_text().strip())
 
 

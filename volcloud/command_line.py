@@ -21,9 +21,10 @@ from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
 from volcloud.commands.sites import site
 from volcloud.commands.vms import vm
+from volcloud.errors import Failure
 from volcloud.invocation import Invocation, data_option
-from volcloud.rendering import ago, clock
-from volcloud.telling import Verdict, is_unreachable, judge, told
+from volcloud.rendering.words import ago, clock
+from volcloud.telling import is_unreachable, judge, told
 
 
 class Commands(click.Group):
@@ -53,14 +54,14 @@ class Commands(click.Group):
                 raise _blamed(judge(error), context.ensure_object(Invocation).directory) from error
 
 
-def _blamed(verdict: Verdict, directory: Path) -> Verdict:
+def _blamed(failure: Failure, directory: Path) -> Failure:
     """Add to what a command says of a system that it cannot reach which of its parts is to blame."""
     layout = Layout(directory)
     found = since(layout, at_a_glance(layout))
     if not found:
-        return verdict
-    message = "; ".join([verdict.message, *(_told(one) for one in found)])
-    return Verdict(verdict.exit_status, message, "; ".join(one.mend for one in found))
+        return failure
+    message = "; ".join([failure.message, *(_told(one) for one in found)])
+    return Failure(failure.exit_status, message, "; ".join(one.mend for one in found))
 
 
 def _told(trouble: Trouble) -> str:

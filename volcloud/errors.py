@@ -1,11 +1,13 @@
 """What can go wrong for a person, named after what that person does about it.
 
-ConsoleError                 exit status 1; ``next_step`` says what to do
+VolcloudError                exit status 1; ``next_step`` says what to do
 ├── CommandFailed            it was asked for and it was not done
 │   ├── NoSuchVm             no VM has that name: look at the list
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
 │   └── WaitTimeout          the jobs did not end in time; they go on
+├── Failure                  an error of any kind as a command tells it; its exit status is its own
+├── ClientNotOpen            the client is closed, or not open yet: connect
 ├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
 └── Unreachable              exit status 3: no broker, no data directory, no answer
     └── CentreFailed         a process of ``volcloud up`` did not come up; its log's tail is in the message
@@ -14,8 +16,8 @@ ConsoleError                 exit status 1; ``next_step`` says what to do
 from __future__ import annotations
 
 
-class ConsoleError(Exception):
-    """Base of every error of the console."""
+class VolcloudError(Exception):
+    """Base of every error of the command and the client."""
 
     exit_status = 1
 
@@ -25,7 +27,7 @@ class ConsoleError(Exception):
         self.next_step = next_step
 
 
-class CommandFailed(ConsoleError):
+class CommandFailed(VolcloudError):
     """It was asked for and it was not done."""
 
 
@@ -49,13 +51,30 @@ class WaitTimeout(CommandFailed):
     """The jobs did not end in time; they go on."""
 
 
-class BadInput(ConsoleError):
+class Failure(VolcloudError):
+    """An error of any kind as a command tells it; its exit status is its own."""
+
+    def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
+        super().__init__(message, next_step)
+        self.exit_status = exit_status
+
+
+class ClientNotOpen(VolcloudError):
+    """The client is closed, or not open yet."""
+
+    def __init__(
+        self, message: str = "the client is closed", next_step: str = "connect a new one: `Client.connect()`"
+    ) -> None:
+        super().__init__(message, next_step)
+
+
+class BadInput(VolcloudError):
     """A file or an option is wrong; nothing was sent."""
 
     exit_status = 2
 
 
-class Unreachable(ConsoleError):
+class Unreachable(VolcloudError):
     """There is no broker, no data directory, or no answer."""
 
     exit_status = 3

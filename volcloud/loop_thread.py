@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from broker.errors import Disconnected
+from volcloud.errors import ClientNotOpen
 
 T = TypeVar("T")
 
@@ -38,18 +39,19 @@ class LoopThread:
         self._thread.start()
 
     def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begin to run a coroutine. Raises Disconnected when this is closed."""
+        """Begin to run a coroutine. Raises ClientNotOpen when this is closed."""
         with self._lock:
             if self._is_closing:
                 work.close()
-                raise Disconnected("the client is closed")
+                raise ClientNotOpen
             future = asyncio.run_coroutine_threadsafe(self._kept(work), self._loop)
             self._open.add(future)
         future.add_done_callback(self._open.discard)
         return future
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end; interrupted, it is cancelled. Raises Disconnected when this is closed first."""
+        """Run a coroutine to its end; interrupted, it is cancelled. Raises ClientNotOpen when this is closed, and
+        Disconnected when it is closed meanwhile."""
         future = self.start(work)
         try:
             return self.result(future)

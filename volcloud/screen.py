@@ -30,8 +30,21 @@ class Screen(Console):
     that somebody made by hand, is made plain as it leaves.
     """
 
-    def __init__(self, *, err: bool = False, width: int | None = None) -> None:
-        super().__init__(stderr=err, width=width, markup=False, emoji=False, highlight=False)
+    def __init__(
+        self, *, err: bool = False, width: int | None = None, file: TextIO | None = None, record: bool = False
+    ) -> None:
+        """``file`` stands for the terminal; with ``record`` what is printed can be exported."""
+        # Never rich's own way into a notebook: what is to be seen there goes by ``volcloud.rendering.html``.
+        super().__init__(
+            stderr=err,
+            width=width,
+            file=file,
+            record=record,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            force_jupyter=False,
+        )
         if width is None and not self.is_terminal:
             self.width = PIPE_WIDTH
 
@@ -57,7 +70,7 @@ class LabelColumn(ProgressColumn):
         return Text(plain(task.description))
 
 
-class Output:
+class OutputStream:
     """A stream for what a command or a job printed: to a terminal as text, to a pipe or a file byte for byte."""
 
     def __init__(self, stream: TextIO, *, is_marked: bool = False) -> None:

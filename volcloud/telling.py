@@ -33,7 +33,7 @@ from broker.masking import mask
 from schemas.errors import SchemaError
 from schemas.plain_text import plain_json, plain_lines
 from volcloud import crash
-from volcloud.errors import ConsoleError, Unreachable
+from volcloud.errors import Failure, Unreachable, VolcloudError
 from volcloud.screen import echo
 
 #: Exit statuses of who was interrupted, and of who wrote to a pipe that nobody reads: the shell's, 128 + the signal.
@@ -44,60 +44,52 @@ _ROOM = "free some space there, then do it again"
 _STATUS = "see with `volcloud status` what runs"
 
 
-class Verdict(Exception):
-    """An error ready to be told."""
-
-    def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
-        super().__init__(message)
-        self.exit_status, self.message, self.next_step = exit_status, message, next_step
-
-
-class _Told(msgspec.Struct, frozen=True):
+class _ToldError(msgspec.Struct, frozen=True):
     message: str
     next_step: str
     exit_status: int
 
 
-def judge(error: BaseException) -> Verdict:
+def judge(error: BaseException) -> Failure:
     """Say what to tell of an error, and which exit status it has. One that nobody foresaw is kept in a file."""
     match error:
-        case Verdict():
+        case Failure():
             return error
-        case ConsoleError():
-            return Verdict(error.exit_status, error.message, error.next_step)
+        case VolcloudError():
+            return Failure(error.exit_status, error.message, error.next_step)
         case BrokerError():
             return _of_broker(error)
         case SchemaError():
-            return Verdict(2, str(error), "make it shorter; what is large belongs into files")
+            return Failure(2, str(error), "make it shorter; what is large belongs into files")
         case click.ClickException():
-            return Verdict(error.exit_code, error.format_message(), _help_of(error))
+            return Failure(error.exit_code, error.format_message(), _help_of(error))
         case KeyboardInterrupt() | click.Abort():
-            return Verdict(INTERRUPTED, "interrupted")
+            return Failure(INTERRUPTED, "interrupted")
         case OSError():
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is not None
-            return Verdict(1, _of_system(error), _ROOM if is_full else "")
+            return Failure(1, _of_system(error), _ROOM if is_full else "")
     return _unforeseen(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Say whether the system, or a part of it, did not answer."""
-    root = error.__cause__ if isinstance(error, Verdict) else error
+    root = error.__cause__ if isinstance(error, Failure) else error
     return isinstance(root, Unreachable | CallTimeout | NotDelivered | NodeError | ManagementError)
 
 
-def _of_broker(error: BrokerError) -> Verdict:
+def _of_broker(error: BrokerError) -> Failure:
     match error:
         case RemoteError():
-            return Verdict(1, error.message, error.hint)
+            return Failure(1, error.message, error.hint)
         case CallTimeout(accepted=True):
-            return Verdict(1, str(error), "look at what it did before you give it again")
+            return Failure(1, str(error), "look at what it did before you give it again")
         case Unroutable():
-            return Verdict(1, str(error), "`volcloud vm list` and `volcloud host list` show what there is")
+            return Failure(1, str(error), "`volcloud vm list` and `volcloud host list` show what there is")
         case OutputLost():
-            return Verdict(1, str(error), error.hint)
+            return Failure(1, str(error), error.hint)
         case CallTimeout() | NotDelivered() | LoginRefused() | QueueGone() | NodeError() | ManagementError():
-            return Verdict(3, str(error), _STATUS)
-    return Verdict(1, str(error))
+            return Failure(3, str(error), _STATUS)
+    return Failure(1, str(error))
 
 
 def _of_system(error: OSError) -> str:
@@ -111,10 +103,10 @@ def _help_of(error: click.ClickException) -> str:
     return f"`{context.command_path} --help` shows what is allowed" if context else ""
 
 
-def _unforeseen(error: BaseException) -> Verdict:
+def _unforeseen(error: BaseException) -> Failure:
     kept = crash.keep(crash.describe(error))
     where = f"the whole account is in {kept}; please report it with that file" if kept else "please report it"
-    return Verdict(1, f"a fault of volcloud itself: {type(error).__name__}: {error}", where)
+    return Failure(1, f"a fault of volcloud itself: {type(error).__name__}: {error}", where)
 
 
 def told(command: Callable[[], object], *, is_json: bool) -> int:
@@ -141,14 +133,14 @@ def _ended_early(error: Exception) -> int:
     return NOBODY_READS
 
 
-def _told(verdict: Verdict, *, is_json: bool) -> int:
+def _told(failure: Failure, *, is_json: bool) -> int:
     with contextlib.suppress(OSError):
-        _print(verdict, is_json=is_json)
+        _print(failure, is_json=is_json)
     try:
         sys.stdout.flush()
     except OSError:
         silence(sys.stdout)
-    return verdict.exit_status
+    return failure.exit_status
 
 
 @contextmanager
@@ -156,17 +148,17 @@ def failing_with(exit_status: int) -> Iterator[None]:
     """Let whatever we can say of an error end the command with this status."""
     try:
         yield
-    except (ConsoleError, BrokerError, SchemaError, OSError) as error:
+    except (VolcloudError, BrokerError, SchemaError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             raise
-        verdict = judge(error)
-        raise Verdict(exit_status, verdict.message, verdict.next_step) from error
+        failure = judge(error)
+        raise Failure(exit_status, failure.message, failure.next_step) from error
 
 
-def tell(verdict: Verdict) -> None:
+def tell(failure: Failure) -> None:
     """Tell an error on standard error while the command goes on."""
     context = click.get_current_context(silent=True)
-    _print(verdict, is_json=bool(context and context.meta.get(JSON)))
+    _print(failure, is_json=bool(context and context.meta.get(JSON)))
 
 
 def note(text: str) -> None:
@@ -184,15 +176,15 @@ def silence(stream: object) -> None:
         os.close(nowhere)
 
 
-def _print(told: Verdict, *, is_json: bool) -> None:
-    verdict = Verdict(told.exit_status, mask(told.message), mask(told.next_step))
+def _print(told: Failure, *, is_json: bool) -> None:
+    failure = Failure(told.exit_status, mask(told.message), mask(told.next_step))
     if is_json:
-        error = {"error": _Told(plain_lines(verdict.message), plain_lines(verdict.next_step), verdict.exit_status)}
+        error = {"error": _ToldError(plain_lines(failure.message), plain_lines(failure.next_step), failure.exit_status)}
         sys.stderr.write(plain_json(msgspec.json.encode(error).decode()) + "\n")
         return
-    sys.stderr.write(f"{_marked('Error:', '31')} {_indented(verdict.message)}\n")
-    if verdict.next_step:
-        sys.stderr.write(f"{_marked('Next:')} {_indented(verdict.next_step)}\n")
+    sys.stderr.write(f"{_marked('Error:', '31')} {_indented(failure.message)}\n")
+    if failure.next_step:
+        sys.stderr.write(f"{_marked('Next:')} {_indented(failure.next_step)}\n")
     sys.stderr.flush()
 
 

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from benchmarks.alternation import say
 from schemas.ledger import JobState
+from volcloud import Client
 from volcloud.centre.detach import start_detached
 from volcloud.centre.plan import Plan
-from volcloud.client import Client
 
 #: How often the ledger is asked whether all jobs are done, seconds.
 _POLL_S = 0.05
@@ -47,7 +47,7 @@ def jobs_per_second(data: Path, jobs: int) -> float:
 
 def _run_array(client: Client, jobs: int) -> None:
     name = f"true-{uuid4().hex[:12]}"
-    client.submit({"id": name, "executable": "/bin/true", "array": jobs})
+    client.jobs.submit({"id": name, "executable": "/bin/true", "array": jobs})
     _wait_done(client, name, jobs)
 
 
@@ -60,15 +60,15 @@ def start_delays_ms(data: Path, submissions: int) -> list[float]:
 def _delay_ms(client: Client, name: str) -> float:
     time.sleep(_PAUSE_S)
     submitted_ns = time.time_ns()
-    client.submit({"id": name, "executable": "/bin/date", "arguments": ["+%s%N"]})
+    client.jobs.submit({"id": name, "executable": "/bin/date", "arguments": ["+%s%N"]})
     _wait_done(client, name, 1)
-    return (int(client.logs(f"{name}.1")["stdout"]) - submitted_ns) / 1e6
+    return (int(client.jobs.logs(f"{name}.1")["stdout"]) - submitted_ns) / 1e6
 
 
 def _wait_done(client: Client, name: str, jobs: int) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
-        counts = client.jobs(job=name, limit=1).counts
+        counts = client.jobs.list(job=name, limit=1).counts
         if counts.get(JobState.DONE, 0) == jobs:
             return
         ended = {state for state in (JobState.HELD, JobState.CANCELLED) if counts.get(state)}

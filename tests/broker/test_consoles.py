@@ -9,9 +9,9 @@ import pytest
 
 from broker.address import Address
 from broker.management import Management
-from volcloud import async_client
-from volcloud.async_client import AsyncClient
-from volcloud.errors import Unreachable
+from volcloud import AsyncClient, Client
+from volcloud.client import session
+from volcloud.errors import ClientNotOpen, Unreachable
 
 Mint = Callable[..., Address]
 
@@ -28,7 +28,7 @@ async def test_a_person_may_have_many_consoles(mint: Mint) -> None:
 async def test_one_too_many_is_told_which_limit_it_is(
     mint: Mint, management: Management, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_client, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(session, "PATIENCE_S", 2.0)
     person = mint("console")
     management.users.put_limit(person.user, "max-connections", 1)
 
@@ -40,3 +40,14 @@ async def test_one_too_many_is_told_which_limit_it_is(
 
     assert "limit (1) is reached" in refused.value.message
     assert "volcloud up" not in refused.value.next_step
+
+
+def test_a_client_that_was_closed_says_so(mint: Mint) -> None:
+    with Client(mint("console")) as cloud:
+        vms = cloud.vms
+        assert repr(cloud).endswith(", open>")
+
+    for ask in (cloud.hosts.list, vms.list):
+        with pytest.raises(ClientNotOpen, match="the client is closed"):
+            ask()
+    assert repr(cloud).endswith(", closed>")

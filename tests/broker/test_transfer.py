@@ -25,7 +25,7 @@ from schemas.files import FileChunk, FileGet, FileOffer, GuestFile, InputFile
 from schemas.ids import uuid7
 from tests.broker.polling import until
 from tests.broker.proxy import Proxy
-from volcloud.file_calls import FileCalls
+from volcloud.client.watched_transfers import WatchedTransfers
 
 Mint = Callable[..., Address]
 MIB = 1 << 20
@@ -151,7 +151,7 @@ async def test_a_pull_outlasts_a_broker_that_is_frozen_for_longer_than_a_silence
     async with Proxy(console) as proxy:
         there = proxy.address
         async with vm_end(vm) as guest, console_end(there) as person:
-            calls = FileCalls(person.transfers, still_s=4.5)
+            calls = WatchedTransfers(person.transfers, still_s=4.5)
             pulling = asyncio.ensure_future(calls.pull(vm.user, "x", tmp_path / "target"))
             asker, came = await guest.openings.get()
             sending = asyncio.ensure_future(

@@ -13,7 +13,7 @@ from schemas.description import Requirements
 from schemas.jobs import Holding, JobAssign, JobBeat, Outcome, Phase
 from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, url
-from volcloud.rendering import render_record, render_why
+from volcloud.rendering.jobs import render_record, render_why
 from volcloud.why import explain
 
 __all__ = ["cluster", "desk", "url"]

@@ -26,7 +26,7 @@ QUIET_S = 20.0
 def test_20000_messages_lose_no_link_and_hold_nobody_up(tmp_path: Path) -> None:
     with running(*AT_WORK) as system, stranger(system) as vm:
         with system.client() as client:
-            client.submit(WORK)
+            client.jobs.submit(WORK)
         before, links = processes(system), reconnects(system.layout)
         quiet_s = p99_s(system, QUIET_S)
 

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
-from volcloud.client import Client
+from volcloud import Client
 
 pytestmark = pytest.mark.peers
 
@@ -63,8 +63,8 @@ def test_a_foreign_client_feeds_a_job_and_hears_the_verdict(
 
     assert (said.stdout, said.stderr, said.returncode) == ("accepted first\n", "", 0)
     job = f"site-{name}/first.1"
-    until(lambda: client.show(job).job.state == JobState.DONE, "the job is done")
-    assert client.logs(job)["stdout"] == b"bonjour\n"
+    until(lambda: client.jobs.show(job).job.state == JobState.DONE, "the job is done")
+    assert client.jobs.logs(job)["stdout"] == b"bonjour\n"
     record_property("verdict", said.stdout.strip())
 
 

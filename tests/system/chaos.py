@@ -21,8 +21,8 @@ from typing import TypeVar
 from broker.errors import BrokerError
 from schemas.ledger import JobRecord, JobState
 from tests.system.running import System, open_to_all, running, until
-from volcloud.client import Client
-from volcloud.errors import ConsoleError
+from volcloud import Client
+from volcloud.errors import VolcloudError
 
 T = TypeVar("T")
 
@@ -85,13 +85,13 @@ class Work:
                 "outputs": [{"name": "out"}],
                 "attempts": 1,
             }
-            insist(lambda job=job: client.submit(job))
+            insist(lambda job=job: client.jobs.submit(job))
 
     def counts(self, client: Client) -> Counter[str]:
         """How many jobs are in which state."""
         found: Counter[str] = Counter()
         for name in self.names:
-            found.update(insist(lambda name=name: client.jobs(job=name, limit=1)).counts)
+            found.update(insist(lambda name=name: client.jobs.list(job=name, limit=1)).counts)
         return found
 
     def refs(self) -> Iterator[str]:
@@ -103,11 +103,11 @@ class Work:
         return [fault for ref in self.refs() for fault in self._faults_of(client, ref, directory / ref)]
 
     def _faults_of(self, client: Client, ref: str, home: Path) -> Iterator[str]:
-        record = insist(lambda: client.show(ref))
+        record = insist(lambda: client.jobs.show(ref))
         yield from faults_of_record(record)
         yield from faults_of_runs(record, self._begun(ref))
         if record.job.state == JobState.DONE:
-            insist(lambda: client.fetch(ref, home))
+            insist(lambda: client.jobs.fetch(ref, home))
             index = int(ref.rpartition(".")[2])
             if (home / "out").read_bytes() != self._expected(index):
                 digest = hashlib.sha256((home / "out").read_bytes()).hexdigest()
@@ -198,7 +198,7 @@ def insist(ask: Callable[[], T], patience_s: float = 120.0) -> T:
     while True:
         try:
             return ask()
-        except (BrokerError, ConsoleError):
+        except (BrokerError, VolcloudError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from broker.daemon.process_identity import ProcessIdentity
 from broker.node import find_server
+from volcloud import Client
 from volcloud.centre.layout import Layout
 from volcloud.centre.process_state import read_states
-from volcloud.client import Client
 
 #: A fast system: what takes minutes in production takes seconds.
 FAST = (

@@ -35,7 +35,7 @@ from schemas.ids import unguessable
 from schemas.jobs import JobCompletion, Outcome
 from schemas.ledger import JobState, JobSubmit
 from tests.system.running import System, processes_of, until
-from volcloud.client import Client
+from volcloud import Client
 from volcloud.errors import BadInput
 
 DAEMONS = ("broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent")
@@ -139,13 +139,13 @@ def unharmed(system: System, client: Client) -> Iterator[None]:
     before = pids(system, client)
     yield
     good = unguessable("good")
-    client.submit({"id": good, "executable": "/bin/true"})
-    assert [row.state for row in client.wait(good, timeout_s=30)] == [JobState.DONE]
+    client.jobs.submit({"id": good, "executable": "/bin/true"})
+    assert [row.state for row in client.jobs.wait(good, timeout_s=30)] == [JobState.DONE]
     assert pids(system, client) == before
 
 
 def pids(system: System, client: Client) -> dict[str, int]:
-    found = {name: system.pid(name) for name in DAEMONS} | {"guest_agent": client.vms(VM)[0].status.pid}
+    found = {name: system.pid(name) for name in DAEMONS} | {"guest_agent": client.vms.list(VM)[0].status.pid}
     assert all(found.values()), found
     return found
 
@@ -259,7 +259,7 @@ def test_what_others_send_the_centre_and_it_cannot_read_is_kept(
 def test_what_a_console_sends_an_agent_and_it_cannot_read_is_kept(
     system: System, client: Client, login: Mint, agent: str
 ) -> None:
-    who, row = login("console"), client.vms(VM)[0]
+    who, row = login("console"), client.vms.list(VM)[0]
 
     with unharmed(system, client):
         for body, _ in BAD.values():
@@ -276,7 +276,7 @@ def test_what_a_console_sends_an_agent_and_it_cannot_read_is_kept(
 
 
 def test_a_letter_that_is_dropped_takes_the_agents_word_along(system: System, client: Client, login: Mint) -> None:
-    who, host = login("console"), client.vms(VM)[0].host
+    who, host = login("console"), client.vms.list(VM)[0].host
     publish(who, DOWN, queue_of(host), b"\xc1 not a message")
     (letter,) = in_the_dead_letters(system, who.user, 1)
     until(lambda: dead_from(system, who.user)[0]["refused_by"] == host, "the agent's word", 20)
@@ -308,12 +308,12 @@ def test_a_bundle_of_who_may_send_none_is_no_message(system: System, client: Cli
         (letter,) = in_the_dead_letters(system, site.user, 1)
 
     assert letter["reason"].startswith("undecodable: ")
-    assert client.jobs(job=f"{site.user}/{job.job.id}").counts == {}
+    assert client.jobs.list(job=f"{site.user}/{job.job.id}").counts == {}
 
 
 def test_an_agent_can_forge_no_dead_letter_of_another(system: System, client: Client, login: Mint) -> None:
     evil, console = login("vm"), login("console")
-    victim = client.vms(VM)[0].status.vm
+    victim = client.vms.list(VM)[0].status.vm
     forged = {
         "x-volcloud-sender": console.user,
         "x-volcloud-exchange": DOWN,
@@ -373,9 +373,9 @@ def test_a_description_just_within_the_limit_runs_and_can_be_shown(system: Syste
     job = {"id": "largest", "executable": "/bin/true", "environment": longest, "labels": {"x": "x" * 1000}}
 
     with unharmed(system, client):
-        client.submit(job)
-        rows = client.wait("largest", timeout_s=30)
-        shown = client.show("largest.1")
+        client.jobs.submit(job)
+        rows = client.jobs.wait("largest", timeout_s=30)
+        shown = client.jobs.show("largest.1")
 
     assert [row.state for row in rows] == [JobState.DONE]
     assert shown.description.environment == longest
@@ -385,7 +385,7 @@ def test_more_outputs_than_fit_a_completion_are_refused(system: System, client: 
     outputs = [{"name": f"o{number}"} for number in range(9000)]
 
     with unharmed(system, client), pytest.raises(BadInput, match="9000 of them do not fit a completion"):
-        client.submit({"id": "outputs", "executable": "/bin/true", "outputs": outputs})
+        client.jobs.submit({"id": "outputs", "executable": "/bin/true", "outputs": outputs})
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_wrong_job_file_is_refused_with_what_is_allowed(
     assert said in done.stderr
     assert path in done.stderr
     assert "Next:" in done.stderr
-    assert client.jobs(job="t").jobs == []
+    assert client.jobs.list(job="t").jobs == []
 
 
 def test_an_input_that_nobody_stored_is_refused(client: Client, system: System, tmp_path: Path) -> None:
@@ -465,10 +465,10 @@ def test_a_job_that_cannot_end_well_says_why(
 
 
 def test_what_a_payload_that_ran_out_of_memory_printed_is_kept(system: System, client: Client) -> None:
-    if not client.jobs(job="memory").jobs:
+    if not client.jobs.list(job="memory").jobs:
         pytest.skip("runs after the payload that fills the memory")
 
-    assert client.logs("memory")["stdout"] == b"filling\n"
+    assert client.jobs.logs("memory")["stdout"] == b"filling\n"
 
 
 def test_a_command_that_does_not_exist_is_125_and_named(system: System, client: Client) -> None:
@@ -491,24 +491,24 @@ def test_while_the_store_is_full_jobs_wait_and_say_so_and_nothing_is_lost(
 
     with unharmed(system, client):
         fill(filler)
-        client.submit({"id": "small", "executable": "/usr/bin/seq", "arguments": ["1", "7000"]})
-        until(lambda: "No space left on device" in client.why("small.1").cause, "the small output's trouble is told")
-        client.submit(
+        client.jobs.submit({"id": "small", "executable": "/usr/bin/seq", "arguments": ["1", "7000"]})
+        until(lambda: "No space left on device" in client.jobs.why("small.1").cause, "the small one's trouble is told")
+        client.jobs.submit(
             {"id": "large", "executable": "/bin/sh", "arguments": ["-c", script], "outputs": [{"name": "out"}]}
         )
-        until(lambda: "No space left on device" in client.why("large.1").cause, "the large output's trouble is told")
-        waiting = [client.why(name) for name in ("large.1", "small.1")]
+        until(lambda: "No space left on device" in client.jobs.why("large.1").cause, "the large one's trouble is told")
+        waiting = [client.jobs.why(name) for name in ("large.1", "small.1")]
         text = 'id = "with-input"\nexecutable = "/bin/true"\ninputs = [{ path = "input" }]\n'
         refused = volcloud(system, "job", "submit", job_file(tmp_path, text))
         filler.unlink()
-        rows = [*client.wait("large", timeout_s=60), *client.wait("small", timeout_s=60)]
+        rows = [*client.jobs.wait("large", timeout_s=60), *client.jobs.wait("small", timeout_s=60)]
 
     assert [why.state for why in waiting] == [JobState.STAGE_OUT, JobState.STAGE_OUT]
     assert all("goes on by itself" in why.next_step for why in waiting)
     assert [(row.state, row.attempt, row.failures, row.losses) for row in rows] == [(JobState.DONE, 1, 0, 0)] * 2
-    client.fetch("large.1", tmp_path / "home")
+    client.jobs.fetch("large.1", tmp_path / "home")
     assert (tmp_path / "home" / "out").read_bytes() == b"".join(b"%d\n" % n for n in range(1, 290_001))
-    assert client.logs("small")["stdout"] == b"".join(b"%d\n" % n for n in range(1, 7001))
+    assert client.jobs.logs("small")["stdout"] == b"".join(b"%d\n" % n for n in range(1, 7001))
     assert refused.returncode == 1
     assert "No space left on device" in refused.stderr
     assert volcloud(system, "job", "submit", str(tmp_path / "job.toml"), "--wait").returncode == 0
@@ -530,7 +530,7 @@ def test_while_the_broker_is_down_each_command_says_so_and_what_to_do(
 ) -> None:
     """The last test: it takes the system down and up."""
     path = job_file(tmp_path, 'id = "waits"\nexecutable = "/bin/true"\nrequirements = { memory_mib = 99999999 }\n')
-    client.submit(path)
+    client.jobs.submit(path)
     asked = (
         *(("job", "list"), ("job", "submit", path), ("job", "why", "waits"), ("vm", "list"), ("host", "list")),
         *(("vm", "run", VM, "--", "true"), ("dead", "list"), ("broker", "check"), ("site", "add", "y"), ("status",)),
@@ -547,4 +547,4 @@ def test_while_the_broker_is_down_each_command_says_so_and_what_to_do(
         assert (done.returncode, "Next:" in done.stderr) == (wanted, True), (words, done.stderr)
         assert "Traceback" not in done.stderr
     with system.client() as again:
-        assert again.why("waits").state == JobState.SUBMITTED
+        assert again.jobs.why("waits").state == JobState.SUBMITTED

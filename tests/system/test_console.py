@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from schemas.ledger import JobState
-from volcloud.client import Client
+from volcloud import Client
 from volcloud.errors import SubmissionRefused
 
 ROOT = Path(__file__).parents[2]
@@ -408,7 +408,7 @@ def test_a_site_feeds_a_job_with_nothing_of_ours(cloud: System, tmp_path: Path) 
     assert wrong.returncode == 1
     assert "k 1" in wrong.stderr or "job.id" in wrong.stderr
     with Client.connect(cloud.data) as client:
-        assert [row.state for row in client.wait("site-cern/k-1", timeout_s=30)] == [JobState.DONE]
+        assert [row.state for row in client.jobs.wait("site-cern/k-1", timeout_s=30)] == [JobState.DONE]
     cloud.ok("site", "delete", "cern")
     assert feed("k-2", "/bin/echo").returncode != 0
 
@@ -449,14 +449,14 @@ def test_the_client_example_runs(cloud: System) -> None:
 def test_the_client_runs_submits_and_refuses(cloud: System) -> None:
     with Client.connect(cloud.data) as client:
         taken: list[bytes] = []
-        ended = client.run("worker-1", ["echo", "x"], {"A": "b"}, lambda _, data: taken.append(data))
+        ended = client.execs.run("worker-1", ["echo", "x"], {"A": "b"}, lambda _, data: taken.append(data))
         assert (ended.exit_status, b"".join(taken)) == (0, b"x\n")
 
-        client.submit({"id": "c-1", "executable": "/bin/true"})
+        client.jobs.submit({"id": "c-1", "executable": "/bin/true"})
         with pytest.raises(SubmissionRefused, match="another description"):
-            client.submit({"id": "c-1", "executable": "/bin/false"})
-        assert client.wait("c-1", timeout_s=30)[0].state == JobState.DONE
-        assert client.why("c-1.1").state == JobState.DONE
+            client.jobs.submit({"id": "c-1", "executable": "/bin/false"})
+        assert client.jobs.wait("c-1", timeout_s=30)[0].state == JobState.DONE
+        assert client.jobs.why("c-1.1").state == JobState.DONE
 
 
 @pytest.mark.parametrize("process", ["broker", "key_manager", "job_adapter-1", "storage_adapter-1", "host_agent"])

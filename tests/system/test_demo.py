@@ -21,7 +21,7 @@ from broker.daemon.process_identity import ProcessIdentity
 from broker.node import LOOPBACK, find_server
 from tests.system.running import processes_of, until
 from volcloud.demo.material import KNOWN_MEAN
-from volcloud.demo.place import Place
+from volcloud.demo.place import DemoPlace
 
 ROOT = Path(__file__).parents[2]
 #: How soon it is gone after SIGINT, seconds: RabbitMQ alone may take five.
@@ -42,7 +42,7 @@ class Demo:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.place = Place(directory)
+        self.place = DemoPlace(directory)
         self.said: list[str] = []
         self._process: subprocess.Popen[str] | None = None
 

@@ -43,7 +43,7 @@ def test_a_flood_of_every_field_type_loses_no_link_and_is_all_counted() -> None:
         assert processes(system) == before
         assert reconnects(system.layout) == links
         with system.client() as client:
-            assert client.jobs().jobs == []
+            assert client.jobs.list().jobs == []
         logs = sum(path.stat().st_size for path in system.layout.logs.glob("*_adapter-*.log"))
         assert logs - logs_before < 100_000
         until(lambda: "beyond its share" in _logs(system), "what was dropped is told with its count", 30)

@@ -11,7 +11,7 @@ import pytest
 from guest_agent.disk import MOST_FILES
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
-from volcloud.client import Client
+from volcloud import Client
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(600)]
 
@@ -73,11 +73,11 @@ def client(system: System) -> Iterator[Client]:
 
 def submit(client: Client, name: str, script: str, **fields: object) -> None:
     arguments = ["-c", script]
-    client.submit({"id": name, "executable": "/bin/sh", "arguments": arguments, "grace_s": 2, **fields})
+    client.jobs.submit({"id": name, "executable": "/bin/sh", "arguments": arguments, "grace_s": 2, **fields})
 
 
 def ended(client: Client, name: str, timeout_s: float = 180) -> str:
-    (row,) = client.wait(name, timeout_s=timeout_s)
+    (row,) = client.jobs.wait(name, timeout_s=timeout_s)
     return row.state
 
 
@@ -88,23 +88,23 @@ def check_next(client: Client, name: str, boot: str) -> None:
         client, name, "date > /tmp/mine && head -c 3000000 /dev/zero > big && wc -c < big && python3 -c 'print(6 * 7)'"
     )
 
-    assert ended(client, name) == JobState.DONE, client.why(f"{name}.1")
-    assert client.logs(f"{name}.1")["stdout"].split() == [b"3000000", b"42"]
-    assert client.show(f"{name}.1").attempts[-1].boot_id == boot
+    assert ended(client, name) == JobState.DONE, client.jobs.why(f"{name}.1")
+    assert client.jobs.logs(f"{name}.1")["stdout"].split() == [b"3000000", b"42"]
+    assert client.jobs.show(f"{name}.1").attempts[-1].boot_id == boot
     assert time.monotonic() - began < PROMPT_S
 
 
 def test_a_payload_that_does_its_worst_leaves_the_next_job_as_it_was(client: Client, tmp_path: Path) -> None:
     (tmp_path / "secret.dat").write_bytes(b"another owner's bytes" * 10_000)
-    sha256 = client.upload(tmp_path / "secret.dat")
+    sha256 = client.files.upload(tmp_path / "secret.dat")
     inputs = [{"name": "secret.dat", "sha256": sha256, "size": 210_000}]
     submit(client, "first", "chmod 777 .; pwd; id -un; wc -c < secret.dat", inputs=inputs)
     assert ended(client, "first") == JobState.DONE
-    boot = client.show("first.1").attempts[-1].boot_id
-    first = Path(client.logs("first.1")["stdout"].splitlines()[0].decode()).name
+    boot = client.jobs.show("first.1").attempts[-1].boot_id
+    first = Path(client.jobs.logs("first.1")["stdout"].splitlines()[0].decode()).name
 
     submit(client, "worst", FILLERS, wall_time_s=30, attempts=1)
-    until(lambda: client.show("worst.1").job.state == "running", "it runs", 90)
+    until(lambda: client.jobs.show("worst.1").job.state == "running", "it runs", 90)
     worst = ended(client, "worst", 300)
     check_next(client, "after-worst", boot)
 
@@ -112,10 +112,10 @@ def test_a_payload_that_does_its_worst_leaves_the_next_job_as_it_was(client: Cli
     peeping = ended(client, "peeping")
     check_next(client, "after-peeping", boot)
 
-    assert worst == JobState.HELD, client.why("worst.1")
-    assert "wall time" in client.show("worst.1").attempts[-1].cause
-    assert peeping == JobState.DONE, client.why("peeping.1")
-    assert client.logs("peeping.1")["stdout"] == b""
+    assert worst == JobState.HELD, client.jobs.why("worst.1")
+    assert "wall time" in client.jobs.show("worst.1").attempts[-1].cause
+    assert peeping == JobState.DONE, client.jobs.why("peeping.1")
+    assert client.jobs.logs("peeping.1")["stdout"] == b""
 
 
 def test_limits_are_the_kernels_and_the_blame_is_where_it_belongs(client: Client) -> None:
@@ -127,7 +127,7 @@ def test_limits_are_the_kernels_and_the_blame_is_where_it_belongs(client: Client
     submit(client, "plain", "exit 137")
 
     states = {name: ended(client, name, 300) for name in ("memory", "reserve", "disk", "files", "plain")}
-    causes = {name: client.show(f"{name}.1").attempts[-1].cause for name in ("memory", "disk", "files", "plain")}
+    causes = {name: client.jobs.show(f"{name}.1").attempts[-1].cause for name in ("memory", "disk", "files", "plain")}
 
     assert states["reserve"] == JobState.DONE
     assert JobState.DONE not in (states["memory"], states["disk"], states["files"], states["plain"])
@@ -136,18 +136,18 @@ def test_limits_are_the_kernels_and_the_blame_is_where_it_belongs(client: Client
     assert f"it had as many files and directories as it may have: {MOST_FILES}" in causes["files"]
     assert "ended with exit status 137" in causes["plain"]
     assert "memory: it was" not in causes["plain"]
-    usage = client.show("reserve.1").attempts[-1].usage
+    usage = client.jobs.show("reserve.1").attempts[-1].usage
     assert 0 < usage.peak_rss_bytes < 64 << 20
 
 
 def test_a_job_that_takes_all_the_memory_that_it_was_promised_is_not_ended_for_it(client: Client) -> None:
     limits = "cat /sys/fs/cgroup/jobs/memory.max /sys/fs/cgroup/jobs/slot-0/memory.max"
     submit(client, "promise", limits)
-    assert ended(client, "promise") == JobState.DONE, client.why("promise.1")
-    given, promised = map(int, client.logs("promise.1")["stdout"].split())
+    assert ended(client, "promise") == JobState.DONE, client.jobs.why("promise.1")
+    given, promised = map(int, client.jobs.logs("promise.1")["stdout"].split())
 
     submit(client, "all", f"python3 -c 'x = bytearray({promised - (24 << 20)})'")
     state = ended(client, "all")
 
     assert promised == given >> 20 << 20
-    assert state == JobState.DONE, client.why("all.1")
+    assert state == JobState.DONE, client.jobs.why("all.1")

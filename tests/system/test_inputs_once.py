@@ -17,10 +17,10 @@ from broker.routes import DOWN, queue_of
 from schemas.ledger import JobState
 from tests.system.running import System, running
 from tests.system.test_many_adapters import metric
+from volcloud import Client
 from volcloud.centre.guest_image import cache_directory
-from volcloud.client import Client
 from volcloud.demo.material import KNOWN_MEAN, lay_out, provide_wheel
-from volcloud.demo.place import Place
+from volcloud.demo.place import DemoPlace
 
 VM, JOBS = "worker-1", 4
 
@@ -81,13 +81,13 @@ async def test_four_jobs_with_one_large_input_cost_its_bytes_once(
     system: System, client: Client, tmp_path: Path
 ) -> None:
     wheel = await provide_wheel(cache_directory() / "wheels")
-    job = lay_out(Place(tmp_path), wheel)
-    vm = queue_of(client.vms(VM)[0].status.vm)
+    job = lay_out(DemoPlace(tmp_path), wheel)
+    vm = queue_of(client.vms.list(VM)[0].status.vm)
     tap = Tap(system, [vm, f"{vm}.files"])
 
     with tap.counting():
-        client.submit(job)
-        rows = client.wait("z-decays", timeout_s=120)
+        client.jobs.submit(job)
+        rows = client.jobs.wait("z-decays", timeout_s=120)
 
     assert [row.state for row in rows] == [JobState.DONE] * JOBS
     size = wheel.stat().st_size
@@ -95,6 +95,6 @@ async def test_four_jobs_with_one_large_input_cost_its_bytes_once(
     assert size > 25_000_000
     assert size < sum(tap.bytes_by_key.values()) < 1.1 * size
     assert size <= metric(system, "storage_adapter-1", "vc_transfer_bytes_total", direction="out") < 1.1 * size
-    client.fetch("z-decays.1", tmp_path / "one")
+    client.jobs.fetch("z-decays.1", tmp_path / "one")
     result = json.loads((tmp_path / "one" / "result.json").read_text())
     assert result["sum"] / result["events"] == KNOWN_MEAN

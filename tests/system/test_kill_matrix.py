@@ -16,7 +16,8 @@ from schemas.errors import ErrorCode
 from schemas.execs import ExecEnded
 from schemas.ledger import JobRecord, JobState
 from tests.system.running import System, open_to_all, running, until
-from volcloud.client import Client
+from volcloud import Client
+from volcloud.errors import ClientNotOpen
 
 STORE = "storage_adapter-1"
 VICTIMS = ("host_agent", "guest_agent", "job_adapter-1", STORE, "key_manager", "broker")
@@ -55,11 +56,11 @@ class Gated:
     def upload(self) -> None:
         """Bring the input to the store."""
         (self.directory / "input").write_bytes(os.urandom(OUTPUT_BYTES))
-        self.sha256 = self.client.upload(self.directory / "input")
+        self.sha256 = self.client.files.upload(self.directory / "input")
 
     def submit(self) -> None:
         script = f"touch {self.begun}; while [ ! -e {self.gate} ]; do sleep 0.02; done; tac -s X input > output"
-        self.client.submit(
+        self.client.jobs.submit(
             {
                 "id": self.name,
                 "executable": "/bin/sh",
@@ -72,7 +73,7 @@ class Gated:
 
     @property
     def record(self) -> JobRecord:
-        return self.client.show(f"{self.name}.1")
+        return self.client.jobs.show(f"{self.name}.1")
 
     def is_in(self, *phases: str) -> bool:
         return self.record.job.state in phases
@@ -90,7 +91,9 @@ class SideEffect:
         self.file, self.gate = directory / "effects", directory / "effect-gate"
         self._client = client
         # A broker that was killed before this one is back sooner than the centre has heard of the host again.
-        until(lambda: all(row.status.state == "running" for row in client.vms("worker-1")), "the VM is known to run")
+        until(
+            lambda: all(row.status.state == "running" for row in client.vms.list("worker-1")), "the VM is known to run"
+        )
         self.end: ExecEnded | RemoteError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -99,10 +102,10 @@ class SideEffect:
     def _run(self) -> None:
         script = f"echo x >> {self.file}; while [ ! -e {self.gate} ]; do sleep 0.02; done"
         try:
-            self.end = self._client.run("worker-1", ["sh", "-c", script], timeout_s=120)
+            self.end = self._client.execs.run("worker-1", ["sh", "-c", script], timeout_s=120)
         except RemoteError as error:
             self.end = error
-        except Disconnected:
+        except (Disconnected, ClientNotOpen):
             return  # the client was closed: the test was interrupted
 
     def finish(self) -> None:
@@ -116,9 +119,9 @@ def kill(system: System, client: Client, victim: str) -> None:
     if victim != "guest_agent":
         system.kill(victim)
         return
-    old = client.vms("worker-1")[0]
+    old = client.vms.list("worker-1")[0]
     os.kill(old.status.pid, signal.SIGKILL)
-    until(lambda: client.vms("worker-1")[0].status.generation > old.status.generation, "the VM is started again")
+    until(lambda: client.vms.list("worker-1")[0].status.generation > old.status.generation, "the VM is started again")
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -133,11 +136,11 @@ def test_a_kill_loses_nothing_and_is_told(
         hold_in_stage_in(system, client, job, victim)
     else:
         hold_later(system, client, job, victim, phase)
-    rows = client.wait(job.name, timeout_s=90)
+    rows = client.jobs.wait(job.name, timeout_s=90)
     effect.finish()
 
     assert [row.state for row in rows] == [JobState.DONE]
-    client.fetch(f"{job.name}.1", tmp_path / "home")
+    client.jobs.fetch(f"{job.name}.1", tmp_path / "home")
     output = (tmp_path / "home" / "output").read_bytes()
     assert hashlib.sha256(output).hexdigest() == hashlib.sha256(job.expected()).hexdigest()
     assert isinstance(effect.end, ExecEnded) or (effect.end and effect.end.code == ErrorCode.INTERRUPTED)
@@ -176,7 +179,7 @@ def assert_story(job: Gated, victim: str, phase: str) -> None:
     attempts = job.record.attempts
     assert [a.state for a in attempts].count("done") == 1
     assert all(a.cause for a in attempts if a.state != "done")
-    why = job.client.why(f"{job.name}.1")
+    why = job.client.jobs.why(f"{job.name}.1")
     assert why.noticed_by
     if phase == "stage-out":
         assert len(attempts) == 1, "what had ended was run again"

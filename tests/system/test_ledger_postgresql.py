@@ -13,7 +13,7 @@ from tests.contract.ledger_fixtures import Cluster, cluster
 from tests.system.running import running
 from volcloud.centre.guest_image import cache_directory
 from volcloud.demo import material
-from volcloud.demo.place import Place
+from volcloud.demo.place import DemoPlace
 
 __all__ = ["cluster"]
 
@@ -26,15 +26,15 @@ async def test_the_physics_array_comes_out_right_with_its_ledger_on_postgresql(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     url = cluster.create("template1").replace("postgresql://", "postgresql+psycopg://")
-    place = Place(tmp_path)
+    place = DemoPlace(tmp_path)
     job = material.lay_out(place, await material.provide_wheel(cache_directory() / "wheels"))
     options = ("--hypervisor", "process", "--vms", "2", "--job-adapters", "2", "--ledger", url)
 
     with running(*options) as system, system.client() as client:
-        client.submit(job)
-        rows = client.wait("z-decays", timeout_s=120)
+        client.jobs.submit(job)
+        rows = client.jobs.wait("z-decays", timeout_s=120)
         for index in range(1, JOBS + 1):
-            client.fetch(f"z-decays.{index}", place.results / str(index))
+            client.jobs.fetch(f"z-decays.{index}", place.results / str(index))
         assert not (system.directory / "ledger.db").exists()
     said = await material.merge(place)
 

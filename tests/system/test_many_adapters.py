@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from broker.node import LOOPBACK
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
+from volcloud import Client
 from volcloud.centre.plan import Names
-from volcloud.client import Client
 
 JOBS = 100
 #: What each instance must have handled of them.
@@ -47,7 +47,7 @@ def submit(client: Client, prefix: str, *, seconds: float, first: int = 1, last:
     for number in range(first, last + 1):
         script = ["-c", SCRIPT.format(seconds=seconds, index=number)]
         job = {"id": f"{prefix}-{number}", "executable": "/bin/sh", "arguments": script, "outputs": [{"name": "out"}]}
-        client.submit(job)
+        client.jobs.submit(job)
     return [f"{prefix}-{number}" for number in range(first, last + 1)]
 
 
@@ -68,13 +68,13 @@ def metric(system: System, process: str, name: str, **labels: str) -> float:
 
 def done_by_state(client: Client, prefix: str) -> Counter[str]:
     """Count the jobs of one test by state, each with exactly one done attempt."""
-    rows = [row for row in client.jobs(limit=1000).jobs if row.job.partition("/")[2].startswith(f"{prefix}-")]
+    rows = [row for row in client.jobs.list(limit=1000).jobs if row.job.partition("/")[2].startswith(f"{prefix}-")]
     return Counter(row.state for row in rows)
 
 
 def assert_outputs(client: Client, names: list[str]) -> None:
     for number, name in enumerate(names, start=1):
-        attempts = client.show(f"{name}.1").attempts
+        attempts = client.jobs.show(f"{name}.1").attempts
         assert [a.state for a in attempts].count("done") == 1, attempts
         (entry,) = [entry for entry in attempts[-1].outputs if entry.name == "out"]
         assert entry.sha256 == hashlib.sha256(output_of(number)).hexdigest()
@@ -97,7 +97,7 @@ def test_each_of_two_adapters_handles_its_share_of_a_hundred_jobs(
     assert min(ended.values()) >= FAIR_SHARE, ended
     assert min(moved.values()) >= FAIR_SHARE * len(output_of(1)), moved
     assert_outputs(client, names)
-    client.fetch("share-17.1", tmp_path)
+    client.jobs.fetch("share-17.1", tmp_path)
     assert (tmp_path / "out").read_bytes() == output_of(17)
 
 
@@ -115,5 +115,5 @@ def test_one_adapter_of_each_kind_killed_midway_loses_no_job(system: System, cli
 
     assert {one: system.pid(one) for one in survivors} == survivors
     assert_outputs(client, names)
-    client.fetch("killed-99.1", tmp_path)
+    client.jobs.fetch("killed-99.1", tmp_path)
     assert (tmp_path / "out").read_bytes() == output_of(99)

@@ -17,7 +17,7 @@ from schemas.errors import ErrorCode
 from schemas.ledger import JobState, RegistryRow
 from schemas.vms import GuestFacts
 from tests.system.running import System, running, until
-from volcloud.client import Client
+from volcloud import Client
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
@@ -39,50 +39,50 @@ def client(system: System) -> Iterator[Client]:
 
 @pytest.fixture(autouse=True)
 def closed_gate(client: Client) -> None:
-    client.run(VM, ["rm", "-f", "/run/gate"])
+    client.execs.run(VM, ["rm", "-f", "/run/gate"])
 
 
 def vm_of(client: Client) -> RegistryRow:
-    return client.vms(VM)[0]
+    return client.vms.list(VM)[0]
 
 
 def submit(client: Client, name: str, script: str = WAIT) -> None:
-    client.submit({"id": name, "executable": "/bin/sh", "arguments": ["-c", script], "outputs": [{"name": "out"}]})
+    client.jobs.submit({"id": name, "executable": "/bin/sh", "arguments": ["-c", script], "outputs": [{"name": "out"}]})
 
 
 def state_of(client: Client, name: str) -> str:
-    return client.show(f"{name}.1").job.state
+    return client.jobs.show(f"{name}.1").job.state
 
 
 def output_of(client: Client, *command: str) -> bytes:
     said: list[bytes] = []
-    client.run(VM, command, on_output=lambda stream, data: said.append(data))
+    client.execs.run(VM, command, on_output=lambda stream, data: said.append(data))
     return b"".join(said)
 
 
 def open_gate(client: Client) -> None:
     until(lambda: vm_of(client).agent_ready and vm_of(client).status.state == "running", "the agent is ready", 90)
-    client.run(VM, ["touch", "/run/gate"])
+    client.execs.run(VM, ["touch", "/run/gate"])
 
 
 def test_the_record_of_a_job_shows_the_guests_boot_and_the_qemu_that_ran_it(client: Client) -> None:
     submit(client, "where", "id -un > out")
 
-    client.wait("where", timeout_s=60)
+    client.jobs.wait("where", timeout_s=60)
 
-    attempt = client.show("where.1").attempts[-1]
+    attempt = client.jobs.show("where.1").attempts[-1]
     assert attempt.hypervisor == "qemu"
     assert "qemu-system" in Path(f"/proc/{attempt.hypervisor_pid}/cmdline").read_text()
     assert attempt.boot_id not in ("", boot_id())
-    assert client.run(VM, ["cat", "/proc/sys/kernel/random/boot_id"]).exit_status == 0
+    assert client.execs.run(VM, ["cat", "/proc/sys/kernel/random/boot_id"]).exit_status == 0
 
 
 def test_a_payload_runs_as_an_unprivileged_user(client: Client, tmp_path: Path) -> None:
     submit(client, "who", "id -un > out; cat /var/lib/volunteer-cloud/credential.json >> out 2>&1; true")
 
-    client.wait("who", timeout_s=60)
+    client.jobs.wait("who", timeout_s=60)
 
-    client.fetch("who.1", tmp_path)
+    client.jobs.fetch("who.1", tmp_path)
     said = (tmp_path / "out").read_text()
     assert said.startswith("job0\n")
     assert "password" not in said
@@ -96,10 +96,10 @@ def test_a_killed_vm_costs_an_attempt_and_no_job(client: Client) -> None:
     os.kill(before.pid, signal.SIGKILL)
     until(lambda: vm_of(client).status.generation > before.generation, "the VM is started again", 90)
     open_gate(client)
-    rows = client.wait("vm-kill", timeout_s=120)
+    rows = client.jobs.wait("vm-kill", timeout_s=120)
 
     assert [row.state for row in rows] == [JobState.DONE]
-    attempts = client.show("vm-kill.1").attempts
+    attempts = client.jobs.show("vm-kill.1").attempts
     assert [a.state for a in attempts].count("done") == 1
     assert len(attempts) == 2
     assert attempts[0].cause
@@ -111,14 +111,14 @@ def test_a_killed_guest_agent_comes_back_and_the_job_is_done_once(client: Client
     until(lambda: state_of(client, "agent-kill") == "running", "the job runs", 60)
 
     with pytest.raises(RemoteError) as caught:
-        client.run(VM, ["sh", "-c", "echo ran | tee -a /tmp/runs; sleep 1; kill -9 $PPID; sleep 60"])
+        client.execs.run(VM, ["sh", "-c", "echo ran | tee -a /tmp/runs; sleep 1; kill -9 $PPID; sleep 60"])
     assert caught.value.code == ErrorCode.INTERRUPTED
-    until(lambda: client.show("agent-kill.1").job.attempt == 2, "the job is assigned again", 60)
+    until(lambda: client.jobs.show("agent-kill.1").job.attempt == 2, "the job is assigned again", 60)
     open_gate(client)
-    rows = client.wait("agent-kill", timeout_s=90)
+    rows = client.jobs.wait("agent-kill", timeout_s=90)
 
     assert [row.state for row in rows] == [JobState.DONE]
-    assert "restarted" in client.show("agent-kill.1").attempts[0].cause
+    assert "restarted" in client.jobs.show("agent-kill.1").attempts[0].cause
     assert output_of(client, "cat", "/tmp/runs") == b"ran\n"
 
 
@@ -126,17 +126,17 @@ def test_a_vm_saved_under_a_job_goes_on_with_it(client: Client) -> None:
     submit(client, "saved")
     until(lambda: state_of(client, "saved") == "running", "the job runs", 60)
 
-    client.vm_savestate(VM)
+    client.vms.savestate(VM)
     until(lambda: vm_of(client).status.state == "saved", "the VM is saved")
-    client.vm_start(VM)
+    client.vms.start(VM)
     open_gate(client)
-    rows = client.wait("saved", timeout_s=90)
+    rows = client.jobs.wait("saved", timeout_s=90)
 
     assert [(row.state, row.attempt) for row in rows] == [(JobState.DONE, 1)]
 
 
 def test_a_guests_clock_that_is_slow_is_set_by_the_centres(client: Client) -> None:
-    client.run(VM, ["date", "-s", "@1000000000"])
+    client.execs.run(VM, ["date", "-s", "@1000000000"])
 
     until(lambda: abs(int(output_of(client, "date", "+%s")) - _now_ms() / 1000) < 10, "its clock is right", 60)
 
@@ -144,16 +144,18 @@ def test_a_guests_clock_that_is_slow_is_set_by_the_centres(client: Client) -> No
 def test_a_paused_vm_keeps_its_job_beyond_the_lease(client: Client) -> None:
     submit(client, "paused")
     until(lambda: state_of(client, "paused") == "running", "the job runs", 60)
-    leases = client.show("paused.1").job.losses
+    leases = client.jobs.show("paused.1").job.losses
 
-    client.vm_pause(VM)
+    client.vms.pause(VM)
     submit(client, "behind", "echo > out")
     until(lambda: vm_of(client).status.state == "paused", "the VM is paused")
-    paused_since = client.show("behind.1").job.submitted_ms
-    until(lambda: client.jobs(job="behind").jobs[0].submitted_ms + 6000 < _now_ms(), "more than a lease has passed")
-    client.vm_resume(VM)
+    paused_since = client.jobs.show("behind.1").job.submitted_ms
+    until(
+        lambda: client.jobs.list(job="behind").jobs[0].submitted_ms + 6000 < _now_ms(), "more than a lease has passed"
+    )
+    client.vms.resume(VM)
     open_gate(client)
-    rows = client.wait("paused", timeout_s=90)
+    rows = client.jobs.wait("paused", timeout_s=90)
 
     assert paused_since
     assert [(row.state, row.attempt, row.losses) for row in rows] == [(JobState.DONE, 1, leases)]
@@ -207,8 +209,8 @@ def test_the_hosts_owner_runs_a_command_in_the_guest_while_the_broker_is_frozen(
 
 
 def test_a_vm_that_was_saved_meets_its_host_again(system: System, client: Client) -> None:
-    client.vm_savestate(VM)
-    client.vm_start(VM)
+    client.vms.savestate(VM)
+    client.vms.start(VM)
 
     ran = run_locally(system, "echo", "here")
 
@@ -219,11 +221,11 @@ def test_the_next_host_agent_meets_the_guest_in_the_midst_of_what_it_says(system
     connected_guest(client)
     script = "touch /run/talks; while [ -e /run/talks ]; do echo what a guest says at length; done"
     talking = subprocess.Popen(locally(system, "sh", "-c", script), stdout=subprocess.DEVNULL)
-    until(lambda: client.run(VM, ["test", "-e", "/run/talks"]).exit_status == 0, "the guest talks", 60)
+    until(lambda: client.execs.run(VM, ["test", "-e", "/run/talks"]).exit_status == 0, "the guest talks", 60)
     system.kill("host_agent")
 
     ran = run_locally(system, "echo", "here")
-    client.run(VM, ["rm", "-f", "/run/talks"])
+    client.execs.run(VM, ["rm", "-f", "/run/talks"])
     talking.wait(90)
 
     assert (ran.returncode, ran.stdout) == (0, "here\n")

@@ -18,9 +18,9 @@ import pytest
 
 from broker.node import find_server
 from tests.system.running import System, processes_of
+from volcloud import Client
 from volcloud.centre.process_state import read_state
 from volcloud.centre.stopping import node_record
-from volcloud.client import Client
 from volcloud.errors import Unreachable
 
 #: What a person waits for at most, beside what any command takes on this machine just now, seconds.

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.ledger import JobRow, JobState
 from tests.system.running import open_to_all, running, until
-from volcloud.client import Client
+from volcloud import Client
 
 SHORT = 300
 #: Longer than a slot lets jobs wait behind another.
@@ -28,11 +28,13 @@ def rows(client: Client, name: str, script: str, jobs: int) -> list[JobRow]:
 
 
 def submit(client: Client, name: str, script: str, jobs: int) -> None:
-    client.submit({"id": name, "executable": "/bin/sh", "arguments": ["-c", script, "sh", "{index}"], "array": jobs})
+    client.jobs.submit(
+        {"id": name, "executable": "/bin/sh", "arguments": ["-c", script, "sh", "{index}"], "array": jobs}
+    )
 
 
 def ended(client: Client, name: str) -> list[JobRow]:
-    found = client.wait(name, timeout_s=100)
+    found = client.jobs.wait(name, timeout_s=100)
     assert {row.state for row in found} == {JobState.DONE}
     assert {(row.failures, row.losses) for row in found} == {(0, 0)}
     return sorted(found, key=lambda row: row.number)
@@ -56,7 +58,9 @@ def test_jobs_behind_a_long_one_are_given_back_and_run_elsewhere(client: Client)
         until_then = f"[ $1 -ne {SHORT // 2} ] || until [ -e '{slow_ends}' ]; do sleep 0.1; done"
         submit(client, "mixed", until_then, SHORT)
 
-        until(lambda: client.jobs(job="mixed", limit=1).counts.get(JobState.DONE, 0) == SHORT - 1, "all others end")
+        until(
+            lambda: client.jobs.list(job="mixed", limit=1).counts.get(JobState.DONE, 0) == SHORT - 1, "all others end"
+        )
         slow_ends.touch()
         mixed = ended(client, "mixed")
 

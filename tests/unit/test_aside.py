@@ -22,7 +22,7 @@ from schemas.vms import VmCreate, VmDelete, VmDiscard, VmState, VmStatus
 from tests.unit.test_control import Host
 from volcloud.commands.vms import _check_named, _labels
 from volcloud.errors import CommandFailed
-from volcloud.rendering import render_vms
+from volcloud.rendering.vms import render_vms
 from volcloud.screen import screen
 
 ROOT = Path(__file__).parents[2]

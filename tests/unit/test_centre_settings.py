@@ -11,8 +11,8 @@ from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.registry import VmRecord, VmRegistry
+from volcloud.centre.existing_vms import refuse_unlike
 from volcloud.centre.layout import Layout
-from volcloud.centre.made import refuse_unlike
 from volcloud.centre.plan import Plan
 from volcloud.centre.settings import Settings, differences, read_changes, read_settings, settle, told
 from volcloud.centre.stopping import registered_vms

@@ -145,7 +145,7 @@ def test_status_speaks_json_also_when_everything_is_down(tmp_path: Path) -> None
 
 
 def test_a_broker_that_is_down_is_named_with_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("volcloud.async_client.PATIENCE_S", 0.3)
+    monkeypatch.setattr("volcloud.client.session.PATIENCE_S", 0.3)
     address = Address(endpoints=(Endpoint("127.0.0.1", 1),), user="console-operator", password="x")
     write_address(credential_path(tmp_path), address)
 

@@ -16,7 +16,7 @@ from volcloud.centre.toml_text import render_toml
 from volcloud.errors import BadInput
 from volcloud.job_name import JobName, read_job_name
 from volcloud.output import LinePrefixer
-from volcloud.rendering import span
+from volcloud.rendering.words import span
 from volcloud.why import explain
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from volcloud.demo import material, place
-from volcloud.demo.place import Place
-from volcloud.demo.steps import Steps
+from volcloud.demo.place import DemoPlace
+from volcloud.demo.steps import DemoSteps
 from volcloud.errors import CommandFailed
 
 
@@ -23,7 +23,7 @@ class Clock:
 def test_a_step_is_told_and_timed() -> None:
     told: list[str] = []
     clock = Clock()
-    steps = Steps(told.append, clock)
+    steps = DemoSteps(told.append, clock)
 
     with steps.step("image", "a guest image"):
         clock.now += 3
@@ -35,7 +35,7 @@ def test_a_step_is_told_and_timed() -> None:
 
 def test_a_step_that_fails_has_its_time_as_well() -> None:
     clock = Clock()
-    steps = Steps(lambda _: None, clock)
+    steps = DemoSteps(lambda _: None, clock)
 
     def fail() -> None:
         with steps.step("up", "the system"):
@@ -49,7 +49,7 @@ def test_a_step_that_fails_has_its_time_as_well() -> None:
 
 
 def test_a_second_demo_is_kept_out_while_the_first_runs(tmp_path: Path) -> None:
-    here = Place(tmp_path / "demo")
+    here = DemoPlace(tmp_path / "demo")
 
     with place.occupied(here), pytest.raises(CommandFailed, match="runs already"), place.occupied(here):
         pass
@@ -62,7 +62,7 @@ def test_the_job_is_laid_out_as_its_description_names_it(tmp_path: Path) -> None
     wheel = tmp_path / material.WHEEL
     wheel.write_bytes(b"not really")
 
-    description = material.lay_out(Place(tmp_path / "demo"), wheel)
+    description = material.lay_out(DemoPlace(tmp_path / "demo"), wheel)
 
     assert description.name == "job.toml"
     for name in ("generate.py", "merge.py", material.WHEEL):
@@ -71,7 +71,7 @@ def test_the_job_is_laid_out_as_its_description_names_it(tmp_path: Path) -> None
 
 
 def test_clearing_twice_is_as_clearing_once(tmp_path: Path) -> None:
-    here = Place(tmp_path / "demo")
+    here = DemoPlace(tmp_path / "demo")
     here.results.mkdir(parents=True)
     here.merged.write_text("{}")
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as some
 from schemas.ledger import JobRow, Jobs, JobState, RegistryRow
 from schemas.vms import VmAct, VmState, VmStatus
 from volcloud.listing import Listing, cut
-from volcloud.rendering import render_jobs, render_vms
+from volcloud.rendering.jobs import render_jobs
+from volcloud.rendering.vms import render_vms
 from volcloud.screen import Screen
 
 

@@ -17,7 +17,8 @@ from broker.rpc import Caller
 from broker.rpc import caller as caller_module
 from schemas.envelope import Done, Ping
 from tests.unit.amqp_peer import Peer, broker
-from volcloud import async_client
+from volcloud import AsyncClient
+from volcloud.client import session
 from volcloud.errors import Unreachable
 
 
@@ -141,14 +142,14 @@ async def test_a_broker_that_accepts_and_says_nothing_ends_the_opening_in_time()
 async def test_who_waits_for_a_broker_that_is_not_there_hears_of_it_before_it_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(async_client, "SAY_AFTER_S", 0.2)
-    monkeypatch.setattr(async_client, "PATIENCE_S", 1.5)
+    monkeypatch.setattr(session, "SAY_AFTER_S", 0.2)
+    monkeypatch.setattr(session, "PATIENCE_S", 1.5)
     said: list[str] = []
     async with broker(stay) as address:
         pass
 
     with pytest.raises(Unreachable, match=r"does not answer in 1\.5 s"):
-        await async_client.AsyncClient(address, said.append).open()
+        await AsyncClient(address, said.append).open()
 
     assert said == [f"waiting for the broker at {address.where}: Connection refused"]
 

@@ -10,7 +10,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -30,10 +30,11 @@ from schemas.plain_text import plain, plain_all, plain_lines
 from schemas.terminal_text import TerminalText
 from schemas.vms import VmState, VmStatus
 from tests.unit.test_console import COMMANDS
+from volcloud import Client
 from volcloud.bars import file_bar, transfer_bars
 from volcloud.centre.overview import Overview
 from volcloud.centre.voice import Voice
-from volcloud.client import Client
+from volcloud.client.shown import Table
 from volcloud.command_line import cli
 from volcloud.dead_letters import DeadLetters
 from volcloud.errors import CommandFailed
@@ -71,8 +72,8 @@ def filled(kind: Any, word: str) -> Any:
         return filled(arguments[0], word)
     if origin in (typing.Union, types.UnionType):
         return filled(arguments[0], word)
-    if origin is list:
-        return [filled(arguments[0], word)]
+    if origin in (list, Table, Sequence):
+        return (Table if origin is Table else list)([filled(arguments[0], word)])
     if origin is tuple:
         return (filled(arguments[0], word),)
     if origin is dict:
@@ -103,11 +104,21 @@ class Stranger:
     def __exit__(self, *_: object) -> None:
         return None
 
+    def __getattr__(self, noun: str) -> StrangersRoom:
+        return StrangersRoom(get_type_hints(Client)[noun], self._word, self._error)
+
+
+class StrangersRoom:
+    """What such a client says of one noun."""
+
+    def __init__(self, kind: type, word: str, error: Exception | None) -> None:
+        self._kind, self._word, self._error = kind, word, error
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def answer(*_: object, **__: object) -> Any:
             if self._error is not None:
                 raise self._error
-            return filled(get_type_hints(getattr(Client, name))["return"], self._word)
+            return filled(get_type_hints(getattr(self._kind, name))["return"], self._word)
 
         return answer
 

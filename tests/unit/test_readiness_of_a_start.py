@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,17 @@ class Centre:
     """What a client hears of one host and its VMs."""
 
     def __init__(self, *rows: RegistryRow) -> None:
+        host = HostRow(host="host-a", facts=FACTS, seen_ms=2000, present=True)
+        self.hosts, self.vms = Listed([host]), Listed(rows)
+
+
+class Listed:
+    """What such a client lists of one noun."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
         self._rows = list(rows)
 
-    async def hosts(self) -> list[HostRow]:
-        return [HostRow(host="host-a", facts=FACTS, seen_ms=2000, present=True)]
-
-    async def vms(self) -> list[RegistryRow]:
+    async def list(self) -> Sequence[Any]:
         return self._rows
 
 

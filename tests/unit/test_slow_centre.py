@@ -17,8 +17,8 @@ from broker.rpc import caller as caller_module
 from schemas.description import JobDescription
 from schemas.envelope import Reply
 from schemas.ledger import HostList, Hosts, JobSubmit, JobVerdict
-from volcloud import centre_calls
-from volcloud.centre_calls import CentreCalls
+from volcloud.client import centre_caller
+from volcloud.client.centre_caller import CentreCaller
 from volcloud.errors import Unreachable
 
 JOB = JobDescription(id="j", executable="/bin/true")
@@ -60,15 +60,15 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the waits of a person a twentieth."""
     monkeypatch.setattr(caller_module, "ACCEPT_TIMEOUT_S", 0.4)
     monkeypatch.setattr(caller_module, "STATE_EVERY_S", 0.25)
-    monkeypatch.setattr(centre_calls, "QUIET_S", 0.2)
-    monkeypatch.setattr(centre_calls, "AWAKE_S", 0.2)
+    monkeypatch.setattr(centre_caller, "QUIET_S", 0.2)
+    monkeypatch.setattr(centre_caller, "AWAKE_S", 0.2)
 
 
-async def console_and(adapter: Adapter, broker: MemoryBroker) -> CentreCalls:
+async def console_and(adapter: Adapter, broker: MemoryBroker) -> CentreCaller:
     caller = Caller(MemoryCarrier("console-a", broker))
     await caller.open("console-a")
     await adapter.open()
-    return CentreCalls(caller)
+    return CentreCaller(lambda: caller)
 
 
 async def test_a_submission_is_waited_for_longer_than_an_agent_is_while_the_centre_answers() -> None:
@@ -76,7 +76,7 @@ async def test_a_submission_is_waited_for_longer_than_an_agent_is_while_the_cent
     adapter = Adapter(broker, answers=1000)
     centre = await console_and(adapter, broker)
 
-    verdict = asyncio.ensure_future(centre.submit_description(JOB))
+    verdict = asyncio.ensure_future(centre.ask(JobSubmit(job=JOB), JobVerdict, "submit"))
     while adapter.small < 6:
         await asyncio.wait([verdict], timeout=0.02)
         assert not verdict.done()
@@ -94,7 +94,7 @@ async def test_a_centre_that_falls_silent_while_it_is_waited_for_is_told_in_time
     began = time.monotonic()
 
     with pytest.raises(Unreachable, match="no job adapter has answered"):
-        await centre.submit_description(JOB)
+        await centre.ask(JobSubmit(job=JOB), JobVerdict, "submit")
 
     assert adapter.small == 2
-    assert time.monotonic() - began < centre_calls.ANSWER_S / 2
+    assert time.monotonic() - began < centre_caller.ANSWER_S / 2

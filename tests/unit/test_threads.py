@@ -14,6 +14,7 @@ import pytest
 
 from broker.errors import Disconnected
 from tests.unit.test_floors import MODULES, ROOT
+from volcloud.errors import ClientNotOpen
 from volcloud.loop_thread import LoopThread
 
 EVERYWHERE = sorted([*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
@@ -79,7 +80,7 @@ def test_who_comes_after_the_end_hears_it_too() -> None:
     loop = LoopThread("test")
     loop.close(nothing)
 
-    with pytest.raises(Disconnected, match="the client is closed"):
+    with pytest.raises(ClientNotOpen, match="the client is closed"):
         loop.wait_for(nothing())
 
 

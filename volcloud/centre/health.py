@@ -31,7 +31,7 @@ from volcloud.centre.layout import Layout
 from volcloud.centre.plan import Names, Plan, read_names, read_plan
 from volcloud.centre.process_state import BROKER, read_states
 from volcloud.centre.stopping import Say, live_supervisor, node_record
-from volcloud.errors import ConsoleError
+from volcloud.errors import VolcloudError
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def ask_all(questions: Mapping[str, Question], answer_s: float = ANSWER_S) -> di
 def _ask(part: str, question: Question, said: queue.SimpleQueue[tuple[str, str]]) -> None:
     try:
         said.put((part, question()))
-    except (BrokerError, ConsoleError, OSError, ValueError, SQLAlchemyError, http.client.HTTPException) as error:
+    except (BrokerError, VolcloudError, OSError, ValueError, SQLAlchemyError, http.client.HTTPException) as error:
         said.put((part, mask(str(error)) or type(error).__name__))
     except Exception as error:
         # The top of a thread that nobody waits for: whoever asked would hear that nobody answers.
@@ -255,14 +255,14 @@ def _ask_ledger(plan: Plan) -> str:
 def _names(layout: Layout) -> Names | None:
     try:
         return read_names(layout)
-    except ConsoleError:
+    except VolcloudError:
         return None
 
 
 def _plan(layout: Layout) -> Plan | None:
     try:
         return read_plan(layout.last)
-    except ConsoleError:
+    except VolcloudError:
         return None
 
 

@@ -21,7 +21,8 @@ from broker.masking import mask
 from volcloud.centre.plan import read_plan
 from volcloud.centre.process_state import SUPERVISOR
 from volcloud.centre.supervisor import hold_until_ended
-from volcloud.telling import Verdict, judge
+from volcloud.errors import Failure
+from volcloud.telling import judge
 
 log = logging.getLogger("volcloud.centre")
 
@@ -51,11 +52,11 @@ class Reporter:
         self._send(Report(what="ready"))
         self._close()
 
-    def failed(self, verdict: Verdict) -> None:
+    def failed(self, failure: Failure) -> None:
         """Say why it is not; the last word."""
-        log.error("the system does not come up", extra={"why": verdict.message})
-        text, next_step = mask(verdict.message), mask(verdict.next_step)
-        self._send(Report(what="failed", text=text, next_step=next_step, exit_status=verdict.exit_status))
+        log.error("the system does not come up", extra={"why": failure.message})
+        text, next_step = mask(failure.message), mask(failure.next_step)
+        self._send(Report(what="failed", text=text, next_step=next_step, exit_status=failure.exit_status))
         self._close()
 
     def _send(self, report: Report) -> None:
@@ -81,9 +82,9 @@ def main() -> None:
         plan = read_plan(options.plan)
         asyncio.run(hold_until_ended(plan, reporter.say, reporter.ready, follows_starter=False))
     except Exception as error:  # noqa: BLE001  the top: whoever waits for a word gets one, whatever went wrong
-        verdict = judge(error)
-        reporter.failed(verdict)
-        sys.exit(verdict.exit_status)
+        failure = judge(error)
+        reporter.failed(failure)
+        sys.exit(failure.exit_status)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     troubles: list[Trouble] = []
 
 
-class _Told:
+class _Answers:
     """What broker and centre have told so far; filled by threads, a field each."""
 
     def __init__(self, layout: Layout) -> None:
@@ -80,8 +80,8 @@ class _Told:
 
     def ask_centre(self) -> str:
         with Client.connect(self._layout.root) as client:
-            self.jobs = client.jobs(limit=1).counts
-            self.hosts, self.vms = client.hosts(), client.vms()
+            self.jobs = client.jobs.list(limit=1).counts
+            self.hosts, self.vms = client.hosts.list(), client.vms.list()
         return ""
 
 
@@ -90,7 +90,7 @@ def look(layout: Layout) -> Overview:
     seen = Overview(directory=str(layout.root), processes=_processes(layout))
     if not any(process.is_alive for process in seen.processes):
         return msgspec.structs.replace(seen, troubles=troubles(layout))
-    told = _Told(layout)
+    told = _Answers(layout)
     questions = {"parts": told.ask_parts, "queues": told.ask_queues, "centre": told.ask_centre}
     silent = ask_all(questions, ANSWER_S)
     return msgspec.structs.replace(

@@ -14,11 +14,11 @@ from broker.node import LOOPBACK
 from host_agent.vm import Wish
 from schemas.ledger import RegistryRow
 from schemas.vms import UNDECIDED
-from volcloud.async_client import AsyncClient
+from volcloud.centre.existing_vms import read_registry
 from volcloud.centre.layout import Layout
-from volcloud.centre.made import read_registry
 from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principals
 from volcloud.centre.stopping import Say
+from volcloud.client import AsyncClient
 from volcloud.errors import CentreFailed, Unreachable
 
 #: How long credentials may take, seconds.
@@ -86,7 +86,7 @@ async def _wait_machines(plan: Plan, names: Names, deadline: float, beginning: B
                 said = missing
             _check_time(deadline, missing, plan.layout, HOST_AGENT)
             await asyncio.sleep(_POLL_S)
-        for row in await client.vms():
+        for row in await client.vms.list():
             if row.host == names.host and beginning.is_undecided(row):
                 say(f"{row.status.name} is {row.status.state}: {row.status.reason}")
 
@@ -94,8 +94,8 @@ async def _wait_machines(plan: Plan, names: Names, deadline: float, beginning: B
 async def _missing_machines(client: AsyncClient, plan: Plan, names: Names, beginning: Beginning) -> str:
     """Say what is still missing; empty when nothing is."""
     try:
-        hosts = [row for row in await client.hosts() if row.host == names.host and row.seen_ms >= beginning.at_ms]
-        rows = [row for row in await client.vms() if row.host == names.host]
+        hosts = [row for row in await client.hosts.list() if row.host == names.host and row.seen_ms >= beginning.at_ms]
+        rows = [row for row in await client.vms.list() if row.host == names.host]
     except Unreachable as error:
         return f"waiting for the centre: {error.message}"
     if not any(row.present for row in hosts):

@@ -18,12 +18,12 @@ from broker.node import STOP_TIMEOUT_S, NodeAddress
 from volcloud.centre.broker_process import BrokerProcess
 from volcloud.centre.child import Child, daemon_command
 from volcloud.centre.chores import keep_doing
-from volcloud.centre.ending import Ground, ended_from_outside
+from volcloud.centre.existing_vms import refuse_unlike
 from volcloud.centre.guest_image import provide_image
 from volcloud.centre.health import keep_watch
+from volcloud.centre.interruption import Ground, ended_from_outside
 from volcloud.centre.layout import Layout
 from volcloud.centre.log_bounds import keep_bounded
-from volcloud.centre.made import refuse_unlike
 from volcloud.centre.plan import (
     HOST_AGENT,
     KEY_MANAGER,
@@ -37,7 +37,7 @@ from volcloud.centre.plan import (
 from volcloud.centre.process_state import SUPERVISOR, write_state
 from volcloud.centre.readiness import Beginning, wait_credentials, wait_ready
 from volcloud.centre.stopping import Say, clean_up, end_marked, live_supervisor, power_off_all, registered_vms
-from volcloud.errors import CommandFailed, ConsoleError
+from volcloud.errors import CommandFailed, VolcloudError
 
 #: How long the broker may take to end once its directory is gone, seconds: nothing is left to be written in order.
 _LOST_PATIENCE_S = 3.0
@@ -60,7 +60,7 @@ class Supervisor:
     async def hold(self, on_ready: Callable[[], None]) -> None:
         """Bring the system up, call ``on_ready``, and hold it until cancelled; then take it down, wholly.
 
-        Raises ConsoleError or BrokerError when it does not come up; then it is down too.
+        Raises VolcloudError or BrokerError when it does not come up; then it is down too.
         """
         self._layout.make()
         ground = Ground(self._layout.root, follows_starter=False)
@@ -160,14 +160,14 @@ class Supervisor:
 
 
 async def hold_until_ended(plan: Plan, say: Say, on_ready: Callable[[], None], *, follows_starter: bool) -> None:
-    """Hold a system until something from outside ends it (see ``ending``). Raises as ``Supervisor.hold``."""
+    """Hold a system until something from outside ends it (see ``interruption``). Raises as ``Supervisor.hold``."""
     plan.layout.make()
     work = asyncio.ensure_future(Supervisor(plan, say).hold(on_ready))
-    async with ended_from_outside(work, plan.layout.root, say, follows_starter=follows_starter) as ending:
+    async with ended_from_outside(work, plan.layout.root, say, follows_starter=follows_starter) as interruption:
         try:
             await work
         except asyncio.CancelledError:
-            if not ending.reason:
+            if not interruption.reason:
                 raise
 
 
@@ -194,7 +194,7 @@ def held_up(layout: Layout) -> CommandFailed:
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Choose the error that says most: ours before others."""
     leaves = list(_leaves(errors))
-    ours = [error for error in leaves if isinstance(error, ConsoleError | BrokerError)]
+    ours = [error for error in leaves if isinstance(error, VolcloudError | BrokerError)]
     return (ours or leaves)[0]
 
 

@@ -16,11 +16,11 @@ from broker.management import Management
 from broker.node import read_node_address
 from broker.principals import Principal, parse_principal
 from broker.topology import Profile, QueueSpec, centre_queues, queues_of
-from volcloud.async_client import PATIENCE_S
 from volcloud.centre.layout import Layout
+from volcloud.client.session import PATIENCE_S
 from volcloud.errors import CommandFailed
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
-from volcloud.rendering import table
+from volcloud.rendering.words import table
 
 _profile_option = click.option(
     "--profile",

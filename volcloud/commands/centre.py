@@ -17,9 +17,9 @@ from rich.text import Text
 from broker.daemon.logs import log_to_file
 from volcloud.amounts import Mib, Whole
 from volcloud.centre.detach import start_detached
+from volcloud.centre.existing_vms import refuse_unlike
 from volcloud.centre.health import Trouble
 from volcloud.centre.layout import Layout
-from volcloud.centre.made import refuse_unlike
 from volcloud.centre.overview import Overview, QueueView, look
 from volcloud.centre.plan import Plan, read_plan, write_plan
 from volcloud.centre.process_state import SUPERVISOR
@@ -29,7 +29,10 @@ from volcloud.centre.supervisor import held_up, hold_until_ended
 from volcloud.centre.voice import Voice
 from volcloud.errors import CommandFailed, Unreachable
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
-from volcloud.rendering import ago, clock, lines, render_hosts, render_vms, table, told_counts
+from volcloud.rendering.hosts import render_hosts
+from volcloud.rendering.jobs import told_counts
+from volcloud.rendering.vms import render_vms
+from volcloud.rendering.words import ago, clock, lines, table
 
 #: How long an orderly stop may take before `down` does it by itself, seconds.
 STOP_S = 180.0

@@ -10,7 +10,7 @@ from broker.node import read_node_address
 from volcloud.centre.layout import Layout
 from volcloud.dead_letters import DeadLetter, DeadLetters
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
-from volcloud.rendering import lines, table
+from volcloud.rendering.words import lines, table
 
 
 @click.group("dead")

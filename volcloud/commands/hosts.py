@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
-from volcloud.rendering import render_hosts
+from volcloud.rendering.hosts import render_hosts
 
 
 @click.group("host")
@@ -25,5 +25,5 @@ def list_hosts(invocation: Invocation) -> None:
       volcloud host list
     """
     with invocation.client() as client:
-        rows = client.hosts()
+        rows = client.hosts.list()
     invocation.show(rows, render_hosts)

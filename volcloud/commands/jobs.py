@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -18,8 +18,8 @@ from volcloud.commands.waiting import follow, follow_one
 from volcloud.errors import CommandFailed
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.job_file import PreparedJob, prepare
-from volcloud.rendering import render_jobs, render_record, render_why, told_counts
-from volcloud.screen import Output, screen
+from volcloud.rendering.jobs import render_jobs, render_record, render_why, told_counts
+from volcloud.screen import OutputStream, screen
 
 #: Jobs that did not end well and are explained after ``--wait``; the others are like them.
 MOST_TOLD = 3
@@ -93,7 +93,7 @@ def list_jobs(invocation: Invocation, name: str, states: tuple[str, ...], owner:
     """
     owner_of_name, _, within = name.rpartition("/")
     with invocation.client() as client:
-        found = client.jobs(
+        found = client.jobs.list(
             owner=owner or owner_of_name, job=within, states=[JobState(word) for word in states], limit=limit
         )
     invocation.show(found, render_jobs)
@@ -113,7 +113,7 @@ def show(invocation: Invocation, name: str, follow: bool) -> None:
       volcloud job show hello-1.2
     """
     with invocation.client() as client:
-        record = follow_one(client, name, invocation.say) if follow else client.show(name)
+        record = follow_one(client, name, invocation.say) if follow else client.jobs.show(name)
     invocation.show(record, render_record)
 
 
@@ -130,7 +130,7 @@ def why(invocation: Invocation, name: str) -> None:
       volcloud job why hello-1.2
     """
     with invocation.client() as client:
-        explanation = client.why(name)
+        explanation = client.jobs.why(name)
     invocation.show(explanation, render_why)
 
 
@@ -150,12 +150,12 @@ def logs(invocation: Invocation, name: str, attempt: int | None) -> None:
       volcloud job logs hello-1.2
     """
     with invocation.client() as client:
-        streams = client.logs(name, attempt)
+        streams = client.jobs.logs(name, attempt)
     if invocation.is_json:
         invocation.show({stream: data.decode(errors="replace") for stream, data in streams.items()}, str)
         return
     for stream, data in streams.items():
-        output = Output(sys.stderr if stream.endswith("stderr") else sys.stdout)
+        output = OutputStream(sys.stderr if stream.endswith("stderr") else sys.stdout)
         output.write(data)
         output.finish()
 
@@ -173,7 +173,7 @@ def cancel(invocation: Invocation, name: str) -> None:
       volcloud job cancel hello-1
     """
     with invocation.client() as client:
-        answer = client.cancel(name)
+        answer = client.jobs.cancel(name)
     invocation.show(answer, lambda said: f"{said.changed} cancelled, {said.pending} of them told to stop")
 
 
@@ -190,7 +190,7 @@ def retry(invocation: Invocation, name: str) -> None:
       volcloud job retry hello-1.2
     """
     with invocation.client() as client:
-        answer = client.retry(name)
+        answer = client.jobs.retry(name)
     invocation.show(answer, lambda said: f"{said.changed} released")
 
 
@@ -209,7 +209,7 @@ def delete(invocation: Invocation, names: tuple[str, ...]) -> None:
       volcloud job delete hello-1 hello-2.3
     """
     with invocation.client() as client:
-        answers = {name: client.delete(name) for name in names}
+        answers = {name: client.jobs.delete(name) for name in names}
     invocation.show(answers, lambda said: "\n".join(_deleted(*one) for one in said.items()))
     left = sum(answer.pending for answer in answers.values())
     if left:
@@ -233,7 +233,7 @@ def fetch(invocation: Invocation, name: str, output: Path | None, overwrite: boo
       volcloud job fetch hello-1 -o results
     """
     with invocation.client() as client:
-        rows = client.jobs_named(name)
+        rows = client.jobs.find(name)
         done = [row for row in rows if row.state == JobState.DONE]
         if not done:
             raise CommandFailed(
@@ -241,7 +241,7 @@ def fetch(invocation: Invocation, name: str, output: Path | None, overwrite: boo
             )
         submission = rows[0].job.rpartition(".")[0]
         target = output or Path(submission.partition("/")[2])
-        is_array = sum(client.jobs(job=submission, limit=1).counts.values()) > 1
+        is_array = sum(client.jobs.list(job=submission, limit=1).counts.values()) > 1
         fetched = {
             row.job: _fetch_one(client, row.job, _place(target, row.job, is_array=is_array), overwrite=overwrite)
             for row in done
@@ -261,7 +261,7 @@ def _wait(invocation: Invocation, client: Client, name: str) -> None:
     invocation.show(Jobs(call="", jobs=rows, counts=counts), lambda jobs: told_counts(jobs.counts))
     bad = [row for row in rows if row.state != JobState.DONE]
     for row in bad[:MOST_TOLD]:
-        screen(err=True).print(render_why(plain_all(client.why(row.job))))
+        screen(err=True).print(render_why(plain_all(client.jobs.why(row.job))))
     if bad:
         raise click.exceptions.Exit(1)
 
@@ -269,8 +269,8 @@ def _wait(invocation: Invocation, client: Client, name: str) -> None:
 def _submit(client: Client, prepared: PreparedJob) -> JobVerdict:
     with transfer_bars() as bars:
         for path in prepared.uploads.values():
-            client.upload(path, progress=file_bar(bars, path.name))
-    return client.submit(prepared.description)
+            client.files.upload(path, progress=file_bar(bars, path.name))
+    return client.jobs.submit(prepared.description)
 
 
 def _deleted(name: str, answer: JobsChanged) -> str:
@@ -281,7 +281,7 @@ def _accepted(verdict: JobVerdict) -> str:
     return f"{verdict.job} accepted: {verdict.count} job{'' if verdict.count == 1 else 's'}"
 
 
-def _fetch_one(client: Client, name: str, directory: Path, *, overwrite: bool) -> list[Path]:
+def _fetch_one(client: Client, name: str, directory: Path, *, overwrite: bool) -> Sequence[Path]:
     with transfer_bars() as bars:
         moves = {}
 
@@ -290,7 +290,7 @@ def _fetch_one(client: Client, name: str, directory: Path, *, overwrite: bool) -
                 moves[output] = file_bar(bars, output)
             moves[output](done, size)
 
-        return client.fetch(name, directory, overwrite=overwrite, progress=progress)
+        return client.jobs.fetch(name, directory, overwrite=overwrite, progress=progress)
 
 
 def _place(directory: Path, job_name: str, *, is_array: bool) -> Path:

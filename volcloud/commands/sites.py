@@ -8,7 +8,6 @@ import click
 import msgspec
 
 from broker.address import write_address
-from volcloud.centre_calls import check_site_name
 from volcloud.data_directory import console_address, credential_path
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 
@@ -34,7 +33,7 @@ def add(invocation: Invocation, name: str, output: Path | None) -> None:
       volcloud site add cern -o cern.json
     """
     with invocation.client() as client:
-        credential = client.add_site(check_site_name(name))
+        credential = client.sites.add(name)
     broker = console_address(invocation.directory)
     address = msgspec.structs.replace(broker, user=credential.user, password=credential.password)
     path = output or credential_path(invocation.directory, credential.user)
@@ -55,6 +54,6 @@ def delete(invocation: Invocation, name: str) -> None:
       volcloud site delete cern
     """
     with invocation.client() as client:
-        client.delete_principal(f"site-{check_site_name(name)}")
+        client.sites.delete(name)
     credential_path(invocation.directory, f"site-{name}").unlink(missing_ok=True)
     invocation.say(f"site-{name} deleted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 from collections import Counter
@@ -15,48 +16,23 @@ from schemas.errors import SchemaError
 from schemas.execs import ExecEnded, Stream
 from schemas.ledger import RegistryRow
 from schemas.plain_text import plain, plain_all
-from schemas.vms import (
-    VmAdopt,
-    VmCommand,
-    VmDelete,
-    VmDiscard,
-    VmPause,
-    VmPoweroff,
-    VmReset,
-    VmResume,
-    VmSavestate,
-    VmStart,
-    VmStatus,
-    VmStop,
-)
+from schemas.vms import VmCommand, VmDiscard, VmStatus, vm_verbs
 from volcloud.amounts import Mib, Seconds, Whole
 from volcloud.bars import file_bar, transfer_bars
-from volcloud.errors import CommandFailed, ConsoleError
+from volcloud.client.vms import STOP_S
+from volcloud.errors import CommandFailed, Failure, VolcloudError
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.output import LinePrefixer
-from volcloud.rendering import render_vms, state
-from volcloud.screen import Output
+from volcloud.rendering.vms import render_vms
+from volcloud.rendering.words import state
+from volcloud.screen import OutputStream
 from volcloud.standard_input import has_unread
-from volcloud.telling import Verdict, failing_with, judge, note, tell
+from volcloud.telling import failing_with, judge, note, tell
 
 #: State of a VM that its host has and its agent does not know.
 _SET_ASIDE = "set_aside"
 #: Exit status of ``vm run`` when we failed and not the command; docker's.
 WE_FAILED = 125
-
-#: Verb, message, what it does.
-_VERBS: tuple[tuple[str, type[VmCommand], str], ...] = (
-    ("start", VmStart, "Boot VMs, or let them go on from their saved state."),
-    ("stop", VmStop, "Ask the guests to shut down, and wait."),
-    ("pause", VmPause, "Freeze VMs, their memory kept; their jobs wait."),
-    ("resume", VmResume, "Let paused VMs go on."),
-    ("reset", VmReset, "Reboot VMs without asking the guests."),
-    ("poweroff", VmPoweroff, "End VMs at once; their jobs run again elsewhere."),
-    ("savestate", VmSavestate, "Write the memory of VMs to disk and end them; start brings them back."),
-    ("discard", VmDiscard, "Throw saved states away, so that the VMs boot afresh; or all of a VM that was set aside."),
-    ("adopt", VmAdopt, "Take VMs back that were set aside: their host has them, and its agent did not know them."),
-    ("delete", VmDelete, "Remove VMs and all that belongs to them."),
-)
 
 
 @click.group("vm")
@@ -80,7 +56,7 @@ def list_vms(invocation: Invocation, pattern: str) -> None:
       volcloud vm list 'atlas-*'
     """
     with invocation.client() as client:
-        rows = client.vms(pattern)
+        rows = client.vms.list(pattern)
     invocation.show(rows, render_vms)
 
 
@@ -106,37 +82,46 @@ def create(
     """
     size = {"cpus": cpus, "memory_mib": memory, "disk_mib": disk}
     with invocation.client() as client:
-        status = client.vm_create(name, host=host, image=image, autostart=autostart, **size)
+        status = client.vms.create(name, host=host, image=image, autostart=autostart, **size)
     invocation.show(status, lambda one: _told(one.name, one))
 
 
-def _add_verb(word: str, message: type[VmCommand], help_text: str) -> None:
+def _add_verb(word: str, message: type[VmCommand]) -> None:
     """Make the command for a verb: they differ in nothing but the word and the message."""
+    text = inspect.cleandoc(message.__doc__ or "")
 
-    @vm.command(word, help=f"{help_text}\n\n\b\nExample:\n  volcloud vm {word} 'atlas-*'")
+    @vm.command(word, help=f"{text}\n\n\b\nExample:\n  volcloud vm {word} 'atlas-*'")
     @click.argument("name")
     @data_option
     @json_option
     @pass_invocation
-    def verb(invocation: Invocation, name: str) -> None:
+    def verb(invocation: Invocation, /, name: str, **more: float) -> None:
         done: dict[str, VmStatus | None] = {}
         with invocation.client() as client:
-            rows = client.vms_named(name)
+            rows = client.vms.find(name)
             labels = _labels(rows)
             for row in rows:
                 try:
                     _check_named(message, row, name, rows)
-                    done[row.status.vm] = client.command(row, message)
-                except (ConsoleError, BrokerError) as error:
+                    done[row.status.vm] = client.vms.command(row, message, **more)
+                except (VolcloudError, BrokerError) as error:
                     tell(_of_vm(labels[row.status.vm], error))
         shown = plain_all(labels)
         invocation.show(done, lambda them: "\n".join(_told(shown[vm], one) for vm, one in them.items()))
         if len(done) < len(rows):
             raise click.exceptions.Exit(1)
 
+    if "timeout_s" in message.__struct_fields__:
+        said = "How long each guest may take; it runs on if it takes longer."
+        verb.params.append(
+            click.Option(
+                ["--timeout", "timeout_s"], default=STOP_S, show_default=True, type=Seconds(), metavar="TIME", help=said
+            )
+        )
 
-for _verb in _VERBS:
-    _add_verb(*_verb)
+
+for _word, _message in vm_verbs().items():
+    _add_verb(_word, _message)
 
 
 @vm.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -160,11 +145,11 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
       volcloud vm run atlas-1 -- uname -a
     """
     with failing_with(WE_FAILED), invocation.client() as client:
-        rows = client.vms_named(name)
+        rows = client.vms.find(name)
         printer = _Printer(rows if len(rows) > 1 or "*" in name or "?" in name else [])
         arguments = command[1:] if command[0] == "--" else command
         is_input_said = _say_input_is_left()
-        ends = client.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
+        ends = client.execs.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
         printer.finish()
     if not is_input_said:
         _say_input_is_left()
@@ -190,7 +175,7 @@ def push(invocation: Invocation, name: str, local: Path, path: str) -> None:
       volcloud vm push atlas-1 card.dat inputs/card.dat
     """
     with invocation.client() as client, transfer_bars() as bars:
-        sha256 = client.push(local, name, path or local.name, progress=file_bar(bars, local.name))
+        sha256 = client.files.push(local, name, path or local.name, progress=file_bar(bars, local.name))
     invocation.say(f"{local} is {path or local.name} in {name} (SHA-256 {sha256[:12]}…)")
 
 
@@ -210,7 +195,7 @@ def pull(invocation: Invocation, name: str, path: str, local: Path | None) -> No
     own_name = Path(Path(path).name)
     target = local / own_name if local is not None and local.is_dir() else local or own_name
     with invocation.client() as client, transfer_bars() as bars:
-        size = client.pull(name, path, target, progress=file_bar(bars, target.name))
+        size = client.files.pull(name, path, target, progress=file_bar(bars, target.name))
     invocation.say(f"{target}: {size} bytes")
 
 
@@ -227,7 +212,7 @@ class _Printer:
 
     def __init__(self, marked: list[RegistryRow]) -> None:
         outputs = {Stream.STDOUT: sys.stdout, Stream.STDERR: sys.stderr}
-        self._streams = {stream: Output(output, is_marked=bool(marked)) for stream, output in outputs.items()}
+        self._streams = {stream: OutputStream(output, is_marked=bool(marked)) for stream, output in outputs.items()}
         labels = _labels(marked)
         width = max(map(len, labels.values()), default=0)
         self._prefixers = {
@@ -281,17 +266,17 @@ def _check_named(message: type[VmCommand], row: RegistryRow, name: str, rows: Se
 def _exit_status(label: str, end: ExecEnded | BaseException) -> int:
     if isinstance(end, ExecEnded):
         if end.timed_out:
-            tell(Verdict(end.exit_status, f"{label}: killed after its time limit", "give more with --timeout"))
+            tell(Failure(end.exit_status, f"{label}: killed after its time limit", "give more with --timeout"))
         return end.exit_status
-    if not isinstance(end, ConsoleError | BrokerError | SchemaError):
+    if not isinstance(end, VolcloudError | BrokerError | SchemaError):
         raise end
     tell(_of_vm(label, end))
     return WE_FAILED
 
 
-def _of_vm(label: str, error: ConsoleError | BrokerError | SchemaError) -> Verdict:
-    verdict = judge(error)
-    return Verdict(verdict.exit_status, f"{label}: {verdict.message}", verdict.next_step)
+def _of_vm(label: str, error: VolcloudError | BrokerError | SchemaError) -> Failure:
+    failure = judge(error)
+    return Failure(failure.exit_status, f"{label}: {failure.message}", failure.next_step)
 
 
 def _environment(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -10,10 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from schemas.ledger import SETTLED, JobEvent, JobRecord, JobRow
 from volcloud.client import Client
-from volcloud.errors import Unreachable
-from volcloud.rendering import clock, told_counts
+from volcloud.errors import Failure, Unreachable
+from volcloud.rendering.jobs import told_counts
+from volcloud.rendering.words import clock
 from volcloud.screen import LabelColumn, screen
-from volcloud.telling import INTERRUPTED, Verdict, note
+from volcloud.telling import INTERRUPTED, note
 from volcloud.why import Explanation
 
 #: Between two looks at a job that is followed, seconds.
@@ -51,7 +52,7 @@ def follow(client: Client, name: str) -> list[JobRow]:
             bars.update(bar, description=f"{told_counts(counted)}: {trouble.message}")
             tell_trouble(trouble)
 
-        return client.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
+        return client.jobs.wait(name, on_change=on_change, on_still=on_still, on_trouble=on_trouble)
 
 
 def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobRecord:
@@ -60,7 +61,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
     A centre that is away for a while after its first answer is waited for, as ``follow`` does.
     """
     with _going_on(name):
-        record, told, tell_trouble = client.show(name), 0, _Once()
+        record, told, tell_trouble = client.jobs.show(name), 0, _Once()
         while True:
             for event in record.events[told:]:
                 say(_told(event))
@@ -68,7 +69,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
             if record.job.state in SETTLED:
                 return record
             time.sleep(LOOK_S)
-            record = client.show(name, on_trouble=tell_trouble)
+            record = client.jobs.show(name, on_trouble=tell_trouble)
 
 
 class _Once:
@@ -96,4 +97,4 @@ def _going_on(name: str) -> Iterator[None]:
     except KeyboardInterrupt as error:
         text = f"interrupted; job {name} goes on without this command"
         step = f"`volcloud job wait {name}` waits for it again; `volcloud job cancel {name}` ends it"
-        raise Verdict(INTERRUPTED, text, step) from error
+        raise Failure(INTERRUPTED, text, step) from error

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from volcloud.demo.place import Place, default_place
+from volcloud.demo.place import DemoPlace, default_place
 from volcloud.demo.program import Options, run_demo
 from volcloud.telling import told
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--began", type=float, help="when the set-up before it began, seconds since 1970")
     given = parser.parse_args()
     packages_s = max(0.0, time.time() - given.began) if given.began else 0.0
-    place = Place(given.directory.absolute()) if given.directory else default_place()
+    place = DemoPlace(given.directory.absolute()) if given.directory else default_place()
     options = Options(hypervisor=given.hypervisor, place=place, packages_s=packages_s)
     return told(lambda: asyncio.run(run_demo(options)), is_json=False)
 

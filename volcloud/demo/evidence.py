@@ -10,7 +10,7 @@ import msgspec
 from schemas.ids import split_job_ref
 from schemas.ledger import AttemptRow, JobRecord, JobState
 from volcloud.listing import Listing
-from volcloud.rendering import table
+from volcloud.rendering.words import table
 
 #: Events that must have been merged.
 EVENTS = 4000

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from volcloud.demo.commands import run_python
-from volcloud.demo.place import Place, example
+from volcloud.demo.place import DemoPlace, example
 
 GENERATOR = "pythia8mc==8.317.2"
 WHEEL = "pythia8mc-8.317.2-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
@@ -30,7 +30,7 @@ async def provide_wheel(cache: Path) -> Path:
     return wheel
 
 
-def lay_out(place: Place, wheel: Path) -> Path:
+def lay_out(place: DemoPlace, wheel: Path) -> Path:
     """Put the job's files into one directory, as a submitter has them, and give its description."""
     place.job.mkdir(parents=True, exist_ok=True)
     for name in ("job.toml", "generate.py", "merge.py"):
@@ -44,7 +44,7 @@ def can_run_natively() -> bool:
     return sys.version_info[:2] == (3, 11) and platform.machine() == "x86_64"
 
 
-async def native_mean(place: Place, wheel: Path) -> float:
+async def native_mean(place: DemoPlace, wheel: Path) -> float:
     """Run seed 1 here, without a VM or a broker, and give its mean. Raises CommandFailed."""
     place.native.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(wheel, place.native / wheel.name)
@@ -53,7 +53,7 @@ async def native_mean(place: Place, wheel: Path) -> float:
     return float(result["sum"] / result["events"])
 
 
-async def merge(place: Place) -> str:
+async def merge(place: DemoPlace) -> str:
     """Merge the results of all jobs; give what the program says. Raises CommandFailed."""
     results = sorted(str(path) for path in place.results.glob("*/result.json"))
     outputs = ["--json", str(place.merged), "--png", str(place.picture)]

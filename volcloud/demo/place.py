@@ -21,7 +21,7 @@ from volcloud.errors import BadInput, CommandFailed
 _NEXT = "run it in a checkout of Volunteer Cloud: `make demo`"
 
 
-class Place(msgspec.Struct, frozen=True):
+class DemoPlace(msgspec.Struct, frozen=True):
     """The directories of the demo."""
 
     root: Path
@@ -57,13 +57,13 @@ class Place(msgspec.Struct, frozen=True):
         return self.root / "merged.json"
 
 
-def default_place() -> Place:
+def default_place() -> DemoPlace:
     """Give the user's own."""
-    return Place(cache_directory() / "demo")
+    return DemoPlace(cache_directory() / "demo")
 
 
 @contextmanager
-def occupied(place: Place) -> Iterator[None]:
+def occupied(place: DemoPlace) -> Iterator[None]:
     """Keep a second demo out. Raises CommandFailed."""
     place.root.mkdir(parents=True, exist_ok=True)
     with (place.root / "lock").open("wb") as file:
@@ -74,7 +74,7 @@ def occupied(place: Place) -> Iterator[None]:
         yield
 
 
-def clear(place: Place, say: Say) -> None:
+def clear(place: DemoPlace, say: Say) -> None:
     """End what a killed run left, by its records, and remove its files. Idempotent, blocking. Raises CommandFailed."""
     clean_up(place.layout, say)
     for path in (place.layout.root, place.job, place.results, place.native):

@@ -18,17 +18,17 @@ import msgspec
 
 from broker.daemon.process_identity import boot_id
 from schemas.ledger import JobRecord, JobRow, JobState
-from volcloud.async_client import AsyncClient
-from volcloud.centre.ending import Ending, ended_from_outside
 from volcloud.centre.guest_image import cache_directory, provide_image
+from volcloud.centre.interruption import Interruption, ended_from_outside
 from volcloud.centre.plan import Plan
 from volcloud.centre.supervisor import Supervisor
+from volcloud.client import AsyncClient
 from volcloud.demo import evidence, material
-from volcloud.demo.place import Place, clear, occupied
-from volcloud.demo.steps import Steps
-from volcloud.errors import CommandFailed
+from volcloud.demo.place import DemoPlace, clear, occupied
+from volcloud.demo.steps import DemoSteps
+from volcloud.errors import CommandFailed, Failure
 from volcloud.screen import screen
-from volcloud.telling import Verdict, silence, tell
+from volcloud.telling import silence, tell
 
 JOB = "z-decays"
 JOBS = 4
@@ -44,7 +44,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What the demo is asked for."""
 
     hypervisor: str
-    place: Place
+    place: DemoPlace
     #: What the set-up before the demo took, seconds.
     packages_s: float = 0.0
 
@@ -58,10 +58,10 @@ class Demo:
         if not self._out.is_terminal:
             self._out.width = LOG_WIDTH
         self._is_heard = True
-        self._steps = Steps(self._print)
+        self._steps = DemoSteps(self._print)
 
     async def play(self) -> bool:
-        """Do all of it and say whether every check was met. Raises ConsoleError or BrokerError; nothing runs then."""
+        """Do all of it and say whether every check was met. Raises VolcloudError or BrokerError; nothing runs then."""
         with occupied(self._place):
             with self._steps.step("clean", "what a killed run may have left"):
                 await asyncio.to_thread(clear, self._place, self._steps.say)
@@ -118,17 +118,17 @@ class Demo:
 
     async def _feed(self, client: AsyncClient, description: Path) -> list[JobRecord]:
         with self._steps.step("submit", f"an array of {JOBS} jobs"):
-            verdict = await client.submit(description)
+            verdict = await client.jobs.submit(description)
             self._steps.say(f"accepted: {verdict.job}, {verdict.count} jobs")
         with self._steps.step("wait", "until they are done"):
-            rows = await client.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
+            rows = await client.jobs.wait(JOB, timeout_s=JOBS_TIMEOUT_S, on_change=self._tell_counts)
         if any(row.state is not JobState.DONE for row in rows):
             raise await _explained(client, rows)
         names = [f"{JOB}.{index}" for index in range(1, JOBS + 1)]
         with self._steps.step("fetch", "the outputs"):
             for index, name in enumerate(names, start=1):
-                await client.fetch(name, self._place.results / str(index))
-        return [await client.show(name) for name in names]
+                await client.jobs.fetch(name, self._place.results / str(index))
+        return [await client.jobs.show(name) for name in names]
 
     async def _native_mean(self, wheel: Path) -> float:
         if not material.can_run_natively():
@@ -180,7 +180,7 @@ async def _wait_out(task: asyncio.Task[None]) -> None:
 async def _explained(client: AsyncClient, rows: list[JobRow]) -> CommandFailed:
     """Say of each job that did not end well why it did not."""
     names = [row.job.partition("/")[2] for row in rows if row.state is not JobState.DONE]
-    reasons = [f"{name}: {(await client.why(name)).cause}" for name in names]
+    reasons = [f"{name}: {(await client.jobs.why(name)).cause}" for name in names]
     return CommandFailed("jobs that are not done: " + "; ".join(reasons))
 
 
@@ -216,18 +216,18 @@ async def run_demo(options: Options) -> int:
     options.place.root.mkdir(parents=True, exist_ok=True)
     demo = Demo(options)
     work = asyncio.ensure_future(demo.play())
-    async with ended_from_outside(work, options.place.root, demo.say, follows_starter=True) as ending:
+    async with ended_from_outside(work, options.place.root, demo.say, follows_starter=True) as interruption:
         try:
             return 0 if await work else 1
         except asyncio.CancelledError:
-            if not ending.reason:
+            if not interruption.reason:
                 raise
-            return _interrupted(ending)
+            return _interrupted(interruption)
 
 
-def _interrupted(ending: Ending) -> int:
-    if not ending.signal:
+def _interrupted(interruption: Interruption) -> int:
+    if not interruption.signal:
         return 1
-    status = 128 + ending.signal
-    tell(Verdict(status, f"interrupted by {signal.Signals(ending.signal).name}; everything is stopped"))
+    status = 128 + interruption.signal
+    tell(Failure(status, f"interrupted by {signal.Signals(interruption.signal).name}; everything is stopped"))
     return status

@@ -13,19 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from volcloud.centre.ending import Ground, ended_from_outside
+from volcloud.centre.interruption import Ground, ended_from_outside
 from volcloud.centre.log_bounds import cut_long
 from volcloud.centre.voice import Voice
 
 #: A run that is held by ``ended_from_outside`` and says how it ended.
 RUN = """
 import asyncio, pathlib, signal, sys
-from volcloud.centre import ending
-ending.LOOK_S = 0.02
+from volcloud.centre import interruption
+interruption.LOOK_S = 0.02
 
 async def main():
     work = asyncio.ensure_future(asyncio.sleep(60))
-    async with ending.ended_from_outside(work, pathlib.Path(sys.argv[1]), lambda _: None, follows_starter=True) as end:
+    here = pathlib.Path(sys.argv[1])
+    async with interruption.ended_from_outside(work, here, lambda _: None, follows_starter=True) as end:
         print("held", flush=True)
         try:
             await work
@@ -97,13 +98,13 @@ def test_a_run_ends_when_its_directory_is_removed_also_when_another_takes_its_na
 
 async def test_the_first_reason_counts(tmp_path: Path) -> None:
     work = asyncio.ensure_future(asyncio.sleep(60))
-    async with ended_from_outside(work, tmp_path, lambda _: None, follows_starter=False) as ending:
+    async with ended_from_outside(work, tmp_path, lambda _: None, follows_starter=False) as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait([work])
-        ending.end("something else")
+        interruption.end("something else")
 
     assert work.cancelled()
-    assert (ending.reason, ending.signal) == ("SIGTERM came", signal.SIGTERM)
+    assert (interruption.reason, interruption.signal) == ("SIGTERM came", signal.SIGTERM)
 
 
 class Closed(io.StringIO):

@@ -17,7 +17,7 @@ from schemas.plain_text import plain
 from volcloud.errors import CommandFailed
 
 
-class Landing:
+class FetchDestination:
     """The places of an attempt's outputs. Raises CommandFailed for a name that leads elsewhere, or two at one place."""
 
     def __init__(self, directory: Path, outputs: Sequence[OutputEntry]) -> None:

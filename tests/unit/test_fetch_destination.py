@@ -10,7 +10,7 @@ import pytest
 
 from schemas.jobs import OutputEntry
 from volcloud.errors import CommandFailed
-from volcloud.landing import Landing
+from volcloud.fetch_destination import FetchDestination
 
 
 def output(name: str, content: bytes = b"x") -> OutputEntry:
@@ -20,52 +20,52 @@ def output(name: str, content: bytes = b"x") -> OutputEntry:
 @pytest.mark.parametrize("name", ["", ".", "/etc/passwd", "..", "../x", "a/../../x", "a/..", "//x"])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(CommandFailed, match="leads out of"):
-        Landing(tmp_path, [output(name)])
+        FetchDestination(tmp_path, [output(name)])
 
 
 def test_names_from_the_real_world_are_kept(tmp_path: Path) -> None:
     names = ["stdout", "injections_10^{6}_test.hdf5", "a/b c.root", "*.root", "-rf", "…"]
 
-    assert Landing(tmp_path, [output(name) for name in names]).paths == [tmp_path / name for name in names]
+    assert FetchDestination(tmp_path, [output(name) for name in names]).paths == [tmp_path / name for name in names]
 
 
 def test_a_name_that_does_not_print_is_written_as_it_is_shown(tmp_path: Path) -> None:
-    assert Landing(tmp_path, [output("a\x1b[2J\n\0b")]).paths == [tmp_path / "a\\x1b[2J\\n\\x00b"]
+    assert FetchDestination(tmp_path, [output("a\x1b[2J\n\0b")]).paths == [tmp_path / "a\\x1b[2J\\n\\x00b"]
 
 
 @pytest.mark.parametrize("names", [("stdout", "stdout"), ("a/b", "a//b"), ("a\x1b", "a\\x1b")])
 def test_two_outputs_never_share_a_place(tmp_path: Path, names: tuple[str, str]) -> None:
     with pytest.raises(CommandFailed, match="two outputs of the job"):
-        Landing(tmp_path, [output(name) for name in names])
+        FetchDestination(tmp_path, [output(name) for name in names])
 
 
 def test_another_file_in_the_way_is_never_overwritten_in_silence(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("mine")
-    landing = Landing(tmp_path, [output("new/a"), output("b")])
+    destination = FetchDestination(tmp_path, [output("new/a"), output("b")])
 
     with pytest.raises(CommandFailed, match=r"b: there already .* nothing was overwritten"):
-        landing.missing(overwrite=False)
+        destination.missing(overwrite=False)
 
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
-    assert [path.name for _, path in landing.missing(overwrite=True)] == ["a", "b"]
+    assert [path.name for _, path in destination.missing(overwrite=True)] == ["a", "b"]
 
 
 def test_a_link_in_the_way_counts_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "nowhere")
 
     with pytest.raises(CommandFailed, match="there already"):
-        Landing(tmp_path, [output("a")]).missing(overwrite=False)
+        FetchDestination(tmp_path, [output("a")]).missing(overwrite=False)
 
 
 def test_the_same_file_is_not_fetched_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
 
-    assert Landing(tmp_path, [output("a")]).missing(overwrite=False) == []
+    assert FetchDestination(tmp_path, [output("a")]).missing(overwrite=False) == []
 
 
 def test_thousands_of_outputs_have_their_places_at_once(tmp_path: Path) -> None:
     many = [OutputEntry(name=f"out-{number}", size=0, sha256="0" * 64) for number in range(20_000)]
     began = time.process_time()
 
-    assert len(Landing(tmp_path, many).paths) == 20_000
+    assert len(FetchDestination(tmp_path, many).paths) == 20_000
     assert time.process_time() - began < 10  # each compared with each took 100 s

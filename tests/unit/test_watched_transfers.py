@@ -18,8 +18,8 @@ from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, FileWait, GuestFile
 from tests.broker.polling import until
+from volcloud.client.watched_transfers import WatchedTransfers
 from volcloud.errors import BadInput, CommandFailed, Unreachable
-from volcloud.file_calls import FileCalls
 
 VM = "vm-a"
 STILL_S = 0.6
@@ -53,7 +53,7 @@ class Person:
         self.wire = FrozenWire()
         self.transfers = Transfers(self.wire)
         self.told: list[str] = []
-        self.calls = FileCalls(self.transfers, self.told.append, still_s=still_s, say_s=say_s)
+        self.calls = WatchedTransfers(self.transfers, self.told.append, still_s=still_s, say_s=say_s)
 
     def gets(self) -> list[FileGet]:
         return [message for _, message in self.wire.sent_to("vc.down") if isinstance(message, FileGet)]
@@ -217,7 +217,7 @@ async def test_a_file_that_is_long_read_for_its_digest_is_told_of(
     (tmp_path / "local").write_bytes(b"content")
     may_go = threading.Event()
     person = Person(still_s=0.2, say_s=0.1)
-    monkeypatch.setattr("volcloud.file_calls.digest_file", lambda _: (may_go.wait(30), "0" * 64))
+    monkeypatch.setattr("volcloud.client.watched_transfers.digest_file", lambda _: (may_go.wait(30), "0" * 64))
 
     pushing = asyncio.ensure_future(person.calls.push(tmp_path / "local", VM, "f"))
     await until(lambda: person.told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,7 +14,8 @@ from broker.errors import Disconnected
 from schemas.description import JobDescription
 from schemas.ids import JobRef
 from schemas.ledger import JobEvent, JobRecord, JobRow, Jobs, JobState
-from volcloud.centre_calls import CentreCalls
+from volcloud.client.centre_caller import CentreCaller
+from volcloud.client.jobs import AsyncJobs
 from volcloud.commands import waiting
 from volcloud.errors import Unreachable
 
@@ -34,16 +36,22 @@ class Answering:
         return answer
 
 
+def jobs_of(*answers: Any) -> AsyncJobs:
+    """The jobs of a client over such a caller."""
+    answering = Answering(*answers)
+    return AsyncJobs(SimpleNamespace(centre=CentreCaller(lambda: answering)))  # type: ignore[arg-type, return-value]
+
+
 def counted(state: JobState) -> Jobs:
     return Jobs(call="c", jobs=[ROW], counts={state.value: 1})
 
 
 async def test_a_broker_that_is_away_while_jobs_are_waited_for_is_told_and_waited_for() -> None:
     running, done = counted(JobState.RUNNING), counted(JobState.DONE)
-    centre = CentreCalls(Answering(running, AWAY, AWAY, running, AWAY, done, AWAY, done))  # type: ignore[arg-type]
+    jobs = jobs_of(running, AWAY, AWAY, running, AWAY, done, AWAY, done)
     troubles: list[Unreachable] = []
 
-    rows = await centre.wait("j", on_trouble=troubles.append)
+    rows = await jobs.wait("j", on_trouble=troubles.append)
 
     assert rows == [ROW]
     assert [one.message for one in troubles] == ["the broker did not take the question: no broker in 9 s"] * 4
@@ -51,14 +59,14 @@ async def test_a_broker_that_is_away_while_jobs_are_waited_for_is_told_and_waite
 
 async def test_a_centre_that_never_answered_is_not_waited_for() -> None:
     with pytest.raises(Unreachable, match="no broker in 9 s"):
-        await CentreCalls(Answering(AWAY)).wait("j")  # type: ignore[arg-type]
+        await jobs_of(AWAY).wait("j")
 
 
 async def test_a_centre_that_stays_away_ends_the_waiting_when_its_time_is_up() -> None:
-    centre = CentreCalls(Answering(counted(JobState.RUNNING), *[AWAY] * 9))  # type: ignore[arg-type]
+    jobs = jobs_of(counted(JobState.RUNNING), *[AWAY] * 9)
 
     with pytest.raises(Unreachable, match="no broker in 9 s"):
-        await centre.wait("j", timeout_s=0.3)
+        await jobs.wait("j", timeout_s=0.3)
 
 
 def record(state: JobState, *events: str) -> JobRecord:
@@ -67,14 +75,15 @@ def record(state: JobState, *events: str) -> JobRecord:
     return JobRecord(call="c", job=row, description=JobDescription(id="j", executable="x"), events=told)
 
 
-class Blocking:
-    """What a command has of a client, over such a caller."""
+class Following:
+    """What a command has of a client's jobs, over such a caller."""
 
     def __init__(self, *answers: Any) -> None:
-        self._centre = CentreCalls(Answering(*answers))  # type: ignore[arg-type]
+        self._twin = jobs_of(*answers)
+        self.jobs = self
 
     def show(self, name: str, *, on_trouble: Callable[[Unreachable], None] | None = None) -> JobRecord:
-        return asyncio.run(self._centre.show(name, on_trouble=on_trouble))
+        return asyncio.run(self._twin.show(name, on_trouble=on_trouble))
 
 
 def test_who_follows_a_job_outlasts_a_centre_that_is_away_too(
@@ -82,7 +91,7 @@ def test_who_follows_a_job_outlasts_a_centre_that_is_away_too(
 ) -> None:
     monkeypatch.setattr(waiting, "LOOK_S", 0.0)
     running, done = record(JobState.RUNNING, "assigned"), record(JobState.DONE, "assigned", "done")
-    client, said = Blocking(running, AWAY, running, AWAY, AWAY, done), list[str]()
+    client, said = Following(running, AWAY, running, AWAY, AWAY, done), list[str]()
 
     shown = waiting.follow_one(client, "console-a/j.1", said.append)  # type: ignore[arg-type]
 
@@ -93,4 +102,4 @@ def test_who_follows_a_job_outlasts_a_centre_that_is_away_too(
 
 def test_who_follows_a_job_of_a_centre_that_never_answered_hears_it_at_once() -> None:
     with pytest.raises(Unreachable, match="no broker in 9 s"):
-        waiting.follow_one(Blocking(AWAY), "console-a/j.1", print)  # type: ignore[arg-type]
+        waiting.follow_one(Following(AWAY), "console-a/j.1", print)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from volcloud.centre.stopping import Say
 LOOK_S = 1.0
 
 
-class Ending:
+class Interruption:
     """Why a run ends, and the run it cancels; the first reason counts."""
 
     def __init__(self, work: asyncio.Future[Any], say: Say) -> None:
@@ -47,18 +47,18 @@ class Ending:
 @asynccontextmanager
 async def ended_from_outside(
     work: asyncio.Future[Any], directory: Path, say: Say, *, follows_starter: bool
-) -> AsyncIterator[Ending]:
+) -> AsyncIterator[Interruption]:
     """Let signals, and the loss of the directory or of the starter, cancel the work while the block runs."""
-    ending = Ending(work, say)
+    interruption = Interruption(work, say)
     loop = asyncio.get_running_loop()
     heeds_hangup = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
     heard = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if heeds_hangup else [])]
     for number in heard:
-        loop.add_signal_handler(number, ending.on_signal, number)
+        loop.add_signal_handler(number, interruption.on_signal, number)
     ground = Ground(directory, follows_starter=follows_starter and heeds_hangup)
-    watch = asyncio.create_task(_watch(ground, ending), name="ground")
+    watch = asyncio.create_task(_watch(ground, interruption), name="ground")
     try:
-        yield ending
+        yield interruption
     finally:
         watch.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -82,10 +82,10 @@ class Ground:
         return ""
 
 
-async def _watch(ground: Ground, ending: Ending) -> None:
+async def _watch(ground: Ground, interruption: Interruption) -> None:
     while True:
         if reason := ground.lost():
-            ending.end(reason)
+            interruption.end(reason)
         await asyncio.sleep(LOOK_S)
 
 

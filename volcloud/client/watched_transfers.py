@@ -1,4 +1,4 @@
-"""Files as a console moves them: to and from VMs, inputs to the store, outputs out of it.
+"""Files as a client moves them: to and from VMs, inputs to the store, outputs out of it.
 
 The transfers themselves are ``broker.transfer``'s. One that stands still for too long is given up here, since no
 receiver ever gives up by itself.
@@ -25,7 +25,7 @@ from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
 from schemas.ids import Kind, kind_of
 from schemas.jobs import OutputEntry
-from volcloud.errors import BadInput, CommandFailed, ConsoleError, Unreachable
+from volcloud.errors import BadInput, CommandFailed, Unreachable, VolcloudError
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def say_nothing(_: str) -> None:
     """Leave a person without word, for programs."""
 
 
-class FileCalls:
+class WatchedTransfers:
     """See the module. Raises TransferFailed when the other side says no, CommandFailed or Unreachable when it says
     nothing, BadInput for a local file that cannot be used; a local target is whole or as it was."""
 
@@ -169,7 +169,7 @@ def _waited_for(peer: str, what: str, silent_s: float, still_s: float) -> str:
     return f"{what}: no word of the {who} for {silent_s:.0f} s; given up after {still_s:.0f} s; {says} how it is"
 
 
-def _silence(peer: str, what: str, still_s: float) -> ConsoleError:
+def _silence(peer: str, what: str, still_s: float) -> VolcloudError:
     if kind_of(peer) is Kind.ADAPTER:
         text = f"{what}: no storage adapter answered for {still_s:.0f} s"
         return Unreachable(text, "see with `volcloud status` whether one runs, and its log in DIR/log")

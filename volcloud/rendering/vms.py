@@ -1,0 +1,54 @@
+"""Virtual machines as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from schemas.ledger import RegistryRow
+from schemas.plain_text import plain
+from schemas.vms import UNDECIDED, VmStatus
+from volcloud.rendering.words import lines, span, state, table
+
+
+def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
+    """Render a listing of VMs."""
+    shown = table("VM", "NAME", "STATE", "AGENT", "CPUS", "MEMORY", "PID", "JOBS", "HOST", "REASON")
+    for row in rows:
+        vm = row.status
+        size = (str(vm.cpus), f"{vm.memory_mib} MiB", str(vm.pid or ""))
+        shown.add_row(vm.vm, vm.name, _state_of(vm), _agent(row), *size, str(len(row.jobs)), row.host, vm.reason)
+    return shown
+
+
+def _state_of(vm: VmStatus) -> Text:
+    """Say in what state a VM is, and what is being done to it: "running, stop for 12 s"."""
+    if vm.act is None:
+        return state(vm.state)
+    percent = f" {vm.act.percent} %" if vm.act.percent is not None else ""
+    return Text.assemble(state(vm.state), (plain(f", {vm.act.verb}{percent} for {span(vm.act.for_s)}"), "dim"))
+
+
+def _agent(row: RegistryRow) -> Text:
+    """Say whether a guest agent serves. One whose VM is set aside may speak, and is given nothing to do."""
+    if row.agent_ready:
+        return Text("ready", style="green")
+    return Text("not used" if row.status.state in UNDECIDED else "silent", style="dim")
+
+
+def render_vm(vm: VmStatus) -> RenderableType:
+    """Render a VM as its host has told of it."""
+    return lines(
+        [
+            ("VM", vm.name),
+            ("id", vm.vm),
+            ("state", _state_of(vm)),
+            ("cpus", str(vm.cpus)),
+            ("memory", f"{vm.memory_mib} MiB"),
+            ("disk", f"{vm.disk_mib} MiB"),
+            ("hypervisor", f"{vm.hypervisor} {vm.accelerator}".strip()),
+            ("reason", vm.reason),
+        ]
+    )
