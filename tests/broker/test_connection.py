@@ -39,9 +39,14 @@ async def test_a_published_message_comes_with_its_sender_checked_by_the_broker(m
 
         await sender.publish("vc.up", f"{vm.user}.beat", b"body", message_id="m1")
 
-        await until(lambda: bool(came))
-        assert (came[0].user_id, came[0].routing_key, came[0].body) == (vm.user, f"{vm.user}.beat", b"body")
-        came[0].ack()
+        def beats() -> list[Delivery]:
+            """Leave out what other tests have left in the queue that all adapters share."""
+            return [one for one in came if one.routing_key == f"{vm.user}.beat"]
+
+        await until(beats)
+        assert [(one.user_id, one.body) for one in beats()] == [(vm.user, b"body")]
+        for one in came:
+            one.ack()
 
 
 async def test_a_message_to_nobody_is_unroutable(mint: Mint) -> None:
