@@ -48,7 +48,7 @@ class Sandbox:
         self.slot_directory.take_back(self.directory)
 
     async def leave(self) -> None:
-        """Nothing of it runs: close the directory, and have scratch space that is clear. Idempotent."""
+        """Nothing of it runs: close the directory, and have scratch space that is clear. Once, made or not."""
         if self._directory is not None:
             self.slot_directory.take_back(self._directory)
             self._left_to = self._array if self.slot_directory.is_as_made(self._directory) else ""
