@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from broker.allowance import Allowance
 from broker.dead_letters import Burials
 from broker.delivery import Gate
 from broker.offences import STRANGERS
+from broker.token_buckets import TokenBuckets
 from schemas.ids import kind_of
 
 MIB = 1 << 20
@@ -61,8 +61,8 @@ class _Queue:
     """The shares of one queue."""
 
     def __init__(self, share: Share) -> None:
-        self._messages = Allowance(share.messages, share.messages_per_s)
-        self._octets = Allowance(share.octets, share.octets_per_s)
+        self._messages = TokenBuckets(share.messages, share.messages_per_s)
+        self._octets = TokenBuckets(share.octets, share.octets_per_s)
 
     def has(self, sender: str, size_bytes: int, count: int, now_s: float) -> bool:
         """Take it from the sender's share; False where that holds less."""

@@ -14,6 +14,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from broker.errors import Unreadable
+
 #: Stands for a value that could not be read.
 UNREADABLE = "unreadable"
 #: Longest properties that messages of ours have, bytes; longer ones are read here and never by the library, whose time
@@ -57,10 +59,6 @@ class Content(Struct, frozen=True):
     flaw: str = ""
 
 
-class _Lost(Exception):
-    """From here on the octets say nothing: cut short, or of a type whose length is not known."""
-
-
 class _Octets:
     """Octets being read, and the flaws found in them. Parts share the flaws and the budget of the whole."""
 
@@ -95,7 +93,7 @@ class _Octets:
         taken = self._octets[self._at : self._at + size]
         self._at += size
         if len(taken) < size:
-            raise _Lost("cut short")
+            raise Unreadable("cut short")
         return taken
 
     def rest(self) -> bytes:
@@ -125,11 +123,11 @@ def read_content(octets: bytes) -> Content:
     try:
         flags = source.number(2)
         if flags & 1:
-            raise _Lost("flags of properties that do not exist")
+            raise Unreadable("flags of properties that do not exist")
         for bit, name, how in _PROPERTIES:
             if flags >> bit & 1:
                 found[name] = _READERS[how](source)
-    except _Lost as lost:
+    except Unreadable as lost:
         source.note(str(lost))
     return Content(found, source.flaw)
 
@@ -160,7 +158,7 @@ def _table(source: _Octets, depth: int) -> dict[str, Any]:
         while source.has_more() and not source.is_spent:
             name = _short(source)
             table[name] = _value(source, depth)
-    except _Lost as lost:
+    except Unreadable as lost:
         source.note(str(lost))
     return table
 
@@ -170,13 +168,13 @@ def _array(source: _Octets, depth: int) -> list[Any]:
     try:
         while source.has_more() and not source.is_spent:
             array.append(_value(source, depth))
-    except _Lost as lost:
+    except Unreadable as lost:
         source.note(str(lost))
     return array
 
 
 def _value(source: _Octets, depth: int) -> Any:
-    """Read one field value, its type first. Raises _Lost."""
+    """Read one field value, its type first. Raises Unreadable."""
     source.count()
     if source.is_spent:
         return source.note(f"more than {MOST_VALUES} values")
@@ -218,4 +216,4 @@ def _rare(source: _Octets, kind: bytes) -> Any:
     if kind == b"D":
         places, raw = source.number(1), struct.unpack(">i", source.take(4))[0]
         return Decimal(raw) * Decimal(10) ** -places
-    raise _Lost(f"a field of the unknown type {kind!r}")
+    raise Unreadable(f"a field of the unknown type {kind!r}")

@@ -19,7 +19,7 @@ from kombu.transport import pyamqp
 from broker.address import AdminAddress
 from broker.errors import BrokerError, ManagementError, Untrusted
 from broker.management import Management, QueueInfo
-from broker.peer import vouch
+from broker.peer import require_owner
 from broker.routes import UP
 from broker.tls import context_of, explain, name_at
 from broker.topology import Binding, ExchangeSpec, Profile, QueueSpec, centre_queues, exchanges, owner_of
@@ -68,7 +68,7 @@ def render_queue(spec: QueueSpec) -> Any:
     return _Queue(spec.name, durable=True, queue_arguments=spec.arguments, bindings=bindings)
 
 
-class _Vouched(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
+class _PlainForOwner(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
     """The login by user and password, but that the password goes to the broker's owner only."""
 
     def __init__(self, user: str, password: str, owner: int) -> None:
@@ -77,7 +77,7 @@ class _Vouched(_Plain):  # type: ignore[misc]  # py-amqp exports no types for it
 
     def start(self, connection: Any) -> Any:
         """Answer the broker's greeting. Raises Stranger."""
-        vouch(connection.transport.sock, self._owner)
+        require_owner(connection.transport.sock, self._owner)
         return super().start(connection)
 
 
@@ -142,7 +142,7 @@ def _made(address: AdminAddress, endpoint: Endpoint, patience_s: float) -> Decla
         connect_timeout=patience_s / 2,
         transport=_WireTransport,
         ssl={"tls": address.tls} if address.tls else False,
-        transport_options={"authentication": _Vouched(address.user, address.password, address.owner)} | silence,
+        transport_options={"authentication": _PlainForOwner(address.user, address.password, address.owner)} | silence,
     )
 
 
@@ -195,19 +195,21 @@ def check(management: Management, expected: Iterable[QueueSpec]) -> list[Differe
     ManagementError when the broker cannot be asked.
     """
     specs = {spec.name: spec for spec in expected}
-    queues = {info.name: info for info in management.queues()}
+    queues = {info.name: info for info in management.topology.queues()}
     bound: dict[str, set[Binding]] = {}
-    for source, queue, key in management.bindings():
+    for source, queue, key in management.topology.bindings():
         bound.setdefault(queue, set()).add(Binding(source, key))
     found = _exchange_differences(management)
     for spec in specs.values():
         found += _queue_differences(spec, queues.get(spec.name), bound.get(spec.name, set()))
-    found += [Difference(f"principal {name}", "may connect", "cut off for a while") for name in management.shut_out()]
+    found += [
+        Difference(f"principal {name}", "may connect", "cut off for a while") for name in management.users.shut_out()
+    ]
     return found + _strangers(bound, set(specs)) + _ownerless(queues, set(specs))
 
 
 def _exchange_differences(management: Management) -> list[Difference]:
-    types = management.exchanges()
+    types = management.topology.exchanges()
     return [
         Difference(f"exchange {spec.name}", f"durable {spec.type}", types.get(spec.name, "nothing"))
         for spec in exchanges()

@@ -1,6 +1,7 @@
-"""What can go wrong on the wire, named after what the caller can do about it.
+"""What can go wrong in this package, named after what the caller can do about it.
 
 BrokerError
+├── ConfigError              a setting is wrong: mend the file that the message names
 ├── NotDelivered             a publish did not succeed
 │   ├── Unroutable           no queue is bound there: the receiver does not exist (any more)
 │   ├── Refused              the broker nacked it, a queue is full: wait, then publish again
@@ -9,6 +10,7 @@ BrokerError
 │   └── Forbidden            the broker does not let this principal write that: mend the permission
 ├── LoginRefused             user, password or vhost are not accepted: enrol again, or mend the credential
 ├── Untrusted                the broker's certificate, or TLS itself, is not as the credential says: mend either
+├── Stranger                 another user of this machine has the broker's port: nothing was sent, try again later
 ├── QueueGone                a queue that should be there is not, or may not be read: enrol again
 ├── CallTimeout              no answer in time; ``accepted`` tells whether the agent had it
 ├── RemoteError              the other side answered with an error; carries its code, message and hint
@@ -17,9 +19,13 @@ BrokerError
 │   ├── PartialTaken         another receiver is at work on it: leave it alone, the sender asks on
 │   └── RoomTaken            others have filled the disk: what came stays, offer or ask again later
 ├── NodeError                the private RabbitMQ node did not start or stop
-└── ManagementError          the management API refused or could not be reached
+├── ManagementError          the management API refused or could not be reached
+├── Unreadable               octets of a message say nothing from here on: leave them, and what follows
+├── FrameTooLong             a frame of a byte stream has no end within what one may have: leave the stream
+└── Breach                   the other end of a local road does not keep to the rules: cut it off for a while
 
-pika's and the socket's errors are mapped in ``broker.connection`` and nowhere else.
+``Stranger`` is a ConnectionError too, for the libraries through whose hands it goes. pika's errors and the socket's are
+mapped in ``broker.amqp.foreign`` and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,9 +34,13 @@ from schemas.errors import ErrorCode
 
 
 class BrokerError(Exception):
-    """Base of every error of the wire."""
+    """Base of every error of this package."""
 
     code = ErrorCode.INTERNAL
+
+
+class ConfigError(BrokerError):
+    """A setting is wrong; the message names file, key, value and what is allowed."""
 
 
 class NotDelivered(BrokerError):
@@ -71,6 +81,10 @@ class Untrusted(BrokerError):
     """The other end cannot be told to be the broker: nothing was sent to it."""
 
     code = ErrorCode.FORBIDDEN
+
+
+class Stranger(BrokerError, ConnectionError):
+    """The other end belongs to another user than the broker's: nothing was sent to it."""
 
 
 class QueueGone(BrokerError):
@@ -133,3 +147,15 @@ class ManagementError(BrokerError):
         super().__init__(message)
         #: HTTP status, or AMQP's reply code where that was asked; 0 where nothing answered.
         self.status = status
+
+
+class Unreadable(BrokerError):
+    """Octets are cut short, or of a type whose length is not known: from here on they say nothing."""
+
+
+class FrameTooLong(BrokerError):
+    """A frame has no end within what one may have."""
+
+
+class Breach(BrokerError):
+    """The other end does not keep to the rules; the text says how. Nothing that it says after that is worth reading."""

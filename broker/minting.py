@@ -38,25 +38,25 @@ def mint(
 
 def grant(management: Management, principal: Principal, password: str) -> None:
     """Do the part of ``mint`` that is not queues."""
-    if not management.user_exists(principal.name):
-        management.put_user(principal.name, new_password())
+    if not management.users.exists(principal.name):
+        management.users.put(principal.name, new_password())
     rights = permissions(principal)
     for exchange, topic in rights.topic.items():
-        management.put_topic_permission(principal.name, exchange, topic.write, topic.read)
-    management.put_permissions(principal.name, rights.configure, rights.write, rights.read)
+        management.permissions.put_topic(principal.name, exchange, topic.write, topic.read)
+    management.permissions.put(principal.name, rights.configure, rights.write, rights.read)
     limit(management, principal)
-    management.put_user(principal.name, password)
+    management.users.put(principal.name, password)
 
 
 def limit(management: Management, principal: Principal) -> None:
     """Let a principal hold open what its kind may. Idempotent. Raises ManagementError."""
     its = limits(principal)
-    management.put_limit(principal.name, MAX_CONNECTIONS, its.max_connections)
-    management.put_limit(principal.name, "max-channels", its.max_channels)
+    management.users.put_limit(principal.name, MAX_CONNECTIONS, its.max_connections)
+    management.users.put_limit(principal.name, "max-channels", its.max_channels)
 
 
 def unmint(management: Management, principal: Principal) -> None:
     """Delete a principal: its login, its live connections, its queues. Idempotent. Raises ManagementError."""
-    management.delete_user(principal.name)
+    management.users.delete(principal.name)
     for spec in queues_of(principal, Profile.SINGLE):
-        management.delete_queue(spec.name)
+        management.topology.delete_queue(spec.name)

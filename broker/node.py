@@ -21,12 +21,12 @@ from string import Template
 
 import msgspec
 
-from broker import durable
+from broker import durable, node_program
 from broker.address import VHOST, Address, AdminAddress, write_address
+from broker.daemon.process_identity import ProcessIdentity
 from broker.errors import NodeError
 from broker.peer import ANYBODY
 from broker.ports import free_ports
-from broker.process_record import read_record, record_of
 from schemas.endpoints import Endpoint
 
 #: The only address that a private node listens on.
@@ -39,50 +39,6 @@ _POLL_S = 0.05
 
 #: Where packages put the scripts that run as the calling user. Debian's in /usr/sbin want to be root or rabbitmq.
 SCRIPT_DIRS = ("/usr/lib/rabbitmq/bin", "/opt/rabbitmq/sbin", "/usr/local/sbin", "/usr/local/opt/rabbitmq/sbin")
-
-#: Schedulers of Erlang spin before they sleep; on a machine that others use as well that time is theirs.
-_NO_SPINNING = "+sbwt none +sbwtdcpu none +sbwtdio none"
-#: What the node runs.
-#: It loads its 1,150 modules on all cores before RabbitMQ would one by one (saves 1 to 4 s on two cores), and boots.
-#: It stops the monitor that would start an epmd each minute.
-#: It elects a leader for each quorum queue that has none: a queue made less than a second before a kill -9 is known
-#: to 3.10, but its log is not; such a queue starts empty in term 0 and would refuse its publishers for ever.
-#: It ends when its standard input does, without the statistics handler, which delays 3.10's stop by 5 s.
-_IN_NODE = """
-Plugins = element(2, file:consult(os:getenv("RABBITMQ_ENABLED_PLUGINS_FILE"))),
-Spec = fun(App) ->
-    {ok, [{application, App, Items}]} = file:consult(code:where_is_file(atom_to_list(App) ++ ".app")), Items
-end,
-Closure = fun Visit(App, Seen) ->
-    case maps:is_key(App, Seen) of
-        true -> Seen;
-        false ->
-            Items = Spec(App),
-            More = proplists:get_value(applications, Items, []),
-            lists:foldl(Visit, Seen#{App => proplists:get_value(modules, Items, [])}, More)
-    end
-end,
-Apps = lists:foldl(Closure, #{}, [rabbitmq_prelaunch, rabbit, mnesia | lists:append(Plugins)]),
-[code:ensure_modules_loaded(Modules) || Modules <- maps:values(Apps)],
-rabbit:boot(),
-rabbit_sup:stop_child(rabbit_epmd_monitor_sup),
-Quorum = [amqqueue:get_pid(Queue) || Queue <- rabbit_amqqueue:list_by_type(quorum)],
-[try ra:trigger_election(Server) catch exit:{noproc, _} -> being_made end
-    || {Name, _} = Server <- Quorum, ra_leaderboard:lookup_leader(Name) =:= undefined],
-spawn(fun Watch() ->
-    case io:get_line("") of
-        Line when is_list(Line) -> Watch();
-        _ ->
-            gen_event:delete_handler(rabbit_event, rabbit_mgmt_db_handler, []),
-            rabbit:stop_and_halt()
-    end
-end).
-"""
-
-#: Waits for a line before it becomes the node; ends when its input does, which is when we are gone.
-_GATE = 'read -r _ && exec "$@"'
-#: No Erlang distribution: a name is needed, a port is not. The port given here is never opened or asked.
-_NO_DISTRIBUTION = "-start_epmd false -dist_listen false -erl_epmd_port 1"
 
 #: File of the administration, for the key manager.
 ADMINISTRATION = "administration.json"
@@ -219,7 +175,7 @@ class PrivateNode:
 
     def _end_leftover(self, progress: Progress) -> None:
         """End the node of an earlier run, told apart from a stranger with its pid by its start time."""
-        record = read_record(self._record_path)
+        record = ProcessIdentity.read(self._record_path)
         if record is None or not record.is_alive():
             return
         progress(f"ending the node of an earlier run (pid {record.pid})")
@@ -244,19 +200,8 @@ class PrivateNode:
         self._boot_log.unlink(missing_ok=True)
         with self._boot_log.open("ab") as output:
             self._process = subprocess.Popen(
-                [
-                    "/bin/sh",
-                    "-c",
-                    _GATE,
-                    "sh",
-                    server,
-                    "-sname",
-                    "volunteer-cloud@localhost",
-                    "-noshell",
-                    "-eval",
-                    _IN_NODE,
-                ],
-                env=self._environment(),
+                node_program.command(server),
+                env=node_program.environment(self.directory),
                 cwd=self.directory,
                 bufsize=0,
                 stdin=subprocess.PIPE,
@@ -264,37 +209,13 @@ class PrivateNode:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        durable.replace(self._record_path, record_of(self._process.pid).encode())
+        durable.replace(self._record_path, ProcessIdentity.of(self._process.pid).encode())
         if self._process.stdin is not None:
             self._process.stdin.write(b"\n")
 
     @property
     def _boot_log(self) -> Path:
         return self.directory / "log" / "boot.log"
-
-    def _environment(self) -> dict[str, str]:
-        """Build the node's whole environment: nothing of the caller's, nor of /etc/rabbitmq, reaches it."""
-        home = str(self.directory)
-        return {
-            "PATH": os.environ.get("PATH", os.defpath),
-            "LANG": "C.UTF-8",
-            "HOME": home,
-            "ERL_FLAGS": f"{_NO_DISTRIBUTION} {_NO_SPINNING}",
-            "ERL_CRASH_DUMP_BYTES": "0",
-            # The script shall start nothing but the Erlang VM, and leave its input open: _IN_NODE does the rest.
-            "RABBITMQ_NODE_ONLY": "1",
-            "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_NODENAME": "volunteer-cloud@localhost",
-            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_CONFIG_FILE": f"{home}/rabbitmq.conf",
-            "RABBITMQ_CONFIG_FILES": f"{home}/conf.d/*.conf",
-            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{home}/advanced.config",
-            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/enabled_plugins",
-            "RABBITMQ_MNESIA_BASE": f"{home}/data",
-            "RABBITMQ_LOG_BASE": f"{home}/log",
-            # Tables of the size that rabbitmq-env takes for a server cost 30 MB of memory each start.
-            "RABBITMQ_MAX_NUMBER_OF_PROCESSES": "262144",
-        }
 
     def _wait_ready(self, address: NodeAddress, deadline: float, progress: Progress) -> None:
         next_word = time.monotonic() + 5

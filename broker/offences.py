@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum, auto
 
-from broker.allowance import Allowance
+from broker.token_buckets import TokenBuckets
 from schemas.ids import Kind, kind_of
 
 #: Dead letters of one principal: so many at once, and one a minute after that.
@@ -45,11 +45,11 @@ class Offences:
     """The bad messages of every principal, as one process has seen them."""
 
     def __init__(self) -> None:
-        self._letters = Allowance(LETTERS, LETTERS_PER_S)
-        self._bytes = Allowance(LETTER_BYTES, LETTER_BYTES_PER_S)
-        self._all = Allowance(OFFENCES, OFFENCES_PER_S)
-        self._all_bytes = Allowance(OFFENCE_BYTES, OFFENCE_BYTES_PER_S)
-        self._cuts = Allowance(1, CUTS_PER_S)
+        self._letters = TokenBuckets(LETTERS, LETTERS_PER_S)
+        self._bytes = TokenBuckets(LETTER_BYTES, LETTER_BYTES_PER_S)
+        self._all = TokenBuckets(OFFENCES, OFFENCES_PER_S)
+        self._all_bytes = TokenBuckets(OFFENCE_BYTES, OFFENCE_BYTES_PER_S)
+        self._cuts = TokenBuckets(1, CUTS_PER_S)
         self._dropped: Counter[str] = Counter()
 
     def judge(self, who: str, size_bytes: int, now_s: float) -> Measure:

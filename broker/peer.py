@@ -10,6 +10,8 @@ import socket
 import struct
 import time
 
+from broker.errors import Stranger
+
 #: Owner of a broker that is not asked after: one on another machine, or run by another user of the operator's choice.
 ANYBODY = -1
 #: How long the other end may take to accept: before it does, the kernel names no owner. Seconds.
@@ -18,11 +20,7 @@ _POLL_S = 0.005
 _TABLE = "/proc/self/net/tcp"
 
 
-class Stranger(ConnectionError):
-    """The other end belongs to another user than the broker's: nothing was sent to it."""
-
-
-def vouch(connection: socket.socket, owner: int) -> None:
+def require_owner(connection: socket.socket, owner: int) -> None:
     """Return if the other end of a connected socket belongs to the user ``owner``. Raises Stranger, or OSError.
 
     Blocks until the other end has accepted, ``ACCEPT_S`` at most; one that has said something has.

@@ -62,9 +62,7 @@ class Completions:
     async def _tell(self, attempt: Attempt, completion: JobCompletion, within_s: float) -> None:
         for wait_s in backoff(0.5, 20.0):
             try:
-                answer = await self._uplink.ask_together(
-                    "completion", completion, timeout_s=ANSWER_S, within_s=within_s
-                )
+                answer = await self._uplink.ask_batched("completion", completion, timeout_s=ANSWER_S, within_s=within_s)
             except CallTimeout as error:
                 attempt.trouble = f"completion: {error}"
             except (RemoteError, NotDelivered) as error:

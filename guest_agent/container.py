@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from broker.process_record import own_mark
+from broker.vm_mark import own_mark
 from guest_agent import predecessor
 from guest_agent.cgroup import Figures, SlotGroup
 from guest_agent.errors import CannotRun, NotContained

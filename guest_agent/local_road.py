@@ -13,8 +13,7 @@ from pathlib import Path
 
 from broker.errors import NotDelivered
 from broker.outbound import deliver
-from broker.road import Road
-from broker.road.road import Connect
+from broker.road import Connect, Road
 from broker.road.streams import Listener, to_port
 from broker.routes import queue_of, up
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock

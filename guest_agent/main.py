@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import logging
-import signal
 from pathlib import Path
 
-from broker.daemon.exit import judged
-from broker.garbage import collect_rarely
-from broker.logs import log_to_stderr
+from broker.daemon.main import daemon, run_until_signal
 from guest_agent.agent import GuestAgent
 from guest_agent.errors import GuestError
 from guest_agent.seed import SeedSource
@@ -27,24 +22,13 @@ def main() -> None:
     parser.add_argument("--image", default="", help="SHA-256 id of the image that this VM was made from")
     parser.add_argument("--whereabouts", type=Path, help="credential of the host's that says where the broker is now")
     options = parser.parse_args()
-    collect_rarely()
-    log_to_stderr("guest_agent")
-    log.info("starting", extra={"state_dir": str(options.state_dir), "image": options.image})
-    with judged("guest_agent", GuestError):
+    with daemon("guest_agent", GuestError):
+        log.info("starting", extra={"state_dir": str(options.state_dir), "image": options.image})
         options.state_dir.mkdir(parents=True, exist_ok=True)
         source = SeedSource(None if options.seed == "auto" else Path(options.seed))
         agent = GuestAgent(source, options.state_dir, image=options.image, whereabouts=options.whereabouts)
-        with contextlib.suppress(asyncio.CancelledError):
-            asyncio.run(_run(agent))
+        run_until_signal(agent.run())
         log.info("stopped")
-
-
-async def _run(agent: GuestAgent) -> None:
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel if task else loop.stop)
-    await agent.run()
 
 
 if __name__ == "__main__":

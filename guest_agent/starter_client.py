@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from broker import durable
-from broker.process_record import own_mark
+from broker.vm_mark import own_mark
 from guest_agent import starter
 from guest_agent.errors import NotContained
 

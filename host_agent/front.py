@@ -15,8 +15,7 @@ from pathlib import Path
 
 from broker.errors import Disconnected, Unroutable
 from broker.inbound import recall
-from broker.road import Road, Stream
-from broker.road.road import Connect
+from broker.road import Connect, Road, Stream
 from broker.road.streams import joined, listen, to_socket
 from broker.routes import DOWN, UP, reply
 from host_agent.guests import Guests

@@ -18,7 +18,7 @@ from broker.errors import Disconnected, Unroutable
 from broker.inbound import Letter, Refusal, take_in
 from broker.outbound import send
 from broker.road import Road
-from broker.road.hearing import Otherwise
+from broker.road.dispatcher import Otherwise
 from broker.road.streams import to_socket
 from broker.routes import UP, down, sender_of
 from host_agent.hypervisors.contract import Hypervisor

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import shlex
 import signal
 import sys
 from pathlib import Path
 
-from broker.config import read_config, show_config
+from broker.daemon.config import read_config
 from broker.daemon.exit import judged
-from broker.garbage import collect_rarely
-from broker.logs import log_to_stderr
+from broker.daemon.main import command_line, daemon, load_config, run_until_signal
 from host_agent.agent import HostAgent
 from host_agent.config import HostConfig
 from host_agent.errors import HostError
@@ -27,8 +25,7 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT; its VMs live on. Exits 2 for a wrong setting, 1 when it cannot start."""
-    parser = argparse.ArgumentParser(prog="host_agent", description="Run virtual machines for the volunteer cloud.")
-    parser.add_argument("--config", type=Path, required=True, help="TOML file with the settings")
+    parser = command_line("host_agent", "Run virtual machines for the volunteer cloud.")
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
     parser.add_argument("--vm", metavar="NAME", help="VM of the running agent in which exec runs a command")
     parser.add_argument("exec", nargs=argparse.REMAINDER, help="exec -- COMMAND...: run it in --vm, and end as it does")
@@ -40,16 +37,15 @@ def main() -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    collect_rarely()
-    log_to_stderr("host_agent")
-    with judged("host_agent", HostError):
-        config = read_config(options.config, HostConfig)
-        log.info("starting", extra=show_config(config))
+    """Run the agent, or only end its VMs; tell a person which live on."""
+    with daemon("host_agent", HostError):
+        config = load_config(options.config, HostConfig)
         Path(config.directory).mkdir(parents=True, exist_ok=True)
-        living = asyncio.run(_run(config, poweroff_all=options.poweroff_all))
-        log.info("stopped", extra={"vms_left_running": len(living)})
-        if living:
-            print(_goodbye(living, options.config), file=sys.stderr)  # noqa: T201
+        agent = HostAgent(config, driver(config, Path(config.directory) / "hypervisor"))
+        run_until_signal(agent.poweroff_all() if options.poweroff_all else agent.run())
+        log.info("stopped", extra={"vms_left_running": len(agent.left_running)})
+        if agent.left_running:
+            print(_goodbye(agent.left_running, options.config), file=sys.stderr)  # noqa: T201
 
 
 def _exec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
@@ -63,17 +59,6 @@ def _exec(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
             sys.exit(asyncio.run(run_in_guest(config, options.vm, command)))
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
-
-
-async def _run(config: HostConfig, *, poweroff_all: bool) -> list[VmStatus]:
-    """Work until a signal; give the VMs that live on."""
-    agent = HostAgent(config, driver(config, Path(config.directory) / "hypervisor"))
-    work = asyncio.ensure_future(agent.poweroff_all() if poweroff_all else agent.run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, work.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await work
-    return agent.left_running
 
 
 def _goodbye(living: list[VmStatus], config: Path) -> str:

@@ -18,7 +18,7 @@ import threading
 # Started without any search path of ours (-I -S): the checkout or the site-packages that this file is in.
 sys.path.append(__file__.rpartition("/host_agent/")[0])
 
-from broker.peer import ANYBODY, vouch
+from broker.peer import ANYBODY, require_owner
 
 #: A connection that the broker's side does not take for this long is given up; the guest tries again.
 CONNECT_TIMEOUT_S = 10.0
@@ -55,7 +55,7 @@ def connect(endpoints: list[tuple[str, int]], owner: int) -> socket.socket:
         except OSError:
             continue
         try:
-            vouch(connection, owner)
+            require_owner(connection, owner)
         except OSError:
             connection.close()
         else:

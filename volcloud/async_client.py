@@ -16,7 +16,7 @@ from typing import Any
 
 from broker.address import Address
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
-from broker.errors import BrokerError, CallTimeout, Disconnected, LoginRefused, QueueGone, Untrusted
+from broker.errors import BrokerError, CallTimeout, Crowded, Disconnected, LoginRefused, QueueGone, Untrusted
 from broker.rpc import Caller
 from broker.rpc.execution import Execution, OnOutput
 from broker.transfer import Transfers
@@ -118,11 +118,11 @@ class AsyncClient(CentreCalls):
         return Unreachable(text, "the credential is of another system: `volcloud down`, then up again")
 
     def _unreachable(self, where: str, error: Disconnected) -> Unreachable:
-        if self._connection.is_crowded:
+        if isinstance(self._connection.last_error, Crowded):
             text = f"{self._address.user} has as many connections as it may have at once: {self._connection.last_error}"
             return Unreachable(text, "end one of its other commands, or wait for it")
         text = f"{where} does not answer in {PATIENCE_S:g} s"
-        why = self._connection.last_error
+        why = str(self._connection.last_error)
         return Unreachable(text if why in text else f"{text}: {why}", "start it with `volcloud up`")
 
     async def close(self) -> None:

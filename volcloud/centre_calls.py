@@ -258,7 +258,9 @@ class CentreCalls:
     async def _ask(self, what: str, message: Message, kind: type[R]) -> R:
         """Ask for as long as the centre is there: one that is frozen, or cut off, is told within ten seconds."""
         is_keys = what == "keys"
-        work = asyncio.ensure_future(self._caller.ask(what, message, kind, timeout_s=KEYS_S if is_keys else ANSWER_S))
+        work = asyncio.ensure_future(
+            self._caller.call_centre(what, message, kind, timeout_s=KEYS_S if is_keys else ANSWER_S)
+        )
         try:
             await asyncio.wait([work], timeout=QUIET_S)
             while not work.done() and not is_keys:
@@ -279,7 +281,7 @@ class CentreCalls:
     async def _check_awake(self, work: asyncio.Future[R]) -> None:
         """Ask something small beside a question that takes long. Raises Unreachable where that has no answer either,
         or says that the ledger cannot be read."""
-        small = asyncio.ensure_future(self._caller.ask("call", HostList(limit=1), Hosts, timeout_s=AWAKE_S))
+        small = asyncio.ensure_future(self._caller.call_centre("call", HostList(limit=1), Hosts, timeout_s=AWAKE_S))
         try:
             both: list[asyncio.Future[Any]] = [work, small]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from broker.address import Address, AdminAddress
+from broker.browsing import PATIENCE_S, browse
 from broker.connection import Connection, Delivery
 from broker.errors import BrokerError, Unroutable
 from broker.inbound import recall, recall_all
-from broker.looking import PATIENCE_S, looking
 from broker.management import Management
 from broker.minting import new_password
 from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
@@ -84,29 +84,29 @@ class DeadLetters:
             text = f"dead letter {letter.id}: {letter.sender!r} may not send to {where}"
             raise CommandFailed(text, f"`volcloud dead drop {letter.id}`")
         user, password = unguessable(Kind.ONCE), new_password()
-        lender = _Lender(self._address, timeout_s=PATIENCE_S)
+        management = Management(self._address, timeout_s=PATIENCE_S)
         try:
-            lender.lend(user, password)
+            _make_impersonator(management, user, password)
             asyncio.run(_publish(self._address.login(user, password), letter))
         finally:
-            lender.delete_user(user)
+            management.users.delete(user)
         return self.drop(letter.id)
 
     async def _list(self) -> Sequence[DeadLetter]:
-        async with self._looking() as taken:
+        async with self._browsing() as taken:
             return [letter for letter, _ in _letters(taken)]
 
     async def _drop(self, letter_id: str) -> DeadLetter:
-        async with self._looking() as taken:
+        async with self._browsing() as taken:
             letters = {letter.id: (letter, its) for letter, its in _letters(taken)}
             letter, its = letters[_chosen([one for one, _ in letters.values()], letter_id).id]
             for delivery in its:
                 delivery.ack()
             return letter
 
-    def _looking(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
+    def _browsing(self) -> AbstractAsyncContextManager[Sequence[Delivery]]:
         login = self._address.login(self._address.user, self._address.password)
-        return _reached(looking(login, DEAD, MOST_SEEN))
+        return _reached(browse(login, DEAD, MOST_SEEN))
 
 
 @asynccontextmanager
@@ -247,12 +247,10 @@ def _chosen(letters: list[DeadLetter], beginning: str) -> DeadLetter:
     raise CommandFailed(f"{what} {beginning!r}", "`volcloud dead list` shows their ids")
 
 
-class _Lender(Management):
-    """Makes a user for a moment that may speak as another: the broker refuses a foreign user_id otherwise."""
-
-    def lend(self, user: str, password: str) -> None:
-        self._put(f"users/{user}", {"password": password, "tags": _IMPERSONATOR})
-        self.put_permissions(user, "^$", r"^vc\.(up|down|calls)$", "^$")
+def _make_impersonator(management: Management, user: str, password: str) -> None:
+    """Make a user that may speak as another, for a moment: the broker refuses a foreign user_id otherwise."""
+    management.users.put(user, password, tags=_IMPERSONATOR)
+    management.permissions.put(user, configure="^$", write=r"^vc\.(up|down|calls)$", read="^$")
 
 
 async def _publish(login: Address, letter: DeadLetter) -> None:

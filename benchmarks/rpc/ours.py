@@ -12,7 +12,7 @@ from pathlib import Path
 
 from broker.address import read_address
 from broker.connection import Connection
-from broker.garbage import collect_rarely
+from broker.daemon.garbage import collect_rarely
 from broker.routes import queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc.clock import wall_clock

@@ -1,7 +1,7 @@
 """One life of one AMQP connection: pika's asyncio adapter made awaitable.
 
-A link connects once and breaks once; reconnecting, and starting consumers again, is ``broker.connection``'s. Publishes
-are pipelined: each is a future that resolves on the broker's confirm. Foreign errors are mapped here and leak nowhere.
+A link connects once and breaks once; reconnecting is ``broker.recovery``'s. Foreign errors are mapped in this package
+and leak nowhere.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import pika
-
 from broker.address import Address
 from broker.amqp.foreign import CONNECT_TIMEOUT_S, GONE, cause_of, most_telling, parameters, to_ours
+from broker.amqp.publisher import Publisher
 from broker.amqp.stream import GatheringConnection
-from broker.confirms import Confirms, fail
-from broker.delivery import DeliveryHandler, Properties, Settle, Start, Subscription
-from broker.errors import BrokerError, Disconnected, QueueGone, Unroutable
+from broker.confirms import fail
+from broker.delivery import DeliveryHandler, Settle, Start, Subscription
+from broker.errors import BrokerError, Disconnected, QueueGone
 from broker.inbound import receiver
 from broker.receipts import Receipts
 from schemas.endpoints import Endpoint
@@ -52,8 +51,8 @@ class Link:
         #: The connection has ended, and its socket with it: later than ``closed``, which is when it is of no use.
         self._gone = asyncio.Event()
         self._amqp: Any = None
-        self._publisher: Any = None
-        self._confirms = Confirms()
+        #: What it publishes with.
+        self.publisher = Publisher(user)
 
     @classmethod
     async def connect(cls, address: Address, *, name: str, heartbeat_s: int) -> Link:
@@ -86,35 +85,13 @@ class Link:
             await link._unless_closed(opened, CONNECT_TIMEOUT_S * 2)
             link._amqp.add_on_connection_blocked_callback(link._on_blocked)
             link._amqp.add_on_connection_unblocked_callback(lambda *_: link._on_unblocked())
-            link._publisher = await link._open_channel(link._on_publisher_closed)
-            link._publisher.add_on_return_callback(lambda _c, _m, given, _b: link._confirms.on_return(given.message_id))
-            await link._call(link._publisher.confirm_delivery, link._on_confirm)
+            channel = await link._open_channel(link._on_publisher_closed)
+            link.publisher.use(channel)
+            await link._call(channel.confirm_delivery, link.publisher.on_confirm)
         except BaseException:
             link.abandon()
             raise
         return link
-
-    def send(
-        self, exchange: str, key: str, body: bytes, properties: Properties, *, mandatory: bool
-    ) -> asyncio.Future[None]:
-        """Write a message and return the future of its confirm: Unroutable, Refused or Disconnected else. Raises
-        nothing: one that AMQP cannot carry, for the length of its key, is Unroutable."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        if self.closed.done():
-            future.set_exception(Disconnected("the connection is closed"))
-            return future
-        message_id = properties.message_id or f"t{self._confirms.next_tag}"
-        try:
-            self._publisher.basic_publish(exchange, key, body, _render(properties, message_id, self.user), mandatory)
-        except GONE as error:
-            fail(future, to_ours(error))
-        except Exception as error:
-            # Nothing was written: pika renders a message before it writes of it.
-            log.exception("cannot be rendered", extra={"key": key[:80]})
-            fail(future, Unroutable(f"AMQP cannot carry such a message: {type(error).__name__}"))
-        else:
-            self._confirms.await_one(future, message_id, exchange, key)
-        return future
 
     async def subscribe(self, subscription: Subscription, start: Start) -> None:
         """Consume a queue on a channel of its own. Raises QueueGone or Disconnected; the link is of no use then."""
@@ -142,7 +119,7 @@ class Link:
         """Take answers by direct reply-to for what is published from now on."""
         nothing = Receipts(lambda _: lambda _: None, lambda _: None, lambda _: None)  # it is acknowledged as it comes
         receive = receiver(Subscription(queue=DIRECT_REPLY_TO, handler=handler), nothing, start)
-        await self._call(self._publisher.basic_consume, DIRECT_REPLY_TO, receive, auto_ack=True)
+        await self._call(self.publisher.channel.basic_consume, DIRECT_REPLY_TO, receive, auto_ack=True)
 
     async def close(self) -> None:
         """Say goodbye and wait until the socket is closed; without an answer break at once. Idempotent."""
@@ -205,15 +182,10 @@ class Link:
     def _on_unblocked(self) -> None:
         self.blocked = ""
 
-    def _on_confirm(self, frame: Any) -> None:
-        said = frame.method
-        is_ack = isinstance(said, pika.spec.Basic.Ack)
-        self._confirms.on_confirm(said.delivery_tag, is_ack=is_ack, multiple=said.multiple)
-
     def _on_publisher_closed(self, error: BaseException) -> None:
         """Fail for good those publishes alone that the broker names; of all others the outcome is unknown."""
         reason = to_ours(error)
-        self._confirms.blame(reason)
+        self.publisher.blame(reason)
         self._give_up(Disconnected(str(reason)))
 
     def _give_up(self, reason: BrokerError) -> None:
@@ -230,7 +202,7 @@ class Link:
         if not self.closed.done():
             self.closed.set_result(reason)
             self.on_break()
-        self._confirms.break_off(reason)
+        self.publisher.break_off(reason)
 
 
 def receipts_of(channel: Any, soon: Callable[[Callable[[], None]], object]) -> Receipts:
@@ -248,19 +220,6 @@ def receipts_of(channel: Any, soon: Callable[[Callable[[], None]], object]) -> R
         return lambda rejected: say(channel.basic_nack, tag, requeue=False) if rejected else say(channel.basic_ack, tag)
 
     return Receipts(settler, lambda tag: say(channel.basic_ack, tag, multiple=True), soon)
-
-
-def _render(properties: Properties, message_id: str, user: str) -> pika.BasicProperties:
-    return pika.BasicProperties(
-        content_type="application/x-msgpack",
-        delivery_mode=2 if properties.persistent else 1,
-        message_id=message_id,
-        correlation_id=properties.correlation_id,
-        reply_to=properties.reply_to,
-        expiration=None if properties.expiration_ms is None else str(max(0, properties.expiration_ms)),
-        headers=properties.headers,
-        user_id=properties.sender or user,
-    )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pika import frame
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from broker.content import MOST_BYTES, read_content
-from broker.peer import ANYBODY, vouch
+from broker.peer import ANYBODY, require_owner
 
 #: Octets of a frame before its payload, and around it.
 _BEFORE_BYTES, _AROUND_BYTES = 7, 8
@@ -54,7 +54,7 @@ class GatheringConnection(AsyncioConnection):  # type: ignore[misc]  # pika expo
 
     def _get_credentials(self, method_frame: Any) -> Any:
         """Answer the broker's greeting: by now the other end has accepted, and its owner is known."""
-        vouch(self._transport._sock, self.owner)
+        require_owner(self._transport._sock, self.owner)
         return super()._get_credentials(method_frame)
 
     def _emit_gathered(self) -> None:

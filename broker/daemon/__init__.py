@@ -1,1 +1,1 @@
-"""What every daemon of ours is made of: how it ends, its background tasks, its waits."""
+"""What every daemon of ours is made of: its start and its end, settings, log, background tasks and waits."""

@@ -12,8 +12,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 
-from broker.config import ConfigError
-from broker.errors import BrokerError
+from broker.errors import BrokerError, ConfigError
 from schemas.plain_text import plain
 
 log = logging.getLogger(__name__)

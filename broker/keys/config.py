@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from broker.address import AdminAddress
-from broker.config import ConfigError
+from broker.errors import ConfigError
 from broker.topology import Profile
 from schemas.ids import Principal
 

@@ -56,7 +56,7 @@ class BrokerRealm:
     def prepare(self) -> None:
         """Make virtual host, exchanges and the centre's queues exist. Raises BrokerError saying what is missing."""
         self.management.ensure_vhost()
-        if EVENTS not in self.management.exchanges():
+        if EVENTS not in self.management.topology.exchanges():
             raise ManagementError(
                 f"exchange {EVENTS} does not exist: enable the plugin rabbitmq_event_exchange and set "
                 "event_exchange.vhost to this virtual host"
@@ -78,21 +78,21 @@ class BrokerRealm:
 
     def lock_out(self, principal: Principal) -> None:
         """See ``Realm``."""
-        self.management.delete_user(principal.name)
+        self.management.users.delete(principal.name)
 
     def named(self, kind: Kind) -> list[Principal]:
         """See ``Realm``."""
-        return [Principal(kind, name) for name in self.management.users() if name.startswith(f"{kind}-")]
+        return [Principal(kind, name) for name in self.management.users.names() if name.startswith(f"{kind}-")]
 
     def ownerless(self) -> list[Principal]:
         """See ``Realm``."""
-        users = set(self.management.users())
-        owners = {owner_of(info.name) for info in self.management.queues()}
+        users = set(self.management.users.names())
+        owners = {owner_of(info.name) for info in self.management.topology.queues()}
         return sorted(one for one in owners if one is not None and one.name not in users)
 
     def shut_out(self, principal: Principal) -> None:
         """See ``Realm``."""
-        self.management.put_limit(principal.name, MAX_CONNECTIONS, 0)
+        self.management.users.put_limit(principal.name, MAX_CONNECTIONS, 0)
 
     def let_in(self, principal: Principal) -> None:
         """See ``Realm``."""
@@ -100,15 +100,15 @@ class BrokerRealm:
 
     def out(self) -> list[Principal]:
         """See ``Realm``."""
-        return [one for name in self.management.shut_out() if (one := _ours(name)) is not None]
+        return [one for name in self.management.users.shut_out() if (one := _ours(name)) is not None]
 
     def connections(self) -> list[ConnectionInfo]:
         """Give the live connections, oldest first."""
-        return self.management.connections()
+        return self.management.connections.all()
 
     def close_connection(self, name: str, reason: str) -> bool:
         """Close one connection; False for one that is not known: gone, or too young."""
-        return self.management.close_connection(name, reason)
+        return self.management.connections.close(name, reason)
 
     def _declarer(self) -> Declarer:
         address = self.address

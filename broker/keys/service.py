@@ -16,20 +16,25 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.address import read_address
 from broker.admission import Admission
 from broker.amqp.link import DIRECT_REPLY_TO
 from broker.backoff import backoff
 from broker.carrier import Carrier
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.daemon.tasks import OwnedTasks
 from broker.dead_letters import Burials
 from broker.delivery import Delivery
 from broker.errors import BrokerError, ManagementError, Unroutable
 from broker.inbound import Refusal, take_in
+from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
-from broker.keys.registrar import Registrar
+from broker.keys.registrar import Quotas, Registrar
 from broker.keys.sessions import Sessions
+from broker.keys.store import Store
 from broker.keys.turns import Turns
 from broker.management import MAX_LABEL, ConnectionInfo
 from broker.outbound import deliver
@@ -241,6 +246,45 @@ class Service:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+async def run(config: KeysConfig) -> None:
+    """Ensure vhost, topology and principals, write their credentials, then answer until cancelled.
+
+    Waits for a broker that is not there yet. Raises ConfigError, or BrokerError for a broker that cannot be used.
+    """
+    directory, administration = Path(config.directory), read_administrator(config)
+    realm = BrokerRealm(administration, config.profile)
+    store = Store(directory / "keys.sqlite")
+    credentials = directory / "credentials"
+    broker = administration.login("", "")
+    registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))
+    try:
+        await _prepare(realm, registrar, config)
+        address = read_address(credentials / "keys.json")
+        async with Connection(address, name="keys", wait_most_s=CENTRE_WAIT_MOST_S) as connection:
+            log.info("serving", extra={"principals": len(config.principals)})
+            await Service(connection, registrar, realm, lifetime_s=config.once_lifetime_s, sweep_s=config.sweep_s).run()
+    finally:
+        store.close()
+
+
+async def _prepare(realm: BrokerRealm, registrar: Registrar, config: KeysConfig) -> None:
+    """Only a broker that does not answer at all is waited for."""
+
+    def work() -> None:
+        realm.prepare()
+        registrar.ensure(["keys", *config.principals])
+
+    for wait_s in backoff(0.2, 5.0):
+        try:
+            return await asyncio.to_thread(work)
+        except ManagementError as error:
+            if error.status:
+                raise
+            log.warning("broker away, waiting", extra={"why": str(error)})
+            await asyncio.sleep(wait_s)
+    return None
 
 
 def _cannot(message: Message, why: str) -> Failed:

@@ -1,5 +1,6 @@
 """The local road: a carrier between a host's agent and a guest's, over a byte stream that is theirs alone."""
 
-from broker.road.road import Road, Stream
+from broker.road.road import Road
+from broker.road.wire import Connect, Stream
 
-__all__ = ["Road", "Stream"]
+__all__ = ["Connect", "Road", "Stream"]

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from broker.allowance import Allowance
 from broker.backoff import backoff
 from broker.delivery import DeliveryHandler, Subscription
-from broker.errors import Disconnected, NotDelivered, Unroutable
-from broker.road.hearing import Hearing, Otherwise, SpeaksFor
-from broker.road.saying import Saying
-from broker.road.session import Anew, Bounds, Breach, Event, Session, Up
-from schemas.road import Say, Settled, Verdict
+from broker.errors import Breach, Disconnected, NotDelivered, Unroutable
+from broker.road.dispatcher import Dispatcher, Otherwise, SpeaksFor
+from broker.road.publisher import Publisher
+from broker.road.session import Anew, Bounds, Event, Session, Up
+from broker.road.wire import Connect, Wire
+from broker.token_buckets import TokenBuckets
+from schemas.road import Say, Settled
 
 log = logging.getLogger(__name__)
 
@@ -32,23 +33,9 @@ AGAIN_MOST_S = 2.0
 #: For how long an end that broke the rules is not listened to, seconds.
 CUT_OFF_S = 60.0
 
-#: What may wait to be read by the other end, bytes: what we say is bounded, but so must be what we answer.
-MOST_UNREAD_BYTES = 16 << 20
 #: Hellos of others than before, and messages of no use to anybody, that an end may say: so many at once, and a second.
 HELLOS, HELLOS_PER_S = 20, 1.0
 OFFENCES, OFFENCES_PER_S = 100, 1.0
-
-
-class Stream(NamedTuple):
-    """A way to the other end: both halves, and what closes them, whatever is still on its way."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    close: Callable[[], None]
-
-
-#: Gives a stream to the other end; waits, or raises OSError, while there is none.
-Connect = Callable[[], Awaitable[Stream]]
 
 
 class Road:
@@ -69,13 +56,13 @@ class Road:
         """``is_ours``: at the other end is our own agent, which passes on what others say: nothing is an offence."""
         self.user, self.peer = user, peer
         self._connect, self._cut_off_s = connect, cut_off_s
+        self._wire = Wire()
         self._session = Session(bounds)
-        self._saying = Saying(self._session, self._write)
-        self._hearing = Hearing(speaks_for or (lambda said: peer), self._tell, otherwise)
+        self._publisher = Publisher(self._session, self._wire.write)
+        self._dispatcher = Dispatcher(self._session, self._wire.write, speaks_for or (lambda said: peer), otherwise)
         if not is_ours:
-            self._hearing.on_offence = self.offend
-        self._hellos, self._offences = Allowance(HELLOS, HELLOS_PER_S), Allowance(OFFENCES, OFFENCES_PER_S)
-        self._stream: Stream | None = None
+            self._dispatcher.on_offence = self.offend
+        self._hellos, self._offences = TokenBuckets(HELLOS, HELLOS_PER_S), TokenBuckets(OFFENCES, OFFENCES_PER_S)
         self._up = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
         self._waits = backoff(0.1, AGAIN_MOST_S)
@@ -105,7 +92,7 @@ class Road:
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
-        await self._hearing.close()
+        await self._dispatcher.close()
 
     async def wait_up(self) -> None:
         """Wait until both ends are there."""
@@ -114,7 +101,7 @@ class Road:
     def send(self, exchange: str, key: str, body: bytes, *, message_id: str, **_: Any) -> asyncio.Future[None]:
         """Send at once, or as soon as the other end lets us; the caller bounds how many it leaves open."""
         if self.is_up:
-            return self._saying.say(exchange, key, message_id, body)
+            return self._publisher.publish(exchange, key, message_id, body)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_exception(Disconnected(self.trouble))
         future.exception()
@@ -139,20 +126,21 @@ class Road:
 
     async def consume(self, queue: str, handler: DeliveryHandler, *, prefetch: int = 100, **options: Any) -> None:
         """Take what the other end says to a queue; how much of it at a time, the road's bounds say."""
-        self._hearing.add(Subscription(queue=queue, handler=handler, prefetch=prefetch, **options))
+        self._dispatcher.add(Subscription(queue=queue, handler=handler, prefetch=prefetch, **options))
 
     def offend(self, what: str) -> None:
         """Count something of no use that the other end has said; after too much of it it is cut off."""
-        if self._stream is not None and not self._offences.take("", time.monotonic()):
-            self._stream.reader.set_exception(Breach(f"a flood: {what}"))
+        if not self._offences.take("", time.monotonic()):
+            self._wire.breach(f"a flood: {what}")
 
     async def _run(self) -> None:
         """Have a stream, live on it, have the next, until cancelled."""
         try:
             while True:
                 try:
-                    self._stream = await self._connect()
-                    await self._live(self._stream.reader)
+                    stream = await self._connect()
+                    self._wire.attach(stream)
+                    await self._live(stream.reader)
                 except Breach as breach:
                     await self._cut_off(breach)
                 except (OSError, EOFError) as error:
@@ -166,7 +154,7 @@ class Road:
 
     async def _live(self, reader: asyncio.StreamReader) -> None:
         """Read until the stream ends. Raises EOFError or OSError then; Breach."""
-        self._write(self._session.open())
+        self._wire.write(self._session.open())
         greeting = asyncio.create_task(self._greet())
         try:
             while piece := await reader.read(_READ_BYTES):
@@ -183,17 +171,17 @@ class Road:
         """Say that we are here until the other end does: it may open its end after we have."""
         while True:
             await asyncio.sleep(HELLO_S)
-            if not self.is_up and self._stream and not self._stream.writer.transport.get_write_buffer_size():
-                self._write(self._session.hello())
+            if not self.is_up and self._wire.is_clear:
+                self._wire.write(self._session.hello())
 
     def _on(self, event: Event | bytes) -> None:
         match event:
             case bytes():
-                self._write(event)
+                self._wire.write(event)
             case Say():
-                self._hearing.hear(event)
+                self._dispatcher.dispatch(event)
             case Settled():
-                self._saying.on_settled(event)
+                self._publisher.on_settled(event)
             case Anew():
                 self._meet_anew()
             case Up():
@@ -217,13 +205,11 @@ class Road:
         self._up.clear()
         self.up_since = None
         self.trouble = reason
-        self._hearing.forget()
-        self._saying.break_off(reason)
+        self._dispatcher.forget()
+        self._publisher.break_off(reason)
 
     def _go_down(self, reason: str) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close()
+        self._wire.close()
         self._forget(reason)
 
     async def _cut_off(self, breach: Breach) -> None:
@@ -232,14 +218,3 @@ class Road:
         log.warning("local road cut off", extra={"peer": self.peer, "why": str(breach), "for_s": self._cut_off_s})
         self._go_down(f"{self.peer} was cut off: {breach}")
         await asyncio.sleep(self._cut_off_s)
-
-    def _tell(self, number: int, verdict: Verdict, reason: str) -> None:
-        self._write(self._session.settle(number, verdict, reason))
-
-    def _write(self, frame: bytes) -> None:
-        if not frame or self._stream is None:
-            return
-        if self._stream.writer.transport.get_write_buffer_size() > MOST_UNREAD_BYTES:
-            self._stream.reader.set_exception(Breach(f"it reads nothing: {MOST_UNREAD_BYTES} bytes wait for it"))
-        else:
-            self._stream.writer.write(frame)

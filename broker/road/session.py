@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from broker.road.slip import TooLong, Unwrapper, wrap
+from broker.errors import Breach, FrameTooLong
+from broker.road.slip import Unwrapper, wrap
 from schemas.errors import DecodeError
 from schemas.road import MAX_FRAME_BYTES, ROAD_VERSION, Hello, Say, Settled, Verdict, decode_frame, encode_frame
 
@@ -26,10 +27,6 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 #: What we say and is not settled, however much the other end allows: it may read nothing of it.
 MOST_SAID = Bounds()
-
-
-class Breach(Exception):
-    """The other end does not keep to the rules; the text says how. Nothing that it says after that is worth reading."""
 
 
 class Up(Struct, frozen=True):
@@ -105,7 +102,7 @@ class Session:
         """Take in bytes; yield what they bring, and (bytes) what is to be written for them. Raises Breach."""
         try:
             frames = self._frames.feed(piece)
-        except TooLong as error:
+        except FrameTooLong as error:
             raise Breach(f"a frame of more than {MAX_FRAME_BYTES} bytes") from error
         self._has_answered = False
         for frame in frames:

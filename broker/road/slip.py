@@ -6,12 +6,10 @@ the next agent's first: by a delimiter who reads is in step again at once, by a 
 
 from __future__ import annotations
 
+from broker.errors import FrameTooLong
+
 _END, _ESCAPE = b"\xc0", b"\xdb"
 _ESCAPED_END, _ESCAPED_ESCAPE = b"\xdb\xdc", b"\xdb\xdd"
-
-
-class TooLong(Exception):
-    """A frame has no end within what one may have."""
 
 
 def wrap(frame: bytes) -> bytes:
@@ -29,7 +27,7 @@ class Unwrapper:
         self._begun = bytearray()
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """Take in the next bytes and give the frames that they complete. Raises TooLong."""
+        """Take in the next bytes and give the frames that they complete. Raises FrameTooLong."""
         *ends, rest = piece.split(_END)
         frames = []
         for part in ends:
@@ -42,7 +40,7 @@ class Unwrapper:
 
     def _hold(self, part: bytes) -> None:
         if len(self._begun) + len(part) > self._most_bytes:
-            raise TooLong
+            raise FrameTooLong
         self._begun += part
 
 

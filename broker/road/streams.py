@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from broker.road.road import Connect, Stream
+from broker.road.wire import Connect, Stream
 
 #: What a stream buffers before it stops reading, bytes.
 _LIMIT_BYTES = 512 * 1024

@@ -2,8 +2,9 @@
 
 from broker.rpc.caller import Caller
 from broker.rpc.clock import ServerClock
+from broker.rpc.entries import Entry
 from broker.rpc.handler import Call, Handler
-from broker.rpc.journal import Entry, Journal
+from broker.rpc.journal import Journal
 from broker.rpc.responder import Responder
 from broker.rpc.uplink import Uplink
 

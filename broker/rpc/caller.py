@@ -96,9 +96,9 @@ class Caller:
                     return answer
         raise RemoteError(ErrorCode.INTERNAL, f"{target} sent no {kind.__name__}")
 
-    async def ask(self, what: str, message: Message, kind: type[R], *, timeout_s: float = 30.0) -> R:
+    async def call_centre(self, what: str, message: Message, kind: type[R], *, timeout_s: float = 30.0) -> R:
         """Call the centre (``what`` is the kind in the routing key: call, submit, keys) and give its answer."""
-        async with aclosing(self.exchange(what, message, timeout_s=timeout_s)) as conversation:
+        async with aclosing(self._stream_from_centre(what, message, timeout_s=timeout_s)) as conversation:
             async for _, answer in conversation:
                 if isinstance(answer, kind):
                     return answer
@@ -112,7 +112,7 @@ class Caller:
             async for item in conversation:
                 yield item
 
-    async def exchange(self, what: str, message: Message, *, timeout_s: float) -> Conversation:
+    async def _stream_from_centre(self, what: str, message: Message, *, timeout_s: float) -> Conversation:
         """Call the centre and yield (sender, message) for all that belongs to the call, its final reply last.
 
         It says no word before its answer: that is waited for until the deadline.
@@ -124,7 +124,7 @@ class Caller:
             async for item in conversation:
                 yield item
 
-    async def tell(self, route: Route, message: Message) -> None:
+    async def cast(self, route: Route, message: Message) -> None:
         """Send a message that has no answer of its own (a window, a signal, a chunk). Raises NotDelivered."""
         message = self._address(message)
         try:
@@ -134,7 +134,7 @@ class Caller:
             raise Disconnected(f"no broker in {BROKER_PATIENCE_S:.0f} s: {self._connection.trouble}") from error
 
     def send(self, route: Route, message: Message) -> asyncio.Future[None]:
-        """As ``tell``, at once; gives the confirm's future."""
+        """As ``cast``, at once; gives the confirm's future."""
         message = self._address(message)
         return send(self._connection, route, message, persistent=False)
 

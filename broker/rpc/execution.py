@@ -52,7 +52,7 @@ class Execution:
 
     async def signal(self, number: int) -> None:
         """Send a signal to the command's process group. Raises NotDelivered."""
-        await self._caller.tell(down(self._vm), ExecSignal(call=self._command.id, signal=number, id=uuid7()))
+        await self._caller.cast(down(self._vm), ExecSignal(call=self._command.id, signal=number, id=uuid7()))
 
     async def _end(self) -> None:
         """Kill the command of a console that cannot go on, at once: the guest would notice by itself, but later."""
@@ -86,7 +86,7 @@ class Execution:
 
     async def _allow(self, limit: int) -> None:
         try:
-            await self._caller.tell(down(self._vm), ExecWindow(call=self._command.id, limit_bytes=limit))
+            await self._caller.cast(down(self._vm), ExecWindow(call=self._command.id, limit_bytes=limit))
         except NotDelivered:
             return  # the link broke: the next one grants again
 

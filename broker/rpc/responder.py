@@ -23,8 +23,9 @@ from broker.inbound import Refusal, Verify, know_no_seal, recall, take_in
 from broker.outbound import body_of, deliver
 from broker.routes import reply, way_back
 from broker.rpc.clock import ServerClock
+from broker.rpc.entries import Entry
 from broker.rpc.handler import Call, Handler
-from broker.rpc.journal import Entry, Journal
+from broker.rpc.journal import Journal
 from broker.rpc.refusals import Refusals
 from schemas.codec import clip, fit, op_of
 from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply

@@ -1,6 +1,6 @@
 """What an agent says to the centre: stamped with its boot generation, published until confirmed.
 
-What may wait a moment is gathered and goes as a bundle: a message of its own costs several times as much.
+What may wait a moment is batched and goes as a bundle: a message of its own costs several times as much.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from schemas.envelope import Failed, Message, Reply
 from schemas.ids import uuid7
 
 
-class _Company:
+class _Batch:
     """Messages of one kind that wait to go together."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Uplink:
         self._connection = connection
         self._generation = generation
         self._awaited: dict[str, asyncio.Future[Reply]] = {}
-        self._companies: dict[str, _Company] = {}
+        self._batches: dict[str, _Batch] = {}
         self._sending = OwnedTasks("uplink")
 
     @property
@@ -58,46 +58,46 @@ class Uplink:
         await self._connection.wait_up()
         await deliver(self._connection, up(self._connection.user, kind), message, persistent=persistent)
 
-    async def say_together(self, kind: str, message: Message, *, within_s: float) -> None:
+    async def publish_batched(self, kind: str, message: Message, *, within_s: float) -> None:
         """Like ``say``, persistent, in a bundle with what else of this kind comes ``within_s``; with 0 all goes now."""
         body = body_of(msgspec.structs.replace(message, generation=self._generation()))
-        company = self._companies.get(kind)
-        if company is not None and not company.has_room_for(body):
-            self._send_off(kind, company)
-            company = None
-        if company is None:
-            company = self._companies[kind] = _Company()
-        company.add(body)
+        batch = self._batches.get(kind)
+        if batch is not None and not batch.has_room_for(body):
+            self._send_batch(kind, batch)
+            batch = None
+        if batch is None:
+            batch = self._batches[kind] = _Batch()
+        batch.add(body)
         if not within_s:
-            self._send_off(kind, company)
-        elif len(company.bodies) == 1:
-            asyncio.get_running_loop().call_later(within_s, self._send_off, kind, company)
-        await asyncio.shield(company.sent)
+            self._send_batch(kind, batch)
+        elif len(batch.bodies) == 1:
+            asyncio.get_running_loop().call_later(within_s, self._send_batch, kind, batch)
+        await asyncio.shield(batch.sent)
 
-    def _send_off(self, kind: str, company: _Company) -> None:
-        if self._companies.get(kind) is not company:
+    def _send_batch(self, kind: str, batch: _Batch) -> None:
+        if self._batches.get(kind) is not batch:
             return  # it has gone: it was full, or in a hurry
-        del self._companies[kind]
-        self._sending.spawn(self._send(kind, company))
+        del self._batches[kind]
+        self._sending.spawn(self._send(kind, batch))
 
-    async def _send(self, kind: str, company: _Company) -> None:
+    async def _send(self, kind: str, batch: _Batch) -> None:
         try:
             await self._connection.wait_up()
             route = up(self._connection.user, kind)
-            await self._connection.deliver(*route, bundle(company.bodies), message_id=uuid7())
+            await self._connection.deliver(*route, bundle(batch.bodies), message_id=uuid7())
         except NotDelivered as error:
-            company.sent.set_exception(error)
-            company.sent.exception()  # whoever waited may have given up
+            batch.sent.set_exception(error)
+            batch.sent.exception()  # whoever waited may have given up
         else:
-            company.sent.set_result(None)
+            batch.sent.set_result(None)
 
     async def ask(self, kind: str, message: Message, *, timeout_s: float, as_is: bool = False) -> Reply:
         """Publish and wait for the answer to this id. Raises CallTimeout; RemoteError when the answer is a no."""
         return await self._answered(kind, message, self.say(kind, message, as_is=as_is), timeout_s)
 
-    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
-        """Like ``ask``, said with ``say_together``."""
-        return await self._answered(kind, message, self.say_together(kind, message, within_s=within_s), timeout_s)
+    async def ask_batched(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+        """Like ``ask``, published with ``publish_batched``."""
+        return await self._answered(kind, message, self.publish_batched(kind, message, within_s=within_s), timeout_s)
 
     async def _answered(self, kind: str, message: Message, said: Awaitable[None], timeout_s: float) -> Reply:
         future = self._awaited.setdefault(message.id, asyncio.get_running_loop().create_future())

@@ -1,4 +1,4 @@
-"""Processes that outlive the agent: started in a session of their own, known again by what ``ProcessRecord`` holds.
+"""Processes that outlive the agent: started in a session of their own, known again by what ``ProcessIdentity`` holds.
 
 Ends are noticed through a pidfd, which also works for processes that are not our children. Drivers stand on this; it
 knows nothing of VMs except the mark in the environment by which stray processes of a VM are found.
@@ -17,9 +17,9 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
-from broker.process_record import MARK, ProcessRecord, record_of
+from broker.daemon.process_identity import ProcessIdentity
+from broker.daemon.process_stat import ProcessStat, read_stat
+from broker.vm_mark import MARK
 
 T = TypeVar("T")
 
@@ -30,51 +30,8 @@ _UMASK = 0o022
 #: What a VM's process may inherit. The agent's own environment may hold secrets.
 _INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-
-class ProcessStat(msgspec.Struct, frozen=True):
-    """The fields of ``/proc/PID/stat`` that we use."""
-
-    pid: int
-    #: One letter: T is stopped by a signal, Z is dead and not yet reaped.
-    run_state: str
-    parent: int
-    group: int
-    session: int
-    cpu_seconds: float
-    started: int
-    resident_bytes: int
-
-
-def read_stat(pid: int) -> ProcessStat | None:
-    """Read what the kernel knows of a process; None if there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may itself hold spaces and parentheses.
-    fields = text[text.rindex(")") + 2 :].split()
-    return ProcessStat(
-        pid=pid,
-        run_state=fields[0],
-        parent=int(fields[1]),
-        group=int(fields[2]),
-        session=int(fields[3]),
-        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
-        started=int(fields[19]),
-        resident_bytes=int(fields[21]) * _PAGE_BYTES,
-    )
-
-
-def stat_of(identity: ProcessRecord) -> ProcessStat | None:
-    """Read what the kernel knows of exactly this process; None once it is dead, reaped or not."""
-    stat = read_stat(identity.pid)
-    return stat if stat is not None and stat.started == identity.started and identity.is_alive() else None
-
-
-def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessRecord:
+def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessIdentity:
     """Start ``command`` in ``directory``, in a session of its own, with its output appended to ``log``.
 
     The process bears the mark of the VM whose directory is ``home``, and inherits nothing else that is not on a short
@@ -93,7 +50,7 @@ def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, nicene
             start_new_session=True,
             umask=_UMASK,
         )
-    record = record_of(child.pid)
+    record = ProcessIdentity.of(child.pid)
     if not record.started:
         raise ChildProcessError(f"process {child.pid} was gone at once")
     return record
@@ -109,7 +66,7 @@ async def finished(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def find_tree(home: Path, root: ProcessRecord | None) -> set[int]:
+def find_tree(home: Path, root: ProcessIdentity | None) -> set[int]:
     """Find every live process of the VM in ``home``: those that bear its mark, and all that descend from them in any
     way.
 
@@ -119,7 +76,7 @@ def find_tree(home: Path, root: ProcessRecord | None) -> set[int]:
     everything = {stat.pid: stat for stat in _all_processes() if stat.run_state not in "ZX"}
     mark = f"{MARK}={home.resolve()}".encode()
     members = {pid for pid in everything if _bears_mark(pid, mark)}
-    if root is not None and stat_of(root) is not None:
+    if root is not None and root.stat() is not None:
         members.add(root.pid)
     members.discard(os.getpid())
     while grown := {pid for pid, stat in everything.items() if pid not in members and _is_linked(stat, members)}:
@@ -137,14 +94,14 @@ def send_signal(pids: Iterable[int], number: signal.Signals) -> None:
 class Watch:
     """Tells when a process ends, from the moment of construction until ``close``. Lives on one event loop."""
 
-    def __init__(self, identity: ProcessRecord, on_end: Callable[[], None]) -> None:
+    def __init__(self, identity: ProcessIdentity, on_end: Callable[[], None]) -> None:
         """Raise ProcessLookupError if the process is already gone."""
         self.identity = identity
         self._on_end = on_end
         self._ended = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._fd = os.pidfd_open(identity.pid)
-        if stat_of(identity) is None:
+        if identity.stat() is None:
             _reap(self._fd)
             os.close(self._fd)
             raise ProcessLookupError(f"process {identity.pid} has ended")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from broker import durable
-from broker.process_record import ProcessRecord
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmSpec
 from schemas.vms import MOST_OF_A_NAME
@@ -118,18 +118,18 @@ class VmDirectories:
             self.path(vm).rename(scratch)
             shutil.rmtree(scratch)
 
-    def process(self, vm: str) -> ProcessRecord | None:
+    def process(self, vm: str) -> ProcessIdentity | None:
         """Give the process that was started for a VM, alive or not; None if it was put to rest."""
-        return read_record(self.path(vm) / _PROCESS, ProcessRecord)
+        return read_record(self.path(vm) / _PROCESS, ProcessIdentity)
 
-    def known_process(self, vm: str) -> ProcessRecord | None:
+    def known_process(self, vm: str) -> ProcessIdentity | None:
         """As ``process``, but None where its record is damaged: what the VM's mark finds is ended all the same."""
         try:
             return self.process(vm)
         except HypervisorError:
             return None
 
-    def remember_process(self, vm: str, process: ProcessRecord) -> None:
+    def remember_process(self, vm: str, process: ProcessIdentity) -> None:
         """Note which process is the VM, so that the next agent finds it."""
         write_record(self.path(vm) / _PROCESS, process)
 

@@ -17,17 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker import durable
-from broker.process_record import ProcessRecord
+from broker.daemon.process_identity import ProcessIdentity
+from broker.daemon.process_stat import read_stat
 from host_agent.errors import HypervisorError, StopTimedOut, Unsupported, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.detached import (
     Watch,
     find_tree,
     finished,
-    read_stat,
     send_signal,
     spawn,
-    stat_of,
 )
 from host_agent.hypervisors.directory import VmDirectories
 from host_agent.hypervisors.kept_log import trim
@@ -117,7 +116,7 @@ class ProcessHypervisor:
         process = self._directories.process(vm)
         if process is None:
             return VmState.POWEREDOFF
-        stat = stat_of(process)
+        stat = process.stat()
         if stat is None:
             return VmState.ABORTED
         return VmState.PAUSED if stat.run_state in "Tt" else VmState.RUNNING
@@ -125,7 +124,7 @@ class ProcessHypervisor:
     async def facts(self, vm: str) -> VmFacts:
         """Sum up all processes of a VM."""
         process = self._directories.process(vm)
-        if process is None or stat_of(process) is None:
+        if process is None or process.stat() is None:
             return VmFacts(reason=self._directories.flaw(vm))
         tree = await asyncio.to_thread(find_tree, self._directories.path(vm), process)
         trim(self._directories.path(vm) / _LOG)
@@ -179,7 +178,7 @@ class ProcessHypervisor:
             await self._undo_start(vm, before)
             raise
 
-    async def _undo_start(self, vm: str, before: ProcessRecord | None) -> None:
+    async def _undo_start(self, vm: str, before: ProcessIdentity | None) -> None:
         """Leave no process of a start that failed or was cut short, and the state that was before."""
         self._ending.add(vm)
         try:
@@ -301,6 +300,6 @@ class ProcessHypervisor:
             await asyncio.sleep(_LOOK_INTERVAL_S)
 
 
-def _find_in_other_state(home: Path, process: ProcessRecord | None, wanted: str) -> set[int]:
+def _find_in_other_state(home: Path, process: ProcessIdentity | None, wanted: str) -> set[int]:
     stats = [read_stat(pid) for pid in find_tree(home, process)]
     return {stat.pid for stat in stats if stat is not None and stat.run_state not in f"ZX{wanted}"}

@@ -13,11 +13,11 @@ import logging
 import signal
 from pathlib import Path
 
-from broker.process_record import ProcessRecord
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HypervisorError, NoRoom, StopTimedOut, naming_disk
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
-from host_agent.hypervisors.detached import find_tree, send_signal, stat_of
+from host_agent.hypervisors.detached import find_tree, send_signal
 from host_agent.hypervisors.qemu_disk import create_overlay
 from host_agent.hypervisors.qemu_files import QemuFiles, Saving
 from host_agent.hypervisors.qemu_life import IO_ERROR, Life
@@ -108,7 +108,7 @@ class QemuHypervisor:
     async def facts(self, vm: str) -> VmFacts:
         """Read them off the process."""
         process = self._files.process(vm)
-        stat = stat_of(process) if process is not None else None
+        stat = process.stat() if process is not None else None
         command = self._files.command(vm)
         flaw = self._files.flaw(vm)
         if stat is None or command is None:
@@ -256,7 +256,7 @@ class QemuHypervisor:
             await give_up_writing(machine, runs_on=saving.was_running)
             self._files.forget_saving(vm)
 
-    async def _abandon(self, vm: str, life: Life, before: ProcessRecord | None) -> None:
+    async def _abandon(self, vm: str, life: Life, before: ProcessIdentity | None) -> None:
         """Leave no process of a start that failed, and the state that was before."""
         await self._kill_strays(vm)
         self._files.forget_saving(vm)
@@ -281,7 +281,7 @@ class QemuHypervisor:
             await self._kill_strays(vm)
             self._files.forget_saving(vm)
 
-    def _resume_watching(self, vm: str, process: ProcessRecord, saving: Saving | None) -> bool:
+    def _resume_watching(self, vm: str, process: ProcessIdentity, saving: Saving | None) -> bool:
         life = self._new_life(vm)
         try:
             life.attach(process)

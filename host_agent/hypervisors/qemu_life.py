@@ -12,9 +12,8 @@ import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from broker.process_record import ProcessRecord
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.detached import stat_of
 from host_agent.hypervisors.qemu_files import QemuFiles
 from host_agent.hypervisors.qemu_machine import CONNECTED, START_TIMEOUT_S, Machine
 from host_agent.hypervisors.qemu_memory import LEAST_ROOM_BYTES, give_up_writing
@@ -61,7 +60,7 @@ class Life:
         """Whether there is, or was, a process."""
         return self._machine is not None
 
-    def attach(self, process: ProcessRecord) -> Machine:
+    def attach(self, process: ProcessIdentity) -> Machine:
         """Begin to watch the process. Raises ProcessLookupError if it has ended."""
         self._machine = Machine(self._files.path(self._vm), process, self._on_event, self._end)
         return self._machine
@@ -79,7 +78,7 @@ class Life:
         if self._machine is None:
             return VmState.STARTING
         state = await self._machine.state()
-        if state is VmState.UNKNOWN and stat_of(self._machine.watch.identity) is None:
+        if state is VmState.UNKNOWN and self._machine.watch.identity.stat() is None:
             # It ended while it was asked, and the news is on its way.
             await self._machine.watch.wait()
             return self._files.state_at_rest(self._vm)

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
-from broker.process_record import ProcessRecord
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors import qemu_command
 from host_agent.hypervisors.detached import Watch
@@ -73,7 +73,9 @@ EventListener = Callable[[str, dict[str, Any]], None]
 class Machine:
     """A QEMU process, from its start or adoption until ``close`` or its end."""
 
-    def __init__(self, home: Path, process: ProcessRecord, on_event: EventListener, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, home: Path, process: ProcessIdentity, on_event: EventListener, on_end: Callable[[], None]
+    ) -> None:
         """Begin to watch and to connect. Raises ProcessLookupError if the process is already gone."""
         self.home = home
         self._on_event = on_event

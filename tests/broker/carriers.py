@@ -67,7 +67,7 @@ async def ends_on(carrier: str, near: Address, far: Address, directory: Path) ->
                 await end.wait_up()
 
             async def drop_stream() -> None:
-                assert host._stream is not None
-                host._stream.close()
+                assert host._wire._stream is not None
+                host._wire._stream.close()
 
             yield Ends(host, guest, drop_stream, is_told=False)

@@ -30,7 +30,7 @@ async def test_one_too_many_is_told_which_limit_it_is(
 ) -> None:
     monkeypatch.setattr(async_client, "PATIENCE_S", 2.0)
     person = mint("console")
-    management.put_limit(person.user, "max-connections", 1)
+    management.users.put_limit(person.user, "max-connections", 1)
 
     first = AsyncClient(person)
     await first.open()

@@ -62,7 +62,7 @@ def test_the_administrator_passes_it_over_too(address: NodeAddress, dead: Endpoi
 
     with administrator(several) as declarer:
         assert declarer.connected
-    assert "administrator" in Management(several).users()
+    assert "administrator" in Management(several).users.names()
 
 
 async def test_all_dead_are_named(dead: Endpoint) -> None:
@@ -74,7 +74,7 @@ async def test_all_dead_are_named(dead: Endpoint) -> None:
     with pytest.raises(BrokerError) as of_kombu:
         administrator(administration, patience_s=2)
     with pytest.raises(BrokerError) as of_management:
-        Management(administration).users()
+        Management(administration).users.names()
 
     for caught in (of_a_link, of_kombu, of_management):
         assert f"{dead}" in str(caught.value)

@@ -65,7 +65,7 @@ async def test_a_silent_command_ends_with_its_console(mint: Mint, tmp_path: Path
             command = ExecRun(command=["sleep", "1000"])
             run = asyncio.create_task(Execution(connection, caller, vm.user, command, None).run())
             await until(lambda: bool(running(tmp_path)))
-            connection._link.abandon()  # type: ignore[union-attr]  # as a killed console does, without a word
+            connection._recovery.link.abandon()  # type: ignore[union-attr]  # as a killed console does, without a word
             await connection.close()
         await until(lambda: not running(tmp_path), 20)
         run.cancel()
@@ -82,7 +82,7 @@ async def test_a_command_that_writes_to_nobody_ends_with_its_console(mint: Mint,
         async with console(person) as (connection, caller):
             run = asyncio.create_task(Execution(connection, caller, vm.user, ExecRun(command=["yes"]), take).run())
             await until(lambda: bool(running(tmp_path)))
-            connection._link.abandon()  # type: ignore[union-attr]
+            connection._recovery.link.abandon()  # type: ignore[union-attr]
             await connection.close()
         await until(lambda: not running(tmp_path), 20)
         run.cancel()

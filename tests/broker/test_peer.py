@@ -16,10 +16,10 @@ import pytest
 from broker.address import Address
 from broker.connection import Connection
 from broker.entities import administrator
-from broker.errors import BrokerError, Disconnected, ManagementError
+from broker.errors import BrokerError, Disconnected, ManagementError, Stranger
 from broker.management import Management
 from broker.node import LOOPBACK, NodeAddress
-from broker.peer import ANYBODY, Stranger, owner_of_other_end, vouch
+from broker.peer import ANYBODY, owner_of_other_end, require_owner
 from schemas.endpoints import Endpoint
 
 #: A user of this machine that is not the broker's.
@@ -60,7 +60,7 @@ def test_the_kernel_names_the_owner_of_the_other_end_once_it_has_accepted() -> N
         accepted, _ = server.accept()
 
         assert owner_of_other_end(client) == os.geteuid()
-        vouch(client, os.geteuid())
+        require_owner(client, os.geteuid())
         accepted.close()
 
 
@@ -71,14 +71,14 @@ def test_another_owner_than_the_brokers_is_a_stranger() -> None:
         accepting.start()
 
         with pytest.raises(Stranger, match=f"belongs to user {os.geteuid()}, not to user {os.geteuid() + 1}"):
-            vouch(client, os.geteuid() + 1)
+            require_owner(client, os.geteuid() + 1)
 
         accepting.join(30)
 
 
 def test_a_broker_that_is_not_asked_after_may_be_anybodys() -> None:
     with pair() as (_, client):
-        vouch(client, ANYBODY)
+        require_owner(client, ANYBODY)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def test_no_door_gives_a_password_to_whoever_has_taken_the_brokers_port(
     with pytest.raises(Disconnected, match=f"belongs to user {OTHER}, not to user {os.geteuid()}"):
         await Connection(login, name="console").open(patience_s=2)
     with pytest.raises(ManagementError, match=f"belongs to user {OTHER}"):
-        Management(node.administration).users()
+        Management(node.administration).users.names()
     with pytest.raises(BrokerError, match=f"belongs to user {OTHER}"):
         administrator(node.administration)
 
@@ -118,4 +118,4 @@ def test_a_node_of_another_user_than_it_was_is_sent_no_password(address: NodeAdd
 
     assert address.owner == os.geteuid()
     with pytest.raises(ManagementError, match="no password sent"):
-        Management(wrong.administration).users()
+        Management(wrong.administration).users.names()

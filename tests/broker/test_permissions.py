@@ -43,7 +43,7 @@ class World(msgspec.Struct):
     def depths(self) -> dict[str, int]:
         """Messages in every queue that is not a thief's."""
         own = {f"{queue_of(one.user)}{end}" for one in self.thieves.values() for end in ("", ".files")}
-        names = [one.name for one in Management(self.address.administration).queues() if one.name not in own]
+        names = [one.name for one in Management(self.address.administration).topology.queues() if one.name not in own]
         return {name: self._depth(name) for name in names}
 
     def take(self, queue: str) -> str | None:

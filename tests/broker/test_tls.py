@@ -137,7 +137,7 @@ def test_the_administrators_edges_say_it_too(wrong: tuple[AdminAddress, str]) ->
     with pytest.raises(BrokerError, match=re.escape(sentence) if address.tls else str(address.endpoints[0])):
         administrator(address, patience_s=4)
     with pytest.raises(ManagementError, match=re.escape(sentence) if address.tls else str(address.management[0])):
-        Management(address, timeout_s=4).users()
+        Management(address, timeout_s=4).users.names()
 
 
 @contextmanager
@@ -212,4 +212,4 @@ async def test_a_tls_part_that_makes_no_sense_is_named(tls: Tls | None, part: st
 def test_a_queue_of_ours_is_where_it_was(minted: Callable[[str], Address], administration: AdminAddress) -> None:
     login = minted("vm-b")
 
-    assert queue_of(login.user) in [info.name for info in Management(administration).queues()]
+    assert queue_of(login.user) in [info.name for info in Management(administration).topology.queues()]

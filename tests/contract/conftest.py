@@ -14,9 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker.daemon.process_stat import read_stat
 from deploy.image.build import Request, build
 from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
-from host_agent.hypervisors.detached import find_tree, read_stat
+from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.fake import FakeHost, FakeHypervisor, NeverStops
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.hypervisors.qemu import QemuHypervisor

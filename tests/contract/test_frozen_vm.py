@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.daemon.process_stat import read_stat
 from host_agent.hypervisors.contract import VmSpec
-from host_agent.hypervisors.detached import find_tree, read_stat
+from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.vm import VmState
 from volcloud.centre.stopping import end_marked

@@ -47,7 +47,7 @@ def test_one_that_does_not_stop_is_cut_off_and_named(tmp_path: Path) -> None:
         flood = flooding(tmp_path, vm, "beat", BEAT, 1_000_000)
 
         until(
-            lambda: vm.user in Management(read_node_address(system.layout.node).administration).shut_out(),
+            lambda: vm.user in Management(read_node_address(system.layout.node).administration).users.shut_out(),
             "it is cut off",
             120,
         )

@@ -13,13 +13,13 @@ import pytest
 
 from broker.address import Address
 from broker.connection import Connection
+from broker.daemon.process_identity import ProcessIdentity
 from broker.entities import administrator, declare
 from broker.errors import Disconnected
 from broker.management import Management
 from broker.minting import mint, new_password
 from broker.node import PrivateNode, find_server
 from broker.principals import parse_principal
-from broker.process_record import read_record
 from broker.rpc import Caller
 from broker.topology import Profile
 from schemas.envelope import Done, Ping
@@ -53,7 +53,7 @@ def console(node: PrivateNode) -> Address:
 
 
 def _signal(node: PrivateNode, number: signal.Signals) -> None:
-    record = read_record(node.directory / "node.pid")
+    record = ProcessIdentity.read(node.directory / "node.pid")
     if record is not None and record.is_alive():
         os.kill(record.pid, number)
 
@@ -61,7 +61,7 @@ def _signal(node: PrivateNode, number: signal.Signals) -> None:
 async def _ends(caller: Caller) -> float:
     began = time.monotonic()
     with pytest.raises(Disconnected, match="no broker in"):
-        await caller.ask("call", JobList(), Jobs)
+        await caller.call_centre("call", JobList(), Jobs)
     return time.monotonic() - began
 
 

@@ -203,7 +203,7 @@ async def counted(caller: Caller, job: str, done: Callable[[dict[str, int]], boo
         async with asyncio.timeout(patience_s):
             while not done(counts):
                 await asyncio.sleep(0.1)
-                counts = (await caller.ask("call", JobList(job=job, limit=1), Jobs)).counts
+                counts = (await caller.call_centre("call", JobList(job=job, limit=1), Jobs)).counts
     except TimeoutError as error:
         raise TimeoutError(f"{job} is at {counts} after {patience_s:.0f} s") from error
 

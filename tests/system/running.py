@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.daemon.process_identity import ProcessIdentity
 from broker.node import find_server
-from broker.process_record import read_record
 from volcloud.centre.layout import Layout
 from volcloud.centre.process_state import read_states
 from volcloud.client import Client
@@ -69,7 +69,7 @@ class System:
     def pid(self, name: str) -> int:
         """Give the process id of a daemon or the broker, as it was recorded; 0 when it does not run."""
         if name == "broker":
-            record = read_record(self.layout.node / "node.pid")
+            record = ProcessIdentity.read(self.layout.node / "node.pid")
             return record.pid if record is not None and record.is_alive() else 0
         states = {state.name: state for state in read_states(self.layout.run)}
         return states[name].record.pid if name in states and states[name].is_alive else 0

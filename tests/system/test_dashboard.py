@@ -252,7 +252,7 @@ async def _run_jobs(rig: Rig) -> None:
 
 
 async def _submit(console: Caller, job: JobDescription) -> bool:
-    return (await console.ask("submit", JobSubmit(job=job), JobVerdict)).accepted
+    return (await console.call_centre("submit", JobSubmit(job=job), JobVerdict)).accepted
 
 
 @contextmanager
@@ -300,7 +300,7 @@ async def _send_garbage(rig: Rig) -> None:
 
 async def _cancel(rig: Rig, job: str) -> None:
     async with rig.console() as console:
-        await console.ask("call", JobCancel(job=job), JobsChanged)
+        await console.call_centre("call", JobCancel(job=job), JobsChanged)
         await counted(console, job, lambda counts: counts.get("cancelled") == 1)
 
 

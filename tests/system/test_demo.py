@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from broker.daemon.process_identity import ProcessIdentity
 from broker.node import LOOPBACK, find_server
-from broker.process_record import read_record
 from tests.system.running import processes_of, until
 from volcloud.demo.material import KNOWN_MEAN
 from volcloud.demo.place import Place
@@ -203,7 +203,7 @@ def test_the_run_after_a_kill_ends_what_that_left_and_shows_the_numbers(demo: De
     assert demo.end(signal.SIGKILL) == -signal.SIGKILL
     left = set(pids_of(demo.directory))
     assert left
-    broker = read_record(demo.place.layout.node / "node.pid")
+    broker = ProcessIdentity.read(demo.place.layout.node / "node.pid")
     assert broker is not None
 
     demo.start()

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
+from broker.daemon.process_identity import ProcessIdentity
 from broker.offences import LETTERS
-from broker.process_record import read_record
 from tests.system.fuzzing import flood, reconnects, refused, stranger
 from tests.system.running import System, running, until
 from volcloud.centre.process_state import read_states
@@ -25,7 +25,7 @@ def dead_letters_of(system: System, user: str) -> int:
 
 def processes(system: System) -> dict[str, int]:
     states = {state.name: state.record.pid for state in read_states(system.layout.run)}
-    record = read_record(system.layout.node / "node.pid")
+    record = ProcessIdentity.read(system.layout.node / "node.pid")
     return {**states, "broker": record.pid if record else 0}
 
 

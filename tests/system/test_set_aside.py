@@ -74,7 +74,7 @@ def test_the_principal_of_a_discarded_vm_is_revoked_and_nothing_is_left_to_ask(s
     address = read_node_address(system.layout.node)
 
     until(lambda: not json.loads((system.layout.host / "vms.json").read_bytes())["leaving"], "it was answered")
-    users = [name for name in Management(address.administration).users() if name.startswith("vm-")]
+    users = [name for name in Management(address.administration).users.names() if name.startswith("vm-")]
 
     known = {vm["vm"] for vm in listed(system).values()}
     assert set(users) <= known
@@ -99,7 +99,7 @@ def test_a_vm_whose_directory_is_away_for_one_start_is_missing_and_as_it_was_whe
     assert "VM worker-1 is missing: its agent cannot answer" in refused.stderr
     assert f"{home} is not there: mount its disk" in refused.stderr
     assert leaving == []
-    assert before["vm"] in Management(read_node_address(system.layout.node).administration).users()
+    assert before["vm"] in Management(read_node_address(system.layout.node).administration).users.names()
     assert after["vm"] == before["vm"]
     # Its guest may have died of its files being away; then it was started again.
     assert (after["pid"] == before["pid"]) == (after["generation"] == before["generation"])

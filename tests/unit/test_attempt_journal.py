@@ -40,7 +40,7 @@ class Up(Uplink):
     async def say(self, kind: str, message: Message, **_: Any) -> None:
         pass
 
-    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+    async def ask_batched(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
         assert isinstance(message, JobCompletion)
         self.durable.append(self._agent.is_written(message))
         self.completions.append(message)

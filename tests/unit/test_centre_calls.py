@@ -27,7 +27,7 @@ class Answering:
     def __init__(self, *answers: Jobs | JobRecord | Exception) -> None:
         self._answers: Iterator[Jobs | JobRecord | Exception] = iter(answers)
 
-    async def ask(self, *_: Any, **__: Any) -> Any:
+    async def call_centre(self, *_: Any, **__: Any) -> Any:
         answer = next(self._answers)
         if isinstance(answer, Exception):
             raise answer

@@ -8,7 +8,7 @@ import sys
 
 def test_a_process_looks_seldom_and_still_finds_cycles() -> None:
     program = (
-        "import gc; from broker.garbage import collect_rarely; collect_rarely()\n"
+        "import gc; from broker.daemon.garbage import collect_rarely; collect_rarely()\n"
         "class Knot:\n  def __init__(self): self.me = self\n"
         "import weakref; seen = weakref.ref(Knot())\n"
         "kept = [[] for _ in range(25_000)]\n"

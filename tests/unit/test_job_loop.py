@@ -59,7 +59,7 @@ class Up(Uplink):
         elif isinstance(message, JobCompletion):
             self.completions.append(message)
 
-    async def ask_together(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
+    async def ask_batched(self, kind: str, message: Message, *, timeout_s: float, within_s: float) -> Reply:
         assert isinstance(message, JobCompletion)
         self.completions.append(message)
         self.hurries.append(not within_s)

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from broker.rpc.journal import Entry, Journal
+from broker.rpc.entries import Entry
+from broker.rpc.journal import Journal
 from broker.rpc.record_file import RESERVE_BYTES, frame
 from tests.broker.polling import until
 from tests.unit.disks import fill, small_disk
@@ -292,7 +293,7 @@ async def test_what_is_kept_is_rewritten_when_it_doubled_and_never_on_the_loop(
 
 
 async def test_of_ended_commands_the_newest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.rpc.journal.MOST_ENDED", 3)
+    monkeypatch.setattr("broker.rpc.entries.MOST_ENDED", 3)
     journal = await journal_of(tmp_path / "j")
     for i in range(6):
         await journal.accept(f"c{i}", "console-a", b"x")
@@ -332,7 +333,7 @@ async def test_an_answer_that_the_disk_does_not_take_is_owed_and_written_when_it
 
 
 async def test_what_is_owed_is_paid_without_another_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.rpc.journal.backoff", lambda *_: iter([0.01] * 1000))
+    monkeypatch.setattr("broker.rpc.group_commit.backoff", lambda *_: iter([0.01] * 1000))
     journal = await journal_of(tmp_path / "j")
     await journal.accept("c1", "console-a", b"first")
     with monkeypatch.context() as disk:
@@ -340,7 +341,7 @@ async def test_what_is_owed_is_paid_without_another_command(tmp_path: Path, monk
         await journal.end("c1", b"answer")
         await asyncio.sleep(0.05)
 
-    await until(lambda: journal._owed == [])
+    await until(lambda: journal._commit._owed == [])
 
     assert (await reopened(tmp_path / "j")).unfinished() == []
     await journal.close()

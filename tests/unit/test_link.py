@@ -82,11 +82,11 @@ async def test_a_publish_on_a_channel_that_is_closing_fails_its_future_and_takes
         def closing(*_: object) -> None:
             raise ChannelWrongStateError("Channel is closing.")
 
-        monkeypatch.setattr(link._publisher, "basic_publish", closing)
-        future = link.send("vc.up", "k", b"x", Properties(), mandatory=False)
+        monkeypatch.setattr(link.publisher.channel, "basic_publish", closing)
+        future = link.publisher.send("vc.up", "k", b"x", Properties(), mandatory=False)
 
         assert isinstance(future.exception(), Disconnected)
-        assert (link._confirms.pending, link._confirms.next_tag) == ({}, 1)
+        assert (link.publisher._confirms.pending, link.publisher._confirms.next_tag) == ({}, 1)
         link.abandon()
 
 
@@ -225,7 +225,7 @@ async def test_a_broker_that_closes_while_consumers_start_ends_the_link_and_not_
         await asyncio.wait_for(connection.open(), 10)
 
         assert (lives, connection.links) == (2, 1)
-        link = connection._link
+        link = connection._recovery.link
         assert link is not None
         link.abandon()
         await connection.close()
@@ -251,8 +251,8 @@ async def test_the_runner_survives_an_error_that_nobody_foresaw(caplog: pytest.L
 
         assert "link failed" in caplog.text
         assert connection.is_up
-        assert connection._link is not None
-        connection._link.abandon()
+        assert connection._recovery.link is not None
+        connection._recovery.link.abandon()
         await connection.close()
 
 
@@ -266,8 +266,8 @@ async def test_a_callback_that_fails_takes_neither_the_link_nor_the_others_with_
         await asyncio.sleep(0.05)
 
         assert (called, connection.is_up) == ([2], True)
-        assert connection._link is not None
-        connection._link.abandon()
+        assert connection._recovery.link is not None
+        connection._recovery.link.abandon()
         await connection.close()
 
 
@@ -276,7 +276,7 @@ async def test_while_a_link_is_dropped_the_connection_is_down_already(monkeypatc
     async with broker(until_up) as address:
         connection = Connection(address, name="test")
         await asyncio.wait_for(connection.open(), 10)
-        link = connection._link
+        link = connection._recovery.link
         assert link is not None
 
         async def close() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.logs import LOGS_KEPT, EventFormatter
+from broker.daemon.logs import LOGS_KEPT, EventFormatter
 from broker.masking import mask
 
 SECRET = "pLanted-7"
@@ -72,7 +72,7 @@ def test_a_secret_in_a_traceback_is_masked() -> None:
 def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Path) -> None:
     code = """if True:
         import logging, sys
-        from broker import logs
+        from broker.daemon import logs
         logs._SIZES["maxBytes"] = 4000
         logs.log_to_stderr("p")
         for n in range(600):
@@ -92,7 +92,7 @@ def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Pa
 
 
 def test_a_standard_error_that_is_a_pipe_is_left_as_it_is(tmp_path: Path) -> None:
-    code = "import logging; from broker.logs import log_to_stderr; log_to_stderr('p'); logging.warning('heard')"
+    code = "import logging; from broker.daemon.logs import log_to_stderr; log_to_stderr('p'); logging.warning('heard')"
 
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, check=True, timeout=60)
 

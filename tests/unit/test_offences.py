@@ -8,36 +8,36 @@ from typing import Any
 
 import pytest
 
-from broker.allowance import MOST_KEPT, Allowance
+from broker.daemon.log_bounds import LINES, PrincipalBounds
 from broker.errors import BrokerError
 from broker.keys.cutting import OUT_S, Cutting
 from broker.keys.realm import FakeRealm
-from broker.log_bounds import LINES, PrincipalBounds
 from broker.offences import LETTER_BYTES, LETTERS, OFFENCES, Measure, Offences
 from broker.principals import Principal, parse_principal
+from broker.token_buckets import MOST_KEPT, TokenBuckets
 
 
 def test_an_allowance_empties_and_fills_with_time() -> None:
-    allowance = Allowance(2, 0.5)
+    buckets = TokenBuckets(2, 0.5)
 
-    taken = [allowance.take("a", now) for now in (0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 100.0, 100.0, 100.0)]
+    taken = [buckets.take("a", now) for now in (0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 100.0, 100.0, 100.0)]
 
     assert taken == [True, True, False, False, True, False, True, True, False]
 
 
 def test_a_clock_that_steps_back_gives_nothing_and_takes_nothing() -> None:
-    allowance = Allowance(1, 1.0)
+    buckets = TokenBuckets(1, 1.0)
 
-    assert [allowance.take("a", now) for now in (100.0, 50.0, 50.5, 51.0)] == [True, False, False, True]
+    assert [buckets.take("a", now) for now in (100.0, 50.0, 50.5, 51.0)] == [True, False, False, True]
 
 
 def test_the_number_of_allowances_is_bounded() -> None:
-    allowance = Allowance(1, 1.0)
+    buckets = TokenBuckets(1, 1.0)
 
     for number in range(3 * MOST_KEPT):
-        allowance.take(number, 0.0)
+        buckets.take(number, 0.0)
 
-    assert len(allowance._buckets) <= MOST_KEPT
+    assert len(buckets._buckets) <= MOST_KEPT
 
 
 def test_a_flood_fills_its_senders_share_of_the_dead_letters_and_nobody_elses() -> None:

@@ -124,7 +124,7 @@ async def test_a_word_without_an_answer_ends_too() -> None:
         await caller.open("console-a")
 
         with pytest.raises(Disconnected, match="does not confirm"):
-            await caller.tell(("vc.down", "host.a"), Ping())  # type: ignore[arg-type]
+            await caller.cast(("vc.down", "host.a"), Ping())  # type: ignore[arg-type]
 
 
 async def test_a_broker_that_accepts_and_says_nothing_ends_the_opening_in_time() -> None:

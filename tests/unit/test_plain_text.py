@@ -22,8 +22,8 @@ from hypothesis import strategies as some
 
 import volcloud.commands.broker
 import volcloud.commands.dead
+from broker.daemon.logs import EventFormatter
 from broker.errors import RemoteError
-from broker.logs import EventFormatter
 from broker.node import NodeAddress
 from schemas.errors import ErrorCode
 from schemas.plain_text import plain, plain_all, plain_lines

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.process_record import MARK
+from broker.vm_mark import MARK
 from guest_agent import predecessor
 from guest_agent.process_tree import descendants
 from tests.broker.polling import until

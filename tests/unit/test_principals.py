@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from broker.keys.realm import BrokerRealm
 from broker.management import Management
+from broker.management.api import Api
+from broker.management.users import Users
 from broker.node import NodeAddress
 from broker.principals import TOPIC_EXCHANGES, Permissions, Principal, parse_principal, permissions
 from broker.routes import down, down_files, queue_of, reply, reply_queue, up, within
@@ -206,7 +208,7 @@ def test_an_id_has_at_most_63_characters() -> None:
 def test_users_whom_an_operator_has_shut_out_are_no_affair_of_the_key_managers(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of them ended the key manager at each start."""
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
-    monkeypatch.setattr(Management, "shut_out", lambda _: ["guest", "monitoring", "vm-1f3a"])
+    monkeypatch.setattr(Users, "shut_out", lambda _: ["guest", "monitoring", "vm-1f3a"])
 
     assert [one.name for one in BrokerRealm(node.administration, Profile.SINGLE).out()] == ["vm-1f3a"]
 
@@ -215,7 +217,7 @@ def test_a_broker_that_has_just_started_has_no_figures_and_no_alarm(monkeypatch:
     """RabbitMQ says `[[]]` then; `status` took it for trouble."""
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
     said = iter([b"[[]]", b'[{"disk_free_alarm": true, "disk_free": 1048576, "disk_free_limit": 52428800}]'])
-    monkeypatch.setattr(Management, "_get", lambda _, path, kind: msgspec.json.decode(next(said), type=kind))
+    monkeypatch.setattr(Api, "get", lambda _, path, kind: msgspec.json.decode(next(said), type=kind))
 
     assert Management(node.administration).alarms() == []
     assert Management(node.administration).alarms() == ["only 1 MiB of disk are free, 50 must be"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.daemon.process_stat import read_stat
 from host_agent.errors import HypervisorError, NoRoom
 from host_agent.hypervisors import qemu_disk, qemu_program
-from host_agent.hypervisors.detached import read_stat
 from host_agent.hypervisors.qemu_disk import run
 from host_agent.hypervisors.qemu_program import TCG, QemuProgram
 from tests.contract.conftest import eventually

@@ -18,6 +18,7 @@ from broker.inbound import receiver
 from broker.memory import MemoryCarrier
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from broker.rpc import responder as responder_module
+from broker.rpc.group_commit import GroupCommit
 from schemas.codec import MESSAGES, decode, encode
 from schemas.envelope import Command, Done, Failed, Message, Reply
 from schemas.errors import ErrorCode
@@ -69,15 +70,15 @@ class Content:
         self.user_id = user_id
 
 
-class Brittle(Journal):
-    """A journal on a disk that is full for one kind of record."""
+class Brittle(GroupCommit):
+    """What writes to a disk that is full for one kind of record."""
 
     full_for = ""
 
-    async def _append(self, record: list[object], within_s: float = 0.0) -> None:
+    async def append(self, record: list[object], *, within_s: float = 0.0) -> None:
         if self.full_for in ("all", record[0]):
             raise OSError(errno.ENOSPC, "No space left on device")
-        await super()._append(record, within_s)
+        await super().append(record, within_s=within_s)
 
 
 class Agent:
@@ -86,9 +87,10 @@ class Agent:
     def __init__(self, directory: Path, *, run: str = "answers", full_for: str = "", cut: bool = False) -> None:
         self.ran: list[str] = []
         self.wire = Wire(cut=cut)
-        self.journal = Brittle(directory / "journal")
+        self.journal = Journal(directory / "journal")
         self.journal.open()
-        self.journal.full_for = full_for
+        self.disk = self.journal._commit = Brittle(self.journal._file, self.journal._on_written)
+        self.disk.full_for = full_for
         self.clock = ServerClock()
         self.clock.learn(NOW_MS)
         self.generation = 3
@@ -124,7 +126,7 @@ class Agent:
 
     async def close(self) -> None:
         await self.responder.close()
-        self.journal.full_for = ""
+        self.disk.full_for = ""
         await self.journal.close()
 
 

@@ -8,8 +8,9 @@ from itertools import chain
 
 import pytest
 
-from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Bounds, Breach, Event, Session, Up, size_of
-from broker.road.slip import TooLong, Unwrapper, wrap
+from broker.errors import Breach, FrameTooLong
+from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Bounds, Event, Session, Up, size_of
+from broker.road.slip import Unwrapper, wrap
 from schemas.road import MAX_FRAME_BYTES, Hello, Say, Settled, Verdict, encode_frame
 
 
@@ -38,7 +39,7 @@ def test_a_frame_without_end_is_not_kept() -> None:
     for _ in range(20):
         unwrapper.feed(b"x" * 100)
 
-    with pytest.raises(TooLong):
+    with pytest.raises(FrameTooLong):
         unwrapper.feed(b"x")
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.road import Road
-from broker.road import road as road_module
+from broker.road import Road, wire
 from broker.road.session import Session
 from broker.road.slip import wrap
 from broker.road.streams import Listener, to_socket
@@ -114,7 +113,7 @@ async def test_who_attacks_is_cut_off_and_named(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(road_module, "MOST_UNREAD_BYTES", 64 << 10)
+    monkeypatch.setattr(wire, "MOST_UNREAD_BYTES", 64 << 10)
     tracemalloc.start()
     began = time.monotonic()
     sending = asyncio.ensure_future(guest.send(attack(guest)))
@@ -135,7 +134,7 @@ async def test_who_takes_nothing_costs_the_host_what_was_said_and_no_more(guest:
     saying = [guest.host.send("vc.down", "vm.a", bytes(1 << 20), message_id="m") for _ in range(100)]
     for _ in range(20):
         await asyncio.sleep(0)
-    stream = guest.host._stream
+    stream = guest.host._wire._stream
     assert stream is not None
 
     assert stream.writer.transport.get_write_buffer_size() <= 10 << 20

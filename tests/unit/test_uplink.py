@@ -43,7 +43,7 @@ def uplink_of(wire: Wire) -> Uplink:
 
 
 def said(uplink: Uplink, message: Message, within_s: float, kind: str = "completion") -> asyncio.Future[None]:
-    return asyncio.ensure_future(uplink.say_together(kind, message, within_s=within_s))
+    return asyncio.ensure_future(uplink.publish_batched(kind, message, within_s=within_s))
 
 
 async def test_those_that_can_wait_go_with_the_one_that_hurries(wire: Wire) -> None:
@@ -123,7 +123,7 @@ async def test_each_of_a_bundle_has_its_own_answer(wire: Wire) -> None:
     uplink = uplink_of(wire)
 
     asked = [
-        asyncio.ensure_future(uplink.ask_together("completion", Ping(id=i), timeout_s=t, within_s=0.01))
+        asyncio.ensure_future(uplink.ask_batched("completion", Ping(id=i), timeout_s=t, within_s=0.01))
         for i, t in (("1", 5.0), ("2", 5.0), ("3", 0.05))
     ]
     await until(lambda: wire.ids() == [["1", "2", "3"]])

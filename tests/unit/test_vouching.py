@@ -10,6 +10,7 @@ import pytest
 from broker.errors import Disconnected
 from broker.keys.store import Store, VmRecord
 from broker.management import Management
+from broker.management.users import Users
 from broker.node import NodeAddress
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolVouch
@@ -50,7 +51,7 @@ def test_an_operator_sees_who_is_not_vouched_for(tmp_path: Path, monkeypatch: py
     store = Store(tmp_path / "keys.sqlite")
     for vm, disowned in (("vm-lost", True), ("vm-kept", False), ("vm-no-user", True)):
         store.put(VmRecord(vm=vm, host="host-a", generation=1, disowned=disowned))
-    monkeypatch.setattr(Management, "users", lambda _: ["vm-lost", "vm-kept", "host-a"])
+    monkeypatch.setattr(Users, "names", lambda _: ["vm-lost", "vm-kept", "host-a"])
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
 
     found = [str(one) for one in _unvouched(Management(node.administration), tmp_path / "keys.sqlite")]

@@ -15,7 +15,8 @@ from hypothesis import strategies as some
 from msgspec import inspect
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
-from broker.config import ConfigError, read_config
+from broker.daemon.config import read_config
+from broker.errors import ConfigError
 from broker.keys.config import KeysConfig
 from host_agent.config import HostConfig
 from schemas.amounts import read_mib, read_seconds

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker.logs import LOG_BYTES
+from broker.daemon.logs import LOG_BYTES
 from volcloud.centre.stopping import Say
 
 #: A log that is longer than this is cut, bytes: no daemon of ours lets its own grow so far.

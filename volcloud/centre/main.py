@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from broker.logs import log_to_stderr
+from broker.daemon.logs import log_to_stderr
 from broker.masking import mask
 from volcloud.centre.plan import read_plan
 from volcloud.centre.process_state import SUPERVISOR

@@ -146,7 +146,7 @@ def _view(state: ProcessState) -> ProcessView:
 
 def _queues(address: NodeAddress) -> list[QueueView]:
     """Count what is in each queue; consoles' own cannot be asked by another connection."""
-    names = sorted(info.name for info in Management(address.administration).queues() if not info.exclusive)
+    names = sorted(info.name for info in Management(address.administration).topology.queues() if not info.exclusive)
     with administrator(address.administration) as connection:
         return [view for name in names if (view := _count(connection, name)) is not None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from broker.process_record import ProcessRecord, record_of
+from broker.daemon.process_identity import ProcessIdentity
 
 #: Names of the two processes that are no daemons of ours to start.
 SUPERVISOR, BROKER = "supervisor", "broker"
@@ -21,7 +21,7 @@ class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
     """One process."""
 
     name: str
-    record: ProcessRecord
+    record: ProcessIdentity
     #: When this one was started, ms since 1970.
     since_ms: int
     #: Times that it was started again.
@@ -38,7 +38,9 @@ class ProcessState(msgspec.Struct, frozen=True, kw_only=True):
 def write_state(path: Path, name: str, pid: int, *, restarts: int = 0, last_end: str = "") -> None:
     """Keep who a process is that was started just now."""
     now_ms = int(time.time() * 1000)
-    state = ProcessState(name=name, record=record_of(pid), since_ms=now_ms, restarts=restarts, last_end=last_end)
+    state = ProcessState(
+        name=name, record=ProcessIdentity.of(pid), since_ms=now_ms, restarts=restarts, last_end=last_end
+    )
     durable.replace(path, msgspec.json.encode(state))
 
 

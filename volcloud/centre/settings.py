@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from broker import durable
-from broker.config import ConfigError, read_config
+from broker.daemon.config import read_config
+from broker.errors import ConfigError
 from broker.masking import mask
 from schemas.wanted import explain
 from volcloud.centre.toml_text import render_value

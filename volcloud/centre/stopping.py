@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from broker.process_record import ProcessRecord, read_record
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.hypervisors.detached import find_tree, send_signal
 from volcloud.centre.layout import Layout
 from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER
@@ -49,9 +49,9 @@ def live_processes(layout: Layout) -> list[ProcessState]:
 _ORDER = {SUPERVISOR: 0, "image_build": 1, HOST_AGENT: 2, "storage_adapter": 3, "job_adapter": 4, KEY_MANAGER: 5}
 
 
-def node_record(layout: Layout) -> ProcessRecord | None:
+def node_record(layout: Layout) -> ProcessIdentity | None:
     """Give the broker node's process if it runs."""
-    record = read_record(layout.node / "node.pid")
+    record = ProcessIdentity.read(layout.node / "node.pid")
     return record if record is not None and record.is_alive() else None
 
 

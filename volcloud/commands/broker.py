@@ -86,7 +86,7 @@ def _render(found: Sequence[Difference]) -> RenderableType:
 
 def _expected(management: Management, profile: Profile) -> list[QueueSpec]:
     specs = list(centre_queues(profile))
-    for name in management.users():
+    for name in management.users.names():
         principal = _principal(name)
         if principal is not None:
             specs += queues_of(principal, profile)
@@ -97,7 +97,7 @@ def _unvouched(management: Management, database: Path) -> list[Difference]:
     """Name the VMs on the broker for which nobody vouches, as the key manager remembers it. Raises CommandFailed."""
     if not database.exists():
         return []
-    users = set(management.users())
+    users = set(management.users.names())
     try:
         with reading(database) as records:
             complaints = [(record.vm, complaint(record)) for record in records if record.vm in users]

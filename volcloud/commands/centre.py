@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from broker.logs import log_to_file
+from broker.daemon.logs import log_to_file
 from volcloud.amounts import Mib, Whole
 from volcloud.centre.detach import start_detached
 from volcloud.centre.health import Trouble

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker.daemon.process_identity import boot_id
 from schemas.ledger import JobRecord, JobRow, JobState
 from volcloud.async_client import AsyncClient
 from volcloud.centre.ending import Ending, ended_from_outside
@@ -92,7 +93,7 @@ class Demo:
             merged=json.loads(self._place.merged.read_text()),
             native_mean=mean,
             hypervisor=self._options.hypervisor,
-            host_boot_id=await asyncio.to_thread(_boot_id),
+            host_boot_id=await asyncio.to_thread(boot_id),
             live_pids=live,
         )
 
@@ -193,10 +194,6 @@ async def _first_of(ready: asyncio.Event, holding: asyncio.Task[None]) -> None:
     if holding.done():
         holding.result()
         raise CommandFailed("the system ended before it was ready")
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _live(records: list[JobRecord]) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""What one end of a road has to say: in its order, as soon as the other end lets it, and what became of each."""
+"""What one end of a road publishes: in its order, as soon as the other end lets it, and what became of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from schemas.road import Settled, Verdict
 _ERRORS: dict[Verdict, type[NotDelivered]] = {Verdict.UNROUTABLE: Unroutable, Verdict.REFUSED: Refused}
 
 
-class _Unsaid(Struct, frozen=True):
+class _Waiting(Struct, frozen=True):
     future: asyncio.Future[None]
     exchange: str
     key: str
@@ -24,18 +24,18 @@ class _Unsaid(Struct, frozen=True):
     body: bytes
 
 
-class Saying:
+class Publisher:
     """See the module. Belongs to one loop."""
 
     def __init__(self, session: Session, write: Callable[[bytes], None]) -> None:
         self._session, self._write = session, write
-        self._unsaid: deque[_Unsaid] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._unsettled: dict[int, asyncio.Future[None]] = {}
 
-    def say(self, exchange: str, key: str, message_id: str, body: bytes) -> asyncio.Future[None]:
-        """Say it now or soon; the future ends when it is settled: Unroutable, Refused or Disconnected else."""
+    def publish(self, exchange: str, key: str, message_id: str, body: bytes) -> asyncio.Future[None]:
+        """Publish it now or soon; the future ends when it is settled: Unroutable, Refused or Disconnected else."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unsaid.append(_Unsaid(future, exchange, key, message_id, body))
+        self._waiting.append(_Waiting(future, exchange, key, message_id, body))
         self._go_on()
         return future
 
@@ -51,20 +51,20 @@ class Saying:
 
     def break_off(self, reason: str) -> None:
         """The other end is gone, or another: of what was said and not settled nobody knows what became."""
-        unsaid, unsettled = self._unsaid, self._unsettled
-        self._unsaid, self._unsettled = deque(), {}
-        for future in (*unsettled.values(), *(one.future for one in unsaid)):
+        waiting, unsettled = self._waiting, self._unsettled
+        self._waiting, self._unsettled = deque(), {}
+        for future in (*unsettled.values(), *(one.future for one in waiting)):
             fail(future, Disconnected(reason))
 
     def _go_on(self) -> None:
-        while self._unsaid and self._session.may_say(_size(self._unsaid[0])):
-            one = self._unsaid.popleft()
+        while self._waiting and self._session.may_say(_size(self._waiting[0])):
+            one = self._waiting.popleft()
             if one.future.done():
-                continue  # whoever wanted it said has given up
+                continue  # whoever wanted it published has given up
             number, frame = self._session.say(one.exchange, one.key, one.message_id, one.body)
             self._unsettled[number] = one.future
             self._write(frame)
 
 
-def _size(one: _Unsaid) -> int:
+def _size(one: _Waiting) -> int:
     return size_of(one.exchange, one.key, one.message_id, one.body)

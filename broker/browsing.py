@@ -1,6 +1,6 @@
-"""Looking at what lies in a queue without taking it: all of it comes, oldest first, and goes back as it was.
+"""Browsing a queue: its messages are looked at and not taken. All of it comes, oldest first, and goes back as it was.
 
-One looks at a time, by a lock: who comes second waits. A quorum queue lets two consumers in, each to a part of it,
+One browses at a time, by a lock: who comes second waits. A quorum queue lets two consumers in, each to a part of it,
 whatever they say of ``exclusive``; and what they give back comes in another order then.
 """
 
@@ -15,7 +15,7 @@ from broker.backoff import backoff
 from broker.connection import Connection, Delivery
 from broker.errors import Disconnected, Forbidden
 
-#: How long another may look before this gives up, and how long all may take to come, seconds.
+#: How long another may browse before this gives up, and how long all may take to come, seconds.
 PATIENCE_S = 8.0
 #: How long nothing has come when all is there, seconds; longer where there is nothing: what another has just looked at
 #: comes back all at once, a moment after he has gone.
@@ -23,25 +23,25 @@ QUIET_S, QUIET_EMPTY_S = 0.2, 1.5
 
 
 @asynccontextmanager
-async def looking(address: Address, queue: str, most: int) -> AsyncIterator[list[Delivery]]:
+async def browse(address: Address, queue: str, most: int) -> AsyncIterator[list[Delivery]]:
     """Give up to ``most`` messages of a queue; those that are not acknowledged in the block are back after it.
 
-    Raises Disconnected, QueueGone, LoginRefused; Forbidden when another looks at it all the time.
+    Raises Disconnected, QueueGone, LoginRefused; Forbidden when another browses it all the time.
     """
-    connection, came = await _first_in(address, queue, most)
+    connection, came = await _browse_alone(address, queue, most)
     try:
         yield came
     finally:
         await connection.close()
 
 
-async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection, list[Delivery]]:
+async def _browse_alone(address: Address, queue: str, most: int) -> tuple[Connection, list[Delivery]]:
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     for wait_s in backoff(0.1, 1.0):
-        connection = Connection(address, name="looks at the dead letters")
+        connection = Connection(address, name="browses the dead letters")
         try:
             await connection.open(patience_s=PATIENCE_S)
-            await connection.lock(f"{queue}.looker")
+            await connection.lock(f"{queue}.browser")
             return connection, await _all_of(connection, queue, most)
         except Forbidden:
             await connection.close()
@@ -56,9 +56,9 @@ async def _first_in(address: Address, queue: str, most: int) -> tuple[Connection
 
 async def _all_of(connection: Connection, queue: str, most: int) -> list[Delivery]:
     """Take what lies there. Raises Forbidden while another's are not back: his lock may be gone before he is."""
-    waiting, lookers = await connection.depth(queue)
-    if lookers:
-        raise Forbidden(f"{queue}: another looks at it")
+    waiting, consumers = await connection.depth(queue)
+    if consumers:
+        raise Forbidden(f"{queue}: another browses it")
     expected = min(most, waiting)
     came: list[Delivery] = []
     await connection.consume(queue, came.append, prefetch=most)

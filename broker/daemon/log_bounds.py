@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from broker.allowance import MOST_KEPT, Allowance
+from broker.token_buckets import MOST_KEPT, TokenBuckets
 
 #: Lines of one event about one principal: so many at once, and two a minute after that.
 LINES, LINES_PER_S = 20, 1 / 30
@@ -23,7 +23,7 @@ class PrincipalBounds(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._allowance = Allowance(LINES, LINES_PER_S)
+        self._buckets = TokenBuckets(LINES, LINES_PER_S)
         self._left_out: Counter[tuple[str, str]] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -32,7 +32,7 @@ class PrincipalBounds(logging.Filter):
         if not who or (record.levelno < logging.WARNING and "sender" not in record.__dict__):
             return True
         key = (str(record.msg), who)
-        if not self._allowance.take(key, record.created):
+        if not self._buckets.take(key, record.created):
             if key in self._left_out or len(self._left_out) < MOST_KEPT:
                 self._left_out[key] += 1
             return False

@@ -1,4 +1,4 @@
-"""How much of something each principal may do: a bucket each, which empties as they do it and fills as time goes by.
+"""How much of something each principal may do: a token bucket each.
 
 Pure: the time is an argument, seconds on any clock that does not step. What is kept is bounded too.
 """
@@ -18,8 +18,8 @@ class _Bucket(Struct):
     at_s: float
 
 
-class Allowance:
-    """So much at once, and so much a second after that, for each of those who share the rule."""
+class TokenBuckets:
+    """A bucket of ``at_once`` tokens, filled with ``per_s`` a second, for each of those who share the rule."""
 
     def __init__(self, at_once: float, per_s: float) -> None:
         self.at_once, self.per_s = at_once, per_s

@@ -17,7 +17,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from broker.log_bounds import PrincipalBounds
+from broker.daemon.log_bounds import PrincipalBounds
 from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 

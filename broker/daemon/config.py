@@ -9,13 +9,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.errors import ConfigError
 from schemas.wanted import explain
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-
-class ConfigError(Exception):
-    """A setting is wrong; the message names file, key, value and what is allowed."""
 
 
 def read_config(path: Path, kind: type[T]) -> T:

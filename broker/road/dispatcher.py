@@ -1,4 +1,4 @@
-"""What one end of a road hears: handed to who reads its queue, and settled when that one has acknowledged it."""
+"""Dispatch of what comes to one end of a road: to who reads its queue; settled once that one has acknowledged it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Settle, Subscription
 from broker.errors import NotDelivered, Unroutable
 from broker.inbound import receiver
+from broker.road.session import Session
 from broker.routes import DOWN, matches
 from schemas.road import Say, Verdict
 
@@ -28,13 +29,15 @@ class _Method:
         self.user_id, self.message_id = sender, said.message_id
 
 
-class Hearing:
-    """See the module. ``tell`` is given what became of each message that was heard since the last ``forget``."""
+class Dispatcher:
+    """See the module. What became of each message that came since the last ``forget`` is written to the other
+    end."""
 
     def __init__(
-        self, sender_of: SpeaksFor, tell: Callable[[int, Verdict, str], None], otherwise: Otherwise | None
+        self, session: Session, write: Callable[[bytes], None], sender_of: SpeaksFor, otherwise: Otherwise | None
     ) -> None:
-        self._sender_of, self._tell, self._otherwise = sender_of, tell, otherwise
+        self._session, self._write = session, write
+        self._sender_of, self._otherwise = sender_of, otherwise
         #: Called with what is wrong with a message that was of no use to anybody.
         self.on_offence: Callable[[str], None] = lambda what: None
         self._readers: list[tuple[Subscription, Callable[..., None]]] = []
@@ -57,7 +60,7 @@ class Hearing:
         await self._handling.cancel()
         await self._passing.cancel()
 
-    def hear(self, said: Say) -> None:
+    def dispatch(self, said: Say) -> None:
         """Hand a message to its reader."""
         method = _Method(said, self._sender_of(said))
         for subscription, receive in self._readers:
@@ -65,7 +68,7 @@ class Hearing:
                 return receive(None, method, method, said.body)
         if self._otherwise is None:
             self.on_offence("messages for nobody")
-            return self._tell(said.number, Verdict.UNROUTABLE, f"nobody reads {said.key} there")
+            return self._settle(self._life, said.number, Verdict.UNROUTABLE, f"nobody reads {said.key} there")
         self._passing.spawn(self._pass_on(self._life, said, self._otherwise))
         return None
 
@@ -91,7 +94,7 @@ class Hearing:
 
     def _settle(self, life: int, number: int, verdict: Verdict, reason: str = "") -> None:
         if life == self._life:
-            self._tell(number, verdict, reason)
+            self._write(self._session.settle(number, verdict, reason))
 
 
 def _reads(subscription: Subscription, said: Say) -> bool:

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.process_record import ProcessRecord, record_of
-from host_agent.hypervisors.detached import find_tree, stat_of
+from broker.daemon.process_identity import ProcessIdentity
+from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.process import ProcessHypervisor
 from host_agent.vm import VmState
 from tests.contract.conftest import ProcessRig
@@ -24,32 +24,32 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def before_the_reboot(process: subprocess.Popen[bytes]) -> ProcessRecord:
+def before_the_reboot(process: subprocess.Popen[bytes]) -> ProcessIdentity:
     """A record with the pid, and even the start time, of a process of another boot."""
-    return msgspec.structs.replace(record_of(process.pid), boot="f2a1b0c9-0d3e-4f5a-8b7c-6d5e4f3a2b1c")
+    return msgspec.structs.replace(ProcessIdentity.of(process.pid), boot="f2a1b0c9-0d3e-4f5a-8b7c-6d5e4f3a2b1c")
 
 
 def test_a_process_of_another_boot_is_a_stranger(stranger) -> None:
     record = before_the_reboot(stranger)
 
     assert not record.is_alive()
-    assert stat_of(record) is None
+    assert record.stat() is None
     assert find_tree(Path("/nowhere/vm-a"), record) == set()
 
 
 def test_to_end_a_process_of_another_boot_harms_no_stranger(stranger) -> None:
     before_the_reboot(stranger).end(0.1)
 
-    assert record_of(stranger.pid).is_alive()
+    assert ProcessIdentity.of(stranger.pid).is_alive()
     assert stranger.poll() is None
 
 
 def test_a_process_that_started_at_another_time_is_a_stranger(stranger) -> None:
-    record = msgspec.structs.replace(record_of(stranger.pid), started=1)
+    record = msgspec.structs.replace(ProcessIdentity.of(stranger.pid), started=1)
 
     record.end(0.1)
 
-    assert stat_of(record) is None
+    assert record.stat() is None
     assert stranger.poll() is None
 
 

@@ -1,0 +1,51 @@
+"""What the kernel says of a process in ``/proc/PID/stat``. Linux only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class ProcessStat(msgspec.Struct, frozen=True):
+    """The fields that we use."""
+
+    pid: int
+    #: One letter: T is stopped by a signal, t by a debugger, Z is dead and not yet reaped, X dead.
+    run_state: str
+    parent: int
+    group: int
+    session: int
+    cpu_seconds: float
+    #: Clock ticks from the machine's boot to its start.
+    started: int
+    resident_bytes: int
+
+    @property
+    def is_dead(self) -> bool:
+        """It has ended, reaped or not."""
+        return self.run_state in "ZX"
+
+
+def read_stat(pid: int) -> ProcessStat | None:
+    """Read what the kernel knows of a process; None if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name in parentheses may itself hold spaces and parentheses.
+    fields = text[text.rindex(")") + 2 :].split()
+    return ProcessStat(
+        pid=pid,
+        run_state=fields[0],
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        session=int(fields[3]),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        started=int(fields[19]),
+        resident_bytes=int(fields[21]) * _PAGE_BYTES,
+    )
