@@ -47,7 +47,11 @@ def public(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 def called(room: object, name: str) -> Any:
     method = getattr(room, name)
-    needed = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty and p.name != "self"]
+    needed = [
+        p
+        for p in inspect.signature(method).parameters.values()
+        if p.default is p.empty and p.name != "self" and p.kind is not p.VAR_KEYWORD
+    ]
     return method(*[ARGUMENTS[one.name] for one in needed])
 
 
