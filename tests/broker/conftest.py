@@ -16,7 +16,7 @@ from broker.minting import mint as mint_principal
 from broker.minting import new_password, unmint
 from broker.node import NodeAddress, PrivateNode, find_server
 from broker.principals import parse_principal
-from broker.topology import Profile
+from broker.topology import Profile, centre_queues
 from schemas.ids import unguessable
 
 #: ``mint("vm")``, ``mint("site", "cern")``, ``mint("keys")``: a principal with its queues; deleted after the test.
@@ -68,7 +68,10 @@ def declarer(address: NodeAddress) -> Iterator[Declarer]:
 
 @pytest.fixture
 def mint(address: NodeAddress, management: Management, declarer: Declarer) -> Iterator[Mint]:
-    """Make principals that last for one test."""
+    """Make principals that last for one test; it begins with empty queues of the centre, which all tests share."""
+    with declarer.channel() as channel:
+        for spec in centre_queues(Profile.SINGLE):
+            channel.queue_purge(spec.name)
     made: list[str] = []
 
     def mint_one(kind: str, name: str = "") -> Address:

@@ -126,4 +126,4 @@ def test_an_administrator_who_is_not_let_in_is_told_too(wrong: tuple[AdminAddres
     with pytest.raises(BrokerError, match=re.escape(sentence)):
         administrator(address, patience_s=4)
     with pytest.raises(ManagementError, match=re.escape(sentence)):
-        Management(address, timeout_s=4).users()
+        Management(address, timeout_s=4).users.names()

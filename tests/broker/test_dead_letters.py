@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import pytest
-
 from adapters.job.rejected import Rejected
 from broker.address import Address
 from broker.connection import Connection, Delivery
@@ -23,13 +21,6 @@ from volcloud.dead_letters import DeadLetter, DeadLetters
 Mint = Callable[..., Address]
 
 HOSTILE = table(("when", timestamp(1 << 50)), ("x-death", b"V"))
-
-
-@pytest.fixture(autouse=True)
-def _emptied(declarer: Declarer) -> None:
-    with declarer.channel() as channel:
-        for queue in ("vc.dead", "vc.rejected", "vc.inventory"):
-            channel.queue_purge(queue)
 
 
 @asynccontextmanager
