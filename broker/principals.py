@@ -11,7 +11,7 @@ import re
 import msgspec
 
 from broker.routes import CALLS, DOWN, UP
-from schemas.ids import PRINCIPAL_PATTERN, VM_END_PATTERN, Kind
+from schemas.ids import PRINCIPAL_PATTERN, Kind
 
 #: Topic exchange of RabbitMQ's event plugin; the key manager learns from it who connected.
 EVENTS = "amq.rabbitmq.event"
@@ -109,13 +109,10 @@ def _vm(who: Principal) -> _Rights:
 
 
 def _host(who: Principal) -> _Rights:
-    """A host speaks to the VMs that its own name is in, and to no others; they answer where they answer a console."""
-    own, replies = rf"host\.{re.escape(who.id)}(\.files)?", _replies(who)
-    topic = {
-        UP: TopicPermission(write=rf"^{re.escape(who.name)}\.", read=_addressed_to(who)),
-        DOWN: TopicPermission(write=rf"^vm\.{re.escape(who.id)}-{VM_END_PATTERN}(\.files)?$"),
-    }
-    return f"^{replies}$", rf"^({replies}|vc\.(up|down))$", rf"^({replies}|{own}|vc\.up)$", topic
+    """A host speaks to its VMs by the local road and not here: whoever may write one key of ``vc.down`` may copy it to
+    all others, since RabbitMQ checks no key in CC and BCC."""
+    own = rf"^host\.{re.escape(who.id)}(\.files)?$"
+    return NONE, r"^vc\.up$", own, {UP: TopicPermission(write=rf"^{re.escape(who.name)}\.")}
 
 
 def _replies(who: Principal) -> str:

@@ -25,7 +25,7 @@ from broker.routes import CALLS, DEAD, DOWN, UP, queue_of
 from schemas.codec import op_of
 from schemas.envelope import Refused
 from schemas.errors import DecodeError
-from schemas.ids import Kind, host_of, kind_of, unguessable
+from schemas.ids import Kind, kind_of, unguessable
 from volcloud.errors import CommandFailed, Unreachable
 
 T = TypeVar("T")
@@ -229,10 +229,7 @@ def _may_have_sent(letter: DeadLetter) -> bool:
     if letter.exchange in (UP, CALLS):
         is_its_own = letter.key.partition(".")[0] == letter.sender
         return is_its_own and (letter.exchange == CALLS) == (kind_of(letter.sender) is Kind.CONSOLE)
-    if letter.exchange != DOWN:
-        return False
-    receiver = letter.key.removesuffix(".files").replace(".", "-", 1)
-    return kind_of(letter.sender) in (*_CENTRE, Kind.CONSOLE) or host_of(receiver) == letter.sender
+    return letter.exchange == DOWN and kind_of(letter.sender) in (*_CENTRE, Kind.CONSOLE)
 
 
 def _usual_exchange(sender: str) -> str:

@@ -166,6 +166,20 @@ REFUSED: dict[str, tuple[int, Probe]] = {
     "write amq.topic": (403, lambda c, me, w: publish(c, "amq.topic", own_key(me))),
     "write amq.fanout": (403, lambda c, me, w: publish(c, "amq.fanout", own_key(me))),
     "forge an event of the broker": (403, lambda c, me, w: publish(c, "amq.rabbitmq.event", "connection.created")),
+    "speak to a VM that bears one's own name": (
+        403,
+        lambda c, me, w: publish(c, "vc.down", f"vm.{me.user.partition('-')[2]}-0123456789"),
+    ),
+    "speak to another by a copy": (
+        403,
+        lambda c, me, w: publish(
+            c, "vc.down", f"vm.{me.user.partition('-')[2]}-0123456789", headers={"CC": [victim_queue(w)]}
+        ),
+    ),
+    "declare a reply queue of one's own": (
+        403,
+        lambda c, me, w: c.queue_declare(reply_queue(me.user, "abc"), exclusive=True),
+    ),
     "speak to another about files": (403, lambda c, me, w: publish(c, "vc.down", f"{victim_queue(w)}.files")),
     "use another's key": (403, lambda c, me, w: publish(c, "vc.up", victim_key(w))),
     "use a key without a name": (403, lambda c, me, w: publish(c, "vc.up", "beat")),
@@ -184,14 +198,6 @@ PARTLY: dict[str, tuple[set[str], Probe]] = {
     "send a console an answer that it waits for from someone else": (
         {"vm", "host"},
         lambda c, me, w: publish(c, "vc.up", f"{me.user}.reply.console-nobody-abc"),
-    ),
-    "speak to a VM that bears one's own name": (
-        {"host"},
-        lambda c, me, w: publish(c, "vc.down", f"vm.{me.user.partition('-')[2]}-0123456789"),
-    ),
-    "declare a reply queue of one's own": (
-        {"host"},
-        lambda c, me, w: c.queue_declare(reply_queue(me.user, "abc"), exclusive=True),
     ),
     "use a kind that is not one's own": ({"vm", "host"}, lambda c, me, w: publish(c, "vc.up", f"{me.user}.nothing")),
 }

@@ -11,7 +11,7 @@ import pytest
 
 from broker.address import Address
 from broker.connection import Connection
-from broker.errors import CallTimeout, Forbidden, RemoteError, Unroutable
+from broker.errors import CallTimeout, RemoteError, Unroutable
 from broker.routes import queue_of
 from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc import caller as caller_module
@@ -19,7 +19,7 @@ from broker.rpc.clock import wall_clock
 from schemas.codec import bundle, encode
 from schemas.envelope import CommandState, Done, Message, Ping, Reply
 from schemas.errors import ErrorCode
-from schemas.ids import Kind, new_vm
+from schemas.ids import Kind
 from schemas.vms import VmList, VmPause, VmReset, VmResume, Vms
 from tests.broker.polling import until
 
@@ -279,16 +279,3 @@ async def test_a_command_that_waits_for_the_servers_time_is_not_said_to_be_unkno
 
         await asyncio.wait_for(call, 10)
         assert host.runs == [command.id]
-
-
-async def test_a_host_calls_its_own_vm_and_no_other(mint: Mint, tmp_path: Path) -> None:
-    host, stranger = mint("host"), mint("vm")
-    guest = Host(mint("vm", new_vm(host.user).removeprefix("vm-")), tmp_path)
-    async with guest.up(senders=frozenset({Kind.HOST})), caller_of(host) as caller:
-        command = VmPause(vm=guest.address.user)
-
-        answer = await caller.call(guest.address.user, command, Done)
-
-        assert (answer.call, guest.runs) == (command.id, [command.id])
-        with pytest.raises(Forbidden):
-            await caller.call(stranger.user, VmPause(vm=stranger.user), Done, timeout_s=5)
