@@ -102,7 +102,7 @@ class HostAgent:
             self._responder.recover()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._front.run(), name="front")
-                group.create_task(self._guests.watch(self._statuses.all), name="guests")
+                group.create_task(self._guests.watch(self._statuses.states), name="guests")
                 await self._connection.open()
                 group.create_task(self._beats.run(), name="beats")
                 group.create_task(self._leaving.run(), name="leaving VMs")

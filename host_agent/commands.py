@@ -49,21 +49,21 @@ class VmCommands:
 
     async def _create(self, call: Call, message: VmCreate) -> Reply:
         await call.started()
-        return Vms(call=message.id, vms=[await self._control.create(message)])
+        return Vms(call=message.id, vms=[await self._control.create(message, by=call.sender)])
 
     async def _delete(self, call: Call, message: VmDelete) -> Reply:
         await call.started()
-        await self._control.delete(message.vm)
+        await self._control.delete(message.vm, by=call.sender)
         return Done(call=message.id)
 
     async def _discard(self, call: Call, message: VmDiscard) -> Reply:
         await call.started()
-        status = await self._control.discard(message.vm)
+        status = await self._control.discard(message.vm, by=call.sender)
         return Vms(call=message.id, vms=[status]) if status is not None else Done(call=message.id)
 
     async def _adopt(self, call: Call, message: VmAdopt) -> Reply:
         await call.started()
-        status = await self._control.adopt(message.vm, autostart=self._is_wanted)
+        status = await self._control.adopt(message.vm, autostart=self._is_wanted, by=call.sender)
         return Vms(call=message.id, vms=[status])
 
     async def _list(self, call: Call, message: VmList) -> Reply:

@@ -80,10 +80,10 @@ class VmControl:
             return None
         return VmAct(verb=str(acts[0].verb), for_s=round(time.monotonic() - acts[0].began_s, 1), by=acts[0].by)
 
-    async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF) -> VmStatus:
+    async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF, by: str = "") -> VmStatus:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""
-        vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._making.make(wanted, wish))
+        vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._making.make(wanted, wish), by=by)
         self.on_change(vm)
         return await self._statuses.one(vm)
 
@@ -115,12 +115,12 @@ class VmControl:
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": status.state})
         return msgspec.structs.replace(status, act=None)  # this one has ended
 
-    async def delete(self, vm: str) -> None:
+    async def delete(self, vm: str, *, by: str = "") -> None:
         """Remove a VM and its files; its principal and queues go too. One that is not there is no error."""
         if self._registry.find(vm) is None and not self._aside.has(vm):
             return
         try:
-            await self._operations.run(vm, Verb.DELETE, lambda: self._delete(vm))
+            await self._operations.run(vm, Verb.DELETE, lambda: self._delete(vm), by=by)
         finally:
             self.on_change(vm)
 
@@ -136,23 +136,23 @@ class VmControl:
             self._registry.remove(vm)
         log.info("vm deleted", extra={"vm": vm, "name_of_vm": name})
 
-    async def discard(self, vm: str) -> VmStatus | None:
+    async def discard(self, vm: str, *, by: str = "") -> VmStatus | None:
         """Throw away a VM's saved state and give its status, or all of a VM that was set aside and give None."""
         if not self._aside.has(vm):
-            return await self.act(Verb.DISCARD, vm) if self._registry.find(vm) is not None else None
+            return await self.act(Verb.DISCARD, vm, by=by) if self._registry.find(vm) is not None else None
         try:
-            await self._operations.run(vm, Verb.DISCARD, lambda: self._aside.discard(vm))
+            await self._operations.run(vm, Verb.DISCARD, lambda: self._aside.discard(vm), by=by)
         finally:
             self.on_change(vm)
         return None
 
-    async def adopt(self, vm: str, *, autostart: Callable[[str], bool]) -> VmStatus:
+    async def adopt(self, vm: str, *, autostart: Callable[[str], bool], by: str = "") -> VmStatus:
         """Take a VM back that was set aside; ``autostart`` says of a name whether it is one to be kept running."""
         status = await self._statuses.one(vm)
         try:
             if self._aside.has(vm):
                 keep = autostart(status.name)
-                await self._operations.run(vm, Verb.ADOPT, lambda: self._aside.adopt(vm, autostart=keep))
+                await self._operations.run(vm, Verb.ADOPT, lambda: self._aside.adopt(vm, autostart=keep), by=by)
         finally:
             self.on_change(vm)
         return await self._statuses.one(vm)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from broker.backoff import backoff
 from broker.errors import Disconnected, Unroutable
 from broker.inbound import recall
 from broker.road import Connect, Road, Stream
@@ -31,6 +32,8 @@ SOCKET = "agent.sock"
 MOST_VISITORS = 16
 #: Reply queues that one of them may have.
 MOST_KEYS = 64
+#: Longest wait before a door that could not be made is tried again, seconds.
+AGAIN_MOST_S = 60.0
 #: How long the agent may take to answer its owner, seconds.
 ANSWER_S = 8.0
 
@@ -46,12 +49,8 @@ class Front:
         guests.otherwise = self._to_visitor
 
     async def run(self) -> None:
-        """Let the owner in until cancelled. Without a socket, on a full disk say, the agent does without."""
-        try:
-            server = await listen(self._path, self._on_visitor)
-        except OSError as error:
-            log.error("no door for this host's owner", extra={"path": str(self._path), "why": str(error)})
-            return
+        """Let the owner in until cancelled. A socket that cannot be made, on a full disk say, is tried again."""
+        server = await self._opened()
         mine = self._path.stat().st_ino
         try:
             await asyncio.Event().wait()
@@ -61,6 +60,17 @@ class Front:
             for task in list(self._visitors):
                 task.cancel()
             await asyncio.gather(*self._visitors, return_exceptions=True)
+
+    async def _opened(self) -> asyncio.Server:
+        for wait_s in backoff(1.0, AGAIN_MOST_S):
+            try:
+                return await listen(self._path, self._on_visitor)
+            except OSError as error:
+                log.error(
+                    "no door for this host's owner, again soon", extra={"path": str(self._path), "why": str(error)}
+                )
+            await asyncio.sleep(wait_s)
+        raise AssertionError("backoff has no end")
 
     def _remove(self, mine: int) -> None:
         """Remove our door; by now the directory may be another one, with another agent's."""

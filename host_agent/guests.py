@@ -27,7 +27,7 @@ from schemas.codec import clip
 from schemas.envelope import Refused, ServerTime
 from schemas.ids import uuid7
 from schemas.road import Say
-from schemas.vms import GuestFacts, GuestReport, VmState, VmStatus
+from schemas.vms import GuestFacts, GuestReport, VmState
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +66,12 @@ class Guests:
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
         self.otherwise: Otherwise = _nobody
 
-    async def watch(self, statuses: Callable[[], Awaitable[list[VmStatus]]]) -> None:
-        """Have a road to every VM that runs, with or without a broker; until cancelled."""
+    async def watch(self, states: Callable[[], Awaitable[dict[str, VmState]]]) -> None:
+        """Have a road to every VM that runs, with or without a broker; until cancelled. ``states`` raises nothing."""
         while True:
+            seen = await states()
+            running, unknown = (_in_state(seen, state) for state in (VmState.RUNNING, VmState.UNKNOWN))
             try:
-                seen = await statuses()
-                running, unknown = (_in_state(seen, state) for state in (VmState.RUNNING, VmState.UNKNOWN))
                 await self.look(running, unknown)
             except (HostError, OSError) as error:
                 log.warning("guests not looked for", extra={"why": str(error)})
@@ -188,8 +188,8 @@ class Guests:
         await self.otherwise(said)
 
 
-def _in_state(statuses: list[VmStatus], state: VmState) -> set[str]:
-    return {status.vm for status in statuses if status.state == state}
+def _in_state(states: dict[str, VmState], state: VmState) -> set[str]:
+    return {vm for vm, seen in states.items() if seen is state}
 
 
 async def _nobody(said: Say) -> None:

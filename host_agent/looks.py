@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+
+from broker.daemon.tasks import OwnedTasks
 
 T = TypeVar("T")
 
@@ -35,42 +37,39 @@ class Looks(Generic[T]):
 
     def __init__(
         self,
-        look: Callable[[str], Awaitable[T]],
+        look: Callable[[str], Coroutine[Any, Any, T]],
         on_late: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._look, self._on_late, self._clock = look, on_late, clock
         self._looks: dict[str, _Look[T]] = {}
+        self._tasks = OwnedTasks("looks at VMs")
 
     async def all(self, vms: Iterable[str], in_place: Callable[[str], T]) -> list[T]:
         """Give what is seen of each VM; ``in_place`` makes up for one that has not been seen for too long.
 
         Raises nothing: ``look`` must not raise.
         """
-        wanted = list(vms)
-        self._looks = {vm: self._looks.get(vm) or _Look() for vm in wanted}
-        fresh = {vm: self._begin(vm) for vm in wanted if self._looks[vm].task is None}
-        await self._wait_for_unseen()
-        await _wait(fresh.values(), PATIENCE_S)
-        return [self._told(vm, in_place) for vm in wanted]
+        # This call's own: another one meanwhile may be about fewer VMs.
+        looks = self._looks = {vm: self._looks.get(vm) or _Look() for vm in vms}
+        fresh = [self._begin(vm, look) for vm, look in looks.items() if look.task is None]
+        await self._wait_for_unseen(looks.values())
+        await _wait(fresh, PATIENCE_S)
+        return [self._told(vm, look, in_place) for vm, look in looks.items()]
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        tasks = [look.task for look in self._looks.values() if look.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
-    async def _wait_for_unseen(self) -> None:
+    async def _wait_for_unseen(self, looks: Iterable[_Look[T]]) -> None:
         """Wait for the first looks, whoever has begun them, for what is left of the patience with each."""
-        unseen = [look for look in self._looks.values() if look.seen is None and look.task is not None]
+        unseen = [look for look in looks if look.seen is None and look.task is not None]
         left_s = [look.began_s + FIRST_PATIENCE_S - self._clock() for look in unseen]
         await _wait([look.task for look in unseen if look.task is not None], max([0.0, *left_s]))
 
-    def _begin(self, vm: str) -> asyncio.Task[T]:
-        look = self._looks[vm]
+    def _begin(self, vm: str, look: _Look[T]) -> asyncio.Task[T]:
         look.began_s = self._clock()
-        look.task = asyncio.ensure_future(self._look(vm))
+        look.task = self._tasks.spawn(self._look(vm), name=f"look at {vm}")
         look.task.add_done_callback(lambda task: self._ended(look, task))
         return look.task
 
@@ -83,8 +82,7 @@ class Looks(Generic[T]):
         if is_late and look.seen != before:
             self._on_late()
 
-    def _told(self, vm: str, in_place: Callable[[str], T]) -> T:
-        look = self._looks[vm]
+    def _told(self, vm: str, look: _Look[T], in_place: Callable[[str], T]) -> T:
         hangs = look.task is not None and self._clock() - look.began_s > STALE_S
         return in_place(vm) if look.seen is None or hangs else look.seen
 

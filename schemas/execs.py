@@ -58,6 +58,6 @@ class ExecEnded(Reply, frozen=True, kw_only=True, tag="reply.exec"):
 
     exit_status: int
     output_messages: int = 0
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    cpu_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    wall_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     timed_out: bool = False

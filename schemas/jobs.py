@@ -85,12 +85,16 @@ class AttemptRef(Struct, frozen=True, kw_only=True):
     attempt: Attempt
 
 
+#: A time that somebody has measured, seconds: neither endless nor no number, which no sum and no person could take.
+Duration = Annotated[float, Meta(ge=0, le=1e9)]
+
+
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an attempt has used so far."""
 
-    cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
-    peak_rss_bytes: int = 0
+    cpu_seconds: Duration = 0.0
+    wall_seconds: Duration = 0.0
+    peak_rss_bytes: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
 
 
 class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -157,7 +161,7 @@ class JobBeat(Message, frozen=True, kw_only=True, tag="job.beat"):
 
     holding: Annotated[list[Holding], Meta(max_length=MOST_HELD)]
     #: Load of the guest, for people: 1-minute load average.
-    load: float = 0.0
+    load: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     #: Messages that the agent refused since it started, by reason.
     refused: dict[str, int] = {}
 
@@ -176,11 +180,11 @@ class JobBeatAnswer(Reply, frozen=True, kw_only=True, tag="job.beat_answer"):
 class Steps(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How long each step of an attempt took, seconds of the guest's monotonic clock."""
 
-    wait_s: float = 0.0
-    stage_in_s: float = 0.0
-    run_s: float = 0.0
-    validate_s: float = 0.0
-    stage_out_s: float = 0.0
+    wait_s: Duration = 0.0
+    stage_in_s: Duration = 0.0
+    run_s: Duration = 0.0
+    validate_s: Duration = 0.0
+    stage_out_s: Duration = 0.0
 
 
 class OutputEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):

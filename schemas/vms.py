@@ -106,7 +106,7 @@ class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Process id of the hypervisor on its host; 0 where there is none.
     pid: Amount = 0
     accelerator: Word = ""
-    cpu_seconds: float = 0.0
+    cpu_seconds: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     resident_bytes: Amount = 0
     #: Why it is in this state, where that needs saying.
     reason: Reason = ""

@@ -13,6 +13,7 @@ from sqlalchemy import delete, select, tuple_
 
 from adapters.ledger import attempts, tables
 from adapters.ledger.attempts import Held
+from adapters.ledger.deliveries import IS_TOLD
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
 
@@ -64,7 +65,7 @@ def ended_first(tx: Tx, owner: str, after: Ended | None, most: int) -> list[Ende
     beyond = [] if after is None else [tuple_(_jobs.c.since_ms, _jobs.c.number) > tuple_(after.since_ms, after.number)]
     rows = (
         select(*(_jobs.c[name] for name in Ended._fields))
-        .where(tables.HAS_ENDED, _jobs.c.owner == owner, *beyond)
+        .where(tables.HAS_ENDED, IS_TOLD, _jobs.c.owner == owner, *beyond)
         .order_by(_jobs.c.since_ms, _jobs.c.number)
         .limit(most)
     )

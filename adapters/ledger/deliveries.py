@@ -2,7 +2,8 @@
 
 A row is made in the transaction that ends the job, and worked like the outbox: ``take`` claims a portion, and what is
 then neither ``done`` nor ``failed`` is due again, so that a source hears of a job at least once. What fails is tried
-again after growing waits; after ``MOST_TRIES`` it is held, with its last error, for a person. Gone with its job.
+again after growing waits; after ``MOST_TRIES`` it is held, with its last error, for a person. Until then its job is not
+deleted for its age or for room; whoever deletes a job deletes what was to be told of it.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Delivery(Struct, frozen=True, kw_only=True):
     tries: int
 
 
+#: Of a job: nothing waits to be told of it.
+IS_TOLD = ~select(_table.c.job).where(_table.c.job == _jobs.c.number, tables.IS_DUE).exists()
 _IS_KEY = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
 _DUE = (
     select(_table.c.job, _table.c.what, _table.c.tries)

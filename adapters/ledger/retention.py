@@ -15,6 +15,7 @@ from sqlalchemy import Column, ColumnElement, Select, Table, and_, bindparam, de
 
 from adapters.ledger import tables
 from adapters.ledger.deletion import delete_jobs
+from adapters.ledger.deliveries import IS_TOLD
 from adapters.ledger.transaction import Tx
 
 _jobs, _attempts, _vms, _hosts = tables.jobs, tables.attempts, tables.vms, tables.hosts
@@ -109,7 +110,7 @@ def _before_ms(tx: Tx, kept_s: float) -> int:
 def _ended_jobs(tx: Tx, keep: Keep) -> list[int]:
     for condition, kept_s in ((tables.HAS_ENDED, keep.jobs_s), (tables.IS_HELD, keep.held_s)):
         is_old = (_jobs.c.since_ms > 0) & (_jobs.c.since_ms < _before_ms(tx, kept_s))
-        old = select(_jobs.c.number).where(condition, is_old)
+        old = select(_jobs.c.number).where(condition, is_old, IS_TOLD)
         if numbers := list(tx.execute(old.order_by(_jobs.c.since_ms).limit(PORTION)).scalars()):
             return numbers
     return []

@@ -94,9 +94,13 @@ def _counted(count: int, noun: str) -> str:
 
 def _at_work(facts: Facts) -> str:
     follow = f"`volcloud job show {facts.job} --follow` follows it"
+    is_staging = facts.state is JobState.STAGE_IN and facts.stage_in_s >= STAGE_IN_TELLS_S
+    # What the centre knows by itself comes before what a guest says.
+    if is_staging and (facts.storage_silent_s is None or facts.storage_silent_s >= STORAGE_SILENT_S):
+        return _staging(facts)
     if facts.trouble:
         return f"mend what it names; the job then goes on by itself, {follow}"
-    if facts.state is JobState.STAGE_IN and facts.stage_in_s >= STAGE_IN_TELLS_S:
+    if is_staging:
         return _staging(facts)
     return f"nothing, it is at work; {follow}"
 

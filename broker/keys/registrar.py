@@ -178,8 +178,13 @@ class Registrar:
 
     def _vouch(self, host: str, message: EnrolVouch, _: float) -> None:
         """Note which VMs a host has, and which of its VMs it has no more."""
-        named, aside = (frozenset(vm for vm in some if host_of(vm) == host) for some in (message.vms, message.aside))
+        named, aside = (self._its_own(host, some) for some in (message.vms, message.aside))
         self.upkeep.vouch(host, named, aside)
+
+    def _its_own(self, host: str, vms: Iterable[str]) -> frozenset[str]:
+        """Leave out the VMs of others. One that it was given before a VM's name said whose it is stays its own."""
+        known = {record.vm for record in self._store.of_host(host)}
+        return frozenset(vm for vm in vms if host_of(vm) == host or vm in known)
 
     def _mint_site(self, console: str, message: KeysMint, _: float) -> Reply:
         site = Principal(Kind.SITE, f"site-{message.site}")
@@ -236,7 +241,8 @@ def _not_its_own(host: str, message: EnrolGrant | EnrolRevoke) -> Failed | None:
     if host_of(message.vm) == host:
         return None
     form = f"vm-{host.removeprefix('host-')}-<10 of 0 to 9 and a to f>"
-    return _failed(message, ErrorCode.FORBIDDEN, f"vm = {message.vm!r} is not a VM of {host}: those are {form}")
+    text = f"vm = {message.vm!r} is not a VM of {host}: those are {form}"
+    return _failed(message, ErrorCode.FORBIDDEN, text, "delete it with `volcloud vm delete`, and create it again")
 
 
 def _not_grantable(message: EnrolGrant, known: VmRecord) -> Failed | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -29,14 +28,20 @@ class Publisher:
 
     def __init__(self, session: Session, write: Callable[[bytes], None]) -> None:
         self._session, self._write = session, write
-        self._waiting: deque[_Waiting] = deque()
+        #: What the other end does not let us say yet, in the order of its publishing.
+        self._waiting: dict[int, _Waiting] = {}
+        self._numbers = 0
         self._unsettled: dict[int, asyncio.Future[None]] = {}
 
     def publish(self, exchange: str, key: str, message_id: str, body: bytes) -> asyncio.Future[None]:
         """Publish it now or soon; the future ends when it is settled: Unroutable, Refused or Disconnected else."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(future, exchange, key, message_id, body))
+        self._numbers += 1
+        number = self._numbers
+        self._waiting[number] = _Waiting(future, exchange, key, message_id, body)
         self._go_on()
+        if number in self._waiting:  # whoever gives it up leaves nothing of it here, however long the other end is mute
+            future.add_done_callback(lambda _: self._waiting.pop(number, None))
         return future
 
     def on_settled(self, settled: Settled) -> None:
@@ -52,13 +57,17 @@ class Publisher:
     def break_off(self, reason: str) -> None:
         """The other end is gone, or another: of what was said and not settled nobody knows what became."""
         waiting, unsettled = self._waiting, self._unsettled
-        self._waiting, self._unsettled = deque(), {}
-        for future in (*unsettled.values(), *(one.future for one in waiting)):
+        self._waiting, self._unsettled = {}, {}
+        for future in (*unsettled.values(), *(one.future for one in waiting.values())):
             fail(future, Disconnected(reason))
 
     def _go_on(self) -> None:
-        while self._waiting and self._session.may_say(_size(self._waiting[0])):
-            one = self._waiting.popleft()
+        while self._waiting:
+            first = next(iter(self._waiting))
+            one = self._waiting[first]
+            if not self._session.may_say(_size(one)):
+                return
+            del self._waiting[first]
             if one.future.done():
                 continue  # whoever wanted it published has given up
             number, frame = self._session.say(one.exchange, one.key, one.message_id, one.body)

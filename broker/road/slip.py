@@ -10,6 +10,8 @@ from broker.errors import FrameTooLong
 
 _END, _ESCAPE = b"\xc0", b"\xdb"
 _ESCAPED_END, _ESCAPED_ESCAPE = b"\xdb\xdc", b"\xdb\xdd"
+#: Delimiters in a row that a stream may hold: one on each side of a frame, and those of writers that were cut off.
+MOST_EMPTY = 1000
 
 
 def wrap(frame: bytes) -> bytes:
@@ -25,6 +27,8 @@ class Unwrapper:
         #: Every byte of a frame may be escaped.
         self._most_bytes = 2 * most_bytes
         self._begun = bytearray()
+        #: Delimiters since the last frame.
+        self._empty = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
         """Take in the next bytes and give the frames that they complete. Raises FrameTooLong."""
@@ -34,7 +38,12 @@ class Unwrapper:
             self._hold(part)
             if self._begun:
                 frames.append(_unescape(bytes(self._begun)))
+                self._empty = 0
+            else:
+                self._empty += 1
             self._begun.clear()
+        if self._empty > MOST_EMPTY:
+            raise FrameTooLong
         self._hold(rest)
         return frames
 

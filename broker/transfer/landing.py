@@ -129,11 +129,14 @@ class FileLanding:
 
     def discard(self) -> None:
         """See ``Landing``."""
-        if self._file >= 0 and not self._is_committed:
-            self._path.unlink(missing_ok=True)
-            self._mark.unlink(missing_ok=True)
-            self.durable = self._written
-        self.close()
+        try:
+            if self._file >= 0:
+                self._mark.unlink(missing_ok=True)
+            if self._file >= 0 and not self._is_committed:
+                self._path.unlink(missing_ok=True)
+                self.durable = self._written
+        finally:
+            self.close()
 
     def _take_up(self) -> None:
         """Begin where the mark is: what is beyond it may not be what was sent."""

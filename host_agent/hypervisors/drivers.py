@@ -62,13 +62,13 @@ def make_driver(table: Mapping[str, Any], directory: Path, where: str) -> Hyperv
 
 def _chosen(table: Mapping[str, Any], where: str) -> Driver[Any]:
     found, kind = installed(), table.get("kind")
-    if kind not in found:
+    if not isinstance(kind, str) or kind not in found:
         said = f" = {_quoted(kind)}" if "kind" in table else " is missing"
         raise ConfigError(f"{where}.kind{said}: must be a driver that is installed: {', '.join(found)}")
     try:
         driver: Driver[Any] = found[kind].load()
-    except (ImportError, AttributeError) as error:
-        raise HypervisorError(f"the driver {kind} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the import of somebody else's module raises
+        raise HypervisorError(f"the driver {kind} cannot be imported: {type(error).__name__}: {error}") from error
     return driver
 
 

@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
-from adapters.ledger import deletion, deliveries, submissions, tables
+from adapters.ledger import claims, deletion, deliveries, retention, submissions, tables
 from adapters.ledger.connections import connect
 from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, Delivery, Key
 from adapters.ledger.migrations import config, migrate
@@ -199,7 +199,7 @@ def test_what_an_edge_keeps_with_a_submission_is_bounded(desk: Desk, origin: Ori
     assert said in verdict.reasons[0]
 
 
-def test_an_older_ledger_learns_where_its_submissions_came_from(empty_url: str) -> None:
+def test_of_the_submissions_of_an_older_ledger_their_owner_tells_the_source(empty_url: str) -> None:
     engine = connect(empty_url, "FULL").durable
     with engine.begin() as connection:
         made = config()
@@ -219,4 +219,22 @@ def test_an_older_ledger_learns_where_its_submissions_came_from(empty_url: str) 
     with engine.begin() as connection:
         found = connection.execute(text("SELECT owner, source, source_data FROM submissions ORDER BY number")).all()
     engine.dispose()
-    assert [tuple(row) for row in found] == [("site-a", "site", None), ("console-ada", "console", None)]
+    assert [tuple(row) for row in found] == [("site-a", "", None), ("console-ada", "", None)]
+
+
+def test_a_job_of_which_its_source_is_still_to_be_told_goes_neither_for_its_age_nor_for_room(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    desk.pass_s(40 * 86400)
+    jobs = next(one for one in retention.kinds(retention.Keep()) if one.what == "jobs")
+    old = desk.ledger.read(jobs.find)
+    for_room = desk.ledger.read(lambda tx: claims.ended_first(tx, SITE, None, 10))
+
+    desk.write(lambda tx: deliveries.done(tx, [one.key for one in deliveries.take(tx, "dirac")]))
+
+    assert (list(old), for_room) == ([], [])
+    assert (
+        len(desk.ledger.read(jobs.find))
+        == len(desk.ledger.read(lambda tx: claims.ended_first(tx, SITE, None, 10)))
+        == 1
+    )

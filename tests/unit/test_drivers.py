@@ -40,6 +40,7 @@ def test_a_table_of_settings_makes_the_driver_that_it_names(tmp_path: Path, tabl
     [
         ({"kind": "xen"}, "hypervisor.kind = 'xen': must be a driver that is installed: fake, process, qemu"),
         ({"kind": 7}, "hypervisor.kind = 7: must be a driver that is installed: fake, process, qemu"),
+        ({"kind": ["a"]}, "hypervisor.kind = ['a']: must be a driver that is installed: fake, process, qemu"),
         ({}, "hypervisor.kind is missing: must be a driver that is installed: fake, process, qemu"),
         (
             {"kind": "process", "accelerator": "kvm"},
@@ -94,7 +95,7 @@ def test_a_driver_whose_package_is_broken_is_named_and_harms_no_other(
     (metadata / "entry_points.txt").write_text("[volunteer_cloud.hypervisors]\nbroken = nowhere_to_be_found:driver\n")
     monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(HypervisorError, match="the driver broken cannot be imported: No module named"):
+    with pytest.raises(HypervisorError, match="driver broken cannot be imported: ModuleNotFoundError: No module"):
         make_driver({"kind": "broken"}, tmp_path, WHERE)
 
     assert "broken" in installed()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,27 @@ def test_what_was_closed_is_there_for_one_receiver_after_the_other(tmp_path: Pat
     second.commit(hashlib.sha256(b"content").hexdigest())
     second.close()
     assert (tmp_path / "target").read_bytes() == b"content"
+
+
+def test_a_partial_file_that_can_neither_be_read_nor_removed_is_held_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock stayed with the process, and no receiver ever got it again."""
+    land = into_file(tmp_path / "target", tmp_path / "t.part")
+    first = land(7)
+    first.write([b"con"])
+    first.close()
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pread", fail)
+        broken.setattr(Path, "unlink", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            land(7)
+
+    mended = land(7)
+    assert mended.written == 3
+    mended.discard()
+    assert list(tmp_path.iterdir()) == []

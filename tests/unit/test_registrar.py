@@ -336,6 +336,21 @@ def test_a_vm_that_is_not_remembered_belongs_to_the_host_that_vouches_for_it(des
     assert isinstance(desk.grant(vm=VM_C, host="host-b", generation=4), EnrolGranted)
 
 
+def test_a_vm_from_before_names_said_whose_they_are_stays_its_hosts(desk: Desk) -> None:
+    desk.store.put(VmRecord(vm="vm-of-old", host="host-a", generation=1))
+    desk.realm.mint(Principal(Kind.VM, "vm-of-old"), "x")
+
+    for host in ("host-a", "host-b"):
+        desk.ask(host, EnrolVouch(vms=["vm-of-old"]))
+    desk.registrar.upkeep.sweep(vouching.DISOWNED_S + 1, 600)
+    desk.registrar.upkeep.review()
+
+    assert "vm-of-old" in desk.realm.passwords
+    refused = desk.grant(vm="vm-of-old", generation=2)
+    assert isinstance(refused, Failed)
+    assert "create it again" in refused.hint
+
+
 def test_nobody_vouches_or_disowns_for_another(desk: Desk) -> None:
     desk.enrol(vm=VM_A, host="host-a")
 

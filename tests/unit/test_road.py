@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import Breach, FrameTooLong
 from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Bounds, Event, Session, Up, size_of
-from broker.road.slip import Unwrapper, wrap
+from broker.road.slip import MOST_EMPTY, Unwrapper, wrap
 from schemas.road import MAX_FRAME_BYTES, Hello, Say, Settled, Verdict, encode_frame
 
 
@@ -232,3 +232,11 @@ def test_no_bytes_raise_anything_but_a_breach(seed: int) -> None:
         return
 
     assert len(events) < 20
+
+
+def test_delimiters_without_end_are_garbage() -> None:
+    unwrapper = Unwrapper(1000)
+    assert unwrapper.feed(b"\xc0" * MOST_EMPTY + wrap(b"frame")) == [b"frame"]
+
+    with pytest.raises(FrameTooLong):
+        unwrapper.feed(b"\xc0" * (MOST_EMPTY + 2))

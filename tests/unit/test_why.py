@@ -64,7 +64,7 @@ def test_a_job_that_was_lost_too_often_is_not_said_to_have_failed_too_often() ->
 
 @pytest.mark.parametrize("state", sorted(AT_WORK))
 def test_a_job_in_trouble_is_not_told_to_wait_whatever_it_does(state: JobState) -> None:
-    why = explain(facts(state, trouble=FULL, stage_in_s=600, storage_silent_s=600, event="started"))
+    why = explain(facts(state, trouble=FULL, stage_in_s=600, storage_silent_s=0.0, event="started"))
 
     assert why.cause == FULL
     assert why.next_step.startswith("mend what it names; the job then goes on by itself")
@@ -91,3 +91,10 @@ def test_failures_are_counted_in_words(failures: int, said: str) -> None:
 
     assert explain(held).next_step.startswith(f"held after {said}")
     assert "1 loss:" in explain(msgspec.structs.replace(held, most_failures=9, losses=1)).next_step
+
+
+@pytest.mark.parametrize("silent_s", [None, 400.0])
+def test_what_a_guest_complains_of_hides_no_storage_that_is_gone(silent_s: float | None) -> None:
+    why = explain(facts(JobState.STAGE_IN, trouble=FULL, stage_in_s=500.0, storage_silent_s=silent_s))
+
+    assert (why.cause, why.next_step.startswith("start a `storage_adapter`")) == (FULL, True)

@@ -152,8 +152,8 @@ class AsyncVms:
     async def command(self, row: RegistryRow, verb: type[VmCommand], /, **more: Any) -> VmStatus | None:
         """Give one verb to the host of one VM of the registry, with ``more`` of the command's fields; give the status
         after it, None once it is gone. Raises BadInput."""
-        caller, guests_s = self._session.caller, more.get("timeout_s", STOP_S)
-        if not 0 < guests_s <= STOP_MOST_S:
+        caller, guests_s = self._session.caller, more.get("timeout_s", 0.0)
+        if "timeout_s" in more and not 0 < guests_s <= STOP_MOST_S:
             raise BadInput(f"timeout = {guests_s:g} s: must be above 0 and at most {STOP_MOST_S:.0f} s", "give another")
         with _silence_dated(lambda: (caller.now_ms - row.seen_ms) / 1000):
             order = verb(vm=row.status.vm, **more)

@@ -12,11 +12,9 @@ _DUE = sa.text("state = 'due'")
 
 
 def upgrade() -> None:
-    """Add the columns, whose value owners tell for what is there, and the table."""
+    """Add the columns and the table. Of what is there the owner tells the source: no row is written again for it."""
     op.add_column("submissions", sa.Column("source", sa.Text(), nullable=False, server_default=sa.text("''")))
     op.add_column("submissions", sa.Column("source_data", sa.LargeBinary(), nullable=True))
-    op.execute("UPDATE submissions SET source = 'site' WHERE owner LIKE 'site-%'")
-    op.execute("UPDATE submissions SET source = 'console' WHERE owner LIKE 'console-%'")
     op.create_table(
         "deliveries",
         sa.Column("job", sa.BigInteger(), nullable=False),
