@@ -9,7 +9,7 @@ AdapterError
 │   └── Ambiguous            the name fits jobs of several owners: name the owner
 ├── StoreError               the store is full, away, or refusing: the sender keeps the file and tries again
 │   ├── NotStored            there is no such file in the store
-│   └── NoRoom               others on their way have the room that it needs: it passes, who waits spends no patience
+│   └── NoStagingRoom        others on their way have the room that it needs: it passes, who waits spends no patience
 └── TooLarge                 more than may be stored: the job has failed, or the person names another file
 
 SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else, fsspec's
@@ -69,7 +69,7 @@ class NotStored(StoreError):
     code = ErrorCode.NOT_FOUND
 
 
-class NoRoom(StoreError):
+class NoStagingRoom(StoreError):
     """A file has no room beside others on their way; no byte of it was taken, and it has room when those are there."""
 
     code = ErrorCode.NO_ROOM

@@ -17,7 +17,7 @@ VHOST = "volunteer-cloud"
 Endpoints = Annotated[tuple[Endpoint, ...], msgspec.Meta(min_length=1, max_length=16)]
 
 
-class Credential(msgspec.Struct, frozen=True, kw_only=True):
+class BrokerAccess(msgspec.Struct, frozen=True, kw_only=True):
     """Where a broker is, how to know it, and as whom to go there."""
 
     user: str
@@ -30,7 +30,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     owner: int = ANYBODY
 
 
-class Address(Credential, frozen=True, kw_only=True):
+class Address(BrokerAccess, frozen=True, kw_only=True):
     """A broker and a principal's credential for it."""
 
     @property
@@ -42,7 +42,7 @@ class Address(Credential, frozen=True, kw_only=True):
         return f"Address({self.user}@{self.where}/{self.vhost})"
 
 
-class AdminAddress(Credential, frozen=True, kw_only=True):
+class AdminAddress(BrokerAccess, frozen=True, kw_only=True):
     """A broker's administration: its AMQP and its management API, and the administrator's credential for both."""
 
     management: Endpoints
@@ -63,7 +63,7 @@ class AdminAddress(Credential, frozen=True, kw_only=True):
         return f"AdminAddress({self.user}, amqp {amqp}, management {management})"
 
 
-def write_address(path: Path, address: Credential) -> None:
+def write_address(path: Path, address: BrokerAccess) -> None:
     """Keep a credential in a file of mode 0600."""
     durable.replace(path, msgspec.json.format(msgspec.json.encode(address)))
 

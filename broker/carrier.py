@@ -22,7 +22,7 @@ class Sender(Protocol):
         """The principal as whom it speaks; empty before it is known."""
 
     async def publish(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
-        """Send once and wait for the confirm. Raises Unroutable, Refused, Forbidden or Disconnected."""
+        """Send once and wait for the confirm. Raises Unroutable, Nacked, Forbidden or Disconnected."""
 
     async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
         """Send until confirmed, under the same id each time; only Unroutable and Forbidden end it."""

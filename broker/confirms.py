@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from broker.errors import BrokerError, Disconnected, Forbidden, NotDelivered, QueueGone, Refused, Unroutable
+from broker.errors import BrokerError, Disconnected, Forbidden, Nacked, NotDelivered, QueueGone, Unroutable
 
 
 class _Unconfirmed(NamedTuple):
@@ -67,7 +67,7 @@ class Confirms:
         if unroutable:
             fail(entry.future, Unroutable("the broker has no queue for it"))
         elif not is_ack:
-            fail(entry.future, Refused("the broker refused it: a queue that it goes to is full"))
+            fail(entry.future, Nacked("the broker refused it: a queue that it goes to is full"))
         elif not entry.future.done():
             entry.future.set_result(None)
 

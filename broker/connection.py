@@ -113,7 +113,7 @@ class Connection:
         await self._recovery.wait_up()
 
     async def publish(self, exchange: str, key: str, body: bytes, *, mandatory: bool = True, **properties: Any) -> None:
-        """Publish and wait for the confirm. Raises Unroutable, Refused, Forbidden or Disconnected."""
+        """Publish and wait for the confirm. Raises Unroutable, Nacked, Forbidden or Disconnected."""
         async with self._window:
             await self.send(exchange, key, body, mandatory=mandatory, **properties)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 MAX_REASON = 1000
 
 
-class Origin(NamedTuple):
+class LetterOrigin(NamedTuple):
     """Where a letter comes from, as far as the broker vouches for it."""
 
     sender: str
@@ -51,7 +51,7 @@ class DeadLetterPublisher:
         self._offences = Offences()
 
     async def publish(
-        self, delivery: Delivery, reason: str, text: str, *, origin: Origin | None = None, owner: str = ""
+        self, delivery: Delivery, reason: str, text: str, *, origin: LetterOrigin | None = None, owner: str = ""
     ) -> bool:
         """Publish a message to ``vc.dead``, then acknowledge it. Settles it whatever happens.
 
@@ -95,7 +95,7 @@ class DeadLetterPublisher:
         for who, count in self._offences.take_dropped().items():
             log.warning("messages dropped, beyond its share", extra={"sender": who, "count": count})
 
-    async def _send(self, delivery: Delivery, reason: str, origin: Origin) -> None:
+    async def _send(self, delivery: Delivery, reason: str, origin: LetterOrigin) -> None:
         headers = {"x-volcloud-reason": reason}
         headers |= {f"x-volcloud-{name}": value for name, value in origin._asdict().items()}
         message_id = delivery.properties.message_id or "unnamed"
@@ -108,5 +108,5 @@ class DeadLetterPublisher:
         send(self._connection, within(self._connection.user, "cut"), message)
 
 
-def _origin_of(delivery: Delivery) -> Origin:
-    return Origin(delivery.user_id, delivery.exchange, delivery.routing_key)
+def _origin_of(delivery: Delivery) -> LetterOrigin:
+    return LetterOrigin(delivery.user_id, delivery.exchange, delivery.routing_key)

@@ -4,7 +4,7 @@ BrokerError
 ├── ConfigError              a setting is wrong: mend the file that the message names
 ├── NotDelivered             a publish did not succeed
 │   ├── Unroutable           no queue is bound there: the receiver does not exist (any more)
-│   ├── Refused              the broker nacked it, a queue is full: wait, then publish again
+│   ├── Nacked               the broker nacked it, a queue is full: wait, then publish again
 │   ├── Disconnected         the outcome is unknown: publish again with the same id
 │   │   └── Crowded          the principal has all the connections that it may: end one, or wait
 │   └── Forbidden            the broker does not let this principal write that: mend the permission
@@ -53,7 +53,7 @@ class Unroutable(NotDelivered):
     code = ErrorCode.NOT_FOUND
 
 
-class Refused(NotDelivered):
+class Nacked(NotDelivered):
     """The broker nacked the message: a queue that it goes to is full."""
 
 

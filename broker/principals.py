@@ -60,7 +60,7 @@ class Permissions(msgspec.Struct, frozen=True):
     topic: dict[str, TopicPermission]
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ConnectionLimits(msgspec.Struct, frozen=True):
     """What the broker lets one principal hold open."""
 
     max_connections: int
@@ -76,10 +76,10 @@ _USUAL_CONNECTIONS = 4
 _CHANNELS_EACH = 4
 
 
-def limits(principal: Principal) -> Limits:
+def limits(principal: Principal) -> ConnectionLimits:
     """Give what the broker lets this principal hold open."""
     most = _CONNECTIONS.get(principal.kind, _USUAL_CONNECTIONS)
-    return Limits(max_connections=most, max_channels=most * _CHANNELS_EACH)
+    return ConnectionLimits(max_connections=most, max_channels=most * _CHANNELS_EACH)
 
 
 def parse_principal(name: str) -> Principal:

@@ -16,7 +16,7 @@ import msgspec
 from broker.backoff import backoff
 from guest_agent.attempt_journal import Conclusion, Past
 from guest_agent.errors import AttemptFailed, NotContained
-from guest_agent.execution import Execution
+from guest_agent.execution import JobExecution
 from guest_agent.resources import Resources, Store
 from guest_agent.sandbox import Sandbox
 from guest_agent.stage_in import StageIn
@@ -44,7 +44,7 @@ class Attempt:
         container = resources.containers[slot]
         self._sandbox = Sandbox(assign, container, resources.aside)
         self._stage_in = StageIn(assign, self._sandbox, resources.cache)
-        self._execution = Execution(assign, container, self._sandbox.name, resources)
+        self._execution = JobExecution(assign, container, self._sandbox.name, resources)
         self._stage_out = StageOut(assign, container.slot_directory, self._sandbox.name, resources, store)
         self._completion_trouble = ""
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 FRESH_S = 2.0
 
 
-class Beats:
+class JobBeats:
     """See the module. ``run`` until cancelled."""
 
     def __init__(

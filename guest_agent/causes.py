@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import signal
 
-from guest_agent.payload import Ended
+from guest_agent.payload import PayloadEnd
 
 #: How much of a program's first line is looked at, bytes.
 FIRST_LINE_BYTES = 256
 
 
-def why_it_ended(ended: Ended, *, memory_bytes: int, full: str) -> str:
+def why_it_ended(ended: PayloadEnd, *, memory_bytes: int, full: str) -> str:
     """Say how a payload ended that did not end with 0, and which limit it was at, if the kernel says so; ``full`` is
     what of the disk it had used up."""
     how = f"ended with exit status {ended.exit_status}"
@@ -30,7 +30,7 @@ def why_it_ended(ended: Ended, *, memory_bytes: int, full: str) -> str:
     return "; ".join(parts)
 
 
-def what_the_vm_lacked(ended: Ended, *, memory_bytes: int) -> str:
+def what_the_vm_lacked(ended: PayloadEnd, *, memory_bytes: int) -> str:
     """Say what a payload was ended for that kept to what it had been promised; empty where its end is its own."""
     figures = ended.figures
     if not figures.oom_kills or figures.ooms or not memory_bytes:

@@ -30,7 +30,7 @@ APART = ("mounts", "ipc", "pids")
 MOST_PROCESSES = 4096
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class StartOrder(Struct, frozen=True, kw_only=True):
     """What to start, where, and what it may use."""
 
     program: str
@@ -102,7 +102,7 @@ class Container:
             await predecessor.end(self.slot_directory.work)
             self._parts = await self._starter.start(self._setting())
 
-    async def start(self, order: Order, stdout: int, stderr: int) -> Running:
+    async def start(self, order: StartOrder, stdout: int, stderr: int) -> Running:
         """Have a payload started, whose output goes to two descriptors. Raises NotContained, and nothing runs.
 
         The starter says nothing before its end: that it could not be started is an end too, CannotRun. Of one that runs
@@ -152,7 +152,7 @@ class Container:
             limits["RLIMIT_NPROC"] = MOST_PROCESSES
         return limits
 
-    def _order(self, order: Order) -> dict[str, Any]:
+    def _order(self, order: StartOrder) -> dict[str, Any]:
         account = self.slot_directory.account
         return {
             "do": "start",

@@ -16,7 +16,7 @@ from msgspec import Struct
 from broker import reserve
 from guest_agent.accounts import Account
 from guest_agent.cache import InputCache
-from guest_agent.quota import Amount, Quota
+from guest_agent.quota import DiskAmount, Quota
 
 #: Of the disk, this is not for payloads, beside the reserve which is not for files that come in either: the agent's
 #: streams, what is in flight. Bytes.
@@ -30,7 +30,7 @@ FULL_BYTES = 64 << 10
 class _Claim(Struct, frozen=True):
     """What a job that runs was promised, and by whose account it is counted, if by any."""
 
-    promised: Amount
+    promised: DiskAmount
     uid: int | None
 
 
@@ -53,7 +53,7 @@ class Disk:
         self._lock = threading.Lock()
         #: Of what runs, by the directory of its slot; and what it was last seen to have, where no kernel counts.
         self._claims: dict[Path, _Claim] = {}
-        self._seen: dict[Path, Amount] = {}
+        self._seen: dict[Path, DiskAmount] = {}
         #: What there was for jobs when none ran last, bytes.
         self._idle_bytes = 0
 
@@ -83,13 +83,13 @@ class Disk:
         disk = os.statvfs(self._directory)
         return _free_bytes(disk) < _kept_bytes(disk) + (wanted_bytes if self._quota is not None else 0)
 
-    def begin(self, slot: Path, account: Account | None, wanted_bytes: int) -> Amount:
+    def begin(self, slot: Path, account: Account | None, wanted_bytes: int) -> DiskAmount:
         """Promise a slot's next job what it wants, or what there is; 0 = what there is. Raises OSError."""
         with self._lock:
             self._forget(slot)
             there = self._there(self._make_room(wanted_bytes))
             size = min(wanted_bytes, self._at_most(there.bytes)) if wanted_bytes else there.bytes // self._idle
-            promised = Amount(max(size, 1), max(min(self._files_each, there.files), 1))
+            promised = DiskAmount(max(size, 1), max(min(self._files_each, there.files), 1))
             uid = account.uid if self._quota is not None and account is not None else None
             if self._quota is not None and uid is not None:
                 self._quota.limit(uid, promised)
@@ -101,12 +101,12 @@ class Disk:
         with self._lock:
             self._forget(slot)
 
-    def note_used(self, slot: Path, used: Amount) -> None:
+    def note_used(self, slot: Path, used: DiskAmount) -> None:
         """Take to the books what a slot's job was seen to have."""
         with self._lock:
             self._seen[slot] = used
 
-    def left(self, account: Account | None) -> Amount | None:
+    def left(self, account: Account | None) -> DiskAmount | None:
         """Give what an account may still take; None where nobody counts. Raises OSError."""
         return None if self._quota is None or account is None else self._quota.left(account.uid)
 
@@ -127,23 +127,23 @@ class Disk:
         self._claims.pop(slot, None)
         self._seen.pop(slot, None)
 
-    def _there(self, disk: os.statvfs_result) -> Amount:
+    def _there(self, disk: os.statvfs_result) -> DiskAmount:
         """Give what is free and nobody's."""
         claimed = self._claimed()
         # A file system without a fixed number of files says 0 of 0.
         free_files = disk.f_favail - RESERVE_FILES if disk.f_files else claimed.files + MOST_FILES
-        return Amount(_free_bytes(disk) - _kept_bytes(disk) - claimed.bytes, free_files - claimed.files)
+        return DiskAmount(_free_bytes(disk) - _kept_bytes(disk) - claimed.bytes, free_files - claimed.files)
 
-    def _claimed(self) -> Amount:
+    def _claimed(self) -> DiskAmount:
         """Give what those that run have not taken yet of what they were promised."""
         left = [self._left_of(slot, claim) for slot, claim in self._claims.items()]
-        return Amount(sum(max(one.bytes, 0) for one in left), sum(max(one.files, 0) for one in left))
+        return DiskAmount(sum(max(one.bytes, 0) for one in left), sum(max(one.files, 0) for one in left))
 
-    def _left_of(self, slot: Path, claim: _Claim) -> Amount:
+    def _left_of(self, slot: Path, claim: _Claim) -> DiskAmount:
         if self._quota is not None and claim.uid is not None:
             return self._quota.left(claim.uid)
-        seen = self._seen.get(slot, Amount())
-        return Amount(claim.promised.bytes - seen.bytes, claim.promised.files - seen.files)
+        seen = self._seen.get(slot, DiskAmount())
+        return DiskAmount(claim.promised.bytes - seen.bytes, claim.promised.files - seen.files)
 
     def _make_room(self, wanted_bytes: int) -> os.statvfs_result:
         """Let the cache go as far as that gives a job all that it wants; else, as for a job that may have its share of

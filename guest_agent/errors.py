@@ -1,13 +1,13 @@
 """What can go wrong inside a VM.
 
 GuestError
-├── AttemptFailed    an attempt is at its end, with an outcome and a cause that its owner reads
-├── CannotRun        a command or payload could not be started; nothing of it ran
-├── BadPath          a path leaves the area that it is confined to
-├── PathEscapes      a name in a job's directory leads out of it
-├── TooMany          a pattern matches more files than anybody could be told of
-├── NotContained     the processes of a job slot could not be started apart, or not be ended
-└── NotEnrolled      the credential was refused and no newer seed is to be had yet
+├── AttemptFailed            an attempt is at its end, with an outcome and a cause that its owner reads
+├── CannotRun                a command or payload could not be started; nothing of it ran
+├── BadPath                  a path leaves the area that it is confined to
+├── PathEscapes              a name in a job's directory leads out of it
+├── TooMany                  a pattern matches more files than anybody could be told of
+├── NotContained             the processes of a job slot could not be started apart, or not be ended
+└── NotEnrolled              the credential was refused and no newer seed is to be had yet
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``).
 """

@@ -19,7 +19,7 @@ from broker.backoff import backoff
 from broker.errors import Unroutable
 from broker.rpc import Call, Handler
 from guest_agent.confine import below
-from guest_agent.payload import Ended, Payload
+from guest_agent.payload import Payload, PayloadEnd
 from schemas.envelope import Accepted, Message, Reply
 from schemas.execs import (
     FIRST_WINDOW_BYTES,
@@ -43,14 +43,14 @@ PROBE_EVERY_S = 5.0
 GONE_AFTER_S = 20.0
 
 
-class Patience(Struct, frozen=True):
+class ConsolePatience(Struct, frozen=True):
     """How a console is asked for, and for how long it may be away."""
 
     probe_every_s: float = PROBE_EVERY_S
     gone_after_s: float = GONE_AFTER_S
 
 
-USUAL = Patience()
+USUAL = ConsolePatience()
 
 
 class _Stream:
@@ -67,7 +67,7 @@ class _Stream:
 class RunningCommand:
     """A command at work: its payload, its output on the way, its window."""
 
-    def __init__(self, call: Call, patience: Patience) -> None:
+    def __init__(self, call: Call, patience: ConsolePatience) -> None:
         self._call, self._patience = call, patience
         self._queue: asyncio.Queue[ExecOutput | None] = asyncio.Queue()
         self._limit = FIRST_WINDOW_BYTES
@@ -134,7 +134,7 @@ class RunningCommand:
 class Execs:
     """The commands that run, by call."""
 
-    def __init__(self, area: Path, *, patience: Patience = USUAL) -> None:
+    def __init__(self, area: Path, *, patience: ConsolePatience = USUAL) -> None:
         self._area, self._patience = area, patience
         self._running: dict[str, RunningCommand] = {}
         area.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ class Execs:
         return command if command is not None and command.sender == call.sender else None
 
 
-async def _until_end(command: RunningCommand, timeout_s: float) -> Ended:
+async def _until_end(command: RunningCommand, timeout_s: float) -> PayloadEnd:
     if command.payload is None:
         raise RuntimeError("a command is attended before it was started")
     return await command.payload.wait(timeout_s)

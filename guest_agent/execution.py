@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from guest_agent.causes import FIRST_LINE_BYTES, what_the_vm_lacked, why_it_cannot_run, why_it_ended
-from guest_agent.container import Container, Order
+from guest_agent.container import Container, StartOrder
 from guest_agent.directory import Directory
 from guest_agent.errors import AttemptFailed, CannotRun, GuestError
-from guest_agent.limits import Limits
-from guest_agent.payload import LISTEN_AFTER_S, Ended, Payload
+from guest_agent.limits import JobLimits
+from guest_agent.payload import LISTEN_AFTER_S, Payload, PayloadEnd
 from guest_agent.pipes import Pipes
 from guest_agent.resources import Resources
 from guest_agent.streams import CappedFile
@@ -24,7 +24,7 @@ from schemas.jobs import MAX_STREAM_BYTES, JobAssign, Outcome, Usage
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
-class Execution:
+class JobExecution:
     """See the module. ``usage`` and ``streams`` are those of all that has run so far."""
 
     def __init__(self, assign: JobAssign, container: Container, name: str, resources: Resources) -> None:
@@ -37,7 +37,7 @@ class Execution:
         self.streams: list[CappedFile] = []
         self._payload: Payload | None = None
         self._is_at_work = self._is_stopped = False
-        self._limits = Limits(assign, container, resources)
+        self._limits = JobLimits(assign, container, resources)
 
     def stop(self) -> bool:
         """Ask the payload to end, within the job's grace; one that is being started, then. False: none runs."""
@@ -79,7 +79,7 @@ class Execution:
             how = "ran out of time" if ended.timed_out else self._why(ended).removeprefix("the payload ")
             raise AttemptFailed(Outcome.FAILED, f"validation {self._assign.validation!r} {how}")
 
-    async def _execute(self, command: list[str], prefix: str, held: Directory) -> Ended:
+    async def _execute(self, command: list[str], prefix: str, held: Directory) -> PayloadEnd:
         streams = [
             CappedFile(self._streams_directory, f"{prefix}{name}", MAX_STREAM_BYTES) for name in ("stdout", "stderr")
         ]
@@ -101,7 +101,7 @@ class Execution:
 
     async def _start(self, command: list[str], streams: Sequence[CappedFile]) -> Payload:
         program = self._program(command[0])
-        order = Order(
+        order = StartOrder(
             program=program,
             command=[program, *command[1:]],
             directory=self._work,
@@ -139,7 +139,7 @@ class Execution:
         """Nothing of it runs any more: what it was promised and has not used is there for others. Idempotent."""
         self._limits.end()
 
-    def _blame_the_vm(self, ended: Ended) -> None:
+    def _blame_the_vm(self, ended: PayloadEnd) -> None:
         """Raise AttemptFailed, which counts against nobody's job, if the VM had not what it had promised."""
         if not ended.exit_status or ended.timed_out:
             return
@@ -158,7 +158,7 @@ class Execution:
         if overrun:
             raise AttemptFailed(Outcome.FAILED, f"{prefix}{overrun}")
 
-    def _why(self, ended: Ended) -> str:
+    def _why(self, ended: PayloadEnd) -> str:
         return why_it_ended(ended, memory_bytes=self._limits.memory_bytes, full=self._limits.used_up_of_disk())
 
 

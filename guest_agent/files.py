@@ -11,7 +11,7 @@ from broker import reserve
 from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
-from broker.transfer.scheduler import Limits
+from broker.transfer.scheduler import TransferLimits
 from broker.transfer.sending import digest_file
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.confine import below
@@ -24,7 +24,7 @@ from schemas.ids import Kind, kind_of
 log = logging.getLogger(__name__)
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
-LIMITS = Limits(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
+LIMITS = TransferLimits(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
 #: Offers in a row, half a minute of them, that a console may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 3
 #: A push that broke off can go on for this long: its console has given it up by then, seconds.

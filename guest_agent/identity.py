@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 TRADE_TIMEOUT_S = 15.0
 
 
-class Kept(msgspec.Struct, frozen=True):
+class KeptCredential(msgspec.Struct, frozen=True):
     """A credential on disk: good for one generation of one VM."""
 
     vm: str
@@ -115,7 +115,7 @@ class Identity:
                 raise
             log.warning("no newer credential, the kept one again", extra={"why": str(error)})
             return kept.address
-        fresh = Kept(self.seed.vm, self.seed.generation, address)
+        fresh = KeptCredential(self.seed.vm, self.seed.generation, address)
         await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(fresh))
         return address
 
@@ -125,9 +125,9 @@ class Identity:
         except OSError as error:
             log.warning("no seed to be had", extra={"why": str(error)})
 
-    def _read(self) -> Kept | None:
+    def _read(self) -> KeptCredential | None:
         try:
-            kept = msgspec.json.decode(self._file.read_bytes(), type=Kept)
+            kept = msgspec.json.decode(self._file.read_bytes(), type=KeptCredential)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
         return kept if (kept.vm, kept.generation) == (self.seed.vm, self.seed.generation) else None

@@ -17,7 +17,7 @@ from broker.daemon.tasks import OwnedTasks
 from broker.rpc import Call, Handler, ServerClock, Uplink
 from guest_agent.attempt import Attempt
 from guest_agent.attempt_journal import Conclusion, Past
-from guest_agent.beats import Beats
+from guest_agent.beats import JobBeats
 from guest_agent.completions import Completions
 from guest_agent.launcher import Launcher
 from guest_agent.requests import Requests
@@ -93,7 +93,7 @@ class JobLoop:
             )
             for slot in range(slots)
         ]
-        self._beats = Beats(
+        self._beats = JobBeats(
             uplink,
             requests,
             clock,

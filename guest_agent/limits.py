@@ -17,7 +17,7 @@ from guest_agent.directory import Directory
 from guest_agent.disk import FULL_BYTES
 from guest_agent.errors import NotContained
 from guest_agent.payload import Payload
-from guest_agent.quota import Amount
+from guest_agent.quota import DiskAmount
 from guest_agent.resources import Resources
 from schemas.jobs import JobAssign
 
@@ -31,12 +31,12 @@ SHORT_PART = 8
 LEAST_BYTES = 1 << 20
 
 
-class Limits:
+class JobLimits:
     """Those of one job, of its payload and of its validation."""
 
     def __init__(self, assign: JobAssign, container: Container, resources: Resources) -> None:
         self._assign, self._container, self._resources = assign, container, resources
-        self._disk = Amount()
+        self._disk = DiskAmount()
         #: What it was killed for, in words; empty while it keeps to its limits.
         self.overrun = ""
         #: The most that it was seen to have in memory, where no kernel counts.

@@ -25,19 +25,21 @@ from schemas.jobs import Outcome
 MOST_FILES = MAX_OUTPUT_ENTRIES_BYTES // OUTPUT_ENTRY_BYTES
 
 
-class Found(Struct, frozen=True):
+class FoundOutput(Struct, frozen=True):
     """An output that is there."""
 
     name: str
     size: int
 
 
-def find(held: Directory, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]) -> list[Found]:
+def find(
+    held: Directory, wanted: Sequence[Output], uid: int, most_bytes: int, taken: frozenset[str]
+) -> list[FoundOutput]:
     """Find what a description asks for. ``taken`` are names that a completion has for something else.
 
     Raises AttemptFailed with the first thing that is wrong: an output is missing, no file, too large, too many.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, FoundOutput] = {}
     for output in wanted:
         names = _names(held, output)
         if not names and not output.optional:
@@ -100,9 +102,9 @@ def _missing(output: Output) -> str:
     return "was not made by the job; check the name, or mark it optional"
 
 
-def _look(held: Directory, name: str, uid: int) -> Found:
+def _look(held: Directory, name: str, uid: int) -> FoundOutput:
     with opened(held, name, uid) as descriptor:
-        return Found(name, os.fstat(descriptor).st_size)
+        return FoundOutput(name, os.fstat(descriptor).st_size)
 
 
 def _open(held: Directory, name: str, uid: int) -> int:
@@ -136,13 +138,13 @@ def _refuse_odd(name: str) -> None:
         raise AttemptFailed(Outcome.FAILED, f"{text}: {clip(ascii(name), 200)}; give it another name")
 
 
-def _refuse_taken(found: dict[str, Found], taken: frozenset[str]) -> None:
+def _refuse_taken(found: dict[str, FoundOutput], taken: frozenset[str]) -> None:
     for name in sorted(taken & found.keys()):
         text = f"outputs: {name!r} is the name under which what the job prints is kept; give the file another name"
         raise AttemptFailed(Outcome.FAILED, text)
 
 
-def _refuse_too_much(found: dict[str, Found], most_bytes: int) -> None:
+def _refuse_too_much(found: dict[str, FoundOutput], most_bytes: int) -> None:
     total = sum(output.size for output in found.values())
     if total > most_bytes:
         largest = max(found.values(), key=lambda output: output.size)

@@ -25,7 +25,7 @@ LISTEN_AFTER_S = 0.02
 GRACE_S = 10.0
 
 
-class Ended(Struct, frozen=True, kw_only=True):
+class PayloadEnd(Struct, frozen=True, kw_only=True):
     """How a payload ended. ``exit_status`` is the shell's, 128 + n for a death by signal n; ``signal`` is n then."""
 
     exit_status: int
@@ -77,7 +77,7 @@ class Payload:
             self.signal(signal.SIGTERM)
             self._last = self._loop.call_later(grace_s, self.signal, signal.SIGKILL)
 
-    async def wait(self, wall_time_s: float | None = None, grace_s: float = GRACE_S) -> Ended:
+    async def wait(self, wall_time_s: float | None = None, grace_s: float = GRACE_S) -> PayloadEnd:
         """Wait for the end; at the wall time it is stopped. Post-condition: nothing that it started is left.
 
         Raises what its leader's end raises.
@@ -96,7 +96,7 @@ class Payload:
             end = await self._leader.ended
         finally:
             await self._output.drain()
-        return Ended(
+        return PayloadEnd(
             exit_status=end.code if end.code >= 0 else 128 - end.code,
             signal=max(-end.code, 0),
             wall_seconds=time.monotonic() - self._began,

@@ -22,7 +22,7 @@ _BLOCK_BYTES = 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Amount(Struct, frozen=True):
+class DiskAmount(Struct, frozen=True):
     """Of a disk: bytes, and files of whatever kind, directories among them."""
 
     bytes: int = 0
@@ -48,20 +48,20 @@ class Quota:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def used(self, uid: int) -> Amount:
+    def used(self, uid: int) -> DiskAmount:
         """Give what an account has on the disk. Raises OSError."""
         block = self._call(_GET, uid, _Block())
-        return Amount(int(block.used), int(block.files))
+        return DiskAmount(int(block.used), int(block.files))
 
-    def left(self, uid: int) -> Amount:
+    def left(self, uid: int) -> DiskAmount:
         """Give what an account may still take. Raises OSError."""
         block = self._call(_GET, uid, _Block())
-        return Amount(
+        return DiskAmount(
             int(block.hard * _BLOCK_BYTES - block.used) if block.hard else _NO_LIMIT,
             int(block.files_hard - block.files) if block.files_hard else _NO_LIMIT,
         )
 
-    def limit(self, uid: int, more: Amount) -> None:
+    def limit(self, uid: int, more: DiskAmount) -> None:
         """Let an account take so much more than it has now. Raises OSError."""
         used = self.used(uid)
         blocks, files = -(-(used.bytes + more.bytes) // _BLOCK_BYTES), used.files + more.files

@@ -12,7 +12,7 @@ from pathlib import Path
 from guest_agent import tree
 from guest_agent.accounts import Account
 from guest_agent.directory import Directory
-from guest_agent.quota import Amount
+from guest_agent.quota import DiskAmount
 from guest_agent.spares import Spares
 
 #: Where payloads see the scratch directories, if they have a view of their own.
@@ -85,13 +85,13 @@ class SlotDirectory:
         """Where streams of an attempt go that are not small; no payload comes there."""
         return self._streams / name
 
-    def used(self, held: Directory) -> Amount:
+    def used(self, held: Directory) -> DiskAmount:
         """Measure what an attempt has on the disk. Blocking, longer the more files there are."""
         total = tree.used(held)
         for name in SCRATCH:
             with Directory(self.path / name) as scratch:
                 more = tree.used(scratch)
-            total = Amount(total.bytes + more.bytes, total.files + more.files)
+            total = DiskAmount(total.bytes + more.bytes, total.files + more.files)
         return total
 
     def is_clear(self) -> bool:

@@ -135,7 +135,7 @@ class StageOut:
         if large:
             self._streams = [(stream.name, stream.cut_bytes > 0) for stream in streams if not stream.is_small]
 
-    def _take_small(self, held: Directory, found: Sequence[outputs.Found]) -> None:
+    def _take_small(self, held: Directory, found: Sequence[outputs.FoundOutput]) -> None:
         """Small outputs ride in the completion as long as they fit together, the smallest first."""
         room = MAX_INLINE_OUTPUT_BYTES - sum(entry.size for entry in self.entries)
         for output in sorted(found, key=lambda one: one.size):

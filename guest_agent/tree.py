@@ -12,7 +12,7 @@ from typing import Any
 from guest_agent.directory import Directory, parts_of
 from guest_agent.errors import TooMany
 from guest_agent.path_walk import PathWalk
-from guest_agent.quota import Amount
+from guest_agent.quota import DiskAmount
 
 
 def matching(root: Directory, pattern: str, most: int) -> list[str]:
@@ -43,7 +43,7 @@ def keep_only(root: Directory, names: Iterable[str]) -> None:
         pending += [(_joined(prefix, part), more) for part, more in inside.items() if more]
 
 
-def used(root: Directory) -> Amount:
+def used(root: Directory) -> DiskAmount:
     """Give what is in it takes of the disk, as far as it can be seen. For where nothing else counts."""
     size, files, pending = 0, 0, [""]
     while pending:
@@ -54,7 +54,7 @@ def used(root: Directory) -> Amount:
                 size += entry.stat(follow_symlinks=False).st_blocks * 512
                 if _is_directory(entry):
                     pending.append(_joined(prefix, entry.name))
-    return Amount(size, files)
+    return DiskAmount(size, files)
 
 
 def _ways_to(root: Directory, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from broker.connection import Connection
 from broker.routes import queue_of
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock, Uplink
 from host_agent.aside import SetAside
-from host_agent.beats import Beats
+from host_agent.beats import HostBeats
 from host_agent.commands import VmCommands
 from host_agent.config import HostConfig
 from host_agent.control import VmControl
@@ -28,7 +28,7 @@ from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.vouching import Vouching
-from host_agent.wanted import Wanted
+from host_agent.wanted import WantedVms
 from schemas.enrol import EnrolGranted
 from schemas.envelope import Done, Failed, Message, Reply, ServerTime
 from schemas.ids import Kind
@@ -68,9 +68,9 @@ class HostAgent:
         self._statuses = VmStatuses(hypervisor, self._registry, aside)
         self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses)
         self._keeper = Keeper(hypervisor, self._registry, self._control.act)
-        self._wanted = Wanted(config.vms, self._control, self._keeper)
+        self._wanted = WantedVms(config.vms, self._control, self._keeper)
         self._commands = VmCommands(self._control, self._keeper, self._statuses, self._wanted.names)
-        self._beats = Beats(config, hypervisor, self._statuses, self._uplink)
+        self._beats = HostBeats(config, hypervisor, self._statuses, self._uplink)
         self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
         self._control.on_change = self._on_act
         self._statuses.reason = self._keeper.reason

@@ -14,7 +14,7 @@ import msgspec
 
 from broker.errors import BrokerError
 from host_agent.advice import command
-from host_agent.errors import HypervisorError, IllegalVerb, NoSuchVm, Unsupported, naming_disk
+from host_agent.errors import HypervisorError, IllegalVerb, UnknownVm, Unsupported, naming_disk
 from host_agent.hypervisors.contract import Hypervisor, VmSpec
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT})
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundVm(msgspec.Struct, frozen=True, kw_only=True):
     """What the hypervisor has of a VM that was set aside."""
 
     vm: str
@@ -56,7 +56,7 @@ class SetAside:
 
     def __init__(self, hypervisor: Hypervisor, registry: VmRegistry, seeding: Seeding) -> None:
         self._hypervisor, self._registry, self._seeding = hypervisor, registry, seeding
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, FoundVm] = {}
 
     def put(self, vms: Iterable[str]) -> None:
         """Set VMs aside, in place of those that were."""
@@ -78,7 +78,7 @@ class SetAside:
         return next((vm for vm, found in self._found.items() if found.name == name), None)
 
     async def status(self, vm: str) -> VmStatus:
-        """Show one, also where its hypervisor cannot tell how it is. Raises NoSuchVm."""
+        """Show one, also where its hypervisor cannot tell how it is. Raises UnknownVm."""
         try:
             state = str(await self._hypervisor.state(vm))
         except HypervisorError as error:
@@ -86,10 +86,10 @@ class SetAside:
         return self.told(vm, state)
 
     def told(self, vm: str, how: str) -> VmStatus:
-        """Show one of which this is known. Raises NoSuchVm."""
+        """Show one of which this is known. Raises UnknownVm."""
         found = self._found.get(vm)
         if found is None:
-            raise NoSuchVm(f"vm = {vm!r}: this host has no such VM")
+            raise UnknownVm(f"vm = {vm!r}: this host has no such VM")
         spec = found.spec
         # What to do about it stands behind, and is not to be cut off.
         known = clip("; ".join(filter(None, [how, found.flaw])), MOST_OF_A_REASON // 2)
@@ -149,11 +149,11 @@ class SetAside:
             how = f"{command(Verb.RESET, vm)} gives it one"
             raise BrokerError(f"it is adopted and its login may be revoked: {error}; {how}") from error
 
-    def _look_at(self, vm: str) -> Found:
+    def _look_at(self, vm: str) -> FoundVm:
         try:
-            return Found(vm=vm, spec=self._hypervisor.spec(vm))
+            return FoundVm(vm=vm, spec=self._hypervisor.spec(vm))
         except HypervisorError as error:
-            return Found(vm=vm, flaw=str(error))
+            return FoundVm(vm=vm, flaw=str(error))
 
     def _told_generation(self, vm: str) -> int:
         try:

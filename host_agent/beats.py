@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BYE_TIMEOUT_S = 2.0
 
 
-class Beats:
+class HostBeats:
     """See the module."""
 
     def __init__(self, config: HostConfig, hypervisor: Hypervisor, statuses: VmStatuses, uplink: Uplink) -> None:

@@ -21,7 +21,7 @@ from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import TRANSITIONS, Order, can, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, DriverOrder, can, is_done, is_legal
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmAct, VmCreate, VmState, VmStatus
 
@@ -90,7 +90,7 @@ class VmControl:
     async def act(self, verb: Verb, vm: str, *, timeout_s: float = STOP_S, by: str = "") -> VmStatus:
         """Carry out a verb, for somebody or for the agent itself, and give the state seen after it.
 
-        Raises NoSuchVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
+        Raises UnknownVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
         """
         if not self._aside.has(vm):
             self._registry.get(vm)
@@ -205,4 +205,4 @@ class VmControl:
         if row.do is None:
             raise IllegalVerb(f"{verb} has a command of its own")
         seed = await self._seeding.next_seed(vm) if row.raises_generation else b""
-        await row.do(self._hypervisor, Order(vm, timeout_s, seed))
+        await row.do(self._hypervisor, DriverOrder(vm, timeout_s, seed))

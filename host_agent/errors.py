@@ -3,9 +3,9 @@
 HostError
 ├── HypervisorError          the driver failed; the message says what the hypervisor said
 │   ├── StopTimedOut         the guest did not shut down in time; poweroff is the next step
-│   ├── NoRoom               the host's disk is full; free some space, then again
+│   ├── HostDiskFull         the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
-├── NoSuchVm                 this host has no VM of that id or name; look at the list
+├── UnknownVm                this host has no VM of that id or name; look at the list
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
@@ -45,7 +45,7 @@ class StopTimedOut(HypervisorError):
     code = "timeout"
 
 
-class NoRoom(HypervisorError):
+class HostDiskFull(HypervisorError):
     """A disk of the host is full; the file that did not fit is named."""
 
 
@@ -55,7 +55,7 @@ class Unsupported(HypervisorError):
     code = "unsupported"
 
 
-class NoSuchVm(HostError):
+class UnknownVm(HostError):
     """This host has no VM of that id, or name."""
 
     code = "not_found"
@@ -95,11 +95,11 @@ class RegistryUnreadable(HostError):
 
 @contextlib.contextmanager
 def naming_disk(what: str = "") -> Iterator[None]:
-    """Turn an OSError of the block into NoRoom or HypervisorError that names ``what`` failed, and the file."""
+    """Turn an OSError of the block into HostDiskFull or HypervisorError that names ``what`` failed, and the file."""
     try:
         yield
     except OSError as error:
-        kind = NoRoom if error.errno in _NO_ROOM else HypervisorError
+        kind = HostDiskFull if error.errno in _NO_ROOM else HypervisorError
         raise kind(": ".join(filter(None, [what, _where(error), _why(error)]))) from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from broker.backoff import backoff
 from broker.errors import Disconnected, Unroutable
 from broker.inbound import recall
-from broker.road import Connect, Road, Stream
+from broker.road import ByteStream, Connect, Road
 from broker.road.streams import joined, listen, to_socket
 from broker.routes import DOWN, UP, reply
 from host_agent.guests import Guests
@@ -119,11 +119,11 @@ class Front:
         self._takers = {key: taker for key, taker in self._takers.items() if taker is not road}
 
 
-def _once(stream: Stream, leaves: asyncio.Event) -> Connect:
+def _once(stream: ByteStream, leaves: asyncio.Event) -> Connect:
     """Give the stream that came; when it is asked for another, the visitor has left."""
     streams = [stream]
 
-    async def connect() -> Stream:
+    async def connect() -> ByteStream:
         if streams:
             return streams.pop()
         leaves.set()

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from broker.backoff import backoff
 from broker.errors import BrokerError
 from host_agent.advice import command
-from host_agent.errors import HostError, HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HostError, HypervisorError
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.registry import VmRegistry
 from host_agent.vm import Verb, Wish
@@ -176,7 +176,7 @@ class Keeper:
         try:
             await self._act(verb, vm)
         except (HostError, BrokerError, OSError) as error:
-            is_its_own = isinstance(error, HypervisorError) and not isinstance(error, NoRoom)
+            is_its_own = isinstance(error, HypervisorError) and not isinstance(error, HostDiskFull)
             self._tries_of(vm).failed(str(error), counts=is_its_own and verb is Verb.START)
             log.warning("vm not kept, again soon", extra={"vm": vm, "verb": str(verb), "why": str(error)})
         else:

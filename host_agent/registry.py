@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from host_agent.errors import NoSuchVm, RegistryUnreadable
+from host_agent.errors import RegistryUnreadable, UnknownVm
 from host_agent.vm import Wish
 
 log = logging.getLogger(__name__)
@@ -86,11 +86,11 @@ class VmRegistry:
         return self._records.get(vm)
 
     def get(self, vm: str) -> VmRecord:
-        """Give a VM's record. Raises NoSuchVm."""
+        """Give a VM's record. Raises UnknownVm."""
         record = self.find(vm)
         if record is None:
             known = ", ".join(r.name for r in self.all()) or "none"
-            raise NoSuchVm(f"vm = {vm!r}: this host has no such VM; it has {known}")
+            raise UnknownVm(f"vm = {vm!r}: this host has no such VM; it has {known}")
         return record
 
     def named(self, name: str) -> VmRecord | None:

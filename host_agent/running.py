@@ -11,7 +11,7 @@ from broker.errors import BrokerError
 from broker.rpc import Caller
 from broker.rpc.execution import Execution
 from host_agent.config import HostConfig
-from host_agent.errors import NoSuchVm, NotRun
+from host_agent.errors import NotRun, UnknownVm
 from host_agent.front import visiting
 from host_agent.registry import VmRegistry
 from schemas.execs import ExecRun, Stream
@@ -43,7 +43,7 @@ def _named(directory: Path, name: str) -> str:
     found = [record.vm for record in registry.all() if name in (record.name, record.vm)]
     if len(found) != 1:
         known = ", ".join(record.name for record in registry.all()) or "none"
-        raise NoSuchVm(f"--vm {name}: no VM of {directory} has that name; it has: {known}")
+        raise UnknownVm(f"--vm {name}: no VM of {directory} has that name; it has: {known}")
     return found[0]
 
 

@@ -38,7 +38,7 @@ class Seeding:
         self._grant = grant
 
     async def next_seed(self, vm: str) -> bytes:
-        """Raise the generation and get what the guest needs to come back as it. Raises BrokerError, NoRoom."""
+        """Raise the generation and get what the guest needs to come back as it. Raises BrokerError, HostDiskFull."""
         told = await asyncio.to_thread(self.told_generation, vm)
         with naming_disk("cannot begin a generation"):
             record = self._registry.raise_generation(vm, beyond=told)

@@ -9,7 +9,7 @@ import msgspec
 
 from host_agent.advice import command
 from host_agent.aside import SetAside
-from host_agent.errors import HostError, NoSuchVm
+from host_agent.errors import HostError, UnknownVm
 from host_agent.hypervisors.contract import Hypervisor, VmFacts, VmStatistics
 from host_agent.looks import Looks
 from host_agent.missing import Missing
@@ -45,7 +45,7 @@ class VmStatuses:
         await self._glances.close()
 
     async def one(self, vm: str) -> VmStatus:
-        """Say what a VM is now. Raises NoSuchVm, HypervisorError."""
+        """Say what a VM is now. Raises UnknownVm, HypervisorError."""
         if self._aside.has(vm):
             return await self._aside.status(vm)
         record = self._registry.get(vm)
@@ -107,7 +107,7 @@ class VmStatuses:
     async def _look(self, vm: str) -> VmStatus | None:
         try:
             return await self.one(vm)
-        except NoSuchVm:
+        except UnknownVm:
             return None
         except (HostError, OSError) as error:
             log.warning("vm cannot be asked", extra={"vm": vm, "why": str(error)})

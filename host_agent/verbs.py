@@ -30,7 +30,7 @@ from schemas.vms import (
 )
 
 
-class Order(NamedTuple):
+class DriverOrder(NamedTuple):
     """What is asked of a driver."""
 
     vm: str
@@ -41,7 +41,7 @@ class Order(NamedTuple):
 
 
 #: Has a driver carry out a verb.
-Do = Callable[[Hypervisor, Order], Awaitable[None]]
+Do = Callable[[Hypervisor, DriverOrder], Awaitable[None]]
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):

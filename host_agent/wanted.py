@@ -17,7 +17,7 @@ from schemas.vms import VmCreate
 log = logging.getLogger(__name__)
 
 
-class Wanted:
+class WantedVms:
     """See the module."""
 
     def __init__(self, vms: Sequence[WantedVm], control: VmControl, keeper: Keeper) -> None:

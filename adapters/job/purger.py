@@ -14,7 +14,7 @@ from typing import Any
 from adapters.config import JobAdapterConfig
 from adapters.errors import LedgerError
 from adapters.ledger import retention
-from adapters.ledger.retention import Found, Keep
+from adapters.ledger.retention import DueRows, Keep
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 
@@ -51,7 +51,7 @@ class Purger:
             log.info("deleted what was kept long enough", extra={kind: count for kind, count in gone.items() if count})
         return gone
 
-    async def _go_through(self, kind: Found, act: Callable[[Tx, Sequence[Any]], int]) -> int:
+    async def _go_through(self, kind: DueRows, act: Callable[[Tx, Sequence[Any]], int]) -> int:
         """Find and deal with a portion at a time, until nothing is left; gives of how many."""
         total = 0
         while found := await self._writer.read(kind.find):
@@ -77,7 +77,7 @@ def _act_on(found: Sequence[Any], act: Callable[[Tx, Sequence[Any]], int], tx: T
     return act(tx, found)
 
 
-def _remove(kind: Found, tx: Tx, found: Sequence[Any]) -> int:
+def _remove(kind: DueRows, tx: Tx, found: Sequence[Any]) -> int:
     removed = kind.remove(tx, found)
     if kind.what != "jobs":  # counted where they are deleted, by an order too
         tx.counts[f"deleted_{kind.what}"] += removed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from broker.connection import Delivery
-from broker.dead_letters import DeadLetterPublisher, Origin
+from broker.dead_letters import DeadLetterPublisher, LetterOrigin
 from broker.routes import UP, sender_of
 
 
@@ -26,7 +26,7 @@ class Rejected:
             return
         death = _newest_death(delivery.properties.headers or {})
         queue = str(death.get("queue") or "")
-        origin = Origin(delivery.user_id, str(death.get("exchange") or ""), delivery.routing_key, queue)
+        origin = LetterOrigin(delivery.user_id, str(death.get("exchange") or ""), delivery.routing_key, queue)
         text = f"from {queue or 'a queue that it does not name'}"
         owner = queue.replace(".", "-", 1)
         await self._dead_letters.publish(

@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 
 from adapters.ledger import deliveries, events, repute, tables, tallies
 from adapters.ledger.events import Note
-from adapters.ledger.outcomes import Place, Standing, after_loss, after_return
+from adapters.ledger.outcomes import AttemptPlace, Standing, after_loss, after_return
 from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
@@ -144,9 +144,9 @@ class Held(NamedTuple):
         )
 
     @property
-    def place(self) -> Place:
+    def place(self) -> AttemptPlace:
         """The attempt's part, for ``outcomes``."""
-        return Place(self.vm, self.host)
+        return AttemptPlace(self.vm, self.host)
 
 
 class Given(NamedTuple):

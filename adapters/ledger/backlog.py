@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 
-from adapters.ledger.matching import Free, Waiting, Word
+from adapters.ledger.matching import Fit, Free, Waiting
 
 #: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
 MOST_PASSED = 64
@@ -20,7 +20,7 @@ MOST_REFUSED = 64
 #: VMs that look by themselves at what is not kept from them, in one transaction: a query or two each.
 MOST_BY_THEMSELVES = 16
 
-Ask = Callable[[Waiting], Word]
+Ask = Callable[[Waiting], Fit]
 _Place = tuple[int, int, int]
 
 
@@ -86,9 +86,9 @@ class Backlog:
 
     def _lets(self, job: Waiting, ask: Ask) -> bool:
         word = ask(job)
-        self._refused += word is not Word.YES
-        self._must_wait = word is Word.WAIT
-        return word is Word.YES
+        self._refused += word is not Fit.YES
+        self._must_wait = word is Fit.WAIT
+        return word is Fit.YES
 
     @property
     def is_spent(self) -> bool:
@@ -182,9 +182,9 @@ class Backlogs:
         self._last = self._own[free.vm] = self._make(free.vm, self._taken)
         return self._last.first_for(free, ask)
 
-    def _noting(self, ask: Ask, job: Waiting) -> Word:
+    def _noting(self, ask: Ask, job: Waiting) -> Fit:
         word = ask(job)
-        self._is_kept_off |= word is Word.ELSEWHERE
+        self._is_kept_off |= word is Fit.ELSEWHERE
         return word
 
     @property

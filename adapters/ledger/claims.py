@@ -20,7 +20,7 @@ from schemas.ids import JobRef
 _jobs, _removals, _inputs = tables.jobs, tables.removals, tables.inputs
 
 
-class Ended(NamedTuple):
+class EndedJob(NamedTuple):
     """A job that has ended, and when, by the lease clock."""
 
     since_ms: int
@@ -60,16 +60,16 @@ def unclaimed_inputs(tx: Tx, digests: Sequence[str]) -> list[str]:
     return [digest for digest in digests if digest not in needed]
 
 
-def ended_first(tx: Tx, owner: str, after: Ended | None, most: int) -> list[Ended]:
+def ended_first(tx: Tx, owner: str, after: EndedJob | None, most: int) -> list[EndedJob]:
     """List an owner's jobs that have ended, those first that ended first, beyond ``after``."""
     beyond = [] if after is None else [tuple_(_jobs.c.since_ms, _jobs.c.number) > tuple_(after.since_ms, after.number)]
     rows = (
-        select(*(_jobs.c[name] for name in Ended._fields))
+        select(*(_jobs.c[name] for name in EndedJob._fields))
         .where(tables.HAS_ENDED, IS_TOLD, _jobs.c.owner == owner, *beyond)
         .order_by(_jobs.c.since_ms, _jobs.c.number)
         .limit(most)
     )
-    return [Ended._make(row) for row in tx.execute(rows)]
+    return [EndedJob._make(row) for row in tx.execute(rows)]
 
 
 def removals(tx: Tx, most: int) -> list[Removal]:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
-from adapters.ledger.verdicts import Verdict, of_sqlite, of_sqlstate
+from adapters.ledger.verdicts import Decision, of_sqlite, of_sqlstate
 
 #: How long a statement of SQLite waits for the write lock, ms.
 BUSY_TIMEOUT_MS = 10_000
@@ -124,14 +124,14 @@ def mapped() -> Iterator[None]:
 def _of_driver(error: DBAPIError) -> LedgerError:
     said = str(error.orig).strip()
     match _judge(error):
-        case Verdict.CONTENDED:
+        case Decision.CONTENDED:
             return Contended(f"the ledger's database is busy: {said}")
-        case Verdict.UNAVAILABLE:
+        case Decision.UNAVAILABLE:
             return LedgerUnavailable(f"the ledger's database cannot be used: {said}")
     return LedgerError(f"the ledger's database refuses it: {said}")
 
 
-def _judge(error: DBAPIError) -> Verdict:
+def _judge(error: DBAPIError) -> Decision:
     """An error without a code comes from the way to the database, not from it."""
     state = getattr(error.orig, "sqlstate", None)
     name = getattr(error.orig, "sqlite_errorname", None)
@@ -140,4 +140,4 @@ def _judge(error: DBAPIError) -> Verdict:
     if name:
         return of_sqlite(name)
     is_of_the_way = type(error.orig).__name__ in ("OperationalError", "InterfaceError") or error.connection_invalidated
-    return Verdict.UNAVAILABLE if is_of_the_way else Verdict.REFUSED
+    return Decision.UNAVAILABLE if is_of_the_way else Decision.REFUSED

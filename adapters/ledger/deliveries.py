@@ -44,7 +44,7 @@ class Key(NamedTuple):
     what: str
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class DueDelivery(Struct, frozen=True, kw_only=True):
     """What is to be told about a job, and what its edge has kept for that."""
 
     key: Key
@@ -103,7 +103,7 @@ def _insert(is_sqlite: bool) -> Insert:
     return insert_into(_table, is_sqlite).from_select(columns, ended).on_conflict_do_nothing()
 
 
-def take(tx: Tx, source: str) -> list[Delivery]:
+def take(tx: Tx, source: str) -> list[DueDelivery]:
     """Claim a portion of what is due to a source, what has been due for longest first."""
     due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
     _again(tx, {Key(row.job, row.what): UNANSWERED for row in due if row.tries >= MOST_TRIES})
@@ -112,7 +112,7 @@ def take(tx: Tx, source: str) -> list[Delivery]:
     tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms} for key in taken])
     told = {row.number: row for row in tx.execute(_TOLD, {"numbers": sorted({key.job for key in taken})})}
     return [
-        Delivery(
+        DueDelivery(
             key=key,
             job=told[key.job].ref,
             state=told[key.job].state,

@@ -54,25 +54,25 @@ _KEEP = (
 )
 
 
-class Kept(NamedTuple):
+class KeptVm(NamedTuple):
     """A VM that is kept free, and until when, as far as that is written down."""
 
     vm: str
     until_ms: int = 0
 
 
-def keeper(tx: Tx, shape: int, but_vm: str) -> Kept:
+def keeper(tx: Tx, shape: int, but_vm: str) -> KeptVm:
     """Give the VM that is kept free for jobs of a shape, else choose one; none that can: an empty name."""
     values = {"now_ms": tx.lease_now_ms, "but_vm": but_vm}
     if kept := tx.execute(_KEPT, values | {"shape": shape}).first():
-        return Kept(*kept)
+        return KeptVm(*kept)
     asked = classes.shapes(tx, [shape])[shape]
     offered = classes.offers(tx, list(tx.execute(_OFFERED).scalars()))
     meeting = sorted(number for number, machine in offered.items() if not unmet(asked, machine))
-    return Kept(tx.execute(_FIRST_FREE, values | {"offers": meeting}).scalar() or "")
+    return KeptVm(tx.execute(_FIRST_FREE, values | {"offers": meeting}).scalar() or "")
 
 
-def keep(tx: Tx, kept: Mapping[int, Kept]) -> None:
+def keep(tx: Tx, kept: Mapping[int, KeptVm]) -> None:
     """Write down which VMs are kept free, by shape, so that nobody gives their slots to what comes meanwhile."""
     until_ms = tx.lease_now_ms + KEPT_MS
     due = {shape: one.vm for shape, one in kept.items() if one.vm and one.until_ms < until_ms - KEPT_MS // 2}

@@ -55,7 +55,7 @@ class Lease(NamedTuple):
         return self.phase in _BEGUN
 
 
-class Word(NamedTuple):
+class BeatVerdict(NamedTuple):
     """What the ledger makes of one attempt that a beat names."""
 
     #: Why the guest is to stop it; empty when it is not.
@@ -108,24 +108,24 @@ def has_expired(lease: Lease, now_ms: int, policy: Policy) -> bool:
     return lease.lease_expires_ms < now_ms and not excused
 
 
-def word_on(held: Held | None, vm: str) -> Word:
+def word_on(held: Held | None, vm: str) -> BeatVerdict:
     """Judge one attempt that ``vm`` says it holds.
 
     An attempt whose completion has counted is neither stopped nor renewed: the answer is on its way.
     """
     if held is None:
-        return Word(stop="unknown_attempt")
+        return BeatVerdict(stop="unknown_attempt")
     if held.vm != vm:
-        return Word(stop="foreign_attempt")
+        return BeatVerdict(stop="foreign_attempt")
     if held.completion_id:
-        return Word()
+        return BeatVerdict()
     if not held.is_latest:
-        return Word(stop="superseded")
+        return BeatVerdict(stop="superseded")
     if held.state == JobState.CANCELLED:
-        return Word(stop="cancelled")
+        return BeatVerdict(stop="cancelled")
     if held.is_open or held.can_return:
-        return Word(renews=True)
-    return Word(stop="superseded")
+        return BeatVerdict(renews=True)
+    return BeatVerdict(stop="superseded")
 
 
 def is_of_dead_boot(held: Held, guest: Guest, phase: Phase) -> bool:
@@ -208,7 +208,7 @@ def _hear(tx: Tx, heard: _Heard, held: Held | None, holding: Holding, beat: JobB
     word = word_on(held, guest.vm)
     key = holding.job, holding.attempt
     if held and word.renews and is_of_dead_boot(held, guest, holding.phase):
-        word = Word(stop="dead_boot")
+        word = BeatVerdict(stop="dead_boot")
         if held.is_open:
             heard.dead[key] = held, f"{held.vm} was booted anew while it had it"
     if word.stop:

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from adapters.ledger.shares import Amount
+from adapters.ledger.shares import Capacity
 from schemas.description import JobDescription, Requirements
 from schemas.ids import JobRef
 from schemas.jobs import JobAssign, Machine
@@ -71,7 +71,7 @@ class Free(NamedTuple):
     is_crowded: bool = False
 
 
-class Word(Enum):
+class Fit(Enum):
     """What is said of a job and a free slot whose machine meets its requirements."""
 
     YES = "yes"
@@ -117,10 +117,10 @@ class Slots(Protocol):
     def leave_out(self, offer: int) -> None: ...
 
 
-class Jobs(Protocol):
+class WaitingJobs(Protocol):
     """Waiting jobs, which are handed out once."""
 
-    def first_for(self, free: Free, ask: Callable[[Waiting], Word]) -> Waiting | None: ...
+    def first_for(self, free: Free, ask: Callable[[Waiting], Fit]) -> Waiting | None: ...
     @property
     def is_spent(self) -> bool: ...
     @property
@@ -131,11 +131,11 @@ class Pool(Protocol):
     """The VMs that the slots are in."""
 
     def is_closed(self, free: Free) -> bool: ...
-    def judge(self, job: Waiting, free: Free) -> Word: ...
+    def judge(self, job: Waiting, free: Free) -> Fit: ...
     def give(self, job: Waiting, free: Free) -> None: ...
 
 
-def pair(slots: Slots, jobs: Jobs, pool: Pool) -> Iterator[Pair]:
+def pair(slots: Slots, jobs: WaitingJobs, pool: Pool) -> Iterator[Pair]:
     """Pair free slots, in their order, each with the first job that it can take, and that ``pool`` lets it have.
 
     Reads no further in either than it must, so both may be pages of a database. Of an offer for which nothing is left
@@ -154,11 +154,11 @@ def pair(slots: Slots, jobs: Jobs, pool: Pool) -> Iterator[Pair]:
             slots.leave_out(free.offer)
 
 
-def _ask(pool: Pool, free: Free, job: Waiting) -> Word:
+def _ask(pool: Pool, free: Free, job: Waiting) -> Fit:
     return pool.judge(job, free)
 
 
-def assignment(job: Waiting, free: Free, description: JobDescription, may_have: Amount) -> JobAssign:
+def assignment(job: Waiting, free: Free, description: JobDescription, may_have: Capacity) -> JobAssign:
     """Write the assignment of ``job``'s next attempt: all that the guest needs, its index put in."""
     index, attempt = str(job.idx), job.attempt + 1
     told = {

@@ -39,7 +39,7 @@ class Standing(NamedTuple):
     avoid_s: float = 0.0
 
 
-class Place(NamedTuple):
+class AttemptPlace(NamedTuple):
     """Where an attempt was."""
 
     vm: str
@@ -52,7 +52,7 @@ def retry_wait_s(nth: int, policy: Policy) -> float:
     return next(islice(waits, max(0, nth - 1), None)) if policy.first_retry_s else 0.0
 
 
-def after_loss(job: Standing, place: Place, cause: str, policy: Policy) -> Standing:
+def after_loss(job: Standing, place: AttemptPlace, cause: str, policy: Policy) -> Standing:
     """Let a job wait again after its VM was lost; hold it when that happened too often.
 
     Losses on one host alone hold a job later: that host is the likelier culprit, and ``lost_on`` names it.
@@ -68,27 +68,27 @@ def after_loss(job: Standing, place: Place, cause: str, policy: Policy) -> Stand
     return _again(job, losses, place, policy)._replace(reason=cause)
 
 
-def after_failure(job: Standing, place: Place, limit: int, cause: str, policy: Policy) -> Standing:
+def after_failure(job: Standing, place: AttemptPlace, limit: int, cause: str, policy: Policy) -> Standing:
     """Count a failure of the payload: the job waits again until it has failed ``limit`` times, then it is held."""
     failures = job.failures + 1
     job = job._replace(failures=failures, reason=cause)
     return job._replace(state=JobState.HELD) if failures >= limit else _again(job, failures, place, policy)
 
 
-def after_return(job: Standing, place: Place, policy: Policy) -> Standing:
+def after_return(job: Standing, place: AttemptPlace, policy: Policy) -> Standing:
     """Let a job wait again that its guest never began: for others at first, and it is not handed round for ever."""
     job = job._replace(returns=job.returns + 1)
     again = _again(job, job.returns - FREE_RETURNS, place, policy)
     return again if job.returns > FREE_RETURNS else again._replace(wait_s=0.0, avoid_s=policy.avoid_return_s)
 
 
-def _again(job: Standing, nth: int, place: Place, policy: Policy) -> Standing:
+def _again(job: Standing, nth: int, place: AttemptPlace, policy: Policy) -> Standing:
     wait_s = retry_wait_s(nth, policy)
     return job._replace(state=JobState.SUBMITTED, wait_s=wait_s, avoid_vm=place.vm, avoid_s=policy.avoid_s)
 
 
 def after_completion(
-    job: Standing, outcome: Outcome, place: Place, *, limit: int, cause: str, policy: Policy
+    job: Standing, outcome: Outcome, place: AttemptPlace, *, limit: int, cause: str, policy: Policy
 ) -> Standing:
     """Apply how a guest's attempt ended. It cannot end as cancelled: that is the ledger's to say, and said already."""
     if outcome is Outcome.FAILED:

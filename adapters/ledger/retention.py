@@ -1,6 +1,6 @@
 """What the ledger keeps, and for how long: whatever can grow has an end here, by age, which the lease clock tells.
 
-A machine's clock that is set right makes nothing old; nor does a centre that was switched off for a year. Found on a
+A machine's clock that is set right makes nothing old; nor does a centre that was switched off for a year. DueRows on a
 reading connection, deleted in portions that each look again, so that nothing long runs while others wait to
 write; ``docs/explanation/ledger.md`` lists what is kept; jobs go by ``deletion``.
 """
@@ -44,7 +44,7 @@ class Keep(Struct, frozen=True, kw_only=True):
     hosts_s: float = 90 * 86400.0
 
 
-class Found(NamedTuple):
+class DueRows(NamedTuple):
     """Rows that are due, a portion: what finds them, and what deletes, or marks, those that still are."""
 
     what: str
@@ -52,19 +52,19 @@ class Found(NamedTuple):
     remove: Callable[[Tx, Sequence[Any]], int]
 
 
-def kinds(keep: Keep) -> list[Found]:
+def kinds(keep: Keep) -> list[DueRows]:
     """List everything that ends by age."""
     return [
-        Found("jobs", lambda tx: _ended_jobs(tx, keep), delete_jobs),
-        Found("vms", lambda tx: _lost_vms(tx, keep), _remove_vms),
-        Found("hosts", lambda tx: _silent_hosts(tx, keep), lambda tx, hosts: _remove_hosts(tx, hosts, keep)),
-        Found("messages", _old_messages, _removing(_outbox, _outbox.c.message_id)),
-        Found("traces", _old_traces, _remove_traces),
-        *(Found(f"{table.name}", _retired(table), _remove_retired(table)) for table in _REFERENCES),
+        DueRows("jobs", lambda tx: _ended_jobs(tx, keep), delete_jobs),
+        DueRows("vms", lambda tx: _lost_vms(tx, keep), _remove_vms),
+        DueRows("hosts", lambda tx: _silent_hosts(tx, keep), lambda tx, hosts: _remove_hosts(tx, hosts, keep)),
+        DueRows("messages", _old_messages, _removing(_outbox, _outbox.c.message_id)),
+        DueRows("traces", _old_traces, _remove_traces),
+        *(DueRows(f"{table.name}", _retired(table), _remove_retired(table)) for table in _REFERENCES),
     ]
 
 
-def marks() -> list[Found]:
+def marks() -> list[DueRows]:
     """List what is marked before anything is deleted: classes that nothing refers to, and those that something does
     again; and rows of which a release without the lease clock, which may still be at work beside us, has not said
     since when they are: they begin to age now."""
@@ -83,16 +83,18 @@ def marks() -> list[Found]:
     ]
 
 
-def _ageless(table: Table, key: Column[Any], since_ms: Column[Any], *conditions: ColumnElement[bool]) -> Found:
+def _ageless(table: Table, key: Column[Any], since_ms: Column[Any], *conditions: ColumnElement[bool]) -> DueRows:
     is_ageless = and_(since_ms == 0, *conditions)
 
     def begin(tx: Tx, keys: Sequence[Any]) -> int:
         return tx.execute(update(table).where(key.in_(keys), is_ageless).values({since_ms: tx.lease_now_ms})).rowcount
 
-    return Found(table.name, lambda tx: list(tx.execute(select(key).where(is_ageless).limit(PORTION)).scalars()), begin)
+    return DueRows(
+        table.name, lambda tx: list(tx.execute(select(key).where(is_ageless).limit(PORTION)).scalars()), begin
+    )
 
 
-def _marking(table: Table, condition: ColumnElement[bool], since_ms: Callable[[Tx], int]) -> Found:
+def _marking(table: Table, condition: ColumnElement[bool], since_ms: Callable[[Tx], int]) -> DueRows:
     def find(tx: Tx) -> list[int]:
         return list(tx.execute(select(table.c.number).where(condition).limit(PORTION)).scalars())
 
@@ -100,7 +102,7 @@ def _marking(table: Table, condition: ColumnElement[bool], since_ms: Callable[[T
         still = update(table).where(table.c.number.in_(numbers), condition)
         return tx.execute(still.values(retired_ms=since_ms(tx))).rowcount
 
-    return Found(table.name, find, mark)
+    return DueRows(table.name, find, mark)
 
 
 def _before_ms(tx: Tx, kept_s: float) -> int:

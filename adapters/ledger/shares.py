@@ -14,36 +14,36 @@ from schemas.description import Requirements
 from schemas.jobs import Machine
 
 
-class Amount(NamedTuple):
+class Capacity(NamedTuple):
     """Cpus, memory and disk."""
 
     cpus: int
     memory_mib: int
     disk_mib: int
 
-    def exceeds(self, most: Amount) -> bool:
+    def exceeds(self, most: Capacity) -> bool:
         """Whether it is more than ``most`` in any of the three."""
         return any(have > limit for have, limit in zip(self, most, strict=True))
 
 
-NOTHING = Amount(0, 0, 0)
+NOTHING = Capacity(0, 0, 0)
 
 
-def total(machine: Machine) -> Amount:
+def total(machine: Machine) -> Capacity:
     """Give what the VM has for all its slots."""
-    return Amount(max(machine.cpus, machine.slots), machine.memory_mib, machine.disk_mib)
+    return Capacity(max(machine.cpus, machine.slots), machine.memory_mib, machine.disk_mib)
 
 
-def share(machine: Machine) -> Amount:
+def share(machine: Machine) -> Capacity:
     """Give the equal share of one slot."""
-    return Amount(*(have // machine.slots for have in total(machine)))
+    return Capacity(*(have // machine.slots for have in total(machine)))
 
 
-def need(asked: Requirements, machine: Machine) -> Amount:
+def need(asked: Requirements, machine: Machine) -> Capacity:
     """Give what a job would have of that machine: what it asks for, else its share."""
     own = share(machine)
     memory_mib = asked.memory_mib or machine.usual_memory_mib or own.memory_mib
-    return Amount(asked.cpus, memory_mib, asked.disk_mib or own.disk_mib)
+    return Capacity(asked.cpus, memory_mib, asked.disk_mib or own.disk_mib)
 
 
 def is_large(asked: Requirements, machine: Machine) -> bool:
@@ -54,24 +54,24 @@ def is_large(asked: Requirements, machine: Machine) -> bool:
 class Occupancy:
     """What runs in one VM, by slot, and whether another job still has room there."""
 
-    def __init__(self, most: Amount, taken: Iterable[tuple[int, Amount]] = ()) -> None:
+    def __init__(self, most: Capacity, taken: Iterable[tuple[int, Capacity]] = ()) -> None:
         self._most = most
-        self._largest: dict[int, Amount] = {}
+        self._largest: dict[int, Capacity] = {}
         #: Jobs that the VM has.
         self.jobs = 0
         for slot, amount in taken:
             self.take(slot, amount)
 
-    def take(self, slot: int, amount: Amount) -> None:
+    def take(self, slot: int, amount: Capacity) -> None:
         """Give a slot a job."""
         self.jobs += 1
         self._largest[slot] = _larger(self._largest.get(slot, NOTHING), amount)
 
-    def fits(self, slot: int, amount: Amount) -> bool:
+    def fits(self, slot: int, amount: Capacity) -> bool:
         """Whether a slot may have a job of this size beside what the others have."""
         after = {**self._largest, slot: _larger(self._largest.get(slot, NOTHING), amount)}
-        return not Amount(*(sum(column) for column in zip(*after.values(), strict=True))).exceeds(self._most)
+        return not Capacity(*(sum(column) for column in zip(*after.values(), strict=True))).exceeds(self._most)
 
 
-def _larger(one: Amount, other: Amount) -> Amount:
-    return Amount(*map(max, one, other))
+def _larger(one: Capacity, other: Capacity) -> Capacity:
+    return Capacity(*map(max, one, other))

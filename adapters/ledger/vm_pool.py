@@ -12,10 +12,10 @@ from itertools import chain, islice
 from sqlalchemy import bindparam, select
 
 from adapters.ledger import classes, keeping, tables
-from adapters.ledger.keeping import Kept
-from adapters.ledger.matching import Free, Waiting, Word
+from adapters.ledger.keeping import KeptVm
+from adapters.ledger.matching import Fit, Free, Waiting
 from adapters.ledger.readiness import NOT_RUNNING
-from adapters.ledger.shares import Amount, Occupancy, is_large, need, total
+from adapters.ledger.shares import Capacity, Occupancy, is_large, need, total
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import Requirements
 from schemas.jobs import Machine
@@ -40,34 +40,34 @@ class VmPool:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
         self._large: dict[tuple[int, int], bool] = {}
-        self._needs: dict[tuple[int, int], Amount] = {}
+        self._needs: dict[tuple[int, int], Capacity] = {}
         self._machines: dict[int, Machine] = {}
         #: VMs that can work and meet a shape, up to two of each.
         self._able: dict[int, list[str]] = {}
         self._occupancies: dict[str, Occupancy] = {}
-        self._given: defaultdict[str, list[tuple[int, Amount]]] = defaultdict(list)
+        self._given: defaultdict[str, list[tuple[int, Capacity]]] = defaultdict(list)
         self._crowded: set[str] = set()
         #: Which VM is kept free for which shape of overdue jobs.
-        self._keeps: dict[int, Kept] = {}
+        self._keeps: dict[int, KeptVm] = {}
         self._overdue_before_ms = tx.lease_now_ms - int(tx.policy.patience_s * 1000)
 
     def is_closed(self, free: Free) -> bool:
         """Whether the VM is on trial and has a job: then it may have nothing more."""
         return free.strikes > 0 and self._occupancy(free).jobs > 0
 
-    def judge(self, job: Waiting, free: Free) -> Word:
+    def judge(self, job: Waiting, free: Free) -> Fit:
         """Say whether a slot whose machine meets a job's requirements may have it.
 
         One that needs more room than its VM has left keeps a VM free once it is overdue (see ``keeping``).
         """
         if job.avoids(free.vm, self._tx.lease_now_ms) and self._has_other(job.shape, free.vm):
-            return Word.ELSEWHERE
+            return Fit.ELSEWHERE
         if free.kept_until_ms > self._tx.lease_now_ms and free.kept_for != job.shape:
-            return Word.NO
+            return Fit.NO
         if self._fits(job.shape, free):
-            return Word.YES
+            return Fit.YES
         is_overdue = job.since_ms < self._overdue_before_ms
-        return Word.WAIT if is_overdue and self._keeper(job) == free.vm else Word.NO
+        return Fit.WAIT if is_overdue and self._keeper(job) == free.vm else Fit.NO
 
     def close(self) -> None:
         """Write down which VMs are kept free."""
@@ -101,7 +101,7 @@ class VmPool:
             self._large[key] = is_large(self._asked(shape), self._machine(offer))
         return self._large[key]
 
-    def need(self, shape: int, offer: int) -> Amount:
+    def need(self, shape: int, offer: int) -> Capacity:
         """Say what a job of that shape would have of such a VM."""
         key = shape, offer
         if key not in self._needs:
@@ -124,7 +124,7 @@ class VmPool:
     def _occupancy(self, free: Free) -> Occupancy:
         if free.vm not in self._occupancies:
             rows = self._tx.execute(_TAKEN, {"of_vm": free.vm}).all()
-            taken = [(row.place, Amount(row.cpus, row.memory_mib, row.disk_mib)) for row in rows]
+            taken = [(row.place, Capacity(row.cpus, row.memory_mib, row.disk_mib)) for row in rows]
             self._occupancies[free.vm] = Occupancy(total(self._machine(free.offer)), [*taken, *self._given[free.vm]])
         return self._occupancies[free.vm]
 

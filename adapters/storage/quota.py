@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from adapters.errors import NoRoom, StoreError
+from adapters.errors import NoStagingRoom, StoreError
 from broker.reserve import DiskRoom
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class StagingBounds(Struct, frozen=True, kw_only=True):
     """What may be on the staging disk, bytes."""
 
     #: Of one sender, unless it is a single file.
@@ -41,7 +41,7 @@ class Staged(Struct, frozen=True, kw_only=True):
         return max(self.taken, self.promised)
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class StagingRequest(Struct, frozen=True, kw_only=True):
     """What somebody offers."""
 
     key: str
@@ -49,17 +49,17 @@ class Wanted(Struct, frozen=True, kw_only=True):
     size: int
 
 
-def bounds_of(most_bytes: int) -> Bounds:
+def bounds_of(most_bytes: int) -> StagingBounds:
     """Divide what shares are measured by."""
-    return Bounds(of_one=most_bytes // 4, of_group=most_bytes // 2, left=most_bytes // 2)
+    return StagingBounds(of_one=most_bytes // 4, of_group=most_bytes // 2, left=most_bytes // 2)
 
 
 def make_room(
-    wanted: Wanted, found: Sequence[Staged], groups: Mapping[str, str], bounds: Bounds, disk: DiskRoom
+    wanted: StagingRequest, found: Sequence[Staged], groups: Mapping[str, str], bounds: StagingBounds, disk: DiskRoom
 ) -> list[Staged]:
     """Name what has to go so that a file can come, the oldest first. ``groups`` names each sender's.
 
-    Raises NoRoom, and StoreError where it has no room even when the others on their way are there."""
+    Raises NoStagingRoom, and StoreError where it has no room even when the others on their way are there."""
     others = [one for one in found if one.key != wanted.key]
     at_work = [one for one in others if one.promised]
     left = sorted((one for one in others if not one.promised), key=lambda one: one.written_s)
@@ -72,7 +72,7 @@ def make_room(
     for who, most, is_theirs in shares:
         promised = sum(one.counted for one in at_work if is_theirs(one))
         if promised and promised + wanted.size > most:
-            raise NoRoom(_over_share(wanted, who, most, promised))
+            raise NoStagingRoom(_over_share(wanted, who, most, promised))
         kept = [one for one in left if is_theirs(one) and one not in going]
         going += _oldest(kept, sum(one.counted for one in kept) + promised + wanted.size - most)
     kept = [one for one in left if one not in going]
@@ -81,7 +81,7 @@ def make_room(
 
 
 def _for_the_disk(
-    wanted: Wanted, found: Sequence[Staged], left: Sequence[Staged], going: Sequence[Staged], disk: DiskRoom
+    wanted: StagingRequest, found: Sequence[Staged], left: Sequence[Staged], going: Sequence[Staged], disk: DiskRoom
 ) -> list[Staged]:
     """Name what else must go for a disk that has to take all that was promised."""
     taken = sum(one.taken for one in found if one.key == wanted.key)
@@ -89,7 +89,7 @@ def _for_the_disk(
     missing = max(0, wanted.size - taken) + promised - disk.usable - sum(one.taken for one in going)
     if missing > (may_go := sum(one.taken for one in left)):
         passing = sum(one.counted for one in found if one.key != wanted.key and one.promised)
-        kind = NoRoom if missing - passing <= may_go else StoreError
+        kind = NoStagingRoom if missing - passing <= may_go else StoreError
         text = f"no room for {wanted.size} bytes of {wanted.sender} in the staging directory: {disk.told()}"
         raise kind(f"{text}, and {promised} are promised to others; free some space there, or offer it again later")
     return _oldest(left, missing)
@@ -105,6 +105,6 @@ def _oldest(left: Sequence[Staged], too_many: int) -> list[Staged]:
     return chosen
 
 
-def _over_share(wanted: Wanted, who: str, most: int, promised: int) -> str:
+def _over_share(wanted: StagingRequest, who: str, most: int, promised: int) -> str:
     text = f"no room for {wanted.size} bytes of {wanted.sender}: unfinished files of {who} may take {most} bytes"
     return f"{text} together and {promised} are on their way; it has room when those are there, or by more staging_mib"

@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import structs
 
 from adapters.storage import quota
-from adapters.storage.quota import Bounds, Staged, Wanted
+from adapters.storage.quota import Staged, StagingBounds, StagingRequest
 from broker import durable, reserve
 from broker.errors import PartialTaken
 from broker.transfer.landing import MARK, PART
@@ -40,7 +40,7 @@ _CLAIM = ".claim"
 _NAME = re.compile(r"(?P<key>(in|out)-(?P<sender>[a-z0-9-]+)\.[0-9a-f]{40})\.\S+")
 
 
-class Place:
+class StagingPlace:
     """Where the files of one transfer go."""
 
     def __init__(self, directory: Path, key: str) -> None:
@@ -89,17 +89,17 @@ class Staging:
         self._bounds = quota.bounds_of(most_bytes or reserve.look(directory).size // 2)
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> StagingBounds:
         """What may be there."""
         return self._bounds
 
     @contextlib.asynccontextmanager
-    async def room_for(self, sender: str, name: str, size: int, *, way: str = "in") -> AsyncIterator[Place]:
+    async def room_for(self, sender: str, name: str, size: int, *, way: str = "in") -> AsyncIterator[StagingPlace]:
         """Promise room for a file, as long as the block lasts. ``name``: 40 digits that are this transfer's alone.
 
-        Raises NoRoom, with the number and what to do, before anything is there.
+        Raises NoStagingRoom, with the number and what to do, before anything is there.
         """
-        wanted = Wanted(key=key_of(sender, name, way), sender=sender, size=size)
+        wanted = StagingRequest(key=key_of(sender, name, way), sender=sender, size=size)
         claim = _Claim(self._directory / f"{wanted.key}.{secrets.token_hex(8)}{_CLAIM}", size)
         try:
             await in_thread(claim.take)
@@ -108,7 +108,7 @@ class Staging:
             disk = reserve.look(self._directory)
             going = quota.make_room(wanted, found, groups, self._bounds, disk)
             await in_thread(self._remove, going)
-            yield Place(self._directory, wanted.key)
+            yield StagingPlace(self._directory, wanted.key)
         finally:
             await in_thread(claim.drop)
 

@@ -37,7 +37,7 @@ REMOVE_S = 10.0
 BATCH = 200
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class StoreBounds(Struct, frozen=True, kw_only=True):
     """What the store may keep."""
 
     #: Bytes of all outputs; 0 = no limit.
@@ -48,9 +48,9 @@ class Bounds(Struct, frozen=True, kw_only=True):
     every_s: float = 3600.0
 
 
-def bounds_of(config: StorageAdapterConfig) -> Bounds:
+def bounds_of(config: StorageAdapterConfig) -> StoreBounds:
     """Read the bounds from the settings."""
-    return Bounds(
+    return StoreBounds(
         outputs_bytes=config.keep_outputs_mib << 20, unneeded_s=config.keep_unneeded_s, every_s=config.collect_s
     )
 
@@ -58,7 +58,7 @@ def bounds_of(config: StorageAdapterConfig) -> Bounds:
 class StoreCleaner:
     """See the module."""
 
-    def __init__(self, contents: StoreContents, writer: LedgerWriter, bounds: Bounds, metrics: Metrics) -> None:
+    def __init__(self, contents: StoreContents, writer: LedgerWriter, bounds: StoreBounds, metrics: Metrics) -> None:
         self._contents, self._writer, self._bounds, self._metrics = contents, writer, bounds, metrics
 
     async def run(self) -> None:

@@ -25,7 +25,7 @@ from broker.dead_letters import DeadLetterPublisher
 from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
 from broker.transfer.leftovers import name_of_transfer
-from broker.transfer.scheduler import Limits
+from broker.transfer.scheduler import TransferLimits
 from broker.transfer.transfer_queue import TransferQueue
 from schemas.codec import op_of
 from schemas.envelope import Message
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 #: Windows of all that is at work together fill at most half of the chunk queue; of one sender few are at work or wait,
 #: so that none takes everybody's room, nor do all VMs of one host.
-LIMITS = Limits(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
+LIMITS = TransferLimits(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
 #: How often what killed transfers have left is looked for, seconds.
 SWEEP_S = 600.0
 

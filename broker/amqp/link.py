@@ -15,7 +15,7 @@ from typing import Any
 
 from broker.address import Address
 from broker.amqp.foreign import CONNECT_TIMEOUT_S, GONE, cause_of, most_telling, parameters, to_ours
-from broker.amqp.publisher import Publisher
+from broker.amqp.publisher import ChannelPublisher
 from broker.amqp.stream import GatheringConnection
 from broker.confirms import fail
 from broker.delivery import DeliveryHandler, Settle, Start, Subscription
@@ -52,7 +52,7 @@ class Link:
         self._gone = asyncio.Event()
         self._amqp: Any = None
         #: What it publishes with.
-        self.publisher = Publisher(user)
+        self.publisher = ChannelPublisher(user)
 
     @classmethod
     async def connect(cls, address: Address, *, name: str, heartbeat_s: int) -> Link:

@@ -16,7 +16,7 @@ from broker.errors import BrokerError, Disconnected, Unroutable
 log = logging.getLogger(__name__)
 
 
-class Publisher:
+class ChannelPublisher:
     """See the module. Publishes as ``user`` on ``channel``, which is put in confirm mode with ``on_confirm``."""
 
     def __init__(self, user: str) -> None:
@@ -35,7 +35,7 @@ class Publisher:
     def send(
         self, exchange: str, key: str, body: bytes, properties: Properties, *, mandatory: bool
     ) -> asyncio.Future[None]:
-        """Write a message and return the future of its confirm: Unroutable, Refused or Disconnected else. Raises
+        """Write a message and return the future of its confirm: Unroutable, Nacked or Disconnected else. Raises
         nothing: one that AMQP cannot carry, for the length of its key, is Unroutable."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._is_broken:

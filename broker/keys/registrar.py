@@ -17,7 +17,7 @@ import msgspec
 from broker.address import Address, read_address, write_address
 from broker.keys.cutting import Cutting
 from broker.keys.realm import Realm
-from broker.keys.store import Store, VmRecord
+from broker.keys.store import EnrolledVm, EnrolmentStore
 from broker.keys.subjects import Subjects
 from broker.keys.upkeep import Upkeep
 from broker.minting import new_password
@@ -58,7 +58,7 @@ class Registrar:
     """See the module. Raises BrokerError where the broker fails: then ask again, nothing is half done for good."""
 
     def __init__(
-        self, realm: Realm, store: Store, credentials: Path, broker: Address, quotas: Quotas | None = None
+        self, realm: Realm, store: EnrolmentStore, credentials: Path, broker: Address, quotas: Quotas | None = None
     ) -> None:
         """``credentials`` is where ``<principal>.json`` files are; ``broker`` says where they shall point."""
         self._realm, self._store, self._credentials, self._broker = realm, store, credentials, broker
@@ -110,7 +110,7 @@ class Registrar:
         text = f"vm = {message.vm!r}: {host} has {self._quotas.vms_of_host} VMs already, the most that a host may have"
         return _failed(message, ErrorCode.FORBIDDEN, text, "delete some, or raise the key manager's vms_of_host")
 
-    def _hand_out(self, host: str, message: EnrolGrant, known: VmRecord | None) -> Reply:
+    def _hand_out(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> Reply:
         if known is None or known.generation != message.generation or not known.once_user:
             known = self._new_once(host, message, known)
         elif known.disowned or known.silent_s:
@@ -125,10 +125,10 @@ class Registrar:
             password=known.once_password,
         )
 
-    def _new_once(self, host: str, message: EnrolGrant, known: VmRecord | None) -> VmRecord:
+    def _new_once(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> EnrolledVm:
         if known is not None:
             self.upkeep.drop_once(known)
-        record = VmRecord(
+        record = EnrolledVm(
             vm=message.vm,
             host=host,
             generation=message.generation,
@@ -150,7 +150,7 @@ class Registrar:
             with self.cutting.staying_out(Principal(Kind.VM, known.vm)):
                 return self._make_login(message, known)
 
-    def _make_login(self, message: EnrolTrade, known: VmRecord) -> Reply:
+    def _make_login(self, message: EnrolTrade, known: EnrolledVm) -> Reply:
         vm = Principal(Kind.VM, known.vm)
         if not known.password:
             self._realm.lock_out(vm)
@@ -245,11 +245,11 @@ def _not_its_own(host: str, message: EnrolGrant | EnrolRevoke) -> Failed | None:
     return _failed(message, ErrorCode.FORBIDDEN, text, "delete it with `volcloud vm delete`, and create it again")
 
 
-def _not_grantable(message: EnrolGrant, known: VmRecord) -> Failed | None:
+def _not_grantable(message: EnrolGrant, known: EnrolledVm) -> Failed | None:
     return _stale(message, known) if message.generation < known.generation else None
 
 
-def _stale(message: Message, known: VmRecord) -> Failed:
+def _stale(message: Message, known: EnrolledVm) -> Failed:
     text = f"generation = {message.generation}: {known.vm} is at {known.generation}"
     return _failed(message, ErrorCode.STALE_GENERATION, text, "start the VM again, or give it the newest seed")
 

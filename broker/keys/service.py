@@ -34,7 +34,7 @@ from broker.keys.config import KeysConfig, read_administrator
 from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Quotas, Registrar
 from broker.keys.sessions import Sessions
-from broker.keys.store import Store
+from broker.keys.store import EnrolmentStore
 from broker.keys.turns import Turns
 from broker.management import MAX_LABEL, ConnectionInfo
 from broker.outbound import deliver
@@ -255,7 +255,7 @@ async def run(config: KeysConfig) -> None:
     """
     directory, administration = Path(config.directory), read_administrator(config)
     realm = BrokerRealm(administration, config.profile)
-    store = Store(directory / "keys.sqlite")
+    store = EnrolmentStore(directory / "keys.sqlite")
     credentials = directory / "credentials"
     broker = administration.login("", "")
     registrar = Registrar(realm, store, credentials, broker, Quotas(vms_of_host=config.vms_of_host))

@@ -35,7 +35,7 @@ _LATER = {
 }
 
 
-class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
+class EnrolledVm(msgspec.Struct, frozen=True, kw_only=True):
     """One VM."""
 
     vm: str
@@ -55,12 +55,12 @@ class VmRecord(msgspec.Struct, frozen=True, kw_only=True):
     disowned: bool = False
 
 
-_FIELDS = VmRecord.__struct_fields__
+_FIELDS = EnrolledVm.__struct_fields__
 _PUT = f"INSERT OR REPLACE INTO vms ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
 _GET = f"SELECT {', '.join(_FIELDS)} FROM vms"
 
 
-class Store:
+class EnrolmentStore:
     """See the module."""
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Store:
         with self._lock:
             self._database.close()
 
-    def put(self, record: VmRecord) -> None:
+    def put(self, record: EnrolledVm) -> None:
         """Remember a VM in place of what was known of it."""
         before = self.by_vm(record.vm)
         self._change(_PUT, msgspec.structs.astuple(record))
@@ -104,27 +104,27 @@ class Store:
             (by_s, by_s),
         )
 
-    def by_vm(self, vm: str) -> VmRecord | None:
+    def by_vm(self, vm: str) -> EnrolledVm | None:
         """Look a VM up by its name."""
         return next(iter(self._select("vm = ?", vm)), None)
 
-    def by_once(self, once_user: str) -> VmRecord | None:
+    def by_once(self, once_user: str) -> EnrolledVm | None:
         """Look a VM up by its one-time login."""
         return next(iter(self._select("once_user = ? AND once_user != ''", once_user)), None)
 
-    def of_host(self, host: str) -> list[VmRecord]:
+    def of_host(self, host: str) -> list[EnrolledVm]:
         """Give the VMs of a host."""
         return self._select("host = ?", host)
 
-    def with_once(self) -> list[VmRecord]:
+    def with_once(self) -> list[EnrolledVm]:
         """Give the VMs whose one-time login is still there."""
         return self._select("once_user != ''")
 
-    def everything(self) -> list[VmRecord]:
+    def everything(self) -> list[EnrolledVm]:
         """Give every VM."""
         return self._select("TRUE")
 
-    def _forget_names(self, record: VmRecord | None) -> None:
+    def _forget_names(self, record: EnrolledVm | None) -> None:
         for name in _names(record) if record is not None else ():
             self._hosts.pop(name, None)
 
@@ -132,23 +132,23 @@ class Store:
         with self._lock:
             self._database.execute(statement, values)
 
-    def _select(self, condition: str, *values: str) -> list[VmRecord]:
+    def _select(self, condition: str, *values: str) -> list[EnrolledVm]:
         with self._lock:
             return _records(self._database, condition, values)
 
 
-def _names(record: VmRecord) -> list[str]:
+def _names(record: EnrolledVm) -> list[str]:
     """Give the logins of a VM: its own and, while there is one, the one-time login."""
     return [record.vm, record.once_user] if record.once_user else [record.vm]
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[list[VmRecord]]:
+def reading(path: Path) -> Iterator[list[EnrolledVm]]:
     """Give every VM that a key manager's database remembers, beside a key manager that runs. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         yield _records(database, "TRUE", ())
 
 
-def _records(database: sqlite3.Connection, condition: str, values: tuple[str, ...]) -> list[VmRecord]:
+def _records(database: sqlite3.Connection, condition: str, values: tuple[str, ...]) -> list[EnrolledVm]:
     rows: Iterable[tuple[object, ...]] = database.execute(f"{_GET} WHERE {condition} ORDER BY vm", values)
-    return [msgspec.convert(dict(zip(_FIELDS, row, strict=True)), VmRecord, strict=False) for row in rows]
+    return [msgspec.convert(dict(zip(_FIELDS, row, strict=True)), EnrolledVm, strict=False) for row in rows]

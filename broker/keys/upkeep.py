@@ -12,7 +12,7 @@ import msgspec
 
 from broker.keys import vouching
 from broker.keys.realm import Realm
-from broker.keys.store import Store, VmRecord
+from broker.keys.store import EnrolledVm, EnrolmentStore
 from broker.keys.subjects import Subjects
 from broker.principals import Principal, parse_principal
 from schemas.ids import Kind
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Upkeep:
     """See the module. Raises BrokerError where the broker fails: then do it again, nothing is half done for good."""
 
-    def __init__(self, realm: Realm, store: Store, subjects: Subjects) -> None:
+    def __init__(self, realm: Realm, store: EnrolmentStore, subjects: Subjects) -> None:
         self._realm, self._store, self._subjects = realm, store, subjects
         #: Principals that had queues and no login when that was looked at last.
         self._ownerless: set[Principal] = set()
@@ -68,7 +68,7 @@ class Upkeep:
                     if changed.disowned:
                         log.warning("vm disowned", extra={"vm": changed.vm, "host": host})
 
-    def delete(self, vm: str, is_meant: Callable[[VmRecord], bool]) -> None:
+    def delete(self, vm: str, is_meant: Callable[[EnrolledVm], bool]) -> None:
         """Delete a VM's principals, if it is known and still meant. The record goes last, so that a failure before
         leaves something to try again with."""
         with self._subjects.alone_with(vm):
@@ -81,7 +81,7 @@ class Upkeep:
             self._store.forget(record.vm)
             log.info("vm revoked", extra={"vm": record.vm, "host": record.host})
 
-    def drop_once(self, record: VmRecord) -> None:
+    def drop_once(self, record: EnrolledVm) -> None:
         """Delete a VM's one-time login, and forget what it may ask for. The caller is alone with the VM."""
         if record.once_user:
             self._realm.unmint(parse_principal(record.once_user))
@@ -100,4 +100,4 @@ class Upkeep:
         with self._subjects.alone_with(principal.name):
             if self._store.by_vm(principal.name) is None:
                 log.warning("unknown vm on the broker", extra={"vm": principal.name})
-                self._store.put(VmRecord(vm=principal.name, host="", generation=0))
+                self._store.put(EnrolledVm(vm=principal.name, host="", generation=0))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 
 import msgspec
 
-from broker.keys.store import VmRecord
+from broker.keys.store import EnrolledVm
 from schemas.enrol import SILENT_DAYS
 
 #: A VM that its host's word has left out is kept so long, in case that word was said before the VM was asked for;
@@ -24,8 +24,8 @@ SILENT_TOLD_S = 7 * 86400.0
 
 
 def vouched(
-    host: str, records: Collection[VmRecord], named: Collection[str], aside: Collection[str] = ()
-) -> Iterator[VmRecord]:
+    host: str, records: Collection[EnrolledVm], named: Collection[str], aside: Collection[str] = ()
+) -> Iterator[EnrolledVm]:
     """Give what changes when ``host`` says that it has ``named``; ``records`` are its own and those without a host.
 
     What it has set ``aside`` it has, and does not vouch for: that grows silent.
@@ -42,12 +42,12 @@ def vouched(
             yield msgspec.structs.replace(record, silent_s=0.0, disowned=True)
 
 
-def is_nobodys(record: VmRecord) -> bool:
+def is_nobodys(record: EnrolledVm) -> bool:
     """Say whether a VM's principal is to go."""
     return record.silent_s > (DISOWNED_S if record.disowned else SILENT_S)
 
 
-def complaint(record: VmRecord) -> str:
+def complaint(record: EnrolledVm) -> str:
     """Say who does not vouch for a VM, in words for an operator; empty while all is well."""
     if record.disowned:
         left_s = max(0.0, DISOWNED_S - record.silent_s)

@@ -7,7 +7,7 @@ import msgspec
 from broker.address import AdminAddress
 from broker.management.api import TIMEOUT_S, Api
 from broker.management.connections import Connections
-from broker.management.permissions import Permissions
+from broker.management.permissions import PermissionsApi
 from broker.management.topology import Topology
 from broker.management.users import Users
 
@@ -26,7 +26,7 @@ class Management:
         self._administrator = address.user
         self._api = Api(address, timeout_s=timeout_s)
         self.users = Users(self._api)
-        self.permissions = Permissions(self._api)
+        self.permissions = PermissionsApi(self._api)
         self.topology = Topology(self._api)
         self.connections = Connections(self._api)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from broker.management.api import Api, quoted
 
 
-class Permissions:
+class PermissionsApi:
     """See the module."""
 
     def __init__(self, api: Api) -> None:

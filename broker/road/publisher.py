@@ -8,11 +8,11 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from broker.confirms import fail
-from broker.errors import Disconnected, NotDelivered, Refused, Unroutable
+from broker.errors import Disconnected, Nacked, NotDelivered, Unroutable
 from broker.road.session import Session, size_of
 from schemas.road import Settled, Verdict
 
-_ERRORS: dict[Verdict, type[NotDelivered]] = {Verdict.UNROUTABLE: Unroutable, Verdict.REFUSED: Refused}
+_ERRORS: dict[Verdict, type[NotDelivered]] = {Verdict.UNROUTABLE: Unroutable, Verdict.REFUSED: Nacked}
 
 
 class _Waiting(Struct, frozen=True):
@@ -23,7 +23,7 @@ class _Waiting(Struct, frozen=True):
     body: bytes
 
 
-class Publisher:
+class RoadPublisher:
     """See the module. Belongs to one loop."""
 
     def __init__(self, session: Session, write: Callable[[bytes], None]) -> None:
@@ -34,7 +34,7 @@ class Publisher:
         self._unsettled: dict[int, asyncio.Future[None]] = {}
 
     def publish(self, exchange: str, key: str, message_id: str, body: bytes) -> asyncio.Future[None]:
-        """Publish it now or soon; the future ends when it is settled: Unroutable, Refused or Disconnected else."""
+        """Publish it now or soon; the future ends when it is settled: Unroutable, Nacked or Disconnected else."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._numbers += 1
         number = self._numbers

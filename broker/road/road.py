@@ -16,8 +16,8 @@ from broker.backoff import backoff
 from broker.delivery import DeliveryHandler, Subscription
 from broker.errors import Breach, Disconnected, NotDelivered, Unroutable
 from broker.road.dispatcher import Dispatcher, Otherwise, SpeaksFor
-from broker.road.publisher import Publisher
-from broker.road.session import Anew, Bounds, Event, Session, Up
+from broker.road.publisher import RoadPublisher
+from broker.road.session import Anew, Event, Session, SessionBounds, Up
 from broker.road.wire import Connect, Wire
 from broker.token_buckets import TokenBuckets
 from schemas.road import Say, Settled
@@ -47,7 +47,7 @@ class Road:
         *,
         user: str,
         peer: str,
-        bounds: Bounds | None = None,
+        bounds: SessionBounds | None = None,
         otherwise: Otherwise | None = None,
         speaks_for: SpeaksFor | None = None,
         cut_off_s: float = CUT_OFF_S,
@@ -58,7 +58,7 @@ class Road:
         self._connect, self._cut_off_s = connect, cut_off_s
         self._wire = Wire()
         self._session = Session(bounds)
-        self._publisher = Publisher(self._session, self._wire.write)
+        self._publisher = RoadPublisher(self._session, self._wire.write)
         self._dispatcher = Dispatcher(self._session, self._wire.write, speaks_for or (lambda said: peer), otherwise)
         if not is_ours:
             self._dispatcher.on_offence = self.offend
@@ -108,7 +108,7 @@ class Road:
         return future
 
     async def publish(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:
-        """Send once and wait until it is acknowledged. Raises Unroutable, Refused or Disconnected."""
+        """Send once and wait until it is acknowledged. Raises Unroutable, Nacked or Disconnected."""
         await self.send(exchange, key, body, message_id=message_id, **options)
 
     async def deliver(self, exchange: str, key: str, body: bytes, *, message_id: str, **options: Any) -> None:

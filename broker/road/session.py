@@ -18,7 +18,7 @@ from schemas.errors import DecodeError
 from schemas.road import MAX_FRAME_BYTES, ROAD_VERSION, Hello, Say, Settled, Verdict, decode_frame, encode_frame
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class SessionBounds(Struct, frozen=True, kw_only=True):
     """What the other end may have said that we have not settled."""
 
     most_messages: int = 256
@@ -26,7 +26,7 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 
 #: What we say and is not settled, however much the other end allows: it may read nothing of it.
-MOST_SAID = Bounds()
+MOST_SAID = SessionBounds()
 
 
 class Up(Struct, frozen=True):
@@ -46,8 +46,8 @@ MOST_FLAWS = 2
 class Session:
     """One end. ``open`` for each new stream."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
-        self._bounds = bounds or Bounds()
+    def __init__(self, bounds: SessionBounds | None = None) -> None:
+        self._bounds = bounds or SessionBounds()
         self._number = 0
         #: What either has said that is not settled, bytes by number.
         self._said: dict[int, int] = {}
@@ -128,7 +128,7 @@ class Session:
         if is_new:
             self.is_up, self._theirs = False, hello.session
             self._void()
-            self._they_allow = Bounds(
+            self._they_allow = SessionBounds(
                 most_messages=min(hello.most_messages, MOST_SAID.most_messages),
                 most_bytes=min(hello.most_bytes, MOST_SAID.most_bytes),
             )
@@ -162,7 +162,7 @@ class Session:
     def _void(self) -> None:
         self._said, self._heard = {}, {}
         self._said_bytes = self._heard_bytes = self._last_heard = 0
-        self._they_allow = Bounds(most_messages=0, most_bytes=0)
+        self._they_allow = SessionBounds(most_messages=0, most_bytes=0)
         self._flaws = 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from broker.road.wire import Connect, Stream
+from broker.road.wire import ByteStream, Connect
 
 #: What a stream buffers before it stops reading, bytes.
 _LIMIT_BYTES = 512 * 1024
@@ -20,16 +20,16 @@ _LIMIT_BYTES = 512 * 1024
 def to_socket(path: Path) -> Connect:
     """Connect to a unix socket, however long its path is. Raises OSError while nobody listens."""
 
-    async def connect() -> Stream:
+    async def connect() -> ByteStream:
         with short_path(path) as name:
             return joined(*await asyncio.open_unix_connection(name, limit=_LIMIT_BYTES))
 
     return connect
 
 
-def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Stream:
+def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ByteStream:
     """Give the two halves of a socket."""
-    return Stream(reader, writer, writer.transport.abort)
+    return ByteStream(reader, writer, writer.transport.abort)
 
 
 @contextlib.contextmanager
@@ -76,10 +76,10 @@ class Listener:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._server: asyncio.Server | None = None
-        self._came: asyncio.Queue[Stream] = asyncio.Queue()
-        self._last: Stream | None = None
+        self._came: asyncio.Queue[ByteStream] = asyncio.Queue()
+        self._last: ByteStream | None = None
 
-    async def connect(self) -> Stream:
+    async def connect(self) -> ByteStream:
         """Wait for the next who comes. Raises OSError where the socket cannot be made."""
         if self._server is None:
             self._server = await listen(self._path, self._on_client)
@@ -104,7 +104,7 @@ def to_port(find: Callable[[], Path | None]) -> Connect:
     """Open a port of virtio-serial, which only one program may have open. Raises OSError while that is another, or
     there is none."""
 
-    async def connect() -> Stream:
+    async def connect() -> ByteStream:
         device = find()
         if device is None:
             raise FileNotFoundError("this machine has no such port")
@@ -117,7 +117,7 @@ def to_port(find: Callable[[], Path | None]) -> Connect:
     return connect
 
 
-async def _on_descriptor(descriptor: int) -> Stream:
+async def _on_descriptor(descriptor: int) -> ByteStream:
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(limit=_LIMIT_BYTES)
     inward, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), _own(descriptor, "rb"))
     try:
@@ -132,7 +132,7 @@ async def _on_descriptor(descriptor: int) -> Stream:
         inward.close()
         outward.abort()
 
-    return Stream(reader, asyncio.StreamWriter(outward, flow, None, loop), close)
+    return ByteStream(reader, asyncio.StreamWriter(outward, flow, None, loop), close)
 
 
 def _own(descriptor: int, mode: str) -> BinaryIO:

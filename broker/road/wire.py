@@ -12,7 +12,7 @@ from broker.errors import Breach
 MOST_UNREAD_BYTES = 16 << 20
 
 
-class Stream(NamedTuple):
+class ByteStream(NamedTuple):
     """A way to the other end: both halves, and what closes them, whatever is still on its way."""
 
     reader: asyncio.StreamReader
@@ -21,21 +21,21 @@ class Stream(NamedTuple):
 
 
 #: Gives a stream to the other end; waits, or raises OSError, while there is none.
-Connect = Callable[[], Awaitable[Stream]]
+Connect = Callable[[], Awaitable[ByteStream]]
 
 
 class Wire:
     """See the module. Without a stream nothing is written, and nothing broken."""
 
     def __init__(self) -> None:
-        self._stream: Stream | None = None
+        self._stream: ByteStream | None = None
 
     @property
     def is_clear(self) -> bool:
         """There is a stream, and all that was written to it is on its way."""
         return self._stream is not None and not self._unread_bytes(self._stream)
 
-    def attach(self, stream: Stream) -> None:
+    def attach(self, stream: ByteStream) -> None:
         """Use this stream from now on."""
         self._stream = stream
 
@@ -60,5 +60,5 @@ class Wire:
             self._stream.reader.set_exception(Breach(how))
 
     @staticmethod
-    def _unread_bytes(stream: Stream) -> int:
+    def _unread_bytes(stream: ByteStream) -> int:
         return stream.writer.transport.get_write_buffer_size()

@@ -20,7 +20,7 @@ import msgspec
 from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.delivery import Delivery
-from broker.errors import CallTimeout, Disconnected, NotDelivered, Refused, RemoteError, Unroutable
+from broker.errors import CallTimeout, Disconnected, Nacked, NotDelivered, RemoteError, Unroutable
 from broker.inbound import Refusal, take_in
 from broker.outbound import publish, send
 from broker.routes import UP, Route, down, reply_queue, up
@@ -88,7 +88,7 @@ class Caller:
         """Call an agent and give its final answer, which must be a ``kind``.
 
         Raises RemoteError for an answer that says no, CallTimeout (see ``accepted``), Unroutable when there is no such
-        principal, Refused when its queue is full, Disconnected.
+        principal, Nacked when its queue is full, Disconnected.
         """
         async with aclosing(self.stream(target, message, timeout_s=timeout_s)) as conversation:
             async for _, answer in conversation:
@@ -170,8 +170,8 @@ class Caller:
             raise Disconnected(f"no broker in {patience:.0f} s: {self._connection.trouble}") from error
         except Unroutable as error:
             raise Unroutable(f"there is no {whom}: {error}") from error
-        except Refused as error:
-            raise Refused(f"{whom} does not take it now: {error}; wait, then try again") from error
+        except Nacked as error:
+            raise Nacked(f"{whom} does not take it now: {error}; wait, then try again") from error
 
     async def _publish_within(self, patience_s: float, route: Route, message: Message, *, keep: bool = True) -> None:
         """Publish, to be kept by the broker or not. Raises TimeoutError."""

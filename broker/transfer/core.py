@@ -20,7 +20,7 @@ SMALLEST_WINDOW_BYTES = 8 << 10
 GROWS_WITHIN_S = 1.0
 
 
-class Patience(Struct, kw_only=True):
+class PeerPatience(Struct, kw_only=True):
     """How long to wait for a word of the other end: longer each time that none comes, and again as at first when one
     does. What is said again at each silence would fill a slow line, or a queue that nobody reads, with itself."""
 

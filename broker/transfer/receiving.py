@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from broker.daemon.wakeup import Wakeup
 from broker.errors import PartialTaken, RoomTaken, TransferFailed
-from broker.transfer.core import Inbound, Pace, Patience
+from broker.transfer.core import Inbound, Pace, PeerPatience
 from broker.transfer.landing import Landing, Open
 from broker.transfer.threads import in_thread, to_its_end
 from schemas.codec import clip
@@ -71,7 +71,7 @@ class Receiving:
         self._again = again
         self._progress = progress or (lambda _: None)
         longest = LONGEST_STALL if again is None else LONGEST_ASKING_STALL
-        self._patience = Patience(first_s=stall_s, most_times=longest)
+        self._patience = PeerPatience(first_s=stall_s, most_times=longest)
         self._most_stalls = most_stalls
         self._silent_s, self._waits = 0.0, 0
         self._has_begun = False

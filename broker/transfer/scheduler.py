@@ -22,7 +22,7 @@ TURN_S = 10.0
 ASKER_GONE_S = 20.0
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class TransferLimits(Struct, frozen=True, kw_only=True):
     """How many transfers there is room for: at work, and, those that wait included, known; of one sender and of kin."""
 
     at_work: int
@@ -67,7 +67,7 @@ class _Tally:
 class Scheduler:
     """See the module."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: TransferLimits) -> None:
         self._limits = limits
         #: Those that wait in the order in which they are to be served, but for the shares.
         self._requests: dict[str, TransferRequest] = {}

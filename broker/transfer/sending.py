@@ -18,7 +18,7 @@ from pathlib import Path
 
 from broker.daemon.wakeup import Wakeup
 from broker.errors import NotDelivered, TransferFailed
-from broker.transfer.core import Outbound, Pace, Patience
+from broker.transfer.core import Outbound, Pace, PeerPatience
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
@@ -53,7 +53,7 @@ class Sending:
         never begins anew. While ``is_heard`` says that our words do not reach the broker, neither is its fault."""
         self._offer, self._path = offer, path
         self._send, self._tell = send, tell
-        self._patience = Patience(first_s=silence_s, most_times=LONGEST_SILENCE)
+        self._patience = PeerPatience(first_s=silence_s, most_times=LONGEST_SILENCE)
         self._most_offers = most_offers
         self._unanswered = self._waits = 0
         self._is_heard = is_heard

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from broker.daemon.tasks import OwnedTasks
-from broker.transfer.scheduler import Limits, Scheduler, TransferRequest
+from broker.transfer.scheduler import Scheduler, TransferLimits, TransferRequest
 from broker.transfer.transfers import Transfers
 from schemas.files import FileGet, FileOffer, FileWait
 
@@ -31,7 +31,7 @@ class TransferQueue:
     def __init__(
         self,
         transfers: Transfers,
-        limits: Limits,
+        limits: TransferLimits,
         *,
         kin_of: Callable[[str], str] = _own,
         clock: Callable[[], float] = time.monotonic,

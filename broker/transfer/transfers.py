@@ -18,7 +18,7 @@ from broker.carrier import Carrier
 from broker.delivery import Delivery
 from broker.errors import TransferFailed
 from broker.inbound import Refusal, take_in
-from broker.transfer.core import Patience
+from broker.transfer.core import PeerPatience
 from broker.transfer.landing import Open
 from broker.transfer.peer import ANY_ADAPTER, Peer
 from broker.transfer.receiving import WINDOW_S, Receiving
@@ -220,7 +220,7 @@ class Transfers:
     async def _until_offered(
         self, entry: _Open, get: FileGet, offered: asyncio.Future[FileOffer], every_s: float
     ) -> FileOffer:
-        patience = Patience(first_s=every_s, most_times=LONGEST_SILENCE)
+        patience = PeerPatience(first_s=every_s, most_times=LONGEST_SILENCE)
         while not offered.done():
             entry.is_answered = False
             entry.peer.ask(get)

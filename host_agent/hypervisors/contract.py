@@ -182,8 +182,8 @@ class Hypervisor(Protocol):
         """Freeze the VM. Post-condition: paused, its memory kept in RAM."""
 
     async def resume(self, vm: str) -> None:
-        """Let a VM go on that is paused, or stuck and may go on. Post-condition: running. Raises NoRoom while the disk
-        is full on which it is stuck."""
+        """Let a VM go on that is paused, or stuck and may go on. Post-condition: running. Raises HostDiskFull while the
+        disk is full on which it is stuck."""
 
     async def reset(self, vm: str, seed: bytes) -> None:
         """Reboot without asking the guest, which will find ``seed``. Post-condition: running."""

@@ -35,7 +35,7 @@ _HALF_MADE = ".half-"
 _NEWEST_NS = 1 << 63
 
 
-class VmRecord(msgspec.Struct, frozen=True):
+class VmMarker(msgspec.Struct, frozen=True):
     """The marker: who made the VM, from what, and when."""
 
     driver: str
@@ -104,7 +104,7 @@ class VmDirectories:
         scratch.mkdir(parents=True, mode=0o700)
         try:
             yield scratch
-            write_record(scratch / _MARKER, VmRecord(self._driver, time.time_ns(), spec))
+            write_record(scratch / _MARKER, VmMarker(self._driver, time.time_ns(), spec))
             scratch.rename(home)
             durable.sync_directory(self.root)
         finally:
@@ -137,10 +137,10 @@ class VmDirectories:
         """Note that the VM was put to rest."""
         (self.path(vm) / _PROCESS).unlink(missing_ok=True)
 
-    def _marker(self, vm: str) -> VmRecord | None:
+    def _marker(self, vm: str) -> VmMarker | None:
         """Read a VM's marker; None if it is not ours. Raises HypervisorError if it makes no sense."""
         path = self.path(vm) / _MARKER
-        record = read_record(path, VmRecord)
+        record = read_record(path, VmMarker)
         if record is None or record.driver != self._driver:
             return None
         if record.spec.id != vm:

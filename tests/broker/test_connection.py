@@ -11,7 +11,7 @@ import pytest
 from broker.address import Address
 from broker.connection import Connection, Delivery
 from broker.entities import Declarer
-from broker.errors import Disconnected, Forbidden, LoginRefused, QueueGone, Refused, Unroutable
+from broker.errors import Disconnected, Forbidden, LoginRefused, Nacked, QueueGone, Unroutable
 from schemas.endpoints import Endpoint
 from tests.broker.polling import until
 from tests.broker.proxy import Proxy
@@ -48,7 +48,7 @@ async def test_a_full_queue_refuses_and_the_connection_lives_on(mint: Mint) -> N
     vm, adapter = mint("vm"), mint("adapter", "job-1")
     key = vm.user.replace("-", ".", 1)
     async with Connection(adapter, name="adapter") as connection:
-        with pytest.raises(Refused):
+        with pytest.raises(Nacked):
             await publish_many(connection, "vc.down", key, 400, 1 << 19)
 
         await connection.publish("vc.up", "adapter-job-1.reply.x-y", b"x", mandatory=False)

@@ -13,16 +13,16 @@ from broker.routes import queue_of
 from broker.rpc import Caller, Journal, Responder
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
-from guest_agent.execs import Execs, Patience
+from guest_agent.execs import ConsolePatience, Execs
 from schemas.execs import ExecEnded, ExecRun, Stream
 from tests.broker.polling import until
 
 Mint = Callable[..., Address]
-SOON = Patience(probe_every_s=0.2, gone_after_s=1.0)
+SOON = ConsolePatience(probe_every_s=0.2, gone_after_s=1.0)
 
 
 @asynccontextmanager
-async def guest(address: Address, directory: Path, patience: Patience = SOON) -> AsyncIterator[Execs]:
+async def guest(address: Address, directory: Path, patience: ConsolePatience = SOON) -> AsyncIterator[Execs]:
     connection = Connection(address, name="guest")
     journal = Journal(directory / "journal")
     journal.open()
@@ -94,7 +94,10 @@ async def test_an_output_that_fails_ends_the_command_at_once(mint: Mint, tmp_pat
     async def take(stream: Stream, data: bytes) -> None:
         raise BrokenPipeError
 
-    async with guest(vm, tmp_path, Patience(probe_every_s=600, gone_after_s=600)), console(person) as (link, caller):
+    async with (
+        guest(vm, tmp_path, ConsolePatience(probe_every_s=600, gone_after_s=600)),
+        console(person) as (link, caller),
+    ):
         ended = await asyncio.gather(
             Execution(link, caller, vm.user, ExecRun(command=["yes"]), take).run(), return_exceptions=True
         )
@@ -111,7 +114,10 @@ async def test_a_console_that_comes_back_in_time_keeps_its_command(mint: Mint, t
         heard.append(data)
 
     script = "echo begun; sleep 3; echo done; exit 7"
-    async with guest(vm, tmp_path, Patience(probe_every_s=0.1, gone_after_s=60)), console(person) as (link, caller):
+    async with (
+        guest(vm, tmp_path, ConsolePatience(probe_every_s=0.1, gone_after_s=60)),
+        console(person) as (link, caller),
+    ):
         run = asyncio.create_task(Execution(link, caller, vm.user, ExecRun(command=["sh", "-c", script]), take).run())
         await until(lambda: bool(heard))
         await link.reconnect()

@@ -10,7 +10,7 @@ import pytest
 
 from broker.address import Address
 from broker.connection import Connection
-from broker.errors import Refused
+from broker.errors import Nacked
 from broker.inbound import recall
 from broker.keys import service
 from broker.minting import unmint
@@ -43,7 +43,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 async def fill(console: Talker, key: str) -> None:
     """Write to a queue until it takes no more, not even a short answer."""
     for size in (500_000, 10_000, 100):
-        with contextlib.suppress(Refused):
+        with contextlib.suppress(Nacked):
             for _ in range(200):
                 await console.connection.publish("vc.down", key, bytes(size))
             pytest.fail("the queue has no end")

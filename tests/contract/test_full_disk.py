@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from host_agent.errors import NoRoom
+from host_agent.errors import HostDiskFull
 from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
 from host_agent.vm import Verb
 from tests.contract.conftest import GUEST
@@ -48,7 +48,9 @@ def fill(disk: Path) -> Path:
 async def test_a_vm_that_does_not_fit_leaves_nothing_and_can_be_made_once_there_is_room(host, small_disk):
     filler = fill(small_disk)
 
-    with pytest.raises(NoRoom, match=rf"cannot make vm1: {small_disk}/vms\.json: No space left on device; free some"):
+    with pytest.raises(
+        HostDiskFull, match=rf"cannot make vm1: {small_disk}/vms\.json: No space left on device; free some"
+    ):
         await host.vm()
     left = (host.registry.all(), await host.hypervisor.list())
     filler.unlink()
@@ -64,7 +66,7 @@ async def test_a_running_vm_is_powered_off_and_deleted_on_a_full_disk(host, smal
 
     off = await host.control.act(Verb.POWEROFF, vm)
     fill(small_disk)
-    with pytest.raises(NoRoom, match=str(small_disk)):
+    with pytest.raises(HostDiskFull, match=str(small_disk)):
         await host.control.act(Verb.START, vm)
 
     assert off.state == "poweredoff"

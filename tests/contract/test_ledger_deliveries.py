@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 
 from adapters.ledger import claims, deletion, deliveries, retention, submissions, tables
 from adapters.ledger.connections import connect
-from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, Delivery, Key
+from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
 from adapters.ledger.migrations import config, migrate
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
 from schemas.description import JobDescription
@@ -35,11 +35,11 @@ def end(desk: Desk, outcome: Outcome = Outcome.DONE) -> None:
     desk.complete(desk.start(), outcome)
 
 
-def take(desk: Desk, source: str = "dirac") -> list[Delivery]:
+def take(desk: Desk, source: str = "dirac") -> list[DueDelivery]:
     return desk.write(lambda tx: deliveries.take(tx, source))
 
 
-def fail(desk: Desk, *taken: Delivery, error: str = "503") -> None:
+def fail(desk: Desk, *taken: DueDelivery, error: str = "503") -> None:
     desk.write(lambda tx: deliveries.failed(tx, {one.key: error for one in taken}))
 
 

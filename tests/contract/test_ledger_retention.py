@@ -10,7 +10,7 @@ from sqlalchemy import Table, func, select, update
 
 from adapters.errors import NotFound
 from adapters.ledger import claims, clock, deletion, known, orders, outbox, queries, retention, tables
-from adapters.ledger.retention import Found, Keep
+from adapters.ledger.retention import DueRows, Keep
 from adapters.ledger.transaction import Tx
 from broker.routes import down
 from schemas.description import Input, Requirements
@@ -38,7 +38,7 @@ def retain(desk: Desk, keep: Keep | None = None) -> dict[str, int]:
     return {what: count for what, count in gone.items() if count}
 
 
-def go_through(desk: Desk, kind: Found) -> int:
+def go_through(desk: Desk, kind: DueRows) -> int:
     total = 0
     while found := desk.ledger.read(kind.find):
         total += desk.ledger.write(lambda tx, found=found: kind.remove(tx, found))

@@ -124,7 +124,7 @@ COURSES: dict[str, tuple[Callable[[Desk], object], JobState, str, str]] = {
     "assigned": (started, JobState.ASSIGNED, "to vm-1 slot 0", "nothing, it is at work"),
     "fetching": (at_work(Phase.STAGE_IN), JobState.STAGE_IN, "", "nothing, it is at work"),
     "fetching for long": (fetching_for_long, JobState.STAGE_IN, "", "start a `storage_adapter`"),
-    "fetching in trouble": (fetching_in_trouble, JobState.STAGE_IN, FULL, "mend what it names"),
+    "fetching in trouble": (fetching_in_trouble, JobState.STAGE_IN, FULL, "start a `storage_adapter`"),
     "running": (at_work(Phase.RUNNING), JobState.RUNNING, "started", "nothing, it is at work"),
     "running in trouble": (at_work(Phase.RUNNING, FULL), JobState.RUNNING, FULL, "mend what it names"),
     "validating": (at_work(Phase.VALIDATING), JobState.VALIDATING, "started", "nothing, it is at work"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from host_agent.errors import HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.hypervisors.kept_log import HEAD_BYTES, TAIL_BYTES
 from host_agent.hypervisors.qemu import command as qemu_command
@@ -217,7 +217,7 @@ async def test_a_vm_whose_disk_has_no_room_says_so_and_goes_on_when_there_is_som
     )
     await in_state(driver, VmState.STUCK)
     facts = await driver.facts("vm-a")
-    with pytest.raises(NoRoom, match="its disk has no room left"):
+    with pytest.raises(HostDiskFull, match="its disk has no room left"):
         await driver.resume("vm-a")
     filler.unlink()
     await driver.resume("vm-a")
@@ -232,7 +232,7 @@ async def test_a_vm_whose_disk_has_no_room_says_so_and_goes_on_when_there_is_som
 async def test_a_save_without_room_names_the_file_and_the_vm_runs_on(small_rig, broker):
     driver = await probing(small_rig, broker)
 
-    with pytest.raises(NoRoom, match=r"vms/vm-a/memory\.tmp: No space left on device"):
+    with pytest.raises(HostDiskFull, match=r"vms/vm-a/memory\.tmp: No space left on device"):
         await snapshots_of(driver).savestate("vm-a")
 
     await in_state(driver, VmState.RUNNING)

@@ -18,7 +18,7 @@ from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.contents import FsspecContents
 from adapters.storage.store import FsspecStore
-from adapters.storage.store_cleaner import Bounds, StoreCleaner
+from adapters.storage.store_cleaner import StoreBounds, StoreCleaner
 from broker.memory import MemoryCarrier
 from schemas.description import Input
 from schemas.files import InputFile, OutputFile
@@ -41,18 +41,18 @@ class Yard:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)
         self.store = FsspecStore(f"file://{self.root}", self.desk.ledger.served_s)
 
-    async def do(self, work: Callable[[StoreCleaner], object], bounds: Bounds | None = None) -> None:
+    async def do(self, work: Callable[[StoreCleaner], object], bounds: StoreBounds | None = None) -> None:
         self.desk.ledger.read(lambda tx: tx.lease_now_ms)  # as the adapter's sweep
         wire, metrics = MemoryCarrier("adapter-job-1"), Metrics("adapter-store-1", CollectorRegistry())
         writer = LedgerWriter(wire, self.desk.ledger, metrics)
-        cleaner = StoreCleaner(FsspecContents(self.store), writer, bounds or Bounds(), metrics)
+        cleaner = StoreCleaner(FsspecContents(self.store), writer, bounds or StoreBounds(), metrics)
         try:
             await work(cleaner)  # type: ignore[misc]
         finally:
             await writer.close()
 
     async def collect(self, **bounds: float) -> None:
-        await self.do(lambda cleaner: cleaner.collect(), Bounds(**bounds))  # type: ignore[arg-type]
+        await self.do(lambda cleaner: cleaner.collect(), StoreBounds(**bounds))  # type: ignore[arg-type]
 
     def run(
         self, job_id: str, content: bytes = b"12345", outcome: Outcome = Outcome.DONE, owner: str = SITE

@@ -28,7 +28,7 @@ from broker.ports import free_ports
 from broker.principals import parse_principal
 from broker.rpc import Caller
 from broker.topology import Profile
-from guest_agent.identity import Kept
+from guest_agent.identity import KeptCredential
 from schemas.ledger import JobList, Jobs
 from schemas.seed import Seed, encode_seed
 
@@ -118,7 +118,7 @@ class Rig:
             settings={"beat_s": 1.0} | settings,
         )
         state.mkdir(exist_ok=True)
-        (state / "credential.json").write_bytes(msgspec.json.encode(Kept(name, 1, credential)))
+        (state / "credential.json").write_bytes(msgspec.json.encode(KeptCredential(name, 1, credential)))
         (self.directory / f"{name}.seed").write_bytes(encode_seed(seed))
         self.spawn(name, *_python("guest_agent.main"), "--seed", f"{state}.seed", "--state-dir", str(state))
 

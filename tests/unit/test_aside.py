@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import BrokerError, CallTimeout
 from broker.keys import vouching
-from broker.keys.store import VmRecord
+from broker.keys.store import EnrolledVm
 from host_agent import advice
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.fake.host import FakeHost
@@ -167,10 +167,10 @@ async def test_a_login_that_cannot_be_had_is_told_with_what_to_do(tmp_path: Path
 
 
 def test_a_vm_that_is_set_aside_keeps_its_login_for_a_time_and_not_for_ever() -> None:
-    record = VmRecord(vm="vm-a", host="host-a", generation=1, silent_s=3 * 86400.0)
+    record = EnrolledVm(vm="vm-a", host="host-a", generation=1, silent_s=3 * 86400.0)
 
     kept = list(vouching.vouched("host-a", [record], named=(), aside=("vm-a",)))
-    (found_again,) = vouching.vouched("host-a", [VmRecord(vm="vm-a", host="", generation=0)], (), ("vm-a",))
+    (found_again,) = vouching.vouched("host-a", [EnrolledVm(vm="vm-a", host="", generation=0)], (), ("vm-a",))
     (forgotten,) = vouching.vouched("host-a", [record], named=(), aside=())
     (back,) = vouching.vouched("host-a", [forgotten], named=(), aside=("vm-a",))
     (adopted,) = vouching.vouched("host-a", [record], named=("vm-a",), aside=())
@@ -179,7 +179,7 @@ def test_a_vm_that_is_set_aside_keeps_its_login_for_a_time_and_not_for_ever() ->
     assert found_again.host == "host-a"
     assert (forgotten.disowned, back.disowned, adopted.silent_s) == (True, False, 0.0)
     assert not vouching.is_nobodys(record)
-    old = VmRecord(vm="vm-a", host="host-a", generation=1, silent_s=vouching.SILENT_S + 1)
+    old = EnrolledVm(vm="vm-a", host="host-a", generation=1, silent_s=vouching.SILENT_S + 1)
     assert vouching.is_nobodys(old)
     assert vouching.complaint(old) == "host-a has not vouched for it for 45 days"
 

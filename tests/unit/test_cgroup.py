@@ -10,7 +10,7 @@ import pytest
 from guest_agent import cgroup
 from guest_agent.causes import what_the_vm_lacked, why_it_ended
 from guest_agent.cgroup import Figures, SlotGroup, memory_for_jobs, own_groups
-from guest_agent.payload import Ended
+from guest_agent.payload import PayloadEnd
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root is asked for control groups")
 
@@ -89,9 +89,9 @@ def test_a_kernel_that_keeps_no_peak_gives_none(tree: Path) -> None:
     assert (group.job / "memory.max").read_text() == ""
 
 
-def ended(**figures: int) -> Ended:
+def ended(**figures: int) -> PayloadEnd:
     books = Figures(cpu_seconds=0.1, peak_bytes=9 << 20, **figures)
-    return Ended(exit_status=137, signal=9, wall_seconds=1.0, timed_out=False, figures=books)
+    return PayloadEnd(exit_status=137, signal=9, wall_seconds=1.0, timed_out=False, figures=books)
 
 
 def test_who_is_over_its_own_promise_of_memory_is_to_blame_for_that() -> None:

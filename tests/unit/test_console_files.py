@@ -12,7 +12,7 @@ import pytest
 
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
-from broker.transfer.scheduler import ASKER_GONE_S, Limits
+from broker.transfer.scheduler import ASKER_GONE_S, TransferLimits
 from broker.transfer.sending import digest_file
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.files import LIMITS, ConsoleFiles
@@ -161,7 +161,7 @@ async def test_the_ninth_pull_waits_and_hears_so_and_dead_consoles_give_its_plac
 async def test_who_waited_and_has_stopped_asking_is_not_begun() -> None:
     now = [0.0]
     transfers = Transfers(MemoryCarrier("vm-a"))
-    limits = Limits(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
+    limits = TransferLimits(at_work=1, at_work_of_one=1, at_work_of_kin=1, known=9, known_of_one=9, known_of_kin=9)
     queue = TransferQueue(transfers, limits, clock=lambda: now[0])
     begun: list[str] = []
     first_ended = asyncio.Event()

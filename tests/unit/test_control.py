@@ -18,7 +18,7 @@ from broker.address import Address
 from host_agent import control, looks, operations
 from host_agent.aside import SetAside
 from host_agent.control import VmControl
-from host_agent.errors import HypervisorError, IllegalVerb, Interrupted, NoRoom, NoSuchVm, Unsupported
+from host_agent.errors import HostDiskFull, HypervisorError, IllegalVerb, Interrupted, UnknownVm, Unsupported
 from host_agent.hypervisors.fake.host import FakeHost
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
@@ -159,16 +159,16 @@ async def test_a_vm_that_is_not_ours_is_named(tmp_path: Path) -> None:
     host = await Host(tmp_path).open()
     await host.vm()
 
-    with pytest.raises(NoSuchVm, match="vm = 'vm-other': this host has no such VM; it has vm1"):
+    with pytest.raises(UnknownVm, match="vm = 'vm-other': this host has no such VM; it has vm1"):
         await host.control.act(Verb.START, "vm-other")
 
 
 async def test_a_failed_create_leaves_nothing(tmp_path: Path) -> None:
-    class NoRoom(FakeHypervisor):
+    class HostDiskFull(FakeHypervisor):
         async def create(self, spec: object) -> None:
             raise HypervisorError("no space left on device")
 
-    host = await Host(tmp_path, NoRoom()).open()
+    host = await Host(tmp_path, HostDiskFull()).open()
 
     with pytest.raises(HypervisorError, match="no space"):
         await host.vm()
@@ -288,7 +288,7 @@ async def test_a_full_disk_leaves_no_ghost_of_a_vm_that_could_not_be_made(tmp_pa
     host, disk = await Host(tmp_path).open(), FullDisk(monkeypatch)
 
     disk.fill()
-    with pytest.raises(NoRoom, match=r"cannot make vm1: .*vms\.json: No space left on device"):
+    with pytest.raises(HostDiskFull, match=r"cannot make vm1: .*vms\.json: No space left on device"):
         await host.vm()
     disk.empty()
 
@@ -314,7 +314,7 @@ async def test_poweroff_works_on_a_full_disk_and_start_names_the_file(tmp_path: 
     disk.fill()
 
     assert (await host.control.act(Verb.POWEROFF, vm)).state == "poweredoff"
-    with pytest.raises(NoRoom, match=r"vms\.json"):
+    with pytest.raises(HostDiskFull, match=r"vms\.json"):
         await host.control.act(Verb.START, vm)
 
     assert host.registry.get(vm).generation == 1

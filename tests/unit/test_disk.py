@@ -15,7 +15,7 @@ from guest_agent import quota
 from guest_agent.accounts import Account
 from guest_agent.cache import InputCache
 from guest_agent.disk import Disk
-from guest_agent.quota import Amount
+from guest_agent.quota import DiskAmount
 from schemas.jobs import Outcome
 from tests.unit.disks import small_disk
 from tests.unit.guests import Guest
@@ -65,7 +65,7 @@ def test_what_a_job_has_taken_of_its_promise_is_not_taken_off_twice(place: Path)
     disk = disk_of(place)
     disk.begin(place / "slot-0", None, 14 * MIB)
     (place / "taken").write_bytes(bytes(10 * MIB))
-    disk.note_used(place / "slot-0", Amount(10 * MIB, 1))
+    disk.note_used(place / "slot-0", DiskAmount(10 * MIB, 1))
 
     assert 15 * MIB < disk.begin(place / "slot-1", None, 20 * MIB).bytes <= 16 * MIB
 
@@ -138,7 +138,7 @@ def test_the_kernel_keeps_an_account_to_its_bytes_and_files(counting: Path, monk
     )
 
     left = disk.left(ACCOUNTS[0])
-    assert promised == Amount(10 * MIB, 300) == left_before
+    assert promised == DiskAmount(10 * MIB, 300) == left_before
     assert left is not None
     assert (left.files, len(list((counting / "d").iterdir()))) == (0, 299)
     assert disk.offered_bytes() > 40 * MIB

@@ -9,7 +9,7 @@ import pytest
 
 from broker.address import Address
 from broker.errors import BrokerError
-from guest_agent.identity import Identity, Kept
+from guest_agent.identity import Identity, KeptCredential
 from guest_agent.seed import SeedSource
 from schemas.endpoints import Endpoint
 from schemas.seed import Seed, encode_seed
@@ -52,7 +52,7 @@ async def identity_of(directory: Path, generation: int = 1) -> Traded:
 
 
 def keep(directory: Path, generation: int, password: str) -> None:
-    kept = Kept("vm-1", generation, address_of(password))
+    kept = KeptCredential("vm-1", generation, address_of(password))
     (directory / "credential.json").write_bytes(msgspec.json.encode(kept))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
-from host_agent.errors import HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.hypervisors.fake.ports import FakeSnapshots
@@ -133,7 +133,8 @@ async def test_a_start_that_somebody_asks_for_begins_anew(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "error", [NoRoom("disk full"), CallTimeout("no answer to enrol"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+    "error",
+    [HostDiskFull("disk full"), CallTimeout("no answer to enrol"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))],
 )
 async def test_what_the_vm_cannot_help_is_tried_for_as_long_as_it_takes(tmp_path: Path, error, monkeypatch) -> None:
     monkeypatch.setattr(keeper_module, "MOST_WAIT_S", 0.001)
@@ -257,7 +258,7 @@ async def test_any_vm_that_was_stuck_for_want_of_disk_goes_on_when_there_is_some
 
         async def resume(self, vm: str) -> None:
             if self.is_full:
-                raise NoRoom("its disk has no room left")
+                raise HostDiskFull("its disk has no room left")
             await super().resume(vm)
 
     hypervisor = NoDisk()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.completions import judge
 from adapters.ledger.inventory import paused_since
-from adapters.ledger.leases import Lease, Word, further, has_expired, word_on
+from adapters.ledger.leases import BeatVerdict, Lease, further, has_expired, word_on
 from adapters.ledger.outcomes import (
     FREE_RETURNS,
-    Place,
+    AttemptPlace,
     Standing,
     after_completion,
     after_failure,
@@ -27,7 +27,7 @@ from schemas.ledger import JobState
 
 POLICY = Policy(lease_s=90, pause_limit_s=1000, loss_limit=3, loss_hosts=2)
 FRESH = Standing(JobState.RUNNING, 0, 0, frozenset(), "")
-PLACE = Place("vm-1", "host-1")
+PLACE = AttemptPlace("vm-1", "host-1")
 
 
 def held(**fields: object) -> Held:
@@ -120,22 +120,22 @@ EXPIRED = {"attempt_state": AttemptState.EXPIRED, "ended_ms": 5}
 @pytest.mark.parametrize(
     ("attempt", "word"),
     [
-        (held(), Word(renews=True)),
-        (None, Word(stop="unknown_attempt")),
-        (held(vm="vm-2"), Word(stop="foreign_attempt")),
-        (held(latest=2), Word(stop="superseded")),
-        (held(completion_id="c", ended_ms=5), Word()),
-        (held(completion_id="c", ended_ms=5, latest=2), Word()),
-        (held(state="cancelled", attempt_state="cancelled", ended_ms=5), Word(stop="cancelled")),
-        (held(state="submitted", attempt_state="returned", ended_ms=5), Word(stop="superseded")),
-        (held(state="cancelled", **EXPIRED), Word(stop="cancelled")),
-        (held(state="submitted", **EXPIRED), Word(renews=True)),
-        (held(state="held", **EXPIRED), Word(renews=True)),
-        (held(state="assigned", latest=2, **EXPIRED), Word(stop="superseded")),
-        (held(state="submitted", attempt_state="lost", ended_ms=5), Word(stop="superseded")),
+        (held(), BeatVerdict(renews=True)),
+        (None, BeatVerdict(stop="unknown_attempt")),
+        (held(vm="vm-2"), BeatVerdict(stop="foreign_attempt")),
+        (held(latest=2), BeatVerdict(stop="superseded")),
+        (held(completion_id="c", ended_ms=5), BeatVerdict()),
+        (held(completion_id="c", ended_ms=5, latest=2), BeatVerdict()),
+        (held(state="cancelled", attempt_state="cancelled", ended_ms=5), BeatVerdict(stop="cancelled")),
+        (held(state="submitted", attempt_state="returned", ended_ms=5), BeatVerdict(stop="superseded")),
+        (held(state="cancelled", **EXPIRED), BeatVerdict(stop="cancelled")),
+        (held(state="submitted", **EXPIRED), BeatVerdict(renews=True)),
+        (held(state="held", **EXPIRED), BeatVerdict(renews=True)),
+        (held(state="assigned", latest=2, **EXPIRED), BeatVerdict(stop="superseded")),
+        (held(state="submitted", attempt_state="lost", ended_ms=5), BeatVerdict(stop="superseded")),
     ],
 )
-def test_a_beat_renews_what_lives_and_stops_what_does_not(attempt: Held | None, word: Word) -> None:
+def test_a_beat_renews_what_lives_and_stops_what_does_not(attempt: Held | None, word: BeatVerdict) -> None:
     assert word_on(attempt, "vm-1") == word
 
 
@@ -183,7 +183,7 @@ def test_losses_hold_a_job_sooner_where_not_one_host_alone_is_to_blame(
 ) -> None:
     before = FRESH._replace(losses=losses, lost_on=frozenset(lost_on))
 
-    after = after_loss(before, Place("vm-1", host), "silence", POLICY)
+    after = after_loss(before, AttemptPlace("vm-1", host), "silence", POLICY)
 
     assert after.state is state
     assert after.reason.startswith("lost_too_often") is (state is JobState.HELD)

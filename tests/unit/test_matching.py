@@ -12,8 +12,8 @@ from adapters.ledger import backlog
 from adapters.ledger.backlog import MOST_PASSED, Backlog, Backlogs
 from adapters.ledger.classes import offer_key, shape_key
 from adapters.ledger.known import MOST_DESCRIPTIONS, Known
-from adapters.ledger.matching import Free, Waiting, Word, assignment, nearest, pair, unmet
-from adapters.ledger.shares import Amount
+from adapters.ledger.matching import Fit, Free, Waiting, assignment, nearest, pair, unmet
+from adapters.ledger.shares import Capacity
 from schemas.description import JobDescription, Requirements
 from schemas.jobs import Machine
 
@@ -23,22 +23,22 @@ MACHINE = Machine(cpus=2, memory_mib=2048, disk_mib=8192, platform="linux/x86_64
 class Anywhere:
     """VMs that may have every job but those that are refused."""
 
-    def __init__(self, refused: dict[tuple[int, str], Word] | None = None, closed: Collection[str] = ()) -> None:
+    def __init__(self, refused: dict[tuple[int, str], Fit] | None = None, closed: Collection[str] = ()) -> None:
         self.refused, self.closed, self.asked = refused or {}, closed, 0
 
     def is_closed(self, free: Free) -> bool:
         return free.vm in self.closed
 
-    def judge(self, job: Waiting, free: Free) -> Word:
+    def judge(self, job: Waiting, free: Free) -> Fit:
         self.asked += 1
-        return self.refused.get((job.number, free.vm), Word.YES)
+        return self.refused.get((job.number, free.vm), Fit.YES)
 
     def give(self, job: Waiting, free: Free) -> None:
         pass
 
 
-def say_yes(job: Waiting) -> Word:
-    return Word.YES
+def say_yes(job: Waiting) -> Fit:
+    return Fit.YES
 
 
 def waiting(number: int, rank: int = 0, shape: int = 1) -> Waiting:
@@ -208,13 +208,13 @@ def test_each_slot_gets_the_first_job_that_fits_whichever_way_it_is_found(
 def test_the_environment_of_the_description_cannot_hide_the_jobs_own() -> None:
     description = JobDescription(id="j1", executable="x", environment={"VOLCLOUD_ATTEMPT": "99"})
 
-    made = assignment(waiting(1), free("vm-1"), description, Amount(1, 512, 1024))
+    made = assignment(waiting(1), free("vm-1"), description, Capacity(1, 512, 1024))
 
     assert made.environment["VOLCLOUD_ATTEMPT"] == "1"
     assert (made.cpus, made.memory_mib, made.disk_mib) == (1, 512, 1024)
 
 
-def refusing(*refused: tuple[int, str], word: Word = Word.NO, closed: Collection[str] = ()) -> Anywhere:
+def refusing(*refused: tuple[int, str], word: Fit = Fit.NO, closed: Collection[str] = ()) -> Anywhere:
     """VMs that may not have these jobs."""
     return Anywhere(dict.fromkeys(refused, word), closed)
 
@@ -241,8 +241,8 @@ def test_a_vm_that_may_have_nothing_more_is_passed_over() -> None:
 
 
 def test_a_vm_that_is_kept_free_for_a_job_is_given_no_later_one() -> None:
-    assert given(refusing((1, "a"), word=Word.WAIT), "a", "a", "b") == [(1, "b")]
-    assert given(refusing((1, "a"), word=Word.NO), "a", "a", "b") == [(2, "a"), (3, "a"), (1, "b")]
+    assert given(refusing((1, "a"), word=Fit.WAIT), "a", "a", "b") == [(1, "b")]
+    assert given(refusing((1, "a"), word=Fit.NO), "a", "a", "b") == [(2, "a"), (3, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("passed", [0, 64])
@@ -264,7 +264,7 @@ def test_jobs_that_are_kept_off_a_vm_hide_no_others_from_it(
 ) -> None:
     monkeypatch.setattr(backlog, "MOST_PASSED", passed)
     waits = [waiting(number, shape=number % kinds) for number in range(1000)]
-    pool = refusing(*((number, "a") for number in range(200)), word=Word.ELSEWHERE)
+    pool = refusing(*((number, "a") for number in range(200)), word=Fit.ELSEWHERE)
 
     def make(vm: str, taken: set[int]) -> Backlog:
         return Jobs([job for job in waits if not vm or (job.number, vm) not in pool.refused]).backlog(taken=taken)
@@ -282,7 +282,7 @@ def test_so_many_vms_look_by_themselves_and_no_more(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(backlog, "MOST_BY_THEMSELVES", 2)
     waits = [waiting(number) for number in range(100)]
     names = [f"vm-{number}" for number in range(5)]
-    pool = refusing(*((number, vm) for number in range(90) for vm in names), word=Word.ELSEWHERE)
+    pool = refusing(*((number, vm) for number in range(90) for vm in names), word=Fit.ELSEWHERE)
 
     def make(vm: str, taken: set[int]) -> Backlog:
         return Jobs([job for job in waits if not vm or (job.number, vm) not in pool.refused]).backlog(taken=taken)

@@ -70,7 +70,7 @@ def test_every_name_that_the_ledger_counts_has_a_metric() -> None:
     literal = set(re.findall(r'counts\["([a-z_]+)"\]', source))
     chosen = set(re.findall(r'counts\[(?:\w+ or )?f?"([a-z_]+)"(?: if .* else f?"([a-z_]+).*)?\]', source))
     chosen = {word for words in chosen for word in words if word and not word.endswith("_")}
-    refusals = set(re.findall(r'(?:Word\(stop=|return )"([a-z]+_attempt|superseded|cancelled)"', source))
+    refusals = set(re.findall(r'(?:BeatVerdict\(stop=|return )"([a-z]+_attempt|superseded|cancelled)"', source))
 
     assert {"jobs_submitted", "jobs_assigned", "leases_renewed"} <= literal
     assert {"jobs_requeued", "submissions_accepted", "submissions_refused", "completions"} <= chosen

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.daemon.process_stat import read_stat
-from host_agent.errors import HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.qemu import disk as qemu_disk
 from host_agent.hypervisors.qemu import program as qemu_program
 from host_agent.hypervisors.qemu.disk import run
@@ -56,12 +56,12 @@ async def test_a_tool_that_hangs_is_given_up_with_a_sentence(tmp_path: Path, mon
 
 
 async def test_a_tool_that_has_no_room_is_told_from_one_that_fails() -> None:
-    with pytest.raises(NoRoom, match="No space left on device"):
+    with pytest.raises(HostDiskFull, match="No space left on device"):
         await run("sh", "-c", "echo 'qemu-img: /x: Could not create: No space left on device' >&2; exit 1")
     with pytest.raises(HypervisorError) as failed:
         await run("sh", "-c", "echo 'no such format' >&2; exit 1")
 
-    assert not isinstance(failed.value, NoRoom)
+    assert not isinstance(failed.value, HostDiskFull)
 
 
 async def test_without_flock_qemu_is_not_used(tmp_path: Path, monkeypatch) -> None:

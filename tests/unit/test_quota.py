@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from adapters.errors import NoRoom, StoreError
-from adapters.storage.quota import Bounds, Staged, Wanted, bounds_of, make_room
+from adapters.errors import NoStagingRoom, StoreError
+from adapters.storage.quota import Staged, StagingBounds, StagingRequest, bounds_of, make_room
 from broker.reserve import DiskRoom
 from schemas.errors import ErrorCode
 
@@ -23,12 +23,14 @@ def at_work(key: str, sender: str, promised: int, taken: int = 0) -> Staged:
     return Staged(key=key, sender=sender, taken=taken, promised=promised, written_s=0)
 
 
-def going(found: list[Staged], wanted: Wanted, disk: DiskRoom = ROOMY, bounds: Bounds = BOUNDS) -> list[str]:
+def going(
+    found: list[Staged], wanted: StagingRequest, disk: DiskRoom = ROOMY, bounds: StagingBounds = BOUNDS
+) -> list[str]:
     return [one.key for one in make_room(wanted, found, KIN, bounds, disk)]
 
 
-def offer(size: int, sender: str = "vm-a", key: str = "new") -> Wanted:
-    return Wanted(key=key, sender=sender, size=size)
+def offer(size: int, sender: str = "vm-a", key: str = "new") -> StagingRequest:
+    return StagingRequest(key=key, sender=sender, size=size)
 
 
 def test_what_a_sender_has_left_goes_before_it_may_have_more_the_oldest_first() -> None:
@@ -47,7 +49,7 @@ def test_what_a_transfer_goes_on_with_does_not_go() -> None:
 
 def test_one_file_may_be_as_large_as_it_is_allowed_but_no_second_one_comes_beside_it() -> None:
     assert going([], offer(500 * GIB)) == []
-    with pytest.raises(NoRoom, match=rf"unfinished files of vm-a may take {16 * GIB} bytes together"):
+    with pytest.raises(NoStagingRoom, match=rf"unfinished files of vm-a may take {16 * GIB} bytes together"):
         going([at_work("big", "vm-a", 500 * GIB)], offer(1))
 
 
@@ -55,7 +57,7 @@ def test_vms_of_one_host_share_and_those_of_another_do_not_feel_it() -> None:
     found = [at_work("one", "vm-a", 16 * GIB), at_work("two", "vm-a", 10 * GIB)]
 
     words = rf"{7 * GIB} bytes of vm-b.*all of host-1.*{26 * GIB} are on their way.*staging_mib"
-    with pytest.raises(NoRoom, match=words):
+    with pytest.raises(NoStagingRoom, match=words):
         going(found, offer(7 * GIB, "vm-b"))
     assert going(found, offer(7 * GIB, "vm-c")) == []
 
@@ -71,7 +73,7 @@ def test_a_disk_takes_what_was_promised_and_keeps_its_reserve() -> None:
     found = [at_work("half", "vm-c", 10 * GIB, taken=4 * GIB)]
 
     assert going(found, offer(13 * GIB), disk) == []
-    with pytest.raises(NoRoom) as caught:
+    with pytest.raises(NoStagingRoom) as caught:
         going(found, offer(14 * GIB), disk)
     for word in (14 * GIB, 20 * GIB, 512 << 20, 6 * GIB, "free some space there, or offer it again later"):
         assert str(word) in str(caught.value)
@@ -82,7 +84,7 @@ def test_a_disk_that_has_no_room_even_when_all_others_are_there_is_full_and_not_
     disk = DiskRoom(size=100 * GIB, free=10 * GIB)
     found = [at_work("other", "vm-c", 10 * GIB, taken=8 * GIB)]
 
-    with pytest.raises(NoRoom) as passing:
+    with pytest.raises(NoStagingRoom) as passing:
         going(found, offer(17 * GIB), disk)
     with pytest.raises(StoreError) as full:
         going(found, offer(18 * GIB), disk)

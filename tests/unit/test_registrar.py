@@ -16,7 +16,7 @@ from broker.errors import ManagementError
 from broker.keys import vouching
 from broker.keys.realm import FakeRealm
 from broker.keys.registrar import Quotas, Registrar
-from broker.keys.store import Store, VmRecord, reading
+from broker.keys.store import EnrolledVm, EnrolmentStore, reading
 from broker.principals import Principal
 from schemas.codec import decode, encode
 from schemas.endpoints import Endpoint
@@ -46,13 +46,13 @@ class Desk:
     def __init__(self, directory: Path) -> None:
         self.realm = FakeRealm()
         self.directory = directory
-        self.store = Store(directory / "keys.sqlite")
+        self.store = EnrolmentStore(directory / "keys.sqlite")
         self.registrar = Registrar(self.realm, self.store, directory / "credentials", BROKER)
         self.now_s = 1000.0
 
     def restart(self) -> None:
         self.store.close()
-        self.store = Store(self.directory / "keys.sqlite")
+        self.store = EnrolmentStore(self.directory / "keys.sqlite")
         self.registrar = Registrar(self.realm, self.store, self.directory / "credentials", BROKER)
 
     def ask(self, sender: str, message: Message) -> Any:
@@ -337,7 +337,7 @@ def test_a_vm_that_is_not_remembered_belongs_to_the_host_that_vouches_for_it(des
 
 
 def test_a_vm_from_before_names_said_whose_they_are_stays_its_hosts(desk: Desk) -> None:
-    desk.store.put(VmRecord(vm="vm-of-old", host="host-a", generation=1))
+    desk.store.put(EnrolledVm(vm="vm-of-old", host="host-a", generation=1))
     desk.realm.mint(Principal(Kind.VM, "vm-of-old"), "x")
 
     for host in ("host-a", "host-b"):
@@ -419,9 +419,9 @@ def test_an_older_memory_gets_its_new_columns(tmp_path: Path) -> None:
         database.execute("INSERT INTO vms (vm, host, generation) VALUES (?, 'host-a', 3)", [VM_A])
         database.commit()
 
-    store = Store(tmp_path / "keys.sqlite")
+    store = EnrolmentStore(tmp_path / "keys.sqlite")
 
-    assert store.by_vm(VM_A) == VmRecord(vm=VM_A, host="host-a", generation=3)
+    assert store.by_vm(VM_A) == EnrolledVm(vm=VM_A, host="host-a", generation=3)
     store.close()
 
 

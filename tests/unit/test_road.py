@@ -9,7 +9,7 @@ from itertools import chain
 import pytest
 
 from broker.errors import Breach, FrameTooLong
-from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Bounds, Event, Session, Up, size_of
+from broker.road.session import MOST_FLAWS, MOST_SAID, Anew, Event, Session, SessionBounds, Up, size_of
 from broker.road.slip import MOST_EMPTY, Unwrapper, wrap
 from schemas.road import MAX_FRAME_BYTES, Hello, Say, Settled, Verdict, encode_frame
 
@@ -46,7 +46,7 @@ def test_a_frame_without_end_is_not_kept() -> None:
 class Ends:
     """Two sessions, and the bytes between them."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
+    def __init__(self, bounds: SessionBounds | None = None) -> None:
         self.host, self.guest = Session(), Session(bounds)
         self.seen: dict[Session, list[Event]] = {self.host: [], self.guest: []}
 
@@ -125,7 +125,7 @@ def test_a_new_agent_on_either_side_voids_what_was_under_way(ends: Ends, whose: 
 
 def test_what_may_be_said_is_bounded_by_the_other_end() -> None:
     around = size_of("vc.down", "vm.a", "m", b"")
-    ends = Ends(Bounds(most_messages=2, most_bytes=100 + 2 * around))
+    ends = Ends(SessionBounds(most_messages=2, most_bytes=100 + 2 * around))
     ends.meet()
 
     assert ends.host.may_say(1000)  # the first always: else it could never be said
@@ -139,7 +139,7 @@ def test_what_may_be_said_is_bounded_by_the_other_end() -> None:
 
 
 def test_an_end_that_allows_everything_is_not_said_more_than_we_bear() -> None:
-    ends = Ends(Bounds(most_messages=1 << 30, most_bytes=1 << 50))
+    ends = Ends(SessionBounds(most_messages=1 << 30, most_bytes=1 << 50))
     ends.meet()
 
     said = 0

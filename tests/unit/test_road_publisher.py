@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.road.publisher import Publisher
+from broker.road.publisher import RoadPublisher
 from broker.road.session import Session
 
 
 async def test_what_is_given_up_is_not_kept_however_long_the_other_end_is_mute() -> None:
-    publisher = Publisher(Session(), lambda frame: None)  # nobody has said yet that he is there
+    publisher = RoadPublisher(Session(), lambda frame: None)  # nobody has said yet that he is there
 
     for _ in range(1000):
         publisher.publish("vc.down", "vm.a", "m", bytes(1000)).cancel()

@@ -27,3 +27,13 @@ def test_a_module_and_its_classes_are_small(path: Path) -> None:
 
 def _methods(node: ast.ClassDef) -> int:
     return sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body)
+
+
+def test_no_two_classes_have_one_name() -> None:
+    rooms: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                rooms.setdefault(node.name, []).append(f"{path.parent.name}/{path.name}")
+
+    assert {name: where for name, where in rooms.items() if len(where) > 1} == {}

@@ -17,7 +17,7 @@ import pytest
 from broker.errors import TransferFailed
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers, into_file
-from broker.transfer.core import Inbound, Outbound, Patience
+from broker.transfer.core import Inbound, Outbound, PeerPatience
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
 from broker.transfer.scheduler import ASKER_GONE_S
@@ -303,7 +303,7 @@ def test_who_offers_and_is_not_answered_offers_less_for_five_minutes(
 def test_who_asks_less_and_less_is_still_seen_to_ask() -> None:
     assert SILENCE_S * LONGEST_SILENCE < ASKER_GONE_S
     assert STALL_S * LONGEST_ASKING_STALL < ASKER_GONE_S
-    patience = Patience(first_s=SILENCE_S, most_times=LONGEST_SILENCE)
+    patience = PeerPatience(first_s=SILENCE_S, most_times=LONGEST_SILENCE)
     waits = []
     for _ in range(4):
         waits.append(patience.wait_s)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.errors import NoRoom
+from adapters.errors import NoStagingRoom
 from adapters.storage.accounting import UNKNOWN_S, UNREPORTED, AccountingGroups
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker import reserve
@@ -35,7 +35,7 @@ async def test_what_one_adapter_promised_is_not_there_for_another_ones_senders(t
         first, second = (Staging(disk / "staging", own, most_bytes=400 * MIB) for _ in range(2))
 
         async with first.room_for("vm-a", name(1), 60 * MIB):
-            with pytest.raises(NoRoom, match=rf"no room for {40 * MIB} bytes of vm-b.* {60 * MIB} are promised"):
+            with pytest.raises(NoStagingRoom, match=rf"no room for {40 * MIB} bytes of vm-b.* {60 * MIB} are promised"):
                 async with second.room_for("vm-b", name(2), 40 * MIB):
                     pass
         async with second.room_for("vm-b", name(2), 40 * MIB):
@@ -58,7 +58,7 @@ async def test_what_a_killed_adapter_had_promised_is_free_again(tmp_path: Path) 
     try:
         assert other.stdout is not None
         assert await other.stdout.readline() == b"there\n"
-        with pytest.raises(NoRoom):
+        with pytest.raises(NoStagingRoom):
             async with staging.room_for("vm-a", name(2), 1):
                 pass
     finally:
@@ -83,7 +83,7 @@ async def test_of_two_that_come_at_once_not_both_get_what_there_is_for_one(tmp_p
 
     results = await asyncio.gather(*(ask(number) for number in range(6)), return_exceptions=True)
 
-    assert {type(result) for result in results} <= {NoRoom, type(None)}
+    assert {type(result) for result in results} <= {NoStagingRoom, type(None)}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +207,7 @@ async def test_what_waits_counts_to_its_senders_share(tmp_path: Path) -> None:
     staging = Staging(tmp_path, own, most_bytes=16 * MIB, waiting=lambda: {key})
     (tmp_path / f"{key}.part").write_bytes(os.urandom(3 * MIB))
 
-    with pytest.raises(NoRoom, match="unfinished files of vm-a"):
+    with pytest.raises(NoStagingRoom, match="unfinished files of vm-a"):
         async with staging.room_for("vm-a", name(2), 2 * MIB):
             pass
     async with staging.room_for("vm-a", name(1), 4 * MIB):

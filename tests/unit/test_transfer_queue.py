@@ -6,12 +6,12 @@ import asyncio
 
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
-from broker.transfer.scheduler import ASKER_GONE_S, TURN_S, Limits, Scheduler, TransferRequest
+from broker.transfer.scheduler import ASKER_GONE_S, TURN_S, Scheduler, TransferLimits, TransferRequest
 from broker.transfer.transfer_queue import TransferQueue
 from schemas.files import FileGet, GuestFile
 from tests.broker.polling import until
 
-LIMITS = Limits(at_work=4, at_work_of_one=2, at_work_of_kin=4, known=12, known_of_one=6, known_of_kin=12)
+LIMITS = TransferLimits(at_work=4, at_work_of_one=2, at_work_of_kin=4, known=12, known_of_one=6, known_of_kin=12)
 
 
 async def nothing() -> None:
@@ -105,7 +105,7 @@ def test_whose_kin_a_sender_is_may_become_known_while_it_waits() -> None:
 
 async def test_a_transfer_that_gave_its_place_up_is_served_again() -> None:
     now = [0.0]
-    limits = Limits(at_work=2, at_work_of_one=2, at_work_of_kin=2, known=9, known_of_one=9, known_of_kin=9)
+    limits = TransferLimits(at_work=2, at_work_of_one=2, at_work_of_kin=2, known=9, known_of_one=9, known_of_kin=9)
     queue = TransferQueue(Transfers(MemoryCarrier("vm-a")), limits, kin_of=lambda one: one, clock=lambda: now[0])
     begun: list[str] = []
     may_end = asyncio.Event()

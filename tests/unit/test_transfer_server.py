@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.errors import NoRoom
+from adapters.errors import NoStagingRoom
 from adapters.metrics import Metrics
 from adapters.storage.contents import FsspecContents
 from adapters.storage.staging import LEFT_BEHIND_S
@@ -568,7 +568,7 @@ async def test_what_gave_way_counts_as_waiting_and_is_not_removed_for_what_comes
     room.open("vm-c", offers["vm-c"])
     await until(lambda: room.windows(offers["vm-c"]))
 
-    with pytest.raises(NoRoom, match="unfinished files of vm-a"):
+    with pytest.raises(NoStagingRoom, match="unfinished files of vm-a"):
         async with room.transfer_server._staging.room_for("vm-a", "f" * 40, 16 << 20):
             pass
 

@@ -12,7 +12,7 @@ from docs.generate import vms_page
 from host_agent.commands import VmCommands
 from host_agent.errors import IllegalVerb, Interrupted
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
-from host_agent.verbs import TRANSITIONS, Order, Transition, verb_of
+from host_agent.verbs import TRANSITIONS, DriverOrder, Transition, verb_of
 from host_agent.vm import Verb, Wish
 from schemas.envelope import Message
 from schemas.vms import VmCommand, VmState, vm_verbs
@@ -27,16 +27,16 @@ class Hovers(FakeHypervisor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[Order] = []
+        self.seen: list[DriverOrder] = []
         self.may_end = asyncio.Event()
 
-    async def hover(self, order: Order) -> None:
+    async def hover(self, order: DriverOrder) -> None:
         self.seen.append(order)
         await self.may_end.wait()
         await self.pause(order.vm)
 
 
-async def _hover(driver: object, order: Order) -> None:
+async def _hover(driver: object, order: DriverOrder) -> None:
     assert isinstance(driver, Hovers)
     await driver.hover(order)
 

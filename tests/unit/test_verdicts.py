@@ -8,34 +8,34 @@ import sqlite3
 import psycopg.errors
 import pytest
 
-from adapters.ledger.verdicts import SQLITE_CODES, SQLSTATES, Verdict, of_sqlite, of_sqlstate
+from adapters.ledger.verdicts import SQLITE_CODES, SQLSTATES, Decision, of_sqlite, of_sqlstate
 
 
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
-        ("DiskFull", Verdict.UNAVAILABLE),
-        ("OutOfMemory", Verdict.UNAVAILABLE),
-        ("TooManyConnections", Verdict.UNAVAILABLE),
-        ("QueryCanceled", Verdict.UNAVAILABLE),
-        ("AdminShutdown", Verdict.UNAVAILABLE),
-        ("CannotConnectNow", Verdict.UNAVAILABLE),
-        ("ReadOnlySqlTransaction", Verdict.UNAVAILABLE),
-        ("IoError", Verdict.UNAVAILABLE),
-        ("InsufficientPrivilege", Verdict.UNAVAILABLE),
-        ("InternalError_", Verdict.UNAVAILABLE),
-        ("ObjectInUse", Verdict.UNAVAILABLE),
-        ("SerializationFailure", Verdict.CONTENDED),
-        ("DeadlockDetected", Verdict.CONTENDED),
-        ("LockNotAvailable", Verdict.CONTENDED),
-        ("NumericValueOutOfRange", Verdict.REFUSED),
-        ("CharacterNotInRepertoire", Verdict.REFUSED),
-        ("UniqueViolation", Verdict.REFUSED),
-        ("ProgramLimitExceeded", Verdict.REFUSED),
-        ("SyntaxError", Verdict.REFUSED),
+        ("DiskFull", Decision.UNAVAILABLE),
+        ("OutOfMemory", Decision.UNAVAILABLE),
+        ("TooManyConnections", Decision.UNAVAILABLE),
+        ("QueryCanceled", Decision.UNAVAILABLE),
+        ("AdminShutdown", Decision.UNAVAILABLE),
+        ("CannotConnectNow", Decision.UNAVAILABLE),
+        ("ReadOnlySqlTransaction", Decision.UNAVAILABLE),
+        ("IoError", Decision.UNAVAILABLE),
+        ("InsufficientPrivilege", Decision.UNAVAILABLE),
+        ("InternalError_", Decision.UNAVAILABLE),
+        ("ObjectInUse", Decision.UNAVAILABLE),
+        ("SerializationFailure", Decision.CONTENDED),
+        ("DeadlockDetected", Decision.CONTENDED),
+        ("LockNotAvailable", Decision.CONTENDED),
+        ("NumericValueOutOfRange", Decision.REFUSED),
+        ("CharacterNotInRepertoire", Decision.REFUSED),
+        ("UniqueViolation", Decision.REFUSED),
+        ("ProgramLimitExceeded", Decision.REFUSED),
+        ("SyntaxError", Decision.REFUSED),
     ],
 )
-def test_what_another_try_may_cure_is_kept(error: str, verdict: Verdict) -> None:
+def test_what_another_try_may_cure_is_kept(error: str, verdict: Decision) -> None:
     state = getattr(psycopg.errors, error).sqlstate
 
     assert of_sqlstate(state) is verdict
@@ -44,20 +44,20 @@ def test_what_another_try_may_cure_is_kept(error: str, verdict: Verdict) -> None
 @pytest.mark.parametrize(
     ("name", "verdict"),
     [
-        ("SQLITE_FULL", Verdict.UNAVAILABLE),
-        ("SQLITE_IOERR", Verdict.UNAVAILABLE),
-        ("SQLITE_IOERR_WRITE", Verdict.UNAVAILABLE),
-        ("SQLITE_READONLY_DBMOVED", Verdict.UNAVAILABLE),
-        ("SQLITE_CANTOPEN_ISDIR", Verdict.UNAVAILABLE),
-        ("SQLITE_NOMEM", Verdict.UNAVAILABLE),
-        ("SQLITE_BUSY_SNAPSHOT", Verdict.CONTENDED),
-        ("SQLITE_LOCKED_SHAREDCACHE", Verdict.CONTENDED),
-        ("SQLITE_TOOBIG", Verdict.REFUSED),
-        ("SQLITE_MISMATCH", Verdict.REFUSED),
-        ("SQLITE_CONSTRAINT_UNIQUE", Verdict.REFUSED),
+        ("SQLITE_FULL", Decision.UNAVAILABLE),
+        ("SQLITE_IOERR", Decision.UNAVAILABLE),
+        ("SQLITE_IOERR_WRITE", Decision.UNAVAILABLE),
+        ("SQLITE_READONLY_DBMOVED", Decision.UNAVAILABLE),
+        ("SQLITE_CANTOPEN_ISDIR", Decision.UNAVAILABLE),
+        ("SQLITE_NOMEM", Decision.UNAVAILABLE),
+        ("SQLITE_BUSY_SNAPSHOT", Decision.CONTENDED),
+        ("SQLITE_LOCKED_SHAREDCACHE", Decision.CONTENDED),
+        ("SQLITE_TOOBIG", Decision.REFUSED),
+        ("SQLITE_MISMATCH", Decision.REFUSED),
+        ("SQLITE_CONSTRAINT_UNIQUE", Decision.REFUSED),
     ],
 )
-def test_the_same_for_sqlite(name: str, verdict: Verdict) -> None:
+def test_the_same_for_sqlite(name: str, verdict: Decision) -> None:
     assert hasattr(sqlite3, name)
     assert of_sqlite(name) is verdict
 

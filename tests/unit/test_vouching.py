@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import Disconnected
-from broker.keys.store import Store, VmRecord
+from broker.keys.store import EnrolledVm, EnrolmentStore
 from broker.management import Management
 from broker.management.users import Users
 from broker.node import NodeAddress
@@ -48,9 +48,9 @@ async def test_a_host_vouches_again_and_again_and_at_once_when_the_link_is_new()
 
 def test_an_operator_sees_who_is_not_vouched_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`volcloud broker check` once called well what nobody knew any more."""
-    store = Store(tmp_path / "keys.sqlite")
+    store = EnrolmentStore(tmp_path / "keys.sqlite")
     for vm, disowned in (("vm-lost", True), ("vm-kept", False), ("vm-no-user", True)):
-        store.put(VmRecord(vm=vm, host="host-a", generation=1, disowned=disowned))
+        store.put(EnrolledVm(vm=vm, host="host-a", generation=1, disowned=disowned))
     monkeypatch.setattr(Users, "names", lambda _: ["vm-lost", "vm-kept", "host-a"])
     node = NodeAddress(host="h", amqp_port=1, management_port=2, prometheus_port=3, admin_user="a", admin_password="b")
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from host_agent.errors import HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HypervisorError
 
 #: Such programs take tenths of a second; a disk that hangs must not hold up more than one VM.
 RUN_TIMEOUT_S = 60.0
@@ -40,7 +40,7 @@ def _check_base(base: Path, found: dict[str, Any], size_mib: int) -> None:
 async def run(program: str, *arguments: str) -> bytes:
     """Run a short-lived program and return what it prints; raise HypervisorError with its complaint, or when it hangs.
 
-    Full disks are NoRoom.
+    Full disks are HostDiskFull.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -61,7 +61,7 @@ async def run(program: str, *arguments: str) -> bytes:
         await put_down(process)
     if process.returncode != 0:
         text = f"{program} {arguments[0]} failed: {complaint.decode(errors='replace').strip()}"
-        raise NoRoom(text) if _NO_ROOM in complaint else HypervisorError(text)
+        raise HostDiskFull(text) if _NO_ROOM in complaint else HypervisorError(text)
     return output
 
 

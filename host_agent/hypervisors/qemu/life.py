@@ -16,7 +16,7 @@ from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.news import News
 from host_agent.hypervisors.qemu.files import QemuFiles
-from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import LEAST_ROOM_BYTES, give_up_writing
 from host_agent.hypervisors.qemu.monitor import CONNECTED
 from schemas.vms import VmState
@@ -41,11 +41,11 @@ class Life:
         self._vm, self._files = vm, files
         self._tell, self._on_end = tell, on_end
         self._tasks = OwnedTasks(vm)
-        self._machine: Machine | None = None
+        self._machine: QemuMachine | None = None
         self.news = News()
 
     @property
-    def machine(self) -> Machine:
+    def machine(self) -> QemuMachine:
         """The process. Raises HypervisorError before there is one."""
         if self._machine is None:
             raise HypervisorError(f"VM {self._vm} does not run")
@@ -56,9 +56,9 @@ class Life:
         """Whether there is, or was, a process."""
         return self._machine is not None
 
-    def attach(self, process: ProcessIdentity) -> Machine:
+    def attach(self, process: ProcessIdentity) -> QemuMachine:
         """Begin to watch the process. Raises ProcessLookupError if it has ended."""
-        self._machine = Machine(self._files.path(self._vm), process, self._on_event, self._end)
+        self._machine = QemuMachine(self._files.path(self._vm), process, self._on_event, self._end)
         return self._machine
 
     async def close(self) -> None:
@@ -94,7 +94,7 @@ class Life:
         return shutil.disk_usage(self._files.path(self._vm)).free >= LEAST_ROOM_BYTES
 
     @contextlib.contextmanager
-    def verb(self) -> Iterator[Machine]:
+    def verb(self) -> Iterator[QemuMachine]:
         """Let a verb be at work: what happens meanwhile is its doing, but for an end that it did not mean."""
         machine = self.machine
         self.news.begin()

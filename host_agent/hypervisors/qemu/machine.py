@@ -18,7 +18,7 @@ from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import Watch
 from host_agent.hypervisors.qemu.console import keep_console
 from host_agent.hypervisors.qemu.monitor import EventListener, Monitor
-from host_agent.hypervisors.qemu.seed_port import SeedPort
+from host_agent.hypervisors.qemu.seed_port import HostSeedPort
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ STATES = {
 }
 
 
-class Machine:
+class QemuMachine:
     """A QEMU process, from its start or adoption until ``close`` or its end."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Machine:
         self.home = home
         self.watch = Watch(process, on_end)
         self.monitor = Monitor(home, self.watch, on_event)
-        self._seed_port = SeedPort(home)
+        self._seed_port = HostSeedPort(home)
         #: QEMU's word for its state when it was last asked.
         self.last_run_state = ""
         #: How far the memory is that it writes; None while it writes none.

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from broker import durable
-from host_agent.errors import HypervisorError, NoRoom
+from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.detached import finished
-from host_agent.hypervisors.qemu.machine import Machine
+from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.monitor import last_words
 from schemas.vms import VmState
 
@@ -36,7 +36,7 @@ _UNDER_WAY = frozenset({"setup", "active", "cancelling", "device", "pre-switchov
 _BYTES_PER_S = 1 << 40
 
 
-async def write_memory(machine: Machine) -> None:
+async def write_memory(machine: QemuMachine) -> None:
     """Write a stopped guest's memory; raise HypervisorError or OSError, with nothing left behind, if that fails.
 
     QEMU is then to be told to go back, see ``give_up_writing``.
@@ -58,7 +58,7 @@ async def write_memory(machine: Machine) -> None:
         scratch.unlink(missing_ok=True)
 
 
-async def give_up_writing(machine: Machine, *, runs_on: bool) -> None:
+async def give_up_writing(machine: QemuMachine, *, runs_on: bool) -> None:
     """Bring a QEMU back that was told to write its memory, whole or in part, and is to keep it. Raises HypervisorError.
 
     It refuses to write again until it has run, if only for a moment.
@@ -75,7 +75,7 @@ async def give_up_writing(machine: Machine, *, runs_on: bool) -> None:
         await machine.monitor.execute("stop")
 
 
-async def read_memory(machine: Machine) -> None:
+async def read_memory(machine: QemuMachine) -> None:
     """Load a saved memory into a QEMU that waits for one; it is paused afterwards."""
     descriptor = os.open(machine.home / MEMORY, os.O_RDONLY)
     try:
@@ -88,7 +88,7 @@ async def read_memory(machine: Machine) -> None:
         raise HypervisorError(f"QEMU could not load the memory: {last_words(machine.home)}")
 
 
-async def _wait_written(machine: Machine) -> None:
+async def _wait_written(machine: QemuMachine) -> None:
     for _ in _looks():
         found = await machine.monitor.execute("query-migrate")
         if found["status"] == "completed":
@@ -107,16 +107,16 @@ def percent_of(found: dict[str, Any]) -> int | None:
     return round(100 * (total - left) / total) if total > 0 else None
 
 
-def _not_written(machine: Machine, found: dict[str, Any]) -> HypervisorError:
+def _not_written(machine: QemuMachine, found: dict[str, Any]) -> HypervisorError:
     """Say why the memory could not be written. QEMU says little, so the disk is asked."""
     why = found.get("error-desc") or found["status"]
     scratch = machine.home / MEMORY_BEING_WRITTEN
     if shutil.disk_usage(machine.home).free < LEAST_ROOM_BYTES:
-        return NoRoom(f"{scratch}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
+        return HostDiskFull(f"{scratch}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
     return HypervisorError(f"{scratch}: QEMU could not write the memory: {why}")
 
 
-async def _wait_read(machine: Machine) -> VmState:
+async def _wait_read(machine: QemuMachine) -> VmState:
     for _ in _looks():
         state = await machine.state()
         if state is not VmState.RESTORING:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _PAUSE_S = 0.1
 
 
-class SeedPort:
+class HostSeedPort:
     """The host's end of one VM's port. ``run`` for as long as the process lives."""
 
     def __init__(self, home: Path) -> None:

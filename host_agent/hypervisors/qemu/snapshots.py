@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
-from host_agent.hypervisors.qemu.machine import Machine
+from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.memory import give_up_writing, write_memory
 from host_agent.hypervisors.qemu.vm import QemuVm
 from schemas.vms import VmState
@@ -44,7 +44,7 @@ class QemuSnapshots:
             self._files.discard_memory(vm)
             self._files.forget_process(vm)
 
-    async def _keep_unsaved(self, vm: str, machine: Machine, saving: Saving) -> None:
+    async def _keep_unsaved(self, vm: str, machine: QemuMachine, saving: Saving) -> None:
         """Bring back what was before a save that failed, or was cut short. The next driver does it if we cannot."""
         with contextlib.suppress(HypervisorError):
             await give_up_writing(machine, runs_on=saving.was_running)

@@ -12,7 +12,7 @@ from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.life import Life
-from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, Machine
+from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
@@ -47,7 +47,7 @@ class QemuStart:
         await machine.monitor.execute("cont")
         self._files.forget_saving(vm)
 
-    async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> Machine:
+    async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
         home = self._files.path(vm)
         start = functools.partial(spawn, niceness=self._niceness)
         process = await finished(asyncio.to_thread(start, home, arguments, home, home / QEMU_LOG))

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from broker.daemon.process_identity import ProcessIdentity
-from host_agent.errors import HypervisorError, NoRoom, StopTimedOut, naming_disk
+from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
@@ -121,7 +121,7 @@ class QemuVm:
         life = self.running()
         with life.verb() as machine:
             if await machine.run_state() == IO_ERROR and not life.has_room():
-                raise NoRoom(life.why_stuck())
+                raise HostDiskFull(life.why_stuck())
             await machine.monitor.execute("cont")
             life.news.caused(VmState.RUNNING)
 
