@@ -112,7 +112,7 @@ class VmControl:
         if row.wish is not None:
             self._registry.wish(vm, row.wish)
         status = await self._statuses.one(vm)
-        log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": status.state})
+        log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": str(status.state)})
         return msgspec.structs.replace(status, act=None)  # this one has ended
 
     async def delete(self, vm: str, *, by: str = "") -> None:

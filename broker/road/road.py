@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _READ_BYTES = 256 * 1024
 #: How often an end that is not answered says that it is there, seconds.
 HELLO_S = 1.0
+#: A stream on which the other end says nothing for so long is left for another, seconds.
+SILENT_S = 8.0
 #: Longest wait before the next try to have a stream, seconds.
 AGAIN_MOST_S = 2.0
 #: For how long an end that broke the rules is not listened to, seconds.
@@ -168,10 +170,18 @@ class Road:
             greeting.cancel()
 
     async def _greet(self) -> None:
-        """Say that we are here until the other end does: it may open its end after we have."""
+        """Say that we are here until the other end does: it may open its end after we have.
+
+        A stream on which it never does is left for another: one half of it may be dead, which nobody tells.
+        """
+        silent_since = time.monotonic()
         while True:
             await asyncio.sleep(HELLO_S)
-            if not self.is_up and self._wire.is_clear:
+            if self.is_up:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > SILENT_S:
+                self._wire.close()
+            elif self._wire.is_clear:
                 self._wire.write(self._session.hello())
 
     def _on(self, event: Event | bytes) -> None:
