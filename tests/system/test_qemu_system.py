@@ -212,7 +212,15 @@ def test_a_vm_that_was_saved_meets_its_host_again(system: System, client: Client
     client.vms.savestate(VM)
     client.vms.start(VM)
 
-    until(lambda: run_locally(system, "echo", "here").stdout == "here\n", "the guest meets its host again", 120)
+    ran: list[subprocess.CompletedProcess[str]] = []
+
+    def meets() -> bool:
+        ran[:] = [run_locally(system, "echo", "here")]
+        return ran[0].returncode == 0
+
+    until(meets, "the guest meets its host again", 120)
+
+    assert (ran[0].returncode, ran[0].stdout, ran[0].stderr) == (0, "here\n", "")
 
 
 def test_the_next_host_agent_meets_the_guest_in_the_midst_of_what_it_says(system: System, client: Client) -> None:
