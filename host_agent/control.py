@@ -80,6 +80,10 @@ class VmControl:
             return None
         return VmAct(verb=str(acts[0].verb), for_s=round(time.monotonic() - acts[0].began_s, 1), by=acts[0].by)
 
+    def is_at_work(self, vm: str) -> bool:
+        """Say whether something is being done to a VM."""
+        return bool(self._operations.at_work(vm))
+
     async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF, by: str = "") -> VmStatus:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""

@@ -1,4 +1,5 @@
-"""Keeps VMs as they are wished to be: starts again what aborted, lets go on what had no room on the disk.
+"""Keeps VMs as they are wished to be: starts again what aborted, lets go on what had no room on the disk, takes back a
+pause or a saved state that was asked for and could not be noted. It leaves alone a VM on which an act is at work.
 
 Each try waits longer than the one before. A VM that aborts, or does not start, too often in a row is left alone, with
 a reason that people see; a start that somebody asks for begins anew. What only the host or the broker stands in the
@@ -80,12 +81,17 @@ class Tries:
 
 
 class Keeper:
-    """See the module. ``act`` carries out a verb on a VM and raises HostError, BrokerError."""
+    """See the module. ``act`` carries out a verb on a VM and raises HostError, BrokerError; ``is_at_work`` says whether
+    one is being carried out, after which ``look_after`` is called."""
 
     def __init__(
-        self, hypervisor: Hypervisor, registry: VmRegistry, act: Callable[[Verb, str], Awaitable[object]]
+        self,
+        hypervisor: Hypervisor,
+        registry: VmRegistry,
+        act: Callable[[Verb, str], Awaitable[object]],
+        is_at_work: Callable[[str], bool],
     ) -> None:
-        self._hypervisor, self._registry, self._act = hypervisor, registry, act
+        self._hypervisor, self._registry, self._act, self._is_at_work = hypervisor, registry, act, is_at_work
         self._tries: dict[str, Tries] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._woken: dict[str, asyncio.Event] = {}
@@ -189,9 +195,13 @@ class Keeper:
         if record is None or record.wish is not Wish.RUNNING:
             return None
         state = await self._hypervisor.state(vm)
+        if self._is_at_work(vm):
+            return None  # the wish of an act that has just succeeded may not be noted yet
         if state is VmState.STUCK:
             return Verb.RESUME if (await self._hypervisor.facts(vm)).may_go_on else None
-        is_down = state is VmState.ABORTED or (state is VmState.POWEREDOFF and vm in self._due)
+        if state is VmState.PAUSED:
+            return Verb.RESUME
+        is_down = state in (VmState.ABORTED, VmState.SAVED) or (state is VmState.POWEREDOFF and vm in self._due)
         return Verb.START if record.autostart and is_down else None
 
     async def _pause(self, vm: str, seconds: float) -> None:

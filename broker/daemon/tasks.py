@@ -47,3 +47,23 @@ class OwnedTasks:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", exc_info=error, extra={"owner": self._owner, "task": task.get_name()})
+
+
+async def wholly(work: Coroutine[Any, Any, T]) -> T:
+    """Do ``work`` to its end and give what it gives, whoever cancels the caller meanwhile: that is heeded after it."""
+    task = asyncio.create_task(work)
+    await wait_out(task)
+    return task.result()
+
+
+async def wait_out(task: asyncio.Task[Any]) -> None:
+    """Wait until ``task`` has ended, however it ends, also when the caller is cancelled meanwhile: that is heeded after
+    it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled

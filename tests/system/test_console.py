@@ -516,6 +516,22 @@ def test_a_signal_at_any_step_ends_all_of_it(empty: System, said: str, number: s
     assert empty.processes() == []
 
 
+def test_a_signal_while_it_goes_down_by_itself_leaves_nothing(empty: System) -> None:
+    command = [sys.executable, "-m", "volcloud.main", *UP[:-1], "--ledger", "nonsense://nowhere"]
+    process = subprocess.Popen(
+        command, env=empty.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    while "stopping" not in (line := process.stdout.readline()):
+        assert line, "it ended before it said so"
+
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+
+    process.wait(60)
+    assert empty.processes() == []
+
+
 def test_an_interrupted_detached_start_leaves_nothing(empty: System) -> None:
     command = [sys.executable, "-m", "volcloud.main", *UP]
     process = subprocess.Popen(command, env=empty.environment, stdout=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker import durable
 from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
 from host_agent.errors import HostDiskFull, HypervisorError
@@ -37,7 +38,7 @@ class Kept(Host):
     def __init__(self, directory: Path, hypervisor: FakeHypervisor | None = None) -> None:
         super().__init__(directory, hypervisor)
         self.verbs: list[Verb] = []
-        self.keeper = Keeper(self.hypervisor, self.registry, self.act)
+        self.keeper = Keeper(self.hypervisor, self.registry, self.act, self.control.is_at_work)
         self.control.on_change = self.keeper.look_after
         self.statuses.reason = self.keeper.reason
 
@@ -71,6 +72,10 @@ class Kept(Host):
         return reason
 
 
+def full_disk(path: Path, *_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 class Breaks(FakeHypervisor):
     """A VM that starts and aborts at once, for as long as it is broken."""
 
@@ -101,6 +106,46 @@ async def test_a_vm_that_aborts_is_started_again(tmp_path: Path) -> None:
     await host.until(vm, VmState.RUNNING)
 
     assert host.verbs == [Verb.START, Verb.START]
+
+
+@pytest.mark.parametrize("verb", [Verb.PAUSE, Verb.SAVESTATE])
+async def test_what_was_done_and_never_noted_on_a_full_disk_is_undone_by_the_next_agent(
+    tmp_path: Path, monkeypatch, verb
+) -> None:
+    host = await Kept(tmp_path).open()
+    vm = await host.wanted()
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "replace", full_disk)
+        await host.control.act(verb, vm)
+    await host.keeper.close()
+
+    after = await Kept(tmp_path, FakeHypervisor(host.hypervisor.host)).open()
+    after.keeper.keep_all()
+    await after.until(vm, VmState.RUNNING)
+
+    assert after.registry.get(vm).wish is Wish.RUNNING
+
+
+@pytest.mark.parametrize("verb", [Verb.PAUSE, Verb.SAVESTATE])
+async def test_an_act_at_work_is_left_alone_until_it_has_noted_its_wish(tmp_path: Path, monkeypatch, verb) -> None:
+    host = await Kept(tmp_path).open()
+    vm = await host.wanted()
+    is_noted, note = asyncio.Event(), host.control._statuses.one
+
+    async def late(one: str) -> object:
+        await is_noted.wait()
+        return await note(one)
+
+    monkeypatch.setattr(host.control._statuses, "one", late)
+    monkeypatch.setattr(host.registry, "wish", lambda *_: None)
+    act = asyncio.ensure_future(host.control.act(verb, vm))
+    await host.until(vm, {Verb.PAUSE: VmState.PAUSED, Verb.SAVESTATE: VmState.SAVED}[verb])
+    host.keeper.look_after(vm)
+    await eventually(lambda: not host.keeper.at_work)
+
+    assert host.verbs == [Verb.START]
+    is_noted.set()
+    await act
 
 
 @pytest.mark.parametrize("driver", [Breaks, Refuses])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.daemon.tasks import OwnedTasks
+from broker.daemon.tasks import OwnedTasks, wholly
 from broker.daemon.wakeup import Wakeup
 from tests.broker.polling import until
 
@@ -101,3 +101,35 @@ async def test_a_sleep_without_a_limit_ends_when_it_is_woken() -> None:
     asyncio.get_running_loop().call_soon(wakeup.wake)
 
     assert await wakeup.sleep(None)
+
+
+async def test_what_is_to_be_done_wholly_is_done_however_often_its_caller_is_cancelled() -> None:
+    go, ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await go.wait()
+        ended.set()
+
+    caller = asyncio.create_task(wholly(work()))
+    for _ in range(3):
+        await asyncio.wait([caller], timeout=0.001)
+        caller.cancel()
+    await asyncio.wait([caller], timeout=0.001)
+    assert not caller.done()
+    go.set()
+
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended.is_set()
+
+
+async def test_work_that_is_done_wholly_gives_what_it_gives_and_raises_what_it_raises() -> None:
+    async def give() -> int:
+        return 3
+
+    async def fail() -> None:
+        raise ValueError("no such thing")
+
+    assert await wholly(give()) == 3
+    with pytest.raises(ValueError, match="no such thing"):
+        await wholly(fail())

@@ -80,7 +80,7 @@ def power_off_all(layout: Layout, say: Say) -> None:
     if not (vms := registered_vms(layout)):
         return
     say("powering off the VMs")
-    if _ask_driver(layout) != 0:
+    if _ask_driver(layout, say) != 0:
         say(f"the driver could not do it, see {layout.log(_POWEROFF)}: killing what is left of them")
         end_marked(vms)
 
@@ -101,12 +101,15 @@ def end_marked(vms: Iterable[Path]) -> None:
             time.sleep(_POLL_S)
 
 
-def _ask_driver(layout: Layout) -> int:
+def _ask_driver(layout: Layout, say: Say) -> int:
     command = [sys.executable, "-m", "host_agent.main", "--config", str(layout.config(HOST_AGENT)), "--poweroff-all"]
-    with layout.log(_POWEROFF).open("ab") as output:
-        try:
+    try:
+        with layout.log(_POWEROFF).open("ab") as output:
             return subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=POWEROFF_S, check=False
             ).returncode
-        except subprocess.TimeoutExpired:
-            return -1
+    except subprocess.TimeoutExpired:
+        return -1
+    except OSError as error:
+        say(f"the driver cannot be asked: {error}")
+        return -1

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from broker.daemon.tasks import wholly
 from broker.errors import BrokerError
 from broker.node import STOP_TIMEOUT_S, NodeAddress
 from volcloud.centre.broker_process import BrokerProcess
@@ -71,7 +72,7 @@ class Supervisor:
             try:
                 await self._run(on_ready)
             finally:
-                await self._take_down(is_lost=bool(ground.lost()))
+                await wholly(self._take_down(ground))
 
     async def _run(self, on_ready: Callable[[], None]) -> None:
         try:
@@ -135,28 +136,34 @@ class Supervisor:
             self._vms |= await asyncio.to_thread(registered_vms, self._layout)
             await asyncio.sleep(_NAMES_S)
 
-    async def _take_down(self, *, is_lost: bool) -> None:
+    async def _take_down(self, ground: Ground) -> None:
         """End everything, in order, whatever has been started, and whatever fails on the way."""
         self._say("stopping")
-        if HOST_AGENT in self._children:
-            await self._children.pop(HOST_AGENT).stop()
-            await self._end_vms(is_lost=is_lost)
         keys = self._children.pop(KEY_MANAGER, None)
-        await asyncio.gather(*(child.stop() for child in self._children.values()))
+        if (agent := self._children.pop(HOST_AGENT, None)) is not None:
+            await self._try(agent.stop())
+            await self._end_vms(ground)
+        await asyncio.gather(*(self._try(child.stop()) for child in self._children.values()))
         if keys is not None:
-            await keys.stop()
-        await self._broker.stop(_LOST_PATIENCE_S if is_lost else STOP_TIMEOUT_S)
+            await self._try(keys.stop())
+        await self._try(self._broker.stop(_LOST_PATIENCE_S if ground.lost() else STOP_TIMEOUT_S))
         self._layout.supervisor.unlink(missing_ok=True)
         self._say("stopped")
 
-    async def _end_vms(self, *, is_lost: bool) -> None:
+    async def _end_vms(self, ground: Ground) -> None:
+        """By their driver; by their marks where its directory is gone, wholly or in part."""
+        if not ground.lost():
+            await self._try(asyncio.to_thread(power_off_all, self._layout, self._say))
+        await self._try(asyncio.to_thread(end_marked, self._vms))
+
+    async def _try(self, step: Awaitable[None]) -> None:
+        """Do one step of the way down. What fails is told, and keeps nothing else running."""
         try:
-            if is_lost:
-                await asyncio.to_thread(end_marked, self._vms)
-            else:
-                await asyncio.to_thread(power_off_all, self._layout, self._say)
+            await step
         except CommandFailed as error:
             self._say(f"{error.message}; {error.next_step}")
+        except (OSError, VolcloudError, BrokerError) as error:
+            self._say(f"on the way down: {error}")
 
 
 async def hold_until_ended(plan: Plan, say: Say, on_ready: Callable[[], None], *, follows_starter: bool) -> None:

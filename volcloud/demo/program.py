@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from broker.daemon.process_identity import boot_id
+from broker.daemon.tasks import wait_out
 from schemas.ledger import JobRecord, JobRow, JobState
 from volcloud.centre.guest_image import cache_directory, provide_image
 from volcloud.centre.interruption import Interruption, ended_from_outside
@@ -112,7 +113,7 @@ class Demo:
         finally:
             with self._steps.step("down", "everything, in order"):
                 holding.cancel()
-                await _wait_out(holding)
+                await wait_out(holding)
         if not holding.cancelled() and (error := holding.exception()):
             raise error
 
@@ -163,18 +164,6 @@ class Demo:
         except OSError:
             self._is_heard = False
             silence(sys.stdout)
-
-
-async def _wait_out(task: asyncio.Task[None]) -> None:
-    """Wait until a task has ended, also when we are cancelled meanwhile: that is heeded afterwards."""
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 async def _explained(client: AsyncClient, rows: list[JobRow]) -> CommandFailed:
