@@ -20,9 +20,9 @@ from schemas.enrol import EnrolGranted
 from schemas.ledger import RegistryRow
 from schemas.vms import VmCreate, VmDelete, VmDiscard, VmState, VmStatus
 from tests.unit.test_control import Host
-from volcloud.commands.vms import _check_named, _labels
+from volcloud.commands.vms import _check_named
 from volcloud.errors import CommandFailed
-from volcloud.rendering.vms import render_vms
+from volcloud.rendering.vms import labels_of, render_vms
 from volcloud.screen import screen
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_each_vm_has_a_label_of_its_own() -> None:
         row("vm-5", "c", "host-1", "set_aside"),
     ]
 
-    assert _labels(rows) == {
+    assert labels_of(rows) == {
         "vm-1": "a",
         "vm-2": "b on host-1",
         "vm-3": "b on host-2",

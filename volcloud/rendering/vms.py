@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import RenderableType
@@ -52,3 +53,18 @@ def render_vm(vm: VmStatus) -> RenderableType:
             ("reason", vm.reason),
         ]
     )
+
+
+def labels_of(rows: Sequence[RegistryRow]) -> dict[str, str]:
+    """Give by id what a person knows each VM by: its name, with its host where two have the same, and with its id where
+    both are on one host."""
+    names = Counter(row.status.name for row in rows)
+    places = Counter((row.status.name, row.host) for row in rows)
+    return {row.status.vm: _label(row, names, places) for row in rows}
+
+
+def _label(row: RegistryRow, names: Counter[str], places: Counter[tuple[str, str]]) -> str:
+    name = row.status.name
+    if names[name] == 1:
+        return name
+    return f"{name} on {row.host}" if places[name, row.host] == 1 else f"{name} ({row.status.vm}) on {row.host}"
