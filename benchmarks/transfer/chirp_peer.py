@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,16 +14,16 @@ PATIENCE_S = 10.0
 
 
 @contextmanager
-def chirp_server(root: Path) -> Iterator[int]:
-    """Run a server on loopback and give its port."""
+def chirp_server(root: Path, host: str = "127.0.0.1") -> Iterator[int]:
+    """Run a server, on loopback if nothing else is said, and give its port."""
     root.mkdir()
     everybody = root / "acl"
-    everybody.write_text("hostname:* rwlda\nunix:* rwlda\n")
+    everybody.write_text("address:* rwlda\nunix:* rwlda\n")
     port_file = root / "port"
     # Root must name the account that touches files. Without -u the server reports to a catalogue at its makers'.
     account = ["-i", "root"] if os.geteuid() == 0 else []
     places = ["-r", str(root), "-Z", str(port_file), "-A", str(everybody)]
-    command = ["chirp_server", *account, *places, "-I", "127.0.0.1", "-u", "127.0.0.1"]
+    command = ["chirp_server", *account, *places, "-I", host, "-u", "127.0.0.1"]
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield _port(port_file, process)
@@ -32,11 +32,11 @@ def chirp_server(root: Path) -> Iterator[int]:
         process.wait()
 
 
-def put(source: Path, port: int) -> float:
-    """Put a file and give MB/s."""
+def put(source: Path, port: int, host: str = "127.0.0.1", there: Sequence[str] = ()) -> float:
+    """Put a file and give MB/s; ``there`` is what runs the command elsewhere."""
     began = time.perf_counter()
     subprocess.run(
-        ["chirp_put", "-a", "hostname", str(source), f"127.0.0.1:{port}", "/received"],
+        [*there, "chirp_put", "-a", "address", str(source), f"{host}:{port}", "/received"],
         check=True,
         stdout=subprocess.DEVNULL,
     )
