@@ -15,14 +15,16 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from volcloud.loop_thread import LoopThread
 
 A = TypeVar("A")
+#: A twin of a class is one of what that class inherits from too.
+Twin = TypeVar("Twin", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Blocking(Generic[A]):
+class Blocking(Generic[Twin]):
     """Base of a twin. For any number of threads."""
 
-    def __init__(self, twin: A, thread: LoopThread) -> None:
+    def __init__(self, twin: Twin, thread: LoopThread) -> None:
         self._twin, self._thread = twin, thread
 
 

@@ -18,6 +18,7 @@ from schemas.ledger import HostRow, Registry, RegistryList, RegistryRow
 from schemas.vms import VmCommand, VmCreate, Vms, VmStatus, VmStop, vm_verbs
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.hosts import AsyncHosts
+from volcloud.client.looks import AsyncLooks
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
 from volcloud.errors import BadInput, CommandFailed, NoSuchVm
@@ -51,7 +52,7 @@ def _verb(declared: M) -> M:
     return cast(M, give)
 
 
-class AsyncVms:
+class AsyncVms(AsyncLooks):
     """See the module."""
 
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
@@ -188,6 +189,11 @@ class BlockingVms(Blocking[AsyncVms]):
     adopt = blocking(AsyncVms.adopt)
     delete = blocking(AsyncVms.delete)
     command = blocking(AsyncVms.command)
+    stats = blocking(AsyncVms.stats)
+    stats_of = blocking(AsyncVms.stats_of)
+    screenshot = blocking(AsyncVms.screenshot)
+    log = blocking(AsyncVms.log)
+    log_after = blocking(AsyncVms.log_after)
 
 
 def check_live(row: RegistryRow) -> RegistryRow:
