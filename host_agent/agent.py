@@ -67,7 +67,7 @@ class HostAgent:
         default_image, broker = config.images[0] if config.images else "", Path(config.credential).absolute()
         making = VmMaking(hypervisor, self._registry, aside, images, default_image, broker, self._me)
         self._statuses = VmStatuses(hypervisor, self._registry, aside)
-        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses)
+        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses, config.limits)
         self._keeper = Keeper(hypervisor, self._registry, self._control.act, self._control.is_at_work)
         self._wanted = WantedVms(config.vms, self._control, self._keeper)
         self._commands = VmCommands(self._control, self._keeper, self._statuses, self._wanted.names)
