@@ -91,6 +91,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     wakes_from: frozenset[VmState] = frozenset()
     #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
     raises_generation: bool = False
+    #: The VM takes cpus and memory of its host from then on: refused where the host's limits leave none.
+    takes_room: bool = False
     #: Cuts short what is at work on the VM, and what waits for its turn.
     interrupts: bool = False
     #: May be cut short: the driver then leaves what it would leave after a failure.
@@ -137,6 +139,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         wish=Wish.RUNNING,
         wakes_from=frozenset({_S.SAVED}),
         raises_generation=True,
+        takes_room=True,
         interruptible=True,
     ),
     Verb.STOP: Transition(
@@ -243,6 +246,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         wish_in={_S.RUNNING: Wish.RUNNING, _S.PAUSED: Wish.PAUSED},
         wakes_from=_DOWN | {_S.SAVED, _S.RUNNING, _S.PAUSED, _S.STUCK},
         raises_generation=True,
+        takes_room=True,
         interruptible=True,
     ),
     Verb.DELETE_SNAPSHOT: Transition(

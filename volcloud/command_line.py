@@ -21,6 +21,7 @@ from volcloud.commands.execs import run
 from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
+from volcloud.commands.looks import log, screenshot, stats
 from volcloud.commands.sites import site
 from volcloud.commands.snapshots import snapshot
 from volcloud.commands.vms import vm
@@ -94,7 +95,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, push, pull, snapshot):
+for _command in (run, push, pull, snapshot, stats, screenshot, log):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead):
     cli.add_command(_command)

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from volcloud.loop_thread import LoopThread
 
 A = TypeVar("A")
-#: A method may be of a part of the twin.
+#: A method may be of a part of the twin: what its class inherits from.
 A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
