@@ -9,7 +9,7 @@ import click
 
 from broker.errors import BrokerError
 from schemas.errors import SchemaError
-from schemas.execs import ExecEnded, Stream
+from schemas.execs import ExecEnded, ExecRun, Stream
 from schemas.ledger import RegistryRow
 from schemas.plain_text import plain
 from volcloud.amounts import Seconds
@@ -51,7 +51,9 @@ def run(invocation: Invocation, name: str, command: tuple[str, ...], env: tuple[
         printer = _Printer(rows if len(rows) > 1 or "*" in name or "?" in name else [])
         arguments = command[1:] if command[0] == "--" else command
         is_input_said = _say_input_is_left()
-        ends = client.execs.run_on(rows, arguments, _environment(env), printer.take, timeout_s=timeout)
+        ends = client.execs.run_on(
+            rows, ExecRun(command=[*arguments], environment=_environment(env), timeout_s=timeout), printer.take
+        )
         printer.finish()
     if not is_input_said:
         _say_input_is_left()
