@@ -116,7 +116,7 @@ class ExecAttach(Command, frozen=True, kw_only=True, tag="exec.attach"):
 
 
 class ExecKill(Command, frozen=True, kw_only=True, tag="exec.kill"):
-    """Send a signal to all processes of a command of one's own; it runs, or there is nothing to signal."""
+    """Send a signal to the process group of a command of one's own. SIGKILL ends all that it has started."""
 
     exec_id: MessageId
     signal: Annotated[int, Meta(ge=1, le=64)]

@@ -17,10 +17,12 @@ from volcloud.centre.layout import Layout
 from volcloud.commands.broker import broker
 from volcloud.commands.centre import down, status, up
 from volcloud.commands.dead import dead
+from volcloud.commands.detached import attach, kill, ps
 from volcloud.commands.execs import run
 from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
+from volcloud.commands.shell import shell
 from volcloud.commands.sites import site
 from volcloud.commands.vms import vm
 from volcloud.errors import Failure
@@ -93,7 +95,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, push, pull):
+for _command in (run, shell, ps, attach, kill, push, pull):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead):
     cli.add_command(_command)

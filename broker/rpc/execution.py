@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -63,6 +64,8 @@ class Execution:
         self._on_output, self._patience_s = on_output, patience_s
         self._order = OutputOrder()
         self._granting = OwnedTasks("execution")
+        #: Monotonic time at which the VM was heard of last.
+        self.heard_at = time.monotonic()
         self._feed = None if source is None else InputFeed(command.id, source, self._cast)
 
     async def run(self) -> ExecEnded:
@@ -72,7 +75,7 @@ class Execution:
         following = asyncio.ensure_future(self._follow())
         feeding = [] if self._feed is None else [asyncio.ensure_future(self._feed.run())]
         try:
-            return await _first_of(following, feeding)
+            return await first_of(following, feeding)
         except BaseException:
             await self._end()
             raise
@@ -108,6 +111,7 @@ class Execution:
         )
         ended = None
         async for _, message in stream:
+            self.heard_at = time.monotonic()
             if isinstance(message, ExecOutput):
                 await self._take(message)
             elif isinstance(message, ExecInputWindow) and self._feed is not None:
@@ -143,7 +147,7 @@ class Execution:
         self._granting.spawn(self._allow(self._order.grant_again()))
 
 
-async def _first_of(wanted: asyncio.Future[ExecEnded], others: Sequence[asyncio.Future[None]]) -> ExecEnded:
+async def first_of(wanted: asyncio.Future[ExecEnded], others: Sequence[asyncio.Future[None]]) -> ExecEnded:
     """Wait for one, and for what any other raises before it has ended."""
     waiting: set[asyncio.Future[Any]] = {wanted, *others}
     while not wanted.done():

@@ -8,15 +8,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from broker.backoff import backoff
 from broker.errors import NotDelivered, Unroutable
 from schemas.execs import INPUT_PIECE_BYTES, ExecInput, ExecInputWindow
 
-#: Gives at most so many bytes of an input; none at its end.
-Source = Callable[[int], Awaitable[bytes]]
 #: Sends a message to the guest. Raises NotDelivered.
 Cast = Callable[[ExecInput], Awaitable[None]]
+
+
+class Source(Protocol):
+    """Where an input comes from. Belongs to one loop."""
+
+    async def read(self, most: int) -> bytes:
+        """Give at most so many bytes, as soon as there are any; none at its end. Raises OSError."""
+
+    def close(self) -> None:
+        """Read no more of it. Idempotent."""
+
+
+class BytesSource:
+    """An input that is at hand. See ``Source``."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    async def read(self, most: int) -> bytes:
+        """Give the next of it."""
+        piece, self._rest = self._rest[:most], self._rest[most:]
+        return bytes(piece)
+
+    def close(self) -> None:
+        """Let it go."""
+        self._rest = memoryview(b"")
 
 
 class InputFeed:
@@ -38,13 +63,16 @@ class InputFeed:
     async def run(self) -> None:
         """Feed it to the input's end, or until the command reads no more. Raises what the source raises."""
         number = 0
-        while data := await self._pull():
-            if not await self._send(ExecInput(call=self._call, number=number, data=data)):
-                return
-            number += 1
-            self._sent += len(data)
-        if not self._is_closed:
-            await self._send(ExecInput(call=self._call, number=number, data=b"", is_last=True))
+        try:
+            while data := await self._pull():
+                if not await self._send(ExecInput(call=self._call, number=number, data=data)):
+                    return
+                number += 1
+                self._sent += len(data)
+            if not self._is_closed:
+                await self._send(ExecInput(call=self._call, number=number, data=b"", is_last=True))
+        finally:
+            self._source.close()
 
     async def _pull(self) -> bytes:
         """Wait for room, then for data to fill it."""
@@ -53,7 +81,7 @@ class InputFeed:
             await self._has_room.wait()
         if self._is_closed:
             return b""
-        return await self._source(min(INPUT_PIECE_BYTES, self._limit - self._sent))
+        return await self._source.read(min(INPUT_PIECE_BYTES, self._limit - self._sent))
 
     async def _send(self, piece: ExecInput) -> bool:
         """Send a piece until the broker has it. False: there is no such VM any more, which the call itself tells."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -12,21 +13,25 @@ import msgspec
 
 from broker.rpc.caller import ACCEPT_TIMEOUT_S
 from broker.rpc.execution import Execution, OnOutput
-from broker.rpc.input import Source
+from broker.rpc.input import BytesSource, Source
 from schemas.envelope import Done
 from schemas.execs import ExecAttach, ExecDetach, ExecEnded, ExecKill, ExecList, ExecRow, ExecRows, ExecRun, Stream
 from schemas.ids import uuid7
 from schemas.ledger import RegistryRow
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.session import ClientSession
+from volcloud.client.shell_session import Keys, ShellSession
 from volcloud.client.shown import Table, shown
 from volcloud.client.vms import AsyncVms, check_live
-from volcloud.errors import CommandFailed
+from volcloud.errors import BadInput, CommandFailed
 
 T = TypeVar("T")
 
 #: How long a detached command may run unless it is said, seconds: a day.
 DETACHED_S = 86400.0
+#: The largest number of a signal.
+MOST_SIGNAL = 64
+_ID = re.compile("[0-9A-Za-z-]{1,64}")
 #: How long a guest may take to answer about its commands, seconds.
 ANSWER_S = 30.0
 
@@ -56,12 +61,12 @@ class AsyncExecs:
     ) -> ExecEnded:
         """Run a command in a VM to its end; its output is given in order, and held back while ``on_output`` is busy.
 
-        ``stdin`` is its standard input: bytes, or what gives at most so many bytes of it, none at its end.
+        ``stdin`` is its standard input: bytes, or where they come from.
         ``directory`` exists in the guest, the file area unless it is said; ``user`` is one of the guest's."""
         row = await self._vms.get(vm)
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
-        source = source_of(stdin) if isinstance(stdin, bytes) else stdin
+        source = BytesSource(stdin) if isinstance(stdin, bytes) else stdin
         return shown(await self.prepare(row, order, on_output, source=source).run())
 
     def prepare(
@@ -106,13 +111,15 @@ class AsyncExecs:
     async def attach(self, vm: str, id: str, on_output: OnOutput | None = None) -> ExecEnded:  # noqa: A002
         """Follow a detached command of one's own: all its output so far, what comes, and its end. As often as wanted,
         also when it has ended, by one at a time; who stops to follow it does not end it."""
-        row = await self._vms.get(vm)
-        return shown(await self.prepare(row, ExecAttach(exec_id=id), on_output).run())
+        order = ExecAttach(exec_id=_checked(id))
+        return shown(await self.prepare(await self._vms.get(vm), order, on_output).run())
 
     async def kill(self, vm: str, id: str, signal: int = signal.SIGTERM) -> None:  # noqa: A002
-        """Send a signal to all processes of a command of one's own that runs. Raises RemoteError when none does."""
+        """Send a signal to the process group of a command of one's own. Raises RemoteError when none runs."""
+        if not 1 <= signal <= MOST_SIGNAL:
+            raise BadInput(f"signal = {signal}: must be from 1 to {MOST_SIGNAL}", "give another")
+        order = ExecKill(id=uuid7(), exec_id=_checked(id), signal=signal)
         row = check_live(await self._vms.get(vm))
-        order = ExecKill(id=uuid7(), exec_id=id, signal=signal)
         await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S)
 
 
@@ -143,7 +150,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
         order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
         row = self._thread.wait_for(self._twin._vms.get(vm))
         take = None if on_output is None else lambda _, stream, data: on_output(stream, data)
-        sources = None if stdin is None else {row.status.vm: source_of(stdin)}
+        sources = None if stdin is None else {row.status.vm: BytesSource(stdin)}
         ended = self.run_on([row], order, take, sources=sources)[0]
         if isinstance(ended, BaseException):
             raise ended
@@ -155,6 +162,17 @@ class BlockingExecs(Blocking[AsyncExecs]):
         row = self._thread.wait_for(self._twin._vms.get(vm))
         take = None if on_output is None else in_thread(lambda _, stream, data: on_output(stream, data), row)
         return self._thread.wait_for(self._twin.attach(row.status.vm, id, take))
+
+    def list_on(self, rows: Iterable[RegistryRow]) -> Sequence[Table[ExecRow] | BaseException]:
+        """As ``list``, of several VMs at once; give each one's commands, or its error."""
+        return self._thread.wait_for(_all(self._twin.list(row.status.vm) for row in rows))
+
+    def session(self, vm: str, order: ExecRun, on_output: TakeOutput, keys: Keys) -> ShellSession:
+        """Begin a command on a terminal of its own in a VM; ``keys`` are typed to it."""
+        row = self._thread.wait_for(self._twin._vms.get(vm))
+        take = in_thread(lambda _, stream, data: on_output(stream, data), row)
+        execution = self._twin.prepare(row, order, take, source=keys)
+        return ShellSession(self._thread, execution, keys, self._twin._session.connection)
 
     def run_on(
         self,
@@ -201,16 +219,11 @@ class BlockingExecs(Blocking[AsyncExecs]):
         return self._thread.result(work)
 
 
-def source_of(data: bytes) -> Source:
-    """Give bytes as the input of a command."""
-    rest = memoryview(data)
-
-    async def take(most: int) -> bytes:
-        nonlocal rest
-        piece, rest = rest[:most], rest[most:]
-        return bytes(piece)
-
-    return take
+def _checked(exec_id: str) -> str:
+    """Give an id back that can be one. Raises BadInput."""
+    if not _ID.fullmatch(exec_id):
+        raise BadInput(f"id = {exec_id[:100]!r}: no command has such an id", "`volcloud vm ps` lists them")
+    return exec_id
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T | BaseException]:
