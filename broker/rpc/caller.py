@@ -84,13 +84,15 @@ class Caller:
             reply_queue(user, self.suffix), self._on_delivery, bind_to=(UP, f"*.{self._key}"), prefetch=500
         )
 
-    async def call(self, target: str, message: Message, kind: type[R], *, timeout_s: float = 60.0) -> R:
-        """Call an agent and give its final answer, which must be a ``kind``.
+    async def call(
+        self, target: str, message: Message, kind: type[R], *, timeout_s: float = 60.0, **limits: float
+    ) -> R:
+        """Call an agent and give its final answer, which must be a ``kind``. ``limits``: see ``stream``.
 
         Raises RemoteError for an answer that says no, CallTimeout (see ``accepted``), Unroutable when there is no such
         principal, Nacked when its queue is full, Disconnected.
         """
-        async with aclosing(self.stream(target, message, timeout_s=timeout_s)) as conversation:
+        async with aclosing(self.stream(target, message, timeout_s=timeout_s, **limits)) as conversation:
             async for _, answer in conversation:
                 if isinstance(answer, kind):
                     return answer
@@ -104,10 +106,16 @@ class Caller:
                     return answer
         raise RemoteError(ErrorCode.INTERNAL, f"the centre sent no {kind.__name__}")
 
-    async def stream(self, target: str, message: Message, *, timeout_s: float) -> Conversation:
-        """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last."""
-        message = self._address(message, target=target, timeout_s=timeout_s)
-        pending = _Pending(message, lambda sender: sender == target, ACCEPT_TIMEOUT_S)
+    async def stream(
+        self, target: str, message: Message, *, timeout_s: float, accept_s: float = ACCEPT_TIMEOUT_S, begin_s: float = 0
+    ) -> Conversation:
+        """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last.
+
+        ``accept_s``: how long the first word of it may take; ``begin_s``: after which it may not begin any more, where
+        that is earlier than the end.
+        """
+        message = self._address(message, target=target, timeout_s=begin_s or timeout_s)
+        pending = _Pending(message, lambda sender: sender == target, accept_s)
         async with aclosing(self._converse(pending, down(target), timeout_s, target)) as conversation:
             async for item in conversation:
                 yield item
