@@ -124,6 +124,7 @@ class Receiving:
 
     async def _take_all(self, landing: Landing) -> None:
         self._is_ready = True
+        self._core.pass_over(landing.gaps, landing.bound)
         self._begin(landing.written)
         if self._window_s is not None:
             self._pace = Pace(size=self._core.size, window_s=self._window_s, since_s=time.monotonic())
@@ -191,7 +192,16 @@ class Receiving:
             raise self._failure
         batch, self._inbox = self._inbox, []
         self._progress(await in_thread(landing.write, batch))
+        if landing.bound != self._core.bound:
+            self._go_beyond(landing)
         self._grant_if_wanted()
+
+    def _go_beyond(self, landing: Landing) -> None:
+        """What came has told the landing more of the stream: the sender could not go on until now."""
+        self._core.pass_over(landing.gaps, landing.bound)
+        self._begin(landing.written)
+        if self._pace is not None:
+            self._pace.begin(self._core.came, time.monotonic())
 
     def _check_pace(self) -> None:
         now_s = time.monotonic()
