@@ -6,6 +6,8 @@ killed goes on from what its landing has made durable.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -98,6 +100,9 @@ class Receiving:
         except OSError as error:
             text = f"cannot write {error.filename or self._name}: {error.strerror}"
             raise await self._abort(ErrorCode.STORE, text) from error
+        except asyncio.CancelledError:
+            await in_thread(self._write_rest)
+            raise
         except (_SenderGone, PartialTaken):
             raise
         except RoomTaken as failure:
@@ -111,6 +116,12 @@ class Receiving:
             self._is_ready = False
             if self._landing is not None:
                 await in_thread(self._landing.close)
+
+    def _write_rest(self) -> None:
+        """Whoever goes on after us needs not have again what has come."""
+        if self._landing is not None and self._inbox:
+            with contextlib.suppress(OSError, TransferFailed):
+                self._landing.write(self._inbox)
 
     def _open(self) -> Landing:
         """In a thread: what it opens is ours to close, also when we were cancelled meanwhile."""

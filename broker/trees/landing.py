@@ -23,6 +23,7 @@ from broker.trees.manifest import Manifest, check_offer, judge_manifest
 from broker.trees.place import HeldPlace, TreePlace
 from broker.trees.placing import Placing
 from broker.trees.plan import Planning
+from broker.trees.pruning import prune
 from schemas.errors import ErrorCode
 from schemas.files import FileOffer, GuestTree
 from schemas.trees import TreeFile
@@ -113,6 +114,7 @@ class TreeLanding:
         placing.finish(frozenset(self._changed))
         self._held.settle()
         self._held.remove()
+        placing.date(0)
         if self._changed:
             self._tell_changed()
 
@@ -147,6 +149,8 @@ class TreeLanding:
         held = HeldTree(place.open_root(), manifest.entries)
         placing = Placing(manifest, held, place, self.name)
         try:
+            if place.is_new:
+                prune(manifest, held)
             plan = Planning(manifest, held, self.name).run()
             gaps = plan.gaps(manifest, place.gathering)
             self._check_room(manifest, gaps, len(plan.directories + plan.files))

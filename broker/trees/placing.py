@@ -88,10 +88,15 @@ class Placing:
             entry = self._manifest.entries[index]
             if isinstance(entry, TreeDirectory):
                 with self.naming(index):
-                    directory = self._held.directory(index)
-                    os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
-                    os.fchmod(directory, entry.mode)
+                    self.date(index)
+                    os.fchmod(self._held.directory(index), entry.mode)
         self._place.sync()
+
+    def date(self, index: int) -> None:
+        """Give a directory its time: what is made or removed in it afterwards changes that."""
+        entry = self._manifest.entries[index]
+        if isinstance(entry, TreeDirectory):
+            os.utime(self._held.directory(index), ns=(entry.mtime_ns, entry.mtime_ns))
 
     def close(self) -> None:
         """Let go. Idempotent."""

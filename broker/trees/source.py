@@ -60,12 +60,11 @@ class TreeSource:
     def read(self, offset: int, length: int) -> bytes:
         """See ``Source``."""
         data = bytearray(self.body[offset : offset + length])
+        length = min(length, self.manifest.size - offset)
         while len(data) < length:
             at = offset + len(data)
             index = self.manifest.entry_at(at)
             entry = self.manifest.entries[index]
-            if not isinstance(entry, TreeFile):  # beyond the end
-                break
             data += self._read_file(index, entry, at - self.manifest.start_of(index), length - len(data))
         return bytes(data)
 
@@ -76,9 +75,9 @@ class TreeSource:
             self._held.close()
             self._held = None
 
-    def _read_file(self, index: int, entry: TreeFile, offset: int, most: int) -> bytes:
+    def _read_file(self, index: int, entry: TreeEntry, offset: int, most: int) -> bytes:
         """Read from one extent; what is not there any more is zeros."""
-        for start, length in entry.extents:
+        for start, length in entry.extents if isinstance(entry, TreeFile) else ():
             if offset < length:
                 count = min(most, length - offset)
                 return self._pread(index, count, start + offset).ljust(count, b"\0")

@@ -96,7 +96,7 @@ class AsyncTrees:
         """Take a directory, or a file, out of a VM: to ``local``, or into it where that is a directory, as with
         ``cp -r``; by default under its own name, here. ``path`` with a slash at its end is what is in it."""
         row = check_live(await self._vms.get(vm))
-        pull = _Pull(self._session.transfers, row.status.vm, path, local, progress)
+        pull = TreePull(self._session.transfers, row.status.vm, path, local, progress)
         return await pull.run()
 
 
@@ -107,7 +107,9 @@ class BlockingTrees(Blocking[AsyncTrees]):
     pull = blocking(AsyncTrees.pull)
 
 
-class _Pull:
+class TreePull:
+    """One pull: what is asked for turns out to be a tree or a file, and where it goes is decided then."""
+
     def __init__(
         self,
         watched: WatchedTransfers,
@@ -125,6 +127,7 @@ class _Pull:
         self._landing: TreeLanding | None = None
 
     async def run(self) -> MovedTree:
+        """Take it; see ``AsyncTrees.pull``."""
         try:
             self._path.encode()
         except UnicodeEncodeError as error:
