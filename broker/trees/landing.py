@@ -17,8 +17,8 @@ from broker import durable, reserve
 from broker.errors import RoomTaken, TransferFailed
 from broker.transfer.gaps import NO_GAPS, Gaps
 from broker.transfer.landing import FileLanding
+from broker.trees.filling import Filling
 from broker.trees.held import HeldTree
-from broker.trees.incoming import IncomingFile
 from broker.trees.manifest import Manifest, check_offer, judge_manifest
 from broker.trees.place import HeldPlace, TreePlace
 from broker.trees.placing import Placing
@@ -26,7 +26,6 @@ from broker.trees.plan import Planning
 from broker.trees.pruning import prune
 from schemas.errors import ErrorCode
 from schemas.files import FileOffer, GuestTree
-from schemas.trees import TreeFile
 
 #: Files that changed while they were read, named in the sentence that says so.
 _MOST_NAMED = 5
@@ -48,11 +47,8 @@ class TreeLanding:
         self._placing: Placing | None = None
         self._manifest = Manifest([], 0)
         self._gaps = NO_GAPS
-        self._todo: list[int] = []
         self._links: list[int] = []
-        self._index = 0
-        self._file: IncomingFile | None = None
-        self._changed: list[int] = []
+        self._filling: Filling | None = None
         #: Bytes that have come of it.
         self.came = 0
         try:
@@ -76,11 +72,9 @@ class TreeLanding:
     @property
     def written(self) -> int:
         """See ``Landing``."""
-        if self._placing is None:
-            return self._head.written if self._head is not None else 0
-        if self._file is not None:
-            return self._manifest.start_of(self._index) + self._file.taken
-        return self._size
+        if self._filling is not None:
+            return self._filling.offset
+        return self._head.written if self._head is not None else 0
 
     @property
     def bound(self) -> int:
@@ -95,37 +89,37 @@ class TreeLanding:
     def write(self, batch: Sequence[bytes]) -> int:
         """See ``Landing``."""
         self.came += sum(map(len, batch))
-        if self._placing is None and self._head is not None:
+        if self._filling is None and self._head is not None:
             if self._head.write(batch) == self._bound:
                 self._begin(self._head)
-        elif batch:
+        elif batch and self._filling is not None:
             self._demand(sum(len(data) for data in batch if not durable.is_zeros(data)))
             for data in batch:
-                self._take(memoryview(data))
+                self._filling.take(memoryview(data))
         return self.written
 
     def commit(self, sha256: str) -> None:
         """See ``Landing``. Of a tree that changed while it was read all else lands, and TransferFailed names what did
         not."""
-        placing = self._placing
-        if sha256 != self._sha256 or placing is None or self._held is None:
+        placing, filling = self._placing, self._filling
+        if sha256 != self._sha256 or placing is None or filling is None or self._held is None:
             raise TransferFailed(ErrorCode.CONFLICT, "the manifest is not the one that was offered; send it again")
         placing.place_links(self._links)
-        placing.finish(frozenset(self._changed))
+        placing.finish(frozenset(filling.changed))
         self._held.settle()
         self._held.remove()
         placing.date(0)
-        if self._changed:
-            self._tell_changed()
+        if filling.changed:
+            self._tell_changed(filling.changed)
 
     def close(self) -> None:
         """See ``Landing``."""
         with contextlib.suppress(OSError, TransferFailed):
-            if self._file is not None:
-                self._file.make_durable()
+            if self._filling is not None:
+                self._filling.close()
             if self._placing is not None:
                 self._placing.flush()
-        for part in (self._file, self._head, self._placing, self._held):
+        for part in (self._head, self._placing, self._held):
             if part is not None:
                 part.close()
         self._held = None
@@ -149,9 +143,8 @@ class TreeLanding:
         held = HeldTree(place.open_root(), manifest.entries)
         placing = Placing(manifest, held, place, self.name)
         try:
-            if place.is_new:
-                prune(manifest, held)
-            plan = Planning(manifest, held, self.name).run()
+            is_empty = place.is_new and not prune(manifest, held)
+            plan = Planning(manifest, held, self.name, is_empty=is_empty).run()
             gaps = plan.gaps(manifest, place.gathering)
             self._check_room(manifest, gaps, len(plan.directories + plan.files))
             placing.begin(plan)
@@ -159,41 +152,8 @@ class TreeLanding:
             placing.close()
             raise
         self._manifest, self._placing = manifest, placing
-        self._links, self._todo = plan.links, plan.files[::-1]
-        self._gaps = gaps
-        self._bound = self._size
-        self._advance()
-
-    def _take(self, data: memoryview) -> None:
-        while data:
-            if self._file is None:
-                raise TransferFailed(ErrorCode.INTERNAL, f"{self.name}: more came than is missing")
-            count = min(len(data), self._file.left)
-            self._file.write(data[:count])
-            data = data[count:]
-            self._advance()
-
-    def _advance(self) -> None:
-        """Go to the next file of which anything is to come; those that are whole get their names."""
-        while (file := self._file) is None or not file.left:
-            if file is not None:
-                self._finish(file)
-            if not self._todo:
-                break
-            self._index = self._todo.pop()
-            entry = self._manifest.entries[self._index]
-            if isinstance(entry, TreeFile) and self._held is not None and self._placing is not None:
-                self._placing.make_way_for(entry)
-                self._file = IncomingFile(self._held.gathering, entry, self._index)
-
-    def _finish(self, file: IncomingFile) -> None:
-        self._file = None
-        if self._placing is None:
-            return
-        if file.finish():
-            self._placing.add(self._index, file.name)
-        else:
-            self._changed.append(self._index)
+        self._links, self._gaps, self._bound = plan.links, gaps, self._size
+        self._filling = Filling(manifest, placing, place.gathering, plan.files)
 
     def _check_room(self, manifest: Manifest, gaps: Gaps, files: int) -> None:
         """Refuse before the first byte what could not be taken to the last; what is there stays for later."""
@@ -215,9 +175,9 @@ class TreeLanding:
     def _refuse(self, why: str) -> NoReturn:
         raise RoomTaken(ErrorCode.STORE, f"no room for {self.name}: {why}")
 
-    def _tell_changed(self) -> NoReturn:
-        named = ", ".join(self._manifest.told(index) for index in self._changed[:_MOST_NAMED])
-        more = f" and {len(self._changed) - _MOST_NAMED} more" if len(self._changed) > _MOST_NAMED else ""
+    def _tell_changed(self, changed: list[int]) -> NoReturn:
+        named = ", ".join(self._manifest.told(index) for index in changed[:_MOST_NAMED])
+        more = f" and {len(changed) - _MOST_NAMED} more" if len(changed) > _MOST_NAMED else ""
         text = (
             f"changed while they were read, and were left as they were: {named}{more}. All else of {self.name} is there"
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
 
+from broker import durable
 from broker.errors import TransferFailed
 from broker.trees.held import HeldTree, look_at
 from broker.trees.incoming import is_marked, mark_of, name_of
@@ -18,6 +20,9 @@ from schemas.trees import TreeDirectory, TreeFile, TreeLink
 
 #: Files, and bytes of them, that are made durable and given their names together.
 _BATCH_FILES, _BATCH_BYTES = 1000, 32 << 20
+#: A file that is put where it belongs at once has at most this, bytes: it comes in one chunk.
+_SMALL_BYTES = 64 * 1024
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Placing:
@@ -45,6 +50,19 @@ class Placing:
         for index in plan.known:
             with self.naming(index):
                 self._mend(index)
+
+    def puts(self, entry: TreeFile) -> bool:
+        """Say whether a file may be put where it belongs at once: nobody sees a new tree before it is whole."""
+        is_plain = entry.extents == ((0, entry.size),) or not entry.size
+        return self._place.is_new and is_plain and entry.length <= _SMALL_BYTES
+
+    def put(self, index: int, entry: TreeFile, data: memoryview) -> bool:
+        """Write a whole file. False: it is not what the manifest says, and is not there."""
+        if hashlib.sha256(data).digest() != entry.sha256:
+            return False
+        with self.naming(index):
+            self._write(index, entry, data)
+        return True
 
     def make_way_for(self, entry: TreeFile) -> None:
         """Have nothing wait under the name that a file is to come under."""
@@ -102,9 +120,29 @@ class Placing:
         """Let go. Idempotent."""
         self._held.close()
 
+    def _write(self, index: int, entry: TreeFile, data: memoryview) -> None:
+        directory = self._held.parent(index)
+        with contextlib.suppress(FileExistsError):
+            file = os.open(entry.name, _NEW, entry.mode, dir_fd=directory)
+            return self._fill(index, entry, file, data)
+        os.unlink(entry.name, dir_fd=directory)  # a receiver that was killed has left it
+        return self._fill(index, entry, os.open(entry.name, _NEW, entry.mode, dir_fd=directory), data)
+
+    def _fill(self, index: int, entry: TreeFile, file: int, data: memoryview) -> None:
+        try:
+            durable.write_all(file, data)
+            found = os.fstat(file)
+            if stat.S_IMODE(found.st_mode) != entry.mode:
+                os.fchmod(file, entry.mode)
+            os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(file)
+        self._own(index, found)
+
     def _usable_parent(self, index: int) -> int:
         directory = self._held.parent(index)
-        make_usable(directory)
+        if not self._place.is_new:
+            make_usable(directory)
         return directory
 
     def _rename(self, index: int, name: bytes) -> None:
@@ -162,6 +200,8 @@ class Placing:
             if isinstance(entry, TreeFile) and index not in left_out:
                 with self.naming(index):
                     found = look_at(entry.name, self._held.parent(index))
+                if found is not None:
+                    self._check_free(index, found)
                 if found is None or self._owners.get((found.st_dev, found.st_ino)) != index:
                     text = f"{self._told}: {self._manifest.told(index)} was changed there while the tree came"
                     raise TransferFailed(ErrorCode.CONFLICT, f"{text}; send it again")

@@ -49,10 +49,11 @@ class TreePlan(Struct, kw_only=True):
 class Planning:
     """Compares a manifest with a directory."""
 
-    def __init__(self, manifest: Manifest, held: HeldTree, told: str) -> None:
+    def __init__(self, manifest: Manifest, held: HeldTree, told: str, *, is_empty: bool = False) -> None:
         self._manifest, self._held, self._told = manifest, held, told
         self._plan = TreePlan(directories=[], files=[], links=[], known=[])
-        self._missing: set[int] = set()
+        #: Directories in which nothing is.
+        self._missing = {0} if is_empty else set()
         self._in_the_way: list[str] = []
         self._candidates: list[int] = []
 

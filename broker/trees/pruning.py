@@ -11,12 +11,12 @@ from broker.trees.manifest import Manifest
 from schemas.trees import TreeDirectory, TreeEntry, TreeSkipped
 
 
-def prune(manifest: Manifest, held: HeldTree) -> None:
+def prune(manifest: Manifest, held: HeldTree) -> bool:
     """Remove all that is below the root of a tree that gathers and that the manifest does not name, or as another kind.
-    Raises OSError."""
+    False: there is nothing. Raises OSError."""
     with os.scandir(held.root) as found:
         if not any(found):
-            return
+            return False
     inside: dict[int, dict[bytes, tuple[int, TreeEntry]]] = defaultdict(dict)
     for index, entry in enumerate(manifest.entries):
         if not isinstance(entry, TreeSkipped):
@@ -25,6 +25,7 @@ def prune(manifest: Manifest, held: HeldTree) -> None:
     while pending:
         here = pending.pop()
         pending += _prune_one(held.directory(here), inside[here])
+    return True
 
 
 def _prune_one(directory: int, named: dict[bytes, tuple[int, TreeEntry]]) -> list[int]:

@@ -100,13 +100,15 @@ def test_a_file_that_changes_after_it_was_read_is_told_and_all_else_lands(tmp_pa
     source = tmp_path / "source"
     source.mkdir()
     for name in ("written", "shorter", "gone", "link", "grown", "same"):
-        (source / name).write_bytes(os.urandom(5000))
+        (source / name).write_bytes(os.urandom(50_000))
     secret = tmp_path / "secret"
-    secret.write_bytes(os.urandom(5000))
+    secret.write_bytes(os.urandom(50_000))
+    (source / "small").write_text("first")
     tree = read_of(source)
-    (source / "written").write_bytes(os.urandom(5000))
+    (source / "written").write_bytes(os.urandom(50_000))
     (source / "shorter").write_bytes(b"x")
     (source / "gone").unlink()
+    (source / "small").write_text("later")
     (source / "link").unlink()
     (source / "link").symlink_to(secret)
     with (source / "grown").open("ab") as log:
@@ -115,8 +117,9 @@ def test_a_file_that_changes_after_it_was_read_is_told_and_all_else_lands(tmp_pa
     with pytest.raises(TransferFailed, match=r"changed while they were read.*'gone', 'link', 'shorter', 'written'"):
         move(tree, place_in(tmp_path))
 
-    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["grown", "same"]
-    assert (tmp_path / "target" / "grown").read_bytes() == (source / "grown").read_bytes()[:5000]
+    assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["grown", "same", "small"]
+    assert (tmp_path / "target" / "small").read_text() == "first"
+    assert (tmp_path / "target" / "grown").read_bytes() == (source / "grown").read_bytes()[:50_000]
     assert not (tmp_path / ".gathering").exists()
 
 
