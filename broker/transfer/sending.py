@@ -1,4 +1,4 @@
-"""The sending end at work: a file to a queue, never beyond what the receiver has granted.
+"""The sending end at work: a source to a queue, never beyond what the receiver has granted.
 
 It offers until it hears of the receiver, sends while the window allows, and offers again after a silence, which finds
 out how far the receiver came, or another receiver.
@@ -19,6 +19,8 @@ from pathlib import Path
 from broker.daemon.wakeup import Wakeup
 from broker.errors import NotDelivered, TransferFailed
 from broker.transfer.core import Outbound, Pace, PeerPatience
+from broker.transfer.source import Source
+from broker.transfer.threads import in_thread
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
@@ -34,12 +36,12 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Sending:
-    """One file going out. ``offer`` publishes the offer; ``send`` a chunk, and gives its confirm."""
+    """One source going out. ``offer`` publishes the offer; ``send`` a chunk, and gives its confirm."""
 
     def __init__(
         self,
         offer: FileOffer,
-        path: Path,
+        source: Source,
         send: Callable[[FileChunk], asyncio.Future[None]],
         tell: Callable[[Message], None],
         *,
@@ -51,7 +53,7 @@ class Sending:
     ) -> None:
         """``window_s``: the receiver takes a window in that time, or counts as gone; for one receiver alone, which
         never begins anew. While ``is_heard`` says that our words do not reach the broker, neither is its fault."""
-        self._offer, self._path = offer, path
+        self._offer, self._source = offer, source
         self._send, self._tell = send, tell
         self._patience = PeerPatience(first_s=silence_s, most_times=LONGEST_SILENCE)
         self._most_offers = most_offers
@@ -77,23 +79,27 @@ class Sending:
 
         When cancelled it tells the receiver, which would wait otherwise.
         """
-        file = await asyncio.to_thread(open_regular, self._path)
+        try:
+            await in_thread(self._source.open)
+            await self._run()
+        finally:
+            await in_thread(self._source.close)
+
+    async def _run(self) -> None:
         try:
             self._tell(self._offer)
             while not self._done:
                 if self._failure is not None:
                     raise self._failure
                 await self._hear()
-                await self._send_granted(file)
+                await self._send_granted()
         except OSError as error:
-            self._give_up(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}")
-            raise TransferFailed(ErrorCode.STORE, f"cannot read {self._path.name!r}: {error.strerror}") from error
+            self._give_up(ErrorCode.STORE, f"cannot read {self._source.name!r}: {error.strerror}")
+            raise TransferFailed(ErrorCode.STORE, f"cannot read {self._source.name!r}: {error.strerror}") from error
         except asyncio.CancelledError:
             if not self._done:
-                self._give_up(ErrorCode.INTERRUPTED, f"the sender of {self._path.name!r} was stopped")
+                self._give_up(ErrorCode.INTERRUPTED, f"the sender of {self._source.name!r} was stopped")
             raise
-        finally:
-            os.close(file)
 
     def on_window(self, window: FileWindow) -> None:
         """The receiver grants, acknowledges or starts anew."""
@@ -138,7 +144,7 @@ class Sending:
             self._unanswered += 1
             self._patience.lose()
         if self._unanswered >= self._most_offers:
-            text = f"nobody takes {self._path.name!r}: the receiver is silent"
+            text = f"nobody takes {self._source.name!r}: the receiver is silent"
             raise TransferFailed(ErrorCode.TIMEOUT, text)
         self._tell(self._offer)
 
@@ -147,25 +153,25 @@ class Sending:
         if not self._is_heard():
             self._pace.begin(self._reached, now_s)
         elif not self._pace.is_kept(self._reached, now_s):
-            text = f"nobody takes {self._path.name!r}: no window of it in {self._pace.window_s:.0f} s"
+            text = f"nobody takes {self._source.name!r}: no window of it in {self._pace.window_s:.0f} s"
             raise TransferFailed(ErrorCode.TIMEOUT, text)
 
-    async def _send_granted(self, file: int) -> None:
+    async def _send_granted(self) -> None:
         """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""
         while not self._done and self._failure is None and (pieces := list(iter(self._core.piece, None))):
             epoch = self._core.epoch
-            chunks = await asyncio.to_thread(self._read, file, pieces)
+            chunks = await in_thread(self._read, pieces)
             if len(chunks) < len(pieces):
-                self._give_up(ErrorCode.CONFLICT, f"{self._path.name!r} became shorter while it was sent")
+                self._give_up(ErrorCode.CONFLICT, f"{self._source.name!r} became shorter while it was sent")
                 return
             if epoch == self._core.epoch:
                 self._send_all(chunks)
 
-    def _read(self, file: int, pieces: Sequence[tuple[int, int]]) -> list[FileChunk]:
-        """Make chunks of pieces of the file, up to the first that is not there any more. Blocking."""
+    def _read(self, pieces: Sequence[tuple[int, int]]) -> list[FileChunk]:
+        """Make chunks of pieces of the source, up to the first that is not there any more. Blocking."""
         chunks = []
         for offset, length in pieces:
-            data = os.pread(file, length, offset)
+            data = self._source.read(offset, length)
             if len(data) != length:
                 break
             chunks.append(self._core.render(offset, data))
@@ -186,6 +192,32 @@ def _forgive(confirm: asyncio.Future[None]) -> None:
     """A chunk that was not confirmed is a gap at the receiver, which asks for it again."""
     if not confirm.cancelled() and isinstance(confirm.exception(), NotDelivered):
         return
+
+
+class FileSource:
+    """See ``Source``: one regular file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, -1
+
+    @property
+    def name(self) -> str:
+        """See ``Source``."""
+        return self._path.name
+
+    def open(self) -> None:
+        """See ``Source``."""
+        self._file = open_regular(self._path)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Source``."""
+        return os.pread(self._file, length, offset)
+
+    def close(self) -> None:
+        """See ``Source``."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
 
 def open_regular(path: Path) -> int:

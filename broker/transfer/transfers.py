@@ -22,7 +22,9 @@ from broker.transfer.core import PeerPatience
 from broker.transfer.landing import Open
 from broker.transfer.peer import ANY_ADAPTER, Peer
 from broker.transfer.receiving import WINDOW_S, Receiving
-from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, Sending
+from broker.transfer.sending import LONGEST_SILENCE, MOST_OFFERS, SILENCE_S, FileSource, Sending
+from broker.transfer.source import Source
+from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileChunk, FileDone, FileGet, FileOffer, FileWait, FileWindow, InputFile
@@ -63,10 +65,26 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
     ) -> Sending:
         """Send a file to ``peer`` (ANY_ADAPTER: whichever takes it). Raises TransferFailed; see ``Sending``."""
+        return await self.send(
+            FileSource(path), offer, peer, suffix, most_offers=most_offers, window_s=window_s, progress=progress
+        )
+
+    async def send(
+        self,
+        source: Source,
+        offer: FileOffer,
+        peer: str,
+        suffix: str = "",
+        *,
+        most_offers: int = MOST_OFFERS,
+        window_s: float | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Sending:
+        """Send whatever it is; see ``send_file``."""
         entry = self._open[offer.id] = _Open(peer=self._peer(peer, suffix))
         sending = Sending(
             offer,
-            path,
+            source,
             entry.peer.send_chunk,
             entry.peer.tell,
             most_offers=most_offers,
@@ -111,8 +129,22 @@ class Transfers:
         progress: Callable[[int], None] | None = None,
         ask_every_s: float = SILENCE_S,
     ) -> FileOffer:
-        """Ask ``peer`` (or ANY_ADAPTER) for a file and take it; through silences ask again for ever, less and less
-        often. ``progress`` is called with what came, also where the peer only says that it is there.
+        """Ask for a file and take it; see ``fetch``."""
+        return await self.fetch(get, lambda _: land, peer, progress=progress, ask_every_s=ask_every_s)
+
+    async def fetch(
+        self,
+        get: FileGet,
+        landing_of: Callable[[FileOffer], Open],
+        peer: str,
+        *,
+        progress: Callable[[int], None] | None = None,
+        ask_every_s: float = SILENCE_S,
+    ) -> FileOffer:
+        """Ask ``peer`` (or ANY_ADAPTER) for something and take it; through silences ask again for ever, less and less
+        often. It lands as ``landing_of`` makes of what is
+        offered, which may raise TransferFailed. ``progress`` is called with what came, also where the peer only says
+        that it is there.
 
         Raises TransferFailed; CONFLICT when what is offered for an input has not the SHA-256 that names it. When
         cancelled it tells the peer, which would offer for a while otherwise.
@@ -123,7 +155,7 @@ class Transfers:
         try:
             offer = await self._until_offered(entry, get, offered, ask_every_s)
             self._check_asked(entry, get, offer)
-            await self._receive(entry, offer, land, **hooks)
+            await self._receive(entry, offer, self._landing_of(entry, offer, landing_of), **hooks)
         except asyncio.CancelledError:
             entry.peer.tell(FileAbort(transfer=get.id, code=ErrorCode.INTERRUPTED, message="nobody waits for it"))
             raise
@@ -237,6 +269,13 @@ class Transfers:
             text = f"asked for the input {get.file.sha256}, offered a file with SHA-256 {offer.sha256}"
             entry.peer.tell(FileAbort(transfer=get.id, code=ErrorCode.CONFLICT, message=text))
             raise TransferFailed(ErrorCode.CONFLICT, text)
+
+    def _landing_of(self, entry: _Open, offer: FileOffer, landing_of: Callable[[FileOffer], Open]) -> Open:
+        try:
+            return landing_of(offer)
+        except TransferFailed as failure:
+            entry.peer.tell(FileAbort(transfer=offer.id, code=failure.code, message=clip(str(failure))))
+            raise
 
     def _peer(self, name: str, suffix: str = "") -> Peer:
         return Peer(self._connection, name, suffix, my_suffix=self._my_suffix)

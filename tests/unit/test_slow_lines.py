@@ -21,7 +21,7 @@ from broker.transfer.core import Inbound, Outbound, PeerPatience
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
 from broker.transfer.scheduler import ASKER_GONE_S
-from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, Sending
+from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, FileSource, Sending
 from schemas.envelope import Message
 from schemas.files import (
     MAX_WINDOW_BYTES,
@@ -94,7 +94,7 @@ class Pair:
         self.word: asyncio.Future[None] | None = None
         self.offers = 0
         self.came = asyncio.Event()
-        self.sending = Sending(self.offer, self.source, self._up, self._say, is_heard=self._is_heard)
+        self.sending = Sending(self.offer, FileSource(self.source), self._up, self._say, is_heard=self._is_heard)
         self.receiving = Receiving(
             self.offer, into_file(self.target, directory / f"{number}.part"), self._back, window_s=WINDOW_S
         )
@@ -290,7 +290,7 @@ def test_who_offers_and_is_not_answered_offers_less_for_five_minutes(
     offer = FileOffer(id="t", file=GuestFile(path="x"), size=7, sha256="0" * 64)
 
     async def work() -> None:
-        sending = Sending(offer, tmp_path / "source", lambda _: asyncio.Future(), told.append)
+        sending = Sending(offer, FileSource(tmp_path / "source"), lambda _: asyncio.Future(), told.append)
         with pytest.raises(TransferFailed, match="the receiver is silent"):
             await sending.run()
 

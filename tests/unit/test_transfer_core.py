@@ -18,7 +18,7 @@ from broker.transfer import Transfers, into_file
 from broker.transfer.core import Inbound, Outbound, Pace
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import Receiving
-from broker.transfer.sending import Sending
+from broker.transfer.sending import FileSource, Sending
 from schemas.codec import decode
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -190,7 +190,7 @@ async def test_a_cancelled_sender_tells_the_receiver(tmp_path: Path) -> None:
     lone = Lone(tmp_path)
     (tmp_path / "source").write_bytes(lone.data)
     told: list[Message] = []
-    sending = Sending(lone.offer, tmp_path / "source", lambda _: asyncio.Future(), told.append)
+    sending = Sending(lone.offer, FileSource(tmp_path / "source"), lambda _: asyncio.Future(), told.append)
     running = asyncio.ensure_future(sending.run())
     await asyncio.sleep(0.1)
 
@@ -266,7 +266,7 @@ async def test_a_receiver_that_only_speaks_does_not_hold_a_senders_place(tmp_pat
     source.write_bytes(bytes(1000))
     offer = FileOffer(id="t1", file=InputFile(sha256="0" * 64), size=1000, sha256="0" * 64)
     sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    sending = Sending(offer, source, lambda _: sent, lambda _: None, silence_s=0.05, window_s=0.3)
+    sending = Sending(offer, FileSource(source), lambda _: sent, lambda _: None, silence_s=0.05, window_s=0.3)
     running = asyncio.ensure_future(sending.run())
 
     async def talk() -> None:

@@ -13,7 +13,7 @@ from broker.errors import Disconnected, TransferFailed
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers, into_file
 from broker.transfer.receiving import Receiving
-from broker.transfer.sending import Sending
+from broker.transfer.sending import FileSource, Sending
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, FileWait, GuestFile
@@ -134,7 +134,7 @@ async def test_neither_end_counts_silences_that_are_the_brokers(tmp_path: Path) 
     heard = False
     told: list[Message] = []
     sending = Sending(
-        offer, tmp_path / "source", lambda _: asyncio.Future(), told.append,
+        offer, FileSource(tmp_path / "source"), lambda _: asyncio.Future(), told.append,
         silence_s=0.01, most_offers=3, is_heard=lambda: heard,
     )  # fmt: skip
     receiving = Receiving(

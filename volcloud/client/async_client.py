@@ -11,6 +11,7 @@ from volcloud.client.hosts import AsyncHosts
 from volcloud.client.jobs import AsyncJobs
 from volcloud.client.session import ClientSession
 from volcloud.client.sites import AsyncSites
+from volcloud.client.trees import AsyncTrees
 from volcloud.client.vms import AsyncVms
 from volcloud.client.watched_transfers import Say, say_nothing
 from volcloud.data_directory import console_address
@@ -26,6 +27,7 @@ class AsyncClient:
     vms: AsyncVms
     jobs: AsyncJobs
     files: AsyncFiles
+    trees: AsyncTrees
     execs: AsyncExecs
     hosts: AsyncHosts
     sites: AsyncSites
@@ -37,6 +39,7 @@ class AsyncClient:
         self.sites = AsyncSites(self._session)
         self.vms = AsyncVms(self._session, self.hosts)
         self.files = AsyncFiles(self._session, self.vms)
+        self.trees = AsyncTrees(self._session, self.vms)
         self.execs = AsyncExecs(self._session, self.vms)
         self.jobs = AsyncJobs(self._session)
 

@@ -11,6 +11,7 @@ from volcloud.client.files import BlockingFiles
 from volcloud.client.hosts import BlockingHosts
 from volcloud.client.jobs import BlockingJobs
 from volcloud.client.sites import BlockingSites
+from volcloud.client.trees import BlockingTrees
 from volcloud.client.vms import BlockingVms
 from volcloud.client.watched_transfers import Say, say_nothing
 from volcloud.data_directory import console_address
@@ -26,6 +27,7 @@ class Client:
     vms: BlockingVms
     jobs: BlockingJobs
     files: BlockingFiles
+    trees: BlockingTrees
     execs: BlockingExecs
     hosts: BlockingHosts
     sites: BlockingSites
@@ -45,6 +47,7 @@ class Client:
         self.sites = BlockingSites(self._client.sites, self._thread)
         self.vms = BlockingVms(self._client.vms, self._thread)
         self.files = BlockingFiles(self._client.files, self._thread)
+        self.trees = BlockingTrees(self._client.trees, self._thread)
         self.execs = BlockingExecs(self._client.execs, self._thread)
         self.jobs = BlockingJobs(self._client.jobs, self._thread)
 

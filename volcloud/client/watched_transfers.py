@@ -53,8 +53,8 @@ class WatchedTransfers:
         self, transfers: Transfers, say: Say = say_nothing, *, still_s: float = STILL_S, say_s: float = SAY_S
     ) -> None:
         """``say`` tells a person what is waited for, once a silence."""
-        self._transfers, self._say = transfers, say
-        self._still_s, self._say_s = still_s, say_s
+        self.transfers, self.say = transfers, say
+        self._still_s, self.say_s = still_s, say_s
 
     async def push(self, local: Path, vm: str, path: str, progress: Progress | None = None) -> str:
         """Send a file into a VM; give its SHA-256. An executable one stays so; to a directory, it goes into it."""
@@ -86,42 +86,42 @@ class WatchedTransfers:
         except OSError as error:
             raise BadInput(f"{local}: cannot be read: {error.strerror}", "name a file that can be read") from error
         offer = FileOffer(file=name(sha256), size=size, sha256=sha256)
-        watch = _Watch(size, progress)
-        work = self._transfers.send_file(local, offer, peer, progress=watch.on_bytes)
-        await self._while_moving(work, offer.id, watch, peer, str(local))
+        watch = TransferWatch(size, progress)
+        work = self.transfers.send_file(local, offer, peer, progress=watch.on_bytes)
+        await self.while_moving(work, offer.id, watch, peer, str(local))
         return sha256
 
     async def _read(self, local: Path) -> tuple[int, str]:
         """Give a file's size and SHA-256; one that takes long to read is told of."""
         reading = asyncio.ensure_future(asyncio.to_thread(digest_file, local))
-        await asyncio.wait([reading], timeout=self._say_s)
+        await asyncio.wait([reading], timeout=self.say_s)
         if not reading.done():
-            self._say(f"{local}: is read for its SHA-256, before its first byte is sent")
+            self.say(f"{local}: is read for its SHA-256, before its first byte is sent")
         return await reading
 
     async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
         get = FileGet(file=file)
         partial = durable.beside(local, f"{get.id[-12:]}{PART}")
         await asyncio.to_thread(_make, partial)
-        watch = _Watch(size, progress)
+        watch = TransferWatch(size, progress)
         try:
             land = into_file(local, partial, kept=0)
-            work = self._transfers.fetch_file(get, land, peer, progress=watch.on_bytes)
-            return await self._while_moving(work, get.id, watch, peer, local.name)
+            work = self.transfers.fetch_file(get, land, peer, progress=watch.on_bytes)
+            return await self.while_moving(work, get.id, watch, peer, local.name)
         finally:
             await asyncio.to_thread(_remove_partials, local, partial)
 
-    async def _while_moving(
-        self, work: Coroutine[Any, Any, T], transfer: str, watch: _Watch, peer: str, what: str
+    async def while_moving(
+        self, work: Coroutine[Any, Any, T], transfer: str, watch: TransferWatch, peer: str, what: str
     ) -> T:
         """Wait for a transfer unless it stands still; a broker that is away is waited for, and blamed on nobody."""
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                await asyncio.wait([task], timeout=min(1.0, self._still_s / 4, self._say_s / 4))
-                is_heard = self._transfers.is_heard(transfer)
-                if not task.done() and watch.is_to_be_told(self._say_s):
-                    self._say(_waited_for(peer if is_heard else "", what, self._say_s, self._still_s))
+                await asyncio.wait([task], timeout=min(1.0, self._still_s / 4, self.say_s / 4))
+                is_heard = self.transfers.is_heard(transfer)
+                if not task.done() and watch.is_to_be_told(self.say_s):
+                    self.say(_waited_for(peer if is_heard else "", what, self.say_s, self._still_s))
                 if not is_heard:
                     watch.wait_on()
                 if not task.done() and watch.still_s() > self._still_s:
@@ -132,8 +132,8 @@ class WatchedTransfers:
             await asyncio.gather(task, return_exceptions=True)
 
 
-class _Watch:
-    """When a transfer last moved, and whether it was told that it does not."""
+class TransferWatch:
+    """When a transfer last moved, and whether it was told that it does not; ``on_bytes`` is told how far it is."""
 
     def __init__(self, size: int, progress: Progress | None) -> None:
         self._size, self._progress = size, progress
@@ -145,12 +145,14 @@ class _Watch:
         self._moved_at = time.monotonic()
 
     def on_bytes(self, count: int) -> None:
+        """It has moved, or the other end has said that it is there."""
         self._moved_at = self._heard_at = time.monotonic()
         self._is_told = False
         if self._progress is not None:
             self._progress(count, self._size)
 
     def still_s(self) -> float:
+        """Give how long it has not moved."""
         return time.monotonic() - self._moved_at
 
     def is_to_be_told(self, after_s: float) -> bool:
