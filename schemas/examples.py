@@ -26,7 +26,9 @@ _VM = vms.VmStatus(
 )  # fmt: skip
 _HOST = vms.HostFacts(
     hostname="pc17", platform="linux-x86_64", cpus=2, memory_mib=16384, free_disk_mib=65536, hypervisor="qemu",
-    accelerator="kvm", agent_version="0.1.0", images=[_SHA],
+    accelerator="kvm", agent_version="0.1.0", images=[_SHA], ports=["snapshots", "statistics"], network="relay",
+    hypervisor_version="QEMU emulator version 7.2.22", kernel="6.1.0-28-amd64", load=0.7, memory_free_mib=9000,
+    disk_mib=131072, taken=vms.HostTaken(running=1, cpus=1, memory_mib=768, resident_mib=256, disk_mib=4096),
 )  # fmt: skip
 _MACHINE = jobs.Machine(
     cpus=1, memory_mib=740, disk_mib=3840, platform="linux-x86_64", image=_SHA, features=["python3"],
@@ -72,7 +74,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "vm.create": {"name": "vm1", "memory_mib": 768, "autostart": True, "reply": "k3j4h5"},
     "vm.stop": {"timeout_s": 30.0},
     "reply.vms": {"vms": [_VM]},
-    "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
+    "host.inventory": {
+        "host": _HOST, "vms": [_VM], "at_ms": 1764000000000,
+        "gone": [vms.VmGone(vm="vm-a1-0a1b2c3d4e", by="console-ada")],
+    },
     "host.bye": {"reason": "agent stops"},
     "guest.report": {"guest": _GUEST},
     "exec.run": {"command": ["uname", "-a"], "reply": "k3j4h5", "generation": 3, "deadline_ms": 1764000060000},
