@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas import description, execs, files, jobs, ledger, vms
+from schemas import description, events, execs, files, jobs, ledger, vms
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
@@ -56,6 +56,13 @@ _ATTEMPT = ledger.AttemptRow(
     steps=_STEPS, outputs=[_OUTPUT], boot_id=_MACHINE.boot_id, hypervisor="qemu", hypervisor_pid=4711,
 )  # fmt: skip
 _EVENT = ledger.JobEvent(at_ms=1764000007000, attempt=2, event="held", noticed_by=_VM.vm, detail="exit 3")
+
+_HOST_ROW = ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)
+_VM_ROW = ledger.RegistryRow(host="host-a1", status=_VM, seen_ms=1764000000000, agent_ready=True)
+_HAPPENED = events.Event(
+    number=4712, at_ms=1764000000000, event="state", host="host-a1", vm=_VM.vm, name="vm1", generation=3, was="running",
+    state="paused", verb="pause", by="console-ada",
+)  # fmt: skip
 
 #: Fields beyond ``id`` of the example of each message.
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -129,11 +136,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "job.retry": {"job": "zdecays.3"},
     "job.delete": {"job": "zdecays"},
     "reply.jobs_changed": {"changed": 2, "pending": 1},
-    "reply.hosts": {"hosts": [ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)]},
+    "reply.hosts": {"hosts": [_HOST_ROW]},
     "registry.list": {"pattern": "atlas-*"},
     "reply.registry": {
-        "vms": [ledger.RegistryRow(host="host-a1", status=_VM, seen_ms=1764000000000, agent_ready=True)]
+        "vms": [_VM_ROW]
     },
+    "event.list": {"pattern": "atlas-*", "after": 4711},
+    "reply.events": {"events": [_HAPPENED], "next": 4712, "last": 4712, "removed": 12, "ledger": "5f0c1d2e3a4b5c6d"},
+    "host.show": {"host": "host-a1"},
+    "reply.host": {"host": _HOST_ROW, "vms": [_VM_ROW], "events": [_HAPPENED]},
+    "reply.vm": {"vm": _VM_ROW, "host": _HOST_ROW, "events": [_HAPPENED]},
 }  # fmt: skip
 
 
