@@ -34,6 +34,8 @@ class VmState(StrEnum):
     SET_ASIDE = "set_aside"
     #: The agent's own word too: the registry knows it, and the hypervisor has nothing of it. A disk may not be mounted.
     MISSING = "missing"
+    #: The centre's own word, no host's: its host had said that it runs, and neither that nor its guest is heard of.
+    LOST = "lost"
 
     @classmethod
     def _missing_(cls, value: object) -> VmState:

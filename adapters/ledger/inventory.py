@@ -20,7 +20,7 @@ from adapters.ledger.changes import Reported
 from adapters.ledger.events import readable
 from adapters.ledger.readiness import NOT_RUNNING, PAUSED
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
-from schemas.vms import UNDECIDED, HostBye, HostInventory, VmStatus
+from schemas.vms import UNDECIDED, HostBye, HostInventory, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,9 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
         return
     _save_host(tx, host, message)
     absences.heard(tx, host)
-    known = _known(tx, host, message.vms)
-    own = _within_quota(tx, host, [s for s in message.vms if _is_own(tx, known.get(s.vm), host)], known)
+    said = [_of_a_host(status) for status in message.vms]
+    known = _known(tx, host, said)
+    own = _within_quota(tx, host, [s for s in said if _is_own(tx, known.get(s.vm), host)], known)
     changes.tell(tx, host, own, known)
     _save_vms(tx, host, own, known)
     repute.greet(tx, host, [status.vm for status in own if status.vm not in known])
@@ -120,6 +121,12 @@ def resumed(statuses: Iterable[VmStatus], known: Mapping[str, Reported]) -> list
         for status in statuses
         if status.vm in known and known[status.vm].paused_ms and status.state not in NOT_RUNNING | {"unknown"}
     ]
+
+
+def _of_a_host(status: VmStatus) -> VmStatus:
+    """Take no host's word for what only the centre can tell."""
+    is_ours = status.state == VmState.LOST
+    return msgspec.structs.replace(status, state=VmState.UNKNOWN) if is_ours else status
 
 
 def _is_newest(tx: Tx, host: str, at_ms: int) -> bool:

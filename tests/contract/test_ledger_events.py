@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
-from adapters.errors import NotFound
+from adapters.errors import LedgerError, NotFound
 from adapters.ledger import happenings, history, inventory, leases, retention, showing, tables
 from adapters.ledger.retention import Keep
 from adapters.ledger.transaction import Tx
 from schemas.events import Event, EventList, Events, HostShow, VmShow
 from schemas.jobs import JobBeat
 from schemas.vms import HostBye, HostInventory, VmActed, VmGone
-from tests.contract.ledger_fixtures import FACTS, Desk, cluster, desk, status, url
+from tests.contract.ledger_fixtures import FACTS, Cluster, Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -277,6 +277,30 @@ def test_what_is_rolled_back_has_not_happened(desk: Desk) -> None:
         desk.ledger.write(work)
 
     assert told(desk) == []
+
+
+def test_nobody_is_given_a_number_while_a_lower_one_cannot_be_seen_yet(cluster: Cluster) -> None:
+    """On PostgreSQL; SQLite has one writer at a time."""
+    url = cluster.create()
+    desk, other = Desk(url), Desk(url, instance="adapter-other")
+
+    def hurried(tx: Tx) -> None:
+        tx.execute(text("SET LOCAL lock_timeout = '100ms'"))
+        tx.tell(Event(event="made", host="host-2", vm="vm-2"))
+
+    def slow(tx: Tx) -> None:
+        tx.tell(Event(event="made", host="host-1", vm="vm-1"))
+        happenings.write(tx)
+        with pytest.raises(LedgerError, match="lock timeout"):
+            other.ledger.write(hurried)
+        assert told(other) == []
+
+    desk.ledger.write(slow)
+    other.ledger.write(hurried)
+
+    assert [(one.number, one.vm) for one in asked(desk).events] == [(1, "vm-1"), (2, "vm-2")]
+    for one in (desk, other):
+        one.ledger.close()
 
 
 def test_one_host_and_one_vm_are_shown_whole(desk: Desk) -> None:
