@@ -40,6 +40,9 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     keep_vms_s: Seconds = 7 * 86400.0
     #: How long hosts are remembered that were not heard of, with their VMs.
     keep_hosts_s: Seconds = 90 * 86400.0
+    #: How long events of VMs and hosts are kept; of one VM the last 100 are, of one host the last 4,000, and 200,000 in
+    #: all.
+    keep_events_s: Seconds = 30 * 86400.0
     #: How often what is older than that is deleted.
     retain_s: Seconds = 3600.0
     #: 0 = no metrics.

@@ -22,6 +22,7 @@ from prometheus_client import (
     start_http_server,
 )
 
+from schemas.events import EventKind
 from schemas.ledger import FINAL, SETTLED, JobState
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ VM_STATES = (
 )
 STEPS = ("stage_in", "run", "validate", "stage_out")
 #: What goes after its time, or by an order.
-DELETED = ("jobs", "vms", "hosts", "messages", "traces", "shapes", "offers", "outputs", "inputs")
+DELETED = ("jobs", "vms", "hosts", "events", "messages", "traces", "shapes", "offers", "outputs", "inputs")
 #: What becomes of a guest's request for work beside an assignment.
 FATES = ("forgotten", "unblocked", "served", "on_its_way", "beyond")
 
@@ -82,6 +83,8 @@ COUNTS: Mapping[str, Target] = {
     "request_served": Target("fates", "served"),
     "request_beyond": Target("fates", "beyond"),
     "assignment_on_its_way": Target("fates", "on_its_way"),
+    "events_left_out": Target("events_left_out"),
+    **{f"event_{kind}": Target("events", kind) for kind in EventKind},
     **{f"deleted_{word}": Target("deleted", word) for word in DELETED},
     **{f"jobs_{word}": Target("jobs", word) for word in OUTCOMES},
     **{f"attempts_{word}": Target("attempts", word) for word in ATTEMPT_OUTCOMES},
@@ -135,6 +138,8 @@ class Metrics:
         self.revived = make("vc_attempts_revived_total", "Attempts that came back after their lease")
         self.sweeps_failed = make("vc_sweeps_failed_total", "Sweeps that broke off, and were begun again")
         self.struck = make("vc_vms_struck_total", "VMs that lost a job, or failed what others finish")
+        self.events = make("vc_events_total", "Events of VMs and hosts, by what happened", "event", tuple(EventKind))
+        self.events_left_out = make("vc_events_left_out_total", "Events that hosts told beyond their share")
         self.fates = make("vc_job_requests_total", "Requests for work that led to no assignment", "fate", FATES)
         self.refusals = make("vc_messages_refused_total", "Messages that had no effect", "reason", REASONS)
         self.deleted = make("vc_deleted_total", "What was deleted after its time or by an order", "what", DELETED)

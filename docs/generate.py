@@ -357,7 +357,8 @@ def vms_page() -> str:
         "One verb at a time is at work on a VM; others wait for their turn. What a VM shall be outlives the agent: an "
         "autostart VM that shall be running is started again when it aborts, and any VM that shall be running and was "
         "stuck for want of disk goes on when there is some. `set_aside` and `missing` are no hypervisor's words: "
-        "what the host has and its agent's registry does not know is the one, what is known and not there the other.",
+        "what the host has and its agent's registry does not know is the one, what is known and not there the other. "
+        "`lost` is the centre's word for a VM that had run and of which neither host nor guest is heard any more.",
         "## The same words elsewhere",
         "QEMU's column is the table by which its driver reads QEMU's state. There are no drivers for libvirt and "
         "vSphere yet; their columns help who knows those.",

@@ -73,6 +73,7 @@ class HostAgent:
         self._commands = VmCommands(self._control, self._keeper, self._statuses, self._wanted.names)
         self._questions = VmQuestions(hypervisor, self._registry, aside, self._statuses)
         self._beats = HostBeats(config, hypervisor, self._statuses, self._uplink)
+        self._beats.gone = self._control.gone
         self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
         self._control.on_change = self._on_act
         self._statuses.reason = self._keeper.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError
@@ -15,7 +16,7 @@ from host_agent.facts import facts_of
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.statuses import VmStatuses
 from schemas.errors import SchemaError
-from schemas.vms import HostBye, HostInventory
+from schemas.vms import HostBye, HostInventory, VmGone
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,8 @@ class HostBeats:
 
     def __init__(self, config: HostConfig, hypervisor: Hypervisor, statuses: VmStatuses, uplink: Uplink) -> None:
         self._config, self._hypervisor, self._statuses, self._uplink = config, hypervisor, statuses, uplink
+        #: Names the VMs that were removed of late.
+        self.gone: Callable[[], list[VmGone]] = list
         self._wakeup = Wakeup()
 
     def soon(self) -> None:
@@ -54,5 +57,5 @@ class HostBeats:
 
     async def _inventory(self) -> HostInventory:
         statuses = await self._statuses.all()
-        facts = facts_of(self._config, self._hypervisor, statuses)
-        return HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000))
+        facts = await asyncio.to_thread(facts_of, self._config, self._hypervisor, statuses)
+        return HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000), gone=self.gone())

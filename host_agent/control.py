@@ -26,7 +26,7 @@ from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import TRANSITIONS, DriverOrder, More, can, cannot, is_done, is_legal, snapshots_of
 from host_agent.vm import Verb, Wish
-from schemas.vms import VmAct, VmCreate, VmSnapshot, VmState, VmStatus
+from schemas.vms import MOST_GONE, VmAct, VmCreate, VmGone, VmSnapshot, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class VmControl:
         self._operations = Operations()
         self._operations.on_long = lambda vm: self.on_change(vm)
         statuses.act = self.act_on
+        statuses.acted = self._operations.last().get
         self.on_change: Callable[[str], None] = lambda vm: None
         #: Awaited before a VM is told to run whose guest goes on with clocks that stood still.
         self.on_wake: Callable[[str], Awaitable[None]] = _nothing
@@ -88,6 +89,13 @@ class VmControl:
             return None
         return VmAct(verb=str(acts[0].verb), for_s=round(time.monotonic() - acts[0].began_s, 1), by=acts[0].by)
 
+    def gone(self) -> list[VmGone]:
+        """Name the VMs that were removed of late, and on whose behalf."""
+        done = {Verb.DELETE.value, Verb.DISCARD.value}
+        removed = [(vm, acted.by) for vm, acted in self._operations.last().items() if acted.verb in done]
+        left = [VmGone(vm=vm, by=by) for vm, by in removed if self._registry.find(vm) is None]
+        return [one for one in left if not self._aside.has(one.vm)][-MOST_GONE:]
+
     def is_at_work(self, vm: str) -> bool:
         """Say whether something is being done to a VM."""
         return bool(self._operations.at_work(vm))
@@ -96,6 +104,7 @@ class VmControl:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""
         vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._make(wanted, wish), by=by)
+        self._operations.note(vm, Verb.CREATE, by)
         self.on_change(vm)
         return await self._statuses.one(vm)
 

@@ -15,9 +15,12 @@ from typing import TypeVar
 from host_agent.errors import Interrupted
 from host_agent.verbs import TRANSITIONS
 from host_agent.vm import Verb
+from schemas.vms import VmActed
 
 T = TypeVar("T")
 
+#: VMs of which it is remembered what was done to them last.
+MOST_REMEMBERED = 1000
 #: An act that takes longer is told while it is at work, seconds.
 LONG_S = 1.0
 
@@ -45,12 +48,24 @@ class Operations:
     def __init__(self) -> None:
         self._acts: defaultdict[str, list[Act]] = defaultdict(list)
         self._turns: dict[str, asyncio.Lock] = {}
+        self._last: dict[str, VmActed] = {}
         #: Called with a VM on which an act is at work for longer than most: people want to know.
         self.on_long: Callable[[str], None] = lambda vm: None
 
     def at_work(self, vm: str) -> list[Act]:
         """List the acts that are at work on a VM or wait there, the one at work first."""
         return list(self._acts.get(vm, ()))
+
+    def last(self) -> dict[str, VmActed]:
+        """Give what was done last to each VM, also to those that are gone; the latest is the last of it."""
+        return self._last
+
+    def note(self, vm: str, verb: Verb, by: str) -> None:
+        """Remember what was done to a VM."""
+        self._last.pop(vm, None)
+        self._last[vm] = VmActed(verb=str(verb), by=by, at_ms=time.time_ns() // 1_000_000)
+        while len(self._last) > MOST_REMEMBERED:
+            del self._last[next(iter(self._last))]
 
     async def run(self, vm: str, verb: Verb, work: Callable[[], Awaitable[T]], *, by: str = "") -> T:
         """Do ``work`` when it is its turn, for somebody or, with ``by`` empty, by ourselves. Raises what it raises, and
@@ -79,5 +94,7 @@ class Operations:
 
     def _forget(self, vm: str, act: Act) -> None:
         self._acts[vm].remove(act)
+        if act.verb is not Verb.CREATE:  # that is known by its name, and noted by who made it
+            self.note(vm, act.verb, act.by)
         if not self._acts[vm]:
             del self._acts[vm], self._turns[vm]

@@ -17,7 +17,7 @@ from host_agent.missing import Missing
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb
 from schemas.codec import clip
-from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmState, VmStatus
+from schemas.vms import MOST_OF_A_REASON, MOST_OF_A_WORD, GuestFacts, VmAct, VmActed, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class VmStatuses:
         self.guest: Callable[[str], GuestFacts | None] = lambda vm: None
         #: Gives what is being done to a VM.
         self.act: Callable[[str], VmAct | None] = lambda vm: None
+        #: Gives what was done to a VM last.
+        self.acted: Callable[[str], VmActed | None] = lambda vm: None
         self.on_late: Callable[[], None] = lambda: None
         self._looks = Looks(self._look, lambda: self.on_late())
         self._glances = Looks(self._glance, lambda: None)
@@ -111,6 +113,7 @@ class VmStatuses:
             autostart=record.autostart,
             guest=self.guest(record.vm),
             act=_with_percent(self.act(record.vm), used.percent_saved),
+            acted=self.acted(record.vm),
         )
 
     async def _look(self, vm: str) -> VmStatus | None:

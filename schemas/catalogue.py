@@ -109,5 +109,7 @@ WAYS: dict[str, list[Way]] = {
         op: [_CALL]
         for op in ("job.list", "job.show", "job.cancel", "job.retry", "job.delete", "host.list", "registry.list")
     },
+    **{op: [_CALL] for op in ("host.show", "vm.show", "event.list")},
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("jobs", "job", "jobs_changed", "hosts", "registry")},
+    **{f"reply.{what}": [_TO_CONSOLE] for what in ("host", "vm", "events")},
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas import description, execs, files, jobs, ledger, looks, vms
+from schemas import description, events, execs, files, jobs, ledger, looks, vms
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
@@ -26,7 +26,9 @@ _VM = vms.VmStatus(
 )  # fmt: skip
 _HOST = vms.HostFacts(
     hostname="pc17", platform="linux-x86_64", cpus=2, memory_mib=16384, free_disk_mib=65536, hypervisor="qemu",
-    accelerator="kvm", agent_version="0.1.0", images=[_SHA],
+    accelerator="kvm", agent_version="0.1.0", images=[_SHA], ports=["snapshots", "statistics"], network="relay",
+    hypervisor_version="QEMU emulator version 7.2.22", kernel="6.1.0-28-amd64", load=0.7, memory_free_mib=9000,
+    disk_mib=131072, taken=vms.HostTaken(running=1, cpus=1, memory_mib=768, resident_mib=256, disk_mib=4096),
 )  # fmt: skip
 _MACHINE = jobs.Machine(
     cpus=1, memory_mib=740, disk_mib=3840, platform="linux-x86_64", image=_SHA, features=["python3"],
@@ -54,6 +56,13 @@ _ATTEMPT = ledger.AttemptRow(
     steps=_STEPS, outputs=[_OUTPUT], boot_id=_MACHINE.boot_id, hypervisor="qemu", hypervisor_pid=4711,
 )  # fmt: skip
 _EVENT = ledger.JobEvent(at_ms=1764000007000, attempt=2, event="held", noticed_by=_VM.vm, detail="exit 3")
+
+_HOST_ROW = ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)
+_VM_ROW = ledger.RegistryRow(host="host-a1", status=_VM, seen_ms=1764000000000, agent_ready=True)
+_HAPPENED = events.Event(
+    number=4712, at_ms=1764000000000, event="state", host="host-a1", vm=_VM.vm, name="vm1", generation=3, was="running",
+    state="paused", verb="pause", by="console-ada",
+)  # fmt: skip
 
 #: Fields beyond ``id`` of the example of each message.
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -97,7 +106,10 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "boot": "c0ffee0123456789", "next_at": 122,
         "pieces": [looks.LogPiece(at=98, data=b"guest agent has started\n")],
     },
-    "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
+    "host.inventory": {
+        "host": _HOST, "vms": [_VM], "at_ms": 1764000000000,
+        "gone": [vms.VmGone(vm="vm-a1-0a1b2c3d4e", by="console-ada")],
+    },
     "host.bye": {"reason": "agent stops"},
     "guest.report": {"guest": _GUEST},
     "exec.run": {"command": ["uname", "-a"], "reply": "k3j4h5", "generation": 3, "deadline_ms": 1764000060000},
@@ -162,11 +174,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "job.retry": {"job": "zdecays.3"},
     "job.delete": {"job": "zdecays"},
     "reply.jobs_changed": {"changed": 2, "pending": 1},
-    "reply.hosts": {"hosts": [ledger.HostRow(host="host-a1", facts=_HOST, seen_ms=1764000000000, present=True, vms=1)]},
+    "reply.hosts": {"hosts": [_HOST_ROW]},
     "registry.list": {"pattern": "atlas-*"},
     "reply.registry": {
-        "vms": [ledger.RegistryRow(host="host-a1", status=_VM, seen_ms=1764000000000, agent_ready=True)]
+        "vms": [_VM_ROW]
     },
+    "event.list": {"pattern": "atlas-*", "after": 4711},
+    "reply.events": {"events": [_HAPPENED], "next": 4712, "last": 4712, "removed": 12, "ledger": "5f0c1d2e3a4b5c6d"},
+    "host.show": {"host": "host-a1"},
+    "reply.host": {"host": _HOST_ROW, "vms": [_VM_ROW], "events": [_HAPPENED]},
+    "reply.vm": {"vm": _VM_ROW, "host": _HOST_ROW, "events": [_HAPPENED]},
 }  # fmt: skip
 
 

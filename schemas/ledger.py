@@ -232,6 +232,8 @@ class RegistryRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent_ready: bool = False
     agent_since_ms: int = 0
     jobs: list[str] = []
+    #: ``presence`` of its host; empty until that was heard of.
+    host_presence: str = ""
 
 
 class Registry(Reply, frozen=True, kw_only=True, tag="reply.registry"):

@@ -34,6 +34,8 @@ class VmState(StrEnum):
     SET_ASIDE = "set_aside"
     #: The agent's own word too: the registry knows it, and the hypervisor has nothing of it. A disk may not be mounted.
     MISSING = "missing"
+    #: The centre's own word, no host's: its host had said that it runs, and neither that nor its guest is heard of.
+    LOST = "lost"
 
     @classmethod
     def _missing_(cls, value: object) -> VmState:
@@ -56,6 +58,8 @@ Reason = Annotated[str, Meta(max_length=MOST_OF_A_REASON)]
 Amount = Annotated[int, Meta(ge=0, le=1 << 53)]
 #: Images that a host names.
 MOST_IMAGES = 256
+#: Ports of a driver that a host names, and VMs that it says it has no more.
+MOST_PORTS, MOST_GONE = 32, 64
 
 
 class GuestFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,6 +95,16 @@ class VmAct(Struct, frozen=True, kw_only=True, omit_defaults=True):
     percent: Annotated[int, Meta(ge=0, le=100)] | None = None
 
 
+class VmActed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last verb that has ended on a VM, whatever came of it, since its host's agent started."""
+
+    verb: Word
+    #: Who asked for it; empty: the host's agent by itself.
+    by: Name = ""
+    #: When it ended, agent time, ms.
+    at_ms: Amount = 0
+
+
 class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A VM as its host sees it."""
 
@@ -116,6 +130,8 @@ class VmStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     guest: GuestFacts | None = None
     #: What is being done to it.
     act: VmAct | None = None
+    #: What was done to it last.
+    acted: VmActed | None = None
 
 
 class VmCreate(Command, frozen=True, kw_only=True, tag="vm.create"):
@@ -239,6 +255,19 @@ class VmSnapshots(Reply, frozen=True, kw_only=True, tag="reply.snapshots"):
     snapshots: Annotated[list[VmSnapshot], Meta(max_length=MOST_SNAPSHOTS)]
 
 
+class HostTaken(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a host's VMs take of it: ``cpus`` and memory of those that have a process, disk of all."""
+
+    #: VMs that have a process.
+    running: Amount = 0
+    cpus: Amount = 0
+    #: What they were given, and what of it is in the host's memory now.
+    memory_mib: Amount = 0
+    resident_mib: Amount = 0
+    #: What their disks may grow to.
+    disk_mib: Amount = 0
+
+
 class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A host as its agent sees it."""
 
@@ -253,6 +282,31 @@ class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: False: guests are not separated from the host.
     isolates: bool = True
     images: Annotated[list[Name], Meta(max_length=MOST_IMAGES)] = []
+    #: What its driver can do beside a VM's life, by the names of its ports.
+    ports: Annotated[list[Word], Meta(max_length=MOST_PORTS)] = []
+    #: ``relay``: its guests reach the broker and nothing else. ``host``: they are in the host's network.
+    network: Word = ""
+    #: What its driver says of itself.
+    notes: Reason = ""
+    #: The program that runs its VMs, with its version; the host's kernel and distribution.
+    hypervisor_version: Name = ""
+    kernel: Name = ""
+    system: Name = ""
+    #: Processes that want a cpu, on the average of the last minute.
+    load: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    memory_free_mib: Amount = 0
+    #: Size of the disk on which its VMs lie; ``free_disk_mib`` is free there.
+    disk_mib: Amount = 0
+    taken: HostTaken | None = None
+    #: Why its VMs are emulated, where they are and KVM would be faster.
+    why_no_kvm: Reason = ""
+
+
+class VmGone(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM that a host has no more, and who had it removed; empty: the agent by itself."""
+
+    vm: Name
+    by: Name = ""
 
 
 class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
@@ -262,6 +316,8 @@ class HostInventory(Message, frozen=True, kw_only=True, tag="host.inventory"):
     vms: Annotated[list[VmStatus], Meta(max_length=MOST_VMS)]
     #: Agent time, ms; tells an old report from a new one.
     at_ms: int
+    #: VMs that were removed of late.
+    gone: Annotated[list[VmGone], Meta(max_length=MOST_GONE)] = []
 
 
 class HostBye(Message, frozen=True, kw_only=True, tag="host.bye"):

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
-from adapters.ledger import assignments, deletion, listing, orders, queries, registry
+from adapters.ledger import assignments, deletion, history, listing, orders, queries, registry, showing
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -28,6 +28,7 @@ from broker.routes import reply
 from schemas.codec import clip, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.events import EventList, HostDetails, HostShow, VmShow
 from schemas.ids import Kind
 from schemas.ledger import (
     HostList,
@@ -58,6 +59,9 @@ ANSWERS: dict[type[Message], Callable[[Tx, Any], Reply]] = {
     JobShow: queries.show,
     HostList: registry.hosts,
     RegistryList: registry.vms,
+    HostShow: showing.host,
+    VmShow: showing.vm,
+    EventList: history.events,
 }
 #: What carries out a portion of an order.
 ORDERS: dict[type[Message], Callable[..., Portion]] = {
@@ -160,6 +164,8 @@ def _shorter(answer: Reply) -> Reply:
             return _brief_record(answer)
         case Hosts() | Registry():
             return registry.shorter(answer)
+        case HostDetails():
+            return showing.shorter(answer)
     return answer
 
 

@@ -70,6 +70,7 @@ def keep_of(config: JobAdapterConfig) -> Keep:
         held_s=config.keep_held_s,
         vms_s=config.keep_vms_s,
         hosts_s=config.keep_hosts_s,
+        events_s=config.keep_events_s,
     )
 
 

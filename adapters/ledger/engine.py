@@ -14,7 +14,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 
 from adapters.errors import Contended, LedgerError
-from adapters.ledger import outbox, tallies
+from adapters.ledger import happenings, outbox, tallies
 from adapters.ledger.connections import Engines, connect, mapped, shorten_log
 from adapters.ledger.known import Known
 from adapters.ledger.migrations import migrate
@@ -125,6 +125,7 @@ class Ledger:
                 result = work(tx)
                 tallies.write(tx)
                 outbox.write(tx)
+                happenings.write(tx)
             self._known.keep(tx.known)
             self._served_ms = tx.served_ms or self._served_ms
             return result

@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, case, delete, func, select
 from adapters.ledger import classes, readiness, tables
 from adapters.ledger.policy import Policy
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
+from schemas.events import Event, EventKind
 from schemas.jobs import Machine
 
 _vms, _requests = tables.vms, tables.requests
@@ -70,9 +71,25 @@ def sight(tx: Tx, sightings: Sequence[Sighting]) -> dict[str, Guest]:
         after[seen.vm] = _merge(tx, after.get(seen.vm), seen, offers.get(id(seen)))
     _save(tx, [after[vm] for vm in names if _is_news(before.get(vm), after[vm], tx.policy)])
     readiness.settle(tx, [vm for vm, guest in before.items() if guest.agent == readiness.SILENT])
+    for vm, guest in after.items():
+        _tell(tx, before.get(vm), guest)
     raised = [g for vm, g in after.items() if vm in before and g.generation > before[vm].generation]
     forget_outdated(tx, [(guest.vm, guest.generation) for guest in raised])
     return after
+
+
+def _tell(tx: Tx, before: Guest | None, after: Guest) -> None:
+    """Tell of an agent that serves, or serves in another boot."""
+    if before is not None and (before.agent != readiness.SPEAKS or before.generation < after.generation):
+        ready = Event(
+            event=EventKind.AGENT_READY,
+            host="",
+            vm=after.vm,
+            generation=after.generation,
+            was=before.agent,
+            state=readiness.SPEAKS,
+        )
+        tx.tell(ready)
 
 
 def _offers(tx: Tx, sightings: Sequence[Sighting]) -> dict[int, int]:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from sqlalchemy import BigInteger, bindparam, case, func, select, update
 
-from adapters.ledger import guests, readiness, repute, tables
+from adapters.ledger import absences, changes, guests, readiness, repute, tables
+from adapters.ledger.changes import Reported
 from adapters.ledger.events import readable
 from adapters.ledger.readiness import NOT_RUNNING, PAUSED
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
-from schemas.vms import UNDECIDED, HostBye, HostInventory, VmStatus
+from schemas.vms import UNDECIDED, HostBye, HostInventory, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +33,6 @@ REORDER_MS = 120_000
 MOST_CPUS = 256
 
 _hosts, _vms, _attempts = tables.hosts, tables.vms, tables.attempts
-
-
-class Reported(NamedTuple):
-    """A VM as its host reported it last."""
-
-    vm: str
-    host: str
-    state: str
-    generation: int
-    paused_ms: int
 
 
 _REPORTED = select(*(_vms.c[name] for name in Reported._fields))
@@ -81,14 +72,19 @@ def report(tx: Tx, host: str, message: HostInventory) -> None:
     if not _is_newest(tx, host, message.at_ms):
         tx.counts["stale_inventory"] += 1
         tx.execute(_ALIVE, {"of_host": host, "now_ms": tx.now_ms, "lease_now_ms": tx.lease_now_ms})
+        absences.heard(tx, host)
         return
     _save_host(tx, host, message)
-    known = _known(tx, host, message.vms)
-    own = _within_quota(tx, host, [s for s in message.vms if _is_own(tx, known.get(s.vm), host)], known)
+    absences.heard(tx, host)
+    said = [_of_a_host(status) for status in message.vms]
+    known = _known(tx, host, said)
+    own = _within_quota(tx, host, [s for s in said if _is_own(tx, known.get(s.vm), host)], known)
+    changes.tell(tx, host, own, known)
     _save_vms(tx, host, own, known)
     repute.greet(tx, host, [status.vm for status in own if status.vm not in known])
     listed = {status.vm for status in own}
     gone = [vm for vm, was in known.items() if was.host == host and vm not in listed and was.state != "absent"]
+    changes.tell_gone(tx, host, gone, known, message)
     tx.each(_ABSENT, [{"of_vm": vm} for vm in gone])
     _stretch(tx, {vm: known[vm].paused_ms for vm in resumed(own, known)})
     # By name: among all that ask, a host's own are found by no index.
@@ -102,9 +98,10 @@ def host_of(tx: Tx, vm: str) -> str:
     return str(tx.execute(_HOST, {"of_vm": vm}).scalar() or "")
 
 
-def bye(tx: Tx, host: str, _message: HostBye) -> None:
+def bye(tx: Tx, host: str, message: HostBye) -> None:
     """Take a host agent's end; its VMs may live on."""
     tx.execute(_BYE, {"of_host": host, "now_ms": tx.now_ms})
+    absences.said_bye(tx, host, message.reason)
 
 
 def paused_since(state: str, before_ms: int, now_ms: int) -> int:
@@ -124,6 +121,12 @@ def resumed(statuses: Iterable[VmStatus], known: Mapping[str, Reported]) -> list
         for status in statuses
         if status.vm in known and known[status.vm].paused_ms and status.state not in NOT_RUNNING | {"unknown"}
     ]
+
+
+def _of_a_host(status: VmStatus) -> VmStatus:
+    """Take no host's word for what only the centre can tell."""
+    is_ours = status.state == VmState.LOST
+    return msgspec.structs.replace(status, state=VmState.UNKNOWN) if is_ours else status
 
 
 def _is_newest(tx: Tx, host: str, at_ms: int) -> bool:

@@ -37,6 +37,8 @@ class Known:
         self.shape_numbers: MutableMapping[str, int] = ChainMap({}, below.shape_numbers) if below else {}
         self.offer_numbers: MutableMapping[str, int] = ChainMap({}, below.offer_numbers) if below else {}
         self.descriptions: MutableMapping[int, JobDescription] = ChainMap({}, below.descriptions) if below else {}
+        #: This process has numbered an event: see ``happenings``.
+        self.has_numbered: bool = below.has_numbered if below else False
         #: Whether a shape (first) is met by an offer.
         self.fits: MutableMapping[tuple[int, int], bool] = ChainMap({}, below.fits) if below else {}
 
@@ -54,6 +56,7 @@ class Known:
         self.shape_numbers = _taken(self.shape_numbers, layer.shape_numbers, MOST_CLASSES)
         self.offer_numbers = _taken(self.offer_numbers, layer.offer_numbers, MOST_CLASSES)
         self.descriptions = _taken(self.descriptions, layer.descriptions, MOST_DESCRIPTIONS)
+        self.has_numbered = self.has_numbered or layer.has_numbered
         self.fits = _taken(self.fits, layer.fits, MOST_FITS)
 
 

@@ -15,11 +15,12 @@ from adapters.ledger import tables
 from adapters.ledger.policy import Policy
 from adapters.ledger.readiness import NOT_RUNNING, SPEAKS
 from adapters.ledger.transaction import Tx
+from schemas.vms import VmState
 
 _hosts, _vms = tables.hosts, tables.vms
 
 #: State of a VM of which nothing is heard any more.
-LOST_VM = "lost"
+LOST_VM = VmState.LOST.value
 
 
 class Presence(StrEnum):

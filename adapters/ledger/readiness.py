@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, bindparam, select, update
+from sqlalchemy import ColumnElement, bindparam, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from adapters.ledger import tables
 from adapters.ledger.transaction import PORTION, Tx, portions
+from schemas.events import Event, EventKind
 from schemas.vms import UNDECIDED
 
 #: States in which a VM keeps what its payloads have begun though it does not beat.
@@ -89,15 +90,15 @@ def settle(tx: Tx, vms: Sequence[str]) -> None:
 
 def fall_silent(tx: Tx) -> int:
     """Block what VMs have asked for whose agents have not been heard for three beats; gives how many, of a portion."""
-    return _settled(tx, tx.execute(_FALL_SILENT, {"before_ms": tx.lease_now_ms - tx.policy.silence_ms}))
+    silent = list(tx.execute(_FALL_SILENT, {"before_ms": tx.lease_now_ms - tx.policy.silence_ms}).scalars())
+    for vm in silent:
+        tx.tell(Event(event=EventKind.AGENT_SILENT, host="", vm=vm, was=SPEAKS, state=SILENT))
+    settle(tx, silent)
+    return len(silent)
 
 
 def end_rests(tx: Tx) -> int:
     """Let VMs that have rested long enough be given a job again; gives how many, of a portion."""
-    return _settled(tx, tx.execute(_RESTED, {"now_ms": tx.lease_now_ms}))
-
-
-def _settled(tx: Tx, changed: CursorResult[Any]) -> int:
-    vms = list(changed.scalars())
-    settle(tx, vms)
-    return len(vms)
+    rested = list(tx.execute(_RESTED, {"now_ms": tx.lease_now_ms}).scalars())
+    settle(tx, rested)
+    return len(rested)

@@ -18,7 +18,7 @@ from sqlalchemy import Row, bindparam, func, select, tuple_
 from adapters.ledger import tables
 from adapters.ledger.events import readable
 from adapters.ledger.guests import is_ready
-from adapters.ledger.presence import Presence, presence, vm_state_in_sql
+from adapters.ledger.presence import Presence, presence, presence_in_sql, vm_state_in_sql
 from adapters.ledger.transaction import Tx, portions
 from schemas.ledger import HostList, HostRow, Hosts, Registry, RegistryList, RegistryRow
 from schemas.vms import UNDECIDED, HostFacts, VmStatus
@@ -26,6 +26,12 @@ from schemas.vms import UNDECIDED, HostFacts, VmStatus
 #: VMs looked at for one page of a pattern that few fit.
 MOST_WALKED = 5000
 _WILDCARDS = frozenset("*?[")
+
+
+def is_pattern(words: str) -> bool:
+    """Say whether it is to be matched and not looked up."""
+    return not _WILDCARDS.isdisjoint(words)
+
 
 _hosts, _vms, _jobs, _attempts = tables.hosts, tables.vms, tables.jobs, tables.attempts
 
@@ -64,10 +70,11 @@ def hosts(tx: Tx, message: HostList) -> Hosts:
     names = [row.host for row in rows]
     counts = {host: count for some in portions(names) for host, count in tx.execute(_VMS_OF, {"hosts": some})}
     following = names[-1] if len(rows) == message.limit else ""
-    return Hosts(call=message.id, hosts=[_host_row(tx, row, counts.get(row.host, 0)) for row in rows], next=following)
+    return Hosts(call=message.id, hosts=[host_row(tx, row, counts.get(row.host, 0)) for row in rows], next=following)
 
 
-def _host_row(tx: Tx, row: Row[Any], vms: int) -> HostRow:
+def host_row(tx: Tx, row: Row[Any], vms: int) -> HostRow:
+    """Give a host of this row, with so many VMs."""
     there = presence(is_present=row.present, beat_ms=row.beat_ms, lease_now_ms=tx.lease_now_ms, policy=tx.policy)
     return HostRow(
         host=row.host,
@@ -81,11 +88,8 @@ def _host_row(tx: Tx, row: Row[Any], vms: int) -> HostRow:
 
 def vms(tx: Tx, message: RegistryList) -> Registry:
     """List a page of the VMs whose name, or id, fits the pattern; those that a host no longer has are left out."""
-    if _WILDCARDS.isdisjoint(message.pattern):
-        found, following = _called(tx, message)
-    else:
-        found, following = _walk(tx, message)
-    return Registry(call=message.id, vms=_rows(tx, found), next=following)
+    found, following = _walk(tx, message) if is_pattern(message.pattern) else _called(tx, message)
+    return Registry(call=message.id, vms=vm_rows(tx, found), next=following)
 
 
 def shorter(page: Hosts | Registry) -> Hosts | Registry:
@@ -146,12 +150,14 @@ def _cursor(row: Row[Any]) -> str:
     return f"{row.name}/{row.vm}"
 
 
-def _rows(tx: Tx, ids: Sequence[str]) -> list[RegistryRow]:
+def vm_rows(tx: Tx, ids: Sequence[str]) -> list[RegistryRow]:
+    """Give these VMs, by name."""
     holding: defaultdict[str, list[str]] = defaultdict(list)
     for some in portions(ids):
         for vm, ref in tx.execute(_HOLDING, {"vms": some}):
             holding[vm].append(ref)
-    statement = _BY_VM.add_columns(vm_state_in_sql(tx).label("state_now"))
+    state, there = vm_state_in_sql(tx).label("state_now"), presence_in_sql(tx).label("there")
+    statement = _BY_VM.add_columns(state, there)
     rows: Iterable[Row[Any]] = [row for some in portions(ids) for row in tx.execute(statement, {"vms": some})]
     return [_vm_row(tx, row, holding[row.vm]) for row in rows]
 
@@ -165,6 +171,7 @@ def _vm_row(tx: Tx, row: Row[Any], holding: list[str]) -> RegistryRow:
         agent_ready=_is_ready(tx, row),
         agent_since_ms=row.agent_since_ms,
         jobs=holding,
+        host_presence=row.there if row.seen_ms is not None else "",
     )
 
 

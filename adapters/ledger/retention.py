@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from sqlalchemy import Column, ColumnElement, Select, Table, and_, bindparam, delete, select, tuple_, update
 
-from adapters.ledger import tables
+from adapters.ledger import happenings, tables
 from adapters.ledger.deletion import delete_jobs
 from adapters.ledger.deliveries import IS_TOLD
 from adapters.ledger.transaction import Tx
@@ -42,6 +42,8 @@ class Keep(Struct, frozen=True, kw_only=True):
     vms_s: float = 7 * 86400.0
     #: Hosts that were not heard of, with their VMs.
     hosts_s: float = 90 * 86400.0
+    #: Events of VMs and hosts.
+    events_s: float = 30 * 86400.0
 
 
 class DueRows(NamedTuple):
@@ -58,6 +60,11 @@ def kinds(keep: Keep) -> list[DueRows]:
         DueRows("jobs", lambda tx: _ended_jobs(tx, keep), delete_jobs),
         DueRows("vms", lambda tx: _lost_vms(tx, keep), _remove_vms),
         DueRows("hosts", lambda tx: _silent_hosts(tx, keep), lambda tx, hosts: _remove_hosts(tx, hosts, keep)),
+        DueRows(
+            "events",
+            lambda tx: happenings.older(tx, _before_ms(tx, keep.events_s), PORTION),
+            lambda tx, rows: happenings.remove(tx, rows, _before_ms(tx, keep.events_s)),
+        ),
         DueRows("messages", _old_messages, _removing(_outbox, _outbox.c.message_id)),
         DueRows("traces", _old_traces, _remove_traces),
         *(DueRows(f"{table.name}", _retired(table), _remove_retired(table)) for table in _REFERENCES),

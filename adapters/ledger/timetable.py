@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import bindparam, select, update
 
-from adapters.ledger import arrays, leases, readiness, requests, tables
+from adapters.ledger import absences, arrays, leases, readiness, requests, tables
 from adapters.ledger.transaction import PORTION, Tx
 
 _jobs = tables.jobs
@@ -27,6 +27,7 @@ def keep(tx: Tx) -> bool:
     arrays.make_more(tx)
     done = [
         readiness.fall_silent(tx) / PORTION,
+        absences.fall_silent(tx) / PORTION,
         leases.expire(tx) / leases.MOST_EXPIRED,
         readiness.end_rests(tx) / PORTION,
         end_waits(tx) / PORTION,

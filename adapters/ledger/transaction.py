@@ -21,6 +21,7 @@ from adapters.ledger.deferred import Deferred
 from adapters.ledger.known import Known
 from adapters.ledger.policy import Policy
 from broker.routes import Route
+from schemas.events import Event
 
 T = TypeVar("T")
 
@@ -81,6 +82,8 @@ class Tx:
         self.fresh_shapes: set[int] = set()
         #: What was not done here, so that others may write.
         self.deferred = Deferred()
+        #: What happened here to VMs and hosts; written at the end.
+        self.happenings: list[Event] = []
         #: Why what a sender has said is of no effect, by sender, for an answer.
         self.refusals: dict[str, str] = {}
         #: Changes of how many jobs there are, by submission, owner and state; written at the end.
@@ -129,6 +132,10 @@ class Tx:
     def insert(self, table: Table) -> Insert:
         """Begin an INSERT that may say ON CONFLICT."""
         return insert_into(table, self.is_sqlite)
+
+    def tell(self, event: Event) -> None:
+        """Write down with this transaction what has happened to a VM or a host: see ``happenings``."""
+        self.happenings.append(event)
 
     def serialise_matching(self) -> None:
         """Wait until no other transaction matches; the lock is held to the end of this one."""

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from adapters.ledger import assignments, leases, listing, orders, queries, registry
-from benchmarks.ledger.world import World, busy, idle, job, owner, request, vm_name
+from adapters.ledger import assignments, history, leases, listing, orders, queries, registry, showing
+from benchmarks.ledger.world import World, busy, host_name, idle, job, owner, request, vm_name
 from schemas.envelope import Message
+from schemas.events import EventList, HostShow, VmShow
 from schemas.ledger import HostList, JobCancel, JobList, JobShow, JobState, RegistryList
+from schemas.vms import VmState
 
 #: Times that each is done.
 REPEATS = 30
@@ -66,6 +69,22 @@ def _report(world: World, nth: int) -> None:
     world.report(nth)
 
 
+def _change(world: World, nth: int) -> None:
+    """Two reports, the second of which tells of VMs in another state."""
+    world.report(nth, state=VmState.PAUSED)
+    world.report(nth)
+
+
+def _events(**fields: Any) -> Operation:
+    """Ask for events, as one who follows does."""
+
+    def ask(world: World, _: int) -> None:
+        question = EventList(**{"after": world.last_event() - ROWS} | fields)
+        world.ledger.read(lambda tx: history.events(tx, question))
+
+    return ask
+
+
 def _sweep(world: World, _: int) -> None:
     world.ledger.write(leases.expire)
     world.ledger.write(assignments.match_all)
@@ -94,6 +113,12 @@ OPERATIONS: dict[str, Operation] = {
     "beat": _beat,
     "completion, and the next job": _complete,
     "report of a host": _report,
+    "reports that change a host's VMs": _change,
+    "a page of events after a number": _events(),
+    "a question of one who has all events": _events(after=1 << 50),
+    "the last events of a VM": _events(after=0, pattern=vm_name(1), newest=ROWS),
+    "show a host": lambda world, nth: world.ledger.read(lambda tx: showing.host(tx, HostShow(host=host_name(nth)))),
+    "show a VM": lambda world, nth: world.ledger.read(lambda tx: showing.vm(tx, VmShow(vm=vm_name(nth)))),
 }
 #: Measured without a goal: who asks in vain is compared with every kind that waits, the sweep looks at everything, and
 #: a portion of an order is what there is, 1,000 jobs at most. The last changes the most, so it is done last.

@@ -12,12 +12,13 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from adapters.ledger import assignments, completions, inventory, leases, outbox, requests, submissions
+from adapters.ledger import assignments, completions, history, inventory, leases, outbox, requests, submissions
 from adapters.ledger.deferred import Deferred
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import OutboxRow, Tx
 from schemas.codec import decode, unbundle
 from schemas.description import JobDescription, Requirements
+from schemas.events import EventList
 from schemas.jobs import Holding, JobAssign, JobBeat, JobCompletion, JobRequest, Machine, Outcome, Phase
 from schemas.ledger import JobSubmit
 from schemas.vms import HostFacts, HostInventory, VmState, VmStatus
@@ -89,12 +90,21 @@ class World:
         beat = JobBeat(holding=holding, generation=1)
         self.ledger.write_lightly(lambda tx: leases.renew(tx, job.target, beat))
 
-    def report(self, host: int, extra: int = 0) -> None:
-        """Let a host report its VMs, and ``extra`` ones that it will delete."""
+    def last_event(self) -> int:
+        """Give the number of the newest event."""
+        return self.ledger.read(lambda tx: history.events(tx, EventList(after=1 << 50))).last
+
+    def report(self, host: int, extra: int = 0, state: VmState = VmState.RUNNING) -> None:
+        """Let a host report its VMs in a state, and ``extra`` ones that it will delete."""
         names = [vm_name(number) for number in range(host * VMS_OF_HOST, (host + 1) * VMS_OF_HOST)]
         names += [f"vm-gone-{host}-{number}" for number in range(extra)]
-        report = HostInventory(host=_FACTS, vms=[_status(name) for name in names], at_ms=next(self.numbers))
-        self.ledger.write_lightly(lambda tx: inventory.report(tx, f"host-{host:05}", report))
+        report = HostInventory(host=_FACTS, vms=[_status(name, state) for name in names], at_ms=next(self.numbers))
+        self.ledger.write_lightly(lambda tx: inventory.report(tx, host_name(host), report))
+
+
+def host_name(number: int) -> str:
+    """Name a host."""
+    return f"host-{number:05}"
 
 
 def vm_name(number: int) -> str:
@@ -182,11 +192,11 @@ def _done(job: JobAssign, machine: Machine | None) -> JobCompletion:
     )
 
 
-def _status(vm: str) -> VmStatus:
+def _status(vm: str, state: VmState) -> VmStatus:
     return VmStatus(
         vm=vm,
         name=vm.replace("vm-", "name-"),
-        state=VmState.RUNNING,
+        state=state,
         generation=1,
         hypervisor="fake",
         cpus=4,

@@ -244,6 +244,13 @@ _MACHINES = Row(
             Query(most("vc_vms", "state"), "{{state}}"),
         ),
         graph(
+            "What happens to hosts and VMs",
+            "ops",
+            "Events, as `volcloud vm events` tells them. left out: a host tells more than its share of them.",
+            Query(rate("vc_events_total", "event"), "{{event}}"),
+            Query(rate("vc_events_left_out_total"), "left out"),
+        ),
+        graph(
             "Files",
             "Bps",
             "Whole files taken into the store and given out; small outputs ride in messages and are not counted.",

@@ -163,6 +163,24 @@ class Relay(Protocol):
         """Where a guest reaches the broker, wherever that is."""
 
 
+class ProgramFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the program that runs a driver's VMs."""
+
+    #: Its own words, as it gives its version.
+    version: str = ""
+    #: ``kvm`` or ``tcg``, as the next VM will run; None where that is not known yet.
+    accelerator: str | None = None
+    #: Why KVM is not used, where it is not.
+    why_no_kvm: str = ""
+
+
+class Program(Protocol):
+    """The port of drivers whose VMs are run by a program that is installed on the host."""
+
+    def facts(self) -> ProgramFacts:
+        """Say what is known of it, without asking it."""
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a driver can do beside a VM's life: the ports that it has. Who needs another refuses with the driver's name
     and ``notes``, or does without."""
@@ -179,6 +197,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     roads: Roads | None = None
     #: None: a guest reaches the broker where its host does.
     relay: Relay | None = None
+    program: Program | None = None
 
 
 #: Called on the event loop with (VM id, new state) when a VM changes state without being asked.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from adapters.ledger import inventory, leases, queries, registry
+from schemas.codec import decode, encode
 from schemas.jobs import JobBeat, Outcome
-from schemas.ledger import HostList, JobState, RegistryList, RegistryRow
-from schemas.vms import HostBye
+from schemas.ledger import HostList, JobState, Registry, RegistryList, RegistryRow
+from schemas.vms import HostBye, VmState
 from tests.contract.ledger_fixtures import Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
@@ -126,6 +127,18 @@ def test_a_running_vm_of_a_lost_host_is_lost_unless_its_guest_is_heard(desk: Des
     assert vm(desk).status.state == "lost"
     assert not vm(desk).agent_ready
     assert desk.ledger.read(queries.stats).vms == {"lost": 1}
+
+
+def test_lost_is_told_by_the_word_and_no_host_says_it(desk: Desk) -> None:
+    desk.report("host-1", status("vm-1", "lost"))
+    said = vm(desk).status.state
+    pass_beats(desk, 4)
+    told = decode(encode(desk.ledger.read(lambda tx: registry.vms(tx, RegistryList()))))
+
+    assert said == "unknown"
+    assert isinstance(told, Registry)
+    assert told.vms[0].status.state is VmState.LOST
+    assert told.vms[0].host_presence == "lost"
 
 
 def test_a_saved_vm_of_a_lost_host_is_what_it_was(desk: Desk) -> None:

@@ -13,12 +13,24 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import ColumnElement, Executable, func, select, text
 
-from adapters.ledger import leases, orders, readiness, repute, requests, retention, tables, timetable
+from adapters.ledger import (
+    absences,
+    inventory,
+    leases,
+    orders,
+    readiness,
+    repute,
+    requests,
+    retention,
+    tables,
+    timetable,
+)
 from adapters.ledger.policy import Policy
 from adapters.ledger.transaction import Tx
 from schemas.jobs import JobBeat, Outcome
 from schemas.ledger import JobCancel
-from tests.contract.ledger_fixtures import Cluster, Desk, cluster, status
+from schemas.vms import HostInventory
+from tests.contract.ledger_fixtures import FACTS, Cluster, Desk, cluster, status
 
 __all__ = ["cluster"]
 
@@ -46,6 +58,10 @@ class Case(NamedTuple):
 
 def _beat(desk: Desk, tx: Tx) -> None:
     leases.renew(tx, "vm-1", JobBeat(id=desk.id(), generation=1, holding=[]))
+
+
+def _report(desk: Desk, tx: Tx) -> None:
+    inventory.report(tx, "host-1", HostInventory(id=desk.id(), host=FACTS, vms=[], at_ms=desk.now_ms))
 
 
 def _asked(seconds: float) -> Callable[[Desk], None]:
@@ -79,6 +95,7 @@ CASES = {
     "silence": Case(
         _asked(60), _beat, readiness.fall_silent, (tables.vms.c.agent == "speaks", tables.requests.c.state == "ready")
     ),
+    "silent host": Case(_asked(60), _report, absences.fall_silent, (tables.hosts.c.told == "present",)),
     "rest": Case(
         _struck,
         lambda _, tx: repute.strike(tx, {"vm-1": ""}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 
 from broker.daemon.process_stat import read_stat
 from host_agent.errors import HostDiskFull, HypervisorError
+from host_agent.hypervisors.contract import ProgramFacts
+from host_agent.hypervisors.directory import write_record
 from host_agent.hypervisors.qemu import disk as qemu_disk
 from host_agent.hypervisors.qemu import program as qemu_program
 from host_agent.hypervisors.qemu.disk import run
-from host_agent.hypervisors.qemu.program import TCG, QemuProgram
+from host_agent.hypervisors.qemu.program import KVM, TCG, Answer, QemuProgram
 from tests.contract.conftest import eventually
 
 #: Stands for a QEMU that answers what it is, and hangs as soon as it shall boot anything.
@@ -44,6 +47,9 @@ async def test_a_probe_of_kvm_that_hangs_is_given_up_and_guests_are_emulated(tmp
     answer = await program.choose_accelerator(tmp_path / "kernel")
 
     assert answer == TCG
+    assert program.facts().accelerator == TCG
+    assert "a guest does not start under it" in program.facts().why_no_kvm
+    assert program.facts().version == "QEMU emulator version 7.2.22"
     pid = int((tmp_path / "qemu.pid").read_text())
     await eventually(lambda: is_gone(pid))
 
@@ -69,3 +75,36 @@ async def test_without_flock_qemu_is_not_used(tmp_path: Path, monkeypatch) -> No
 
     with pytest.raises(HypervisorError, match="flock is not installed"):
         await QemuProgram("qemu-system-x86_64", tmp_path, TCG).identify()
+
+
+def test_why_kvm_is_not_used_is_said_in_words(tmp_path: Path, monkeypatch) -> None:
+    program = QemuProgram("qemu", tmp_path, None)
+
+    monkeypatch.setattr(qemu_program, "_KVM_DEVICE", tmp_path / "kvm")
+    no_device = program.facts()
+    (tmp_path / "kvm").touch()
+    not_tried = program.facts()
+    monkeypatch.setattr(qemu_program.os, "access", lambda *_: False)
+    no_permission = program.facts()
+    given = QemuProgram("qemu", tmp_path, TCG).facts()
+    used = QemuProgram("qemu", tmp_path, KVM).facts()
+
+    assert (no_device.accelerator, no_device.why_no_kvm[:11]) == (TCG, "there is no")
+    assert (not_tried.accelerator, "is tried when the first one starts" in not_tried.why_no_kvm) == (None, True)
+    assert (no_permission.accelerator, "to the group kvm" in no_permission.why_no_kvm) == (TCG, True)
+    assert (given.accelerator, given.why_no_kvm) == (TCG, "its settings say accelerator = tcg")
+    assert (used.accelerator, used.why_no_kvm) == (KVM, "")
+
+
+async def test_an_answer_of_an_earlier_agent_is_told_before_any_vm_starts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(qemu_program, "_KVM_DEVICE", Path("/dev/null"))
+    binary = tmp_path / "qemu"
+    binary.write_text(HANGS)
+    binary.chmod(0o755)
+    version = "QEMU emulator version 7.2.22"
+    write_record(tmp_path / "accelerator.json", Answer(KVM, os.uname().release, version))
+    program = QemuProgram(str(binary), tmp_path, None)
+
+    await program.identify()
+
+    assert program.facts() == ProgramFacts(version=version, accelerator=KVM)

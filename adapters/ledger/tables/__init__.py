@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from adapters.ledger.tables.base import metadata
 from adapters.ledger.tables.files import identity, inputs, removals
+from adapters.ledger.tables.happenings import happening_budgets, happening_numbers, happenings
 from adapters.ledger.tables.machines import (
     IS_ABSENT,
     IS_KEPT,
@@ -64,6 +65,9 @@ __all__ = [
     "deleted",
     "deliveries",
     "events",
+    "happening_budgets",
+    "happening_numbers",
+    "happenings",
     "hosts",
     "identity",
     "inputs",

@@ -30,6 +30,8 @@ hosts = Table(
     Column("beat_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("rest_until_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("strikes", Integer, nullable=False, server_default=text("0")),
+    #: Its presence as it was told last, see ``absences``.
+    Column("told", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("host", name="pk_hosts"),
 )
 

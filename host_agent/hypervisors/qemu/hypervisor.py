@@ -55,6 +55,7 @@ class QemuHypervisor:
             seed_medium=QemuSeeds(self._vm, self._files),
             roads=QemuRoads(self._files),
             relay=QemuRelay(),
+            program=self._program,
         )
 
     async def open(self, listener: StateListener) -> None:

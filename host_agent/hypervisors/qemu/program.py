@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import pwd
 import re
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import ProgramFacts
 from host_agent.hypervisors.directory import read_record, write_record
 from host_agent.hypervisors.qemu.disk import put_down, run
 
@@ -52,6 +54,8 @@ class QemuProgram:
         self._version = ""
         self._directory = directory
         self._accelerator = accelerator
+        self._is_given = accelerator is not None
+        self._has_no_kernel = False
         self._probing = asyncio.Lock()
 
     async def identify(self) -> None:
@@ -63,12 +67,37 @@ class QemuProgram:
         alias = re.search(r"^q35 .*\(alias of (\S+)\)", machines, re.MULTILINE)
         self.machine_type = alias[1] if alias else "q35"
 
+    def facts(self) -> ProgramFacts:
+        """Say what is known of it by now, without asking it anything."""
+        known = self._accelerator
+        if known is None and _trouble_of_device():
+            known = TCG
+        elif known is None:
+            known = self._remembered()
+        return ProgramFacts(version=self._version, accelerator=known, why_no_kvm=self._why_not(known))
+
+    def _why_not(self, accelerator: str | None) -> str:
+        if accelerator == KVM:
+            return ""
+        if self._is_given:
+            return f"its settings say accelerator = {accelerator}"
+        if trouble := _trouble_of_device():
+            return trouble
+        if accelerator == TCG:
+            return (
+                f"{_KVM_DEVICE} is there, but a guest does not start under it: seen where this host is itself a"
+                " virtual machine. It is tried again after an update of the kernel or of QEMU"
+            )
+        if self._has_no_kernel:
+            return "KVM was not tried: the image has no kernel of its own to try it with"
+        return f"{_KVM_DEVICE} is there; whether guests start under it is tried when the first one starts"
+
     async def choose_accelerator(self, kernel: Path | None) -> str:
         """Answer ``kvm`` or ``tcg``, from memory if possible. ``kernel`` is any bootable Linux; None: ``tcg``."""
         async with self._probing:
             if self._accelerator is not None:
                 return self._accelerator
-            if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
+            if _trouble_of_device():
                 return TCG
             answer = self._remembered() or await self._probe(kernel)
             self._accelerator = answer
@@ -81,6 +110,7 @@ class QemuProgram:
         return known.accelerator
 
     async def _probe(self, kernel: Path | None) -> str | None:
+        self._has_no_kernel = kernel is None
         if kernel is None:
             log.warning("kvm_not_probed reason='the image has no kernel of its own to try it with'")
             return None
@@ -89,6 +119,25 @@ class QemuProgram:
         self._directory.mkdir(parents=True, exist_ok=True)
         write_record(self._directory / _ANSWER, Answer(accelerator, os.uname().release, self._version))
         return accelerator
+
+
+def _trouble_of_device() -> str:
+    """Say why KVM cannot be opened; empty if it can."""
+    if not _KVM_DEVICE.exists():
+        return (
+            f"there is no {_KVM_DEVICE}: turn virtualisation (VT-x, AMD-V) on in the firmware and load kvm_intel or"
+            " kvm_amd; in a virtual machine, its host must pass it on"
+        )
+    if not os.access(_KVM_DEVICE, os.R_OK | os.W_OK):
+        return f"no permission for {_KVM_DEVICE}: add {_me()} to the group kvm, and start the agent again"
+    return ""
+
+
+def _me() -> str:
+    try:
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except KeyError:
+        return f"user {os.geteuid()}"
 
 
 async def _boots(binary: str, kernel: Path) -> bool:
