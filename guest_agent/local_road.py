@@ -18,6 +18,7 @@ from broker.road.streams import Listener, to_port
 from broker.routes import queue_of, up
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from guest_agent.execs import Execs
+from guest_agent.host_inputs import InputsFromHost
 from guest_agent.seed_port import find_port
 from schemas.envelope import Message, Reply, ServerTime
 from schemas.ids import Kind, host_of
@@ -35,9 +36,15 @@ class LocalRoad:
     """See the module. ``run`` until cancelled; a guest whose seed names no road has none, and nothing to do here."""
 
     def __init__(
-        self, seed: Seed, state: Path, journal: Journal, execs: Execs, facts: Callable[[], GuestFacts]
+        self,
+        seed: Seed,
+        state: Path,
+        journal: Journal,
+        execs: Execs,
+        facts: Callable[[], GuestFacts],
+        inputs: InputsFromHost,
     ) -> None:
-        self._vm, self._facts = seed.vm, facts
+        self._vm, self._facts, self._inputs = seed.vm, facts, inputs
         self._clock = ServerClock()
         self._listener = Listener(state / seed.road.partition(":")[2])
         connect = self._way(seed.road)
@@ -52,6 +59,7 @@ class LocalRoad:
         if self._road is None or self._responder is None:
             return
         await self._road.consume(queue_of(self._vm), self._responder.on_delivery)
+        await self._inputs.meet(self._road)
         self._road.start()
         self._responder.recover(lambda kind: kind is Kind.HOST)
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from broker.daemon.wakeup import Wakeup
 from broker.errors import BrokerError
@@ -15,7 +16,7 @@ from host_agent.facts import facts_of
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.statuses import VmStatuses
 from schemas.errors import SchemaError
-from schemas.vms import HostBye, HostInventory
+from schemas.vms import HostBye, HostInventory, InputFacts
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class HostBeats:
     def __init__(self, config: HostConfig, hypervisor: Hypervisor, statuses: VmStatuses, uplink: Uplink) -> None:
         self._config, self._hypervisor, self._statuses, self._uplink = config, hypervisor, statuses, uplink
         self._wakeup = Wakeup()
+        #: Says what is kept of inputs. It may raise OSError.
+        self.inputs: Callable[[], InputFacts | None] = lambda: None
 
     def soon(self) -> None:
         """Something has changed: do not wait for the next beat."""
@@ -54,5 +57,6 @@ class HostBeats:
 
     async def _inventory(self) -> HostInventory:
         statuses = await self._statuses.all()
-        facts = facts_of(self._config, self._hypervisor, statuses)
+        inputs = await asyncio.to_thread(self.inputs)
+        facts = facts_of(self._config, self._hypervisor, statuses, inputs)
         return HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000))

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from host_agent.config import HostConfig
 from host_agent.hypervisors.contract import Hypervisor
 from schemas.codec import clip
-from schemas.vms import MOST_IMAGES, MOST_OF_A_HOSTNAME, HostFacts, VmStatus
+from schemas.vms import MOST_IMAGES, MOST_OF_A_HOSTNAME, HostFacts, InputFacts, VmStatus
 
 AGENT_VERSION = "0.1.0"
 
 
-def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Iterable[VmStatus]) -> HostFacts:
+def facts_of(
+    config: HostConfig, hypervisor: Hypervisor, statuses: Iterable[VmStatus], inputs: InputFacts | None = None
+) -> HostFacts:
     """Describe this host now; its accelerator is known once a VM runs."""
     return HostFacts(
         hostname=clip(platform.node(), MOST_OF_A_HOSTNAME),
@@ -28,4 +30,5 @@ def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Iterable[VmSt
         agent_version=AGENT_VERSION,
         isolates=hypervisor.capabilities.isolates,
         images=config.images[:MOST_IMAGES],
+        inputs=inputs,
     )

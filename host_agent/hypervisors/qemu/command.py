@@ -38,6 +38,9 @@ SEED_PORT = "org.volunteer-cloud.seed"
 #: The virtio-serial port that is the guest's end of the local road; the seed names it.
 ROAD_PORT = "org.volunteer-cloud.road"
 
+#: The drive in which a guest finds inputs, by its name in QEMU, and by the model that the guest sees.
+INPUT_DRIVE, INPUT_MODEL = "inputs", "vc-inputs"
+
 #: The address at which every guest finds the broker.
 BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
@@ -74,6 +77,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineC
         *_network(spec),
         *("-device", "virtio-rng-pci"),
         *_seed(),
+        *_inputs(),
         # Not a file: a guest that prints for ever must not fill the host's disk. What nobody reads is dropped.
         *("-chardev", f"socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
@@ -145,6 +149,15 @@ def _seed() -> list[str]:
         *("-device", f"virtserialport,chardev=seed,name={SEED_PORT}"),
         *("-chardev", f"socket,id=road,path={ROAD_SOCKET},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=road,name={ROAD_PORT}"),
+    ]
+
+
+def _inputs() -> list[str]:
+    """A drive without a medium, last on its bus: what lies in it is changed while the guest lives. A read that fails is
+    told to the guest, which has other ways."""
+    return [
+        *("-device", "virtio-scsi-pci,id=scsi"),
+        *("-device", f"scsi-cd,id={INPUT_DRIVE},bus=scsi.0,vendor=volcloud,product={INPUT_MODEL},rerror=report"),
     ]
 
 

@@ -15,6 +15,7 @@ from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts
 from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.disk import create_overlay
 from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.inputs import QemuInputs
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.hypervisors.qemu.roads import QemuRelay, QemuRoads
 from host_agent.hypervisors.qemu.seeds import QemuSeeds
@@ -51,6 +52,7 @@ class QemuHypervisor:
             statistics=QemuStatistics(self._vm, self._files),
             seed_medium=QemuSeeds(self._vm, self._files),
             roads=QemuRoads(self._files),
+            inputs=QemuInputs(self._vm),
             relay=QemuRelay(),
         )
 
