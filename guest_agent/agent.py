@@ -26,6 +26,7 @@ from guest_agent.container import Container
 from guest_agent.disk import Disk
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
+from guest_agent.host_inputs import InputsFromHost
 from guest_agent.identity import Identity
 from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
@@ -63,6 +64,7 @@ class GuestAgent:
         self._image = image
         self.identity = Identity(source, state, whereabouts)
         self._clock, self._wall_clock = ServerClock(), WallClock(is_ours=source.is_a_machines)
+        self._host_inputs = InputsFromHost(state)
 
     async def run(self) -> None:
         """Enrol, serve and work until cancelled. VM's broker or centre away: waits, for ever."""
@@ -180,7 +182,15 @@ class GuestAgent:
             group.create_task(self._execs.sweep(), name="detached commands")
 
     def _local_road(self) -> LocalRoad:
-        return LocalRoad(self.identity.seed, self._state, self._journal, self._execs, self._facts, self._wall_clock)
+        return LocalRoad(
+            self.identity.seed,
+            self._state,
+            self._journal,
+            self._execs,
+            self._facts,
+            self._wall_clock,
+            self._host_inputs,
+        )
 
     def _facts(self) -> GuestFacts:
         holding = self._loop.holding()
@@ -246,6 +256,9 @@ class GuestAgent:
         return [f"contained:{part}" for part in known.parts]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
+        """From the host, which has it for all its guests, or else from the centre."""
+        if await self._host_inputs.fetch(sha256, target):
+            return
         get = FileGet(file=InputFile(sha256=sha256))
         await self._transfers.fetch_file(get, into_file(target, partial), ANY_ADAPTER)
 

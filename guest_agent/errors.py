@@ -13,6 +13,7 @@ GuestError
 ├── PathEscapes              a name in a job's directory leads out of it
 ├── TooMany                  a pattern matches more files than anybody could be told of
 ├── NotContained             the processes of a job slot could not be started apart, or not be ended
+├── NotFromHost              the host has an input not for us, or is too slow: fetch it from the centre
 └── NotEnrolled              the credential was refused and no newer seed is to be had yet
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``).
@@ -123,3 +124,7 @@ class NotContained(GuestError):
     """A slot's starter is gone or silent, or processes of a job do not end: nothing may run in the slot."""
 
     code = ErrorCode.INTERNAL
+
+
+class NotFromHost(GuestError):
+    """An input is not to be had from the host; the centre has it."""

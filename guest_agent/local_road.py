@@ -19,6 +19,7 @@ from broker.road.streams import Listener, to_port
 from broker.routes import queue_of, up
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from guest_agent.execs import Execs
+from guest_agent.host_inputs import InputsFromHost
 from guest_agent.seed_port import find_port
 from guest_agent.wall_clock import HostsWord, WallClock
 from schemas.envelope import Message, Reply, ServerTime
@@ -44,8 +45,9 @@ class LocalRoad:
         execs: Execs,
         facts: Callable[[], GuestFacts],
         wall_clock: WallClock,
+        inputs: InputsFromHost,
     ) -> None:
-        self._vm, self._facts = seed.vm, facts
+        self._vm, self._facts, self._inputs = seed.vm, facts, inputs
         self._clock, self._wall_clock, self._hosts_word = ServerClock(), wall_clock, HostsWord()
         self._listener = Listener(state / seed.road.partition(":")[2])
         connect = self._way(seed.road)
@@ -60,6 +62,7 @@ class LocalRoad:
         if self._road is None or self._responder is None:
             return
         await self._road.consume(queue_of(self._vm), self._responder.on_delivery)
+        await self._inputs.meet(self._road)
         self._road.start()
         self._responder.recover(lambda kind: kind is Kind.HOST)
         try:

@@ -24,6 +24,11 @@ log = logging.getLogger(__name__)
 COPY_BYTES = 1 << 20
 
 
+#: Refusals that pass: there is no room just now; or, by the centre's clock, our attempt is nobody's for a moment, and
+#: it will tell us to go on or to stop.
+_PASSING = frozenset({ErrorCode.NO_ROOM, ErrorCode.FORBIDDEN})
+
+
 class StageIn:
     """The inputs of one attempt. ``trouble`` says in words what they wait for; empty while all is well."""
 
@@ -47,14 +52,14 @@ class StageIn:
             raise AttemptFailed(Outcome.LOST, f"stage-in: {error.strerror}: {error.filename}") from error
 
     async def _insist(self, item: Input) -> None:
-        """Place an input, again and again while others on their way have the room that it needs at the centre: it
-        bounds how long an attempt may be there. The beats say what is waited for."""
+        """Place an input, again and again while it is refused for what passes: the centre bounds how long an attempt
+        may be there. The beats say what is waited for."""
         try:
             for wait_s in backoff(0.5, 30.0):
                 try:
                     return await self._place(item)
                 except TransferFailed as failure:
-                    if failure.code is not ErrorCode.NO_ROOM:
+                    if failure.code not in _PASSING:
                         raise
                     self.trouble = f"stage-in of {item.name!r}: {failure}"
                     log.info("stage-in waits", extra={"job": self._assign.job, "why": str(failure)})

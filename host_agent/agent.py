@@ -20,6 +20,7 @@ from host_agent.front import Front
 from host_agent.guests import Guests
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.images import ImageStore
+from host_agent.inputs.inputs import HostInputs
 from host_agent.keeper import Keeper
 from host_agent.leaving import Leaving
 from host_agent.lock import DirectoryLock
@@ -81,6 +82,16 @@ class HostAgent:
         self._statuses.missing.on_back = self._on_act
         self._guests = Guests(hypervisor, self._me, self._beats.soon)
         self._statuses.guest, self._control.on_wake = self._guests.facts, self._guests.back
+        self._inputs = HostInputs(
+            directory / "inputs",
+            hypervisor,
+            self._connection,
+            self._me,
+            limit_bytes=config.inputs_mib << 20,
+            spare_bytes=config.inputs_spare_mib << 20,
+        )
+        self._guests.inputs = self._inputs
+        self._beats.inputs = self._inputs.facts
         self._front = Front(directory, self._me, self._guests)
 
     async def run(self) -> None:
@@ -101,6 +112,7 @@ class HostAgent:
         self._journal.open()
         try:
             await self._connection.consume(queue_of(self._me), self._responder.on_delivery, prefetch=PREFETCH)
+            await self._inputs.open()
             self._connection.on_up.append(self._on_up)
             self._responder.recover()
             async with asyncio.TaskGroup() as group:
@@ -131,6 +143,7 @@ class HostAgent:
             self._lock.release()
 
     async def _close(self) -> None:
+        await self._inputs.close()
         await self._guests.close()
         await self._keeper.close()
         await self._responder.close()

@@ -16,7 +16,7 @@ from host_agent.facts import facts_of
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.statuses import VmStatuses
 from schemas.errors import SchemaError
-from schemas.vms import HostBye, HostInventory, VmGone
+from schemas.vms import HostBye, HostInventory, InputFacts, VmGone
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class HostBeats:
         #: Names the VMs that were removed of late.
         self.gone: Callable[[], list[VmGone]] = list
         self._wakeup = Wakeup()
+        #: Says what is kept of inputs. It may raise OSError.
+        self.inputs: Callable[[], InputFacts | None] = lambda: None
 
     def soon(self) -> None:
         """Something has changed: do not wait for the next beat."""
@@ -57,5 +59,6 @@ class HostBeats:
 
     async def _inventory(self) -> HostInventory:
         statuses = await self._statuses.all()
-        facts = await asyncio.to_thread(facts_of, self._config, self._hypervisor, statuses)
+        inputs = await asyncio.to_thread(self.inputs)
+        facts = await asyncio.to_thread(facts_of, self._config, self._hypervisor, statuses, inputs)
         return HostInventory(host=facts, vms=statuses, at_ms=int(time.time() * 1000), gone=self.gone())

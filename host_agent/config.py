@@ -55,5 +55,9 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     beat_s: Seconds = 15.0
     #: Settings handed to guest agents, by name: beat_s, request_again_s, store_patience_s, payload_memory_mib.
     guest: dict[str, float] = {}
+    #: What is kept of jobs' inputs for all guests of this host, MiB; 0 = nothing: each guest fetches for itself.
+    inputs_mib: Annotated[int, Meta(ge=0, le=1 << 30)] = 4096
+    #: What stays free on the disk whatever inputs are asked for, MiB; of a small disk a tenth is enough.
+    inputs_spare_mib: Annotated[int, Meta(ge=0, le=1 << 30)] = 2048
     #: Job slots of a guest; 0 = as many as its cpus. The centre gives jobs to four for each cpu at most.
     slots: Annotated[int, Meta(ge=0, le=256)] = 0

@@ -22,6 +22,7 @@ from schemas.vms import (
     MOST_PORTS,
     HostFacts,
     HostTaken,
+    InputFacts,
     VmStatus,
 )
 
@@ -31,7 +32,9 @@ _MEMORY = Path("/proc/meminfo")
 _NO_PORTS = frozenset({"isolates", "needs_image", "notes"})
 
 
-def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Sequence[VmStatus]) -> HostFacts:
+def facts_of(
+    config: HostConfig, hypervisor: Hypervisor, statuses: Sequence[VmStatus], inputs: InputFacts | None = None
+) -> HostFacts:
     """Describe this host now. Asks the kernel and nobody else; blocks where the disk of the VMs does. Raises OSError
     where that is gone."""
     can = hypervisor.capabilities
@@ -60,6 +63,7 @@ def facts_of(config: HostConfig, hypervisor: Hypervisor, statuses: Sequence[VmSt
         network="host" if can.relay is None else "relay",
         notes=clip(can.notes, MOST_OF_A_REASON),
         taken=taken_by(statuses),
+        inputs=inputs,
     )
 
 

@@ -23,6 +23,7 @@ from broker.road.streams import to_socket
 from broker.routes import UP, down, sender_of
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
+from host_agent.inputs.inputs import HostInputs
 from schemas.codec import clip
 from schemas.envelope import Refused, ServerTime
 from schemas.ids import uuid7
@@ -67,6 +68,8 @@ class Guests:
         self._looked = asyncio.Event()
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
         self.otherwise: Otherwise = _nobody
+        #: Has inputs for guests; None: they fetch for themselves.
+        self.inputs: HostInputs | None = None
 
     async def watch(self, states: Callable[[], Awaitable[dict[str, VmState]]]) -> None:
         """Have a road to every VM that runs, with or without a broker; until cancelled. ``states`` raises nothing."""
@@ -85,6 +88,8 @@ class Guests:
         A paused VM has none: what were said to it would lie in wait, and be done when nobody wants it any more.
         """
         for vm in [vm for vm in self._guests if vm not in running and vm not in unknown]:
+            if self.inputs is not None:
+                self.inputs.leave(vm)
             await self._guests.pop(vm).road.close()
             self._change_soon()
         for vm in running:
@@ -163,12 +168,15 @@ class Guests:
         road = Road(connect, user=self._me, peer=vm, otherwise=lambda said: self._on_other(vm, said))
         guest = self._guests[vm] = _Guest(road)
         road.on_up.append(lambda: self._on_up(vm, guest))
-        for kind in ("report", "refused"):
+        inputs = ("input",) if self.inputs is not None and self.inputs.serves else ()
+        for kind in ("report", "refused", *inputs):
             await road.consume(f"{vm}.{kind}", lambda one: self._on_word(vm, guest, one), bind_to=(UP, f"{vm}.{kind}"))
         road.start()
 
     def _on_up(self, vm: str, guest: _Guest) -> None:
         guest.facts, guest.time_told = None, None
+        if self.inputs is not None:
+            self.inputs.meet(vm, guest.road)
         self._tell_time(vm, guest)
         self._change_soon()
 
@@ -194,7 +202,7 @@ class Guests:
             guest.road.offend(letter.reason)
         elif isinstance(letter.message, GuestReport):
             self._on_report(vm, guest, letter.message.guest)
-        else:
+        elif self.inputs is None or not self.inputs.on_message(vm, letter.message):
             self._note(vm, guest, letter)
 
     def _on_report(self, vm: str, guest: _Guest, facts: GuestFacts) -> None:

@@ -35,25 +35,27 @@ _TO_VM = Way("console", DOWN, "vm.{id}", "vm.{id}")
 _ADAPTER_TO_VM = Way("adapter", DOWN, "vm.{id}", "vm.{id}")
 _VM_FILES = Way("adapter, console", DOWN, "vm.{id}.files", "vm.{id}.files")
 _CALL = _calls("call", "vc.calls")
-_OFFERS = [_up("vm", "offer", "vc.offers"), _calls("offer", "vc.offers"), _VM_FILES, _TO_CONSOLE]
+_HOST_FILES = Way("adapter", DOWN, "host.{id}.files", "host.{id}.files")
+_TO_FILES = [_VM_FILES, _HOST_FILES, _TO_CONSOLE]
+_OFFERS = [_up("host, vm", "offer", "vc.offers"), _calls("offer", "vc.offers"), *_TO_FILES]
 _CONTROL = [
-    _up("vm", "control.{adapter}", "vc.control.{adapter}"),
+    _up("host, vm", "control.{adapter}", "vc.control.{adapter}"),
     _calls("control.{adapter}", "vc.control.{adapter}"),
-    _VM_FILES,
-    _TO_CONSOLE,
+    *_TO_FILES,
 ]
 _CHUNKS = [
     _up("vm", "chunk.{adapter}", "vc.chunks.{adapter}"),
     _calls("chunk.{adapter}", "vc.chunks.{adapter}"),
-    _VM_FILES,
-    _TO_CONSOLE,
+    *_TO_FILES,
 ]
+_GUEST_TO_HOST = [Way("vm", ROAD, "{user}.input", "")]
+_HOST_TO_GUEST = [Way("host", ROAD, "vm.{id}.inputs", "")]
 
 #: Every message's ways, by op.
 WAYS: dict[str, list[Way]] = {
     "reply.accepted": [_TO_CONSOLE],
-    "reply.done": [_TO_CONSOLE, Way("keys", DOWN, "host.{id}", "host.{id}")],
-    "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, Way("adapter", DOWN, "site.{id}", "site.{id}")],
+    "reply.done": [_TO_CONSOLE, Way("keys", DOWN, "host.{id}", "host.{id}"), _HOST_FILES],
+    "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, Way("adapter", DOWN, "site.{id}", "site.{id}"), _HOST_FILES],
     "reply.time": [Way("adapter", DOWN, "host.{id}", "host.{id}")],
     "command.state": [_TO_HOST, _TO_VM],
     # It goes where the message in it goes.
@@ -83,6 +85,12 @@ WAYS: dict[str, list[Way]] = {
     "file.wait": _CONTROL,
     "file.abort": _CONTROL,
     "file.chunk": _CHUNKS,
+    "input.want": _GUEST_TO_HOST,
+    "input.right": [_up("host", "offer", "vc.offers")],
+    "input.wait": _HOST_TO_GUEST,
+    "input.ready": _HOST_TO_GUEST,
+    "input.taken": _GUEST_TO_HOST,
+    "input.refused": _HOST_TO_GUEST,
     "enrol.grant": [_up("host", "enrol", "vc.enrol")],
     "enrol.vouch": [_up("host", "enrol", "vc.enrol")],
     "enrol.revoke": [_up("host", "enrol", "vc.enrol")],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas import description, events, execs, files, jobs, ledger, looks, vms
+from schemas import description, events, execs, files, inputs, jobs, ledger, looks, vms
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
@@ -131,12 +131,18 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "peak_rss_bytes": 10485760,
     },
     "file.offer": {"file": files.InputFile(sha256=_SHA), "size": 4, "sha256": _SHA},
-    "file.get": {"file": files.OutputFile(job=_JOB, attempt=2, name="result.json")},
+    "file.get": {"file": files.OutputFile(job=_JOB, attempt=2, name="result.json"), "vm": ""},
     "file.window": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "limit": 4},
     "file.chunk": {"transfer": _OTHER, "epoch": 1764000000000, "offset": 0, "crc32": 3632233996, "data": b"test"},
     "file.done": {"transfer": _OTHER},
     "file.wait": {"transfer": _OTHER},
     "file.abort": {"transfer": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
+    "input.want": {"sha256": _SHA},
+    "input.right": {"sha256": _SHA},
+    "input.wait": {"want": _OTHER, "received": 4},
+    "input.ready": {"want": _OTHER, "medium": inputs.Medium.DISK, "name": "vc-inputs", "size": 4, "tail": b"test"},
+    "input.taken": {"want": _OTHER, "outcome": inputs.InputOutcome.READ},
+    "input.refused": {"want": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
     "enrol.vouch": {"vms": [_VM.vm], "aside": ["vm-01981b2c7d8e7f00"]},
     "reply.enrol_granted": {"vm": _VM.vm, "user": "once-0a1b2c3d", "password": "secret"},
     "reply.credential": {"user": _VM.vm, "password": "secret"},

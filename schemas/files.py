@@ -88,6 +88,8 @@ class FileGet(Message, frozen=True, kw_only=True, tag="file.get"):
     """ "Give me that file": answered by an offer with the same id."""
 
     file: FileName
+    #: The VM of a host that asks for one of its guests; empty from anybody else.
+    vm: Annotated[str, Meta(max_length=128)] = ""
 
 
 class FileWindow(Message, frozen=True, kw_only=True, tag="file.window"):

@@ -268,6 +268,25 @@ class HostTaken(Struct, frozen=True, kw_only=True, omit_defaults=True):
     disk_mib: Amount = 0
 
 
+class InputFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a host keeps of its guests' inputs, and what it did with them since its agent began."""
+
+    limit_bytes: Amount
+    kept_bytes: Amount = 0
+    files: Amount = 0
+    #: From the centre, over the broker.
+    fetches: Amount = 0
+    fetched_bytes: Amount = 0
+    #: To guests; of these, hits needed no fetch.
+    served: Amount = 0
+    served_bytes: Amount = 0
+    hits: Amount = 0
+    #: Guests fetched those for themselves.
+    refused: Amount = 0
+    #: Files that went to make room.
+    evictions: Amount = 0
+
+
 class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A host as its agent sees it."""
 
@@ -300,6 +319,8 @@ class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken: HostTaken | None = None
     #: Why its VMs are emulated, where they are and KVM would be faster.
     why_no_kvm: Reason = ""
+    #: None: this host keeps no inputs for its guests.
+    inputs: InputFacts | None = None
 
 
 class VmGone(Struct, frozen=True, kw_only=True, omit_defaults=True):

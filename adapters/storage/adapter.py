@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from adapters.config import StorageAdapterConfig
 from adapters.errors import LedgerUnavailable, StoreError
 from adapters.intake import Answers, BatchHandler, Intake
-from adapters.ledger import assignments, attempts, classes, completions, inventory, outages
+from adapters.ledger import assignments, attempts, classes, completions, input_rights, inventory, outages
 from adapters.ledger.attempts import Held
 from adapters.ledger.engine import Ledger
 from adapters.ledger.policy import Policy
@@ -77,6 +77,7 @@ class StorageAdapter:
             store,
             Path(config.staging),
             self._may_store,
+            self._may_have,
             self._host_of,
             self._intake.dead_letters,
             metrics,
@@ -170,6 +171,10 @@ class StorageAdapter:
         """
         allowed: int | None = await self._writer.read(lambda tx: self._allowance(tx, sender, file))
         return allowed
+
+    async def _may_have(self, vm: str, sha256: str) -> bool:
+        may: bool = await self._writer.read(lambda tx: input_rights.may_have(tx, vm, sha256))
+        return may
 
     async def _host_of(self, vm: str) -> str:
         host: str = await self._writer.read(lambda tx: inventory.host_of(tx, vm))

@@ -16,6 +16,7 @@ from adapters.errors import AdapterError, StoreError
 from adapters.metrics import Metrics
 from adapters.storage.contract import Store, StoredFile
 from adapters.storage.digests import Digest, Digests
+from adapters.storage.input_rights import InputRights
 from adapters.storage.rights import Rights
 from adapters.storage.staging import Staging
 from broker.errors import TransferFailed
@@ -38,9 +39,17 @@ OFFERS_TO_THE_SILENT = 3
 class FileTransfers:
     """See the module."""
 
-    def __init__(self, transfers: Transfers, store: Store, staging: Staging, rights: Rights, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        transfers: Transfers,
+        store: Store,
+        staging: Staging,
+        rights: Rights,
+        input_rights: InputRights,
+        metrics: Metrics,
+    ) -> None:
         self._transfers, self._store, self._staging = transfers, store, staging
-        self._rights, self._metrics = rights, metrics
+        self._rights, self._input_rights, self._metrics = rights, input_rights, metrics
         self._digests = Digests()
 
     async def serve(self, sender: str, message: FileOffer | FileGet) -> None:
@@ -109,11 +118,11 @@ class FileTransfers:
             raise TransferFailed(ErrorCode.STORE, str(error)) from error
 
     async def _give(self, sender: str, get: FileGet) -> None:
-        if not isinstance(get.file, InputFile | OutputFile) or kind_of(sender) not in (Kind.VM, Kind.CONSOLE):
+        if not isinstance(get.file, InputFile | OutputFile):
             self._refuse(sender, get, ErrorCode.FORBIDDEN, f"{sender} may not have {get.file!r}")
             return
-        if isinstance(get.file, OutputFile) and kind_of(sender) is not Kind.CONSOLE:
-            self._refuse(sender, get, ErrorCode.FORBIDDEN, "outputs are for consoles")
+        if refusal := await self._refusal(sender, get, get.file):
+            self._refuse(sender, get, ErrorCode.FORBIDDEN, refusal)
             return
         path = await asyncio.to_thread(self._store.local, get.file)
         if path is not None:
@@ -126,6 +135,11 @@ class FileTransfers:
                 await self._send(sender, get, get.file, place.whole)
             finally:
                 await asyncio.to_thread(place.whole.unlink, missing_ok=True)
+
+    async def _refusal(self, sender: str, get: FileGet, file: StoredFile) -> str:
+        if isinstance(file, InputFile):
+            return await self._input_rights.patient_refusal(sender, file.sha256, get.vm)
+        return "" if kind_of(sender) is Kind.CONSOLE else "outputs are for consoles"
 
     async def _send(self, sender: str, get: FileGet, file: StoredFile, path: Path) -> None:
         size, sha256 = await self._digest(file, lambda: digest_file(path))

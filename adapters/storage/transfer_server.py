@@ -12,23 +12,26 @@ from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import UnionType
 
-from adapters.errors import StoreError
+from adapters.errors import AdapterError, StoreError
 from adapters.metrics import Metrics
 from adapters.replies import may_answer
 from adapters.storage.accounting import AccountingGroups
 from adapters.storage.contract import Store
 from adapters.storage.file_transfers import FileTransfers
+from adapters.storage.input_rights import InputRights, MayHave
 from adapters.storage.rights import MayStore, Rights
 from adapters.storage.staging import LEFT_BEHIND_S, Staging, key_of
 from broker.connection import Delivery
+from broker.daemon.tasks import OwnedTasks
 from broker.dead_letters import DeadLetterPublisher
 from broker.inbound import Refusal, take_in
 from broker.transfer import Transfers
 from broker.transfer.leftovers import name_of_transfer
 from broker.transfer.scheduler import TransferLimits
 from broker.transfer.transfer_queue import TransferQueue
-from schemas.codec import op_of
-from schemas.envelope import Message
+from schemas.codec import clip, op_of
+from schemas.envelope import Done, Failed, Message
+from schemas.errors import ErrorCode
 from schemas.files import (
     FileAbort,
     FileChunk,
@@ -38,12 +41,16 @@ from schemas.files import (
     FileWait,
     FileWindow,
 )
+from schemas.ids import Kind, kind_of
+from schemas.inputs import InputRight
 
 log = logging.getLogger(__name__)
 
 #: Windows of all that is at work together fill at most half of the chunk queue; of one sender few are at work or wait,
 #: so that none takes everybody's room, nor do all VMs of one host.
 LIMITS = TransferLimits(at_work=32, at_work_of_one=4, at_work_of_kin=24, known=1000, known_of_one=36, known_of_kin=750)
+#: Questions of hosts, who may have what, that are being looked up at a time.
+MOST_ANSWERS = 200
 #: How often what killed transfers have left is looked for, seconds.
 SWEEP_S = 600.0
 
@@ -63,6 +70,7 @@ class TransferServer:
         store: Store,
         staging: Path,
         may_store: MayStore,
+        may_have: MayHave,
         host_of: HostOf,
         dead_letters: DeadLetterPublisher,
         metrics: Metrics,
@@ -76,7 +84,9 @@ class TransferServer:
         self._groups = AccountingGroups(host_of)
         self._staging = Staging(staging, self._groups.find, most_bytes=most_staged_bytes, waiting=self._waiting)
         rights = Rights(store, may_store, most_input_bytes)
-        self._file_transfers = FileTransfers(transfers, store, self._staging, rights, metrics)
+        self._input_rights = InputRights(may_have)
+        self._file_transfers = FileTransfers(transfers, store, self._staging, rights, self._input_rights, metrics)
+        self._answering = OwnedTasks("answers on inputs")
         self.queue = TransferQueue(transfers, LIMITS, kin_of=self._groups.known)
         self._groups.on_found = self.queue.recognise
 
@@ -95,6 +105,7 @@ class TransferServer:
     async def close(self) -> None:
         """End what is going on; the other ends ask again, and another adapter goes on."""
         await self.queue.close()
+        await self._answering.cancel()
         await self._groups.close()
 
     async def sweep(self) -> None:
@@ -137,10 +148,29 @@ class TransferServer:
         self._dead_letters.charge(sender, reason)
 
     def _on_opening(self, sender: str, message: Message) -> bool:
+        if isinstance(message, InputRight) and kind_of(sender) is Kind.HOST:
+            self._answer_soon(sender, message)
+            return True
         if not may_answer(sender) or not isinstance(message, FileOffer | FileGet):
             return False
         self._open(sender, message)
         return True
+
+    def _answer_soon(self, host: str, message: InputRight) -> None:
+        """Answer a host, unless so many are asked about already: it asks again, or its guest asks for itself."""
+        if len(self._answering) < MOST_ANSWERS:
+            self._answering.spawn(self._answer(host, message))
+        else:
+            self._metrics.refused("flood")
+
+    async def _answer(self, host: str, message: InputRight) -> None:
+        try:
+            refusal = await self._input_rights.refusal(host, message.sha256, message.vm)
+        except AdapterError as error:
+            log.warning("who may have an input cannot be asked", extra={"host": host, "why": str(error)})
+            return
+        no = Failed(call=message.id, code=ErrorCode.FORBIDDEN, message=clip(refusal), hint="ask for what its jobs name")
+        self._transfers.tell(host, "", no if refusal else Done(call=message.id))
 
     def _on_message(self, sender: str, message: Message, kinds: type[Message] | UnionType) -> bool:
         is_taken = isinstance(message, kinds)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from deploy.image.errors import BuildError
 
-#: What our machines consist of: disk, network, seed port, randomness, fw_cfg, quota, and the power button with its
-#: event file.
+#: What our machines consist of: disk, network, seed port, randomness, fw_cfg, quota, the power button with its event
+#: file, and the drive in which the host shows inputs.
 MODULES = (
     "virtio_pci",
     "virtio_blk",
@@ -25,6 +25,8 @@ MODULES = (
     "quota_v2",
     "button",
     "evdev",
+    "virtio_scsi",
+    "sr_mod",
 )
 
 _APPLETS = ("insmod", "mount", "poweroff", "sh", "switch_root", "usleep")

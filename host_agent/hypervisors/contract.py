@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 
 from schemas.endpoints import Endpoint
+from schemas.inputs import Medium
 from schemas.looks import VmCounters
 from schemas.vms import VmSnapshot, VmState
 
@@ -155,6 +156,28 @@ class Roads(Protocol):
         """Name the unix socket that is the host's end of a VM's road; it need not be there."""
 
 
+class InputMedium(Protocol):
+    """The port of drivers that can show a guest one file of their host at a time: read-only, and nothing beside it."""
+
+    @property
+    def kind(self) -> Medium:
+        """What a guest finds."""
+
+    @property
+    def unit_bytes(self) -> int:
+        """A guest finds whole units of this many bytes; what of the file is beyond the last is told to it."""
+
+    async def insert(self, vm: str, file: Path) -> str:
+        """Show a guest this file, an absolute path, in place of any other, and give the name under which it finds it.
+
+        The guest can change nothing that another one will read. After a failure it is shown nothing. Raises
+        HypervisorError, also for a VM that does not run or was begun without such a medium.
+        """
+
+    async def eject(self, vm: str) -> None:
+        """Show a guest nothing. Succeeds when that is so already. Raises HypervisorError, as for a VM that has none."""
+
+
 class Relay(Protocol):
     """The port of drivers whose guests are in a network of their own and reach the broker by a relay alone."""
 
@@ -195,6 +218,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     serial_log: SerialLog | None = None
     seed_medium: SeedMedium | None = None
     roads: Roads | None = None
+    #: None: guests fetch their inputs for themselves.
+    inputs: InputMedium | None = None
     #: None: a guest reaches the broker where its host does.
     relay: Relay | None = None
     program: Program | None = None

@@ -1,7 +1,8 @@
-"""A large input goes to a VM once: the physics array on one VM, all that was published to that VM counted in bytes."""
+"""A large input goes to a host once, whatever its VMs and jobs are: all that is published to them counted in bytes."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -15,14 +16,16 @@ from broker.entities import administrator
 from broker.node import read_node_address
 from broker.routes import DOWN, queue_of
 from schemas.ledger import JobState
-from tests.system.running import System, running
+from schemas.vms import InputFacts
+from tests.system.running import System, running, until
 from tests.system.test_many_adapters import metric
 from volcloud import Client
 from volcloud.centre.guest_image import cache_directory
-from volcloud.demo.material import KNOWN_MEAN, lay_out, provide_wheel
-from volcloud.demo.place import DemoPlace
+from volcloud.demo.material import provide_wheel
 
-VM, JOBS = "worker-1", 4
+VMS, JOBS = 2, 8
+#: Takes its time, so that one VM does not run all of them before the other has begun.
+LOOK = "sha256sum data > sum; stat -c %s data > size; sleep 1"
 
 
 class Tap:
@@ -65,9 +68,9 @@ class Tap:
                     return
 
 
-@pytest.fixture(scope="module")
-def system() -> Iterator[System]:
-    with running("--hypervisor", "process", "--vms", "1", "--cpus", "2") as one:
+@pytest.fixture(scope="module", params=["process", pytest.param("qemu", marks=pytest.mark.qemu)])
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
+    with running("--hypervisor", request.param, "--vms", str(VMS), "--cpus", "1") as one:
         yield one
 
 
@@ -77,24 +80,62 @@ def client(system: System) -> Iterator[Client]:
         yield one
 
 
-async def test_four_jobs_with_one_large_input_cost_its_bytes_once(
-    system: System, client: Client, tmp_path: Path
+@pytest.fixture
+async def wheel() -> Path:
+    return await provide_wheel(cache_directory() / "wheels")
+
+
+def keys_of(client: Client) -> list[str]:
+    """Name all queues of the host and its VMs, once these are there."""
+    until(lambda: [row.agent_ready for row in client.vms.list()] == [True] * VMS, "the guests are ready", 180)
+    rows = client.vms.list()
+    queues = [queue_of(name) for name in {rows[0].host, *(row.status.vm for row in rows)}]
+    return [key for queue in queues for key in (queue, f"{queue}.files")]
+
+
+def submit(client: Client, directory: Path, name: str, data: Path, *, script: str = LOOK, array: int = JOBS) -> None:
+    """Submit jobs that read a file."""
+    outputs = ", ".join(f'{{ name = "{one}" }}' for one in ("sum", "size"))
+    lines = [
+        f'id = "{name}"\nexecutable = "/bin/sh"\narguments = ["-c", {json.dumps(script)}]\narray = {array}',
+        f'inputs = [{{ name = "data", path = "{data}" }}]\noutputs = [{outputs}]',
+    ]
+    file = directory / f"{name}.toml"
+    file.write_text("\n".join(lines))
+    client.jobs.submit(file)
+
+
+def inputs_of(client: Client) -> InputFacts:
+    """What the host says that it keeps and has served."""
+    facts = client.hosts.list()[0].facts.inputs
+    assert facts is not None
+    return facts
+
+
+async def test_eight_jobs_in_two_vms_with_one_large_input_cost_its_bytes_once(
+    system: System, client: Client, tmp_path: Path, wheel: Path
 ) -> None:
-    wheel = await provide_wheel(cache_directory() / "wheels")
-    job = lay_out(DemoPlace(tmp_path), wheel)
-    vm = queue_of(client.vms.list(VM)[0].status.vm)
-    tap = Tap(system, [vm, f"{vm}.files"])
+    tap = Tap(system, keys_of(client))
+    size = wheel.stat().st_size
 
     with tap.counting():
-        client.jobs.submit(job)
-        rows = client.jobs.wait("z-decays", timeout_s=120)
+        submit(client, tmp_path, "eight", wheel)
+        rows = client.jobs.wait("eight", timeout_s=240)
 
+    published = {key: count for key, count in tap.bytes_by_key.items() if count}
+    print(f"{size} bytes of input; published {published}")
     assert [row.state for row in rows] == [JobState.DONE] * JOBS
-    size = wheel.stat().st_size
-    print(f"{size} bytes of input; published {tap.bytes_by_key}")
+    assert {client.jobs.show(f"eight.{index}").attempts[-1].vm for index in range(1, JOBS + 1)} == {
+        row.status.vm for row in client.vms.list()
+    }
     assert size > 25_000_000
     assert size < sum(tap.bytes_by_key.values()) < 1.1 * size
     assert size <= metric(system, "storage_adapter-1", "vc_transfer_bytes_total", direction="out") < 1.1 * size
-    client.jobs.fetch("z-decays.1", tmp_path / "one")
-    result = json.loads((tmp_path / "one" / "result.json").read_text())
-    assert result["sum"] / result["events"] == KNOWN_MEAN
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for index in (1, JOBS):
+        client.jobs.fetch(f"eight.{index}", tmp_path / str(index))
+        assert (tmp_path / str(index) / "sum").read_text().split()[0] == digest
+        assert int((tmp_path / str(index) / "size").read_text()) == size
+    until(lambda: inputs_of(client).served == VMS, "the host has told what it served", 30)
+    facts = inputs_of(client)
+    assert (facts.fetched_bytes, facts.served_bytes, facts.fetches, facts.files) == (size, VMS * size, 1, 1)

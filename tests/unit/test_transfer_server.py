@@ -61,17 +61,30 @@ class Room:
         self.hosts: dict[str, str] = {}
         #: Bytes that VMs may store, by name.
         self.allowed: dict[str, int] = {}
+        #: VMs with the digests that their attempts name; None: all that anybody asks for.
+        self.held: set[tuple[str, str]] | None = None
         #: Who was cut off.
         self.cut: list[str] = []
         metrics = Metrics("adapter-store-1", CollectorRegistry())
         transfers = Transfers(self.wire)
         self.dead_letters = DeadLetterPublisher(self.wire, cut_off=lambda who, _: self.cut.append(who))
         self.transfer_server = TransferServer(
-            transfers, self.store, self.staging, self._may_store, self._host_of, self.dead_letters, metrics, **bounds
+            transfers,
+            self.store,
+            self.staging,
+            self._may_store,
+            self._may_have,
+            self._host_of,
+            self.dead_letters,
+            metrics,
+            **bounds,
         )
 
     async def _host_of(self, vm: str) -> str:
         return self.hosts.get(vm, "host-of-the-others")
+
+    async def _may_have(self, vm: str, sha256: str) -> bool:
+        return self.held is None or (vm, sha256) in self.held
 
     async def _may_store(self, sender: str, file: OutputFile) -> int | None:
         return self.allowed.get(sender)

@@ -201,5 +201,6 @@ def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
         images=images,
         vms=wanted,
         beat_s=plan.beat_s,
+        inputs_mib=plan.host_inputs_mib,
         guest={"beat_s": plan.beat_s} | plan.guest,
     )

@@ -40,6 +40,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     beat_s: Seconds = 15.0
     keep_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     keep_outputs_gib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
+    host_inputs_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 4096
     guest: dict[str, float] = {}
 
 
@@ -56,6 +57,7 @@ TOLD = {
     "beat_s": "How often hosts and guests beat, seconds.",
     "keep_days": "How long jobs are kept that have ended, with their outputs, days.",
     "keep_outputs_gib": "What all outputs may take, GiB; beyond it the jobs that ended first go. 0: no limit.",
+    "host_inputs_mib": "What this host keeps of jobs' inputs for all its VMs, MiB; 0: each VM fetches for itself.",
     "guest": "Settings handed to guest agents.",
 }
 _HEAD = """\

@@ -13,6 +13,8 @@ _LOG = "guest.log"
 _STATE = "state"
 #: The host's end of the local road, in the guest agent's directory.
 ROAD = "road.sock"
+#: Where the guest agent finds what its host shows it, there.
+INPUTS = "host-inputs"
 
 
 class ProcessFiles(VmDirectories):

@@ -18,6 +18,7 @@ from pathlib import Path
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.process.files import ProcessFiles
+from host_agent.hypervisors.process.inputs import ProcessInputs
 from host_agent.hypervisors.process.ports import ProcessLog, ProcessRoads, ProcessSeeds, ProcessStatistics
 from host_agent.hypervisors.process.start import ProcessStart
 from host_agent.hypervisors.process.vm import ProcessVm
@@ -46,6 +47,7 @@ class ProcessHypervisor:
             serial_log=ProcessLog(self._files),
             seed_medium=ProcessSeeds(self._files),
             roads=ProcessRoads(self._files),
+            inputs=ProcessInputs(self._files),
         )
 
     async def open(self, listener: StateListener) -> None:

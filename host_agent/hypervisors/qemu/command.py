@@ -41,6 +41,9 @@ SEED_PORT = "org.volunteer-cloud.seed"
 #: The virtio-serial port that is the guest's end of the local road; the seed names it.
 ROAD_PORT = "org.volunteer-cloud.road"
 
+#: The drive in which a guest finds inputs, by its name in QEMU, and by the model that the guest sees.
+INPUT_DRIVE, INPUT_MODEL = "inputs", "vc-inputs"
+
 #: The address at which every guest finds the broker.
 BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
@@ -105,6 +108,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         # Behind all others, whose places on the bus are then what they were without.
         *_DISPLAYS[devices.display],
+        *_inputs(),
         *_boot(spec, devices),
     ]
     return MachineCommand(accelerator, arguments)
@@ -178,6 +182,15 @@ def _seed() -> list[str]:
         *("-device", f"virtserialport,chardev=seed,name={SEED_PORT}"),
         *("-chardev", f"socket,id=road,path={ROAD_SOCKET},server=on,wait=off"),
         *("-device", f"virtserialport,chardev=road,name={ROAD_PORT}"),
+    ]
+
+
+def _inputs() -> list[str]:
+    """A drive without a medium: what lies in it is changed while the guest lives. A read that fails is told to the
+    guest, which has other ways."""
+    return [
+        *("-device", "virtio-scsi-pci,id=scsi"),
+        *("-device", f"scsi-cd,id={INPUT_DRIVE},bus=scsi.0,vendor=volcloud,product={INPUT_MODEL},rerror=report"),
     ]
 
 

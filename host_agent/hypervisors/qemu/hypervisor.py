@@ -15,6 +15,7 @@ from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY
 from host_agent.hypervisors.qemu.disk import create_overlay
 from host_agent.hypervisors.qemu.files import QemuFiles, note_devices
+from host_agent.hypervisors.qemu.inputs import QemuInputs
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.hypervisors.qemu.roads import QemuRelay, QemuRoads
 from host_agent.hypervisors.qemu.screenshots import QemuLog, QemuScreenshots
@@ -54,6 +55,7 @@ class QemuHypervisor:
             serial_log=QemuLog(self._files),
             seed_medium=QemuSeeds(self._vm, self._files),
             roads=QemuRoads(self._files),
+            inputs=QemuInputs(self._vm),
             relay=QemuRelay(),
             program=self._program,
         )

@@ -1,0 +1,56 @@
+"""One file at a time for a guest: the medium in a drive that each VM has and that can only be read.
+
+What lies in it is no part of a saved memory, so one that is saved meanwhile goes on with an empty drive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.qemu.command import INPUT_DRIVE, INPUT_MODEL
+from host_agent.hypervisors.qemu.monitor import Monitor
+from host_agent.hypervisors.qemu.vm import QemuVm
+from schemas.inputs import Medium
+
+#: QEMU's name of what lies in the drive.
+_NODE = "input"
+
+
+class QemuInputs:
+    """See the contract. ``find`` gives a VM by its id."""
+
+    #: A drive's sector; QEMU leaves out what of a file does not fill one.
+    kind, unit_bytes = Medium.DISK, 2048
+
+    def __init__(self, find: Callable[[str], QemuVm]) -> None:
+        self._find = find
+
+    async def insert(self, vm: str, file: Path) -> str:
+        """Put it into the drive."""
+        monitor = self._find(vm).running().machine.monitor
+        await self.eject(vm)
+        source = {"driver": "file", "filename": str(file), "read-only": True}
+        await monitor.execute("blockdev-add", {"node-name": _NODE, "driver": "raw", "read-only": True, "file": source})
+        try:
+            await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
+            await monitor.execute("blockdev-insert-medium", {"id": INPUT_DRIVE, "node-name": _NODE})
+            await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
+        except BaseException:
+            with contextlib.suppress(HypervisorError):
+                await self._empty(monitor)
+            raise
+        return INPUT_MODEL
+
+    async def eject(self, vm: str) -> None:
+        """Empty the drive, also while the guest reads."""
+        await self._empty(self._find(vm).running().machine.monitor)
+
+    async def _empty(self, monitor: Monitor) -> None:
+        await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
+        await monitor.execute("blockdev-remove-medium", {"id": INPUT_DRIVE})
+        await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
+        with contextlib.suppress(HypervisorError):  # there was none
+            await monitor.execute("blockdev-del", {"node-name": _NODE})
