@@ -23,6 +23,7 @@ from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
 from volcloud.commands.sites import site
 from volcloud.commands.vms import vm
+from volcloud.commands.xmlrpc import xmlrpc
 from volcloud.errors import Failure
 from volcloud.invocation import Invocation, data_option
 from volcloud.rendering.words import ago, clock
@@ -95,5 +96,5 @@ def cli() -> None:
 
 for _command in (run, push, pull):
     vm.add_command(_command)
-for _command in (up, down, status, broker, host, vm, job, site, dead):
+for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

@@ -61,7 +61,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("vm", "list"): [],
 }
 #: These print what they are doing on this machine, and nothing that a stranger says.
-LOCAL = {("up",), ("down",), ("broker", "declare")}
+LOCAL = {("up",), ("down",), ("broker", "declare"), ("xmlrpc",)}
 WALKED = [command for command in COMMANDS if command not in LOCAL]
 
 
