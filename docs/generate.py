@@ -30,6 +30,7 @@ from host_agent.hypervisors.contract import Capabilities
 from host_agent.hypervisors.drivers import Driver
 from host_agent.hypervisors.qemu.machine import STATES
 from host_agent.verbs import TRANSITIONS, Transition, is_done, is_legal
+from host_agent.vm import Verb
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
 from schemas.description import Input, JobDescription, Output, Requirements
@@ -341,10 +342,7 @@ def vms_page() -> str:
     """Describe states and verbs of VMs, from the table that the host agent works by."""
     verbs = list(TRANSITIONS)
     rows = [[_code(state), *(_mark(verb, state) for verb in verbs)] for state in VmState]
-    goals = [
-        (_code(v), _code(t.through), _goals(t), "yes" if t.raises_generation else "", _wish(t), _may(t))
-        for v, t in TRANSITIONS.items()
-    ]
+    goals = [_deed(verb, row) for verb, row in TRANSITIONS.items()]
     return _page(
         "Virtual machines",
         "States and verbs have VirtualBox's words. ● the verb is carried out, ○ there is nothing to do and it "
@@ -383,12 +381,22 @@ def _driver(kind: str) -> tuple[str, str, str, str, str]:
     )
 
 
+def _deed(verb: Verb, row: Transition) -> tuple[str, ...]:
+    through = _code(row.through) if row.through else "what it is"
+    raises = "yes" if row.raises_generation else ""
+    return (_code(verb), through, _goals(row), raises, _wish(row), _may(row))
+
+
 def _goals(row: Transition) -> str:
+    if row.wish_in:
+        return " or ".join(map(_code, row.wish_in))
     others = [f"from {_code(state)}: {_code(goal)}" for state, goal in row.goal_from.items()]
-    return "; ".join([_code(row.goal), *others])
+    return "; ".join([_code(row.goal) if row.goal else "what it was", *others])
 
 
 def _wish(row: Transition) -> str:
+    if row.wish_in:
+        return " or ".join(map(_code, row.wish_in.values()))
     return _code(row.wish) if row.wish is not None else ""
 
 

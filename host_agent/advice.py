@@ -12,3 +12,8 @@ from host_agent.vm import Verb
 def command(verb: Verb, vm: str) -> str:
     """Give the command for a verb on one VM."""
     return f"`volcloud vm {verb} {vm}`"
+
+
+def snapshot_command(word: str, vm: str, name: str) -> str:
+    """Give the command for a snapshot of one VM; ``word`` is take, restore or delete."""
+    return f"`volcloud vm snapshot {word} {vm} {name}`"

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from broker.rpc import Call, Handler
-from host_agent.control import STOP_S, VmControl
+from host_agent.control import VmControl
 from host_agent.keeper import Keeper
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import TRANSITIONS, verb_of
+from host_agent.verbs import TRANSITIONS, more_of, verb_of
 from host_agent.vm import Verb
 from schemas.envelope import Done, Message, Reply
-from schemas.vms import VmAdopt, VmCommand, VmCreate, VmDelete, VmDiscard, VmList, Vms, VmStop
+from schemas.vms import VmAdopt, VmCommand, VmCreate, VmDelete, VmDiscard, VmList, Vms, VmSnapshotList, VmSnapshots
 
 
 class VmCommands:
@@ -38,13 +38,16 @@ class VmCommands:
             if row.message is not None
         }
         create = Handler(run=self._create, repeatable=TRANSITIONS[Verb.CREATE].repeatable)
-        return {**verbs, VmCreate: create, VmList: Handler(run=self._list)}
+        asked: dict[type[Message], Handler] = {
+            VmList: Handler(run=self._list),
+            VmSnapshotList: Handler(run=self._list_snapshots),
+        }
+        return {**verbs, VmCreate: create, **asked}
 
     async def _verb(self, call: Call, message: VmCommand) -> Reply:
         await call.started()
         self._keeper.forgive(message.vm)
-        timeout_s = message.timeout_s if isinstance(message, VmStop) else STOP_S
-        status = await self._control.act(verb_of(type(message)), message.vm, timeout_s=timeout_s, by=call.sender)
+        status = await self._control.act(verb_of(type(message)), message.vm, more_of(message), by=call.sender)
         return Vms(call=message.id, vms=[status])
 
     async def _create(self, call: Call, message: VmCreate) -> Reply:
@@ -68,3 +71,6 @@ class VmCommands:
 
     async def _list(self, call: Call, message: VmList) -> Reply:
         return Vms(call=message.id, vms=await self._statuses.all())
+
+    async def _list_snapshots(self, call: Call, message: VmSnapshotList) -> Reply:
+        return VmSnapshots(call=message.id, snapshots=await self._control.snapshots(message.vm))

@@ -14,21 +14,21 @@ from collections.abc import Callable
 import msgspec
 
 from host_agent.aside import SetAside
-from host_agent.errors import HypervisorError, IllegalVerb, Unsupported, naming_disk
+from host_agent.errors import HypervisorError, IllegalVerb, naming_disk
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.making import VmMaking
 from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import TRANSITIONS, DriverOrder, can, is_done, is_legal
+from host_agent.verbs import TRANSITIONS, DriverOrder, More, can, cannot, is_done, is_legal, snapshots_of
 from host_agent.vm import Verb, Wish
-from schemas.vms import VmAct, VmCreate, VmState, VmStatus
+from schemas.vms import VmAct, VmCreate, VmSnapshot, VmState, VmStatus
 
 log = logging.getLogger(__name__)
 
-#: How long a guest may take to shut down where nobody says it, seconds.
-STOP_S = 60.0
+#: What a command holds that holds nothing but the VM's name.
+NOTHING_MORE = More()
 #: A hypervisor that has not said in what state a VM is when it is to be powered off is not waited for, seconds.
 POWEROFF_PATIENCE_S = 2.0
 
@@ -91,19 +91,25 @@ class VmControl:
         self.on_change(vm)
         return await self._statuses.one(vm)
 
-    async def act(self, verb: Verb, vm: str, *, timeout_s: float = STOP_S, by: str = "") -> VmStatus:
+    async def act(self, verb: Verb, vm: str, more: More = NOTHING_MORE, *, by: str = "") -> VmStatus:
         """Carry out a verb, for somebody or for the agent itself, and give the state seen after it.
 
-        Raises UnknownVm, IllegalVerb (both states named), Interrupted, Unsupported, HypervisorError, BrokerError.
+        Raises UnknownVm, IllegalVerb (both states named), UnknownSnapshot, SnapshotTaken, Interrupted, Unsupported,
+        HypervisorError, BrokerError.
         """
         if not self._aside.has(vm):
             self._registry.get(vm)
         try:
-            return await self._operations.run(vm, verb, lambda: self._act(verb, vm, timeout_s), by=by)
+            return await self._operations.run(vm, verb, lambda: self._act(verb, vm, more), by=by)
         finally:
             self.on_change(vm)
 
-    async def _act(self, verb: Verb, vm: str, timeout_s: float) -> VmStatus:
+    async def snapshots(self, vm: str) -> list[VmSnapshot]:
+        """List the snapshots of a VM, the oldest first. Raises UnknownVm, Unsupported, HypervisorError."""
+        self._registry.get(vm)
+        return await snapshots_of(self._hypervisor).list(vm)
+
+    async def _act(self, verb: Verb, vm: str, more: More) -> VmStatus:
         state = await self._state(verb, vm)
         row = TRANSITIONS[verb]
         if not is_done(verb, state):
@@ -112,10 +118,12 @@ class VmControl:
             self._registry.wish(vm, row.wish)
         if not is_done(verb, state):
             with naming_disk(f"{verb} of {self._name(vm)}"):
-                await self._carry_out(verb, vm, timeout_s)
+                await self._carry_out(verb, DriverOrder(vm, more))
         if row.wish is not None:
             self._registry.wish(vm, row.wish)
         status = await self._statuses.one(vm)
+        if status.state in row.wish_in:
+            self._registry.wish(vm, row.wish_in[status.state])
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": str(status.state)})
         return msgspec.structs.replace(status, act=None)  # this one has ended
 
@@ -192,8 +200,7 @@ class VmControl:
 
     def _check(self, verb: Verb, vm: str, state: VmState) -> None:
         if not can(self._hypervisor.capabilities, verb):
-            notes = self._hypervisor.capabilities.notes
-            raise Unsupported(f"{verb}: the {self._hypervisor.name} driver cannot do that; {notes}".rstrip("; "))
+            raise cannot(self._hypervisor, verb)
         if state is VmState.MISSING and not is_legal(verb, state):
             raise IllegalVerb(f"{self._name(vm)} is missing: {self._statuses.missing.reason(vm)}")
         if not is_legal(verb, state):
@@ -204,9 +211,11 @@ class VmControl:
         record = self._registry.find(vm)
         return record.name if record is not None else vm
 
-    async def _carry_out(self, verb: Verb, vm: str, timeout_s: float) -> None:
+    async def _carry_out(self, verb: Verb, order: DriverOrder) -> None:
         row = TRANSITIONS[verb]
         if row.do is None:
             raise IllegalVerb(f"{verb} has a command of its own")
-        seed = await self._seeding.next_seed(vm) if row.raises_generation else b""
-        await row.do(self._hypervisor, DriverOrder(vm, timeout_s, seed))
+        if row.check is not None:
+            await row.check(self._hypervisor, order)
+        seed = await self._seeding.next_seed(order.vm) if row.raises_generation else b""
+        await row.do(self._hypervisor, order._replace(seed=seed))

@@ -6,6 +6,8 @@ HostError
 │   ├── HostDiskFull         the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
 ├── UnknownVm                this host has no VM of that id or name; look at the list
+├── UnknownSnapshot          the VM has no snapshot of that name; take one of those that the message lists
+├── SnapshotTaken            a VM has a snapshot of that name, or as many as it may; delete one, or choose another name
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
@@ -59,6 +61,18 @@ class UnknownVm(HostError):
     """This host has no VM of that id, or name."""
 
     code = "not_found"
+
+
+class UnknownSnapshot(HostError):
+    """The VM has no snapshot of that name."""
+
+    code = "not_found"
+
+
+class SnapshotTaken(HostError):
+    """The name of a snapshot, or the last place for one, is taken."""
+
+    code = "conflict"
 
 
 class IllegalVerb(HostError):

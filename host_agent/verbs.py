@@ -13,29 +13,44 @@ import msgspec
 
 from host_agent.errors import Unsupported
 from host_agent.hypervisors.contract import Capabilities, Hypervisor, Snapshots
+from host_agent.snapshots import check_free, check_there
 from host_agent.vm import Verb, Wish
 from schemas.vms import (
     VmAdopt,
     VmCommand,
     VmDelete,
+    VmDeleteSnapshot,
     VmDiscard,
     VmPause,
     VmPoweroff,
     VmReset,
+    VmRestoreSnapshot,
     VmResume,
     VmSavestate,
     VmStart,
     VmState,
     VmStop,
+    VmTakeSnapshot,
 )
+
+#: How long a guest may take to shut down where nobody says it, seconds.
+STOP_S = 60.0
+
+
+class More(NamedTuple):
+    """What a command may hold beside the VM's name; its fields have the same names."""
+
+    #: How long the guest may take where it is asked, seconds.
+    timeout_s: float = STOP_S
+    #: The snapshot that is meant.
+    snapshot: str = ""
 
 
 class DriverOrder(NamedTuple):
     """What is asked of a driver."""
 
     vm: str
-    #: How long the guest may take where it is asked, seconds.
-    timeout_s: float
+    more: More = More()
     #: What the guest that comes up is to find; empty where none does.
     seed: bytes = b""
 
@@ -48,8 +63,10 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """One verb: the states it starts from, the state it passes through, the state it ends in."""
 
     legal_from: frozenset[VmState]
-    through: VmState
-    goal: VmState
+    #: None: the state that it has.
+    through: VmState | None = None
+    #: None: the VM stays what it is.
+    goal: VmState | None = None
     #: States in which the verb has nothing to do and succeeds at once.
     done_in: frozenset[VmState]
     #: Where it ends from some states, if not in ``goal``.
@@ -58,6 +75,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     message: type[VmCommand] | None = None
     #: How it is done; None where it is not the driver's alone.
     do: Do | None = None
+    #: Raises HostError where it cannot be done, before anything is changed for it.
+    check: Do | None = None
     #: Which of the driver's ``Capabilities`` it takes, beside what every driver can; empty: none.
     port: str = ""
     #: A goal and not a step: a command that a crash has cut off is carried out again.
@@ -66,6 +85,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish | None = None
     #: The wish is one as soon as the verb is asked for; else only once it has succeeded.
     wishes_at_once: bool = True
+    #: What it shall be where the verb may end in several states, by the state in which it has.
+    wish_in: dict[VmState, Wish] = {}
     #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
     raises_generation: bool = False
     #: Cuts short what is at work on the VM, and what waits for its turn.
@@ -74,10 +95,24 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     interruptible: bool = False
 
 
-def _snapshots(driver: Hypervisor) -> Snapshots:
+def cannot(driver: Hypervisor, what: str) -> Unsupported:
+    """Say that a driver lacks the port that it takes."""
+    return Unsupported(f"{what}: the {driver.name} driver cannot do that; {driver.capabilities.notes}".rstrip("; "))
+
+
+def snapshots_of(driver: Hypervisor) -> Snapshots:
+    """Give the port of a driver that keeps memory on disk. Raises Unsupported."""
     if (port := driver.capabilities.snapshots) is None:
-        raise Unsupported(f"the {driver.name} driver keeps no memory on disk")
+        raise cannot(driver, "snapshots")
     return port
+
+
+async def _check_free(driver: Hypervisor, order: DriverOrder) -> None:
+    check_free(order.vm, order.more.snapshot, await snapshots_of(driver).list(order.vm))
+
+
+async def _check_there(driver: Hypervisor, order: DriverOrder) -> None:
+    check_there(order.vm, order.more.snapshot, await snapshots_of(driver).list(order.vm))
 
 
 _S = VmState
@@ -103,7 +138,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.STOP: Transition(
         message=VmStop,
-        do=lambda driver, order: driver.stop(order.vm, order.timeout_s),
+        do=lambda driver, order: driver.stop(order.vm, order.more.timeout_s),
         legal_from=frozenset({_S.RUNNING}),
         through=_S.STOPPING,
         goal=_S.POWEREDOFF,
@@ -158,7 +193,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.SAVESTATE: Transition(
         message=VmSavestate,
-        do=lambda driver, order: _snapshots(driver).savestate(order.vm),
+        do=lambda driver, order: snapshots_of(driver).savestate(order.vm),
         port="snapshots",
         legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
         through=_S.SAVING,
@@ -170,7 +205,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.DISCARD: Transition(
         message=VmDiscard,
-        do=lambda driver, order: _snapshots(driver).discard(order.vm),
+        do=lambda driver, order: snapshots_of(driver).discard(order.vm),
         port="snapshots",
         legal_from=frozenset({_S.SAVED, _S.SET_ASIDE}),
         through=_S.STOPPING,
@@ -178,6 +213,39 @@ TRANSITIONS: dict[Verb, Transition] = {
         done_in=_DOWN | {_S.ABSENT},
         goal_from={_S.SET_ASIDE: _S.ABSENT},
         wish=Wish.OFF,
+    ),
+    Verb.TAKE_SNAPSHOT: Transition(
+        message=VmTakeSnapshot,
+        do=lambda driver, order: snapshots_of(driver).take(order.vm, order.more.snapshot),
+        check=_check_free,
+        port="snapshots",
+        repeatable=False,
+        legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
+        through=_S.SAVING,
+        done_in=frozenset(),
+        interruptible=True,
+    ),
+    Verb.RESTORE_SNAPSHOT: Transition(
+        message=VmRestoreSnapshot,
+        do=lambda driver, order: snapshots_of(driver).restore(order.vm, order.more.snapshot, order.seed),
+        check=_check_there,
+        port="snapshots",
+        repeatable=False,
+        legal_from=_DOWN | {_S.SAVED, _S.RUNNING, _S.PAUSED, _S.STUCK},
+        through=_S.RESTORING,
+        goal=_S.RUNNING,
+        done_in=frozenset(),
+        wish_in={_S.RUNNING: Wish.RUNNING, _S.PAUSED: Wish.PAUSED},
+        raises_generation=True,
+        interruptible=True,
+    ),
+    Verb.DELETE_SNAPSHOT: Transition(
+        message=VmDeleteSnapshot,
+        do=lambda driver, order: snapshots_of(driver).delete(order.vm, order.more.snapshot),
+        port="snapshots",
+        legal_from=_DOWN | {_S.SAVED, _S.RUNNING, _S.PAUSED, _S.STUCK},
+        done_in=frozenset(),
+        interruptible=True,
     ),
     # What it ends in is what the VM was all the time; the registry did not know it.
     Verb.ADOPT: Transition(
@@ -202,6 +270,11 @@ def verb_of(command: type[VmCommand]) -> Verb:
     return next(verb for verb, row in TRANSITIONS.items() if row.message is command)
 
 
+def more_of(command: VmCommand) -> More:
+    """Take out of a command what it holds beside the VM's name."""
+    return More(**{field: getattr(command, field) for field in More._fields if field in command.__struct_fields__})
+
+
 def can(capabilities: Capabilities, verb: Verb) -> bool:
     """Say whether a driver carries out ``verb`` at all."""
     port = TRANSITIONS[verb].port
@@ -221,4 +294,4 @@ def is_legal(verb: Verb, state: VmState) -> bool:
 def goal_of(verb: Verb, state: VmState) -> VmState:
     """Say in which state ``verb`` ends that is carried out from ``state``."""
     row = TRANSITIONS[verb]
-    return row.goal_from.get(state, row.goal)
+    return row.goal_from.get(state, row.goal or state)

@@ -17,6 +17,9 @@ class Verb(StrEnum):
     POWEROFF = "poweroff"
     SAVESTATE = "savestate"
     DISCARD = "discard"
+    TAKE_SNAPSHOT = "take_snapshot"
+    RESTORE_SNAPSHOT = "restore_snapshot"
+    DELETE_SNAPSHOT = "delete_snapshot"
     ADOPT = "adopt"
     DELETE = "delete"
 

@@ -72,6 +72,16 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "vm.create": {"name": "vm1", "memory_mib": 768, "autostart": True, "reply": "k3j4h5"},
     "vm.stop": {"timeout_s": 30.0},
     "reply.vms": {"vms": [_VM]},
+    "vm.take_snapshot": {"snapshot": "before-upgrade", "reply": "k3j4h5"},
+    "vm.restore_snapshot": {"snapshot": "before-upgrade", "reply": "k3j4h5"},
+    "vm.delete_snapshot": {"snapshot": "before-upgrade", "reply": "k3j4h5"},
+    "reply.snapshots": {
+        "snapshots": [
+            vms.VmSnapshot(
+                name="before-upgrade", taken_ms=1764000000000, state=vms.VmState.RUNNING, size_bytes=177209344
+            )
+        ]
+    },
     "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
     "host.bye": {"reason": "agent stops"},
     "guest.report": {"guest": _GUEST},

@@ -59,6 +59,7 @@ Sha256 = Annotated[
 SHORT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$(?!\n)"
 _SHORT_NAME = "a to z, 0 to 9 and '-' inside, at most 42 characters"
 VmName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["atlas-1"])]
+SnapshotName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["before-upgrade"])]
 SiteName = Annotated[str, Meta(pattern=SHORT_NAME_PATTERN, description=_SHORT_NAME, examples=["cern"])]
 MessageId = Annotated[str, Meta(min_length=1, max_length=64)]
 Index = Annotated[int, Meta(ge=1, le=1_000_000)]

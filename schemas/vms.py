@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from schemas.envelope import Command, Message, Reply
-from schemas.ids import VmName
+from schemas.ids import SnapshotName, VmName
 
 
 class VmState(StrEnum):
@@ -170,6 +170,24 @@ class VmDiscard(VmCommand, frozen=True, kw_only=True, tag="vm.discard"):
     """Throw a saved state away, so that the VM boots afresh; or all of a VM that was set aside."""
 
 
+class VmTakeSnapshot(VmCommand, frozen=True, kw_only=True, tag="vm.take_snapshot"):
+    """Keep a VM's disk and memory as they are now, under a name; it goes on after."""
+
+    snapshot: SnapshotName
+
+
+class VmRestoreSnapshot(VmCommand, frozen=True, kw_only=True, tag="vm.restore_snapshot"):
+    """Bring a VM back to a snapshot, disk and memory; what came after is lost, the snapshot is kept."""
+
+    snapshot: SnapshotName
+
+
+class VmDeleteSnapshot(VmCommand, frozen=True, kw_only=True, tag="vm.delete_snapshot"):
+    """Remove a snapshot of a VM; the VM stays as it is. One that is not there is no error."""
+
+    snapshot: SnapshotName
+
+
 class VmAdopt(VmCommand, frozen=True, kw_only=True, tag="vm.adopt"):
     """Take a VM back that was set aside: its host has it, and its agent did not know it."""
 
@@ -191,6 +209,34 @@ class Vms(Reply, frozen=True, kw_only=True, tag="reply.vms"):
     """VMs as their host sees them now."""
 
     vms: list[VmStatus]
+
+
+class VmSnapshotList(Message, frozen=True, kw_only=True, tag="vm.snapshots"):
+    """Ask a host for the snapshots of one of its VMs."""
+
+    vm: str
+
+
+#: Snapshots that one VM may have: each keeps a memory on its host's disk.
+MOST_SNAPSHOTS = 16
+
+
+class VmSnapshot(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A VM's disk and memory as they once were."""
+
+    name: Name
+    #: The host's time when it was taken, ms since 1970.
+    taken_ms: Amount
+    #: What the VM was then, and is again when it is restored: running or paused.
+    state: VmState
+    #: What its memory takes on the host's disk. What its disk takes grows as the VM writes, and is not told apart.
+    size_bytes: Amount = 0
+
+
+class VmSnapshots(Reply, frozen=True, kw_only=True, tag="reply.snapshots"):
+    """A VM's snapshots, the oldest first."""
+
+    snapshots: Annotated[list[VmSnapshot], Meta(max_length=MOST_SNAPSHOTS)]
 
 
 class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):

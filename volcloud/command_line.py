@@ -22,6 +22,7 @@ from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
 from volcloud.commands.sites import site
+from volcloud.commands.snapshots import snapshot
 from volcloud.commands.vms import vm
 from volcloud.commands.xmlrpc import xmlrpc
 from volcloud.errors import Failure
@@ -94,7 +95,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, push, pull):
+for _command in (run, push, pull, snapshot):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

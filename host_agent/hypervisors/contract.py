@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from schemas.endpoints import Endpoint
-from schemas.vms import VmState
+from schemas.vms import VmSnapshot, VmState
 
 
 class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +66,8 @@ class VmStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshots(Protocol):
-    """The port of drivers that can keep a VM's memory on disk. ``Hypervisor.start`` goes on from it."""
+    """The port of drivers that can keep a VM's memory on disk: one saved state, which ends the VM and from which
+    ``Hypervisor.start`` goes on, and snapshots by name, of memory and disk together, which outlive what they keep."""
 
     async def savestate(self, vm: str) -> None:
         """Write memory to disk and end the VM. Post-condition: saved. After a failure, and when cancelled: the state it
@@ -74,6 +75,26 @@ class Snapshots(Protocol):
 
     async def discard(self, vm: str) -> None:
         """Throw away a saved state. Post-condition: poweredoff. Succeeds when there is none."""
+
+    async def take(self, vm: str, name: str) -> None:
+        """Keep disk and memory of a VM that runs or is paused, under a name that no snapshot of it has.
+
+        Post-condition: the snapshot is there, the VM as it was; it stands still meanwhile. After a failure, and when
+        cancelled: no snapshot, the VM as it was; what is left of it on disk goes at once, or with the next verb.
+        """
+
+    async def restore(self, vm: str, name: str, seed: bytes) -> None:
+        """Bring a VM, in whatever state, back to a snapshot, with ``seed`` as the newest word to the guest.
+
+        Post-condition: in the state in which it was taken; a saved state is gone. After a failure, and when cancelled:
+        the snapshot is kept, and a VM that had a process is aborted, one that had none as it was or aborted.
+        """
+
+    async def delete(self, vm: str, name: str) -> None:
+        """Remove a snapshot. The VM stays as it is. Succeeds when there is none."""
+
+    async def list(self, vm: str) -> list[VmSnapshot]:
+        """List the snapshots of a VM, the oldest first. Raises HypervisorError if they cannot be read."""
 
 
 class Statistics(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ async def test_a_fresh_host_has_no_vms(rig):
 
 async def test_every_driver_can_do_the_whole_life_but_for_what_it_declares(rig):
     optional = {Verb.SAVESTATE, Verb.DISCARD, Verb.PAUSE, Verb.RESUME}
+    optional |= {Verb.TAKE_SNAPSHOT, Verb.RESTORE_SNAPSHOT, Verb.DELETE_SNAPSHOT}
 
     assert set(Verb) - optional <= {verb for verb in Verb if can(rig.make().capabilities, verb)}
 
@@ -212,6 +214,83 @@ async def test_the_verbs_of_snapshots_are_those_of_the_port_and_whoever_has_none
 
     assert can_save is (capabilities.snapshots is not None)
     assert can_save or "no saved state" in capabilities.notes
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
+async def test_a_vm_is_as_it_was_after_its_snapshot_is_taken_and_after_it_is_restored(rig, state, eventually):
+    driver = await running(rig)
+    needs(driver, Verb.TAKE_SNAPSHOT)
+    await bring_to(rig, driver, state, eventually)
+
+    await snapshots_of(driver).take("vm-a", "s1")
+    taken = await driver.state("vm-a")
+    await driver.poweroff("vm-a")
+    await snapshots_of(driver).restore("vm-a", "s1", SEED)
+
+    assert (taken, await driver.state("vm-a")) == (state, state)
+    assert [(one.name, one.state) for one in await snapshots_of(driver).list("vm-a")] == [("s1", state)]
+    assert rig.told == []
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED, VmState.POWEREDOFF, VmState.SAVED, VmState.ABORTED])
+async def test_a_snapshot_is_restored_from_whatever_state_and_as_often_as_one_likes(rig, state, eventually):
+    driver = await running(rig)
+    needs(driver, Verb.RESTORE_SNAPSHOT)
+    await snapshots_of(driver).take("vm-a", "s1")
+    await bring_to(rig, driver, state, eventually)
+    told = list(rig.told)
+
+    for _ in range(2):
+        await snapshots_of(driver).restore("vm-a", "s1", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+    assert rig.told == told
+    await driver.poweroff("vm-a")
+    assert await driver.state("vm-a") is VmState.POWEREDOFF
+    assert rig.processes("vm-a") == set()
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.POWEREDOFF])
+async def test_a_snapshot_is_deleted_in_whatever_state_and_again(rig, state, eventually):
+    driver = await running(rig)
+    needs(driver, Verb.DELETE_SNAPSHOT)
+    before = rig.files()
+    for name in ("s1", "s2"):
+        await snapshots_of(driver).take("vm-a", name)
+    await bring_to(rig, driver, state, eventually)
+
+    for name in ("s1", "s1", "s2"):
+        await snapshots_of(driver).delete("vm-a", name)
+
+    assert await snapshots_of(driver).list("vm-a") == []
+    assert await driver.state("vm-a") is state
+    assert {Path(path).suffix for path in set(rig.files()) - set(before)} <= {"", ".json"}
+
+
+async def test_a_snapshot_that_is_not_there_is_not_restored_and_harms_nothing(rig):
+    driver = await running(rig)
+    needs(driver, Verb.RESTORE_SNAPSHOT)
+
+    with pytest.raises(HypervisorError, match="s1"):
+        await snapshots_of(driver).restore("vm-a", "s1", SEED)
+
+    assert await driver.state("vm-a") is VmState.RUNNING
+
+
+async def test_the_next_agent_finds_the_snapshots_and_the_vm_goes_with_them(rig):
+    first = await running(rig)
+    needs(first, Verb.TAKE_SNAPSHOT)
+    await snapshots_of(first).take("vm-a", "s1")
+    await first.close()
+    second = await rig.open()
+
+    found = [one.name for one in await snapshots_of(second).list("vm-a")]
+    await snapshots_of(second).restore("vm-a", "s1", SEED)
+    await second.poweroff("vm-a")
+    await second.delete("vm-a")
+
+    assert found == ["s1"]
+    assert rig.files() == []
 
 
 async def test_a_vm_that_dies_is_aborted_and_the_listener_hears_it_once(rig, eventually):

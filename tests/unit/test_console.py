@@ -52,6 +52,7 @@ def test_every_command_of_the_specification_is_there() -> None:
     )
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
+    wanted |= {("vm", "snapshot", word) for word in ("take", "restore", "list", "delete")}
     wanted |= {
         ("job", verb)
         for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch", "wait")

@@ -26,11 +26,11 @@ from host_agent.making import VmMaking
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import goal_of, is_done, is_legal
+from host_agent.verbs import More, goal_of, is_done, is_legal
 from host_agent.vm import Verb, Wish
 from schemas.endpoints import Endpoint
 from schemas.enrol import EnrolGranted
-from schemas.vms import VmCreate, VmState, VmStatus
+from schemas.vms import VmCreate, VmSnapshot, VmState, VmStatus
 from tests.broker.polling import until
 
 BROKER = Address(endpoints=(Endpoint("127.0.0.1", 5672),), user="host-a", password="x")
@@ -80,6 +80,8 @@ async def bring_to(host: Host, vm: str, state: VmState) -> None:
 
 REACHABLE = (VmState.POWEREDOFF, VmState.RUNNING, VmState.PAUSED, VmState.SAVED)
 ACTS = tuple(verb for verb in Verb if verb not in (Verb.CREATE, Verb.DELETE, Verb.ADOPT))
+#: A snapshot that nobody has taken.
+FRESH = More(snapshot="s1")
 
 
 @pytest.mark.parametrize("state", REACHABLE)
@@ -90,9 +92,11 @@ async def test_every_verb_from_every_state_succeeds_or_is_refused_as_the_table_s
     host = await Host(tmp_path).open()
     vm = await host.vm()
     await bring_to(host, vm, state)
+    if verb is Verb.RESTORE_SNAPSHOT:
+        host.hypervisor.host.vms[vm].snapshots["s1"] = VmSnapshot(name="s1", taken_ms=1, state=VmState.RUNNING)
 
     async def act() -> VmStatus:
-        return await host.control.act(verb, vm)
+        return await host.control.act(verb, vm, FRESH)
 
     if is_done(verb, state):
         assert (await act()).state == state

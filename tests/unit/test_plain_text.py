@@ -58,6 +58,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("job", "list"): [],
     ("job", "fetch"): ["x", "-o", "out"],
     ("site", "add"): ["x", "-o", "login.json"],
+    **{("vm", "snapshot", word): ["x", "y"] for word in ("take", "restore", "delete")},
     ("vm", "list"): [],
 }
 #: These print what they are doing on this machine, and nothing that a stranger says.

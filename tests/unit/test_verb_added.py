@@ -12,7 +12,7 @@ from docs.generate import vms_page
 from host_agent.commands import VmCommands
 from host_agent.errors import IllegalVerb, Interrupted
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
-from host_agent.verbs import TRANSITIONS, DriverOrder, Transition, verb_of
+from host_agent.verbs import TRANSITIONS, DriverOrder, More, Transition, verb_of
 from host_agent.vm import Verb, Wish
 from schemas.envelope import Message
 from schemas.vms import VmCommand, VmState, vm_verbs
@@ -72,7 +72,7 @@ async def test_the_agent_carries_it_out_as_its_row_says(tmp_path: Path, hover: t
     with pytest.raises(IllegalVerb, match="is poweredoff: hover is allowed from running"):
         await host.control.act(verb, vm)
     await host.control.act(Verb.START, vm)
-    acting = asyncio.ensure_future(host.control.act(verb, vm, timeout_s=7.0, by="console-ada"))
+    acting = asyncio.ensure_future(host.control.act(verb, vm, More(timeout_s=7.0), by="console-ada"))
     await until(lambda: driver.seen)
     act = host.control.act_on(vm)
     driver.may_end.set()
@@ -81,7 +81,7 @@ async def test_the_agent_carries_it_out_as_its_row_says(tmp_path: Path, hover: t
     assert act is not None
     assert (act.verb, act.by) == ("hover", "console-ada")
     assert (status.state, status.generation) == (VmState.PAUSED, 2)
-    assert (driver.seen[0].timeout_s, driver.seen[0].seed != b"") == (7.0, True)
+    assert (driver.seen[0].more.timeout_s, driver.seen[0].seed != b"") == (7.0, True)
     assert host.registry.get(vm).wish is Wish.PAUSED
     assert (await host.control.act(verb, vm)).state is VmState.PAUSED
     assert len(driver.seen) == 1

@@ -8,6 +8,7 @@ It keeps the name, the parameters and the docstring, for people and for type che
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -15,14 +16,23 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from volcloud.loop_thread import LoopThread
 
 A = TypeVar("A")
+#: A method may be of a part of the twin.
+A_co = TypeVar("A_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Blocking(Generic[A]):
+class Blocking(Generic[A_co]):
     """Base of a twin. For any number of threads."""
 
-    def __init__(self, twin: A, thread: LoopThread) -> None:
+    def __init_subclass__(cls) -> None:
+        """Have each method bear the name of the class that it is called on, whoever defined the twin's."""
+        super().__init_subclass__()
+        for name, method in vars(cls).items():
+            if inspect.isfunction(method):
+                method.__qualname__ = f"{cls.__qualname__}.{name}"
+
+    def __init__(self, twin: A_co, thread: LoopThread) -> None:
         self._twin, self._thread = twin, thread
 
 
@@ -34,5 +44,4 @@ def blocking(method: Callable[Concatenate[A, P], Coroutine[Any, Any, R]]) -> Cal
     def call(self: Blocking[A], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._thread.wait_for(method(self._twin, *args, **kwargs))
 
-    call.__qualname__ = f"Blocking{method.__qualname__.removeprefix('Async')}"
     return call

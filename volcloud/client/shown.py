@@ -17,11 +17,11 @@ from schemas.enrol import Credential
 from schemas.execs import ExecEnded
 from schemas.ledger import HostRow, JobRecord, JobRow, Jobs, JobsChanged, JobVerdict, RegistryRow
 from schemas.plain_text import plain, plain_all
-from schemas.vms import VmStatus
+from schemas.vms import VmSnapshot, VmStatus
 from volcloud.rendering.hosts import render_hosts
 from volcloud.rendering.html import html
 from volcloud.rendering.jobs import render_job_rows, render_jobs, render_record, render_why, told_counts
-from volcloud.rendering.vms import render_vm, render_vms
+from volcloud.rendering.vms import render_snapshots, render_vm, render_vms
 from volcloud.why import Explanation
 
 #: Rows that a table shows of itself, in HTML and at a prompt.
@@ -78,6 +78,16 @@ class ShownVmStatus(Shown, VmStatus, frozen=True, kw_only=True):
 
     def _rendered(self) -> RenderableType:
         return render_vm(self)
+
+
+class ShownSnapshot(Shown, VmSnapshot, frozen=True, kw_only=True):
+    """A snapshot of a VM."""
+
+    def _summary(self) -> str:
+        return f"snapshot {self.name} of a VM that was {self.state}"
+
+    def _rendered(self) -> RenderableType:
+        return render_snapshots([self])
 
 
 class ShownHost(Shown, HostRow, frozen=True, kw_only=True):
@@ -198,6 +208,7 @@ class Table(list[T]):
 FACES: dict[type, type] = {
     RegistryRow: ShownVm,
     VmStatus: ShownVmStatus,
+    VmSnapshot: ShownSnapshot,
     HostRow: ShownHost,
     JobRow: ShownJobRow,
     JobRecord: ShownJob,
@@ -225,6 +236,8 @@ def _tabled(rows: Sequence[Any]) -> RenderableType:
     match rows:
         case [RegistryRow(), *_]:
             return render_vms(rows)
+        case [VmSnapshot(), *_]:
+            return render_snapshots(rows)
         case [HostRow(), *_]:
             return render_hosts(rows)
         case [JobRow(), *_]:

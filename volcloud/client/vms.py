@@ -20,6 +20,7 @@ from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.hosts import AsyncHosts
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
+from volcloud.client.snapshots import SnapshotVerbs, check_name
 from volcloud.errors import BadInput, CommandFailed, NoSuchVm
 from volcloud.rendering.words import span
 
@@ -51,7 +52,7 @@ def _verb(declared: M) -> M:
     return cast(M, give)
 
 
-class AsyncVms:
+class AsyncVms(SnapshotVerbs):
     """See the module."""
 
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
@@ -155,6 +156,8 @@ class AsyncVms:
         caller, guests_s = self._session.caller, more.get("timeout_s", 0.0)
         if "timeout_s" in more and not 0 < guests_s <= STOP_MOST_S:
             raise BadInput(f"timeout = {guests_s:g} s: must be above 0 and at most {STOP_MOST_S:.0f} s", "give another")
+        if "snapshot" in more:
+            check_name(more["snapshot"])
         with _silence_dated(lambda: (caller.now_ms - row.seen_ms) / 1000):
             order = verb(vm=row.status.vm, **more)
             answer = await caller.call(row.host, order, Message, timeout_s=VERB_S + guests_s)
@@ -187,6 +190,10 @@ class BlockingVms(Blocking[AsyncVms]):
     discard = blocking(AsyncVms.discard)
     adopt = blocking(AsyncVms.adopt)
     delete = blocking(AsyncVms.delete)
+    snapshots = blocking(AsyncVms.snapshots)
+    take_snapshot = blocking(AsyncVms.take_snapshot)
+    restore_snapshot = blocking(AsyncVms.restore_snapshot)
+    delete_snapshot = blocking(AsyncVms.delete_snapshot)
     command = blocking(AsyncVms.command)
 
 

@@ -75,6 +75,24 @@ def create(
     invocation.show(status, lambda one: _told(one.name, one))
 
 
+def carry_out(invocation: Invocation, /, name: str, message: type[VmCommand], **more: float | str) -> None:
+    """Give a verb to each VM that ``name`` fits, with ``more`` of the command's fields, and show what came of it."""
+    done: dict[str, VmStatus | None] = {}
+    with invocation.client() as client:
+        rows = client.vms.find(name)
+        labels = labels_of(rows)
+        for row in rows:
+            try:
+                _check_named(message, row, name, rows)
+                done[row.status.vm] = client.vms.command(row, message, **more)
+            except (VolcloudError, BrokerError) as error:
+                tell(of_vm(labels[row.status.vm], error))
+    shown = plain_all(labels)
+    invocation.show(done, lambda them: "\n".join(_told(shown[vm], one) for vm, one in them.items()))
+    if len(done) < len(rows):
+        raise click.exceptions.Exit(1)
+
+
 def _add_verb(word: str, message: type[VmCommand]) -> None:
     """Make the command for a verb: they differ in nothing but the word and the message."""
     text = inspect.cleandoc(message.__doc__ or "")
@@ -85,20 +103,7 @@ def _add_verb(word: str, message: type[VmCommand]) -> None:
     @json_option
     @pass_invocation
     def verb(invocation: Invocation, /, name: str, **more: float) -> None:
-        done: dict[str, VmStatus | None] = {}
-        with invocation.client() as client:
-            rows = client.vms.find(name)
-            labels = labels_of(rows)
-            for row in rows:
-                try:
-                    _check_named(message, row, name, rows)
-                    done[row.status.vm] = client.vms.command(row, message, **more)
-                except (VolcloudError, BrokerError) as error:
-                    tell(of_vm(labels[row.status.vm], error))
-        shown = plain_all(labels)
-        invocation.show(done, lambda them: "\n".join(_told(shown[vm], one) for vm, one in them.items()))
-        if len(done) < len(rows):
-            raise click.exceptions.Exit(1)
+        carry_out(invocation, name, message, **more)
 
     if "timeout_s" in message.__struct_fields__:
         said = "How long each guest may take; it runs on if it takes longer."
@@ -110,7 +115,9 @@ def _add_verb(word: str, message: type[VmCommand]) -> None:
 
 
 for _word, _message in vm_verbs().items():
-    _add_verb(_word, _message)
+    # Those on a snapshot are a group of their own.
+    if "snapshot" not in _message.__struct_fields__:
+        _add_verb(_word, _message)
 
 
 def _check_named(message: type[VmCommand], row: RegistryRow, name: str, rows: Sequence[RegistryRow]) -> None:

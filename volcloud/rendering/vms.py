@@ -10,8 +10,8 @@ from rich.text import Text
 
 from schemas.ledger import RegistryRow
 from schemas.plain_text import plain
-from schemas.vms import UNDECIDED, VmStatus
-from volcloud.rendering.words import lines, span, state, table
+from schemas.vms import UNDECIDED, VmSnapshot, VmStatus
+from volcloud.rendering.words import ago, lines, span, state, table
 
 
 def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
@@ -53,6 +53,14 @@ def render_vm(vm: VmStatus) -> RenderableType:
             ("reason", vm.reason),
         ]
     )
+
+
+def render_snapshots(rows: Sequence[VmSnapshot]) -> RenderableType:
+    """Render a listing of a VM's snapshots."""
+    shown = table("SNAPSHOT", "TAKEN", "STATE", "MEMORY")
+    for row in rows:
+        shown.add_row(row.name, ago(row.taken_ms), state(row.state), f"{row.size_bytes >> 20} MiB")
+    return shown
 
 
 def labels_of(rows: Sequence[RegistryRow]) -> dict[str, str]:

@@ -8,7 +8,7 @@ import msgspec
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmSpec
-from schemas.vms import VmState
+from schemas.vms import VmSnapshot, VmState
 
 
 class FakeVm(msgspec.Struct):
@@ -19,6 +19,8 @@ class FakeVm(msgspec.Struct):
     #: Every seed the guest could have seen, the newest last.
     seeds: list[bytes] = []
     pid: int | None = None
+    #: By name, in the order in which they were taken.
+    snapshots: dict[str, VmSnapshot] = {}
 
 
 class FakeHost:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import VmStatistics
 from host_agent.hypervisors.fake.host import FakeHost
-from schemas.vms import VmState
+from schemas.vms import VmSnapshot, VmState
 
 
 class FakeSnapshots:
@@ -21,6 +24,29 @@ class FakeSnapshots:
         """Throw away a saved state."""
         if vm in self._host.vms and self._host.vm(vm).state is VmState.SAVED:
             self._host.rest(vm, VmState.POWEREDOFF)
+
+    async def take(self, vm: str, name: str) -> None:
+        """Remember how the VM is: its disk and memory are nothing else."""
+        found = self._host.vm(vm)
+        if name in found.snapshots or found.pid is None:
+            raise HypervisorError(f"VM {vm} does not run, or has a snapshot {name}")
+        found.snapshots[name] = VmSnapshot(name=name, taken_ms=time.time_ns() // 1_000_000, state=found.state)
+
+    async def restore(self, vm: str, name: str, seed: bytes) -> None:
+        """Be again what it was then, as another process, ``seed`` offered."""
+        found = self._host.vm(vm)
+        if name not in found.snapshots:
+            raise HypervisorError(f"VM {vm} has no snapshot {name}")
+        found.seeds.append(seed)
+        found.state, found.pid = found.snapshots[name].state, next(self._host.pids)
+
+    async def delete(self, vm: str, name: str) -> None:
+        """Forget it."""
+        self._host.vm(vm).snapshots.pop(name, None)
+
+    async def list(self, vm: str) -> list[VmSnapshot]:
+        """List them: dictionaries keep the order."""
+        return list(self._host.vm(vm).snapshots.values())
 
 
 class FakeStatistics:

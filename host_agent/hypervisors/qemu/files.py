@@ -33,6 +33,8 @@ class Saving(msgspec.Struct, frozen=True):
     """A note that a VM is on its way into a saved memory or out of it: whoever finds it lets it go on as it was."""
 
     was_running: bool
+    #: On its way out of a snapshot: its disk and memory may not match, so it does not go on.
+    restores: bool = False
 
 
 class QemuFiles(VmDirectories):
@@ -69,6 +71,10 @@ class QemuFiles(VmDirectories):
         KeptLog(home / CONSOLE).begin()
         with contextlib.suppress(FileNotFoundError):
             (home / QEMU_LOG).replace(home / f"{QEMU_LOG}.1")
+
+    def note_command(self, vm: str, command: MachineCommand) -> None:
+        """Note the command line of a process that goes on from a snapshot. Raises OSError."""
+        write_record(self.path(vm) / _COMMAND, command)
 
     def trim_logs(self, vm: str) -> None:
         """Keep what QEMU itself prints within bounds."""

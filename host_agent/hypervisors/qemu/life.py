@@ -16,9 +16,11 @@ from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.news import News
 from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.kept_snapshots import SnapshotRecords
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import LEAST_ROOM_BYTES, give_up_writing
 from host_agent.hypervisors.qemu.monitor import CONNECTED
+from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from schemas.vms import VmState
 
 #: QEMU's word for a guest that was stopped because a read or write of its disk failed.
@@ -43,6 +45,8 @@ class Life:
         self._tasks = OwnedTasks(vm)
         self._machine: QemuMachine | None = None
         self.news = News()
+        #: What it is while a verb has QEMU stand still, which answers nobody then; None: QEMU says it.
+        self.shown: VmState | None = None
 
     @property
     def machine(self) -> QemuMachine:
@@ -69,6 +73,8 @@ class Life:
 
     async def state(self) -> VmState:
         """Ask QEMU, and where it has ended meanwhile, the VM's directory."""
+        if self.shown is not None:
+            return self.shown
         if self._machine is None:
             return VmState.STARTING
         state = await self._machine.state()
@@ -94,10 +100,11 @@ class Life:
         return shutil.disk_usage(self._files.path(self._vm)).free >= LEAST_ROOM_BYTES
 
     @contextlib.contextmanager
-    def verb(self) -> Iterator[QemuMachine]:
+    def verb(self, shown: VmState | None = None) -> Iterator[QemuMachine]:
         """Let a verb be at work: what happens meanwhile is its doing, but for an end that it did not mean."""
         machine = self.machine
         self.news.begin()
+        self.shown = shown
         try:
             yield machine
         finally:
@@ -105,6 +112,7 @@ class Life:
 
     def finish(self) -> None:
         """The verb that is at work has ended: tell what it did not mean, and look how the VM is now."""
+        self.shown = None
         self._pass_on(self.news.finish())
         if not self.news.has_ended:
             self._tasks.spawn(self._look(), name="look")
@@ -113,6 +121,17 @@ class Life:
         """Bring a machine that was found being saved back to what it was, as soon as it can be reached."""
         self.news.begin()
         self._tasks.spawn(self._go_back(was_running), name="go back from saving")
+
+    def clean_snapshots(self) -> None:
+        """Remove what an agent before us has left of snapshots, as soon as the machine can be reached."""
+        if SnapshotRecords(self._files.path(self._vm)).voids():
+            self.news.begin()
+            self._tasks.spawn(self._clean_snapshots(), name="clean snapshots")
+
+    async def _clean_snapshots(self) -> None:
+        with contextlib.suppress(HypervisorError), self.verb(VmState.SAVING) as machine:
+            await machine.monitor.wait_connected(START_TIMEOUT_S)
+            await clean(machine.home, machine)
 
     async def _go_back(self, was_running: bool) -> None:
         with contextlib.suppress(HypervisorError), self.verb() as machine:

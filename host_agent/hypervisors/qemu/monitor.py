@@ -68,18 +68,20 @@ class Monitor:
         if not self._is_connected.is_set():
             raise HypervisorError(f"QEMU does not answer, or ended: {last_words(self._home)}")
 
-    async def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
-        """Run a QMP command. Raises HypervisorError with QEMU's words, also if it does not answer."""
+    async def execute(
+        self, command: str, arguments: dict[str, object] | None = None, *, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Any:
+        """Run a QMP command. Raises HypervisorError with QEMU's words, also if it does not answer in time."""
         await self.wait_connected(ANSWER_TIMEOUT_S)
         try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return await self._qmp.execute(command, arguments)
         except ExecuteError as error:
             raise HypervisorError(f"QEMU refuses {command}: {error}") from error
         except (QMPError, OSError, EOFError) as error:
             raise HypervisorError(f"QEMU was lost during {command}: {error}") from error
         except TimeoutError as error:
-            raise HypervisorError(f"QEMU did not answer {command} within {ANSWER_TIMEOUT_S} s") from error
+            raise HypervisorError(f"QEMU did not answer {command} within {timeout_s} s") from error
 
     async def pass_file(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file under a name that ``fd:`` addresses know."""

@@ -1,16 +1,22 @@
-"""A guest's memory saved to disk and thrown away. Loading it is part of a start."""
+"""A guest's memory saved to disk and thrown away; snapshots taken, restored, removed. Loading is part of a start."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
+from broker import reserve
 from host_agent.errors import HypervisorError, naming_disk
+from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords, new_tag
 from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.memory import give_up_writing, write_memory
+from host_agent.hypervisors.qemu.snapshot_jobs import clean, clean_at_rest, clean_live, save
 from host_agent.hypervisors.qemu.vm import QemuVm
-from schemas.vms import VmState
+from schemas.vms import VmSnapshot, VmState
 
 
 class QemuSnapshots:
@@ -43,6 +49,61 @@ class QemuSnapshots:
         with naming_disk(f"cannot discard the saved state of {vm}"):
             self._files.discard_memory(vm)
             self._files.forget_process(vm)
+
+    async def take(self, vm: str, name: str) -> None:
+        """Have QEMU write it, and note it once it is complete."""
+        life, records = self._find(vm).running(), self._records(vm)
+        with naming_disk(f"cannot take snapshot {name} of {vm}"), life.verb(VmState.SAVING) as machine:
+            snapshot = await self._begin(machine, vm, name)
+            try:
+                reserve.demand(records.home, self._most_bytes(vm))
+                records.begin(snapshot)
+                await save(machine, snapshot)
+                await finished(asyncio.to_thread(records.complete, snapshot))
+            except asyncio.CancelledError:
+                raise  # whoever ends the VM, or finds it next, cleans up: QEMU cannot be told to stop
+            except BaseException:
+                await clean(machine.home, machine)
+                raise
+
+    async def restore(self, vm: str, name: str, seed: bytes) -> None:
+        """End the process and start another, from it: the one that runs may be of another command line."""
+        await self._find(vm).start(seed, self._records(vm).get(name))
+
+    async def delete(self, vm: str, name: str) -> None:
+        """Make it void, then remove what is."""
+        records = self._records(vm)
+        with naming_disk(f"cannot delete snapshot {name} of {vm}"):
+            records.make_void(name)
+            life = self._find(vm).life
+            if life is None:
+                await clean_at_rest(records.home)
+            else:
+                with life.verb() as machine:
+                    await clean_live(machine)
+
+    async def list(self, vm: str) -> list[VmSnapshot]:
+        """Read their records."""
+        with naming_disk(f"snapshots of {vm}"):
+            return self._records(vm).told()
+
+    async def _begin(self, machine: QemuMachine, vm: str, name: str) -> KeptSnapshot:
+        return KeptSnapshot(
+            name=name,
+            tag=new_tag(),
+            taken_ms=time.time_ns() // 1_000_000,
+            was_running=await machine.state() is VmState.RUNNING,
+            command=self._files.command_of_saved(vm),
+        )
+
+    def _most_bytes(self, vm: str) -> int:
+        """Say what a VM's memory may take on the disk: what it has never touched takes nothing."""
+        whole, process = self._files.spec(vm).memory_mib << 20, self._files.process(vm)
+        stat = process.stat() if process is not None else None
+        return min(whole, stat.resident_bytes) if stat is not None else whole
+
+    def _records(self, vm: str) -> SnapshotRecords:
+        return SnapshotRecords(self._files.path(vm))
 
     async def _keep_unsaved(self, vm: str, machine: QemuMachine, saving: Saving) -> None:
         """Bring back what was before a save that failed, or was cut short. The next driver does it if we cannot."""

@@ -1,4 +1,4 @@
-"""How a VM's QEMU process comes to be: a boot, or a saved memory that is loaded and goes on."""
+"""How a VM's QEMU process comes to be: a boot, or a memory that was saved, or kept in a snapshot, and goes on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import finished, spawn
+from host_agent.hypervisors.qemu import snapshot_jobs
 from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
+from schemas.vms import VmState
 
 
 class QemuStart:
@@ -25,7 +28,15 @@ class QemuStart:
     def __init__(self, program: QemuProgram, files: QemuFiles, niceness: int) -> None:
         self._program, self._files, self._niceness = program, files, niceness
 
-    async def boot(self, vm: str, life: Life) -> None:
+    async def bring_up(self, vm: str, life: Life, snapshot: KeptSnapshot | None) -> VmState:
+        """Go on from a snapshot, else from the saved memory, else boot; give the state that it is in."""
+        await snapshot_jobs.clean(self._files.path(vm), None)
+        if snapshot is not None:
+            return await self._go_back(vm, life, snapshot)
+        await (self._restore if self._files.is_saved(vm) else self._boot)(vm, life)
+        return VmState.RUNNING
+
+    async def _boot(self, vm: str, life: Life) -> None:
         """Boot from the disk."""
         spec = self._files.spec(vm)
         accelerator = await self._program.choose_accelerator(spec.image.kernel if spec.image else None)
@@ -33,7 +44,7 @@ class QemuStart:
         self._files.begin_boot(vm, command)
         await self._launch(vm, life, command.arguments)
 
-    async def restore(self, vm: str, life: Life) -> None:
+    async def _restore(self, vm: str, life: Life) -> None:
         """Load the saved memory and go on from it; it is gone then."""
         try:
             machine = await self._launch(vm, life, restoring(self._files.command_of_saved(vm)))
@@ -46,6 +57,23 @@ class QemuStart:
         self._files.discard_memory(vm)
         await machine.monitor.execute("cont")
         self._files.forget_saving(vm)
+
+    async def _go_back(self, vm: str, life: Life, snapshot: KeptSnapshot) -> VmState:
+        """Take on a snapshot's disk and memory; a saved memory is gone then."""
+        self._files.note_saving(vm, Saving(was_running=False, restores=True))
+        machine = await self._launch(vm, life, [*snapshot.command.arguments, "-S"])
+        # QEMU is not "paused" before it has run, if only for a moment; what that did goes with what is loaded.
+        await machine.monitor.execute("cont")
+        await machine.monitor.execute("stop")
+        # From here on neither belongs to the disk any more.
+        self._files.discard_memory(vm)
+        self._files.note_command(vm, snapshot.command)
+        life.shown = VmState.RESTORING
+        await snapshot_jobs.load(machine, snapshot)
+        if snapshot.was_running:
+            await machine.monitor.execute("cont")
+        self._files.forget_saving(vm)
+        return snapshot.state
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
         home = self._files.path(vm)

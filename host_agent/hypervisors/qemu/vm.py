@@ -11,7 +11,9 @@ from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
+from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from host_agent.hypervisors.qemu.start import QemuStart
 from host_agent.hypervisors.qemu.strays import kill_strays
 from schemas.vms import VmState
@@ -79,21 +81,22 @@ class QemuVm:
             may_go_on=life is not None and life.may_go_on(),
         )
 
-    async def start(self, seed: bytes) -> None:
-        """Boot, or load the saved memory and go on."""
+    async def start(self, seed: bytes, snapshot: KeptSnapshot | None = None) -> None:
+        """Boot, or load the saved memory and go on; with a ``snapshot``, from whatever state, go back to that."""
         self._files.spec(self.id)
         before = self._files.process(self.id)
         self._files.write_seed(self.id, seed)
+        if snapshot is not None:
+            await self.poweroff()
         life = self._life = self._new_life()
         life.news.begin()
         try:
             with naming_disk(f"cannot start {self.id}"):
-                is_saved = self._files.is_saved(self.id)
-                await (self._start.restore if is_saved else self._start.boot)(self.id, life)
+                state = await self._start.bring_up(self.id, life, snapshot)
         except BaseException:
             await self._abandon(life, before)
             raise
-        life.news.caused(VmState.RUNNING)
+        life.news.caused(state)
         life.finish()
 
     async def stop(self, timeout_s: float) -> None:
@@ -143,6 +146,7 @@ class QemuVm:
         if self._files.exists(self.id):
             self._files.forget_process(self.id)
             self._files.forget_saving(self.id)
+            await clean(self._files.path(self.id), None)
         self._flaw = ""
 
     async def delete(self) -> None:
@@ -174,9 +178,11 @@ class QemuVm:
             await self._kill_strays()
             self._files.forget_process(self.id)
             self._files.forget_saving(self.id)
-        elif process is None or not self._watch_again(process, saving):
+        elif process is None or (saving and saving.restores) or not self._watch_again(process, saving):
             await self._kill_strays()
             self._files.forget_saving(self.id)
+        if self._life is None:
+            await clean(self._files.path(self.id), None)
 
     def _watch_again(self, process: ProcessIdentity, saving: Saving | None) -> bool:
         life = self._new_life()
@@ -185,6 +191,7 @@ class QemuVm:
         except ProcessLookupError:
             return False
         self._life = life
+        life.clean_snapshots()
         if saving is not None:
             life.go_back_from_saving(was_running=saving.was_running)
         return True

@@ -1,0 +1,174 @@
+"""Snapshots in QEMU: its jobs that save, load and remove one, and qemu-img's removal where no QEMU runs.
+
+The memory goes into a file of its own beside the overlay, which is joined to QEMU for as long as the job takes: what a
+save that failed has written is gone with that file, in the overlay nothing would free it. QEMU stands still during such
+a job and answers nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from broker import reserve
+from host_agent.errors import HostDiskFull, HypervisorError, naming_disk
+from host_agent.hypervisors.qemu.command import OVERLAY
+from host_agent.hypervisors.qemu.disk import run
+from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
+from host_agent.hypervisors.qemu.machine import QemuMachine
+from host_agent.hypervisors.qemu.memory import LEAST_ROOM_BYTES, MEMORY_TIMEOUT_S
+
+log = logging.getLogger(__name__)
+
+#: Between two looks at a job, which takes 0.2 s for a small guest.
+_LOOK_INTERVAL_S = 0.02
+#: The overlay's node, as the command line names it.
+_ROOT = "root"
+#: What a file for a memory holds beside it: a guest's disk of no use, which qcow2 demands.
+_NO_DISK = "1M"
+#: Our jobs' ids begin so.
+_JOB = "snapshot-"
+#: What qemu-img may take for one VM; a check of a large overlay that takes longer frees nothing that is needed.
+_AT_REST_TIMEOUT_S = 20.0
+
+
+async def save(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
+    """Have QEMU write a snapshot; the guest is then as it was. Raises HypervisorError, HostDiskFull."""
+    memory = machine.home / snapshot.memory
+    await run("qemu-img", "create", "-q", "-f", "qcow2", str(memory), _NO_DISK)
+    memory.chmod(0o600)
+    await _join(machine, snapshot)
+    await _run_job(machine, "snapshot-save", snapshot, [_ROOT, _node(snapshot)], vmstate=_node(snapshot))
+    await _part(machine, snapshot)
+
+
+async def load(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
+    """Have a QEMU that is paused take on a snapshot; it is paused afterwards. Raises HypervisorError."""
+    await _join(machine, snapshot)
+    await _run_job(machine, "snapshot-load", snapshot, [_ROOT, _node(snapshot)], vmstate=_node(snapshot))
+    await _part(machine, snapshot)
+
+
+async def clean(home: Path, machine: QemuMachine | None) -> None:
+    """Remove what is void of a VM, whose QEMU runs or has none. Raises nothing: what is left is found the next time."""
+    try:
+        with naming_disk("snapshots not cleaned up"):
+            await (clean_at_rest(home) if machine is None or machine.watch.has_ended else clean_live(machine))
+    except HypervisorError as error:
+        log.warning("snapshots_not_cleaned vm=%s error=%s", home.name, error)
+
+
+async def clean_live(machine: QemuMachine) -> None:
+    """Remove what is void of a VM whose QEMU runs, also what an agent before us has left at work there.
+
+    Raises HypervisorError, OSError; what is left then is found the next time.
+    """
+    records = SnapshotRecords(machine.home)
+    voids = records.voids()
+    if voids:
+        await _end_jobs(machine)
+    for snapshot in voids:
+        if _node(snapshot) in await _nodes(machine):
+            await _part(machine, snapshot)
+        records.drop_memory(snapshot)
+        await _run_job(machine, "snapshot-delete", snapshot, [_ROOT])
+        records.forget(snapshot)
+
+
+async def clean_at_rest(home: Path) -> None:
+    """Remove what is void of a VM that has no process, and what a QEMU that was killed has left in its overlay.
+
+    Raises HypervisorError, OSError; what is left then is found the next time.
+    """
+    records = SnapshotRecords(home)
+    voids = records.voids()
+    for snapshot in voids:
+        records.drop_memory(snapshot)
+    try:
+        async with asyncio.timeout(_AT_REST_TIMEOUT_S if voids else None):
+            for snapshot in voids:
+                await _clean_one(records, snapshot)
+    except TimeoutError as error:
+        raise HypervisorError(f"{home / OVERLAY} is not freed of old snapshots: qemu-img takes too long") from error
+
+
+async def _clean_one(records: SnapshotRecords, snapshot: KeptSnapshot) -> None:
+    overlay = str(records.home / OVERLAY)
+    if snapshot.tag in await _tags(overlay):
+        await run("qemu-img", "snapshot", "-d", snapshot.tag, overlay)
+    # Clusters that a killed QEMU had taken and not yet used; such a check changes nothing else.
+    await run("qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", overlay)
+    records.forget(snapshot)
+
+
+async def _tags(overlay: str) -> list[str]:
+    listed = (await run("qemu-img", "snapshot", "-l", overlay)).decode().splitlines()
+    return [words[1] for words in map(str.split, listed) if len(words) > 1]
+
+
+async def _run_job(machine: QemuMachine, kind: str, snapshot: KeptSnapshot, devices: list[str], **more: str) -> None:
+    job = f"{_JOB}{kind.removeprefix('snapshot-')}-{snapshot.tag}"
+    order: dict[str, object] = {"job-id": job, "tag": snapshot.tag, "devices": devices, **more}
+    await machine.monitor.execute(kind, order, timeout_s=MEMORY_TIMEOUT_S)
+    failed = await _wait(machine, job)
+    if failed:
+        raise _failure(machine, kind, failed)
+
+
+async def _wait(machine: QemuMachine, job: str) -> str:
+    """Wait for a job and let go of it; give why it failed, empty if it did not."""
+    deadline = time.monotonic() + MEMORY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        found = await _job(machine, job)
+        if found is None:
+            return "QEMU has lost it"
+        if found["status"] == "concluded":
+            await machine.monitor.execute("job-dismiss", {"id": job})
+            return str(found.get("error", ""))
+        await asyncio.sleep(_LOOK_INTERVAL_S)
+    raise HypervisorError(f"{job} took longer than {MEMORY_TIMEOUT_S} s")
+
+
+async def _job(machine: QemuMachine, job: str) -> dict[str, Any] | None:
+    return next((one for one in await _jobs(machine) if one["id"] == job), None)
+
+
+async def _jobs(machine: QemuMachine) -> list[dict[str, Any]]:
+    # It answers when the job that it is at has ended.
+    found = await machine.monitor.execute("query-jobs", timeout_s=MEMORY_TIMEOUT_S)
+    return [one for one in found if str(one["id"]).startswith(_JOB)]
+
+
+async def _end_jobs(machine: QemuMachine) -> None:
+    for job in await _jobs(machine):
+        await _wait(machine, job["id"])
+
+
+def _failure(machine: QemuMachine, kind: str, why: str) -> HypervisorError:
+    """Say why a job failed. QEMU says little of a full disk, so that one is asked."""
+    if reserve.look(machine.home).free < LEAST_ROOM_BYTES or os.strerror(errno.ENOSPC) in why:
+        return HostDiskFull(f"{machine.home}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
+    return HypervisorError(f"QEMU failed at {kind}: {why}")
+
+
+def _node(snapshot: KeptSnapshot) -> str:
+    return f"memory-{snapshot.tag}"
+
+
+async def _nodes(machine: QemuMachine) -> list[str]:
+    found = await machine.monitor.execute("query-named-block-nodes", {"flat": True})
+    return [str(node["node-name"]) for node in found]
+
+
+async def _join(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
+    file = {"driver": "file", "filename": snapshot.memory}
+    await machine.monitor.execute("blockdev-add", {"driver": "qcow2", "node-name": _node(snapshot), "file": file})
+
+
+async def _part(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
+    await machine.monitor.execute("blockdev-del", {"node-name": _node(snapshot)}, timeout_s=MEMORY_TIMEOUT_S)
