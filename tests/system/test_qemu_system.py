@@ -249,4 +249,10 @@ def test_a_script_of_the_old_controller_saves_a_vm_and_starts_it_again(system: S
 
         assert saved == "Saved"
         assert proxy.ping(VM, 30) == f"PONG from {VM}"
+        assert proxy.saveSnapshot(VM, "first", "of the old controller") is True
+        assert proxy.listSnapshots(VM) == ["first"]
+        assert proxy.restoreSnapshot(VM) is True
+        until(lambda: vm_of(client).agent_ready, "the agent is ready once more", 120)
+        assert proxy.deleteSnapshot(VM, "first") is True
+        assert proxy.listSnapshots(VM) == []
         assert output_of(client, "cat", "/proc/sys/kernel/random/boot_id") == boot

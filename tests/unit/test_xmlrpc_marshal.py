@@ -142,6 +142,13 @@ def test_a_fault_says_one_line_and_no_secret() -> None:
     assert error.value.faultString == "amqp://a:***@host\\nsaid \\x1b[31m no; ask\\x00 again"
 
 
+def test_a_fault_does_not_send_back_what_came_at_length() -> None:
+    told = fault(FaultCode.NOT_DONE, "x" * 10**6, "make it shorter").faultString
+
+    assert len(told) < 3000
+    assert told.endswith("x…; make it shorter")
+
+
 def test_an_error_that_nobody_foresaw_is_a_fault_of_ours(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 

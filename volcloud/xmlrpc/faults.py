@@ -7,7 +7,7 @@ from xmlrpc.client import Fault
 
 from broker.errors import BrokerError, CallTimeout, NotDelivered, RemoteError, TransferFailed, Unroutable
 from broker.masking import mask
-from schemas.errors import ErrorCode
+from schemas.errors import ErrorCode, SchemaError
 from schemas.plain_text import plain
 from volcloud.errors import BadInput, NoSuchVm, Unreachable, VolcloudError
 from volcloud.telling import judge
@@ -33,6 +33,7 @@ class FaultCode(IntEnum):
     TOO_LARGE = 10
     NO_ROOM = 11
     BUSY = 12
+    NO_SUCH_SNAPSHOT = 13
 
 
 #: What each code means; the reference page has it.
@@ -54,6 +55,7 @@ MEANINGS = {
     FaultCode.TOO_LARGE: "More than one answer, or one file, may hold.",
     FaultCode.NO_ROOM: "A disk is full.",
     FaultCode.BUSY: "As many calls are at work as may be at once; try again.",
+    FaultCode.NO_SUCH_SNAPSHOT: "The VM has no snapshot of that name.",
 }
 
 _OF_THE_WIRE = {
@@ -70,9 +72,16 @@ _OF_THE_WIRE = {
 }
 
 
+#: Longest sentence of a fault, characters: what a caller sent is not sent back at length.
+MOST_TEXT = 2000
+
+
 def fault(code: FaultCode, text: str, next_step: str) -> Fault:
-    """Make a fault of what is wrong and what to do about it: one line, nothing in it but text, no password."""
-    return Fault(int(code), plain(mask(f"{text}; {next_step}" if next_step else text)))
+    """Make a fault of what is wrong and what to do about it: one line, nothing in it but text, no password. Of a text
+    that is too long the beginning is told, and the next step all the same."""
+    more = f"; {next_step}" if next_step else ""
+    shown = text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+    return Fault(int(code), plain(mask(shown + more[: MOST_TEXT + 2])))
 
 
 def fault_of(error: Exception) -> Fault:
@@ -87,7 +96,7 @@ def _code_of(error: Exception) -> FaultCode:
     match error:
         case NoSuchVm():
             return FaultCode.NO_SUCH_VM
-        case BadInput():
+        case BadInput() | SchemaError():
             return FaultCode.BAD_ARGUMENT
         case RemoteError() | TransferFailed():
             return _OF_THE_WIRE.get(error.code, FaultCode.NOT_DONE)

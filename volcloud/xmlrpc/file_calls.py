@@ -40,6 +40,9 @@ async def cp_file_from_vm(
     was started, under its own name: [out, err, status], as with cpFileToVM. What was there is replaced."""
     row = await live_vm(room.client, vm)
     name = PurePosixPath(path_to_remote_file_name).name
+    if name in ("", ".."):
+        text = f"pathToRemoteFileName = {path_to_remote_file_name!r}: names no file"
+        raise fault(FaultCode.BAD_ARGUMENT, text, "give the path of one below the VM's file area")
     local = await asyncio.to_thread(_target, room, path_to_local_file_name or name, name)
     try:
         await room.client.files.pull(row.status.vm, path_to_remote_file_name, local)

@@ -1,37 +1,53 @@
-"""Calls on snapshots of VMs."""
+"""Calls on snapshots of VMs: disk and memory together, under a name."""
 
 from __future__ import annotations
 
-from typing import NoReturn
-
+from schemas.ledger import RegistryRow
 from volcloud.xmlrpc.faults import FaultCode, fault
 from volcloud.xmlrpc.method import Generation, Room, method
-from volcloud.xmlrpc.names import one_vm
+from volcloud.xmlrpc.names import one_vm, settled
 
 
 async def take_snapshot(room: Room, vm: str, name: str, desc: str = "") -> bool:
-    """Keep a VM's disk and memory as they are under a name. This release has no snapshots."""
-    await _refuse(room, vm)
+    """Keep disk and memory of a VM that runs or is paused under a name; it is as it was after. desc is not kept: no
+    call gives it back."""
+    row = await one_vm(room.client, vm)
+    status = await room.client.vms.take_snapshot(row.status.vm, name)
+    await settled(room.client, row.status.vm, status)
+    return True
 
 
 async def restore_snapshot(room: Room, vm: str, name: str = "") -> bool:
-    """Bring a VM back to a snapshot, or the newest where none is named. This release has no snapshots."""
-    await _refuse(room, vm)
+    """Bring a VM back to a snapshot, or to the newest where none is named; what came after it is lost."""
+    row = await one_vm(room.client, vm)
+    status = await room.client.vms.restore_snapshot(row.status.vm, await _found(room, row, name))
+    await settled(room.client, row.status.vm, status)
+    return True
 
 
 async def delete_snapshot(room: Room, vm: str, name: str) -> bool:
-    """Remove a snapshot. This release has no snapshots."""
-    await _refuse(room, vm)
+    """Remove a snapshot; the VM stays as it is. A fault where there is none of that name."""
+    row = await one_vm(room.client, vm)
+    if not name:
+        raise fault(FaultCode.BAD_ARGUMENT, "deleteSnapshot: name is empty", "listSnapshots has the names")
+    await room.client.vms.delete_snapshot(row.status.vm, await _found(room, row, name))
+    return True
 
 
 async def list_snapshots(room: Room, vm: str) -> list[str]:
-    """The names of a VM's snapshots. This release has no snapshots."""
-    await _refuse(room, vm)
+    """The names of a VM's snapshots, the oldest first."""
+    row = await one_vm(room.client, vm)
+    return [one.name for one in await room.client.vms.snapshots(row.status.vm)]
 
 
-async def _refuse(room: Room, vm: str) -> NoReturn:
-    await one_vm(room.client, vm)
-    raise fault(FaultCode.UNSUPPORTED, "this release has no snapshots", "keep one state with saveState")
+async def _found(room: Room, row: RegistryRow, name: str) -> str:
+    """Give the name of a snapshot that there is, the newest one's for none. Raises Fault."""
+    known = await list_snapshots(room, row.status.vm)
+    if not known or (name and name not in known):
+        meant = f"snapshot {name[:100]!r}" if name else "snapshot"
+        text = f"VM {row.status.name} has no {meant}: it has {', '.join(known) or 'none'}"
+        raise fault(FaultCode.NO_SUCH_SNAPSHOT, text, "saveSnapshot or takeSnapshot takes one")
+    return name or known[-1]
 
 
 METHODS = [
