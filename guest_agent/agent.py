@@ -86,7 +86,7 @@ class GuestAgent:
                 container.close()
 
     def _build(self, slots: int, settings: dict[str, float]) -> None:
-        execs = self._execs = Execs(self._state / "files")
+        execs = self._execs = Execs(self._state / "files", self._state / "detached")
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
@@ -176,6 +176,7 @@ class GuestAgent:
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
             group.create_task(self._files.sweep(), name="partial files")
+            group.create_task(self._execs.sweep(), name="detached commands")
 
     def _local_road(self) -> LocalRoad:
         return LocalRoad(self.identity.seed, self._state, self._journal, self._execs, self._facts)

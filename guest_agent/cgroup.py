@@ -35,6 +35,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """What a job has used, by the kernel's books. ``peak_bytes`` is 0 where the kernel keeps none."""
 
     cpu_seconds: float
+    #: Of them in system mode, where they are told apart.
+    system_seconds: float = 0.0
     peak_bytes: int
     #: Processes that the kernel ended because the job was at its limit of memory.
     oom_kills: int = 0

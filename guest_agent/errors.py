@@ -3,6 +3,12 @@
 GuestError
 ├── AttemptFailed            an attempt is at its end, with an outcome and a cause that its owner reads
 ├── CannotRun                a command or payload could not be started; nothing of it ran
+├── InputBroken              a command's standard input did not come whole and in order; it was killed
+├── NoSuchExec               no command of that id is here, or it has ended: look at the list
+├── NotYours                 a command belongs to another principal
+├── ExecInterrupted          a command that somebody follows did not end by itself, or nobody follows it any more
+├── SpoolFailed              the disk does not take what a command would print: make room
+├── ExecBusy                 somebody is attached to a command, or too many run: end one, or wait
 ├── BadPath                  a path leaves the area that it is confined to
 ├── PathEscapes              a name in a job's directory leads out of it
 ├── TooMany                  a pattern matches more files than anybody could be told of
@@ -40,6 +46,51 @@ class CannotRun(GuestError):
     def __init__(self, text: str, number: int = 0) -> None:
         super().__init__(text)
         self.number = number
+
+
+class InputBroken(GuestError):
+    """A piece of the input never came, or came without room for it."""
+
+    code = ErrorCode.INTERNAL
+    hint = "run it again; what is large is pushed as a file first: `volcloud vm push`"
+
+
+class NoSuchExec(GuestError):
+    """No command of that id is here."""
+
+    code = ErrorCode.NOT_FOUND
+    hint = "`volcloud vm ps` lists them"
+
+
+class NotYours(GuestError):
+    """Another principal began the command."""
+
+    code = ErrorCode.FORBIDDEN
+    hint = "`volcloud vm ps` says who began which"
+
+
+class ExecInterrupted(GuestError):
+    """The command did not end by itself, or who followed it does so no more."""
+
+    code = ErrorCode.INTERRUPTED
+    hint = "`volcloud vm ps` says how it stands"
+
+
+class SpoolFailed(GuestError):
+    """The disk does not take what a command would print."""
+
+    code = ErrorCode.STORE
+    hint = "make room on the VM's disk, then run it again"
+
+
+class ExecBusy(GuestError):
+    """Somebody else is at it, or the VM has as many commands as it may."""
+
+    code = ErrorCode.CONFLICT
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class BadPath(GuestError):

@@ -1,204 +1,266 @@
-"""Commands that a console runs in this VM: streamed output under the console's window, signals, one answer.
+"""Commands that a console runs in this VM: input and output under windows, signals, one answer.
 
 Beyond the window the pipe blocks, so a command can never fill anyone's memory. A console that is gone for good takes
-its command with it: it is known by its reply queue, which goes with it, and which a silent command asks for as well.
+its command with it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from msgspec import Struct
-
-from broker.backoff import backoff
-from broker.errors import Unroutable
 from broker.rpc import Call, Handler
-from guest_agent.confine import below
-from guest_agent.payload import Payload, PayloadEnd
+from guest_agent import exec_start
+from guest_agent.console_stream import USUAL, ConsolePatience, ConsoleSink, ConsoleStream
+from guest_agent.detached import DetachedExecs, check_yours, clipped
+from guest_agent.errors import ExecBusy, ExecInterrupted, InputBroken
+from guest_agent.exec_start import StartedCommand
+from guest_agent.payload import PayloadEnd
 from schemas.envelope import Accepted, Message, Reply
 from schemas.execs import (
-    FIRST_WINDOW_BYTES,
+    ExecAttach,
+    ExecDetach,
     ExecEnded,
-    ExecOutput,
+    ExecInput,
+    ExecInputWindow,
+    ExecKill,
+    ExecList,
+    ExecResize,
+    ExecRow,
+    ExecRows,
     ExecRun,
     ExecSignal,
+    ExecState,
     ExecWindow,
     Stream,
 )
 
 log = logging.getLogger(__name__)
 
-#: Output is sent in pieces of at most this size, bytes.
-PIECE_BYTES = 64 * 1024
-#: The window of a command whose output nobody takes any more.
-NO_LIMIT_BYTES = 1 << 62
-#: A console that has heard nothing for this long is told that its command is at work, seconds: so it is asked for.
-PROBE_EVERY_S = 5.0
-#: A console without a queue for this long is gone, seconds; one that reconnects after a restart takes 10 to 15.
-GONE_AFTER_S = 20.0
-
-
-class ConsolePatience(Struct, frozen=True):
-    """How a console is asked for, and for how long it may be away."""
-
-    probe_every_s: float = PROBE_EVERY_S
-    gone_after_s: float = GONE_AFTER_S
-
-
-USUAL = ConsolePatience()
-
-
-class _Stream:
-    """One of the two outputs of a command."""
-
-    def __init__(self, command: RunningCommand, stream: Stream) -> None:
-        self._command, self._stream = command, stream
-
-    def take(self, data: bytes) -> bool:
-        """Queue output; False when the window is used up."""
-        return self._command.put(self._stream, data)
+#: Consoles that a VM has at once.
+MOST_CONSOLES = 100
 
 
 class RunningCommand:
-    """A command at work: its payload, its output on the way, its window."""
+    """A command at work for a console that stays: its streams, and how it ends."""
 
     def __init__(self, call: Call, patience: ConsolePatience) -> None:
-        self._call, self._patience = call, patience
-        self._queue: asyncio.Queue[ExecOutput | None] = asyncio.Queue()
-        self._limit = FIRST_WINDOW_BYTES
-        self._taken = 0
-        self.numbers = 0
+        self._call = call
         self.sender = call.sender
-        self.payload: Payload | None = None
+        self.since_ms = int(time.time() * 1000)
+        self.stream = ConsoleStream(call, patience)
+        self._started: StartedCommand | None = None
+        self._broken: InputBroken | None = None
+        self._words: list[str] = []
+        #: Signals that came before it was started.
+        self._early: list[int] = []
 
-    def put(self, stream: Stream, data: bytes) -> bool:
-        """Number output and queue it. Says whether more may come."""
-        for start in range(0, len(data), PIECE_BYTES):
-            piece = ExecOutput(
-                call=self._call.message.id, number=self.numbers, stream=stream, data=data[start : start + PIECE_BYTES]
-            )
-            self.numbers += 1
-            self._queue.put_nowait(piece)
-        self._taken += len(data)
-        return self._taken < self._limit
+    @property
+    def row(self) -> ExecRow:
+        """What a listing shows of it."""
+        return ExecRow(
+            id=self._call.message.id,
+            principal=self.sender,
+            since_ms=self.since_ms,
+            state=ExecState.RUNNING,
+            is_detached=False,
+            command=self._words,
+        )
 
-    def allow(self, limit_bytes: int) -> None:
-        """The console has room."""
-        self._limit = max(self._limit, limit_bytes)
-        if self.payload is not None and self._taken < self._limit:
-            self.payload.go_on()
-
-    def finish(self) -> None:
-        """No more output will come."""
-        self._queue.put_nowait(None)
-
-    async def send_all(self) -> None:
-        """Send output in order until the end, and a sign of life in silences; a console that is gone ends the
-        command."""
-        while (message := await self._next()) is not None:
-            if not await self._reaches_console(message):
-                log.info("console gone, command killed", extra={"command": self._call.message.id})
-                if self.payload is not None:
-                    self.payload.signal(signal.SIGKILL)
-                self.allow(NO_LIMIT_BYTES)
-                return
-
-    async def _next(self) -> Message | None:
-        """Give the next piece of output, a sign of life when none comes for a while, None at the end."""
+    async def run(self, order: ExecRun, area: Path) -> Reply:
+        """Run it to its end. Raises CannotRun, BadPath, InputBroken, NotContained."""
+        self._words = clipped(order.command)
+        out, err = (ConsoleSink(self.stream, stream) for stream in (Stream.STDOUT, Stream.STDERR))
+        started = self._started = await exec_start.start(order, area, out, err, self._on_input)
         try:
-            async with asyncio.timeout(self._patience.probe_every_s):
-                return await self._queue.get()
-        except TimeoutError:
-            return Accepted(call=self._call.message.id)
+            if started.stdin is not None:
+                self.stream.sign_of_life = self._window
+                self._on_input()
+            self.stream.on_room = started.payload.go_on
+            for number in self._early:
+                started.payload.signal(number)
+            ended = await self._attend(started, order.timeout_s)
+        finally:
+            started.close()
+        if self._broken is not None:
+            raise self._broken
+        return exec_start.ended_of(self._call.message.id, ended, output_messages=self.stream.numbers)
 
-    async def _reaches_console(self, message: Message) -> bool:
-        """Send something until the broker has it in the console's queue. False: that queue has been gone for long."""
-        gone_at: float | None = None
-        for wait_s in backoff(0.1, 2.0):
-            try:
-                await self._call.send(message)
-                return True
-            except Unroutable:
-                gone_at = gone_at or time.monotonic()
-                if time.monotonic() - gone_at > self._patience.gone_after_s:
-                    return False
-            await asyncio.sleep(wait_s)
-        return False
+    def take(self, piece: ExecInput) -> None:
+        """Pass some input on; one that cannot be whole any more ends the command."""
+        if self._started is None or self._started.stdin is None or self._broken is not None:
+            return
+        try:
+            self._started.stdin.take(piece)
+        except InputBroken as error:
+            self._broken = error
+            self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Signal it, as soon as it runs; nothing happens when it has ended."""
+        if self._started is not None:
+            self._started.payload.signal(number)
+        else:
+            self._early.append(number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give its terminal another size, where it has one."""
+        if self._started is not None and self._started.terminal is not None:
+            self._started.terminal.resize(rows, columns)
+
+    async def _attend(self, started: StartedCommand, timeout_s: float) -> PayloadEnd:
+        sending = asyncio.create_task(self._send())
+        try:
+            ended = await started.payload.wait(timeout_s)
+            self.stream.finish()
+            await sending
+        finally:
+            sending.cancel()
+        return ended
+
+    async def _send(self) -> None:
+        if not await self.stream.send_all():
+            log.info("console gone, command killed", extra={"command": self._call.message.id})
+            self.signal(signal.SIGKILL)
+
+    def _on_input(self) -> None:
+        self.stream.say(self._window())
+
+    def _window(self) -> Message:
+        """Say how much input may come; said again in silences, since a reconnect may have cost it."""
+        stdin = self._started.stdin if self._started is not None else None
+        if stdin is None:
+            return Accepted(call=self._call.message.id)
+        return ExecInputWindow(call=self._call.message.id, limit_bytes=stdin.limit_bytes, is_closed=stdin.is_closed)
+
+
+class Attachment:
+    """A console that follows a detached command. Its signals end that, and nothing else."""
+
+    def __init__(self, call: Call, patience: ConsolePatience) -> None:
+        self.sender = call.sender
+        self.stream = ConsoleStream(call, patience)
+        self._following: asyncio.Future[ExecEnded] | None = None
+
+    async def run(self, follow: Coroutine[Any, Any, ExecEnded]) -> Reply:
+        """Follow to the end, or to the console's. Raises what following raises."""
+        self._following = asyncio.ensure_future(follow)
+        try:
+            return await self._following
+        except asyncio.CancelledError:
+            if not self._following.cancelled():
+                self._following.cancel()
+                raise
+            raise ExecInterrupted("nobody is attached any more; the command runs on") from None
+
+    def signal(self, number: int) -> None:
+        """Follow no more."""
+        if self._following is not None:
+            self._following.cancel()
+
+    def take(self, piece: ExecInput) -> None:
+        """Drop input: it has none."""
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Do nothing: it has no terminal."""
 
 
 class Execs:
-    """The commands that run, by call."""
+    """The commands of this VM: those with a console by the id of their call, and the detached ones."""
 
-    def __init__(self, area: Path, *, patience: ConsolePatience = USUAL) -> None:
+    def __init__(self, area: Path, kept: Path | None = None, *, patience: ConsolePatience = USUAL) -> None:
+        """``kept``: where detached commands are kept; beside the file area unless it is said."""
         self._area, self._patience = area, patience
-        self._running: dict[str, RunningCommand] = {}
+        self._consoles: dict[str, RunningCommand | Attachment] = {}
         area.mkdir(parents=True, exist_ok=True)
+        self._detached = DetachedExecs(area, kept or area.parent / "detached")
 
     def handlers(self) -> dict[type[Message], Handler]:
         """What is answered here."""
         return {
-            ExecRun: Handler(run=self.run),
-            ExecWindow: Handler(run=self.window),
-            ExecSignal: Handler(run=self.signal),
+            ExecRun: Handler(run=self._run),
+            ExecWindow: Handler(run=self._window),
+            ExecSignal: Handler(run=self._signal),
+            ExecInput: Handler(run=self._input),
+            ExecResize: Handler(run=self._resize),
+            ExecDetach: Handler(run=self._detach),
+            ExecAttach: Handler(run=self._attach),
+            ExecKill: Handler(run=self._kill),
+            ExecList: Handler(run=self._list),
         }
 
-    async def run(self, call: Call, message: ExecRun) -> Reply:
-        """Run a command to its end. Raises CannotRun, BadPath."""
-        directory = below(self._area, message.directory) if message.directory else self._area
-        command = self._running[message.id] = RunningCommand(call, self._patience)
+    async def sweep(self) -> None:
+        """Forget in time what detached commands have left, until cancelled; then end those that run."""
         try:
+            await self._detached.run()
+        finally:
+            await self._detached.close()
+
+    async def _run(self, call: Call, message: ExecRun) -> Reply:
+        """Run a command to its end. Raises CannotRun, BadPath, ExecBusy, InputBroken, NotContained."""
+        command = RunningCommand(call, self._patience)
+        with self._console(message.id, command):
             await call.started()
-            command.payload = Payload.start(
-                message.command,
-                directory=directory,
-                environment={**os.environ, **message.environment},
-                stdout=_Stream(command, Stream.STDOUT),
-                stderr=_Stream(command, Stream.STDERR),
-            )
-            return await self._attend(command, message)
-        finally:
-            del self._running[message.id]
+            return await command.run(message, self._area)
 
-    async def _attend(self, command: RunningCommand, message: ExecRun) -> Reply:
-        sending = asyncio.create_task(command.send_all())
-        try:
-            ended = await _until_end(command, message.timeout_s)
-            command.finish()
-            await sending
-        finally:
-            sending.cancel()
-        return ExecEnded(
-            call=message.id,
-            exit_status=ended.exit_status,
-            output_messages=command.numbers,
-            cpu_seconds=ended.figures.cpu_seconds,
-            wall_seconds=ended.wall_seconds,
-            timed_out=ended.timed_out,
-        )
+    async def _attach(self, call: Call, message: ExecAttach) -> Reply:
+        """Follow a detached command to its end. Raises ExecBusy, NoSuchExec, NotYours, ExecInterrupted."""
+        attachment = Attachment(call, self._patience)
+        with self._console(message.id, attachment):
+            return await attachment.run(self._detached.follow(call, message.exec_id, attachment.stream))
 
-    async def window(self, call: Call, message: ExecWindow) -> None:
-        """Let more output of the sender's own command go."""
-        command = self._own(call, message.call)
-        if command is not None:
-            command.allow(message.limit_bytes)
+    async def _detach(self, call: Call, message: ExecDetach) -> None:
+        """Begin a detached command. Raises ExecBusy, SpoolFailed, CannotRun, BadPath."""
+        await self._detached.begin(call, message)
 
-    async def signal(self, call: Call, message: ExecSignal) -> None:
-        """Pass a signal to the sender's own command."""
-        command = self._own(call, message.call)
-        if command is not None and command.payload is not None:
-            command.payload.signal(message.signal)
+    async def _kill(self, call: Call, message: ExecKill) -> None:
+        """Signal the sender's own command. Raises NoSuchExec, NotYours."""
+        attended = self._consoles.get(message.exec_id)
+        if isinstance(attended, RunningCommand):
+            check_yours(message.exec_id, attended.sender, call.sender)
+            attended.signal(message.signal)
+        else:
+            self._detached.signal(message.exec_id, call.sender, message.signal)
 
-    def _own(self, call: Call, command_id: str) -> RunningCommand | None:
-        command = self._running.get(command_id)
+    async def _list(self, call: Call, message: ExecList) -> Reply:
+        attended = [one.row for one in self._consoles.values() if isinstance(one, RunningCommand)]
+        rows = sorted([*self._detached.rows(), *attended], key=lambda row: row.since_ms)
+        return ExecRows(call=message.id, commands=rows)
+
+    async def _window(self, call: Call, message: ExecWindow) -> None:
+        if command := self._own(call, message.call):
+            command.stream.allow(message.limit_bytes)
+
+    async def _signal(self, call: Call, message: ExecSignal) -> None:
+        if command := self._own(call, message.call):
+            command.signal(message.signal)
+
+    async def _input(self, call: Call, message: ExecInput) -> None:
+        if command := self._own(call, message.call):
+            command.take(message)
+
+    async def _resize(self, call: Call, message: ExecResize) -> None:
+        if command := self._own(call, message.call):
+            command.resize(message.rows, message.columns)
+
+    def _own(self, call: Call, command_id: str) -> RunningCommand | Attachment | None:
+        command = self._consoles.get(command_id)
         return command if command is not None and command.sender == call.sender else None
 
-
-async def _until_end(command: RunningCommand, timeout_s: float) -> PayloadEnd:
-    if command.payload is None:
-        raise RuntimeError("a command is attended before it was started")
-    return await command.payload.wait(timeout_s)
+    @contextmanager
+    def _console(self, command_id: str, command: RunningCommand | Attachment) -> Iterator[None]:
+        """Know of a command for as long as the block lasts. Raises ExecBusy."""
+        if len(self._consoles) >= MOST_CONSOLES:
+            text = f"consoles = {len(self._consoles)}: {MOST_CONSOLES} may run or follow commands in a VM at once"
+            raise ExecBusy(text, "wait for a command to end; `volcloud vm ps` lists them")
+        self._consoles[command_id] = command
+        try:
+            yield
+        finally:
+            del self._consoles[command_id]

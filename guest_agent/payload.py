@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
 from guest_agent.cgroup import Figures
-from guest_agent.errors import CannotRun
-from guest_agent.pipes import PipeReader, Pipes, Sink
-from guest_agent.process_group import Leader, ProcessGroup
+from guest_agent.pipes import Outlets, PipeReader, Sink
+from guest_agent.process_group import Leader
 
 #: Nobody listens to a job before this, seconds: what a shorter one prints is read once, at its end.
 LISTEN_AFTER_S = 0.02
@@ -36,10 +33,10 @@ class PayloadEnd(Struct, frozen=True, kw_only=True):
 
 
 class Payload:
-    """A payload that runs. Make it with ``start``, or of a leader that a container has started."""
+    """A payload that runs, of a leader that a container or a minder has started."""
 
     def __init__(
-        self, leader: Leader, pipes: Pipes, stdout: Sink, stderr: Sink, *, listen_after_s: float = 0.0
+        self, leader: Leader, pipes: Outlets, stdout: Sink, stderr: Sink, *, listen_after_s: float = 0.0
     ) -> None:
         """Take the pipes over. ``listen_after_s``: see ``PipeReader``."""
         self._loop = asyncio.get_running_loop()
@@ -47,21 +44,6 @@ class Payload:
         self._began = time.monotonic()
         self._output = PipeReader(pipes, stdout, stderr, listen_after_s=listen_after_s)
         self._last: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def start(
-        cls, command: Sequence[str], *, directory: Path, environment: Mapping[str, str], stdout: Sink, stderr: Sink
-    ) -> Payload:
-        """Start a command of the agent's own user. Raises CannotRun, and nothing runs then."""
-        pipes = Pipes()
-        try:
-            leader = ProcessGroup.spawn(command, directory, environment, pipes)
-        except CannotRun:
-            pipes.drop()
-            raise
-        finally:
-            pipes.hand_over()
-        return cls(leader, pipes, stdout, stderr)
 
     def go_on(self) -> None:
         """Read again from streams whose sinks asked to be left alone."""

@@ -34,19 +34,30 @@ class Pipes:
         os.close(self.out_write)
         os.close(self.err_write)
 
+    def readers(self, stdout: Sink, stderr: Sink) -> dict[int, Sink]:
+        """Say which sink takes what comes out of which read end."""
+        return {self.out: stdout, self.err: stderr}
+
     def drop(self) -> None:
         """Close the read ends too: nothing was started."""
         os.close(self.out)
         os.close(self.err)
 
 
-class PipeReader:
-    """Reads both pipes to their end. ``drain`` comes last."""
+class Outlets(Protocol):
+    """What a payload's output comes out of."""
 
-    def __init__(self, pipes: Pipes, stdout: Sink, stderr: Sink, *, listen_after_s: float = 0.0) -> None:
+    def readers(self, stdout: Sink, stderr: Sink) -> dict[int, Sink]:
+        """Say which sink takes what comes out of which descriptor."""
+
+
+class PipeReader:
+    """Reads both pipes to their end, or a terminal. ``drain`` comes last."""
+
+    def __init__(self, pipes: Outlets, stdout: Sink, stderr: Sink, *, listen_after_s: float = 0.0) -> None:
         """Take the read ends over. What is printed waits in the pipes until they are listened to, or for the end."""
         self._loop = asyncio.get_running_loop()
-        self._sinks = {pipes.out: stdout, pipes.err: stderr}
+        self._sinks = pipes.readers(stdout, stderr)
         self._reading: set[int] = set()
         #: Those whose sinks asked to be left alone.
         self._held_back: set[int] = set()
@@ -97,6 +108,8 @@ class PipeReader:
             data = os.read(descriptor, READ_BYTES)
         except BlockingIOError:
             return False
+        except OSError:  # a terminal that nobody has open any more
+            data = b""
         if not data:
             self._shut(descriptor)
         elif not self._sinks[descriptor].take(data):

@@ -26,3 +26,16 @@ def _stat(pid: int) -> tuple[int, int] | None:
     except OSError:  # it is gone
         return None
     return None if fields[0] in b"ZX" else (int(fields[1]), int(fields[21]))
+
+
+def marked(mark: str) -> list[int]:
+    """List the processes that have a variable, ``NAME=value``, in the environment that they were started with."""
+    return [pid for pid in all_pids() if _has(pid, mark.encode())]
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return mark in file.read().split(b"\0")
+    except OSError:  # it is gone, or not ours
+        return False

@@ -17,10 +17,12 @@ from volcloud.centre.layout import Layout
 from volcloud.commands.broker import broker
 from volcloud.commands.centre import down, status, up
 from volcloud.commands.dead import dead
+from volcloud.commands.detached import attach, kill, ps
 from volcloud.commands.execs import run
 from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
+from volcloud.commands.shell import shell
 from volcloud.commands.sites import site
 from volcloud.commands.snapshots import snapshot
 from volcloud.commands.vms import vm
@@ -95,7 +97,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, push, pull, snapshot):
+for _command in (run, shell, ps, attach, kill, push, pull, snapshot):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

@@ -104,10 +104,16 @@ class Caller:
                     return answer
         raise RemoteError(ErrorCode.INTERNAL, f"the centre sent no {kind.__name__}")
 
-    async def stream(self, target: str, message: Message, *, timeout_s: float) -> Conversation:
-        """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last."""
-        message = self._address(message, target=target, timeout_s=timeout_s)
-        pending = _Pending(message, lambda sender: sender == target, ACCEPT_TIMEOUT_S)
+    async def stream(
+        self, target: str, message: Message, *, timeout_s: float, accept_s: float = ACCEPT_TIMEOUT_S, begin_s: float = 0
+    ) -> Conversation:
+        """Call an agent and yield (sender, message) for all that belongs to the call, its final reply last.
+
+        ``accept_s``: how long the first word of it may take; ``begin_s``: after which it may not begin any more, where
+        that is earlier than the end.
+        """
+        message = self._address(message, target=target, timeout_s=begin_s or timeout_s)
+        pending = _Pending(message, lambda sender: sender == target, accept_s)
         async with aclosing(self._converse(pending, down(target), timeout_s, target)) as conversation:
             async for item in conversation:
                 yield item

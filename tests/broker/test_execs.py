@@ -13,7 +13,8 @@ from broker.routes import queue_of
 from broker.rpc import Caller, Journal, Responder
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
-from guest_agent.execs import ConsolePatience, Execs
+from guest_agent.console_stream import ConsolePatience
+from guest_agent.execs import Execs
 from schemas.execs import ExecEnded, ExecRun, Stream
 from tests.broker.polling import until
 

@@ -321,27 +321,6 @@ def test_a_reader_that_goes_away_ends_the_command(cloud: System) -> None:
         time.sleep(0.1)
 
 
-def test_a_standard_input_that_is_not_passed_is_said_to_be(cloud: System) -> None:
-    command = [sys.executable, "-m", "volcloud.main", "vm", "run", "worker-1", "--", "cat"]
-
-    given = subprocess.run(
-        command, env=cloud.environment, input="hi\n", capture_output=True, text=True, timeout=60, check=False
-    )
-    none = subprocess.run(
-        command,
-        env=cloud.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert (given.returncode, given.stdout) == (0, "")
-    assert given.stderr.startswith("Note: standard input is not passed to the command;")
-    assert (none.returncode, none.stderr) == (0, "")
-
-
 def test_ctrl_c_reaches_the_command(cloud: System) -> None:
     script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done"
     command = [sys.executable, "-m", "volcloud.main", "vm", "run", "worker-1", "--", "sh", "-c", script]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from guest_agent.errors import CannotRun
+from guest_agent.minded import MindedCommand, Streams
 from guest_agent.payload import Payload
+from guest_agent.pipes import Pipes, Sink
 from guest_agent.streams import CappedFile
 from tests.broker.polling import until
 
@@ -35,33 +38,36 @@ class Kept:
         return len(self.data) < self.window
 
 
-def start(*command: str, directory: Path, out: Kept | None = None, **options: object) -> Payload:
-    return Payload.start(
-        command,
-        directory=directory,
-        environment=ENVIRONMENT,
-        stdout=out or Kept(),
-        stderr=Kept(),
-        **options,  # type: ignore[arg-type]
-    )
+async def start(*command: str, directory: Path, out: Sink | None = None) -> Payload:
+    pipes, leader = Pipes(), MindedCommand(command, directory, None)
+    stdin = os.open(os.devnull, os.O_RDONLY)
+    try:
+        await leader.start(ENVIRONMENT, Streams(stdin=stdin, stdout=pipes.out_write, stderr=pipes.err_write))
+    except CannotRun:
+        pipes.drop()
+        raise
+    finally:
+        pipes.hand_over()
+        os.close(stdin)
+    return Payload(leader, pipes, out or Kept(), Kept())
 
 
 async def test_a_process_ends_with_its_output_and_status(tmp_path: Path) -> None:
     out = Kept()
 
-    ended = await start("sh", "-c", "echo hello; exit 3", directory=tmp_path, out=out).wait()
+    ended = await (await start("sh", "-c", "echo hello; exit 3", directory=tmp_path, out=out)).wait()
 
     assert (ended.exit_status, out.data, ended.timed_out) == (3, b"hello\n", False)
 
 
 async def test_a_death_by_signal_is_told_as_the_shell_does(tmp_path: Path) -> None:
-    ended = await start("sh", "-c", "kill -TERM $$", directory=tmp_path).wait()
+    ended = await (await start("sh", "-c", "kill -TERM $$", directory=tmp_path)).wait()
 
     assert ended.exit_status == 128 + signal.SIGTERM
 
 
 async def test_the_wall_time_ends_the_whole_group(tmp_path: Path) -> None:
-    payload = start("sh", "-c", "sleep 600 & echo $! > child; sleep 600", directory=tmp_path)
+    payload = await start("sh", "-c", "sleep 600 & echo $! > child; sleep 600", directory=tmp_path)
     await until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip() != "")
 
     ended = await payload.wait(0.1)
@@ -72,7 +78,7 @@ async def test_the_wall_time_ends_the_whole_group(tmp_path: Path) -> None:
 
 
 async def test_a_child_that_outlives_its_leader_is_ended_too(tmp_path: Path) -> None:
-    ended = await start("sh", "-c", "sleep 600 & echo $! > child", directory=tmp_path).wait()
+    ended = await (await start("sh", "-c", "sleep 600 & echo $! > child", directory=tmp_path)).wait()
 
     child = int((tmp_path / "child").read_text())
     assert (ended.exit_status, ended.timed_out) == (0, False)
@@ -82,13 +88,7 @@ async def test_a_child_that_outlives_its_leader_is_ended_too(tmp_path: Path) -> 
 @pytest.mark.parametrize("limit", [1000, 50_000], ids=["kept in memory", "kept in a file"])
 async def test_output_beyond_the_limit_is_cut_with_a_loud_mark(tmp_path: Path, limit: int) -> None:
     sink = CappedFile(tmp_path, "out", limit)
-    payload = Payload.start(
-        ["sh", "-c", "yes | head -c 100000; echo; echo last"],
-        directory=tmp_path,
-        environment=ENVIRONMENT,
-        stdout=sink,
-        stderr=Kept(),
-    )
+    payload = await start("sh", "-c", "yes | head -c 100000; echo; echo last", directory=tmp_path, out=sink)
 
     await payload.wait()
     sink.close()
@@ -104,7 +104,7 @@ async def test_output_beyond_the_limit_is_cut_with_a_loud_mark(tmp_path: Path, l
 
 async def test_a_full_window_holds_the_process_back_and_loses_nothing(tmp_path: Path) -> None:
     out = Kept(window=100_000)
-    payload = start("sh", "-c", "head -c 1000000 /dev/zero; echo done >&2", directory=tmp_path, out=out)
+    payload = await start("sh", "-c", "head -c 1000000 /dev/zero; echo done >&2", directory=tmp_path, out=out)
     await until(lambda: len(out.data) >= 100_000)
     held_at = len(out.data)
     assert held_at < 400_000
@@ -123,4 +123,4 @@ async def test_a_program_that_cannot_run_is_named(tmp_path: Path, program: str, 
     (tmp_path / "plain").write_text("text")
 
     with pytest.raises(CannotRun, match=said):
-        start(program, directory=tmp_path)
+        await start(program, directory=tmp_path)

@@ -1,22 +1,39 @@
-"""Commands run in VMs."""
+"""Commands run in VMs, with us as their console or without one."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import msgspec
+
+from broker.rpc.caller import ACCEPT_TIMEOUT_S
 from broker.rpc.execution import Execution, OnOutput
-from schemas.execs import ExecEnded, ExecRun, Stream
+from broker.rpc.input import BytesSource, Source
+from schemas.envelope import Done
+from schemas.execs import ExecAttach, ExecDetach, ExecEnded, ExecKill, ExecList, ExecRow, ExecRows, ExecRun, Stream
 from schemas.ids import uuid7
 from schemas.ledger import RegistryRow
-from volcloud.client.blocking import Blocking
+from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.session import ClientSession
-from volcloud.client.shown import shown
+from volcloud.client.shell_session import Keys, ShellSession
+from volcloud.client.shown import Table, shown
 from volcloud.client.vms import AsyncVms, check_live
+from volcloud.errors import BadInput, CommandFailed
 
 T = TypeVar("T")
+
+#: How long a detached command may run unless it is said, seconds: a day.
+DETACHED_S = 86400.0
+#: The largest number of a signal.
+MOST_SIGNAL = 64
+_ID = re.compile("[0-9A-Za-z-]{1,64}")
+#: How long a guest may take to answer about its commands, seconds.
+ANSWER_S = 30.0
 
 #: Takes a command's output; runs in a thread of its own, and holds the command back while it is busy.
 TakeOutput = Callable[[Stream, bytes], None]
@@ -37,30 +54,81 @@ class AsyncExecs:
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
         *,
+        stdin: bytes | Source | None = None,
+        directory: str = "",
+        user: str = "",
         timeout_s: float = 3600.0,
     ) -> ExecEnded:
-        """Run a command in a VM to its end; its output is given in order, and held back while ``on_output`` is busy."""
+        """Run a command in a VM to its end; its output is given in order, and held back while ``on_output`` is busy.
+
+        ``stdin`` is its standard input: bytes, or where they come from.
+        ``directory`` exists in the guest, the file area unless it is said; ``user`` is one of the guest's."""
         row = await self._vms.get(vm)
-        return shown(await self.prepare(row, command, env=env, on_output=on_output, timeout_s=timeout_s).run())
+        more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
+        order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
+        source = BytesSource(stdin) if isinstance(stdin, bytes) else stdin
+        return shown(await self.prepare(row, order, on_output, source=source).run())
 
     def prepare(
         self,
         row: RegistryRow,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
+        order: ExecRun | ExecAttach,
         on_output: OnOutput | None = None,
-        timeout_s: float = 3600.0,
+        *,
+        source: Source | None = None,
+        patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> Execution:
         """Prepare a command for a VM of the registry; ``await execution.run()`` runs it, and ``signal`` signals it.
         Raises CommandFailed when that VM does not run."""
-        order = ExecRun(command=[*command], environment=dict(env or {}), timeout_s=timeout_s, id=uuid7())
-        session = self._session
-        return Execution(session.connection, session.caller, check_live(row).status.vm, order, on_output)
+        session, vm = self._session, check_live(row).status.vm
+        return Execution(session.connection, session.caller, vm, order, on_output, source=source, patience_s=patience_s)
+
+    async def detach(
+        self,
+        vm: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        directory: str = "",
+        user: str = "",
+        timeout_s: float = DETACHED_S,
+    ) -> str:
+        """Begin a command that runs on without us, and give its id. The VM keeps head and tail of its output, 16 MiB.
+
+        Raises CallTimeout when it is not known whether it has begun: ``list`` tells."""
+        row = check_live(await self._vms.get(vm))
+        more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
+        order = ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
+        await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S)
+        return order.id
+
+    async def list(self, vm: str) -> Table[ExecRow]:
+        """List the commands that run in a VM, and the detached ones of which it keeps the output, oldest first."""
+        row = check_live(await self._vms.get(vm))
+        rows = await self._session.caller.call(row.status.vm, ExecList(id=uuid7()), ExecRows, timeout_s=ANSWER_S)
+        return Table(map(shown, rows.commands))
+
+    async def attach(self, vm: str, id: str, on_output: OnOutput | None = None) -> ExecEnded:  # noqa: A002
+        """Follow a detached command of one's own: all its output so far, what comes, and its end. As often as wanted,
+        also when it has ended, by one at a time; who stops to follow it does not end it."""
+        order = ExecAttach(exec_id=_checked(id))
+        return shown(await self.prepare(await self._vms.get(vm), order, on_output).run())
+
+    async def kill(self, vm: str, id: str, signal: int = signal.SIGTERM) -> None:  # noqa: A002
+        """Send a signal to the process group of a command of one's own. Raises RemoteError when none runs."""
+        if not 1 <= signal <= MOST_SIGNAL:
+            raise BadInput(f"signal = {signal}: must be from 1 to {MOST_SIGNAL}", "give another")
+        order = ExecKill(id=uuid7(), exec_id=_checked(id), signal=signal)
+        row = check_live(await self._vms.get(vm))
+        await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S)
 
 
 class BlockingExecs(Blocking[AsyncExecs]):
     """See the module."""
+
+    detach = blocking(AsyncExecs.detach)
+    list = blocking(AsyncExecs.list)
+    kill = blocking(AsyncExecs.kill)
 
     def run(
         self,
@@ -69,49 +137,102 @@ class BlockingExecs(Blocking[AsyncExecs]):
         env: Mapping[str, str] | None = None,
         on_output: TakeOutput | None = None,
         *,
+        stdin: bytes | None = None,
+        directory: str = "",
+        user: str = "",
         timeout_s: float = 3600.0,
     ) -> ExecEnded:
         """Run a command in a VM to its end; its output is given in order, and held back while ``on_output`` is busy.
 
-        Ctrl-C goes to the command as SIGINT, a second one as SIGKILL."""
+        ``stdin`` is its standard input. ``directory`` exists in the guest, the file area unless it is said; ``user`` is
+        one of the guest's. Ctrl-C goes to the command as SIGINT, a second one as SIGKILL."""
+        more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
+        order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
         row = self._thread.wait_for(self._twin._vms.get(vm))
         take = None if on_output is None else lambda _, stream, data: on_output(stream, data)
-        ended = self.run_on([row], command, env, take, timeout_s=timeout_s)[0]
+        sources = None if stdin is None else {row.status.vm: BytesSource(stdin)}
+        ended = self.run_on([row], order, take, sources=sources)[0]
         if isinstance(ended, BaseException):
             raise ended
         return ended
 
+    def attach(self, vm: str, id: str, on_output: TakeOutput | None = None) -> ExecEnded:  # noqa: A002
+        """Follow a detached command of one's own: all its output so far, what comes, and its end. As often as wanted,
+        also when it has ended, by one at a time; who stops to follow it, as by Ctrl-C, does not end it."""
+        row = self._thread.wait_for(self._twin._vms.get(vm))
+        take = None if on_output is None else in_thread(lambda _, stream, data: on_output(stream, data), row)
+        return self._thread.wait_for(self._twin.attach(row.status.vm, id, take))
+
+    def list_on(self, rows: Iterable[RegistryRow]) -> Sequence[Table[ExecRow] | BaseException]:
+        """As ``list``, of several VMs at once; give each one's commands, or its error."""
+        return self._thread.wait_for(_all(self._twin.list(row.status.vm) for row in rows))
+
+    def session(self, vm: str, order: ExecRun, on_output: TakeOutput, keys: Keys) -> ShellSession:
+        """Begin a command on a terminal of its own in a VM; ``keys`` are typed to it."""
+        row = self._thread.wait_for(self._twin._vms.get(vm))
+        take = in_thread(lambda _, stream, data: on_output(stream, data), row)
+        execution = self._twin.prepare(row, order, take, source=keys)
+        return ShellSession(self._thread, execution, keys, self._twin._session.connection)
+
     def run_on(
         self,
         rows: Iterable[RegistryRow],
-        command: Sequence[str],
-        env: Mapping[str, str] | None = None,
+        order: ExecRun,
         on_output: TakeVmOutput | None = None,
         *,
-        timeout_s: float = 3600.0,
-    ) -> list[ExecEnded | BaseException]:
-        """Run a command in several VMs at once, each under an id of its own; give each one's end, or its error."""
-        executions = [
-            self._twin.prepare(row, command, env=env, on_output=_in_thread(on_output, row), timeout_s=timeout_s)
-            for row in rows
-        ]
-        work = self._thread.start(_all(one.run() for one in executions))
+        sources: Mapping[str, Source] | None = None,
+        patience_s: float = ACCEPT_TIMEOUT_S,
+    ) -> Sequence[ExecEnded | BaseException]:
+        """Run a command in several VMs at once, each under an id of its own; give each one's end, or its error.
+
+        ``sources`` gives the input of each, by the VM's id. Ctrl-C: see ``run``."""
+        sources = sources or {}
+        ready = [self._prepared(row, order, on_output, sources.get(row.status.vm), patience_s) for row in rows]
+        executions = [one for one in ready if isinstance(one, Execution)]
+        work: Future[Sequence[ExecEnded | BaseException]] = self._thread.start(_all(one.run() for one in executions))
+        all_ends = self._interruptible(work, executions)
+        ends = iter(all_ends)
+        return [shown(next(ends)) if isinstance(one, Execution) else one for one in ready]
+
+    def _prepared(
+        self,
+        row: RegistryRow,
+        order: ExecRun,
+        on_output: TakeVmOutput | None,
+        source: Source | None,
+        patience_s: float,
+    ) -> Execution | CommandFailed:
+        """Prepare it for one VM; or say why that cannot run it."""
+        take = None if on_output is None else in_thread(on_output, row)
+        own = msgspec.structs.replace(order, id=uuid7(), has_input=source is not None)
+        try:
+            return self._twin.prepare(row, own, take, source=source, patience_s=patience_s)
+        except CommandFailed as error:
+            return error
+
+    def _interruptible(self, work: Future[T], executions: Sequence[Execution]) -> T:
         for number in (signal.SIGINT, signal.SIGKILL):
             try:
-                return [shown(end) for end in self._thread.result(work)]
+                return self._thread.result(work)
             except KeyboardInterrupt:
                 self._thread.wait_for(_all(one.signal(number) for one in executions))
-        return [shown(end) for end in self._thread.result(work)]
+        return self._thread.result(work)
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | BaseException]:
-    return await asyncio.gather(*work, return_exceptions=True)
+def _checked(exec_id: str) -> str:
+    """Give an id back that can be one. Raises BadInput."""
+    if not _ID.fullmatch(exec_id):
+        raise BadInput(f"id = {exec_id[:100]!r}: no command has such an id", "`volcloud vm ps` lists them")
+    return exec_id
 
 
-def _in_thread(on_output: TakeVmOutput | None, row: RegistryRow) -> OnOutput | None:
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> Sequence[T | BaseException]:
+    ends: Sequence[T | BaseException] = await asyncio.gather(*work, return_exceptions=True)
+    return ends
+
+
+def in_thread(on_output: TakeVmOutput, row: RegistryRow) -> OnOutput:
     """Let a callback that may block wait for its reader without stopping the connection's heartbeats."""
-    if on_output is None:
-        return None
 
     async def take(stream: Stream, data: bytes) -> None:
         await asyncio.to_thread(on_output, row, stream, data)

@@ -6,6 +6,7 @@ words may be hostile: each is made plain, and escaped in HTML.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex, TypeVar, cast, overload
 
@@ -14,10 +15,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from schemas.enrol import Credential
-from schemas.execs import ExecEnded
+from schemas.execs import ExecEnded, ExecRow
 from schemas.ledger import HostRow, JobRecord, JobRow, Jobs, JobsChanged, JobVerdict, RegistryRow
 from schemas.plain_text import plain, plain_all
 from schemas.vms import VmSnapshot, VmStatus
+from volcloud.rendering.execs import render_execs
 from volcloud.rendering.hosts import render_hosts
 from volcloud.rendering.html import html
 from volcloud.rendering.jobs import render_job_rows, render_jobs, render_record, render_why, told_counts
@@ -151,6 +153,16 @@ class ShownEnd(Shown, ExecEnded, frozen=True, kw_only=True, tag=str(ExecEnded.__
         return f"command ended with exit status {self.exit_status}"
 
 
+class ShownExec(Shown, ExecRow, frozen=True, kw_only=True):
+    """A command in a VM."""
+
+    def _summary(self) -> str:
+        return f"command {self.id} {self.state}: {shlex.join(self.command)}"
+
+    def _rendered(self) -> RenderableType:
+        return render_execs([self])
+
+
 class ShownLogin(Shown, Credential, frozen=True, kw_only=True, tag="reply.credential"):
     """A login; its password is not shown."""
 
@@ -216,6 +228,7 @@ FACES: dict[type, type] = {
     JobVerdict: ShownVerdict,
     JobsChanged: ShownChange,
     ExecEnded: ShownEnd,
+    ExecRow: ShownExec,
     Credential: ShownLogin,
 }
 
@@ -242,4 +255,6 @@ def _tabled(rows: Sequence[Any]) -> RenderableType:
             return render_hosts(rows)
         case [JobRow(), *_]:
             return render_job_rows(rows)
+        case [ExecRow(), *_]:
+            return render_execs(rows)
     return Text("none")

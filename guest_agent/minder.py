@@ -1,0 +1,212 @@
+"""The parent of one console's command: a small program that starts it, tells of its end, and leaves nothing of it.
+
+It adopts whatever the command starts, in whatever session, and kills it with the command's end, or with the agent's:
+the socket to the agent closes then. What the kernel says of the command's use is of the command alone, as none of the
+agent's memory is ever the command's.
+
+A program of its own, started without site packages: it and what it imports need the standard library only. It is given
+a socket and a file with its order, and has the command's standard streams as its own; see ``guest_agent.minded``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from guest_agent.process_tree import descendants
+
+SET_CHILD_SUBREAPER = 36
+#: How it is started; ``main`` is told two descriptors.
+COMMAND = (
+    *(sys.executable, "-I", "-S", "-c"),
+    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.minder import main; main()",
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+)
+#: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
+PATIENCE_S = 10.0
+#: Signals that a command finds as they are by default, whatever the agent or this does with them.
+_DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def main() -> NoReturn:
+    """Be told the descriptors of the socket and of the order by the command line."""
+    channel, order = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    channel.set_inheritable(False)
+    with os.fdopen(order, "rb") as file:
+        file.seek(0)
+        told = json.loads(file.read())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+    Minder(channel).run(told)
+
+
+class Minder:
+    """Minds one command."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._leader = 0
+        self._ended: dict[str, Any] | None = None
+        self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+
+    def run(self, order: dict[str, Any]) -> NoReturn:
+        """Start the command and say its process id, or why not; then do as told to its end, and say that."""
+        try:
+            self._leader = _start(**order)
+        except OSError as error:
+            self._say(failed=error.errno, at=error.filename)
+            os._exit(0)
+        _let_go_of_streams()
+        self._say(pid=self._leader)
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while self._ended is None:
+            for descriptor, _ in poll.poll():
+                self._on_children() if descriptor == self._wake else self._hear()
+        self._say(**self._ended, left=self._end_all())
+        os._exit(0)
+
+    def _hear(self) -> None:
+        try:
+            message = self._channel.recv(4096)
+        except OSError:
+            message = b""
+        if not message:
+            self._end_all()
+            os._exit(0)
+        number = json.loads(message)["signal"]
+        if number == signal.SIGKILL:
+            self._kill_all()
+        else:
+            _kill(-self._leader, number)
+
+    def _say(self, **words: Any) -> None:
+        try:
+            self._channel.send(json.dumps(words).encode())
+        except OSError:  # the agent is gone
+            self._end_all()
+            os._exit(0)
+
+    def _on_children(self) -> None:
+        try:
+            os.read(self._wake, 4096)
+            while self._reap():
+                pass
+        except (BlockingIOError, ChildProcessError):
+            pass
+
+    def _reap(self) -> bool:
+        """Reap one dead child, the command or one that was adopted. Raises ChildProcessError: there is none."""
+        pid, status, usage = os.wait4(-1, os.WNOHANG)
+        if pid and pid == self._leader:
+            self._ended = {
+                "status": status,
+                "cpu_seconds": usage.ru_utime + usage.ru_stime,
+                "system_seconds": usage.ru_stime,
+                "peak_bytes": usage.ru_maxrss * 1024,
+            }
+        return bool(pid)
+
+    def _end_all(self) -> bool:
+        """Kill and reap until there is nobody; says whether somebody lives on, who hangs in the kernel."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                while self._reap():
+                    pass
+            except ChildProcessError:
+                return False
+            self._kill_all()
+            select.poll().poll(1)
+        return True
+
+    def _kill_all(self) -> None:
+        for pid in descendants(os.getpid()):
+            _kill(pid, signal.SIGKILL)
+
+
+def _start(
+    *,
+    command: list[str],
+    environment: dict[str, str],
+    directory: str,
+    account: dict[str, Any] | None,
+    terminal: str,
+) -> int:
+    """Become who the command is, go where it is, and start it as the leader of a session. Raises OSError that names
+    what is to blame."""
+    if account is not None:
+        os.setgroups(account["groups"])
+        os.setresgid(account["gid"], account["gid"], 0)
+        os.setresuid(account["uid"], account["uid"], 0)
+    try:
+        os.chdir(directory)
+        return _spawn(command, environment, terminal)
+    finally:
+        if account is not None:
+            os.setresuid(0, 0, 0)
+            os.setresgid(0, 0, 0)
+
+
+def _spawn(command: list[str], environment: dict[str, str], terminal: str) -> int:
+    """Start the first program of that name on the search path that can be. Root is kept in reserve; exec drops it."""
+    blame = OSError(errno.ENOENT, "", command[0])
+    for program in _candidates(command[0], environment):
+        try:
+            return os.posix_spawn(
+                program,
+                command,
+                environment,
+                file_actions=_streams(terminal),
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT,
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            if error.errno == errno.EACCES:
+                blame = error
+    raise OSError(blame.errno, "", command[0])
+
+
+def _candidates(name: str, environment: dict[str, str]) -> list[str]:
+    if os.path.dirname(name):
+        return [name]
+    return [os.path.join(place, name) for place in os.get_exec_path(environment)]
+
+
+def _streams(terminal: str) -> list[tuple[Any, ...]]:
+    """A terminal that the leader of a session opens is the session's own: so it is opened again, by its name."""
+    if not terminal:
+        return []
+    return [
+        (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0),
+        (os.POSIX_SPAWN_DUP2, 0, 1),
+        (os.POSIX_SPAWN_DUP2, 0, 2),
+    ]
+
+
+def _let_go_of_streams() -> None:
+    """Leave them to the command: who waits for their end waits for it alone."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except OSError:  # nobody is there, which is as good
+        pass
