@@ -100,6 +100,86 @@ def test_every_call_finds_what_the_one_before_has_made(proxy: ServerProxy) -> No
     assert "made-1" not in answer(proxy.listVMs)
 
 
+def results(proxy: ServerProxy, command: str) -> dict[str, Any]:
+    """Poll as scripts do, then read."""
+    until(lambda: command in answer(proxy.listFinishedCmds), f"{command} has ended")
+    found: dict[str, Any] = answer(proxy.getCmdResults, command)
+    return found
+
+
+def test_a_command_runs_and_its_results_may_be_read_again(proxy: ServerProxy) -> None:
+    command = answer(proxy.runCmd, "worker-1", "cat", ["/proc/uptime"])
+
+    first = results(proxy, command)
+
+    assert (first["err"], first["finished"], first["exitCodeOrSignal"]) == ("", True, 0)
+    assert float(first["out"].split()[0]) > 0
+    assert set(first["resources"]) >= {"ru_utime", "ru_stime", "ru_maxrss", "ru_nivcsw"}
+    assert answer(proxy.getCmdResults, command) == first
+    assert command in answer(proxy.listFinishedCmds)
+    details = json.loads(answer(proxy.getCmdDetails, command))
+    assert {**details, "timestamp": 0} == {
+        "timestamp": 0,
+        "to": "worker-1",
+        "cmd": "cat",
+        "args": ["/proc/uptime"],
+        "env": {},
+        "path": None,
+        "fileForStdin": "",
+    }
+
+
+def test_a_command_has_the_environment_directory_and_input_that_it_is_given(proxy: ServerProxy, place: Path) -> None:
+    (place / "input.txt").write_text("of a file\n")
+    answer(proxy.cpFileToVM, "worker-1", str(place / "input.txt"))
+    script = 'echo "$WHAT $1 $(pwd)"; cat; echo told >&2; exit 3'
+
+    there = results(proxy, answer(proxy.runCmd, "worker-1", "/bin/pwd"))["out"].strip()
+    given = ["-c", script, "sh", 7]
+    command = answer(proxy.runCmd, "worker-1", "/bin/sh", given, {"WHAT": "a; b"}, "/", f"{there}/input.txt")
+    found = results(proxy, command)
+
+    assert (found["out"], found["err"]) == ("a; b 7 /\nof a file\n", "told\n")
+    assert (found["finished"], found["exitCodeOrSignal"]) == (True, 3)
+
+
+def test_a_command_is_called_as_the_wrapper_of_the_original_did(proxy: ServerProxy) -> None:
+    found = results(proxy, answer(proxy.runCmd, "worker-1", "echo", ["1 2"], "{}", "None", ""))
+
+    assert (found["out"], found["exitCodeOrSignal"]) == ("1 2\n", 0)
+
+
+def test_a_death_by_a_signal_and_output_that_is_no_text_are_told(proxy: ServerProxy) -> None:
+    found = results(proxy, answer(proxy.runCmd, "worker-1", "sh", ["-c", "printf '\\377\\000'; kill -9 $$"]))
+
+    assert (found["finished"], found["exitCodeOrSignal"], found["out"]) == (False, 9, b"\xff\x00")
+
+
+def test_a_pattern_of_vms_runs_a_command_in_each(proxy: ServerProxy) -> None:
+    commands = answer(proxy.runCmd, "worker-*", "true")
+
+    assert len(set(commands)) == 2
+    assert [results(proxy, command)["exitCodeOrSignal"] for command in commands] == [0, 0]
+
+
+def test_a_command_that_runs_has_no_results_yet(system: System, proxy: ServerProxy) -> None:
+    command = answer(proxy.runCmd, "worker-2", "sh", ["-c", "until [ -e gate ]; do sleep 0.1; done; echo open"])
+
+    assert answer(proxy.getCmdResults, command) == ""
+    assert command not in answer(proxy.listFinishedCmds)
+    answer(proxy.runCmd, "worker-2", "touch", ["gate"])
+    assert results(proxy, command)["out"] == "open\n"
+    with open_door(system.directory) as second, second.proxy() as other:
+        assert answer(other.getCmdResults, command)["out"] == "open\n"
+
+
+def test_a_command_that_cannot_be_started_or_is_not_known_is_a_fault(proxy: ServerProxy) -> None:
+    assert "no-such-program" in refused(proxy.runCmd, "worker-1", "no-such-program").faultString
+    assert refused(proxy.runCmd, "worker-1", "").faultCode == FaultCode.BAD_ARGUMENT
+    assert refused(proxy.getCmdResults, "nope").faultCode == FaultCode.NO_SUCH_COMMAND
+    assert refused(proxy.getCmdDetails, "nope").faultCode == FaultCode.NO_SUCH_COMMAND
+
+
 def test_the_client_asks_agents_by_themselves(system: System) -> None:
     with system.client() as client:
         seen = client.agents.look("worker-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from xmlrpc.client import Fault, dumps, loads
@@ -187,7 +188,7 @@ async def test_calls_at_once_are_bounded_and_a_call_has_an_end(monkeypatch: pyte
 
 
 def test_paths_are_below_where_the_door_was_started(tmp_path: Path) -> None:
-    room = NO_ROOM._replace(directory=tmp_path)
+    room = replace(NO_ROOM, directory=tmp_path)
     (tmp_path / "there").mkdir()
 
     assert _local(room, "a/b") == tmp_path / "a/b"
@@ -201,7 +202,7 @@ def test_no_path_leads_out_of_the_directory_of_files(tmp_path: Path, path: str) 
     files = tmp_path / "files"
     files.mkdir()
     (files / "out").symlink_to("/tmp")
-    room = NO_ROOM._replace(directory=files, files=files)
+    room = replace(NO_ROOM, directory=files, files=files)
 
     with pytest.raises(Fault, match="leads out of"):
         _local(room, path)
@@ -224,7 +225,7 @@ def test_the_book_remembers_commands_across_starts(tmp_path: Path) -> None:
     book.close()
     book = CommandBook(path)
 
-    assert book.running() == {"vm-1": ["c0", "c2"]}
+    assert book.with_running() == {"vm-1": ["c0", "c1", "c2"]}
     assert book.ended() == ["c1"]
     assert book.find("c2") == BookedCommand("c2", "vm-1", {"cmd": "ls"})
     book.forget(["c2"])
@@ -239,7 +240,9 @@ def test_the_book_forgets_the_oldest(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for number in range(10):
         book.add(BookedCommand(f"c{number}", "vm-1", {}))
 
-    assert book.running() == {"vm-1": ["c7", "c8", "c9"]}
+    assert book.with_running() == {"vm-1": ["c7", "c8", "c9"]}
+    book.note_ends(["c7", "c8", "c9"])
+    assert book.with_running() == {}
 
 
 def test_a_book_that_is_damaged_is_told_with_its_file(tmp_path: Path) -> None:

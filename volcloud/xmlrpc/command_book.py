@@ -67,11 +67,12 @@ class CommandBook:
             row = file.execute("SELECT id, vm, details FROM commands WHERE id = ?", (command,)).fetchone()
         return BookedCommand(row[0], row[1], json.loads(row[2])) if row else None
 
-    def running(self) -> dict[str, list[str]]:
-        """Give the ids of those not known to have ended, by VM."""
+    def with_running(self) -> dict[str, list[str]]:
+        """Give the ids of all commands of each VM that has one not known to have ended, by VM."""
         found: dict[str, list[str]] = {}
+        asked = "SELECT id, vm FROM commands WHERE vm IN (SELECT vm FROM commands WHERE NOT ended) ORDER BY number"
         with self._change() as file:
-            for command, vm in file.execute("SELECT id, vm FROM commands WHERE NOT ended ORDER BY number"):
+            for command, vm in file.execute(asked):
                 found.setdefault(vm, []).append(command)
         return found
 

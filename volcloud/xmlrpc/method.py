@@ -6,11 +6,14 @@ their defaults. Arguments are checked against them before anything is done.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -27,7 +30,8 @@ class Generation(StrEnum):
     BOTH = "both"
 
 
-class Room(NamedTuple):
+@dataclass(frozen=True)
+class Room:
     """What calls work with."""
 
     client: AsyncClient
@@ -36,6 +40,11 @@ class Room(NamedTuple):
     directory: Path
     #: Paths must be in it; None: wherever the user may read and write.
     files: Path | None = None
+    _readers: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    def reading(self, command: str) -> asyncio.Lock:
+        """Give the turn at a command's output, which its VM gives to one reader at a time."""
+        return self._readers.setdefault(command, asyncio.Lock())
 
 
 #: Does a call; gives what XML-RPC can carry. Raises Fault, or what the client raises.
