@@ -24,7 +24,7 @@ from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.job_loop import Timing
-from host_agent.config import HostConfig, WantedVm
+from host_agent.config import HostConfig, Limits, WantedVm
 from host_agent.hypervisors import fake, process, qemu
 from host_agent.hypervisors.contract import Capabilities
 from host_agent.hypervisors.drivers import Driver
@@ -143,6 +143,7 @@ def settings_page() -> str:
         ("volcloud up", Settings, "A whole system on one machine: `settings.toml` in its data directory."),
         ("host_agent", HostConfig, "A volunteer's PC or a grid node: `host_agent --config FILE`."),
         ("host_agent: an entry of `vms`", WantedVm, ""),
+        ("host_agent: `limits`", Limits, ""),
         *((f"host_agent: `hypervisor` of kind `{kind}`", driver.settings, "") for kind, driver in DRIVERS.items()),
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
         ("storage_adapter", StorageAdapterConfig, "At the centre: `storage_adapter --config FILE`."),

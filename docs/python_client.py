@@ -13,6 +13,7 @@ import volcloud.errors
 from schemas.envelope import Reply
 from volcloud import AsyncClient, Client
 from volcloud.client import execs, jobs, watched_transfers
+from volcloud.client.looks import LogPage, VmUsage
 from volcloud.client.shown import FACES, JobPage, Table
 
 #: Modules with kinds of callbacks, each behind a comment that says what it is called with.
@@ -36,7 +37,7 @@ def sections() -> Iterator[str]:
 def results() -> Iterator[Row]:
     """Give name, meaning and fields of each struct that the client gives."""
     yield "Table", _first(Table.__doc__), ""
-    for kind in (*FACES, JobPage):
+    for kind in (*FACES, JobPage, VmUsage, LogPage):
         yield kind.__name__, _first(kind.__doc__), ", ".join(f"`{one}`" for one in _fields(kind))
 
 

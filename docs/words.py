@@ -50,7 +50,7 @@ CODES = {
     ErrorCode.HYPERVISOR: "The hypervisor refused or failed.",
     ErrorCode.IMAGE: "The image is unknown, not allowed on that host, or not what its SHA-256 says.",
     ErrorCode.STORE: "The store did not take or give the file.",
-    ErrorCode.NO_ROOM: "Other files on their way have the room that this one needs: it has some when they are there.",
+    ErrorCode.NO_ROOM: "Others have the room that this needs: files on their way, or VMs up to their host's limits.",
     ErrorCode.TOO_LARGE: "The file is over what its job, or anybody, may store.",
     ErrorCode.CANNOT_RUN: "The program could not be started; nothing of it ran.",
     ErrorCode.INTERNAL: "A fault on the other side; its log has more.",

@@ -16,6 +16,7 @@ from host_agent.commands import VmCommands
 from host_agent.config import HostConfig
 from host_agent.control import VmControl
 from host_agent.enrolment import Enrolment
+from host_agent.facts import AGENT_VERSION
 from host_agent.front import Front
 from host_agent.guests import Guests
 from host_agent.hypervisors.contract import Hypervisor
@@ -24,6 +25,7 @@ from host_agent.keeper import Keeper
 from host_agent.leaving import Leaving
 from host_agent.lock import DirectoryLock
 from host_agent.making import VmMaking
+from host_agent.questions import VmQuestions
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
@@ -66,12 +68,15 @@ class HostAgent:
         default_image, broker = config.images[0] if config.images else "", Path(config.credential).absolute()
         making = VmMaking(hypervisor, self._registry, aside, images, default_image, broker, self._me)
         self._statuses = VmStatuses(hypervisor, self._registry, aside)
-        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses)
+        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses, config.limits)
         self._keeper = Keeper(hypervisor, self._registry, self._control.act, self._control.is_at_work)
         self._wanted = WantedVms(config.vms, self._control, self._keeper)
         self._commands = VmCommands(self._control, self._keeper, self._statuses, self._wanted.names)
+        self._questions = VmQuestions(hypervisor, self._registry, aside, self._statuses)
         self._beats = HostBeats(config, hypervisor, self._statuses, self._uplink)
-        self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
+        self._responder = Responder(
+            self._connection, self._journal, self._handlers(), clock=self._clock, version=AGENT_VERSION
+        )
         self._control.on_change = self._on_act
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._beats.soon
@@ -145,6 +150,7 @@ class HostAgent:
         centre = frozenset({Kind.ADAPTER, Kind.KEYS})
         return {
             **self._commands.handlers(),
+            **self._questions.handlers(),
             EnrolGranted: Handler(run=self._on_answer, senders=centre),
             Done: Handler(run=self._on_answer, senders=centre),
             Failed: Handler(run=self._on_answer, senders=centre),

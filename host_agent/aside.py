@@ -73,6 +73,11 @@ class SetAside:
         """Name the VMs that are set aside."""
         return list(self._found)
 
+    def spec(self, vm: str) -> VmSpec | None:
+        """Give what one was made from; None where it cannot be read."""
+        found = self._found.get(vm)
+        return found.spec if found is not None else None
+
     def named(self, name: str) -> str | None:
         """Give the id of one of that name, or None."""
         return next((vm for vm, found in self._found.items() if found.name == name), None)

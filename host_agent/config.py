@@ -25,6 +25,20 @@ class WantedVm(Struct, frozen=True, kw_only=True):
     disk_mib: Annotated[int, Meta(ge=1024)] = 4096
 
 
+class Limits(Struct, frozen=True, kw_only=True):
+    """What this host lets its VMs have, together; left out: no limit. Started VMs count with cpus and memory, also
+    paused ones; all VMs that are made with their disks."""
+
+    #: Of the VMs that are started.
+    cpus: Annotated[int, Meta(ge=0)] | None = None
+    #: Of the VMs that are started.
+    memory_mib: Annotated[int, Meta(ge=0)] | None = None
+    #: Of all VMs, as large as their disks may grow.
+    disk_mib: Annotated[int, Meta(ge=0)] | None = None
+    #: How many there may be.
+    vms: Annotated[int, Meta(ge=0)] | None = None
+
+
 class HostConfig(Struct, frozen=True, kw_only=True):
     """Settings of ``host_agent``."""
 
@@ -36,6 +50,8 @@ class HostConfig(Struct, frozen=True, kw_only=True):
     #: Image ids (SHA-256) that may run here; the first is the default.
     images: list[str] = []
     vms: list[WantedVm] = []
+    #: Beyond them no VM is made or started. A host that is over them when they are changed keeps what runs.
+    limits: Limits = Limits()
     beat_s: Seconds = 15.0
     #: Settings handed to guest agents, by name: beat_s, request_again_s, store_patience_s, payload_memory_mib.
     guest: dict[str, float] = {}

@@ -7,6 +7,7 @@ generation first and hands in a fresh one-time login.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from collections.abc import Callable
 import msgspec
 
 from host_agent.aside import SetAside
+from host_agent.config import Limits
 from host_agent.errors import HypervisorError, IllegalVerb, naming_disk
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.making import VmMaking
 from host_agent.operations import Operations
 from host_agent.registry import VmRecord, VmRegistry
+from host_agent.room import HostRoom
 from host_agent.seeding import Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import TRANSITIONS, DriverOrder, More, can, cannot, is_done, is_legal, snapshots_of
@@ -31,6 +34,7 @@ log = logging.getLogger(__name__)
 NOTHING_MORE = More()
 #: A hypervisor that has not said in what state a VM is when it is to be powered off is not waited for, seconds.
 POWEROFF_PATIENCE_S = 2.0
+NO_LIMITS = Limits()
 
 
 class VmControl:
@@ -44,9 +48,11 @@ class VmControl:
         making: VmMaking,
         seeding: Seeding,
         statuses: VmStatuses,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._making, self._seeding, self._statuses = making, seeding, statuses
+        self._room = HostRoom(limits, hypervisor, registry, aside, statuses)
         self._operations = Operations()
         self._operations.on_long = lambda vm: self.on_change(vm)
         statuses.act = self.act_on
@@ -87,15 +93,19 @@ class VmControl:
     async def create(self, wanted: VmCreate, *, wish: Wish = Wish.OFF, by: str = "") -> VmStatus:
         """Make a VM, powered off. The same name with the same size again succeeds. Raises HostError; nothing is left
         then."""
-        vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._making.make(wanted, wish), by=by)
+        vm = await self._operations.run(wanted.name, Verb.CREATE, lambda: self._make(wanted, wish), by=by)
         self.on_change(vm)
         return await self._statuses.one(vm)
+
+    async def _make(self, wanted: VmCreate, wish: Wish) -> str:
+        async with self._room.making(wanted):
+            return await self._making.make(wanted, wish)
 
     async def act(self, verb: Verb, vm: str, more: More = NOTHING_MORE, *, by: str = "") -> VmStatus:
         """Carry out a verb, for somebody or for the agent itself, and give the state seen after it.
 
-        Raises UnknownVm, IllegalVerb (both states named), UnknownSnapshot, SnapshotTaken, Interrupted, Unsupported,
-        HypervisorError, BrokerError.
+        Raises UnknownVm, IllegalVerb (both states named), UnknownSnapshot, SnapshotTaken, OverLimit, Interrupted,
+        Unsupported, HypervisorError, BrokerError.
         """
         if not self._aside.has(vm):
             self._registry.get(vm)
@@ -114,11 +124,13 @@ class VmControl:
         row = TRANSITIONS[verb]
         if not is_done(verb, state):
             self._check(verb, vm, state)
-        if row.wish is not None and row.wishes_at_once:
-            self._registry.wish(vm, row.wish)
-        if not is_done(verb, state):
-            with naming_disk(f"{verb} of {self._name(vm)}"):
-                await self._carry_out(verb, DriverOrder(vm, more))
+        is_more = row.takes_room and not is_done(verb, state)
+        async with self._room.starting(vm) if is_more else contextlib.nullcontext():
+            if row.wish is not None and row.wishes_at_once:
+                self._registry.wish(vm, row.wish)
+            if not is_done(verb, state):
+                with naming_disk(f"{verb} of {self._name(vm)}"):
+                    await self._carry_out(verb, DriverOrder(vm, more))
         if row.wish is not None:
             self._registry.wish(vm, row.wish)
         status = await self._statuses.one(vm)

@@ -2,6 +2,7 @@
 
 HostError
 ├── HypervisorError          the driver failed; the message says what the hypervisor said
+│   ├── LookTimedOut         the hypervisor did not tell in time how a VM is; ask again, or power it off
 │   ├── StopTimedOut         the guest did not shut down in time; poweroff is the next step
 │   ├── HostDiskFull         the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
@@ -9,6 +10,7 @@ HostError
 ├── UnknownSnapshot          the VM has no snapshot of that name; take one of those that the message lists
 ├── SnapshotTaken            a VM has a snapshot of that name, or as many as it may; delete one, or choose another name
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
+├── OverLimit                the host's limits leave no room for the VM; delete or end another, or raise them
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
@@ -39,6 +41,12 @@ class HypervisorError(HostError):
     """A hypervisor refused or failed; the foreign error is chained."""
 
     code = "hypervisor"
+
+
+class LookTimedOut(HypervisorError):
+    """A question about a VM was not answered in time."""
+
+    code = "timeout"
 
 
 class StopTimedOut(HypervisorError):
@@ -79,6 +87,13 @@ class IllegalVerb(HostError):
     """The verb is not allowed in the state that the VM is in."""
 
     code = "illegal_state"
+
+
+class OverLimit(HostError):
+    """The host's limits leave no room for what was asked."""
+
+    code = "no_room"
+    hint = "`volcloud vm list` shows what has it; or its owner raises `limits` in the settings of host_agent"
 
 
 class Interrupted(HostError):

@@ -1,8 +1,9 @@
-"""``python relay.py FILE``: join standard input and output to one TCP connection, until either side closes.
+"""``python relay.py FILE [COUNTS]``: join standard input and output to one TCP connection, until either side closes.
 
 QEMU starts one for each connection that a guest opens to the broker's address; that is how a guest without a network
 reaches the broker and nothing else. FILE is the host's own credential: where the broker is now, whatever it was when
-the VM was made or its memory saved. Imports only what starts fast. Standard error is the guest's stream too, so nothing
+the VM was made or its memory saved. COUNTS is the number of an open file, in which it adds up what it carries. Imports
+only what starts fast. Standard error is the guest's stream too, so nothing
 may ever be written to it.
 """
 
@@ -12,8 +13,10 @@ import contextlib
 import json
 import os
 import socket
+import struct
 import sys
 import threading
+from collections.abc import Callable
 
 # Started without any search path of ours (-I -S): the checkout or the site-packages that this file is in.
 sys.path.append(__file__.rpartition("/host_agent/")[0])
@@ -25,6 +28,9 @@ CONNECT_TIMEOUT_S = 10.0
 #: The same where there are other endpoints to try.
 NEXT_TIMEOUT_S = 2.0
 _BLOCK_BYTES = 64 * 1024
+#: What a file of counts holds: bytes from the guest, and to it.
+COUNTS = "<QQ"
+_COUNT_BYTES = 8
 
 
 def main(arguments: list[str]) -> int:
@@ -32,8 +38,9 @@ def main(arguments: list[str]) -> int:
 
     A private node's port that somebody else holds is no broker: the guest's password is not for him.
     """
-    if len(arguments) != 1:
+    if len(arguments) not in (1, 2) or not all(one.isdigit() for one in arguments[1:]):
         return 2
+    counts = int(arguments[1]) if arguments[1:] else -1
     try:
         connection = connect(*read_endpoints(arguments[0]))
     except (OSError, ValueError, KeyError, TypeError):
@@ -41,7 +48,7 @@ def main(arguments: list[str]) -> int:
     with connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.settimeout(None)
-        pump(connection.fileno(), sys.stdin.fileno(), sys.stdout.fileno())
+        pump(connection.fileno(), sys.stdin.fileno(), sys.stdout.fileno(), counts)
     return 0
 
 
@@ -73,21 +80,38 @@ def read_endpoints(path: str) -> tuple[list[tuple[str, int]], int]:
     return endpoints, int(fields.get("owner", ANYBODY))
 
 
-def pump(connection: int, source: int, sink: int) -> None:
-    """Copy both ways between descriptors until one way ends or breaks.
+def pump(connection: int, source: int, sink: int, counts: int = -1) -> None:
+    """Copy both ways between descriptors until one way ends or breaks; ``counts`` is an open file, if not negative.
 
     A thread each way: a broker that has stopped reading must still be heard.
     """
     has_ended = threading.Event()
-    for pair in ((source, connection), (connection, sink)):
-        threading.Thread(target=_copy, args=(*pair, has_ended), daemon=True).start()
+    for number, pair in enumerate(((source, connection), (connection, sink))):
+        count = _counter(counts, number * _COUNT_BYTES) if counts >= 0 else lambda size: None
+        threading.Thread(target=_copy, args=(*pair, has_ended, count), daemon=True).start()
     has_ended.wait()
 
 
-def _copy(source: int, sink: int, has_ended: threading.Event) -> None:
+def _counter(counts: int, at: int) -> Callable[[int], None]:
+    """Give what adds to one of the counts, which nobody else does meanwhile."""
+    known = os.pread(counts, _COUNT_BYTES, at)
+    total = struct.unpack("<Q", known)[0] if len(known) == _COUNT_BYTES else 0
+
+    def count(size: int) -> None:
+        nonlocal total
+        total += size
+        # A disk that is full ends no connection.
+        with contextlib.suppress(OSError):
+            os.pwrite(counts, struct.pack("<Q", total), at)
+
+    return count
+
+
+def _copy(source: int, sink: int, has_ended: threading.Event, count: Callable[[int], None]) -> None:
     with contextlib.suppress(OSError):
         while block := os.read(source, _BLOCK_BYTES):
             _write_all(sink, block)
+            count(len(block))
     has_ended.set()
 
 

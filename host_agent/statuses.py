@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from host_agent.advice import command
 from host_agent.aside import SetAside
 from host_agent.errors import HostError, UnknownVm
 from host_agent.hypervisors.contract import Hypervisor, VmFacts, VmStatistics
-from host_agent.looks import Looks
+from host_agent.looks import PATIENCE_S, Looks
 from host_agent.missing import Missing
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Verb
@@ -70,6 +71,14 @@ class VmStatuses:
         known = [record.vm for record in self._registry.all()]
         found = await self._looks.all([*known, *self._aside.ids()], self._unseen)
         return [status for status in found if status is not None]
+
+    async def below(self, vm: str) -> VmState:
+        """Say in what state the hypervisor has a VM, also one that was set aside; unknown if it cannot be asked."""
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await self._glance(vm)
+        except TimeoutError:
+            return VmState.UNKNOWN
 
     async def states(self) -> dict[str, VmState]:
         """Say in what state each known VM is, and nothing else of it: what is asked often. As ``all``, else."""

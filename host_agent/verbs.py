@@ -89,6 +89,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     wish_in: dict[VmState, Wish] = {}
     #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
     raises_generation: bool = False
+    #: The VM takes cpus and memory of its host from then on: refused where the host's limits leave none.
+    takes_room: bool = False
     #: Cuts short what is at work on the VM, and what waits for its turn.
     interrupts: bool = False
     #: May be cut short: the driver then leaves what it would leave after a failure.
@@ -134,6 +136,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         done_in=frozenset({_S.RUNNING}),
         wish=Wish.RUNNING,
         raises_generation=True,
+        takes_room=True,
         interruptible=True,
     ),
     Verb.STOP: Transition(

@@ -64,6 +64,8 @@ WAYS: dict[str, list[Way]] = {
     "guest.report": [Way("vm", ROAD, "{user}.report", "")],
     "reply.vms": [_TO_CONSOLE],
     "reply.snapshots": [_TO_CONSOLE],
+    **{f"vm.{word}": [_TO_HOST] for word in ("stats", "screenshot", "log")},
+    **{op: [_TO_CONSOLE] for op in ("reply.vm_stats", "screen.part", "reply.screen", "reply.vm_log")},
     "host.inventory": [_up("host", "inventory", "vc.inventory")],
     "host.bye": [_up("host", "inventory", "vc.inventory")],
     "exec.run": [_TO_VM],

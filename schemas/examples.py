@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas import description, execs, files, jobs, ledger, vms
+from schemas import description, execs, files, jobs, ledger, looks, vms
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
@@ -81,6 +81,21 @@ _FIELDS: dict[str, dict[str, Any]] = {
                 name="before-upgrade", taken_ms=1764000000000, state=vms.VmState.RUNNING, size_bytes=177209344
             )
         ]
+    },
+    "reply.vm_stats": {
+        "state": vms.VmState.RUNNING,
+        "counters": looks.VmCounters(
+            life="4711-1842337", for_s=60.2, since_ms=1764000000000, cpu_seconds=12.5, resident_bytes=268435456,
+            disk_bytes=34603008, block_read_bytes=26879488, block_write_bytes=34643968, block_read_requests=787,
+            block_write_requests=47, net_rx_bytes=10240, net_tx_bytes=4096,
+        ),
+    },
+    "screen.part": {"number": 0, "data": b"\x89PNG\r\n\x1a\n"},
+    "reply.screen": {"parts": 1, "size": 2410, "sha256": _SHA},
+    "vm.log": {"boot": "c0ffee0123456789", "at": 98},
+    "reply.vm_log": {
+        "boot": "c0ffee0123456789", "next_at": 122,
+        "pieces": [looks.LogPiece(at=98, data=b"guest agent has started\n")],
     },
     "host.inventory": {"host": _HOST, "vms": [_VM], "at_ms": 1764000000000},
     "host.bye": {"reason": "agent stops"},

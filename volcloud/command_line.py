@@ -22,6 +22,7 @@ from volcloud.commands.execs import run
 from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
+from volcloud.commands.looks import log, screenshot, stats
 from volcloud.commands.shell import shell
 from volcloud.commands.sites import site
 from volcloud.commands.snapshots import snapshot
@@ -97,7 +98,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, shell, ps, attach, kill, push, pull, snapshot):
+for _command in (run, shell, ps, attach, kill, push, pull, snapshot, stats, screenshot, log):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

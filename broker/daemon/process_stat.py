@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,11 @@ class ProcessStat(msgspec.Struct, frozen=True):
     #: Clock ticks from the machine's boot to its start.
     started: int
     resident_bytes: int
+
+    @property
+    def age_s(self) -> float:
+        """For how long it has been there, seconds."""
+        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / _TICKS_PER_S)
 
     @property
     def is_dead(self) -> bool:
@@ -49,3 +55,20 @@ def read_stat(pid: int) -> ProcessStat | None:
         started=int(fields[19]),
         resident_bytes=int(fields[21]) * _PAGE_BYTES,
     )
+
+
+class ProcessIo(msgspec.Struct, frozen=True):
+    """What a process has read from disks and written to them, with its children that have ended."""
+
+    read_bytes: int
+    write_bytes: int
+
+
+def read_io(pid: int) -> ProcessIo | None:
+    """Read what a process has read and written; None if there is none, or it is another user's."""
+    try:
+        rows = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    found = dict(row.split(": ") for row in rows)
+    return ProcessIo(int(found["read_bytes"]), int(found["write_bytes"]))

@@ -16,7 +16,11 @@ from typing import Protocol
 import msgspec
 
 from schemas.endpoints import Endpoint
+from schemas.looks import VmCounters
 from schemas.vms import VmSnapshot, VmState
+
+#: How long a hypervisor may take to tell a VM's counters, seconds.
+COUNTERS_S = 2.5
 
 
 class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,11 +101,37 @@ class Snapshots(Protocol):
         """List the snapshots of a VM, the oldest first. Raises HypervisorError if they cannot be read."""
 
 
+class VmCounted(msgspec.Struct, frozen=True):
+    """What a VM has used, and why some of it is not told."""
+
+    counters: VmCounters
+    reason: str = ""
+
+
 class Statistics(Protocol):
     """The port of drivers that can tell what a VM uses."""
 
     async def of(self, vm: str) -> VmStatistics:
-        """Say what a VM uses now; empty for one that does not run."""
+        """Say what a VM uses now; empty for one that does not run. It is asked with every beat, so it is cheap."""
+
+    async def counters(self, vm: str) -> VmCounted:
+        """Say what a VM uses and has used; of one that does not run, what its disk takes. What a hypervisor does not
+        tell within ``COUNTERS_S`` is left out, with the reason."""
+
+
+class Screenshots(Protocol):
+    """The port of drivers whose VMs have a screen."""
+
+    async def take(self, vm: str) -> bytes:
+        """Give what is on a VM's screen now, as a PNG. Raises HypervisorError, and Unsupported for a VM that was made
+        without a display."""
+
+
+class SerialLog(Protocol):
+    """The port of drivers that keep what a guest prints on its serial console."""
+
+    def file(self, vm: str) -> Path:
+        """Name the log, kept as ``kept_log`` keeps it; it need not be there."""
 
 
 class SeedMedium(Protocol):
@@ -143,6 +173,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     notes: str = ""
     snapshots: Snapshots | None = None
     statistics: Statistics | None = None
+    screenshots: Screenshots | None = None
+    serial_log: SerialLog | None = None
     seed_medium: SeedMedium | None = None
     roads: Roads | None = None
     #: None: a guest reaches the broker where its host does.

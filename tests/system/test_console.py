@@ -544,3 +544,64 @@ def _publish_bytes(site: dict[str, Any], body: bytes) -> None:
     with Connection("amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])) as broker:
         properties = {"exchange": "vc.up", "routing_key": f"{site['user']}.submit", "user_id": site["user"]}
         broker.Producer().publish(body, content_type="checked/x-msgpack", content_encoding="binary", **properties)
+
+
+def test_what_vms_use_is_a_table_and_a_line_of_json_each_round(cloud: System) -> None:
+    table = cloud.ok("vm", "stats", "worker-*")
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "volcloud.main", "vm", "stats", "--watch", "--json", "--interval", "0.2"],
+        env=cloud.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    lines = [json.loads(watching.stdout.readline()) for _ in range(6)]
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=30)
+
+    assert [row.split()[0] for row in table.splitlines()] == ["NAME", "worker-1", "worker-2"]
+    assert {one["name"] for one in lines} == {"worker-1", "worker-2"}
+    lives = [one["counters"]["life"] for one in lines if one["name"] == "worker-1"]
+    assert len(set(lives)) == 1
+    assert all(one["counters"]["cpu_seconds"] > 0 and one["counters"]["for_s"] > 0 for one in lines)
+    assert (watching.returncode, said) == (0, "")
+
+
+def test_the_log_of_a_vm_is_followed_into_its_next_boot(cloud: System) -> None:
+    cloud.ok("vm", "create", "printer", "--memory", "128")
+    cloud.ok("vm", "start", "printer")
+    following = subprocess.Popen(
+        [sys.executable, "-m", "volcloud.main", "vm", "log", "printer", "--follow", "--json"],
+        env=cloud.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert following.stdout is not None
+        first = json.loads(following.stdout.readline())
+        cloud.ok("vm", "reset", "printer")
+        while (after := json.loads(following.stdout.readline()))["boot"] in ("", first["boot"]):
+            pass
+    finally:
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=30)
+    text = cloud.ok("vm", "log", "printer", "-n", "1")
+    cloud.ok("vm", "poweroff", "printer")
+    cloud.ok("vm", "delete", "printer")
+
+    assert after["text"]
+    assert after["is_new_boot"]
+    assert following.returncode == 0
+    assert text.count("\n") == 1
+
+
+def test_a_screen_that_there_is_not_is_refused_with_the_driver(cloud: System, tmp_path: Path) -> None:
+    picture = tmp_path / "none.png"
+
+    done = cloud.volcloud("vm", "screenshot", "worker-1", str(picture))
+
+    assert done.returncode == 1
+    assert "the process driver have no screen" in done.stderr
+    assert not picture.exists()

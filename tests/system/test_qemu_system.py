@@ -89,6 +89,26 @@ def test_a_payload_runs_as_an_unprivileged_user(client: Client, tmp_path: Path) 
     assert "password" not in said
 
 
+def test_a_guest_is_looked_at_from_outside(client: Client, system: System, tmp_path: Path) -> None:
+    before = client.vms.stats(VM).counters
+    client.execs.run(VM, ["sh", "-c", "yes volunteer | head -c 300000; echo by-the-console > /dev/console"])
+    after = client.vms.stats(VM).counters
+    picture = client.vms.screenshot(VM)
+    page = client.vms.log(VM, lines=5)
+    command = ["vm", "screenshot", VM, str(tmp_path / "screen.png"), "--data", str(system.directory)]
+    done = subprocess.run(
+        [sys.executable, "-m", "volcloud.main", *command], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert before.life == after.life
+    assert (after.net_tx_bytes or 0) - (before.net_tx_bytes or 0) > 300_000
+    assert after.net_rx_bytes
+    assert picture.startswith(b"\x89PNG")
+    assert b"by-the-console" in page.text
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_killed_vm_costs_an_attempt_and_no_job(client: Client) -> None:
     submit(client, "vm-kill")
     until(lambda: state_of(client, "vm-kill") == "running", "the job runs", 60)

@@ -49,6 +49,9 @@ def test_every_command_of_the_specification_is_there() -> None:
         "delete",
         "discard",
         "adopt",
+        "stats",
+        "screenshot",
+        "log",
     )
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}

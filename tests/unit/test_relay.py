@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -163,3 +164,27 @@ def test_a_credential_that_says_nothing_is_no_broker(tmp_path: Path, text: str |
         (tmp_path / "host.json").write_text(text)
 
     assert relay.main([str(tmp_path / "host.json")]) == 1
+
+
+def test_a_relay_adds_up_what_it_carries_in_the_file_that_it_is_given(
+    credential: Path, listener: socket.socket, tmp_path: Path
+) -> None:
+    place = tmp_path / "relay.0"
+    for _ in range(2):
+        place.touch()
+        with place.open("r+b", buffering=0) as counts:
+            command = [sys.executable, "-I", "-S", relay.__file__, str(credential), str(counts.fileno())]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[counts.fileno()], bufsize=0
+            ) as process:
+                assert process.stdin is not None
+                assert process.stdout is not None
+                connection, _ = listener.accept()
+                process.stdin.write(b"from the guest")
+                assert connection.recv(100) == b"from the guest"
+                connection.sendall(b"to it")
+                assert process.stdout.read(5) == b"to it"
+                connection.close()
+                process.wait(10)
+
+    assert struct.unpack(relay.COUNTS, place.read_bytes()) == (28, 10)

@@ -41,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_days: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     keep_outputs_gib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     guest: dict[str, float] = {}
+    limits: dict[Literal["cpus", "memory_mib", "disk_mib", "vms"], Annotated[int, msgspec.Meta(ge=0)]] = {}
 
 
 #: What each means, in words; stands above its line in a new file.
@@ -57,6 +58,7 @@ TOLD = {
     "keep_days": "How long jobs are kept that have ended, with their outputs, days.",
     "keep_outputs_gib": "What all outputs may take, GiB; beyond it the jobs that ended first go. 0: no limit.",
     "guest": "Settings handed to guest agents.",
+    "limits": "What this machine lets its VMs have together, as host_agent's `limits`.",
 }
 _HEAD = """\
 # What this system consists of. `volcloud up` reads it at each start, and you may edit it;

@@ -17,7 +17,8 @@ def render_toml(config: msgspec.Struct) -> str:
 def render_value(value: Any) -> str:
     """Render one value: a scalar, a list, a table of scalars."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(str(key))} = {render_value(item)}" for key, item in value.items()) + "}"
+        known = {key: item for key, item in value.items() if item is not None}
+        return "{" + ", ".join(f"{_text(str(key))} = {render_value(item)}" for key, item in known.items()) + "}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(render_value(item) for item in value) + "]"
     if isinstance(value, bool):

@@ -18,6 +18,7 @@ from schemas.ledger import HostRow, Registry, RegistryList, RegistryRow
 from schemas.vms import VmCommand, VmCreate, Vms, VmStatus, VmStop, vm_verbs
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.hosts import AsyncHosts
+from volcloud.client.looks import AsyncLooks
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
 from volcloud.client.snapshots import SnapshotVerbs, check_name
@@ -52,7 +53,7 @@ def _verb(declared: M) -> M:
     return cast(M, give)
 
 
-class AsyncVms(SnapshotVerbs):
+class AsyncVms(SnapshotVerbs, AsyncLooks):
     """See the module."""
 
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
@@ -195,6 +196,11 @@ class BlockingVms(Blocking[AsyncVms]):
     restore_snapshot = blocking(AsyncVms.restore_snapshot)
     delete_snapshot = blocking(AsyncVms.delete_snapshot)
     command = blocking(AsyncVms.command)
+    stats = blocking(AsyncVms.stats)
+    stats_of = blocking(AsyncVms.stats_of)
+    screenshot = blocking(AsyncVms.screenshot)
+    log = blocking(AsyncVms.log)
+    log_after = blocking(AsyncVms.log_after)
 
 
 def check_live(row: RegistryRow) -> RegistryRow:

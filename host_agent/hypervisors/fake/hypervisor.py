@@ -8,7 +8,7 @@ from __future__ import annotations
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.fake.host import FakeHost, FakeVm
-from host_agent.hypervisors.fake.ports import FakeSeeds, FakeSnapshots, FakeStatistics
+from host_agent.hypervisors.fake.ports import FakeScreenshots, FakeSeeds, FakeSnapshots, FakeStatistics
 from schemas.vms import VmState
 
 _OFF = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED})
@@ -28,6 +28,7 @@ class FakeHypervisor:
             notes="in memory, for tests: runs nothing",
             snapshots=FakeSnapshots(self.host),
             statistics=FakeStatistics(self.host),
+            screenshots=FakeScreenshots(self.host),
             seed_medium=FakeSeeds(self.host),
         )
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import time
 
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.contract import VmStatistics
+from host_agent.hypervisors.contract import VmCounted, VmStatistics
 from host_agent.hypervisors.fake.host import FakeHost
+from schemas.looks import VmCounters
 from schemas.vms import VmSnapshot, VmState
+
+#: The smallest PNG: one grey point of one bit, black.
+_BLACK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010100000000376ef9240000000a4944415478da6360000000"
+    "020001e527defc0000000049454e44ae426082"
+)
 
 
 class FakeSnapshots:
@@ -61,6 +68,41 @@ class FakeStatistics:
         if found is None or found.pid is None:
             return VmStatistics()
         return VmStatistics(cpu_seconds=0.0, resident_bytes=0)
+
+    async def counters(self, vm: str) -> VmCounted:
+        """Invent those of a VM that runs: a life is a process."""
+        found = self._host.vms.get(vm)
+        if found is None or found.pid is None:
+            return VmCounted(VmCounters(disk_bytes=0))
+        return VmCounted(
+            VmCounters(
+                life=str(found.pid),
+                cpu_seconds=0.0,
+                resident_bytes=0,
+                disk_bytes=0,
+                block_read_bytes=0,
+                block_write_bytes=0,
+                block_read_requests=0,
+                block_write_requests=0,
+                net_rx_bytes=0,
+                net_tx_bytes=0,
+                net_rx_packets=0,
+                net_tx_packets=0,
+            )
+        )
+
+
+class FakeScreenshots:
+    """See the contract: a picture of one black point."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    async def take(self, vm: str) -> bytes:
+        """Give it, of a VM that runs."""
+        if self._host.vm(vm).pid is None:
+            raise HypervisorError(f"VM {vm} does not run")
+        return _BLACK
 
 
 class FakeSeeds:

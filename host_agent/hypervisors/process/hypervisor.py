@@ -18,7 +18,7 @@ from pathlib import Path
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.process.files import ProcessFiles
-from host_agent.hypervisors.process.ports import ProcessRoads, ProcessSeeds, ProcessStatistics
+from host_agent.hypervisors.process.ports import ProcessLog, ProcessRoads, ProcessSeeds, ProcessStatistics
 from host_agent.hypervisors.process.start import ProcessStart
 from host_agent.hypervisors.process.vm import ProcessVm
 from schemas.vms import VmState
@@ -43,6 +43,7 @@ class ProcessHypervisor:
             needs_image=False,
             notes="the guest agent runs as this user on this host: no isolation, no saved state",
             statistics=ProcessStatistics(self._files),
+            serial_log=ProcessLog(self._files),
             seed_medium=ProcessSeeds(self._files),
             roads=ProcessRoads(self._files),
         )

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 
 from host_agent.errors import naming_disk
+from host_agent.hypervisors import kept_log
 from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.process.files import ProcessFiles
 
@@ -28,6 +29,7 @@ class ProcessStart:
     async def launch(self, vm: str, command: Sequence[str]) -> None:
         """Start the process and note which it is, also when cancelled meanwhile. Raises OSError."""
         home, work, log_file = self._files.path(vm), self._files.state_directory(vm), self._files.log_file(vm)
+        kept_log.begin(log_file)
         start = functools.partial(spawn, niceness=self._niceness)
         process = await finished(asyncio.to_thread(start, home, command, work, log_file))
         self._files.remember_process(vm, process)

@@ -11,14 +11,17 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from host_agent import relay
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.contract import VmSpec
+from host_agent.hypervisors.contract import ImageFiles, VmSpec
 
 OVERLAY = "root.qcow2"
+#: The overlay among QEMU's block nodes.
+DISK = "root"
 QMP_SOCKET = "qmp.sock"
 SEED_SOCKET = "seed.sock"
 CONSOLE_SOCKET = "console.sock"
@@ -46,12 +49,35 @@ BROKER_PORT = 5672
 #: Connections to the broker that a VM may have at a time; its agent needs one, and another while it reconnects. A
 #: relay of one takes some 11 MiB of the host's memory.
 MOST_RELAYS = 8
+#: How the file of a place begins; a number follows.
+RELAY_PLACE = "relay."
 #: Runs a relay if one of the VM's places is free, in the VM's directory. A place is a lock that the relay inherits, so
-#: it is free again when the relay has ended, however it ended. Shell, since what is turned away must cost little.
+#: it is free again when the relay has ended, however it ended, and its file is what the relay counts in. Shell, since
+#: what is turned away must cost little.
 _GATE = f"""for n in {" ".join(map(str, range(MOST_RELAYS)))}; do
-exec 9>>relay.$n && flock -n 9 && exec "$@"
+exec 9<>{RELAY_PLACE}$n && flock -n 9 && exec "$@"
 done
 exit 1"""
+
+
+#: The number of the file that a relay inherits as its place.
+_COUNTING = "9"
+
+
+#: Display devices by their name in ``VmDevices``. The least memory in which 1024x768 fits in 32 bits: a guest decides
+#: how large a picture of it is.
+_DISPLAYS = {"": [], "vga": ["-device", "VGA,vgamem_mb=4"]}
+
+
+class VmDevices(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices that not every VM has: what a VM was made with it keeps, as its guest may know it by its place. One that
+    was made before there was a choice has none of them."""
+
+    display: Literal["", "vga"] = ""
+
+
+#: What a VM is given that is made now.
+DEVICES_NOW = VmDevices(display="vga")
 
 
 class MachineCommand(msgspec.Struct, frozen=True):
@@ -61,7 +87,7 @@ class MachineCommand(msgspec.Struct, frozen=True):
     arguments: list[str]
 
 
-def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineCommand:
+def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: VmDevices) -> MachineCommand:
     """Build the command line of a VM that boots, or (with ``restoring``) waits for its saved state."""
     arguments = [
         *(binary, "-name", spec.id, "-nodefaults", "-no-user-config", "-display", "none"),
@@ -77,7 +103,9 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineC
         # Not a file: a guest that prints for ever must not fill the host's disk. What nobody reads is dropped.
         *("-chardev", f"socket,id=console,path={CONSOLE_SOCKET},server=on,wait=off", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
-        *_boot(spec),
+        # Behind all others, whose places on the bus are then what they were without.
+        *_DISPLAYS[devices.display],
+        *_boot(spec, devices),
     ]
     return MachineCommand(accelerator, arguments)
 
@@ -85,6 +113,11 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec) -> MachineC
 def restoring(command: MachineCommand) -> list[str]:
     """Give the arguments with which QEMU waits for a saved state instead of booting."""
     return [*command.arguments, "-incoming", "defer"]
+
+
+def counts(command: MachineCommand) -> bool:
+    """Say whether the relays of a VM that was started so count what they carry."""
+    return any(f"<>{RELAY_PLACE}" in argument for argument in command.arguments)
 
 
 def encode_seed(seed: bytes) -> bytes:
@@ -95,18 +128,21 @@ def encode_seed(seed: bytes) -> bytes:
     return line.ljust(SEED_FILE_BYTES, b"\n")
 
 
-def decode_seed(content: bytes) -> bytes:
-    """Give the seed that ``encode_seed`` encoded. Raises HypervisorError if it is damaged."""
+def decode_seed(content: bytes, where: str = SEED_FILE) -> bytes:
+    """Give the seed that ``encode_seed`` encoded. Raises HypervisorError if it is damaged; ``where`` says which."""
+    advice = "remove it, and the next start writes it anew"
+    if len(content) != SEED_FILE_BYTES:
+        raise HypervisorError(f"{where} is damaged: {len(content)} bytes of {SEED_FILE_BYTES}; {advice}")
     try:
         return base64.b64decode(content.strip(), validate=True)
     except ValueError as error:
-        raise HypervisorError(f"{SEED_FILE} is damaged: {error}") from error
+        raise HypervisorError(f"{where} is damaged: {error}; {advice}") from error
 
 
 def _disk() -> list[str]:
     node = {
         "driver": "qcow2",
-        "node-name": "root",
+        "node-name": DISK,
         # What the guest frees goes back to the host: both nodes must be told.
         "discard": "unmap",
         "detect-zeroes": "unmap",
@@ -114,7 +150,7 @@ def _disk() -> list[str]:
     }
     # A read or write that fails stops the guest, which can go on once the host's disk is mended; told to the guest
     # instead, it would leave it with a file system that it trusts no more.
-    return ["-blockdev", json.dumps(node), "-device", "virtio-blk-pci,drive=root,werror=stop,rerror=stop"]
+    return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={DISK},werror=stop,rerror=stop"]
 
 
 def _network(spec: VmSpec) -> list[str]:
@@ -133,7 +169,7 @@ def relay_command(spec: VmSpec) -> str:
     """
     # -I -S: no site-packages and no environment, which halves the start and leaves nothing for them to change.
     script = str(Path(relay.__file__).resolve())
-    program = [sys.executable, "-I", "-S", script, spec.broker]
+    program = [sys.executable, "-I", "-S", script, spec.broker, _COUNTING]
     return shlex.join(["sh", "-c", _GATE, "relay", *program])
 
 
@@ -148,11 +184,16 @@ def _seed() -> list[str]:
     ]
 
 
-def _boot(spec: VmSpec) -> list[str]:
+def _boot(spec: VmSpec, devices: VmDevices) -> list[str]:
     if spec.image is None or spec.image.kernel is None:
         return []
     initrd = ["-initrd", str(spec.image.initrd)] if spec.image.initrd else []
-    return ["-kernel", str(spec.image.kernel), *initrd, "-append", spec.image.cmdline]
+    return ["-kernel", str(spec.image.kernel), *initrd, "-append", _cmdline(spec.image, devices)]
+
+
+def _cmdline(image: ImageFiles, devices: VmDevices) -> str:
+    """A kernel writes to every console that it is given; the last one is its programs' too, and stays the image's."""
+    return f"console=tty0 {image.cmdline}" if devices.display and "console=" in image.cmdline else image.cmdline
 
 
 def _escape(value: str) -> str:

@@ -7,6 +7,7 @@ on, since then the disk no longer matches it. Knows files and no QEMU.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import msgspec
 
@@ -19,6 +20,7 @@ from host_agent.hypervisors.qemu.command import (
     QEMU_LOG,
     SEED_FILE,
     MachineCommand,
+    VmDevices,
     decode_seed,
     encode_seed,
 )
@@ -26,6 +28,7 @@ from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN
 from schemas.vms import VmState
 
 _COMMAND = "command.json"
+_DEVICES = "devices.json"
 _SAVING = "saving.json"
 
 
@@ -35,6 +38,11 @@ class Saving(msgspec.Struct, frozen=True):
     was_running: bool
     #: On its way out of a snapshot: its disk and memory may not match, so it does not go on.
     restores: bool = False
+
+
+def note_devices(home: Path, devices: VmDevices) -> None:
+    """Note with which devices the VM is made whose directory will be ``home``. Raises OSError."""
+    write_record(home / _DEVICES, devices)
 
 
 class QemuFiles(VmDirectories):
@@ -49,9 +57,14 @@ class QemuFiles(VmDirectories):
         """Give the newest seed; None if there never was one. Raises HypervisorError."""
         with naming_disk(f"seed of {vm}"):
             try:
-                return decode_seed((self.path(vm) / SEED_FILE).read_bytes())
+                path = self.path(vm) / SEED_FILE
+                return decode_seed(path.read_bytes(), str(path))
             except FileNotFoundError:
                 return None
+
+    def devices(self, vm: str) -> VmDevices:
+        """Say which devices a VM was made with. Raises HypervisorError."""
+        return read_record(self.path(vm) / _DEVICES, VmDevices) or VmDevices()
 
     def command(self, vm: str) -> MachineCommand | None:
         """Give the command line of the last boot."""

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
-from host_agent.hypervisors.qemu.command import OVERLAY
+from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY
 from host_agent.hypervisors.qemu.disk import create_overlay
-from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.files import QemuFiles, note_devices
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.hypervisors.qemu.roads import QemuRelay, QemuRoads
+from host_agent.hypervisors.qemu.screenshots import QemuLog, QemuScreenshots
 from host_agent.hypervisors.qemu.seeds import QemuSeeds
 from host_agent.hypervisors.qemu.snapshots import QemuSnapshots
 from host_agent.hypervisors.qemu.start import QemuStart
@@ -49,6 +50,8 @@ class QemuHypervisor:
             needs_image=True,
             snapshots=QemuSnapshots(self._vm, self._files),
             statistics=QemuStatistics(self._vm, self._files),
+            screenshots=QemuScreenshots(self._vm, self._files),
+            serial_log=QemuLog(self._files),
             seed_medium=QemuSeeds(self._vm, self._files),
             roads=QemuRoads(self._files),
             relay=QemuRelay(),
@@ -99,6 +102,7 @@ class QemuHypervisor:
         if spec.image is None or spec.image.disk is None:
             raise HypervisorError(f"VM {spec.id} needs an image with a disk")
         with naming_disk(f"cannot make {spec.id}"), self._files.making(spec) as home:
+            note_devices(home, DEVICES_NOW)
             await create_overlay(home / OVERLAY, spec.image.disk.resolve(), spec.disk_mib)
 
     async def start(self, vm: str, seed: bytes) -> None:

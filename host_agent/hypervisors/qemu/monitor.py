@@ -89,6 +89,12 @@ class Monitor:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
+    async def add_file(self, files: int, descriptor: int) -> None:
+        """Give QEMU an open file as the one of a set, which ``/dev/fdset/`` names; ``remove-fd`` takes it back."""
+        await self.wait_connected(ANSWER_TIMEOUT_S)
+        self._qmp.send_fd_scm(descriptor)
+        await self.execute("add-fd", {"fdset-id": files})
+
     async def _connect(self) -> None:
         self._qmp = QMPClient(self._home.name)
         # Its own log repeats every broken connection as an error; ours says what follows from it.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import finished, spawn
-from host_agent.hypervisors.qemu import snapshot_jobs
+from host_agent.hypervisors.qemu import relays, snapshot_jobs
 from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
@@ -40,7 +40,7 @@ class QemuStart:
         """Boot from the disk."""
         spec = self._files.spec(vm)
         accelerator = await self._program.choose_accelerator(spec.image.kernel if spec.image else None)
-        command = build(self._program.binary, self._program.machine_type, accelerator, spec)
+        command = build(self._program.binary, self._program.machine_type, accelerator, spec, self._files.devices(vm))
         self._files.begin_boot(vm, command)
         await self._launch(vm, life, command.arguments)
 
@@ -77,6 +77,7 @@ class QemuStart:
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
         home = self._files.path(vm)
+        relays.forget(home)
         start = functools.partial(spawn, niceness=self._niceness)
         process = await finished(asyncio.to_thread(start, home, arguments, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)

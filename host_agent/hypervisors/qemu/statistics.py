@@ -1,12 +1,26 @@
-"""What a VM uses of the host, read off its QEMU."""
+"""What a VM uses of the host, read off its QEMU, its disk and the relays of its network."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from host_agent.hypervisors.contract import VmStatistics
+import msgspec
+
+from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import COUNTERS_S, VmCounted, VmStatistics
+from host_agent.hypervisors.lives import counted_by
+from host_agent.hypervisors.qemu.command import DISK, OVERLAY
 from host_agent.hypervisors.qemu.files import QemuFiles
+from host_agent.hypervisors.qemu.machine import QemuMachine
+from host_agent.hypervisors.qemu.relays import carried
 from host_agent.hypervisors.qemu.vm import QemuVm
+from schemas.looks import VmCounters
+
+#: The kernel counts a file's blocks so, bytes.
+_BLOCK_BYTES = 512
 
 
 class QemuStatistics:
@@ -27,3 +41,60 @@ class QemuStatistics:
             resident_bytes=stat.resident_bytes,
             percent_saved=life.machine.percent_written if life is not None and life.has_machine else None,
         )
+
+    async def counters(self, vm: str) -> VmCounted:
+        """Read them off the process, its files, and QEMU, which may hang; a disk that hangs holds up this one only."""
+        process = self._files.process(vm)
+        stat = process.stat() if process is not None else None
+        counters = await asyncio.to_thread(self._on_disk, vm, is_live=stat is not None)
+        if process is None or stat is None:
+            return VmCounted(counters)
+        counters = msgspec.structs.replace(
+            counted_by(process, stat, counters), cpu_seconds=stat.cpu_seconds, resident_bytes=stat.resident_bytes
+        )
+        life = self._find(vm).life
+        if life is None or not life.has_machine:
+            return VmCounted(counters, "this agent is not at its QEMU yet")
+        try:
+            async with asyncio.timeout(COUNTERS_S):
+                return VmCounted(msgspec.structs.replace(counters, **await _asked(life.machine)))
+        except TimeoutError:
+            return VmCounted(counters, f"its QEMU does not answer within {COUNTERS_S} s")
+        except HypervisorError as error:
+            return VmCounted(counters, str(error))
+
+    def _on_disk(self, vm: str, *, is_live: bool) -> VmCounters:
+        home = self._files.path(vm)
+        net = carried(home, self._files.command(vm)) if is_live else None
+        return VmCounters(
+            disk_bytes=_taken(home / OVERLAY),
+            net_rx_bytes=net.to_guest if net is not None else None,
+            net_tx_bytes=net.from_guest if net is not None else None,
+        )
+
+
+def _taken(path: Path) -> int | None:
+    try:
+        return path.stat().st_blocks * _BLOCK_BYTES
+    except OSError:
+        return None
+
+
+async def _asked(machine: QemuMachine) -> dict[str, int | None]:
+    """Ask QEMU for the counters of the VM's disk, and for the balloon if there is one."""
+    devices: list[dict[str, Any]] = await machine.monitor.execute("query-blockstats")
+    disk: dict[str, int] = next((one["stats"] for one in devices if one.get("node-name") == DISK), {})
+    return {
+        "block_read_bytes": disk.get("rd_bytes"),
+        "block_write_bytes": disk.get("wr_bytes"),
+        "block_read_requests": disk.get("rd_operations"),
+        "block_write_requests": disk.get("wr_operations"),
+        "balloon_bytes": await _balloon(machine),
+    }
+
+
+async def _balloon(machine: QemuMachine) -> int | None:
+    try:
+        return int((await machine.monitor.execute("query-balloon"))["actual"])
+    except HypervisorError:
+        return None  # QEMU's word for a machine that has none, as ours

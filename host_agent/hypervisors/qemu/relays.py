@@ -1,0 +1,43 @@
+"""What a VM's relays have carried: all that its guest has exchanged with anybody by its network.
+
+Each of a VM's places for a relay is a file, which its relays lock in turn and count in. QEMU itself counts no network.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from host_agent.hypervisors.qemu.command import MOST_RELAYS, RELAY_PLACE, MachineCommand, counts
+from host_agent.relay import COUNTS
+
+
+class Carried(NamedTuple):
+    """Bytes, without what TCP adds."""
+
+    from_guest: int
+    to_guest: int
+
+
+def carried(home: Path, command: MachineCommand | None) -> Carried | None:
+    """Say what the relays of this life of the VM in ``home`` have carried; None where its relays do not count, as those
+    of a VM that an earlier agent started."""
+    if command is None or not counts(command):
+        return None
+    both = [_read(home / f"{RELAY_PLACE}{n}") for n in range(MOST_RELAYS)]
+    return Carried(sum(one.from_guest for one in both), sum(one.to_guest for one in both))
+
+
+def forget(home: Path) -> None:
+    """Begin to count anew, before a process starts. Raises OSError."""
+    for n in range(MOST_RELAYS):
+        (home / f"{RELAY_PLACE}{n}").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Carried:
+    try:
+        with path.open("rb") as file:
+            return Carried(*struct.unpack(COUNTS, file.read(struct.calcsize(COUNTS))))
+    except (OSError, struct.error):
+        return Carried(0, 0)
