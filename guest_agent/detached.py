@@ -208,14 +208,12 @@ class DetachedExecs:
 
     def sweep(self) -> None:
         """Forget ended commands that are too old, too many or too large, oldest first."""
-        ended = [
-            one for one in self._known.values() if one.record.state is not ExecState.RUNNING and not one.followed_ms
-        ]
+        ended = [one for one in self._known.values() if not one.is_running]
         kept_bytes = 0
         for rank, one in enumerate(sorted(ended, key=lambda one: -one.record.ended_ms)):
             kept_bytes += sum(path.stat().st_size for path in one.directory.iterdir())
             is_old = _now_ms() - one.record.ended_ms > KEEP_S * 1000
-            if is_old or rank >= MOST_ENDED or kept_bytes > KEEP_BYTES:
+            if (is_old or rank >= MOST_ENDED or kept_bytes > KEEP_BYTES) and not one.followed_ms:
                 self._forget(one)
 
     def _made(self, call: Call, order: ExecDetach) -> DetachedCommand:

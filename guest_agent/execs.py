@@ -147,6 +147,7 @@ class Attachment:
         self.sender = call.sender
         self.stream = ConsoleStream(call, patience)
         self._following: asyncio.Future[ExecEnded] | None = None
+        self._is_left = False
 
     async def run(self, follow: Coroutine[Any, Any, ExecEnded]) -> Reply:
         """Follow to the end, or to the console's. Raises what following raises."""
@@ -154,13 +155,13 @@ class Attachment:
         try:
             return await self._following
         except asyncio.CancelledError:
-            if not self._following.cancelled():
-                self._following.cancel()
+            if not self._is_left:
                 raise
             raise ExecInterrupted("nobody is attached any more; the command runs on") from None
 
     def signal(self, number: int) -> None:
         """Follow no more."""
+        self._is_left = True
         if self._following is not None:
             self._following.cancel()
 

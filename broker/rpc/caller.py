@@ -84,13 +84,15 @@ class Caller:
             reply_queue(user, self.suffix), self._on_delivery, bind_to=(UP, f"*.{self._key}"), prefetch=500
         )
 
-    async def call(self, target: str, message: Message, kind: type[R], *, timeout_s: float = 60.0) -> R:
-        """Call an agent and give its final answer, which must be a ``kind``.
+    async def call(
+        self, target: str, message: Message, kind: type[R], *, timeout_s: float = 60.0, **limits: float
+    ) -> R:
+        """Call an agent and give its final answer, which must be a ``kind``. ``limits``: see ``stream``.
 
         Raises RemoteError for an answer that says no, CallTimeout (see ``accepted``), Unroutable when there is no such
         principal, Nacked when its queue is full, Disconnected.
         """
-        async with aclosing(self.stream(target, message, timeout_s=timeout_s)) as conversation:
+        async with aclosing(self.stream(target, message, timeout_s=timeout_s, **limits)) as conversation:
             async for _, answer in conversation:
                 if isinstance(answer, kind):
                     return answer

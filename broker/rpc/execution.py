@@ -35,8 +35,6 @@ from schemas.ids import uuid7
 OnOutput = Callable[[Stream, bytes], Awaitable[None]]
 #: A command may end this much later than its own limit, since its end must come back to us, seconds.
 GRACE_S = 60.0
-#: A command that has not begun so long after its console gave up has no effect any more, seconds.
-BEGIN_S = 2.0
 #: How long telling a guest to kill a command may take, seconds.
 END_S = 2.0
 #: How long one may stay attached, seconds: ten years, which is for ever.
@@ -58,7 +56,7 @@ class Execution:
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> None:
         """``source`` gives the standard input of a command that has one; ``patience_s`` is how long the agent may take
-        to say that it is at it: a command that has not begun soon after has no effect any more."""
+        to say that it is at it: a command that has not begun by then never does."""
         self._connection, self._caller = connection, caller
         self._vm, self._command = vm, command
         self._on_output, self._patience_s = on_output, patience_s
@@ -84,6 +82,8 @@ class Execution:
             for task in (following, *feeding):
                 task.cancel()
             await asyncio.gather(following, *feeding, return_exceptions=True)
+            if self._feed is not None:
+                self._feed.close()  # also one that never began to feed
             await self._granting.cancel()
 
     async def signal(self, number: int) -> None:
@@ -107,7 +107,7 @@ class Execution:
             self._command,
             timeout_s=timeout_s,
             accept_s=self._patience_s,
-            begin_s=self._patience_s + BEGIN_S,
+            begin_s=self._patience_s,
         )
         ended = None
         async for _, message in stream:

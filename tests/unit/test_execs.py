@@ -214,7 +214,7 @@ async def test_all_of_a_session_ends_with_its_leader(tmp_path: Path) -> None:
         assert (ended.exit_status, alive("4711.3")) == (4, [])
 
 
-async def test_a_command_that_nobody_takes_up_in_time_may_have_no_effect_later(tmp_path: Path) -> None:
+async def test_a_command_that_nobody_takes_up_in_time_never_begins(tmp_path: Path) -> None:
     async with exec_guest(tmp_path) as guest:
         console = await guest.console()
         guest.carrier.cut()
@@ -223,4 +223,4 @@ async def test_a_command_that_nobody_takes_up_in_time_may_have_no_effect_later(t
         ordered = [message for _, message in console.carrier.sent_to(DOWN) if isinstance(message, ExecRun)]
 
     assert ordered[0].deadline_ms is not None
-    assert ordered[0].deadline_ms < console.caller.now_ms + 3000
+    assert ordered[0].deadline_ms < console.caller.now_ms

@@ -54,6 +54,8 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("vm", "run"): ["x", "--", "true"],
     ("vm", "push"): ["x", __file__],
     ("vm", "pull"): ["x", "y", "z"],
+    ("vm", "attach"): ["x", "0-1"],
+    ("vm", "kill"): ["x", "0-1"],
     ("job", "submit"): ["job.toml"],
     ("job", "list"): [],
     ("job", "fetch"): ["x", "-o", "out"],
@@ -62,9 +64,11 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("vm", "list"): [],
 }
 #: These print what they are doing on this machine, and nothing that a stranger says.
-LOCAL = {("up",), ("down",), ("broker", "declare"), ("xmlrpc",)}
+LOCAL = {("up",), ("down",), ("broker", "declare"), ("vm", "shell"), ("xmlrpc",)}
 #: These pass on what a guest has printed: to a pipe byte for byte, to a terminal by ``OutputStream``.
 AS_PRINTED = {("job", "logs"), ("vm", "log")}
+#: These print what the person asked for, byte for byte, or nothing.
+BYTES = {("vm", "run"), ("vm", "attach"), ("vm", "kill")}
 WALKED = [command for command in COMMANDS if command not in LOCAL]
 
 
@@ -181,7 +185,7 @@ def test_no_command_shows_hostile_words_as_anything_but_text(
     assert not re.search("^Error: forged", result.output, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", [c for c in WALKED if c not in {("vm", "run"), ("job", "logs")}], ids=" ".join)
+@pytest.mark.parametrize("command", [c for c in WALKED if c not in {*BYTES, ("job", "logs")}], ids=" ".join)
 def test_every_command_shows_what_looks_like_markup(walk: Callable[..., Result], command: tuple[str, ...]) -> None:
     result = walk(command, MILD)
 
@@ -202,7 +206,7 @@ def test_every_command_tells_a_hostile_error_as_text(walk: Callable[..., Result]
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in WALKED if c not in {("vm", "run"), ("vm", "push"), ("vm", "pull"), ("site", "delete")}],
+    [c for c in WALKED if c not in {*BYTES, ("vm", "push"), ("vm", "pull"), ("site", "delete")}],
     ids=" ".join,
 )
 def test_json_says_the_same_and_holds_nothing_that_commands_a_terminal(

@@ -92,14 +92,17 @@ class AsyncExecs:
         directory: str = "",
         user: str = "",
         timeout_s: float = DETACHED_S,
+        patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> str:
         """Begin a command that runs on without us, and give its id. The VM keeps head and tail of its output, 16 MiB.
 
-        Raises CallTimeout when it is not known whether it has begun: ``list`` tells."""
+        It begins within ``patience_s`` or never: CallTimeout is raised then. Where that says ``accepted``, ``list``
+        tells whether it has begun."""
         row = check_live(await self._vms.get(vm))
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
-        await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S)
+        limits = {"accept_s": patience_s, "begin_s": patience_s}
+        await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
         return order.id
 
     async def list(self, vm: str) -> Table[ExecRow]:
@@ -208,6 +211,8 @@ class BlockingExecs(Blocking[AsyncExecs]):
         try:
             return self._twin.prepare(row, own, take, source=source, patience_s=patience_s)
         except CommandFailed as error:
+            if source is not None:
+                source.close()
             return error
 
     def _interruptible(self, work: Future[T], executions: Sequence[Execution]) -> T:

@@ -115,7 +115,8 @@ def run(
     with failing_with(WE_FAILED), invocation.client() as client:
         rows = client.vms.find(name)
         if detach:
-            status = _detach(invocation, client, rows, order, timeout or DETACHED_S)
+            limits = {"timeout_s": timeout or DETACHED_S, "patience_s": patience}
+            status = _detach(invocation, client, rows, order, limits)
         else:
             ordered = ExecRun(**_fields(order), timeout_s=timeout or ATTENDED_S)
             is_marked = len(rows) > 1 or "*" in name or "?" in name
@@ -142,17 +143,17 @@ def _sources(rows: Sequence[RegistryRow], interactive: bool) -> dict[str, Source
 
 
 def _detach(
-    invocation: Invocation, client: Client, rows: Sequence[RegistryRow], order: ExecRun, timeout_s: float
+    invocation: Invocation, client: Client, rows: Sequence[RegistryRow], order: ExecRun, limits: dict[str, float]
 ) -> int:
     """Begin it in each VM and print its id, behind the VM's name where there are several."""
     labels, status = labels_of(rows), 0
     for row in rows:
         vm = row.status.vm
         try:
-            more: dict[str, Any] = {"directory": order.directory, "user": order.user, "timeout_s": timeout_s}
+            more: dict[str, Any] = {"directory": order.directory, "user": order.user, **limits}
             begun = client.execs.detach(vm, order.command, env=order.environment, **more)
         except (VolcloudError, BrokerError, SchemaError) as error:
-            tell(of_vm(labels[vm], error))
+            tell(_failure(labels[vm], row, error, limits["patience_s"]))
             status = WE_FAILED
         else:
             if invocation.is_json:
