@@ -11,7 +11,7 @@ _COLUMNS = "{:<34} {:>16} {:>16} {:>8} {:>10}  {}"
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One line of the result. Without ``peer`` the goal is a limit for ours alone; without ``goal``, none is set."""
+    """One line of the result. Without ``peer`` the goal is a limit for ours alone; without a goal, none is set."""
 
     name: str
     unit: str
@@ -19,6 +19,9 @@ class Figure:
     peer: tuple[float, ...] = ()
     #: With a peer: the least that ours / peer may be. Without: the most that ours may be.
     goal: float | None = None
+    #: Where less is better: the most that ours / peer may be; or by how much ours may be above the peer's, in the unit.
+    most: float | None = None
+    margin: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -28,9 +31,24 @@ class Figure:
     @property
     def is_met(self) -> bool:
         """The goal is reached, or there is none."""
+        if self.margin is not None and self.peer:
+            return median(ours - peer for ours, peer in zip(self.ours, self.peer, strict=True)) <= self.margin
+        if self.most is not None and self.ratio is not None:
+            return self.ratio <= self.most
         if self.goal is None:
             return True
         return self.ratio >= self.goal if self.ratio is not None else median(self.ours) <= self.goal
+
+    @property
+    def told_goal(self) -> str:
+        """The goal as a person reads it; "-" where there is none."""
+        if self.margin is not None:
+            return f"<= +{self.margin:g} {self.unit}"
+        if self.most is not None:
+            return f"<= {self.most:g}"
+        if self.goal is None:
+            return "-"
+        return f"{'<=' if self.ratio is None else '>='} {self.goal:g}"
 
 
 def header() -> str:
@@ -42,9 +60,8 @@ def render(figure: Figure) -> str:
     """Put a figure in one line."""
     peer = _amount(figure.peer, figure.unit) if figure.peer else "-"
     ratio = "-" if figure.ratio is None else f"{figure.ratio:.2f}"
-    sign = "<=" if figure.ratio is None else ">="
-    goal = "-" if figure.goal is None else f"{sign} {figure.goal:g}"
-    verdict = "" if figure.goal is None else ("ok" if figure.is_met else "MISSED")
+    goal = figure.told_goal
+    verdict = "" if goal == "-" else ("ok" if figure.is_met else "MISSED")
     return _COLUMNS.format(figure.name, _amount(figure.ours, figure.unit), peer, ratio, goal, verdict)
 
 

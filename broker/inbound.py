@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from broker.delivery import Delivery, Gate, Properties, Settle, Settlement, Start, Subscription
 from broker.routes import CALLS, UP, payer_of, sender_of
-from schemas.codec import decode, unbundle
+from schemas.codec import Label, decode, unbundle, unknown
 from schemas.envelope import Message
 from schemas.errors import DecodeError
 from schemas.ids import Kind, kind_of
@@ -46,6 +46,8 @@ class Refusal(Struct, frozen=True, kw_only=True):
     sender: str = ""
     reason: str
     detail: str
+    #: What it is called, where nothing is wrong with it but that its op is not known here.
+    unknown: Label | None = None
 
 
 #: Says what is wrong with a seal; empty: nothing. (what is sealed, who sent it)
@@ -72,7 +74,8 @@ def take_in(delivery: Delivery, verify: Verify = know_no_seal) -> Letter | Refus
     try:
         return Letter(sender=sender, kind=kind, message=recall(delivery.body, sender, verify))
     except DecodeError as error:
-        return Refusal(sender=sender, reason="undecodable", detail=error.reason)
+        known = unknown(delivery.body)
+        return Refusal(sender=sender, reason="undecodable", detail=error.reason, unknown=known)
 
 
 def recall(body: bytes, sender: str = "", verify: Verify = know_no_seal) -> Message:

@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import Metric
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
-from docs import python_client
+from docs import python_client, xmlrpc_calls
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
 from guest_agent.job_loop import Timing
 from host_agent.config import HostConfig, Limits, WantedVm
@@ -475,6 +475,26 @@ def python_page() -> str:
     )
 
 
+# -- XML-RPC
+
+
+def xmlrpc_page() -> str:
+    """Describe the calls of the old front door."""
+    return _page(
+        "XML-RPC calls",
+        xmlrpc_calls.INTRO,
+        table(("call", "controller", "what it does"), xmlrpc_calls.calls()),
+        "## States",
+        xmlrpc_calls.states(),
+        "## Faults",
+        "A fault has one of these codes, and a sentence that names what is wrong and what to do next. Who has not the "
+        "token gets HTTP's 401, and no fault.",
+        table(("code", "name", "meaning"), xmlrpc_calls.faults()),
+        "## Bounds",
+        xmlrpc_calls.bounds(),
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
@@ -484,6 +504,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "vms.md": vms_page,
     "errors.md": errors_page,
     "python.md": python_page,
+    "xmlrpc.md": xmlrpc_page,
 }
 
 

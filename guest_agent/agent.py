@@ -31,7 +31,7 @@ from guest_agent.identity import Identity
 from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
-from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
+from guest_agent.machine import AGENT_VERSION, boot_id, describe, free_memory_bytes, load, memory_bytes
 from guest_agent.resources import Resources, Store
 from guest_agent.seed import SeedSource
 from guest_agent.slot_directory import PASS, SlotDirectory
@@ -108,6 +108,7 @@ class GuestAgent:
             {**execs.handlers(), **self._loop.handlers()},
             clock=self._clock,
             generation=lambda: self.identity.generation,
+            version=AGENT_VERSION,
         )
 
     def _resources(self, slots: int, settings: dict[str, float]) -> Resources:

@@ -16,6 +16,7 @@ from host_agent.commands import VmCommands
 from host_agent.config import HostConfig
 from host_agent.control import VmControl
 from host_agent.enrolment import Enrolment
+from host_agent.facts import AGENT_VERSION
 from host_agent.front import Front
 from host_agent.guests import Guests
 from host_agent.hypervisors.contract import Hypervisor
@@ -75,7 +76,9 @@ class HostAgent:
         self._questions = VmQuestions(hypervisor, self._registry, aside, self._statuses)
         self._beats = HostBeats(config, hypervisor, self._statuses, self._uplink)
         self._beats.gone = self._control.gone
-        self._responder = Responder(self._connection, self._journal, self._handlers(), clock=self._clock)
+        self._responder = Responder(
+            self._connection, self._journal, self._handlers(), clock=self._clock, version=AGENT_VERSION
+        )
         self._control.on_change = self._on_act
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._beats.soon

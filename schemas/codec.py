@@ -17,6 +17,7 @@ from schemas import enrol, envelope, events, execs, files, inputs, jobs, ledger,
 from schemas.description import advise
 from schemas.envelope import MAX_BODY_BYTES, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
+from schemas.ids import REPLY_PATTERN, MessageId
 from schemas.wanted import explain
 
 #: AMQP content type of every body.
@@ -56,6 +57,15 @@ class _Label(msgspec.Struct):
     op: str = ""
 
 
+class Label(msgspec.Struct, frozen=True):
+    """What of a message can be read whatever it is: enough to answer who sent it."""
+
+    op: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    id: MessageId
+    reply: Annotated[str, msgspec.Meta(pattern=REPLY_PATTERN)] = ""
+
+
+_reader_of_labels = msgspec.msgpack.Decoder(Label)
 _label_decoder = msgspec.msgpack.Decoder(_Label)
 _unbundler = msgspec.msgpack.Decoder(
     Annotated[list[msgspec.Raw], msgspec.Meta(min_length=1, max_length=MOST_IN_BUNDLE)]
@@ -90,6 +100,17 @@ def decode(body: bytes) -> Message:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"not a message: {advise(clip(_explained(str(error), body)))}") from error
+
+
+def unknown(body: bytes) -> Label | None:
+    """Give the label of a message whose op is not known here, as of a newer peer; of any other None. Raises nothing."""
+    if len(body) > MAX_BODY_BYTES:
+        return None
+    try:
+        label = _reader_of_labels.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return label if label.op not in MESSAGES else None
 
 
 def _explained(reason: str, body: bytes) -> str:

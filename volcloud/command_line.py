@@ -27,6 +27,7 @@ from volcloud.commands.shell import shell
 from volcloud.commands.sites import site
 from volcloud.commands.snapshots import snapshot
 from volcloud.commands.vms import vm
+from volcloud.commands.xmlrpc import xmlrpc
 from volcloud.errors import Failure
 from volcloud.invocation import Invocation, data_option
 from volcloud.rendering.words import ago, clock
@@ -99,5 +100,5 @@ def cli() -> None:
 
 for _command in (run, shell, ps, attach, kill, push, pull, snapshot, stats, screenshot, log):
     vm.add_command(_command)
-for _command in (up, down, status, broker, host, vm, job, site, dead):
+for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

@@ -27,7 +27,7 @@ def run(arena: Arena, *, runs: int, quick: bool) -> list[Figure]:
     """Measure jobs per second from the first submission until the last result is durable, and the time to start."""
     jobs = QUICK_JOBS if quick else JOBS
     with system(arena.directory / "system") as data:
-        credential = _peer_credential(data)
+        credential = peer_credential(data)
         delays = start_delays_ms(data, QUICK_SINGLES if quick else SINGLES)
         contestants = {
             "ours": partial(jobs_per_second, data, jobs),
@@ -42,7 +42,8 @@ def run(arena: Arena, *, runs: int, quick: bool) -> list[Figure]:
     ]
 
 
-def _peer_credential(data: Path) -> Path:
+def peer_credential(data: Path) -> Path:
+    """Write the credential of a user with every right on a system's broker, for peers; give the file."""
     node = read_node_address(data / "node")
     path = data.parent / "peer-of-system.json"
     user, password = node.admin_user, node.admin_password

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from benchmarks.alternation import say
@@ -25,10 +26,10 @@ _PAUSE_S = 0.05
 
 
 @contextmanager
-def system(data: Path) -> Iterator[Path]:
-    """Hold a system of two VMs up, each with one slot, and give its data directory."""
+def system(data: Path, *, hypervisor: Literal["qemu", "process"] = "process", **sizes: int) -> Iterator[Path]:
+    """Hold a system up, of two VMs with one slot each unless other sizes are said, and give its data directory."""
     data.mkdir()
-    pid = start_detached(Plan(data=str(data), hypervisor="process", vms=2, cpus=1), say)
+    pid = start_detached(Plan(data=str(data), hypervisor=hypervisor, **{"vms": 2, "cpus": 1} | sizes), say)
     try:
         yield data
     finally:

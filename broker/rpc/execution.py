@@ -82,6 +82,8 @@ class Execution:
             for task in (following, *feeding):
                 task.cancel()
             await asyncio.gather(following, *feeding, return_exceptions=True)
+            if self._feed is not None:
+                self._feed.close()  # also one that never began to feed
             await self._granting.cancel()
 
     async def signal(self, number: int) -> None:

@@ -60,6 +60,10 @@ class InputFeed:
         if self._is_closed or self._limit > self._sent:
             self._has_room.set()
 
+    def close(self) -> None:
+        """Read no more of the source. Idempotent."""
+        self._source.close()
+
     async def run(self) -> None:
         """Feed it to the input's end, or until the command reads no more. Raises what the source raises."""
         number = 0
@@ -72,7 +76,7 @@ class InputFeed:
             if not self._is_closed:
                 await self._send(ExecInput(call=self._call, number=number, data=b"", is_last=True))
         finally:
-            self._source.close()
+            self.close()
 
     async def _pull(self) -> bytes:
         """Wait for room, then for data to fill it."""

@@ -27,11 +27,12 @@ from broker.rpc.entries import Entry
 from broker.rpc.handler import Call, Handler
 from broker.rpc.journal import Journal
 from broker.rpc.refusals import Refusals
-from schemas.codec import clip, fit, op_of
+from schemas.codec import Label, clip, fit, op_of
 from schemas.envelope import Accepted, Command, CommandState, Failed, Message, Ping, Reply
 from schemas.envelope import Done as DoneReply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import Kind, kind_of
+from schemas.plain_text import plain
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,9 @@ class Responder:
         clock: ServerClock,
         generation: Callable[[], int] = lambda: 0,
         verify: Verify = know_no_seal,
+        version: str = "",
     ) -> None:
+        """``version`` is what the agent is told by to whoever sends it what it does not know."""
         self._connection = connection
         self.journal = journal
         self._handlers = dict(handlers)
@@ -71,7 +74,7 @@ class Responder:
         self._handlers.setdefault(CommandState, Handler(run=self._tell_state, senders=callers))
         self._clock = clock
         self._generation = generation
-        self._verify = verify
+        self._verify, self._version = verify, version
         self._running = OwnedTasks("responder")
         #: Messages that have come and are not yet judged: they may wait for the server's time.
         self._pondered: set[str] = set()
@@ -96,7 +99,8 @@ class Responder:
         """Take one delivery to its acknowledgement; the work goes on after that."""
         letter = take_in(delivery, self._verify)
         if isinstance(letter, Refusal):
-            return self._refusals.refuse(delivery, letter.reason, letter.detail)
+            self._refusals.refuse(delivery, letter.reason, letter.detail)
+            return None if letter.unknown is None else await self._answer_unknown(letter.sender, letter.unknown)
         self._pondered.add(letter.message.id)
         try:
             verdict = await self._judge(letter.sender, letter.message)
@@ -164,8 +168,7 @@ class Responder:
         """Say who deals with a message, or why nobody may: when it comes, and again after a crash in its midst."""
         handler = self._handlers.get(type(message))
         if handler is None:
-            text = f"this agent does not take {op_of(message)}"
-            return _Refusal(Failed(call=message.id, code=ErrorCode.UNSUPPORTED, message=text), "unknown_op")
+            return _Refusal(self._unsupported(message.id, op_of(message)), "unknown_op")
         if kind_of(sender) not in handler.senders:
             text = f"{sender!r} may not send {op_of(message)}"
             return _Refusal(Failed(call=message.id, code=ErrorCode.FORBIDDEN, message=text), "forbidden")
@@ -262,14 +265,27 @@ class Responder:
         answer = _interrupted(entry.id) if entry.started or isinstance(verdict, Handler) else verdict.answer
         return await self._end(entry.sender, message, answer)
 
+    async def _answer_unknown(self, sender: str, label: Label) -> None:
+        """A newer peer asks for what this agent does not know: it hears so, and need not wait for its deadline."""
+        await self._answer_to(sender, label.reply, label.id, self._unsupported(label.id, plain(label.op)))
+
+    def _unsupported(self, call: str, op: str) -> Failed:
+        version = f"version {self._version}" if self._version else "older, or of another kind"
+        hint = f"the agent is {version}: update it where it runs, or do without {op}"
+        text = f"this agent does not take {op}"
+        return Failed(call=call, code=ErrorCode.UNSUPPORTED, message=text, hint=hint)
+
     async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
         """Answer whoever called, where there is a way back."""
-        if way_back(self._connection.user, sender, message.reply) is None:
+        await self._answer_to(sender, message.reply, message.id, answer)
+
+    async def _answer_to(self, sender: str, suffix: str, call: str, answer: Reply) -> None:
+        if way_back(self._connection.user, sender, suffix) is None:
             return
         try:
-            await self.send_to(sender, message.reply, fit(answer))
+            await self.send_to(sender, suffix, fit(answer))
         except (Unroutable, Forbidden) as error:
-            log.info("caller gone", extra={"caller": sender, "command": message.id, "why": str(error)})
+            log.info("caller gone", extra={"caller": sender, "command": call, "why": str(error)})
 
     async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
         """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""

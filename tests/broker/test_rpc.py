@@ -17,7 +17,7 @@ from broker.rpc import Call, Caller, Handler, Journal, Responder
 from broker.rpc import caller as caller_module
 from broker.rpc.clock import wall_clock
 from schemas.codec import bundle, encode
-from schemas.envelope import CommandState, Done, Message, Ping, Reply
+from schemas.envelope import Command, CommandState, Done, Message, Ping, Reply
 from schemas.errors import ErrorCode
 from schemas.ids import Kind
 from schemas.vms import VmList, VmPause, VmReset, VmResume, Vms
@@ -219,6 +219,23 @@ async def test_an_op_that_the_agent_does_not_take_is_refused_counted_and_put_asi
 
         assert caught.value.code == ErrorCode.UNSUPPORTED
         assert responder.refused == {"unknown_op": 1}
+
+
+class Warp(Command, frozen=True, kw_only=True, tag="vm.warp"):
+    """A command of a version to come."""
+
+    vm: str
+
+
+async def test_who_sends_what_an_older_agent_does_not_know_hears_so_at_once(mint: Mint, host: Host) -> None:
+    async with host.up() as responder, caller_of(mint("console")) as caller:
+        with pytest.raises(RemoteError, match=r"does not take vm\.warp") as caught:
+            await caller.call(host.address.user, Warp(vm="vm-1"), Done)
+
+        assert caught.value.code == ErrorCode.UNSUPPORTED
+        assert "update it" in caught.value.hint
+        assert responder.refused == {"undecodable": 1}
+        await caller.call(host.address.user, Ping(), Done)
 
 
 async def test_bytes_that_are_no_message_are_put_aside_and_the_agent_lives_on(mint: Mint, host: Host) -> None:

@@ -215,4 +215,5 @@ def test_the_pages_that_show_commands_are_run() -> None:
         "docs/howto/feed.md",
         "docs/howto/retention.md",
         "docs/howto/watch.md",
+        "docs/howto/xmlrpc.md",
     ]

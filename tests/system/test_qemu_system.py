@@ -16,6 +16,7 @@ from guest_agent.machine import boot_id
 from schemas.errors import ErrorCode
 from schemas.ledger import JobState, RegistryRow
 from schemas.vms import GuestFacts
+from tests.system.door import open_door
 from tests.system.running import System, running, until
 from volcloud import Client
 
@@ -283,3 +284,23 @@ def test_the_next_host_agent_meets_the_guest_in_the_midst_of_what_it_says(system
     talking.wait(90)
 
     assert (ran.returncode, ran.stdout) == (0, "here\n")
+
+
+def test_a_script_of_the_old_controller_saves_a_vm_and_starts_it_again(system: System, client: Client) -> None:
+    with open_door(system.directory) as door, door.proxy() as proxy:
+        boot = output_of(client, "cat", "/proc/sys/kernel/random/boot_id")
+
+        assert proxy.saveState(VM) is True
+        saved = proxy.getState(VM)
+        assert proxy.start(VM) is True
+        until(lambda: vm_of(client).agent_ready, "the agent is ready again", 120)
+
+        assert saved == "Saved"
+        assert proxy.ping(VM, 30) == f"PONG from {VM}"
+        assert proxy.saveSnapshot(VM, "first", "of the old controller") is True
+        assert proxy.listSnapshots(VM) == ["first"]
+        assert proxy.restoreSnapshot(VM) is True
+        until(lambda: vm_of(client).agent_ready, "the agent is ready once more", 120)
+        assert proxy.deleteSnapshot(VM, "first") is True
+        assert proxy.listSnapshots(VM) == []
+        assert output_of(client, "cat", "/proc/sys/kernel/random/boot_id") == boot

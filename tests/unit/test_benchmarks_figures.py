@@ -31,6 +31,22 @@ def test_a_figure_without_a_goal_is_met() -> None:
     assert Figure(name="chirp", unit="MB/s", ours=(1.0,), peer=(9.0,)).is_met
 
 
+def test_where_less_is_better_a_ratio_has_a_most() -> None:
+    figure = Figure(name="exec", unit="ms", ours=(9.0, 12.0), peer=(4.0, 4.0), most=2.5)
+
+    assert not figure.is_met
+    assert render(figure).split()[-4:] == ["2.62", "<=", "2.5", "MISSED"]
+    assert Figure(name="exec", unit="ms", ours=(9.0,), peer=(4.0,), most=2.5).is_met
+
+
+def test_a_margin_is_by_how_much_ours_may_be_above_the_peers() -> None:
+    figure = Figure(name="start", unit="s", ours=(10.4, 20.4, 5.9), peer=(10.0, 20.0, 5.0), margin=0.5)
+
+    assert figure.is_met
+    assert render(figure).split()[-4:] == ["<=", "+0.5", "s", "ok"]
+    assert not Figure(name="start", unit="s", ours=(10.6,), peer=(10.0,), margin=0.5).is_met
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0), (0.001, 1.0)])
 def test_a_percentile_is_a_value_that_was_seen(share: float, expected: float) -> None:
     assert percentile([float(n) for n in range(100, 0, -1)], share) == expected

@@ -63,10 +63,10 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     **{("vm", "snapshot", word): ["x", "y"] for word in ("take", "restore", "delete")},
     ("vm", "list"): [],
 }
+#: These print what they are doing on this machine, and nothing that a stranger says.
+LOCAL = {("up",), ("down",), ("broker", "declare"), ("vm", "shell"), ("xmlrpc",)}
 #: These pass on what a guest has printed: to a pipe byte for byte, to a terminal by ``OutputStream``.
 AS_PRINTED = {("job", "logs"), ("vm", "log")}
-#: These print what they are doing on this machine, and nothing that a stranger says.
-LOCAL = {("up",), ("down",), ("broker", "declare"), ("vm", "shell")}
 #: These print what the person asked for, byte for byte, or nothing.
 BYTES = {("vm", "run"), ("vm", "attach"), ("vm", "kill")}
 WALKED = [command for command in COMMANDS if command not in LOCAL]

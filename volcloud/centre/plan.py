@@ -14,7 +14,7 @@ from broker import durable
 from broker.keys.config import KeysConfig
 from broker.node import ADMINISTRATION, LOOPBACK
 from broker.ports import free_ports
-from host_agent.config import HostConfig, WantedVm
+from host_agent.config import HostConfig, Limits, WantedVm
 from schemas.ids import Kind, unguessable
 from volcloud.centre.layout import Layout
 from volcloud.centre.settings import Settings
@@ -203,4 +203,5 @@ def _host_agent(plan: Plan, names: Names, images: list[str]) -> HostConfig:
         beat_s=plan.beat_s,
         inputs_mib=plan.host_inputs_mib,
         guest={"beat_s": plan.beat_s} | plan.guest,
+        limits=Limits(**plan.limits),
     )

@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keep_outputs_gib: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 0
     host_inputs_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 4096
     guest: dict[str, float] = {}
+    limits: dict[Literal["cpus", "memory_mib", "disk_mib", "vms"], Annotated[int, msgspec.Meta(ge=0)]] = {}
 
 
 #: What each means, in words; stands above its line in a new file.
@@ -59,6 +60,7 @@ TOLD = {
     "keep_outputs_gib": "What all outputs may take, GiB; beyond it the jobs that ended first go. 0: no limit.",
     "host_inputs_mib": "What this host keeps of jobs' inputs for all its VMs, MiB; 0: each VM fetches for itself.",
     "guest": "Settings handed to guest agents.",
+    "limits": "What this machine lets its VMs have together, as host_agent's `limits`.",
 }
 _HEAD = """\
 # What this system consists of. `volcloud up` reads it at each start, and you may edit it;

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.address import Address
+from volcloud.client.agents import AsyncAgents
 from volcloud.client.execs import AsyncExecs
 from volcloud.client.files import AsyncFiles
 from volcloud.client.hosts import AsyncHosts
@@ -31,6 +32,7 @@ class AsyncClient:
     execs: AsyncExecs
     hosts: AsyncHosts
     sites: AsyncSites
+    agents: AsyncAgents
 
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
         """Prepare a client; ``open`` connects it. ``say`` tells a person what is waited for, in the client's loop."""
@@ -42,6 +44,7 @@ class AsyncClient:
         self.trees = AsyncTrees(self._session, self.vms)
         self.execs = AsyncExecs(self._session, self.vms)
         self.jobs = AsyncJobs(self._session)
+        self.agents = AsyncAgents(self._session, self.vms)
 
     @classmethod
     async def connect(cls, data: Path | str | None = None, say: Say = say_nothing) -> AsyncClient:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.address import Address
+from volcloud.client.agents import BlockingAgents
 from volcloud.client.async_client import AsyncClient
 from volcloud.client.execs import BlockingExecs
 from volcloud.client.files import BlockingFiles
@@ -31,6 +32,7 @@ class Client:
     execs: BlockingExecs
     hosts: BlockingHosts
     sites: BlockingSites
+    agents: BlockingAgents
 
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
         """Connect as the principal of ``address``. ``say`` tells a person what is waited for, in the client's thread.
@@ -50,6 +52,7 @@ class Client:
         self.trees = BlockingTrees(self._client.trees, self._thread)
         self.execs = BlockingExecs(self._client.execs, self._thread)
         self.jobs = BlockingJobs(self._client.jobs, self._thread)
+        self.agents = BlockingAgents(self._client.agents, self._thread)
 
     @classmethod
     def connect(cls, data: Path | str | None = None, say: Say = say_nothing) -> Client:

@@ -211,6 +211,8 @@ class BlockingExecs(Blocking[AsyncExecs]):
         try:
             return self._twin.prepare(row, own, take, source=source, patience_s=patience_s)
         except CommandFailed as error:
+            if source is not None:
+                source.close()
             return error
 
     def _interruptible(self, work: Future[T], executions: Sequence[Execution]) -> T:

@@ -132,12 +132,15 @@ def encode_seed(seed: bytes) -> bytes:
     return line.ljust(SEED_FILE_BYTES, b"\n")
 
 
-def decode_seed(content: bytes) -> bytes:
-    """Give the seed that ``encode_seed`` encoded. Raises HypervisorError if it is damaged."""
+def decode_seed(content: bytes, where: str = SEED_FILE) -> bytes:
+    """Give the seed that ``encode_seed`` encoded. Raises HypervisorError if it is damaged; ``where`` says which."""
+    advice = "remove it, and the next start writes it anew"
+    if len(content) != SEED_FILE_BYTES:
+        raise HypervisorError(f"{where} is damaged: {len(content)} bytes of {SEED_FILE_BYTES}; {advice}")
     try:
         return base64.b64decode(content.strip(), validate=True)
     except ValueError as error:
-        raise HypervisorError(f"{SEED_FILE} is damaged: {error}") from error
+        raise HypervisorError(f"{where} is damaged: {error}; {advice}") from error
 
 
 def _disk() -> list[str]:

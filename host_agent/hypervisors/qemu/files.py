@@ -57,7 +57,8 @@ class QemuFiles(VmDirectories):
         """Give the newest seed; None if there never was one. Raises HypervisorError."""
         with naming_disk(f"seed of {vm}"):
             try:
-                return decode_seed((self.path(vm) / SEED_FILE).read_bytes())
+                path = self.path(vm) / SEED_FILE
+                return decode_seed(path.read_bytes(), str(path))
             except FileNotFoundError:
                 return None
 
