@@ -20,9 +20,10 @@ from host_agent.errors import HypervisorError, IllegalVerb, naming_disk
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.making import VmMaking
 from host_agent.operations import Operations
-from host_agent.registry import VmRecord, VmRegistry
+from host_agent.registry import VmRegistry
 from host_agent.room import HostRoom
 from host_agent.seeding import Seeding
+from host_agent.settling import poweroff_all, settle
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import TRANSITIONS, DriverOrder, More, can, cannot, is_done, is_legal, snapshots_of
 from host_agent.vm import Verb, Wish
@@ -62,25 +63,8 @@ class VmControl:
         self.on_wake: Callable[[str], Awaitable[None]] = _nothing
 
     async def settle(self) -> None:
-        """After the driver was opened: set aside the VMs that nobody knows, tell which are missing, and forget those
-        that were never made wholly or were being deleted."""
-        made = set(await self._hypervisor.list())
-        for record in self._registry.all():
-            if record.vm in made:
-                self._registry.note_made(record.vm, is_made=True)
-            elif record.is_made:
-                await self._statuses.missing.judge(record, VmState.ABSENT)
-            else:
-                self._forget(record)
-        self._aside.put(sorted(made - {record.vm for record in self._registry.all()}))
-
-    def _forget(self, record: VmRecord) -> None:
-        log.warning("vm gone, forgotten", extra={"vm": record.vm, "name_of_vm": record.name})
-        try:
-            self._registry.remove(record.vm)
-        except OSError as error:
-            # A full disk keeps no agent from its other VMs; this one is shown as absent, and can be deleted.
-            log.error("registry not written", extra={"vm": record.vm, "why": str(error)})
+        """Make the registry and the hypervisor agree, after the driver was opened; see ``host_agent.settling``."""
+        await settle(self._hypervisor, self._registry, self._aside, self._statuses.missing)
 
     def act_on(self, vm: str) -> VmAct | None:
         """Say what is being done to a VM; None where nothing is."""
@@ -199,19 +183,7 @@ class VmControl:
 
         One that cannot be ended keeps no other running. Raises HypervisorError that names all such.
         """
-        failed = [why for vm in await self._hypervisor.list() if (why := await self._poweroff_one(vm))]
-        if failed:
-            raise HypervisorError("; ".join(failed))
-
-    async def _poweroff_one(self, vm: str) -> str:
-        """End one VM and give why that failed; empty if it did not."""
-        try:
-            with naming_disk(f"poweroff of {self._name(vm)}"):
-                await self._hypervisor.poweroff(vm)
-        except HypervisorError as error:
-            log.error("vm not powered off", extra={"vm": vm, "why": str(error)})
-            return str(error)
-        return ""
+        await poweroff_all(self._hypervisor, self._name)
 
     async def _state(self, verb: Verb, vm: str) -> VmState:
         """Say from which state a verb starts. Who powers off does not wait for a hypervisor that hangs."""
