@@ -1,4 +1,4 @@
-"""A host's VMs as a whole: at the beginning what is there is made to agree with what is known; the end of all of them."""
+"""A host's VMs as a whole: at the beginning what is there is made to agree with what is known; the end of them all."""
 
 from __future__ import annotations
 
