@@ -84,7 +84,8 @@ class Trial:
         end = await self._give(row.host, order, again, wait_s if kills else None)
         self.ends[f"{kind.__struct_config__.tag}: {end}"] += 1
         told = await self.settled()
-        print(f"{number}: {kind.__struct_config__.tag} {more} of {row.status.name}: {end}{', killed' * kills}; {told}")
+        asked = " ".join([str(kind.__struct_config__.tag), row.status.name, *more.values()])
+        print(f"{number}: {asked}: {end}{', agent killed' * kills}; {' '.join(told.values())}", flush=True)
         if audits:
             await self.audit(number)
 
@@ -168,7 +169,7 @@ async def own_state(home: Path) -> VmState | None:
 async def test_what_is_told_is_what_qemu_says_whatever_was_asked_and_whoever_was_killed() -> None:
     seed = os.environ.get("VOLCLOUD_SEED") or secrets.token_hex(8)
     print(f"VOLCLOUD_SEED={seed}")
-    with running("--hypervisor", "qemu", "--vms", str(VMS), "--memory", "256") as system:
+    with running("--hypervisor", "qemu", "--vms", str(VMS), "--memory", "256", patience_s=900) as system:
         async with await AsyncClient.connect(system.directory) as cloud:
             one = Trial(system, cloud, seed)
             for number in range(STEPS):

@@ -151,7 +151,9 @@ async def _end_jobs(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
 def _failure(machine: QemuMachine, kind: str, why: str) -> HypervisorError:
     """Say why a job failed. QEMU says little of a full disk, so that one is asked."""
     if reserve.look(machine.home).free < LEAST_ROOM_BYTES or os.strerror(errno.ENOSPC) in why:
-        return HostDiskFull(f"{machine.home}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
+        after = "; the VM goes on as it was" if kind == "snapshot-save" else ""
+        text = f"{machine.home}: {os.strerror(errno.ENOSPC)}; free some space there, then again{after}"
+        return HostDiskFull(text)
     return HypervisorError(f"QEMU failed at {kind}: {why}")
 
 
