@@ -65,6 +65,7 @@ class GuestAgent:
         self.identity = Identity(source, state, whereabouts)
         self._clock, self._wall_clock = ServerClock(), WallClock(is_ours=source.is_a_machines)
         self._host_inputs = InputsFromHost(state)
+        self._wall_clock.on_doubt.append(self._clock.forget)
 
     async def run(self) -> None:
         """Enrol, serve and work until cancelled. VM's broker or centre away: waits, for ever."""

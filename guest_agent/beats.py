@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Never
 
+from broker.backoff import backoff
 from broker.errors import NotDelivered
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent.machine import load
@@ -19,8 +20,8 @@ from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer
 
 log = logging.getLogger(__name__)
 
-#: Between two beats while the wall clock is in doubt, seconds.
-IN_DOUBT_S = 1.0
+#: Between the first two beats while the wall clock is in doubt, seconds; then more each time, up to what is usual.
+IN_DOUBT_S, MOST_IN_DOUBT_S = 1.0, 60.0
 
 
 class JobBeats:
@@ -44,7 +45,8 @@ class JobBeats:
         #: The newest beat, and when it was sent: an answer that took long tells an old time.
         self._newest, self._sent_s = "", 0.0
         self._soon = asyncio.Event()
-        wall_clock.on_doubt = self._soon.set
+        self._waits = backoff(IN_DOUBT_S, MOST_IN_DOUBT_S)
+        wall_clock.on_doubt.append(self._ask_time)
 
     async def run(self, every_s: float) -> Never:
         """Beat until cancelled. The machine is looked at anew for each."""
@@ -58,8 +60,13 @@ class JobBeats:
             except NotDelivered as error:
                 log.warning("beat not delivered", extra={"why": str(error)})
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every_s if self._wall_clock.is_sure else min(every_s, IN_DOUBT_S)):
+                async with asyncio.timeout(every_s if self._wall_clock.is_sure else min(every_s, next(self._waits))):
                     await self._soon.wait()
+
+    def _ask_time(self) -> None:
+        """Beat now. An answer that is under way was given before we stood still."""
+        self._newest, self._waits = "", backoff(IN_DOUBT_S, MOST_IN_DOUBT_S)
+        self._soon.set()
 
     async def on_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         """Learn the time, and end what the centre wants ended."""

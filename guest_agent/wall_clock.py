@@ -31,8 +31,8 @@ class WallClock:
         self._is_ours = is_ours and os.geteuid() == 0
         self._sure = asyncio.Event()
         self._fresh_s = FRESH_S
-        #: Called when it is in doubt: the centre is to be asked.
-        self.on_doubt: Callable[[], None] = lambda: None
+        #: Called when it comes to be in doubt: what was known of the time is void, and the centre is to be asked.
+        self.on_doubt: list[Callable[[], None]] = []
         if not self._is_ours:
             self._sure.set()
 
@@ -49,7 +49,8 @@ class WallClock:
         """It may have stood still: ask the centre before a job is run by it."""
         if self._is_ours:
             self._sure.clear()
-            self.on_doubt()
+            for callback in self.on_doubt:
+                callback()
 
     def stood_still(self, seconds: float, host_ms: int) -> None:
         """It has, for so long by the host's word, which was said at ``host_ms`` of the host's clock.

@@ -150,7 +150,9 @@ async def test_one_whose_memory_is_damaged_is_kept_and_the_vm_can_be_started(qem
     memory = next(qemu_rig.home("vm-a").glob("memory-*.qcow2"))
     os.truncate(memory, memory.stat().st_size // 2)
 
-    with pytest.raises(HypervisorError, match="snapshot-load"):
+    with pytest.raises(
+        HypervisorError, match=r"snapshot s1 does not load: .*`volcloud vm start vm-a` boots from the disk"
+    ):
         await snapshots_of(driver).restore("vm-a", "s1", SEED)
     aborted = await driver.state("vm-a"), qemu_rig.processes("vm-a")
     await driver.start("vm-a", SEED)

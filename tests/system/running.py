@@ -115,13 +115,13 @@ def open_to_all() -> Iterator[Path]:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[System]:
+def running(*options: str, patience_s: float = 120.0) -> Iterator[System]:
     """Have a system for as long as the block lasts; nothing of it is left afterwards."""
     find_server()
     directory = Path(tempfile.mkdtemp(prefix="vc-"))
     system = System(directory)
     try:
-        system.up(*options)
+        system.up(*options, patience_s=patience_s)
         yield system
     finally:
         system.down()

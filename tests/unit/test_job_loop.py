@@ -133,8 +133,11 @@ async def test_a_machine_that_was_away_asks_the_time_at_once_and_begins_no_job_b
     clock.follow(int(time.time() * 1000), 0.0)
     async with running(tmp_path, clock) as guest:
         await until(lambda: guest.up.beats == 1)
+        before = guest.up.last_beat
         clock.doubt()
         await guest.assign(1, "true")
+        late = JobBeatAnswer(call=before, server_time_ms=1)
+        await guest.loop.handlers()[JobBeatAnswer].run(*order(late))
         await until(lambda: guest.up.beats > 1)
         waits = guest.up.completions == [] and len(guest.loop.holding()) == 1
 

@@ -85,9 +85,9 @@ def test_only_a_seed_that_a_hypervisor_hands_in_makes_the_clock_ours(tmp_path: P
 async def test_who_was_away_is_put_forward_at_once_and_in_doubt_until_the_centre_answers(
     settings: list[float],
 ) -> None:
-    clock, asked = WallClock(), []
+    clock, asked = WallClock(), list[bool]()
     clock.follow(1_000_000, SOON_S)
-    clock.on_doubt = lambda: asked.append(True)
+    clock.on_doubt.append(lambda: asked.append(True))
 
     clock.stood_still(86_400.0, 87_400_000)
     waiting = asyncio.ensure_future(clock.wait_sure())

@@ -112,7 +112,8 @@ def _not_written(machine: QemuMachine, found: dict[str, Any]) -> HypervisorError
     why = found.get("error-desc") or found["status"]
     scratch = machine.home / MEMORY_BEING_WRITTEN
     if shutil.disk_usage(machine.home).free < LEAST_ROOM_BYTES:
-        return HostDiskFull(f"{scratch}: {os.strerror(errno.ENOSPC)}; free some space there, then again")
+        advice = "free some space there, then again; the VM goes on as it was"
+        return HostDiskFull(f"{scratch}: {os.strerror(errno.ENOSPC)}; {advice}")
     return HypervisorError(f"{scratch}: QEMU could not write the memory: {why}")
 
 

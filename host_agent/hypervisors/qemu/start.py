@@ -69,7 +69,11 @@ class QemuStart:
         self._files.discard_memory(vm)
         self._files.note_command(vm, snapshot.command)
         life.shown = VmState.RESTORING
-        await snapshot_jobs.load(machine, snapshot)
+        try:
+            await snapshot_jobs.load(machine, snapshot)
+        except HypervisorError as error:
+            advice = f"it is kept; {command(Verb.START, vm)} boots from the disk instead"
+            raise type(error)(f"snapshot {snapshot.name} does not load: {error}; {advice}") from error
         if snapshot.was_running:
             await machine.monitor.execute("cont")
         self._files.forget_saving(vm)
