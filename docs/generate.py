@@ -29,7 +29,8 @@ from host_agent.hypervisors import fake, process, qemu
 from host_agent.hypervisors.contract import Capabilities
 from host_agent.hypervisors.drivers import Driver
 from host_agent.hypervisors.qemu.machine import STATES
-from host_agent.verbs import TRANSITIONS, Transition, is_done, is_legal
+from host_agent.questions import PORTS, can_answer
+from host_agent.verbs import TRANSITIONS, Transition, can, is_done, is_legal
 from host_agent.vm import Verb
 from schemas.catalogue import WAYS
 from schemas.codec import MESSAGES, MOST_IN_BUNDLE
@@ -44,6 +45,8 @@ from volcloud.errors import VolcloudError
 
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
+#: What stands in the table of what drivers do.
+OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -->"
 #: Units by the end of a name.
@@ -366,9 +369,21 @@ def vms_page() -> str:
         "An empty field: the state is ours alone. `absent`, `poweredoff`, `saved` and `aborted` are states without a "
         "QEMU process: they are read from the VM's directory.",
         "## Drivers",
+        "What each driver does of what may be asked of a VM; a verb or question that a driver does not offer is "
+        "refused with the driver's name. A test carries out each of them on each driver and compares.",
+        table(("asked", *map(_code, DRIVERS)), _offers()),
         "What a driver has beside a VM's life is a port; how one is written is [told elsewhere](../howto/driver.md).",
         table(("driver", "isolates", "needs an image", "ports", "notes"), map(_driver, DRIVERS)),
     )
+
+
+def _offers() -> Iterator[list[str]]:
+    """Say of each verb and question which drivers do it."""
+    able = {kind: one.make(one.settings(), Path()).capabilities for kind, one in DRIVERS.items()}
+    for verb in TRANSITIONS:
+        yield [_code(verb), *(OFFERED if can(one, verb) else NOT_OFFERED for one in able.values())]
+    for question in PORTS:
+        yield [_code(question), *(OFFERED if can_answer(one, question) else NOT_OFFERED for one in able.values())]
 
 
 def _driver(kind: str) -> tuple[str, str, str, str, str]:

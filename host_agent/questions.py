@@ -16,7 +16,7 @@ from broker.rpc import Call, Handler
 from host_agent.advice import command
 from host_agent.aside import SetAside
 from host_agent.errors import LookTimedOut, Unsupported, naming_disk
-from host_agent.hypervisors.contract import COUNTERS_S, Hypervisor, VmCounted
+from host_agent.hypervisors.contract import COUNTERS_S, Capabilities, Hypervisor, VmCounted
 from host_agent.hypervisors.kept_boots import ask
 from host_agent.registry import VmRegistry
 from host_agent.statuses import VmStatuses
@@ -36,12 +36,19 @@ from schemas.looks import (
 )
 from schemas.vms import MOST_OF_A_REASON, VmState
 
+#: Questions as people type them, and the port of a driver that answers each.
+PORTS = {"stats": "statistics", "screenshot": "screenshots", "log": "serial_log"}
 #: How long a look may take, seconds; who asked has asked after it by then, or gives up soon.
 LOOK_S = 4.0
 #: Looks at one VM at a time; others wait, within the same time.
 MOST_AT_ONCE = 4
 #: How long the parts of a picture may take to the broker, seconds.
 SENDING_S = 30.0
+
+
+def can_answer(capabilities: Capabilities, question: str) -> bool:
+    """Say whether a driver answers a question of ``PORTS`` at all."""
+    return getattr(capabilities, PORTS[question]) is not None
 
 
 class VmQuestions:

@@ -100,7 +100,11 @@ class Responder:
         letter = take_in(delivery, self._verify)
         if isinstance(letter, Refusal):
             self._refusals.refuse(delivery, letter.reason, letter.detail)
-            return None if letter.unknown is None else await self._answer_unknown(letter.sender, letter.unknown)
+            if letter.unknown is not None:
+                # A newer peer: it hears so at once, and need not wait for its deadline.
+                answer = _unsupported(letter.unknown.id, plain(letter.unknown.op), self._version)
+                await self._answer(letter.sender, letter.unknown, answer)
+            return None
         self._pondered.add(letter.message.id)
         try:
             verdict = await self._judge(letter.sender, letter.message)
@@ -168,7 +172,7 @@ class Responder:
         """Say who deals with a message, or why nobody may: when it comes, and again after a crash in its midst."""
         handler = self._handlers.get(type(message))
         if handler is None:
-            return _Refusal(self._unsupported(message.id, op_of(message)), "unknown_op")
+            return _Refusal(_unsupported(message.id, op_of(message), self._version), "unknown_op")
         if kind_of(sender) not in handler.senders:
             text = f"{sender!r} may not send {op_of(message)}"
             return _Refusal(Failed(call=message.id, code=ErrorCode.FORBIDDEN, message=text), "forbidden")
@@ -265,27 +269,14 @@ class Responder:
         answer = _interrupted(entry.id) if entry.started or isinstance(verdict, Handler) else verdict.answer
         return await self._end(entry.sender, message, answer)
 
-    async def _answer_unknown(self, sender: str, label: Label) -> None:
-        """A newer peer asks for what this agent does not know: it hears so, and need not wait for its deadline."""
-        await self._answer_to(sender, label.reply, label.id, self._unsupported(label.id, plain(label.op)))
-
-    def _unsupported(self, call: str, op: str) -> Failed:
-        version = f"version {self._version}" if self._version else "older, or of another kind"
-        hint = f"the agent is {version}: update it where it runs, or do without {op}"
-        text = f"this agent does not take {op}"
-        return Failed(call=call, code=ErrorCode.UNSUPPORTED, message=text, hint=hint)
-
-    async def _answer(self, sender: str, message: Message, answer: Reply) -> None:
+    async def _answer(self, sender: str, message: Message | Label, answer: Reply) -> None:
         """Answer whoever called, where there is a way back."""
-        await self._answer_to(sender, message.reply, message.id, answer)
-
-    async def _answer_to(self, sender: str, suffix: str, call: str, answer: Reply) -> None:
-        if way_back(self._connection.user, sender, suffix) is None:
+        if way_back(self._connection.user, sender, message.reply) is None:
             return
         try:
-            await self.send_to(sender, suffix, fit(answer))
+            await self.send_to(sender, message.reply, fit(answer))
         except (Unroutable, Forbidden) as error:
-            log.info("caller gone", extra={"caller": sender, "command": call, "why": str(error)})
+            log.info("caller gone", extra={"caller": sender, "command": message.id, "why": str(error)})
 
     async def _tell_state(self, call: Call, message: CommandState) -> Reply | None:
         """Answer from the journal. A command that has come and is not yet judged is neither: no answer, ask again."""
@@ -301,6 +292,12 @@ class Responder:
             )
         stored = _stored(entry) if entry.ended else None
         return stored if stored is not None else Accepted(call=message.command)
+
+
+def _unsupported(call: str, op: str, version: str) -> Failed:
+    age = f"version {version}" if version else "older, or of another kind"
+    hint = f"the agent is {age}: update it where it runs, or do without {op}"
+    return Failed(call=call, code=ErrorCode.UNSUPPORTED, message=f"this agent does not take {op}", hint=hint)
 
 
 def _interrupted(command_id: str) -> Failed:
