@@ -22,6 +22,8 @@ from volcloud.commands.files import pull, push
 from volcloud.commands.hosts import host
 from volcloud.commands.jobs import job
 from volcloud.commands.sites import site
+from volcloud.commands.vm_events import events
+from volcloud.commands.vm_show import show
 from volcloud.commands.vms import vm
 from volcloud.errors import Failure
 from volcloud.invocation import Invocation, data_option
@@ -93,7 +95,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, push, pull):
+for _command in (run, push, pull, show, events):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead):
     cli.add_command(_command)

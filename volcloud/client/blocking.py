@@ -14,7 +14,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from volcloud.loop_thread import LoopThread
 
-A = TypeVar("A")
+#: The twin; what is blocking for a class is so for what it inherits from.
+A = TypeVar("A", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
 
