@@ -55,6 +55,13 @@ def states(place: Path, name: str) -> list[str]:
     return [one["state"] for one in seen(place) if one.get("name") == name and one["event"] == "state"]
 
 
+def of_host(place: Path, *, behind: str = "") -> list[str]:
+    """What was told of the host, or what of it behind the last such event; nothing where there is none."""
+    told = [one["event"] for one in seen(place) if one["event"].startswith("host_")]
+    at = len(told) - told[::-1].index(behind) if behind in told else len(told) if behind else 0
+    return told[at:]
+
+
 def vms(system: System) -> dict[str, dict[str, Any]]:
     return {row["status"]["name"]: row for row in json.loads(volcloud(system, "vm", "list", "--json").stdout)}
 
@@ -110,14 +117,15 @@ def test_a_host_whose_agent_is_frozen_is_late_then_lost_then_back_and_its_paused
                 os.kill(pid, signal.SIGCONT)
             system.thaw("host_agent")
         until(lambda: presence(system) == "present", "the host is back", PATIENCE_S)
-        until(lambda: "host_back" in [one["event"] for one in seen(place)], "that is told", PATIENCE_S)
-        told = [one["event"] for one in seen(place) if one["event"].startswith("host_")]
+        until(lambda: "host_back" in of_host(place, behind="host_lost"), "that is told", PATIENCE_S)
+        told = of_host(place)
 
     assert rows["worker-1"]["status"]["state"] == "paused"
     assert {row["host_presence"] for row in rows.values()} == {"lost"}
     assert f"{host} (lost)" in listed
     assert "three beats missed" in shown
-    at = told.index("host_lost")
+    # A host that beats twice a second may be late by itself on a busy machine.
+    at = len(told) - 1 - told[::-1].index("host_lost")
     assert told[at - 1 : at + 2] == ["host_late", "host_lost", "host_back"]
 
 

@@ -97,6 +97,8 @@ def _follow(invocation: Invocation, client: Client, pattern: str, since: tuple[i
         after = page.last
         for event in page.events:
             _tell(invocation, event)
+    if not invocation.is_json:
+        note("following; Ctrl-C ends it")
     once = Once("the following goes on")
     for one in client.vms.follow(pattern, after=after, since_ms=since_ms, on_trouble=once):
         once.forget()
