@@ -12,12 +12,12 @@ import volcloud.client
 import volcloud.errors
 from schemas.envelope import Reply
 from volcloud import AsyncClient, Client
-from volcloud.client import execs, jobs, watched_transfers
+from volcloud.client import events, execs, jobs, watched_transfers
 from volcloud.client.looks import LogPage, VmUsage
 from volcloud.client.shown import FACES, JobPage, Table
 
 #: Modules with kinds of callbacks, each behind a comment that says what it is called with.
-_CALLBACKS = (watched_transfers, jobs, execs)
+_CALLBACKS = (watched_transfers, jobs, execs, events)
 _ALIAS = re.compile(r"((?:^#:.*\n)+)^(\w+) = (Callable\[.*\])$", re.MULTILINE)
 Row = tuple[str, str, str]
 
@@ -73,7 +73,8 @@ def _method(name: str, method: Callable[..., Any]) -> str:
 
 def _methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Give the public methods, in the order of the code."""
-    for name in vars(kind):
+    names = [name for base in reversed(kind.__mro__) if base.__module__.startswith("volcloud.") for name in vars(base)]
+    for name in dict.fromkeys(names):
         one = getattr(kind, name)
         if not name.startswith("_") and inspect.isroutine(one):
             yield name, one

@@ -26,6 +26,8 @@ from volcloud.commands.looks import log, screenshot, stats
 from volcloud.commands.shell import shell
 from volcloud.commands.sites import site
 from volcloud.commands.snapshots import snapshot
+from volcloud.commands.vm_events import events
+from volcloud.commands.vm_show import show
 from volcloud.commands.vms import vm
 from volcloud.commands.xmlrpc import xmlrpc
 from volcloud.errors import Failure
@@ -98,7 +100,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, shell, ps, attach, kill, push, pull, snapshot, stats, screenshot, log):
+for _command in (run, shell, ps, attach, kill, push, pull, snapshot, stats, screenshot, log, show, events):
     vm.add_command(_command)
 for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
     cli.add_command(_command)

@@ -52,8 +52,18 @@ def test_every_command_of_the_specification_is_there() -> None:
         "stats",
         "screenshot",
         "log",
+        "show",
+        "events",
     )
-    wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
+    wanted = {
+        ("up",),
+        ("down",),
+        ("status",),
+        ("broker", "declare"),
+        ("broker", "check"),
+        ("host", "list"),
+        ("host", "show"),
+    }
     wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
     wanted |= {("vm", "snapshot", word) for word in ("take", "restore", "list", "delete")}
     wanted |= {

@@ -15,14 +15,17 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from schemas.enrol import Credential
+from schemas.events import Event, Events, HostDetails, VmDetails
 from schemas.execs import ExecEnded, ExecRow
 from schemas.ledger import HostRow, JobRecord, JobRow, Jobs, JobsChanged, JobVerdict, RegistryRow
 from schemas.plain_text import plain, plain_all
 from schemas.vms import VmSnapshot, VmStatus
+from volcloud.rendering.events import event_line, render_events
 from volcloud.rendering.execs import render_execs
 from volcloud.rendering.hosts import render_hosts
 from volcloud.rendering.html import html
 from volcloud.rendering.jobs import render_job_rows, render_jobs, render_record, render_why, told_counts
+from volcloud.rendering.records import render_host_record, render_vm_record
 from volcloud.rendering.vms import render_snapshots, render_vm, render_vms
 from volcloud.why import Explanation
 
@@ -100,6 +103,46 @@ class ShownHost(Shown, HostRow, frozen=True, kw_only=True):
 
     def _rendered(self) -> RenderableType:
         return render_hosts([self])
+
+
+class ShownHostDetails(Shown, HostDetails, frozen=True, kw_only=True, tag="reply.host"):
+    """All that is known of a host."""
+
+    def _summary(self) -> str:
+        return f"host {self.host.host} {self.host.presence}, {self.host.vms} VMs"
+
+    def _rendered(self) -> RenderableType:
+        return render_host_record(self)
+
+
+class ShownVmDetails(Shown, VmDetails, frozen=True, kw_only=True, tag="reply.vm"):
+    """All that is known of a VM."""
+
+    def _summary(self) -> str:
+        return f"VM {self.vm.status.name} {self.vm.status.state} on {self.vm.host}"
+
+    def _rendered(self) -> RenderableType:
+        return render_vm_record(self)
+
+
+class ShownEvent(Shown, Event, frozen=True, kw_only=True):
+    """A thing that happened to a VM or a host."""
+
+    def _summary(self) -> str:
+        return f"event {event_line(self)}"
+
+    def _rendered(self) -> RenderableType:
+        return render_events([self])
+
+
+class ShownEvents(Shown, Events, frozen=True, kw_only=True, tag="reply.events"):
+    """A page of events."""
+
+    def _summary(self) -> str:
+        return f"{len(self.events)} events, up to {self.next} of {self.last}"
+
+    def _rendered(self) -> RenderableType:
+        return render_events(self.events)
 
 
 class ShownJobRow(Shown, JobRow, frozen=True, kw_only=True):
@@ -222,6 +265,10 @@ FACES: dict[type, type] = {
     VmStatus: ShownVmStatus,
     VmSnapshot: ShownSnapshot,
     HostRow: ShownHost,
+    HostDetails: ShownHostDetails,
+    VmDetails: ShownVmDetails,
+    Event: ShownEvent,
+    Events: ShownEvents,
     JobRow: ShownJobRow,
     JobRecord: ShownJob,
     Explanation: ShownExplanation,

@@ -16,12 +16,13 @@ from broker.errors import CallTimeout
 from schemas.envelope import Message
 from schemas.ledger import HostRow, Registry, RegistryList, RegistryRow
 from schemas.vms import VmCommand, VmCreate, Vms, VmStatus, VmStop, vm_verbs
-from volcloud.client.blocking import Blocking, blocking
+from volcloud.client.blocking import blocking
 from volcloud.client.hosts import AsyncHosts
 from volcloud.client.looks import AsyncLooks
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
 from volcloud.client.snapshots import SnapshotVerbs, check_name
+from volcloud.client.vm_history import AsyncVmHistory, BlockingVmHistory
 from volcloud.errors import BadInput, CommandFailed, NoSuchVm
 from volcloud.rendering.words import span
 
@@ -37,6 +38,8 @@ _LIVE = frozenset({"running", "starting", "stopping", "unknown"})
 _WAY_BACK = {"paused": "resume", "set_aside": "adopt"}
 #: State of a VM that its host knows and of which it finds nothing; the reason says what to do.
 _MISSING = "missing"
+#: State of a VM of which neither host nor guest is heard.
+_LOST = "lost"
 _VM_NAME = re.compile("[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 
 M = TypeVar("M", bound=Callable[..., Any])
@@ -53,11 +56,12 @@ def _verb(declared: M) -> M:
     return cast(M, give)
 
 
-class AsyncVms(SnapshotVerbs, AsyncLooks):
+class AsyncVms(SnapshotVerbs, AsyncLooks, AsyncVmHistory):
     """See the module."""
 
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
-        self._session, self._hosts = session, hosts
+        super().__init__(session, self.get)
+        self._hosts = hosts
 
     async def list(self, pattern: str = "*") -> Table[RegistryRow]:
         """List the VMs whose name or id fits a shell pattern, by name."""
@@ -174,7 +178,7 @@ class AsyncVms(SnapshotVerbs, AsyncLooks):
         raise CommandFailed(f"{what}; known: {known}", "name one with --host; `volcloud host list` shows them")
 
 
-class BlockingVms(Blocking[AsyncVms]):
+class BlockingVms(BlockingVmHistory[AsyncVms]):
     """See the module."""
 
     list = blocking(AsyncVms.list)
@@ -210,6 +214,10 @@ def check_live(row: RegistryRow) -> RegistryRow:
     text = f"VM {row.status.name} is {row.status.state}: its agent cannot answer"
     if row.status.state == _MISSING:
         raise CommandFailed(text, row.status.reason)
+    if row.status.state == _LOST:
+        raise CommandFailed(
+            f"{text}, and its host {row.host} is {row.host_presence}", f"`volcloud host show {row.host}`"
+        )
     verb = _WAY_BACK.get(row.status.state, "start")
     # By its id: other VMs may have that name.
     raise CommandFailed(text, f"`volcloud vm {verb} {row.status.vm}`, and wait until its agent is ready")

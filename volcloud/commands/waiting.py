@@ -46,7 +46,7 @@ def follow(client: Client, name: str) -> list[JobRow]:
                 said.add(cause)
                 note(f"{why.job} is {why.state}: {cause}; {why.next_step}")
 
-        tell_trouble = _Once()
+        tell_trouble = Once("the jobs and this waiting go on")
 
         def on_trouble(trouble: Unreachable) -> None:
             bars.update(bar, description=f"{told_counts(counted)}: {trouble.message}")
@@ -61,7 +61,7 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
     A centre that is away for a while after its first answer is waited for, as ``follow`` does.
     """
     with _going_on(name):
-        record, told, tell_trouble = client.jobs.show(name), 0, _Once()
+        record, told, tell_trouble = client.jobs.show(name), 0, Once("the jobs and this waiting go on")
         while True:
             for event in record.events[told:]:
                 say(_told(event))
@@ -72,16 +72,21 @@ def follow_one(client: Client, name: str, say: Callable[[str], None]) -> JobReco
             record = client.jobs.show(name, on_trouble=tell_trouble)
 
 
-class _Once:
-    """Tells a trouble in the way of the waiting, the first time that there is one."""
+class Once:
+    """Tells a trouble in the way of the waiting, the first time that there is one, and what goes on all the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, what_goes_on: str) -> None:
+        self._what_goes_on = what_goes_on
+        self._has_told = False
+
+    def forget(self) -> None:
+        """It is over: the next one is told again."""
         self._has_told = False
 
     def __call__(self, trouble: Unreachable) -> None:
         if not self._has_told:
             self._has_told = True
-            note(f"{trouble.message}; the jobs and this waiting go on; {trouble.next_step}")
+            note(f"{trouble.message}; {self._what_goes_on}; {trouble.next_step}")
 
 
 def _told(event: JobEvent) -> str:

@@ -10,8 +10,15 @@ from rich.text import Text
 
 from schemas.ledger import RegistryRow
 from schemas.plain_text import plain
-from schemas.vms import UNDECIDED, VmSnapshot, VmStatus
+from schemas.vms import UNDECIDED, VmSnapshot, VmState, VmStatus
 from volcloud.rendering.words import ago, lines, span, state, table
+
+#: What an agent does whose VM is in one of these states, whatever was heard of it a moment ago.
+_STILL = {
+    **dict.fromkeys((VmState.PAUSED, VmState.PAUSING), "paused"),
+    **dict.fromkeys((VmState.SAVED, VmState.SAVING), "saved"),
+    **dict.fromkeys((VmState.POWEREDOFF, VmState.ABORTED), "off"),
+}
 
 
 def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
@@ -20,11 +27,11 @@ def render_vms(rows: Sequence[RegistryRow]) -> RenderableType:
     for row in rows:
         vm = row.status
         size = (str(vm.cpus), f"{vm.memory_mib} MiB", str(vm.pid or ""))
-        shown.add_row(vm.vm, vm.name, _state_of(vm), _agent(row), *size, str(len(row.jobs)), row.host, vm.reason)
+        shown.add_row(vm.vm, vm.name, state_of(vm), agent_of(row), *size, str(len(row.jobs)), _host(row), vm.reason)
     return shown
 
 
-def _state_of(vm: VmStatus) -> Text:
+def state_of(vm: VmStatus) -> Text:
     """Say in what state a VM is, and what is being done to it: "running, stop for 12 s"."""
     if vm.act is None:
         return state(vm.state)
@@ -32,11 +39,20 @@ def _state_of(vm: VmStatus) -> Text:
     return Text.assemble(state(vm.state), (plain(f", {vm.act.verb}{percent} for {span(vm.act.for_s)}"), "dim"))
 
 
-def _agent(row: RegistryRow) -> Text:
-    """Say whether a guest agent serves. One whose VM is set aside may speak, and is given nothing to do."""
+def agent_of(row: RegistryRow) -> Text:
+    """Say whether a guest agent serves. One whose VM is set aside may speak, and is given nothing to do; of one whose
+    VM is paused or off nothing is to be heard."""
+    if row.status.state in _STILL:
+        return Text(_STILL[row.status.state], style="dim")
     if row.agent_ready:
         return Text("ready", style="green")
     return Text("not used" if row.status.state in UNDECIDED else "silent", style="dim")
+
+
+def _host(row: RegistryRow) -> Text:
+    """Name a VM's host, and say when it is not there."""
+    away = "" if row.host_presence in ("", "present") else f" ({row.host_presence})"
+    return Text.assemble(plain(row.host), (plain(away), "red"))
 
 
 def render_vm(vm: VmStatus) -> RenderableType:
@@ -45,7 +61,7 @@ def render_vm(vm: VmStatus) -> RenderableType:
         [
             ("VM", vm.name),
             ("id", vm.vm),
-            ("state", _state_of(vm)),
+            ("state", state_of(vm)),
             ("cpus", str(vm.cpus)),
             ("memory", f"{vm.memory_mib} MiB"),
             ("disk", f"{vm.disk_mib} MiB"),
