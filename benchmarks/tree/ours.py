@@ -30,7 +30,7 @@ VM = "vm-tree"
 async def receive(credential: Path, directory: Path) -> None:
     """Take what is pushed until terminated."""
     address = read_address(credential)
-    (directory / "files").mkdir()
+    (directory / "files").mkdir(exist_ok=True)
     async with Connection(address, name="bench receiver") as connection:
         transfers = Transfers(connection)
         files = ConsoleFiles(transfers, directory / "files", directory / "partial")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from schemas.ledger import JobState
+from tests.system.running import until
+from tests.unit.trees import make_tree, seen
 from volcloud import Client
 from volcloud.errors import SubmissionRefused
 
@@ -342,6 +345,44 @@ def test_a_file_goes_into_a_vm_and_comes_out_again(cloud: System, tmp_path: Path
 
     assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_tree_goes_into_a_vm_and_comes_out_again(cloud: System, tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    os.mkfifo(source / "pipe")
+
+    pushed = cloud.volcloud("vm", "push", "worker-2", str(source), "trees/first")
+    again = json.loads(cloud.ok("vm", "push", "worker-2", f"{source}/", "trees/first", "--json"))
+    cloud.ok("vm", "pull", "worker-2", "trees/first", str(tmp_path / "back"))
+    on_a_file = cloud.volcloud("vm", "push", "worker-2", str(source), "trees/first/plain")
+
+    (source / "pipe").unlink()
+    compare = ["rsync", "-naci", "--delete", "--exclude=/sparse", f"{source}/", f"{tmp_path / 'back'}/"]
+    assert (pushed.returncode, "pipe: is a FIFO; left out" in pushed.stderr) == (0, True)
+    assert again["entries"] == len(seen(tmp_path / "back")) - 1
+    assert (again["is_tree"], again["skipped"]) == (True, ["pipe: is a FIFO"])
+    assert again["sent"] < 4000
+    assert subprocess.run(compare, capture_output=True, check=True).stdout.startswith(b".d..t...... ./\n")
+    assert (on_a_file.returncode, "'trees/first/plain' is no directory" in on_a_file.stderr) == (1, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "source"]
+
+
+def test_an_interrupted_push_of_a_tree_says_how_to_go_on_and_goes_on(cloud: System, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(12):
+        (source / f"{number:02}").write_bytes(os.urandom(8 << 20))
+    command = [sys.executable, "-m", "volcloud.main", "vm", "push", "worker-2", str(source), "trees/large"]
+    with subprocess.Popen(command, env=cloud.environment, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: [*cloud.data.glob("host/hypervisor/*/state/partial/*/tree/02")], "some files have come")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    moved = json.loads(cloud.ok("vm", "push", "worker-2", str(source), "trees/large", "--json"))
+
+    assert process.returncode == 130
+    assert re.search(r"interrupted after \d+ of 13 entries, \d+ bytes; what came to worker-2 is kept", said)
+    assert "the same command goes on where this one got to" in said
+    assert moved["sent"] < moved["size"] - 2 * (8 << 20)
 
 
 def test_a_path_out_of_the_file_area_is_refused(cloud: System, tmp_path: Path) -> None:
