@@ -30,7 +30,7 @@ class HostBeats:
     def __init__(self, config: HostConfig, hypervisor: Hypervisor, statuses: VmStatuses, uplink: Uplink) -> None:
         self._config, self._hypervisor, self._statuses, self._uplink = config, hypervisor, statuses, uplink
         self._wakeup = Wakeup()
-        #: Says what is kept of inputs. It may raise OSError.
+        #: Says what is kept of inputs. Blocking.
         self.inputs: Callable[[], InputFacts | None] = lambda: None
 
     def soon(self) -> None:

@@ -96,10 +96,14 @@ class HostInputs:
         return guest is not None and guest.on_message(message)
 
     def facts(self) -> InputFacts | None:
-        """Say what is kept and what was served; None where nobody is served. Raises OSError."""
+        """Say what is kept and what was served; None where nobody is served, or the disk fails."""
         if not self._is_open:
             return None
-        files, kept_bytes = self._store.kept()
+        try:
+            files, kept_bytes = self._store.kept()
+        except OSError as error:
+            log.error("kept inputs cannot be counted", extra={"why": str(error)})
+            return None
         served = self._served
         return InputFacts(
             limit_bytes=self._store.limit_bytes,

@@ -72,6 +72,8 @@ class GuestInputs:
         self._house, self._vm, self._road = house, vm, road
         self._tasks = OwnedTasks(f"inputs of {vm}")
         self._medium = turns
+        #: What is done for each want, and what the guest will say of the medium, by the want's id.
+        self._serving: dict[str, asyncio.Task[None]] = {}
         self._taken: dict[str, asyncio.Future[InputOutcome]] = {}
 
     def on_message(self, message: Message) -> bool:
@@ -79,10 +81,7 @@ class GuestInputs:
         if isinstance(message, InputWant):
             return self._on_want(message)
         if isinstance(message, InputTaken):
-            taken = self._taken.get(message.want)
-            if taken is not None and not taken.done():
-                taken.set_result(message.outcome)
-                return True
+            return self._on_taken(message)
         return False
 
     async def clear(self) -> None:
@@ -96,11 +95,24 @@ class GuestInputs:
         await self.clear()
 
     def _on_want(self, want: InputWant) -> bool:
+        if want.id in self._serving:
+            return False
         if len(self._tasks) >= MOST_WANTS or not self._house.wants.take(self._vm, time.monotonic()):
             self._refuse(want, ErrorCode.STORE, f"more than {MOST_WANTS} wants at a time, or {WANTS_PER_S:g} a second")
             return False
-        self._tasks.spawn(self._serve(want), name=f"input {want.sha256[:12]} for {self._vm}")
+        task = self._tasks.spawn(self._serve(want), name=f"input {want.sha256[:12]} for {self._vm}")
+        self._serving[want.id] = task
+        task.add_done_callback(lambda _: self._serving.pop(want.id))
         return True
+
+    def _on_taken(self, said: InputTaken) -> bool:
+        """The guest is done with the medium, or with waiting for it."""
+        taken, task = self._taken.get(said.want), self._serving.get(said.want)
+        if taken is not None and not taken.done():
+            taken.set_result(said.outcome)
+        elif task is not None:
+            task.cancel()
+        return task is not None
 
     async def _serve(self, want: InputWant) -> None:
         telling = asyncio.ensure_future(self._tell_waits(want))
@@ -143,7 +155,7 @@ class GuestInputs:
             except TimeoutError:
                 return InputOutcome.UNREAD
             finally:
-                del self._taken[want.id]
+                self._taken.pop(want.id, None)
                 await wholly(self._eject())
 
     def _ready(self, want: InputWant, kept: KeptInput, name: str) -> InputReady:
@@ -164,16 +176,18 @@ class GuestInputs:
         log.info("input served", extra={"vm": self._vm, "sha256": kept.sha256, "bytes": kept.size, "hit": is_hit})
 
     async def _tell_waits(self, want: InputWant) -> None:
+        said: asyncio.Future[None] | None = None
         while True:
-            self._say(InputWait(want=want.id, received=self._house.fetches.received(want.sha256)))
+            if said is None or said.done():  # to a guest that reads nothing no more is said
+                said = self._say(InputWait(want=want.id, received=self._house.fetches.received(want.sha256)))
             await asyncio.sleep(SAY_S)
 
     def _refuse(self, want: InputWant, code: str, why: str) -> None:
         self._house.served.refused += 1
         self._say(InputRefused(want=want.id, code=ErrorCode(code), message=clip(why)))
 
-    def _say(self, message: Message) -> None:
-        send(self._road, Route(DOWN, f"{queue_of(self._vm)}.inputs"), message)
+    def _say(self, message: Message) -> asyncio.Future[None]:
+        return send(self._road, Route(DOWN, f"{queue_of(self._vm)}.inputs"), message)
 
 
 def _why(error: Exception) -> str:

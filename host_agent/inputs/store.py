@@ -31,6 +31,8 @@ _READ_BYTES = 1 << 20
 #: A fetch that broke off can go on for this long, seconds; so many are kept at most.
 KEEP_PARTIAL_S = 86400.0
 MOST_PARTIALS = 16
+#: Files that are kept at most, however small.
+MOST_FILES = 4096
 #: Of a small disk a tenth is spared at most.
 _SMALL = 10
 
@@ -135,14 +137,15 @@ class InputStore:
     def _let_go(self, need_bytes: int, coming: str) -> None:
         """Remove what was used longest ago until ``need_bytes`` more fit, or nothing is left that may go."""
         aged = sorted(self._files(), key=lambda one: one.path.stat().st_mtime)
-        total = sum(one.size for one in aged)
+        total, count = sum(one.size for one in aged), len(aged)
         for one in aged:
             free, spare = self._disk()
-            if total + need_bytes <= self.limit_bytes and free - need_bytes >= spare:
+            has_room = total + need_bytes <= self.limit_bytes and free - need_bytes >= spare
+            if has_room and count < MOST_FILES:
                 return
             if one.sha256 not in self._lent or one.sha256 == coming:
                 one.path.unlink(missing_ok=True)
-                total -= one.size
+                total, count = total - one.size, count - 1
                 self.evictions += 1
 
     def _clear_partials(self) -> None:

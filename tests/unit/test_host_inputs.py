@@ -222,6 +222,7 @@ async def test_a_host_to_which_nothing_comes_is_left_though_it_talks(
 
 async def test_a_guest_that_is_not_there_any_more_is_shown_nothing(tmp_path: Path) -> None:
     async with met(tmp_path) as world:
+        world.from_host._on_message = lambda message: None  # type: ignore[method-assign]
         await deliver(world.road, up(VM, "input"), InputWant(sha256=SHA256))
         await until(lambda: world.shown)
 
@@ -257,4 +258,34 @@ async def test_a_word_on_a_want_that_there_is_not_is_an_offence_and_nothing_else
             world.road, up(VM, "input"), InputTaken(want=InputWant(sha256=SHA256).id, outcome=InputOutcome.READ)
         )
 
+        assert await world.fetch()
+
+
+async def test_a_guest_that_no_longer_waits_ends_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_side, "STALLED_S", 0.2)
+    async with met(tmp_path) as world:
+        given_up = asyncio.Event()
+
+        async def never(*_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+
+        world.inputs._fetches._fetch = never
+
+        assert not await world.fetch()
+        async with asyncio.timeout(30):
+            await given_up.wait()
+
+
+async def test_two_wants_of_one_name_are_one(tmp_path: Path) -> None:
+    """And what is shown for a want of which the guest's agent knows nothing, it gives back at once."""
+    async with met(tmp_path) as world:
+        want = InputWant(sha256=SHA256)
+        for _ in range(2):
+            await deliver(world.road, up(VM, "input"), want)
+
+        await until(lambda: (facts := world.inputs.facts()) is not None and facts.refused == 1)
+        assert len(world.centre.asked) == 1
         assert await world.fetch()

@@ -145,3 +145,12 @@ def test_partial_files_of_long_ago_go(tmp_path: Path) -> None:
     store.open()
 
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_many_small_files_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host_agent.inputs.store.MOST_FILES", 3)
+    store = opened(tmp_path)
+
+    kept = [land(store, b"%d" % number, used_s=number + 1.0) for number in range(5)]
+
+    assert [one.path.exists() for one in kept] == [False, False, True, True, True]
