@@ -1,7 +1,7 @@
 """Inputs that the host has for its guest, and what a guest makes of a host that is slow, old, or has none: it fetches
 for itself, within seconds.
 
-What the host shows is read for its digest, as what comes from anywhere else: a file is under its name only then.
+The host has found its digest right; a file is under its name once its size and CRC-32 are as that one told.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SILENT_S = 8.0
 STALLED_S = 30.0
 #: A host that does not know the question is not asked again for so long, seconds, unless its agent is a new one.
 NOT_AGAIN_S = 300.0
-#: Shown a damaged file, a guest waits for one more.
-MOST_ANSWERS = 2
+#: Shown a damaged file, a guest waits for another one.
+MOST_ANSWERS = 3
 
-#: Gives the file that was shown, read for its digest, under a target: see ``shown.take``.
-Take = Callable[[Path, InputReady, str, Path], InputOutcome]
+#: Puts the file that was shown under a target: see ``shown.take``.
+Take = Callable[[Path, InputReady, Path], InputOutcome]
 
 
 class _Want:
@@ -97,7 +97,7 @@ class InputsFromHost:
             await _tell(road, ask)
             for _ in range(MOST_ANSWERS):
                 ready = await self._answer(road, ask.id, want)
-                outcome = await asyncio.to_thread(self._take, self._state, ready, sha256, target)
+                outcome = await asyncio.to_thread(self._take, self._state, ready, target)
                 await _tell(road, InputTaken(want=ask.id, outcome=outcome))
                 if outcome is InputOutcome.READ:
                     log.info("input from the host", extra={"sha256": sha256, "bytes": ready.size})

@@ -159,6 +159,17 @@ async def test_a_damaged_file_is_found_and_fetched_again(tmp_path: Path) -> None
         assert world.centre.fetched == [SHA256] * 2
 
 
+async def test_a_file_that_was_damaged_before_its_host_began_is_never_shown(tmp_path: Path) -> None:
+    directory = tmp_path / "inputs"
+    directory.mkdir()
+    (directory / f"{SHA256}.{len(CONTENT)}").write_bytes(CONTENT.replace(b"c", b"x", 1))
+    async with met(tmp_path) as world:
+        assert await world.fetch()
+
+        assert world.target.read_bytes() == CONTENT
+        assert world.centre.fetched == [SHA256]
+
+
 async def test_a_guest_that_calls_a_sound_file_damaged_costs_no_fetch(tmp_path: Path) -> None:
     async with met(tmp_path) as world:
         world.from_host._take = lambda *_: InputOutcome.DAMAGED
