@@ -1,7 +1,7 @@
 """Inputs that the host has for its guest, and what a guest makes of a host that is slow, old, or has none: it fetches
 for itself, within seconds.
 
-What the host shows is read for its digest, as what comes from anywhere else: a file is under its name only then.
+The host has found its digest right; a file is under its name once its size and CRC-32 are as that one told.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from broker.delivery import Delivery
 from broker.errors import BrokerError, Unroutable
 from broker.inbound import Refusal, take_in
-from broker.outbound import publish
+from broker.outbound import publish, send
 from broker.road import Road
 from broker.routes import queue_of, up
 from guest_agent.errors import NotFromHost
@@ -34,11 +34,11 @@ SILENT_S = 8.0
 STALLED_S = 30.0
 #: A host that does not know the question is not asked again for so long, seconds, unless its agent is a new one.
 NOT_AGAIN_S = 300.0
-#: Shown a damaged file, a guest waits for one more.
-MOST_ANSWERS = 2
+#: Shown a damaged file, a guest waits for another one.
+MOST_ANSWERS = 3
 
-#: Gives the file that was shown, read for its digest, under a target: see ``shown.take``.
-Take = Callable[[Path, InputReady, str, Path], InputOutcome]
+#: Puts the file that was shown under a target: see ``shown.take``.
+Take = Callable[[Path, InputReady, Path], InputOutcome]
 
 
 class _Want:
@@ -96,8 +96,8 @@ class InputsFromHost:
         try:
             await _tell(road, ask)
             for _ in range(MOST_ANSWERS):
-                ready = await self._answer(want)
-                outcome = await asyncio.to_thread(self._take, self._state, ready, sha256, target)
+                ready = await self._answer(road, ask.id, want)
+                outcome = await asyncio.to_thread(self._take, self._state, ready, target)
                 await _tell(road, InputTaken(want=ask.id, outcome=outcome))
                 if outcome is InputOutcome.READ:
                     log.info("input from the host", extra={"sha256": sha256, "bytes": ready.size})
@@ -109,7 +109,7 @@ class InputsFromHost:
         finally:
             del self._wants[ask.id]
 
-    async def _answer(self, want: _Want) -> InputReady:
+    async def _answer(self, road: Road, ask: str, want: _Want) -> InputReady:
         while patience_s := want.patience_s():
             try:
                 async with asyncio.timeout(patience_s):
@@ -119,6 +119,7 @@ class InputsFromHost:
             if isinstance(answer, InputRefused):
                 raise NotFromHost(answer.message)
             return answer
+        _give_up(road, ask)
         raise NotFromHost("it is silent" if time.monotonic() > want.heard_s + SILENT_S else "nothing comes to it")
 
     def _on_up(self) -> None:
@@ -135,11 +136,17 @@ class InputsFromHost:
     def _on_message(self, message: Message) -> None:
         want = self._wants.get(getattr(message, "want", ""))
         if want is None:
-            return
-        if isinstance(message, InputWait):
+            if isinstance(message, InputReady) and self._road is not None:
+                _give_up(self._road, message.want)
+        elif isinstance(message, InputWait):
             want.on_wait(message.received)
         elif isinstance(message, InputReady | InputRefused) and want.answers.qsize() < MOST_ANSWERS:
             want.answers.put_nowait(message)
+
+
+def _give_up(road: Road, want: str) -> None:
+    """Let the host know that nobody waits: it need not show, or fetch, anything for it."""
+    send(road, up(road.user, "input"), InputTaken(want=want, outcome=InputOutcome.UNREAD))
 
 
 async def _tell(road: Road, message: InputWant | InputTaken) -> None:

@@ -32,7 +32,7 @@ class HostBeats:
         #: Names the VMs that were removed of late.
         self.gone: Callable[[], list[VmGone]] = list
         self._wakeup = Wakeup()
-        #: Says what is kept of inputs. It may raise OSError.
+        #: Says what is kept of inputs. Blocking.
         self.inputs: Callable[[], InputFacts | None] = lambda: None
 
     def soon(self) -> None:

@@ -140,7 +140,9 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "input.want": {"sha256": _SHA},
     "input.right": {"sha256": _SHA},
     "input.wait": {"want": _OTHER, "received": 4},
-    "input.ready": {"want": _OTHER, "medium": inputs.Medium.DISK, "name": "vc-inputs", "size": 4, "tail": b"test"},
+    "input.ready": {
+        "want": _OTHER, "medium": inputs.Medium.DISK, "name": "vc-inputs", "size": 4, "crc32": 3632233996, "tail": b"test",
+    },
     "input.taken": {"want": _OTHER, "outcome": inputs.InputOutcome.READ},
     "input.refused": {"want": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
     "enrol.vouch": {"vms": [_VM.vm], "aside": ["vm-01981b2c7d8e7f00"]},

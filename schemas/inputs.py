@@ -48,7 +48,7 @@ class InputWait(Message, frozen=True, kw_only=True, tag="input.wait"):
     """The host is at it. A guest waits for a while on that word, and longer only where more has come."""
 
     want: MessageId
-    #: What the host has of it.
+    #: What the host has of it, and has read of that for its sums.
     received: Bytes = 0
 
 
@@ -59,6 +59,8 @@ class InputReady(Message, frozen=True, kw_only=True, tag="input.ready"):
     medium: Annotated[str, Meta(max_length=32)]
     name: Annotated[str, Meta(max_length=255)]
     size: Bytes
+    #: Of the whole file, as the host had it when it found its SHA-256 right.
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
     #: The end of the file, where the medium shows whole units only.
     tail: Annotated[bytes, Meta(max_length=MAX_TAIL_BYTES)] = b""
 
@@ -67,7 +69,7 @@ class InputOutcome(StrEnum):
     """What a guest made of what it was shown."""
 
     READ = "read"
-    #: It has not the digest that was asked for.
+    #: It has not the size or the CRC-32 that was told.
     DAMAGED = "damaged"
     #: There is no such medium here, or it cannot be read.
     UNREAD = "unread"

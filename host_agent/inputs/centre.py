@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from broker.carrier import Carrier
@@ -22,6 +23,8 @@ from schemas.inputs import InputRight
 
 #: How long the centre may take to say who may have what, seconds: a guest waits for it.
 ANSWER_S = 5.0
+#: One that did not, an older one say, is not asked again for so long, seconds: guests ask for themselves meanwhile.
+NOT_AGAIN_S = 60.0
 
 
 class CentreInputs:
@@ -31,6 +34,7 @@ class CentreInputs:
         self._connection, self._me = connection, me
         self._transfers = Transfers(connection)
         self._asked: dict[str, asyncio.Future[Reply]] = {}
+        self._not_before_s = 0.0
 
     async def consume(self) -> None:
         """Take what comes to this host's queue of files."""
@@ -39,6 +43,8 @@ class CentreInputs:
 
     async def demand_right(self, vm: str, sha256: str) -> None:
         """Return where a VM of this host's may have an input. Raises TransferFailed: it may not, or nobody answers."""
+        if time.monotonic() < self._not_before_s:
+            raise TransferFailed(ErrorCode.TIMEOUT, "the centre did not say lately who may have what; it may be older")
         ask = InputRight(vm=vm, sha256=sha256)
         answer = self._asked[ask.id] = asyncio.get_running_loop().create_future()
         try:
@@ -46,6 +52,7 @@ class CentreInputs:
                 await deliver(self._connection, up(self._me, "offer"), ask, persistent=False)
                 said = await answer
         except TimeoutError as error:
+            self._not_before_s = time.monotonic() + NOT_AGAIN_S
             raise TransferFailed(ErrorCode.TIMEOUT, f"the centre says nothing in {ANSWER_S:g} s") from error
         finally:
             del self._asked[ask.id]

@@ -17,8 +17,9 @@ from broker.token_buckets import TokenBuckets
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.inputs.centre import CentreInputs
 from host_agent.inputs.fetches import InputFetches
-from host_agent.inputs.serving import WANTS, WANTS_PER_S, GuestInputs, InputHouse, Served
+from host_agent.inputs.serving import DOUBTS, DOUBTS_PER_S, WANTS, WANTS_PER_S, GuestInputs, InputHouse, Served
 from host_agent.inputs.store import InputStore
+from host_agent.inputs.sums import InputSums
 from schemas.envelope import Message
 from schemas.vms import InputFacts
 
@@ -42,8 +43,9 @@ class HostInputs:
         self._store = InputStore(directory.absolute(), limit_bytes=limit_bytes, spare_bytes=spare_bytes)
         self._centre = CentreInputs(connection, me)
         self._fetches = InputFetches(self._store, self._centre.fetch)
+        self._sums = InputSums()
         self._served = Served()
-        self._wants = TokenBuckets(WANTS, WANTS_PER_S)
+        self._wants, self._doubts = TokenBuckets(WANTS, WANTS_PER_S), TokenBuckets(DOUBTS, DOUBTS_PER_S)
         self._guests: dict[str, GuestInputs] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._clearing = OwnedTasks("inputs of guests that have gone")
@@ -79,7 +81,9 @@ class HostInputs:
         if not self._is_open or medium is None:
             return
         self.leave(vm)
-        house = InputHouse(self._store, self._fetches, self._centre, medium, self._served, self._wants)
+        house = InputHouse(
+            self._store, self._fetches, self._sums, self._centre, medium, self._served, self._wants, self._doubts
+        )
         turns = self._turns.setdefault(vm, asyncio.Lock())
         guest = self._guests[vm] = GuestInputs(house, vm, road, turns)
         self._clearing.spawn(guest.clear())
@@ -96,10 +100,14 @@ class HostInputs:
         return guest is not None and guest.on_message(message)
 
     def facts(self) -> InputFacts | None:
-        """Say what is kept and what was served; None where nobody is served. Raises OSError."""
+        """Say what is kept and what was served; None where nobody is served, or the disk fails."""
         if not self._is_open:
             return None
-        files, kept_bytes = self._store.kept()
+        try:
+            files, kept_bytes = self._store.kept()
+        except OSError as error:
+            log.error("kept inputs cannot be counted", extra={"why": str(error)})
+            return None
         served = self._served
         return InputFacts(
             limit_bytes=self._store.limit_bytes,

@@ -25,6 +25,7 @@ from host_agent.hypervisors.contract import InputMedium
 from host_agent.inputs.centre import CentreInputs
 from host_agent.inputs.fetches import InputFetches
 from host_agent.inputs.store import InputStore, KeptInput
+from host_agent.inputs.sums import InputSums
 from schemas.codec import clip
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -36,8 +37,12 @@ log = logging.getLogger(__name__)
 MOST_WANTS = 16
 #: Wants of one guest: so many at once, and a second. Each costs the centre a question.
 WANTS, WANTS_PER_S = 100, 2.0
+#: Files that one guest may call damaged: so many at once, and a second. Each is read once more for it.
+DOUBTS, DOUBTS_PER_S = 4, 1 / 600
 #: How often a guest hears that its host is at work, seconds.
 SAY_S = 2.0
+#: Times that a file is had for one want: one that was damaged is fetched anew.
+MOST_SHOWN = 3
 #: A guest has so long to read what it is shown, seconds, and a second more for so many bytes.
 READ_S, READ_BYTES_PER_S = 60.0, 1 << 20
 
@@ -58,10 +63,12 @@ class InputHouse(Struct, frozen=True):
 
     store: InputStore
     fetches: InputFetches
+    sums: InputSums
     centre: CentreInputs
     medium: InputMedium
     served: Served
     wants: TokenBuckets
+    doubts: TokenBuckets
 
 
 class GuestInputs:
@@ -72,6 +79,8 @@ class GuestInputs:
         self._house, self._vm, self._road = house, vm, road
         self._tasks = OwnedTasks(f"inputs of {vm}")
         self._medium = turns
+        #: What is done for each want, and what the guest will say of the medium, by the want's id.
+        self._serving: dict[str, asyncio.Task[None]] = {}
         self._taken: dict[str, asyncio.Future[InputOutcome]] = {}
 
     def on_message(self, message: Message) -> bool:
@@ -79,10 +88,7 @@ class GuestInputs:
         if isinstance(message, InputWant):
             return self._on_want(message)
         if isinstance(message, InputTaken):
-            taken = self._taken.get(message.want)
-            if taken is not None and not taken.done():
-                taken.set_result(message.outcome)
-                return True
+            return self._on_taken(message)
         return False
 
     async def clear(self) -> None:
@@ -96,11 +102,24 @@ class GuestInputs:
         await self.clear()
 
     def _on_want(self, want: InputWant) -> bool:
+        if want.id in self._serving:
+            return False
         if len(self._tasks) >= MOST_WANTS or not self._house.wants.take(self._vm, time.monotonic()):
             self._refuse(want, ErrorCode.STORE, f"more than {MOST_WANTS} wants at a time, or {WANTS_PER_S:g} a second")
             return False
-        self._tasks.spawn(self._serve(want), name=f"input {want.sha256[:12]} for {self._vm}")
+        task = self._tasks.spawn(self._serve(want), name=f"input {want.sha256[:12]} for {self._vm}")
+        self._serving[want.id] = task
+        task.add_done_callback(lambda _: self._serving.pop(want.id))
         return True
+
+    def _on_taken(self, said: InputTaken) -> bool:
+        """The guest is done with the medium, or with waiting for it."""
+        taken, task = self._taken.get(said.want), self._serving.get(said.want)
+        if taken is not None and not taken.done():
+            taken.set_result(said.outcome)
+        elif task is not None:
+            task.cancel()
+        return task is not None
 
     async def _serve(self, want: InputWant) -> None:
         telling = asyncio.ensure_future(self._tell_waits(want))
@@ -119,38 +138,52 @@ class GuestInputs:
         """Show the guest the file until it has it; one that proves damaged is fetched again, once."""
         house = self._house
         with house.store.lend(want.sha256):
-            for _ in range(2):
-                kept = await asyncio.to_thread(house.store.find, want.sha256)
-                is_hit = kept is not None
-                kept = kept or await house.fetches.fetch(want.sha256, self._vm)
-                outcome = await self._show(want, kept)
+            for _ in range(MOST_SHOWN):
+                kept, crc32, is_hit = await self._have(want)
+                if crc32 is None:
+                    continue
+                outcome = await self._show(want, kept, crc32)
                 if outcome is InputOutcome.READ:
                     self._count(kept, is_hit=is_hit)
                     return True
-                if outcome is InputOutcome.UNREAD or not await asyncio.to_thread(house.store.discard_damaged, kept):
+                if outcome is InputOutcome.UNREAD or not house.doubts.take(self._vm, time.monotonic()):
                     return False
+                house.sums.forget(want.sha256)  # it is read again, and found to be so or not
         return False
 
-    async def _show(self, want: InputWant, kept: KeptInput) -> InputOutcome:
+    async def _have(self, want: InputWant) -> tuple[KeptInput, int | None, bool]:
+        """Give the file, its CRC-32, and whether it was here; without one it was damaged, and is gone."""
+        house = self._house
+        kept = await asyncio.to_thread(house.store.find, want.sha256)
+        is_hit = kept is not None
+        if kept is None:
+            house.sums.forget(want.sha256)
+            kept = await house.fetches.fetch(want.sha256, self._vm)
+        crc32 = await house.sums.of(kept)
+        if crc32 is None:
+            await asyncio.to_thread(house.store.discard_damaged, kept)
+        return kept, crc32, is_hit
+
+    async def _show(self, want: InputWant, kept: KeptInput, crc32: int) -> InputOutcome:
         async with self._medium:
             taken: asyncio.Future[InputOutcome] = asyncio.get_running_loop().create_future()
             self._taken[want.id] = taken
             try:
                 name = await self._house.medium.insert(self._vm, kept.path)
-                self._say(await asyncio.to_thread(self._ready, want, kept, name))
+                self._say(await asyncio.to_thread(self._ready, want, kept, crc32, name))
                 async with asyncio.timeout(READ_S + kept.size / READ_BYTES_PER_S):
                     return await taken
             except TimeoutError:
                 return InputOutcome.UNREAD
             finally:
-                del self._taken[want.id]
+                self._taken.pop(want.id, None)
                 await wholly(self._eject())
 
-    def _ready(self, want: InputWant, kept: KeptInput, name: str) -> InputReady:
+    def _ready(self, want: InputWant, kept: KeptInput, crc32: int, name: str) -> InputReady:
         unit, medium = self._house.medium.unit_bytes, self._house.medium.kind
         with kept.path.open("rb") as file:
             tail = os.pread(file.fileno(), unit, kept.size // unit * unit) if unit > 1 else b""
-        return InputReady(want=want.id, medium=medium, name=name, size=kept.size, tail=tail)
+        return InputReady(want=want.id, medium=medium, name=name, size=kept.size, crc32=crc32, tail=tail)
 
     async def _eject(self) -> None:
         with contextlib.suppress(HostError):  # a VM that has ended shows nothing
@@ -164,16 +197,22 @@ class GuestInputs:
         log.info("input served", extra={"vm": self._vm, "sha256": kept.sha256, "bytes": kept.size, "hit": is_hit})
 
     async def _tell_waits(self, want: InputWant) -> None:
+        said: asyncio.Future[None] | None = None
         while True:
-            self._say(InputWait(want=want.id, received=self._house.fetches.received(want.sha256)))
+            if said is None or said.done():  # to a guest that reads nothing no more is said
+                said = self._say(InputWait(want=want.id, received=self._received(want.sha256)))
             await asyncio.sleep(SAY_S)
+
+    def _received(self, sha256: str) -> int:
+        house = self._house
+        return house.fetches.received(sha256) + house.sums.read_bytes(sha256)
 
     def _refuse(self, want: InputWant, code: str, why: str) -> None:
         self._house.served.refused += 1
         self._say(InputRefused(want=want.id, code=ErrorCode(code), message=clip(why)))
 
-    def _say(self, message: Message) -> None:
-        send(self._road, Route(DOWN, f"{queue_of(self._vm)}.inputs"), message)
+    def _say(self, message: Message) -> asyncio.Future[None]:
+        return send(self._road, Route(DOWN, f"{queue_of(self._vm)}.inputs"), message)
 
 
 def _why(error: Exception) -> str:

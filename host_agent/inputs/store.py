@@ -8,7 +8,6 @@ Blocking, and for several threads.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -27,10 +26,11 @@ from schemas.errors import ErrorCode
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
 #: A fetch that broke off can go on for this long, seconds; so many are kept at most.
 KEEP_PARTIAL_S = 86400.0
 MOST_PARTIALS = 16
+#: Files that are kept at most, however small.
+MOST_FILES = 4096
 #: Of a small disk a tenth is spared at most.
 _SMALL = 10
 
@@ -95,13 +95,10 @@ class InputStore:
 
         return land
 
-    def discard_damaged(self, kept: KeptInput) -> bool:
-        """Read a file for its digest, and remove it if it is another one. True: it is gone. Raises OSError."""
-        if kept.path.exists() and _digest_of(kept.path) == kept.sha256:
-            return False
+    def discard_damaged(self, kept: KeptInput) -> None:
+        """Remove a file that has not the digest of its name. Raises OSError."""
         log.error("kept input damaged, removed", extra={"path": str(kept.path)})
         kept.path.unlink(missing_ok=True)
-        return True
 
     def kept(self) -> tuple[int, int]:
         """Give how many files are kept, and their bytes."""
@@ -135,14 +132,15 @@ class InputStore:
     def _let_go(self, need_bytes: int, coming: str) -> None:
         """Remove what was used longest ago until ``need_bytes`` more fit, or nothing is left that may go."""
         aged = sorted(self._files(), key=lambda one: one.path.stat().st_mtime)
-        total = sum(one.size for one in aged)
+        total, count = sum(one.size for one in aged), len(aged)
         for one in aged:
             free, spare = self._disk()
-            if total + need_bytes <= self.limit_bytes and free - need_bytes >= spare:
+            has_room = total + need_bytes <= self.limit_bytes and free - need_bytes >= spare
+            if has_room and count < MOST_FILES:
                 return
             if one.sha256 not in self._lent or one.sha256 == coming:
                 one.path.unlink(missing_ok=True)
-                total -= one.size
+                total, count = total - one.size, count - 1
                 self.evictions += 1
 
     def _clear_partials(self) -> None:
@@ -154,11 +152,3 @@ class InputStore:
             sha256, _, size = path.name.partition(".")
             if size.isdecimal():
                 yield KeptInput(sha256, int(size), path)
-
-
-def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -159,6 +159,17 @@ async def test_a_damaged_file_is_found_and_fetched_again(tmp_path: Path) -> None
         assert world.centre.fetched == [SHA256] * 2
 
 
+async def test_a_file_that_was_damaged_before_its_host_began_is_never_shown(tmp_path: Path) -> None:
+    directory = tmp_path / "inputs"
+    directory.mkdir()
+    (directory / f"{SHA256}.{len(CONTENT)}").write_bytes(CONTENT.replace(b"c", b"x", 1))
+    async with met(tmp_path) as world:
+        assert await world.fetch()
+
+        assert world.target.read_bytes() == CONTENT
+        assert world.centre.fetched == [SHA256]
+
+
 async def test_a_guest_that_calls_a_sound_file_damaged_costs_no_fetch(tmp_path: Path) -> None:
     async with met(tmp_path) as world:
         world.from_host._take = lambda *_: InputOutcome.DAMAGED
@@ -222,6 +233,7 @@ async def test_a_host_to_which_nothing_comes_is_left_though_it_talks(
 
 async def test_a_guest_that_is_not_there_any_more_is_shown_nothing(tmp_path: Path) -> None:
     async with met(tmp_path) as world:
+        world.from_host._on_message = lambda message: None  # type: ignore[method-assign]
         await deliver(world.road, up(VM, "input"), InputWant(sha256=SHA256))
         await until(lambda: world.shown)
 
@@ -257,4 +269,34 @@ async def test_a_word_on_a_want_that_there_is_not_is_an_offence_and_nothing_else
             world.road, up(VM, "input"), InputTaken(want=InputWant(sha256=SHA256).id, outcome=InputOutcome.READ)
         )
 
+        assert await world.fetch()
+
+
+async def test_a_guest_that_no_longer_waits_ends_the_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest_side, "STALLED_S", 0.2)
+    async with met(tmp_path) as world:
+        given_up = asyncio.Event()
+
+        async def never(*_: object) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+
+        world.inputs._fetches._fetch = never
+
+        assert not await world.fetch()
+        async with asyncio.timeout(30):
+            await given_up.wait()
+
+
+async def test_two_wants_of_one_name_are_one(tmp_path: Path) -> None:
+    """And what is shown for a want of which the guest's agent knows nothing, it gives back at once."""
+    async with met(tmp_path) as world:
+        want = InputWant(sha256=SHA256)
+        for _ in range(2):
+            await deliver(world.road, up(VM, "input"), want)
+
+        await until(lambda: (facts := world.inputs.facts()) is not None and facts.refused == 1)
+        assert len(world.centre.asked) == 1
         assert await world.fetch()

