@@ -18,7 +18,7 @@ from broker.rpc import Journal, Responder, ServerClock, Uplink
 from broker.transfer import Transfers, into_file
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
-from guest_agent import accounts, quota, wall_clock
+from guest_agent import accounts, quota
 from guest_agent.attempt_journal import AttemptJournal
 from guest_agent.cache import InputCache
 from guest_agent.cgroup import SlotGroup, memory_for_jobs, own_groups
@@ -34,6 +34,7 @@ from guest_agent.machine import AGENT_VERSION, boot_id, describe, free_memory_by
 from guest_agent.resources import Resources, Store
 from guest_agent.seed import SeedSource
 from guest_agent.slot_directory import PASS, SlotDirectory
+from guest_agent.wall_clock import WallClock
 from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import Kind, uuid7
@@ -61,7 +62,8 @@ class GuestAgent:
         self._source = source
         self._image = image
         self.identity = Identity(source, state, whereabouts)
-        self._clock = ServerClock()
+        self._clock, self._wall_clock = ServerClock(), WallClock(is_ours=source.is_a_machines)
+        self._wall_clock.on_doubt.append(self._clock.forget)
 
     async def run(self) -> None:
         """Enrol, serve and work until cancelled. VM's broker or centre away: waits, for ever."""
@@ -97,7 +99,7 @@ class GuestAgent:
             store=self._storer,
             timing=msgspec.convert({k: v for k, v in settings.items() if k in Timing.__struct_fields__}, Timing),
             refused=lambda: dict(self._responder.refused + self._transfers.refused),
-            on_time=wall_clock.follow if self._source.is_a_machines else lambda server_time_ms: None,
+            wall_clock=self._wall_clock,
         )
         self._responder = Responder(
             self._connection,
@@ -180,7 +182,7 @@ class GuestAgent:
             group.create_task(self._execs.sweep(), name="detached commands")
 
     def _local_road(self) -> LocalRoad:
-        return LocalRoad(self.identity.seed, self._state, self._journal, self._execs, self._facts)
+        return LocalRoad(self.identity.seed, self._state, self._journal, self._execs, self._facts, self._wall_clock)
 
     def _facts(self) -> GuestFacts:
         holding = self._loop.holding()
@@ -197,6 +199,7 @@ class GuestAgent:
     def _on_up(self) -> None:
         """A link is new: the one-time login may go, the centre learns what we hold, time is asked for again."""
         self._clock.forget()
+        self._wall_clock.doubt()
         self._greeting = asyncio.ensure_future(self._greet())
         self._loop.ask_all()
 

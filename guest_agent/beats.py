@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
 from typing import Never
 
+from broker.backoff import backoff
 from broker.errors import NotDelivered
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent.machine import load
 from guest_agent.requests import Requests
+from guest_agent.wall_clock import WallClock
 from schemas.envelope import Reply
 from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer
 
 log = logging.getLogger(__name__)
 
-#: An answer to a beat that took no longer than this tells the time, seconds.
-FRESH_S = 2.0
+#: Between the first two beats while the wall clock is in doubt, seconds; then more each time, up to what is usual.
+IN_DOUBT_S, MOST_IN_DOUBT_S = 1.0, 60.0
 
 
 class JobBeats:
@@ -33,18 +36,22 @@ class JobBeats:
         holding: Callable[[], list[Holding]],
         stop: Callable[[AttemptRef], None],
         refused: Callable[[], dict[str, int]],
-        on_time: Callable[[int], None],
+        wall_clock: WallClock,
     ) -> None:
-        """``stop`` is called for each attempt that the centre wants ended, ``on_time`` with the centre's time, ms."""
+        """``stop`` is called for each attempt that the centre wants ended."""
         self._uplink, self._requests, self._clock = uplink, requests, clock
         self._holding, self._refused = holding, refused
-        self._stop, self._on_time = stop, on_time
+        self._stop, self._wall_clock = stop, wall_clock
         #: The newest beat, and when it was sent: an answer that took long tells an old time.
         self._newest, self._sent_s = "", 0.0
+        self._soon = asyncio.Event()
+        self._waits = backoff(IN_DOUBT_S, MOST_IN_DOUBT_S)
+        wall_clock.on_doubt.append(self._ask_time)
 
     async def run(self, every_s: float) -> Never:
         """Beat until cancelled. The machine is looked at anew for each."""
         while True:
+            self._soon.clear()
             await self._requests.look_in_thread()
             beat = JobBeat(holding=self._holding(), load=load(), refused=self._refused())
             self._newest, self._sent_s = beat.id, time.monotonic()
@@ -52,13 +59,20 @@ class JobBeats:
                 await self._uplink.say("beat", beat, persistent=False)
             except NotDelivered as error:
                 log.warning("beat not delivered", extra={"why": str(error)})
-            await asyncio.sleep(every_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s if self._wall_clock.is_sure else min(every_s, next(self._waits))):
+                    await self._soon.wait()
+
+    def _ask_time(self) -> None:
+        """Beat now. An answer that is under way was given before we stood still."""
+        self._newest, self._waits = "", backoff(IN_DOUBT_S, MOST_IN_DOUBT_S)
+        self._soon.set()
 
     async def on_answer(self, call: Call, message: JobBeatAnswer) -> Reply | None:
         """Learn the time, and end what the centre wants ended."""
         self._clock.learn(message.server_time_ms)
-        if message.call == self._newest and time.monotonic() - self._sent_s < FRESH_S:
-            self._on_time(message.server_time_ms)
+        if message.call == self._newest:
+            self._wall_clock.follow(message.server_time_ms, time.monotonic() - self._sent_s)
         for ref in message.stop:
             self._stop(ref)
         return None

@@ -24,6 +24,7 @@ from guest_agent.requests import Requests
 from guest_agent.resources import Resources, Store
 from guest_agent.slot import Slot
 from guest_agent.slot_worker import SlotWorker
+from guest_agent.wall_clock import WallClock
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
 from schemas.ids import Kind
@@ -71,7 +72,7 @@ class JobLoop:
         store: Callable[[OutputFile], Store],
         timing: Timing,
         refused: Callable[[], dict[str, int]] = dict,
-        on_time: Callable[[int], None] = lambda server_time_ms: None,
+        wall_clock: WallClock,
     ) -> None:
         self._uplink, self._resources, self._store = uplink, resources, store
         self._timing = timing
@@ -90,6 +91,7 @@ class JobLoop:
                 launcher,
                 self._completions,
                 self._tasks,
+                wall_clock,
             )
             for slot in range(slots)
         ]
@@ -100,7 +102,7 @@ class JobLoop:
             holding=lambda: [attempt.holding() for attempt in self._held.values()],
             stop=self._on_stop_of_beat,
             refused=refused,
-            on_time=on_time,
+            wall_clock=wall_clock,
         )
 
     def handlers(self) -> dict[type[Message], Handler]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from broker.routes import queue_of, up
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
 from guest_agent.execs import Execs
 from guest_agent.seed_port import find_port
+from guest_agent.wall_clock import HostsWord, WallClock
 from schemas.envelope import Message, Reply, ServerTime
 from schemas.ids import Kind, host_of
 from schemas.seed import Seed
@@ -35,10 +37,16 @@ class LocalRoad:
     """See the module. ``run`` until cancelled; a guest whose seed names no road has none, and nothing to do here."""
 
     def __init__(
-        self, seed: Seed, state: Path, journal: Journal, execs: Execs, facts: Callable[[], GuestFacts]
+        self,
+        seed: Seed,
+        state: Path,
+        journal: Journal,
+        execs: Execs,
+        facts: Callable[[], GuestFacts],
+        wall_clock: WallClock,
     ) -> None:
         self._vm, self._facts = seed.vm, facts
-        self._clock = ServerClock()
+        self._clock, self._wall_clock, self._hosts_word = ServerClock(), wall_clock, HostsWord()
         self._listener = Listener(state / seed.road.partition(":")[2])
         connect = self._way(seed.road)
         self._road = None if connect is None else Road(connect, user=seed.vm, peer=host_of(seed.vm) or "host-unknown")
@@ -89,4 +97,8 @@ class LocalRoad:
 
     async def _on_time(self, call: Call, message: ServerTime) -> Reply | None:
         self._clock.learn(message.server_time_ms)
+        stood_s = self._hosts_word.hear(message.server_time_ms, time.monotonic())
+        if stood_s:
+            log.info("this machine stood still", extra={"for_s": round(stood_s, 1)})
+            self._wall_clock.stood_still(stood_s, message.server_time_ms)
         return None

@@ -20,6 +20,7 @@ from guest_agent.errors import NotContained
 from guest_agent.launcher import Launcher
 from guest_agent.requests import Requests
 from guest_agent.slot import PATIENCE_S, TELLING_S, Slot
+from guest_agent.wall_clock import WallClock
 from schemas.jobs import JobCompletion, Phase
 
 log = logging.getLogger(__name__)
@@ -42,15 +43,17 @@ class SlotWorker:
         launcher: Launcher,
         completions: Completions,
         tasks: OwnedTasks,
+        wall_clock: WallClock,
     ) -> None:
         self.slot = slot
         self._container, self._requests = container, requests
         self._launcher, self._completions = launcher, completions
-        self._tasks = tasks
+        self._tasks, self._wall_clock = tasks, wall_clock
         self._come = asyncio.Event()
 
     async def run(self) -> Never:
-        """Run the slot's jobs one by one, once it has its container: what that is, its requests say."""
+        """Run the slot's jobs one by one, once it has its container: what that is, its requests say. A machine that was
+        away begins none before its clock is right."""
         await self._prepare()
         self._requests.look()
         self.slot.is_ready = True
@@ -59,7 +62,9 @@ class SlotWorker:
             while not self.slot.at_hand:
                 self._come.clear()
                 await self._come.wait()
-            await self._work_off(self.slot.at_hand.popleft())
+            await self._wall_clock.wait_sure()
+            if self.slot.at_hand:
+                await self._work_off(self.slot.at_hand.popleft())
 
     def take(self, attempt: Attempt) -> None:
         """Take an assignment in; what would wait for too long is given back."""

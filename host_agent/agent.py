@@ -82,7 +82,7 @@ class HostAgent:
         self._statuses.on_late = self._beats.soon
         self._statuses.missing.on_back = self._on_act
         self._guests = Guests(hypervisor, self._me, self._beats.soon)
-        self._statuses.guest = self._guests.facts
+        self._statuses.guest, self._control.on_wake = self._guests.facts, self._guests.back
         self._front = Front(directory, self._me, self._guests)
 
     async def run(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -57,6 +57,8 @@ class VmControl:
         self._operations.on_long = lambda vm: self.on_change(vm)
         statuses.act = self.act_on
         self.on_change: Callable[[str], None] = lambda vm: None
+        #: Awaited before a VM is told to run whose guest goes on with clocks that stood still.
+        self.on_wake: Callable[[str], Awaitable[None]] = _nothing
 
     async def settle(self) -> None:
         """After the driver was opened: set aside the VMs that nobody knows, tell which are missing, and forget those
@@ -136,6 +138,8 @@ class VmControl:
         status = await self._statuses.one(vm)
         if status.state in row.wish_in:
             self._registry.wish(vm, row.wish_in[status.state])
+        if state in row.wakes_from and status.state is VmState.RUNNING:
+            await self.on_wake(vm)
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": str(status.state)})
         return msgspec.structs.replace(status, act=None)  # this one has ended
 
@@ -231,3 +235,7 @@ class VmControl:
             await row.check(self._hypervisor, order)
         seed = await self._seeding.next_seed(order.vm) if row.raises_generation else b""
         await row.do(self._hypervisor, order._replace(seed=seed))
+
+
+async def _nothing(vm: str) -> None:
+    return None

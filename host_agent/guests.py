@@ -37,6 +37,8 @@ LOOK_S = 2.0
 PATIENCE_S = 5.0
 #: How long a guest may take to acknowledge it, seconds: together less than who asked waits for a broker.
 TAKE_S = 3.0
+#: How long the guest of a VM that goes on may take to hear the time, seconds: there may be no agent of ours in it.
+BACK_S = 4.0
 #: What guests say of themselves makes the host tell the centre so often at most, seconds.
 CHANGE_S = 5.0
 #: A guest that reports on itself more often than this offends, seconds.
@@ -100,6 +102,35 @@ class Guests:
         """Give what a VM's agent has said of itself of late; None where it has not."""
         guest = self._guests.get(vm)
         return guest.facts if guest and guest.road.is_up and time.monotonic() - guest.at < WORD_S else None
+
+    async def back(self, vm: str) -> None:
+        """A VM goes on that stood still: tell its guest the time before anybody hears that it runs. Waits for a
+        moment only: there may be no agent of ours in it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BACK_S):
+                guest = self._guests.get(vm)
+                if guest is None or not guest.road.is_up:
+                    guest = await self._anew(vm)
+                if guest is not None:
+                    await self._tell_time_now(vm, guest)
+
+    async def _anew(self, vm: str) -> _Guest | None:
+        """Have a road to a VM that is another process now, or that had none while it stood still."""
+        if vm in self._guests:
+            await self._guests.pop(vm).road.close()
+        await self._begin(vm)
+        guest = self._guests.get(vm)
+        if guest is not None:
+            await guest.road.wait_up()
+        return guest
+
+    async def _tell_time_now(self, vm: str, guest: _Guest) -> None:
+        """Tell a guest what time it is now, and wait until it has heard: what is under way was said before."""
+        if guest.time_told is not None:
+            await asyncio.wait([guest.time_told])
+        self._tell_time(vm, guest)
+        if guest.time_told is not None:
+            await asyncio.wait([guest.time_told])
 
     async def pass_on(self, vm: str, said: Say) -> None:
         """Say something to a guest, and wait until its agent has it; for a moment also until it is there at all. Raises

@@ -87,6 +87,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     wishes_at_once: bool = True
     #: What it shall be where the verb may end in several states, by the state in which it has.
     wish_in: dict[VmState, Wish] = {}
+    #: States from which the guest goes on with clocks that stood still.
+    wakes_from: frozenset[VmState] = frozenset()
     #: The verb raises the boot generation: the guest that comes up is a new one, or an old one moved in time.
     raises_generation: bool = False
     #: The VM takes cpus and memory of its host from then on: refused where the host's limits leave none.
@@ -135,6 +137,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         goal=_S.RUNNING,
         done_in=frozenset({_S.RUNNING}),
         wish=Wish.RUNNING,
+        wakes_from=frozenset({_S.SAVED}),
         raises_generation=True,
         takes_room=True,
         interruptible=True,
@@ -169,6 +172,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         goal=_S.RUNNING,
         done_in=frozenset({_S.RUNNING}),
         wish=Wish.RUNNING,
+        wakes_from=frozenset({_S.PAUSED, _S.STUCK}),
         interruptible=True,
     ),
     Verb.RESET: Transition(
@@ -226,6 +230,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
         through=_S.SAVING,
         done_in=frozenset(),
+        wakes_from=frozenset({_S.RUNNING}),
         interruptible=True,
     ),
     Verb.RESTORE_SNAPSHOT: Transition(
@@ -239,6 +244,7 @@ TRANSITIONS: dict[Verb, Transition] = {
         goal=_S.RUNNING,
         done_in=frozenset(),
         wish_in={_S.RUNNING: Wish.RUNNING, _S.PAUSED: Wish.PAUSED},
+        wakes_from=_DOWN | {_S.SAVED, _S.RUNNING, _S.PAUSED, _S.STUCK},
         raises_generation=True,
         interruptible=True,
     ),

@@ -91,7 +91,7 @@ class Snapshots(Protocol):
         """Bring a VM, in whatever state, back to a snapshot, with ``seed`` as the newest word to the guest.
 
         Post-condition: in the state in which it was taken; a saved state is gone. After a failure, and when cancelled:
-        the snapshot is kept, and a VM that had a process is aborted, one that had none as it was or aborted.
+        the snapshot is kept, no process is left; a VM that had one is aborted, one that had none as it was or off.
         """
 
     async def delete(self, vm: str, name: str) -> None:

@@ -25,6 +25,7 @@ from broker.transfer.sending import digest_file
 from guest_agent.execs import Execs
 from guest_agent.files import ConsoleFiles
 from guest_agent.job_loop import JobLoop, Timing
+from guest_agent.wall_clock import WallClock
 from schemas.envelope import Done, Message, Reply
 from schemas.execs import ExecRun, Stream
 from schemas.files import FileGet, FileOffer, GuestFile
@@ -245,6 +246,7 @@ async def test_a_job_is_asked_for_run_and_answered_for(centre: Ends, tmp_path: P
         clock=ServerClock(),
         store=lambda output: guest.store,
         timing=Timing(),
+        wall_clock=WallClock(is_ours=False),
     )
     async with serving(centre, tmp_path, loop.handlers()):
         working = asyncio.create_task(loop.run())

@@ -158,6 +158,32 @@ def test_a_vm_saved_under_a_job_goes_on_with_it(client: Client) -> None:
     assert [(row.state, row.attempt) for row in rows] == [(JobState.DONE, 1)]
 
 
+def test_a_vm_thrown_back_to_a_snapshot_under_a_job_goes_on_with_it_and_its_clock_is_right(client: Client) -> None:
+    submit(client, "thrown-back")
+    until(lambda: state_of(client, "thrown-back") == "running", "the job runs", 60)
+    client.execs.run(VM, ["sh", "-c", "echo then | tee /root/mark /run/mark; sync"])
+    client.vms.take_snapshot(VM, "then")
+    client.execs.run(VM, ["sh", "-c", "echo now | tee /root/mark /run/mark"])
+    with pytest.raises(RemoteError, match="the VM has none of that name; name one of then") as caught:
+        client.vms.restore_snapshot(VM, "gone")
+
+    generation = vm_of(client).status.generation
+    client.vms.poweroff(VM)
+    client.vms.restore_snapshot(VM, "then")
+    until(lambda: vm_of(client).agent_ready and vm_of(client).status.state == "running", "the agent is ready", 90)
+    before, told, after = _now_ms() / 1000, float(output_of(client, "date", "+%s.%N")), _now_ms() / 1000
+    marks = output_of(client, "cat", "/root/mark", "/run/mark")
+    open_gate(client)
+    rows = client.jobs.wait("thrown-back", timeout_s=90)
+    client.vms.delete_snapshot(VM, "then")
+
+    assert caught.value.code == ErrorCode.NOT_FOUND
+    assert before - 1 < told < after + 1
+    assert marks == b"then\nthen\n"
+    assert [(row.state, row.attempt) for row in rows] == [(JobState.DONE, 1)]
+    assert (vm_of(client).status.generation, client.vms.snapshots(VM)) == (generation + 1, [])
+
+
 def test_a_guests_clock_that_is_slow_is_set_by_the_centres(client: Client) -> None:
     client.execs.run(VM, ["date", "-s", "@1000000000"])
 

@@ -18,6 +18,7 @@ from broker.rpc import Call, Journal, ServerClock, Uplink
 from guest_agent import leftovers
 from guest_agent.attempt_journal import AttemptJournal, Conclusion
 from guest_agent.job_loop import JobLoop, Timing
+from guest_agent.wall_clock import WallClock
 from schemas.codec import encode
 from schemas.description import Output
 from schemas.envelope import Message, Reply
@@ -85,6 +86,7 @@ class Agent:
             clock=ServerClock(),
             store=lambda output: self.at.store,
             timing=Timing(),
+            wall_clock=WallClock(is_ours=False),
         )
 
     def is_written(self, message: JobCompletion) -> bool:

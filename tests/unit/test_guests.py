@@ -140,6 +140,45 @@ async def test_a_guest_that_takes_no_word_on_the_time_is_not_sent_one_more_each_
         assert all(isinstance(decode(one.body), ServerTime) for one in came)
 
 
+async def test_a_vm_that_goes_on_hears_what_time_it_is_now_before_it_is_told_to_run(tmp_path: Path) -> None:
+    async with met(tmp_path) as world:
+        came: list[Delivery] = []
+
+        def take(delivery: Delivery) -> None:
+            came.append(delivery)
+            delivery.ack()
+
+        await world.guest.consume(queue_of(VM), take)
+        before_ms = time.time() * 1000
+
+        await world.guests.back(VM)
+
+        word = decode(came[-1].body)
+        assert isinstance(word, ServerTime)
+        assert word.server_time_ms >= before_ms - 1
+
+
+async def test_a_vm_that_is_another_process_now_is_met_anew(tmp_path: Path) -> None:
+    async with met(tmp_path) as world:
+        await world.guest.consume(queue_of(VM), lambda delivery: delivery.ack())
+        await world.guests.look(())
+
+        await world.guests.back(VM)
+
+        assert world.guest.is_up
+        assert world.guest.links >= 2
+
+
+async def test_a_vm_without_an_agent_of_ours_is_not_waited_for_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guests_module, "BACK_S", 0.2)
+    guests = Guests(OneRoad(tmp_path / "nobody.sock"), HOST, lambda: None)
+    async with asyncio.timeout(15):
+        await guests.back(VM)
+        await guests.close()
+
+
 async def test_what_is_passed_on_to_a_guest_that_says_nothing_is_given_up_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +16,12 @@ from broker.memory import MemoryCarrier
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent import slot_worker
 from guest_agent.job_loop import JobLoop, Timing
+from guest_agent.wall_clock import WallClock
 from schemas.envelope import Message, Reply
 from schemas.jobs import (
     JobAssign,
     JobBeat,
+    JobBeatAnswer,
     JobCompletion,
     JobCompletionAnswer,
     JobRequest,
@@ -44,6 +48,7 @@ class Up(Uplink):
     def __init__(self) -> None:
         super().__init__(MemoryCarrier("vm-a"), lambda: 1)
         self.beats = 0
+        self.last_beat = ""
         self.requests: list[JobRequest] = []
         self.withdrawn: list[int] = []
         self.completions: list[JobCompletion] = []
@@ -53,7 +58,7 @@ class Up(Uplink):
         if isinstance(message, JobRequest):
             self.requests.append(message)
         elif isinstance(message, JobBeat):
-            self.beats += 1
+            self.beats, self.last_beat = self.beats + 1, message.id
         elif isinstance(message, JobWithdraw):
             self.withdrawn += message.slots
         elif isinstance(message, JobCompletion):
@@ -72,7 +77,7 @@ class Up(Uplink):
 class Guest:
     """A guest of one slot, and what it is told."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, wall_clock: WallClock | None = None) -> None:
         self.up = Up()
         self.at = guests.Guest(directory)
         self.journal = self.at.journal
@@ -84,6 +89,7 @@ class Guest:
             clock=ServerClock(),
             store=lambda output: self.at.store,
             timing=Timing(),
+            wall_clock=wall_clock or WallClock(is_ours=False),
         )
 
     async def assign(self, number: int, *command: str, slot: int = 0, **fields: Any) -> str:
@@ -95,8 +101,8 @@ class Guest:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Guest]:
-    guest = Guest(directory)
+async def running(directory: Path, wall_clock: WallClock | None = None) -> AsyncIterator[Guest]:
+    guest = Guest(directory, wall_clock)
     task = asyncio.create_task(guest.loop.run())
     try:
         yield guest
@@ -116,6 +122,45 @@ async def test_short_jobs_run_in_their_order_and_their_slot_asks_for_more_each_t
         assert set(guest.up.ended().values()) == {Outcome.DONE}
         assert len(guest.loop._workers[0].slot.asked) > 1
         await until(lambda: guest.loop.holding() == [] and len(guest.journal.ended) == 5)
+
+
+async def test_a_machine_that_was_away_asks_the_time_at_once_and_begins_no_job_before_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(time, "clock_settime", lambda clock, to_s: None)
+    clock = WallClock()
+    clock.follow(int(time.time() * 1000), 0.0)
+    async with running(tmp_path, clock) as guest:
+        await until(lambda: guest.up.beats == 1)
+        before = guest.up.last_beat
+        clock.doubt()
+        await guest.assign(1, "true")
+        late = JobBeatAnswer(call=before, server_time_ms=1)
+        await guest.loop.handlers()[JobBeatAnswer].run(*order(late))
+        await until(lambda: guest.up.beats > 1)
+        waits = guest.up.completions == [] and len(guest.loop.holding()) == 1
+
+        answer = JobBeatAnswer(call=guest.up.last_beat, server_time_ms=int(time.time() * 1000))
+        await guest.loop.handlers()[JobBeatAnswer].run(*order(answer))
+        await until(lambda: guest.up.completions)
+
+        assert waits
+        assert guest.up.ended() == {"site-a/j.1": Outcome.DONE}
+
+
+async def test_a_job_that_is_stopped_while_the_clock_is_in_doubt_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    clock = WallClock()
+    async with running(tmp_path, clock) as guest:
+        await guest.assign(1, "touch", str(tmp_path / "begun"))
+        await guest.loop.stop(*order(JobStop(job="site-a/j.1", attempt=1, reason="cancelled")))
+        await until(lambda: guest.up.completions)
+
+        assert guest.up.ended() == {"site-a/j.1": Outcome.CANCELLED}
+        assert not (tmp_path / "begun").exists()
 
 
 async def test_a_completion_waits_for_company_only_while_its_slot_has_more_to_do(tmp_path: Path) -> None:

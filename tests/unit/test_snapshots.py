@@ -70,6 +70,23 @@ async def test_a_restored_vm_is_a_new_generation_from_whatever_state(tmp_path: P
     assert host.registry.get(vm).wish is Wish.RUNNING
 
 
+async def test_a_guest_whose_clocks_stood_still_is_told_so_before_its_vm_is_said_to_run(tmp_path: Path) -> None:
+    host = await Host(tmp_path).open()
+    vm = await host.vm()
+    woken: list[str] = []
+    verbs = [Verb.START, Verb.TAKE_SNAPSHOT, Verb.PAUSE, Verb.RESUME, Verb.RESUME, Verb.RESET, Verb.RESTORE_SNAPSHOT]
+    verbs += [Verb.SAVESTATE, Verb.START, Verb.POWEROFF, Verb.START]
+
+    async def wake(vm: str) -> None:
+        woken.append(verb)
+
+    host.control.on_wake = wake
+    for verb in verbs:
+        await host.control.act(verb, vm, A)
+
+    assert woken == [Verb.TAKE_SNAPSHOT, Verb.RESUME, Verb.RESTORE_SNAPSHOT, Verb.START]
+
+
 async def test_a_vm_is_restored_to_the_pause_in_which_it_was_and_shall_stay_so(tmp_path: Path) -> None:
     host, vm = await started(tmp_path)
     await host.control.act(Verb.PAUSE, vm)

@@ -69,10 +69,8 @@ async def clean_live(machine: QemuMachine) -> None:
     Raises HypervisorError, OSError; what is left then is found the next time.
     """
     records = SnapshotRecords(machine.home)
-    voids = records.voids()
-    if voids:
-        await _end_jobs(machine)
-    for snapshot in voids:
+    for snapshot in records.voids():
+        await _end_jobs(machine, snapshot)
         if _node(snapshot) in await _nodes(machine):
             await _part(machine, snapshot)
         records.drop_memory(snapshot)
@@ -144,9 +142,10 @@ async def _jobs(machine: QemuMachine) -> list[dict[str, Any]]:
     return [one for one in found if str(one["id"]).startswith(_JOB)]
 
 
-async def _end_jobs(machine: QemuMachine) -> None:
+async def _end_jobs(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
     for job in await _jobs(machine):
-        await _wait(machine, job["id"])
+        if job["id"].endswith(snapshot.tag):
+            await _wait(machine, job["id"])
 
 
 def _failure(machine: QemuMachine, kind: str, why: str) -> HypervisorError:

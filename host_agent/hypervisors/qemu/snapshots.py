@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from broker import reserve
+from broker import durable, reserve
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
@@ -56,7 +56,8 @@ class QemuSnapshots:
         with naming_disk(f"cannot take snapshot {name} of {vm}"), life.verb(VmState.SAVING) as machine:
             snapshot = await self._begin(machine, vm, name)
             try:
-                reserve.demand(records.home, self._most_bytes(vm))
+                with durable.naming(records.home):
+                    reserve.demand(records.home, self._most_bytes(vm))
                 records.begin(snapshot)
                 await save(machine, snapshot)
                 await finished(asyncio.to_thread(records.complete, snapshot))
