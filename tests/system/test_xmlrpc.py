@@ -208,6 +208,7 @@ def test_measurements_have_the_collectors_shape(proxy: ServerProxy) -> None:
     rows = answer(proxy.getPerformanceData, "worker-1")
 
     assert all(row["object"] == "worker-1" and row["values"] for row in rows)
+    assert next(row["values"][0] for row in rows if row["name"] == "CPU/Time") > 0
     assert {row["name"] for row in answer(proxy.getStats, "worker-1", "RAM/*")} == {
         row["name"] for row in rows if row["name"].startswith("RAM/")
     }

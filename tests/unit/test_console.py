@@ -72,6 +72,8 @@ def test_every_command_of_the_specification_is_there() -> None:
     }
     wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")} | {("site", "add"), ("site", "delete")}
 
+    wanted |= {("xmlrpc",)}
+
     assert set(COMMANDS) == wanted
 
 
