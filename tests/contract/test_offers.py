@@ -12,7 +12,7 @@ from typing import Any, cast
 from docs.generate import NOT_OFFERED, OFFERED
 from host_agent.errors import Unsupported
 from host_agent.questions import PORTS, VmQuestions
-from host_agent.verbs import TRANSITIONS
+from host_agent.verbs import TRANSITIONS, More
 from host_agent.vm import Verb
 from schemas.looks import ScreenPart, VmLog, VmScreenshot, VmStats
 from tests.contract.conftest import Rig
@@ -22,8 +22,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "vms.md"
 QUESTIONS = {"stats": VmStats, "screenshot": VmScreenshot, "log": VmLog}
 #: In an order in which each is legal; made and adopted it is before.
 LIFE = (
-    Verb.START, Verb.PAUSE, Verb.RESUME, Verb.SAVESTATE, Verb.DISCARD, Verb.START, Verb.RESET, Verb.STOP, Verb.START,
-    Verb.POWEROFF,
+    Verb.START, Verb.TAKE_SNAPSHOT, Verb.RESTORE_SNAPSHOT, Verb.DELETE_SNAPSHOT, Verb.PAUSE, Verb.RESUME, Verb.SAVESTATE,
+    Verb.DISCARD, Verb.START, Verb.RESET, Verb.STOP, Verb.START, Verb.POWEROFF,
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ async def test_each_driver_does_what_the_page_says_and_refuses_the_rest(rig: Rig
 
     for verb in LIFE:
         # Where there are no saved states the VM runs on: none is to be discarded, and its start has nothing to do.
-        seen[verb] = await outcome(host.control.act(verb, "vm-a", timeout_s=rig.stop_timeout_s))
+        seen[verb] = await outcome(host.control.act(verb, "vm-a", More(rig.stop_timeout_s, "before")))
         if verb is Verb.RESET:
             for word, kind in QUESTIONS.items():
                 question = kind(vm="vm-a")
