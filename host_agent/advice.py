@@ -11,9 +11,13 @@ from host_agent.vm import Verb
 
 def command(verb: Verb, vm: str) -> str:
     """Give the command for a verb on one VM."""
-    return f"`volcloud vm {verb} {vm}`"
+    return _typed(str(verb), vm)
 
 
 def snapshot_command(word: str, vm: str, name: str) -> str:
     """Give the command for a snapshot of one VM; ``word`` is take, restore or delete."""
-    return f"`volcloud vm snapshot {word} {vm} {name}`"
+    return _typed("snapshot", word, vm, name)
+
+
+def _typed(*words: str) -> str:
+    return f"`volcloud vm {' '.join(words)}`"
