@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -59,7 +60,7 @@ class ConsoleTrees:
 
     async def give(self, sender: str, get: FileGet, file: GuestFile) -> None:
         """Send a tree."""
-        source = await asyncio.to_thread(self._source, file)
+        source = await TreeSource.reading(file.path, await asyncio.to_thread(self._opener, file))
         tree = GuestTree(path=file.path, manifest=source.manifest.length)
         offer = FileOffer(id=get.id, file=tree, size=source.manifest.size, sha256=source.sha256)
         await self._transfers.send(source, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
@@ -76,11 +77,11 @@ class ConsoleTrees:
             async with asyncio.timeout(_ENDS_S):
                 await earlier.has_ended.wait()
 
-    def _source(self, file: GuestFile) -> TreeSource:
+    def _opener(self, file: GuestFile) -> Callable[[], int]:
         root = self._area.resolve()
         path = root if _is_area(file.path) else below(self._area, file.path)
         parts = path.relative_to(root).parts
-        return TreeSource(file.path, lambda: _open_way(root, parts, make=False))
+        return lambda: _open_way(root, parts, make=False)
 
     def _place(self, sender: str, tree: GuestTree) -> TreePlace:
         """Give the place that is meant, as ``cp -r`` understands it: what is sent to a directory goes into it."""

@@ -20,7 +20,7 @@ MAX_CHUNK_BYTES = 256 * 1024
 MAX_WINDOW_BYTES = 1 << 20
 
 #: Longest manifest of a tree, bytes.
-MAX_MANIFEST_BYTES = 64 << 20
+MAX_MANIFEST_BYTES = 32 << 20
 #: Parts of one grant that need not be sent, at most.
 MAX_GAPS = 500
 

@@ -71,6 +71,9 @@ class Inbound(Struct, kw_only=True):
     #: As far as may be granted; None = to the end.
     bound: int | None = None
 
+    #: Bytes that were taken.
+    received: int = 0
+
     @property
     def is_whole(self) -> bool:
         """Everything has been taken."""
@@ -102,6 +105,7 @@ class Inbound(Struct, kw_only=True):
             return False
         self.taken = self.gaps.skip(self.taken + len(chunk.data))
         self.owed = max(0, self.owed - len(chunk.data))
+        self.received += len(chunk.data)
         return True
 
     def is_late(self, chunk: FileChunk) -> bool:

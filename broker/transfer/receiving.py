@@ -130,6 +130,11 @@ class Receiving:
         return self._landing
 
     @property
+    def received_bytes(self) -> int:
+        """What has come of it here: less than all of it where an earlier receiver had some."""
+        return self._core.received
+
+    @property
     def _written(self) -> int:
         return 0 if self._landing is None else self._landing.written
 

@@ -245,7 +245,7 @@ class Transfers:
         entry.end = receiving
         try:
             await receiving.run()
-            self.received_bytes += offer.size
+            self.received_bytes += receiving.received_bytes
         finally:
             self._open.pop(offer.id, None)
 

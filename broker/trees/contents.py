@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from schemas.trees import MAX_EXTENTS_OF_FILE, Extent, TreeFile
 
@@ -23,14 +23,14 @@ def extents_of(file: int) -> tuple[int, tuple[Extent, ...]]:
     return found.st_size, tuple(_joined(_data_of(file, found.st_size), found.st_size))
 
 
-def digest_of(file: int, extents: Iterable[Extent]) -> bytes | None:
-    """Give the SHA-256 of parts of a file; None where it ends before them."""
+def digest_of(file: int, extents: Iterable[Extent], is_wanted: Callable[[], bool] = lambda: True) -> bytes | None:
+    """Give the SHA-256 of parts of a file; None where it ends before them, or nobody wants it any more."""
     digest = hashlib.sha256()
     for start, length in extents:
         end = start + length
         while start < end:
             block = os.pread(file, min(_BLOCK_BYTES, end - start), start)
-            if not block:
+            if not block or not is_wanted():
                 return None
             digest.update(block)
             start += len(block)

@@ -108,7 +108,7 @@ class TreeLanding:
         placing.finish(frozenset(filling.changed))
         self._held.settle()
         self._held.remove()
-        placing.date(0)
+        placing.dress(0)
         if filling.changed:
             self._tell_changed(filling.changed)
 

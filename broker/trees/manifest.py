@@ -21,6 +21,7 @@ from schemas.trees import (
     TreeDirectory,
     TreeEntry,
     TreeFile,
+    TreeLink,
     TreeSkipped,
     decode_pages,
     encode_manifest,
@@ -119,6 +120,8 @@ def _entries(pages: Iterable[list[TreeEntry]]) -> list[TreeEntry]:
         entries += page
         extents += sum(len(entry.extents) for entry in page if isinstance(entry, TreeFile))
         check_many(len(entries), extents)
+    if sum(entry.length for entry in entries if isinstance(entry, TreeFile)) >= 1 << 62:
+        raise _bad("its files are together longer than any disk")
     return entries
 
 
@@ -143,6 +146,8 @@ def _check_tree(entries: list[TreeEntry]) -> None:
                 raise _bad(f"its directories are more than {MAX_DEPTH} within each other")
         elif isinstance(entry, TreeFile):
             _check_extents(entry, index)
+        elif isinstance(entry, TreeLink) and b"\0" in entry.target:
+            raise _bad(f"entry {index}, {told_path(name)!r}, is a link to a path that no path can be")
 
 
 def _check_extents(entry: TreeFile, index: int) -> None:

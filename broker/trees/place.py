@@ -66,6 +66,11 @@ class HeldPlace:
         """Say whether there is no such directory yet."""
         return self._is_new
 
+    @property
+    def is_named(self) -> bool:
+        """Say whether it is a directory of the sender's, and not the one that everything is in."""
+        return self._place.name != b"."
+
     def open_root(self) -> int:
         """Open what files come into: the directory itself, or what is to be it."""
         if not self._is_new:

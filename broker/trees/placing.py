@@ -102,19 +102,22 @@ class Placing:
         """
         self.flush()
         self._check_all(left_out)
-        for index in range(len(self._manifest.entries) - 1, -1, -1):
-            entry = self._manifest.entries[index]
-            if isinstance(entry, TreeDirectory):
-                with self.naming(index):
-                    self.date(index)
-                    os.fchmod(self._held.directory(index), entry.mode)
+        for index in range(len(self._manifest.entries) - 1, 0, -1):
+            if isinstance(self._manifest.entries[index], TreeDirectory):
+                self.dress(index)
         self._place.sync()
 
-    def date(self, index: int) -> None:
-        """Give a directory its time: what is made or removed in it afterwards changes that."""
+    def dress(self, index: int) -> None:
+        """Give a directory its mode and time, as far as it is ours; the root last: what is made, removed or renamed
+        changes its time, and may need rights that its mode has not."""
         entry = self._manifest.entries[index]
-        if isinstance(entry, TreeDirectory):
-            os.utime(self._held.directory(index), ns=(entry.mtime_ns, entry.mtime_ns))
+        if isinstance(entry, TreeDirectory) and (index or self._place.is_named):
+            with contextlib.suppress(PermissionError), self.naming(index):
+                directory = self._held.directory(index)
+                os.utime(directory, ns=(entry.mtime_ns, entry.mtime_ns))
+                os.fchmod(directory, entry.mode)
+                if not index:
+                    os.fsync(directory)
 
     def close(self) -> None:
         """Let go. Idempotent."""

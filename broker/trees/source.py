@@ -6,6 +6,7 @@ length; the receiver finds that its SHA-256 is not the manifest's, and takes the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -13,10 +14,12 @@ import stat
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+from broker.errors import TransferFailed
 from broker.trees.contents import digest_of, extents_of
 from broker.trees.held import HeldTree, look_at, open_regular_at
 from broker.trees.manifest import check_many, make_manifest, path_of
 from schemas.codec import clip
+from schemas.errors import ErrorCode
 from schemas.trees import (
     MAX_ENTRIES,
     MODE_BITS,
@@ -37,15 +40,26 @@ _KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block de
 class TreeSource:
     """See the module, and ``broker.transfer.source.Source``."""
 
-    def __init__(self, name: str, open_root: Callable[[], int]) -> None:
-        """``open_root`` gives the root's descriptor, which is ours then."""
+    def __init__(self, name: str, open_root: Callable[[], int], is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Read a tree. ``open_root`` gives the root's descriptor, which is ours then. Raises as ``read_tree`` does, and
+        TransferFailed soon after ``is_wanted`` has said no."""
         self._name, self._open_root = name, open_root
         #: Small files, by their places: to open each twice would take longest of all.
         self._kept: dict[int, bytes] = {}
-        self.manifest, self.body = make_manifest(read_tree(open_root(), self._kept))
+        self.manifest, self.body = make_manifest(read_tree(open_root(), self._kept, is_wanted))
         self._held: HeldTree | None = None
         #: The file that was read from last.
         self._at, self._file = -1, -1
+
+    @classmethod
+    async def reading(cls, name: str, open_root: Callable[[], int]) -> TreeSource:
+        """Read a tree in a thread, which ends soon after this is cancelled."""
+        is_cancelled = False
+        try:
+            return await asyncio.to_thread(cls, name, open_root, lambda: not is_cancelled)
+        except asyncio.CancelledError:
+            is_cancelled = True
+            raise
 
     @property
     def name(self) -> str:
@@ -104,7 +118,7 @@ class TreeSource:
         self._at, self._file = -1, -1
 
 
-def read_tree(root: int, kept: dict[int, bytes]) -> list[TreeEntry]:
+def read_tree(root: int, kept: dict[int, bytes], is_wanted: Callable[[], bool] = lambda: True) -> list[TreeEntry]:
     """List what is below a directory, each file read for its SHA-256; ``root`` is closed, and small files are put in
     ``kept``, by their places. What goes meanwhile is not in it.
 
@@ -114,7 +128,7 @@ def read_tree(root: int, kept: dict[int, bytes]) -> list[TreeEntry]:
         found = os.fstat(root)
         mode = stat.S_IMODE(found.st_mode) & MODE_BITS
         entries.append(TreeDirectory(parent=-1, name=b"", mode=mode, mtime_ns=found.st_mtime_ns))
-        reader = _Reader(held, entries, kept)
+        reader = _Reader(held, entries, kept, is_wanted)
         pending = [0]
         while pending:
             pending += reversed(reader.read(pending.pop()))
@@ -122,8 +136,10 @@ def read_tree(root: int, kept: dict[int, bytes]) -> list[TreeEntry]:
 
 
 class _Reader:
-    def __init__(self, held: HeldTree, entries: list[TreeEntry], kept: dict[int, bytes]) -> None:
-        self._held, self._entries, self._kept = held, entries, kept
+    def __init__(
+        self, held: HeldTree, entries: list[TreeEntry], kept: dict[int, bytes], is_wanted: Callable[[], bool]
+    ) -> None:
+        self._held, self._entries, self._kept, self._is_wanted = held, entries, kept, is_wanted
         self._kept_bytes = 0
         #: The first name of each file that has several.
         self._names: dict[tuple[int, int], int] = {}
@@ -139,6 +155,8 @@ class _Reader:
                 self._entries.append(entry)
                 self._extents += len(entry.extents) if isinstance(entry, TreeFile) else 0
             check_many(len(self._entries), self._extents)
+            if not self._is_wanted():
+                raise TransferFailed(ErrorCode.INTERRUPTED, "nobody waits for it any more")
         return [n for n in range(first, len(self._entries)) if isinstance(self._entries[n], TreeDirectory)]
 
     def _names_in(self, parent: int) -> list[tuple[bytes, bool]]:
@@ -189,7 +207,7 @@ class _Reader:
         if found.st_size > _SMALL_BYTES or self._kept_bytes > _MOST_KEPT_BYTES:
             size, extents = extents_of(file)
             # One that has become shorter is a file of no bytes that anybody has: the receiver will say that it changed.
-            return size, extents, digest_of(file, extents) or bytes(32)
+            return size, extents, digest_of(file, extents, self._is_wanted) or bytes(32)
         data = os.pread(file, _SMALL_BYTES, 0)
         self._kept[len(self._entries)] = data
         self._kept_bytes += len(data)

@@ -183,6 +183,7 @@ async def test_a_tree_goes_where_cp_would_have_it(
 @pytest.mark.parametrize(
     ("path", "own_name", "why"),
     [
+        ("a\0b", b"own", "must be a relative path below the file area"),
         ("../x", b"own", "must be a relative path below the file area"),
         ("out", b"own", "must be a relative path below the file area"),
         ("there", b"..", "must be a relative path|one part of a path is allowed"),

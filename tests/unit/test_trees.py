@@ -13,11 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.errors import PartialTaken, TransferFailed
+from broker.memory import MemoryCarrier
+from broker.transfer import Transfers
 from broker.transfer.leftovers import remove_left_behind
-from broker.trees import into_tree
+from broker.trees import TreeSource, into_tree
 from broker.trees.contents import digest_of, extents_of, is_content
 from schemas.trees import TreeFile
-from tests.unit.trees import disk_of, feed, make_tree, move, offer_of, place_in, read_of, seen
+from tests.unit.trees import disk_of, feed, make_tree, move, offer_of, opener, place_in, read_of, seen
+from volcloud.client.trees import TreePull
+from volcloud.client.watched_transfers import WatchedTransfers
 
 MIB = 1 << 20
 
@@ -242,3 +246,32 @@ def test_what_another_tree_has_left_in_the_same_place_is_no_part_of_a_new_one(tm
     move(read_of(source), place_in(tmp_path))
 
     assert seen(tmp_path / "target") == seen(source)
+
+
+def test_a_tree_that_nobody_waits_for_any_more_is_read_no_further(tmp_path: Path) -> None:
+    source = make_tree(tmp_path / "source")
+    asked = 0
+
+    def is_wanted() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked < 3
+
+    with pytest.raises(TransferFailed, match="nobody waits for it"):
+        TreeSource("source", opener(source), is_wanted)
+
+    assert asked == 3
+
+
+def test_what_another_program_keeps_hidden_beside_a_target_is_not_ours_to_remove(tmp_path: Path) -> None:
+    theirs = tmp_path / f".target.{'0' * 16}.tree"
+    theirs.mkdir()
+    os.utime(theirs, (0, 0))
+    source = read_of(make_tree(tmp_path / "source"))
+    pull = TreePull(WatchedTransfers(Transfers(MemoryCarrier("console-a"))), "vm-a", "x", tmp_path / "target", None)
+    pull._target = tmp_path / "target"
+
+    landing = pull._tree(offer_of(source))(source.manifest.size)
+
+    assert theirs.is_dir()
+    landing.discard()

@@ -64,6 +64,11 @@ REFUSED: dict[str, list[TreeEntry]] = {
     "a file below itself": [ROOT, directory(1, b"x")],
     "a name twice": [ROOT, file(0, b"x"), file(0, b"x")],
     "a link and a directory": [ROOT, link(0, b"x", b"/etc"), directory(0, b"x"), file(2, b"y")],
+    "a link to what no path is": [ROOT, link(0, b"l", b"a\0b")],
+    "more bytes than any disk has": [
+        ROOT,
+        *(file(0, b"%d" % n, size=1 << 61, extents=((0, 1 << 61),)) for n in range(5)),
+    ],
     "bytes beyond its size": [ROOT, file(0, b"x", b"data", size=3)],
     "bytes twice": [ROOT, file(0, b"x", size=9, extents=((0, 5), (4, 2)))],
     "more directories within each other": [ROOT, *(directory(n, b"d") for n in range(201))],
@@ -79,7 +84,7 @@ def test_a_manifest_that_is_no_tree_is_refused_and_leaves_nothing(
     if is_there:
         (tmp_path / "to" / "target").mkdir()
     body = encode_manifest(entries)
-    size = len(body) + sum(one.length for one in entries if isinstance(one, TreeFile))
+    size = min(1 << 62, len(body) + sum(one.length for one in entries if isinstance(one, TreeFile)))
     offer = FileOffer(file=GuestTree(path="x", manifest=len(body)), size=size, sha256=hashlib.sha256(body).hexdigest())
     landing = into_tree(place_in(tmp_path / "to"), offer)
 

@@ -8,6 +8,7 @@ methods of files do. ``progress`` is called with a ``TreeProgress``, in the clie
 from __future__ import annotations
 
 import asyncio
+import glob
 import hashlib
 import os
 import time
@@ -29,13 +30,13 @@ from schemas.files import FileGet, FileOffer, GuestFile, GuestTree
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.session import ClientSession
 from volcloud.client.vms import AsyncVms, check_live
-from volcloud.client.watched_transfers import TransferWatch, WatchedTransfers
+from volcloud.client.watched_transfers import TransferWatch, WatchedTransfers, make_partial, remove_partials
 from volcloud.errors import BadInput
 
 #: What gathered for a pull that broke off goes at a later one of the same name, after this long, seconds.
 KEEP_S = 86400.0
 #: How what gathers is called, behind the name of what it is to be.
-_ENDING = ".tree"
+_ENDING, _DIGITS = ".volcloud-tree", 16
 #: Last parts of a path that mean what is in a directory, and not itself.
 _INSIDE = ("", ".", "..")
 
@@ -82,7 +83,12 @@ class AsyncTrees:
         counter = _Counter(progress, source.manifest)
         watch = TransferWatch(offer.size, counter.count)
         work = watched.transfers.send(source, offer, row.status.vm, progress=watch.on_bytes)
-        sending = await watched.while_moving(work, offer.id, watch, row.status.vm, source.name)
+        slow = f"{source.name}: {vm} compares it with what it has, before the first byte of a file is sent"
+        counter.slow = asyncio.get_running_loop().call_later(watched.say_s, watched.say, slow)
+        try:
+            sending = await watched.while_moving(work, offer.id, watch, row.status.vm, source.name)
+        finally:
+            counter.slow.cancel()
         return _moved(path or source.name, offer, source.manifest, sending.sent_bytes)
 
     async def pull(
@@ -134,17 +140,21 @@ class TreePull:
             text = f"path = {os.fsencode(self._path)!r} is no UTF-8"
             raise BadInput(text, "name a directory above it: what is in it may have any name") from error
         watch = TransferWatch(0, self._counter.count)
+        slow = f"{self._path}: {self._vm} reads it for its SHA-256, before the first byte is sent"
+        self._slow = asyncio.get_running_loop().call_later(self._watched.say_s, self._watched.say, slow)
         work = self._watched.transfers.fetch(self._get, self._landing_of, self._vm, progress=watch.on_bytes)
         try:
             offer = await self._watched.while_moving(work, self._get.id, watch, self._vm, self._path)
         finally:
+            self._slow.cancel()
             if self._partial is not None:
-                await asyncio.to_thread(remove_left_behind, [self._partial], now_s=time.time(), keep_s=0.0, most=0)
+                await asyncio.to_thread(remove_partials, self._target, self._partial)
         came = self._landing.came if self._landing is not None else offer.size
         return _moved(str(self._target), offer, self._counter.manifest, came)
 
     def _landing_of(self, offer: FileOffer) -> Open:
         """What is asked for has turned out to be a tree, or a file."""
+        self._slow.cancel()
         try:
             self._target = self._find_target(is_tree=isinstance(offer.file, GuestTree))
             return self._tree(offer) if isinstance(offer.file, GuestTree) else self._file()
@@ -163,11 +173,9 @@ class TreePull:
     def _tree(self, offer: FileOffer) -> Open:
         target = self._target.resolve() if self._target.is_dir() else self._target.parent.resolve() / self._target.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256(os.fsencode(f"{self._vm} {self._path} {target}")).hexdigest()[:16]
+        digest = hashlib.sha256(os.fsencode(f"{self._vm} {self._path} {target}")).hexdigest()[:_DIGITS]
         beside = target / f"{target.name or 'root'}" if target.is_dir() else target
         gathering = durable.beside(beside, f"{digest}{_ENDING}")
-        others = [one for one in gathering.parent.glob(f".*{_ENDING}") if one != gathering and one.is_dir()]
-        remove_left_behind(others, now_s=time.time(), keep_s=KEEP_S, most=len(others))
         opener = partial(os.open, target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         place = TreePlace(
             parent=opener,
@@ -180,13 +188,17 @@ class TreePull:
         return lambda _: self._land(place, offer)
 
     def _land(self, place: TreePlace, offer: FileOffer) -> TreeLanding:
+        """In a thread: what earlier pulls to the same target have left, and nobody goes on with, goes first."""
+        stem = place.gathering.name.removesuffix(_ENDING)[:-_DIGITS]
+        names = glob.escape(stem) + "[0-9a-f]" * _DIGITS + _ENDING
+        others = [one for one in place.gathering.parent.glob(names) if one != place.gathering]
+        remove_left_behind(others, now_s=time.time(), keep_s=KEEP_S, most=len(others))
         self._landing = into_tree(place, offer, self._counter.begin)
         return self._landing
 
     def _file(self) -> Open:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         self._partial = durable.beside(self._target, f"{self._get.id[-12:]}{PART}")
-        os.close(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        make_partial(self._partial)
         return into_file(self._target, self._partial, kept=0)
 
 
@@ -195,12 +207,17 @@ class _Counter:
 
     def __init__(self, progress: Callable[[TreeProgress], None] | None, manifest: Manifest | None = None) -> None:
         self._progress, self.manifest = progress, manifest
+        #: What says that nothing has moved yet.
+        self.slow: asyncio.TimerHandle | None = None
 
     def begin(self, manifest: Manifest) -> None:
         """The manifest has come."""
         self.manifest = manifest
 
     def count(self, offset: int, size: int) -> None:
+        """It is so far."""
+        if self.slow is not None and self.manifest is not None and offset > self.manifest.length:
+            self.slow.cancel()
         if self._progress is None:
             return
         if self.manifest is None:
@@ -220,16 +237,18 @@ async def _read(watched: WatchedTransfers, local: Path | str) -> TreeSource:
     """Read a tree for its manifest; one that takes long to read is told of."""
     name = os.fspath(local).rstrip("/").rpartition("/")[2] or str(local)
     opener = partial(os.open, local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    reading = asyncio.ensure_future(asyncio.to_thread(TreeSource, name, opener))
-    await asyncio.wait([reading], timeout=watched.say_s)
-    if not reading.done():
-        watched.say(f"{name}: is read for the SHA-256 of each file, before the first byte is sent")
+    reading = asyncio.ensure_future(TreeSource.reading(name, opener))
     try:
+        await asyncio.wait([reading], timeout=watched.say_s)
+        if not reading.done():
+            watched.say(f"{name}: is read for the SHA-256 of each file, before the first byte is sent")
         return await reading
     except OSError as error:
         what = f"{local}: {error.filename}" if error.filename not in (None, str(local), local) else f"{local}"
         text = f"{what} cannot be read: {error.strerror}"
         raise BadInput(text, "name a directory that can be read wholly, or change who may read that") from error
+    finally:
+        reading.cancel()
 
 
 def _own_name(local: Path | str) -> bytes:

@@ -102,14 +102,14 @@ class WatchedTransfers:
     async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
         get = FileGet(file=file)
         partial = durable.beside(local, f"{get.id[-12:]}{PART}")
-        await asyncio.to_thread(_make, partial)
+        await asyncio.to_thread(make_partial, partial)
         watch = TransferWatch(size, progress)
         try:
             land = into_file(local, partial, kept=0)
             work = self.transfers.fetch_file(get, land, peer, progress=watch.on_bytes)
             return await self.while_moving(work, get.id, watch, peer, local.name)
         finally:
-            await asyncio.to_thread(_remove_partials, local, partial)
+            await asyncio.to_thread(remove_partials, local, partial)
 
     async def while_moving(
         self, work: Coroutine[Any, Any, T], transfer: str, watch: TransferWatch, peer: str, what: str
@@ -179,7 +179,7 @@ def _silence(peer: str, what: str, still_s: float) -> VolcloudError:
     return CommandFailed(text, "see with `volcloud vm list` whether its agent is ready, then try again")
 
 
-def _make(partial: Path) -> None:
+def make_partial(partial: Path) -> None:
     """Make the file that a transfer fills: a person's file has the mode that his umask gives, as with cp."""
     partial.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -192,7 +192,7 @@ def _write(path: Path, content: bytes) -> None:
     durable.replace(path, content, mode=0o666)
 
 
-def _remove_partials(local: Path, own: Path) -> None:
+def remove_partials(local: Path, own: Path) -> None:
     """Remove a pull's partial file, and those that consoles which were killed have left of earlier ones."""
     others = local.parent.glob(glob.escape(durable.beside(local, "").name) + f"*{PART}")
     remove_left_behind([own], now_s=time.time(), keep_s=0.0, most=0)

@@ -128,4 +128,5 @@ def _tell_tree(invocation: Invocation, moved: MovedTree, where: str) -> None:
         note(f"{left_out}; left out")
     if len(moved.skipped) > _MOST_NAMED:
         note(f"{len(moved.skipped) - _MOST_NAMED} more were left out")
-    invocation.say(f"{plain(where)}: {moved.entries} entries, {moved.size} bytes in files, {moved.sent} bytes sent")
+    entries = "1 entry" if moved.entries == 1 else f"{moved.entries} entries"
+    invocation.say(f"{plain(where)}: {entries}, {moved.size} bytes in files, {moved.sent} bytes sent")
