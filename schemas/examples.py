@@ -91,7 +91,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "input.right": {"sha256": _SHA},
     "input.wait": {"want": _OTHER, "received": 4},
     "input.ready": {
-        "want": _OTHER, "medium": inputs.Medium.DISK, "name": "vc-inputs", "size": 4, "crc32": 3632233996, "tail": b"test",
+        "want": _OTHER, "medium": inputs.Medium.DISK, "name": "vc-inputs", "size": 4, "crc32": 3632233996,
+        "tail": b"test",
     },
     "input.taken": {"want": _OTHER, "outcome": inputs.InputOutcome.READ},
     "input.refused": {"want": _OTHER, "code": ErrorCode.STORE, "message": "no space left on device"},
