@@ -22,8 +22,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "vms.md"
 QUESTIONS = {"stats": VmStats, "screenshot": VmScreenshot, "log": VmLog}
 #: In an order in which each is legal; made and adopted it is before.
 LIFE = (
-    Verb.START, Verb.TAKE_SNAPSHOT, Verb.RESTORE_SNAPSHOT, Verb.DELETE_SNAPSHOT, Verb.PAUSE, Verb.RESUME, Verb.SAVESTATE,
-    Verb.DISCARD, Verb.START, Verb.RESET, Verb.STOP, Verb.START, Verb.POWEROFF,
+    Verb.START, Verb.TAKE_SNAPSHOT, Verb.RESTORE_SNAPSHOT, Verb.DELETE_SNAPSHOT, Verb.PAUSE, Verb.RESUME,
+    Verb.SAVESTATE, Verb.DISCARD, Verb.START, Verb.RESET, Verb.STOP, Verb.START, Verb.POWEROFF,
 )  # fmt: skip
 
 

@@ -180,6 +180,23 @@ async def test_a_guest_that_calls_a_sound_file_damaged_costs_no_fetch(tmp_path: 
         await until(lambda: not world.shown)
 
 
+async def test_a_guest_that_calls_everything_damaged_is_heeded_a_few_times(tmp_path: Path) -> None:
+    async with met(tmp_path) as world:
+        shown = 0
+
+        def doubt(*_: object) -> InputOutcome:
+            nonlocal shown
+            shown += 1
+            return InputOutcome.DAMAGED
+
+        world.from_host._take = doubt
+        for _ in range(6):
+            assert not await world.fetch()
+
+        assert shown <= serving.DOUBTS + 6
+        assert world.centre.fetched == [SHA256]
+
+
 async def test_a_full_disk_at_the_host_sends_the_guest_to_the_centre(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -178,13 +178,14 @@ async def test_chunks_of_no_transfer_cost_a_connection_in_the_end_and_openings_b
     chunk = FileChunk(transfer="t", epoch=1, offset=0, crc32=0, data=b"x")
 
     posts = [room.hand(room.transfer_server.on_chunk, "vm-a", chunk) for _ in range(30)]
+    is_beyond = room.dead_letters.is_beyond("vm-a")  # what it may do grows again from now on
     for _ in range(LIMITS.known_of_one + 30):
         room.open("vm-b", FileGet(file=InputFile(sha256=SHA256)))
 
     assert [post.acked for post in posts] == [1] * 30
     assert room.dead_letters_sent() == 0
     assert room.cut == ["vm-a"]
-    assert room.dead_letters.is_beyond("vm-a")
+    assert is_beyond
     assert not room.dead_letters.is_beyond("vm-b")
     await room.transfer_server.close()
 
