@@ -264,3 +264,6 @@ def test_where_no_system_is_there_is_no_door(tmp_path: Path) -> None:
 
     assert status == 3
     assert "no data directory" in told["message"]
+    status, told = door_that_fails("--data", str(tmp_path), "--port", "0")
+    assert status == 3
+    assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,8 @@ from volcloud.xmlrpc.http_server import MOST_HEAD_BYTES, HttpServer
 
 TOKEN = b"t" * 43
 PATIENCE_S = 30.0
+#: More than a socket takes at once.
+LONG_BYTES = 16 << 20
 
 
 class Serving:
@@ -29,6 +31,8 @@ class Serving:
 
     async def answer(self, body: bytes) -> bytes:
         self.bodies.append(body)
+        if body == b"long":
+            return b"x" * LONG_BYTES + b"<end/>"
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await self.go_on.wait()
@@ -238,6 +242,16 @@ async def test_two_requests_in_one_packet_are_answered_in_order() -> None:
         await visit.hear(b"<answer/>")
 
     assert it.bodies == [b"a", b"b"]
+
+
+async def test_a_long_answer_is_whole_where_the_connection_ends_with_it() -> None:
+    async with serving() as it:
+        visit = await it.connect()
+        visit.say(visit.head(b"Connection: close") + b"long")
+        said = await visit.hear_all()
+
+    assert len(said) > LONG_BYTES
+    assert said.endswith(b"x<end/>")
 
 
 async def test_closing_ends_what_is_at_work() -> None:

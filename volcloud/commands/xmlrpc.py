@@ -18,7 +18,7 @@ from volcloud.errors import CommandFailed, Unreachable
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.screen import echo
 from volcloud.telling import note
-from volcloud.xmlrpc.command_book import CommandBook
+from volcloud.xmlrpc.command_book import CommandBook, book_path
 from volcloud.xmlrpc.door import Door
 from volcloud.xmlrpc.gate import PATH
 from volcloud.xmlrpc.http_server import HttpServer
@@ -63,9 +63,10 @@ async def _serve(invocation: Invocation, port: int, files: Path | None) -> None:
     if not directory.is_dir():
         step = "start a system with `volcloud up --data DIR`, or name a running one with --data or VOLCLOUD_DATA"
         raise Unreachable(f"no data directory {directory}", step)
-    token = have_token(token_path(directory))
     async with await AsyncClient.connect(directory, note) as client:
-        book = CommandBook(directory / "xmlrpc" / "commands.sqlite")
+        # Only now: a directory that holds no system is left as it is.
+        token = have_token(token_path(directory))
+        book = CommandBook(book_path(directory))
         try:
             await _listen(invocation, Room(client, book, Path.cwd(), files), port, token)
         finally:

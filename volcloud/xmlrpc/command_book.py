@@ -27,6 +27,11 @@ CREATE TABLE IF NOT EXISTS commands (
 """
 
 
+def book_path(directory: Path) -> Path:
+    """Name the file in a data directory."""
+    return directory / "xmlrpc" / "commands.sqlite"
+
+
 class BookedCommand(NamedTuple):
     """A command that was started."""
 

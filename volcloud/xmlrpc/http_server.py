@@ -102,6 +102,8 @@ class _Visit:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD_BYTES)
         #: Nothing is at work for it.
         self.is_waiting = True
+        # What was written is with the kernel once it is drained: the connection may be closed then.
+        writer.transport.set_write_buffer_limits(high=0)
 
     async def run(self) -> None:
         """Serve it until it ends. What goes wrong with it is its own trouble."""
