@@ -28,11 +28,11 @@ def types_are_kept(cloud: Client) -> None:
 NOUNS = sorted(get_type_hints(Client))
 TWINS = {"": (Client, AsyncClient)} | {n: (get_type_hints(Client)[n], get_type_hints(AsyncClient)[n]) for n in NOUNS}
 #: Only one of them has it, and why: a thread's work, or what the other one is made of.
-OWN = {"Client.open", "Execs.run_on", "Execs.prepare", "Vms.follow"}
+OWN = {"Client.open", "Execs.run_on", "Execs.list_on", "Execs.session", "Execs.prepare", "Vms.follow"}
 #: What takes output runs in a thread of the blocking client, and on the loop of the other.
-DIFFERENT_TYPES = {("Execs.run", "on_output")}
+DIFFERENT_TYPES = {("Execs.run", "on_output"), ("Execs.run", "stdin"), ("Execs.attach", "on_output")}
 #: These have a docstring of their own: Ctrl-C is for who blocks.
-OWN_WORDS = {"Execs.run", "Client.close"}
+OWN_WORDS = {"Execs.run", "Execs.attach", "Client.close"}
 
 
 def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -82,4 +82,6 @@ def test_twins_give_the_same_and_say_the_same(name: str) -> None:
 def test_one_of_them_blocks_and_is_called_what_it_is(name: str) -> None:
     assert not inspect.iscoroutinefunction(BLOCKING[name])
     assert inspect.iscoroutinefunction(OTHER[name])
-    assert BLOCKING[name].__qualname__.removeprefix("Blocking") == OTHER[name].__qualname__.removeprefix("Async")
+    kind, _, method = BLOCKING[name].__qualname__.rpartition(".")
+    assert method == name.rpartition(".")[2]
+    assert not kind.startswith("Async")

@@ -64,7 +64,7 @@ def test_every_command_of_the_specification_is_there() -> None:
         ("host", "list"),
         ("host", "show"),
     }
-    wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
+    wanted |= {("vm", verb) for verb in (*vm, "run", "shell", "ps", "attach", "kill", "push", "pull")}
     wanted |= {("vm", "snapshot", word) for word in ("take", "restore", "list", "delete")}
     wanted |= {
         ("job", verb)
