@@ -113,7 +113,7 @@ class AsyncLooks:
             raise BadInput(f"lines = {lines}: must be from 0 to {MOST_LOG_LINES:,}", "ask for fewer")
         row = await self.get(vm)
         answer = await self._log(row.host, VmLog(vm=row.status.vm, lines=lines))
-        return _page(row.host, row.status.vm, answer, answer.pieces[0].at if answer.pieces else 0)
+        return _page(row.host, row.status.vm, answer, _began_at(answer.pieces, lines))
 
     async def log_after(self, page: LogPage, *, wait_s: float = LOG_WAIT_S) -> LogPage:
         """Give what a guest has printed after a page, also in a later boot; nothing else if it prints nothing for so
@@ -175,6 +175,12 @@ def _page(host: str, vm: str, answer: VmLogReply, at: int, *, is_new_boot: bool 
         more=answer.more,
         newer=answer.newer,
     )
+
+
+def _began_at(pieces: Sequence[LogPiece], lines: int) -> int:
+    """Say where the last lines should begin: where they do, or at the beginning, where there are fewer than asked."""
+    found = sum(piece.data.count(b"\n") for piece in pieces)
+    return pieces[0].at if pieces and found >= lines else 0
 
 
 def _joined(pieces: Iterable[LogPiece], at: int) -> tuple[bytes, int]:

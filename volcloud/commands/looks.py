@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import time
@@ -31,6 +32,8 @@ from volcloud.rendering.vms import labels_of
 from volcloud.screen import OutputStream, echo, screen
 from volcloud.telling import judge, note, tell
 
+#: A host that is away is asked again after so long, seconds.
+ASK_AGAIN_S = 2.0
 Found = Sequence[VmUsage | VolcloudError | BrokerError]
 
 #: Mode of a picture's file: as any other that a person makes, but for his umask.
@@ -87,18 +90,18 @@ def _show(invocation: Invocation, rows: Sequence[RegistryRow], found: Found) -> 
 def _watch(invocation: Invocation, client: Client, name: str, interval_s: float) -> None:
     before: dict[str, VmCounters] = {}
     console = screen()
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    draws = console.is_terminal and not invocation.is_json
+    with Live(console=console, auto_refresh=False) if draws else contextlib.nullcontext() as live:
         while True:
             rows = client.vms.find(name)
             found = client.vms.stats_of(rows)
+            shown = render_usage(_rated(rows, found, before), is_watched=True)
             if invocation.is_json:
                 _print_lines(rows, found)
+            elif live is not None:
+                live.update(shown, refresh=True)
             else:
-                shown = render_usage(_rated(rows, found, before), is_watched=True)
-                if console.is_terminal:
-                    live.update(shown, refresh=True)
-                else:
-                    console.print(shown)
+                console.print(shown)
             before = {one.vm: one.counters for one in found if isinstance(one, VmUsage)}
             time.sleep(interval_s)
 
@@ -236,6 +239,7 @@ def _follow(client: Client, page: LogPage, take: Callable[[LogPage], None]) -> N
             if not is_told:
                 note(f"{error}; it is asked again, Ctrl-C ends that")
             is_told = True
+            time.sleep(ASK_AGAIN_S)
             continue
         is_told = False
         if after.is_new_boot:

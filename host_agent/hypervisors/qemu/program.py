@@ -29,6 +29,10 @@ TCG = "tcg"
 
 #: A kernel without a root disk panics within a second under KVM that works, and within three under emulation.
 PROBE_DEADLINE_S = 8.0
+#: What a QEMU may not do that a guest has broken into. It starts a guest's relays, each in a session of its own, so
+#: ``spawn`` and ``elevateprivileges``, which is about sessions too, stay allowed; no program that it starts gains
+#: rights, since whoever filters his system calls gives that up (no_new_privs).
+SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny")
 _KVM_DEVICE = Path("/dev/kvm")
 _ANSWER = "accelerator.json"
 #: What Linux says last when there is nothing to boot into: it came all the way.
@@ -51,6 +55,8 @@ class QemuProgram:
         self.binary = binary
         #: The exact type that ``q35`` stands for, so that a newer QEMU can still load what this one saves.
         self.machine_type = "q35"
+        #: What every start adds to a VM's command line, also to one that was saved before; no guest sees it.
+        self.confinement: tuple[str, ...] = ()
         self._version = ""
         self._directory = directory
         self._accelerator = accelerator
@@ -66,6 +72,15 @@ class QemuProgram:
         machines = (await run(self.binary, "-machine", "help")).decode()
         alias = re.search(r"^q35 .*\(alias of (\S+)\)", machines, re.MULTILINE)
         self.machine_type = alias[1] if alias else "q35"
+        await self._confine()
+
+    async def _confine(self) -> None:
+        """Have QEMU filter its own system calls, where it is built with that; say what is left open."""
+        self.confinement = SANDBOX if "-sandbox on" in (await run(self.binary, "--help")).decode() else ()
+        if not self.confinement:
+            log.warning("qemu_not_confined why='it is built without seccomp'")
+        if os.geteuid() == 0:
+            log.warning("qemu_runs_as_root advice='run host_agent as a user of its own, who may use /dev/kvm'")
 
     def facts(self) -> ProgramFacts:
         """Say what is known of it by now, without asking it anything."""

@@ -83,7 +83,8 @@ class QemuStart:
         home = self._files.path(vm)
         relays.forget(home)
         start = functools.partial(spawn, niceness=self._niceness)
-        process = await finished(asyncio.to_thread(start, home, arguments, home, home / QEMU_LOG))
+        confined = [*arguments, *self._program.confinement]
+        process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
         machine = life.attach(process)
         await machine.monitor.wait_connected(START_TIMEOUT_S)
