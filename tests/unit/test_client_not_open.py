@@ -24,6 +24,7 @@ ROW = RegistryRow(host="host-a", status=VM, seen_ms=1)
 ARGUMENTS: dict[str, Any] = {
     "command": ["true"],
     "directory": "/nowhere",
+    "host": "host-a",
     "job": {"id": "j", "executable": "/bin/true"},
     "local": __file__,
     "name": "j-1",
