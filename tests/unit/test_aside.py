@@ -109,7 +109,7 @@ def test_the_agent_of_a_vm_that_is_set_aside_is_not_shown_as_ready() -> None:
 
     lines = shown.get().splitlines()
     assert "not used" in next(line for line in lines if "vm-5" in line)
-    assert "silent" in next(line for line in lines if "vm-6" in line)
+    assert "paused     paused" in next(line for line in lines if "vm-6" in line)
 
 
 async def test_one_that_cannot_be_asked_is_shown_all_the_same(tmp_path: Path) -> None:

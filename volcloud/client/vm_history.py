@@ -46,6 +46,8 @@ class AsyncVmHistory:
         """Give what happens as it happens, each event once, in order: those after a number; None: from now on. An
         EventGap stands where some are kept no longer. It goes on while the centre is away, which ``on_trouble`` is
         told, and until whoever iterates ends it. Raises BadInput."""
+        event_list(pattern, {"after": after or 0, "since_ms": since_ms})
+        _ = self._session.caller  # whoever is not connected hears of it now
         return follow(self._session, pattern, after, since_ms, on_trouble)
 
 
