@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -9,6 +10,9 @@ import subprocess
 from broker import durable
 from broker.vm_mark import own_mark
 from guest_agent import minder
+
+#: How long the forge may take to end, seconds: it has nothing to do but that.
+END_S = 2.0
 
 
 class Minders:
@@ -38,7 +42,8 @@ class Minders:
             self._socket.close()
             self._socket = None
         if self._process is not None:
-            self._process.wait(minder.PATIENCE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
             self._process = None
 
     def _forge(self) -> socket.socket:
@@ -52,5 +57,6 @@ class Minders:
                     start_new_session=True,
                     env={"LANG": "C.UTF-8"} | own_mark(),
                 )
+            mine.setblocking(False)  # one that takes nothing any more fails the command, not the agent
             self._socket = mine
         return self._socket
