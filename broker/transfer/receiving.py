@@ -91,17 +91,20 @@ class Receiving:
         """All has come: it is soon where it belongs."""
         return self._core.is_whole
 
-    async def run(self) -> None:
-        """Take the whole file. Post-condition: it has landed, durable. Raises TransferFailed, the target as it was; a
+    async def run(self) -> int:
+        """Take the whole file, and give how many bytes came: fewer than it has where an earlier receiver had some.
+        Post-condition: it has landed, durable. Raises TransferFailed, the target as it was; a
         full disk is one, and PartialTaken, of which the sender is told nothing. After a TIMEOUT and RoomTaken what came
         stays, and the same transfer can go on later."""
         try:
             await self._take_all(await in_thread(self._open))
+            return self._core.received
         except OSError as error:
             text = f"cannot write {error.filename or self._name}: {error.strerror}"
             raise await self._abort(ErrorCode.STORE, text) from error
         except asyncio.CancelledError:
-            await in_thread(self._write_rest)
+            if self._landing is not None and self._inbox:
+                await in_thread(_write_rest, self._landing, self._inbox)
             raise
         except (_SenderGone, PartialTaken):
             raise
@@ -117,22 +120,11 @@ class Receiving:
             if self._landing is not None:
                 await in_thread(self._landing.close)
 
-    def _write_rest(self) -> None:
-        """Whoever goes on after us needs not have again what has come."""
-        if self._landing is not None and self._inbox:
-            with contextlib.suppress(OSError, TransferFailed):
-                self._landing.write(self._inbox)
-
     def _open(self) -> Landing:
         """In a thread: what it opens is ours to close, also when we were cancelled meanwhile."""
         self._landing = self._land(self._offer.size)
         self._name = self._landing.name
         return self._landing
-
-    @property
-    def received_bytes(self) -> int:
-        """What has come of it here: less than all of it where an earlier receiver had some."""
-        return self._core.received
 
     @property
     def _written(self) -> int:
@@ -263,3 +255,9 @@ class Receiving:
 
     def _tell_abort(self, code: ErrorCode, message: str) -> None:
         self._tell(FileAbort(transfer=self._offer.id, code=code, message=clip(message)))
+
+
+def _write_rest(landing: Landing, inbox: list[bytes]) -> None:
+    """Whoever goes on after us needs not have again what has come."""
+    with contextlib.suppress(OSError, TransferFailed):
+        landing.write(inbox)

@@ -244,8 +244,7 @@ class Transfers:
         )
         entry.end = receiving
         try:
-            await receiving.run()
-            self.received_bytes += receiving.received_bytes
+            self.received_bytes += await receiving.run()
         finally:
             self._open.pop(offer.id, None)
 

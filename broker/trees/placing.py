@@ -125,22 +125,12 @@ class Placing:
 
     def _write(self, index: int, entry: TreeFile, data: memoryview) -> None:
         directory = self._held.parent(index)
-        with contextlib.suppress(FileExistsError):
-            file = os.open(entry.name, _NEW, entry.mode, dir_fd=directory)
-            return self._fill(index, entry, file, data)
-        os.unlink(entry.name, dir_fd=directory)  # a receiver that was killed has left it
-        return self._fill(index, entry, os.open(entry.name, _NEW, entry.mode, dir_fd=directory), data)
-
-    def _fill(self, index: int, entry: TreeFile, file: int, data: memoryview) -> None:
         try:
-            durable.write_all(file, data)
-            found = os.fstat(file)
-            if stat.S_IMODE(found.st_mode) != entry.mode:
-                os.fchmod(file, entry.mode)
-            os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
-        finally:
-            os.close(file)
-        self._own(index, found)
+            file = os.open(entry.name, _NEW, entry.mode, dir_fd=directory)
+        except FileExistsError:  # a receiver that was killed has left it
+            os.unlink(entry.name, dir_fd=directory)
+            file = os.open(entry.name, _NEW, entry.mode, dir_fd=directory)
+        self._own(index, _fill(file, entry, data))
 
     def _usable_parent(self, index: int) -> int:
         directory = self._held.parent(index)
@@ -217,3 +207,16 @@ class Placing:
         except OSError as error:
             error.filename, error.filename2 = f"{self._told}/{self._manifest.told(index)[1:-1]}", None
             raise
+
+
+def _fill(file: int, entry: TreeFile, data: memoryview) -> os.stat_result:
+    """Write and close a new file; say which one it is."""
+    try:
+        durable.write_all(file, data)
+        found = os.fstat(file)
+        if stat.S_IMODE(found.st_mode) != entry.mode:
+            os.fchmod(file, entry.mode)
+        os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
+        return found
+    finally:
+        os.close(file)
