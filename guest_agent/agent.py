@@ -81,6 +81,7 @@ class GuestAgent:
             await self._serve(seed.vm)
         finally:
             await self._responder.close()
+            await self._execs.close()
             await self._files.close()
             await self._connection.close()
             await self._journal.close()

@@ -25,6 +25,7 @@ from guest_agent import exec_start
 from guest_agent.console_stream import ConsoleStream
 from guest_agent.errors import BadPath, ExecBusy, ExecInterrupted, GuestError, NoSuchExec, NotYours, SpoolFailed
 from guest_agent.exec_start import StartedCommand
+from guest_agent.minders import Minders
 from guest_agent.spool import Place, Spool, SpoolSink
 from schemas.execs import ExecDetach, ExecEnded, ExecRow, ExecState, Stream
 
@@ -121,9 +122,9 @@ class DetachedCommand:
 class DetachedExecs:
     """See the module. Belongs to one loop."""
 
-    def __init__(self, area: Path, directory: Path) -> None:
+    def __init__(self, minders: Minders, area: Path, directory: Path) -> None:
         """Keep them in ``directory``, which is the agent's alone."""
-        self._area, self._directory = area, directory
+        self._minders, self._area, self._directory = minders, area, directory
         self._running = OwnedTasks("detached commands")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._known = {one.record.id: one for one in _recovered(directory)}
@@ -159,7 +160,7 @@ class DetachedExecs:
         try:
             await call.started()
             out, err = (SpoolSink(command.spool, stream) for stream in (Stream.STDOUT, Stream.STDERR))
-            command.started = await exec_start.start(order, self._area, out, err)
+            command.started = await exec_start.start(self._minders, order, self._area, out, err)
         except BaseException:
             self._forget(command)
             raise

@@ -11,6 +11,7 @@ from guest_agent.errors import CannotRun
 from guest_agent.exec_input import END_OF_TERMINAL, InputPipe
 from guest_agent.exec_user import ExecUser, find_user
 from guest_agent.minded import MindedCommand, Streams
+from guest_agent.minders import Minders
 from guest_agent.payload import Payload, PayloadEnd
 from guest_agent.pipes import Pipes, Sink
 from guest_agent.pseudo_terminal import PseudoTerminal
@@ -40,7 +41,12 @@ class StartedCommand:
 
 
 async def start(
-    order: ExecCommand, area: Path, stdout: Sink, stderr: Sink, on_input: Callable[[], None] = lambda: None
+    minders: Minders,
+    order: ExecCommand,
+    area: Path,
+    stdout: Sink,
+    stderr: Sink,
+    on_input: Callable[[], None] = lambda: None,
 ) -> StartedCommand:
     """Start a command as ordered; ``on_input``: see ``InputPipe``. Raises CannotRun, BadPath, and nothing runs then."""
     user = find_user(order.user)
@@ -49,7 +55,7 @@ async def start(
     for word in (*order.command, *environment, *environment.values()):
         if "\0" in word:
             raise CannotRun(f"command or environment = {word[:100]!r}: must not hold a NUL character; leave it out")
-    leader = MindedCommand(order.command, _directory(order, area, user), user if order.user else None)
+    leader = MindedCommand(minders, order.command, _directory(order, area, user), user if order.user else None)
     if terminal is not None:
         return await _start_on_terminal(leader, environment, terminal, user, stdout, stderr, on_input)
     has_input = isinstance(order, ExecRun) and order.has_input

@@ -21,6 +21,7 @@ from guest_agent.console_stream import USUAL, ConsolePatience, ConsoleSink, Cons
 from guest_agent.detached import DetachedExecs, check_yours, clipped
 from guest_agent.errors import ExecBusy, ExecInterrupted, InputBroken
 from guest_agent.exec_start import StartedCommand
+from guest_agent.minders import Minders
 from guest_agent.payload import PayloadEnd
 from schemas.envelope import Accepted, Message, Reply
 from schemas.execs import (
@@ -73,11 +74,11 @@ class RunningCommand:
             command=self._words,
         )
 
-    async def run(self, order: ExecRun, area: Path) -> Reply:
+    async def run(self, minders: Minders, order: ExecRun, area: Path) -> Reply:
         """Run it to its end. Raises CannotRun, BadPath, InputBroken, NotContained."""
         self._words = clipped(order.command)
         out, err = (ConsoleSink(self.stream, stream) for stream in (Stream.STDOUT, Stream.STDERR))
-        started = self._started = await exec_start.start(order, area, out, err, self._on_input)
+        started = self._started = await exec_start.start(minders, order, area, out, err, self._on_input)
         try:
             if started.stdin is not None:
                 self.stream.sign_of_life = self._window
@@ -180,7 +181,8 @@ class Execs:
         self._area, self._patience = area, patience
         self._consoles: dict[str, RunningCommand | Attachment] = {}
         area.mkdir(parents=True, exist_ok=True)
-        self._detached = DetachedExecs(area, kept or area.parent / "detached")
+        self._minders = Minders()
+        self._detached = DetachedExecs(self._minders, area, kept or area.parent / "detached")
 
     def handlers(self) -> dict[type[Message], Handler]:
         """What is answered here."""
@@ -197,18 +199,20 @@ class Execs:
         }
 
     async def sweep(self) -> None:
-        """Forget in time what detached commands have left, until cancelled; then end those that run."""
-        try:
-            await self._detached.run()
-        finally:
-            await self._detached.close()
+        """Forget in time what detached commands have left, until cancelled."""
+        await self._detached.run()
+
+    async def close(self) -> None:
+        """End the detached commands that run, and start none any more. Idempotent."""
+        await self._detached.close()
+        self._minders.close()
 
     async def _run(self, call: Call, message: ExecRun) -> Reply:
         """Run a command to its end. Raises CannotRun, BadPath, ExecBusy, InputBroken, NotContained."""
         command = RunningCommand(call, self._patience)
         with self._console(message.id, command):
             await call.started()
-            return await command.run(message, self._area)
+            return await command.run(self._minders, message, self._area)
 
     async def _attach(self, call: Call, message: ExecAttach) -> Reply:
         """Follow a detached command to its end. Raises ExecBusy, NoSuchExec, NotYours, ExecInterrupted."""

@@ -8,7 +8,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from uuid import uuid4
 import msgspec
 from msgspec import Struct
 
-from broker import durable
-from broker.vm_mark import own_mark
-from guest_agent import minder
 from guest_agent.cgroup import Figures
 from guest_agent.errors import CannotRun, NotContained
 from guest_agent.exec_user import ExecUser
+from guest_agent.minders import Minders
 from guest_agent.process_group import End
 from guest_agent.process_tree import marked
 
@@ -46,14 +43,14 @@ class Streams(Struct, frozen=True, kw_only=True):
 class MindedCommand:
     """A command and its minder. See ``Leader``; ``ended`` raises CannotRun, NotContained. Belongs to one loop."""
 
-    def __init__(self, command: Sequence[str], directory: Path, user: ExecUser | None) -> None:
+    def __init__(self, minders: Minders, command: Sequence[str], directory: Path, user: ExecUser | None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._minders = minders
         self._command, self._directory, self._user = command, directory, user
         self._id = uuid4().hex
         self._started: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[End] = self._loop.create_future()
         self._socket: socket.socket | None = None
-        self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self, environment: Mapping[str, str], streams: Streams) -> None:
         """Have it started; the streams are the minder's from here on. Raises CannotRun, and nothing runs then."""
@@ -65,9 +62,11 @@ class MindedCommand:
             "terminal": streams.terminal,
         }
         try:
-            self._spawn(msgspec.json.encode(order), streams)
+            encoded = msgspec.json.encode(order)
+            self._socket = self._minders.fork(encoded, (streams.stdin, streams.stdout, streams.stderr))
         except (OSError, ValueError, msgspec.MsgspecError, UnicodeError) as error:
             raise CannotRun(f"command = {self._command[0]!r}: {error}") from error
+        self._loop.add_reader(self._socket, self._on_message)
         try:
             async with asyncio.timeout(START_S):
                 await self._started
@@ -89,25 +88,6 @@ class MindedCommand:
         self._socket.close()
         self._socket = None
         self._fail(NotContained("the command's parent was ended"))
-        if self._process is not None:
-            _reap(self._loop, self._process)
-
-    def _spawn(self, order: bytes, streams: Streams) -> None:
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its, os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
-            durable.write_all(file.fileno(), order)
-            self._process = subprocess.Popen(
-                [*minder.COMMAND, str(its.fileno()), str(file.fileno())],
-                stdin=streams.stdin,
-                stdout=streams.stdout,
-                stderr=streams.stderr,
-                pass_fds=(its.fileno(), file.fileno()),
-                start_new_session=True,
-                env={"LANG": "C.UTF-8"} | own_mark(),
-            )
-        mine.setblocking(False)
-        self._socket = mine
-        self._loop.add_reader(mine, self._on_message)
 
     def _on_message(self) -> None:
         if self._socket is None:
@@ -171,9 +151,3 @@ def _kill_all(pids: Sequence[int]) -> None:
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _reap(loop: asyncio.AbstractEventLoop, process: subprocess.Popen[bytes]) -> None:
-    """Reap a minder when it has ended; it kills what it minds before."""
-    if process.poll() is None:
-        loop.call_later(0.05, _reap, loop, process)

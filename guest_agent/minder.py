@@ -4,8 +4,9 @@ It adopts whatever the command starts, in whatever session, and kills it with th
 the socket to the agent closes then. What the kernel says of the command's use is of the command alone, as none of the
 agent's memory is ever the command's.
 
-A program of its own, started without site packages: it and what it imports need the standard library only. It is given
-a socket and a file with its order, and has the command's standard streams as its own; see ``guest_agent.minded``.
+Minders are forked from a program of its own, the forge, which is started once, without site packages: to start Python
+takes an emulated guest seconds. It and what it imports need the standard library only. Over its socket come a
+command's own socket, a file with its order, and its standard streams; see ``guest_agent.minded``.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import Any, NoReturn
 from guest_agent.process_tree import descendants
 
 SET_CHILD_SUBREAPER = 36
-#: How it is started; ``main`` is told two descriptors.
+#: How the forge is started; ``main`` is told the descriptor of its socket.
 COMMAND = (
     *(sys.executable, "-I", "-S", "-c"),
     "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.minder import main; main()",
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 )
+#: Descriptors that come with a command.
+MOST_FILES = 5
 #: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
 PATIENCE_S = 10.0
 #: Signals that a command finds as they are by default, whatever the agent or this does with them.
@@ -37,16 +40,39 @@ _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signa
 
 
 def main() -> NoReturn:
-    """Be told the descriptors of the socket and of the order by the command line."""
-    channel, order = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    channel.set_inheritable(False)
+    """Fork a minder for each command that comes, until the agent is gone."""
+    forge = socket.socket(fileno=int(sys.argv[1]))
+    forge.set_inheritable(False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    while True:
+        message, files, _, _ = socket.recv_fds(forge, 16, MOST_FILES)
+        for descriptor in files:  # Python 3.11 does not heed the flag that would
+            os.set_inheritable(descriptor, False)
+        if not message:
+            os._exit(0)
+        if len(files) == MOST_FILES and os.fork() == 0:
+            forge.close()
+            libc.prctl(SET_CHILD_SUBREAPER, 1)
+            _mind(*files)
+        for descriptor in files:
+            os.close(descriptor)
+
+
+def _mind(channel: int, order: int, *streams: int) -> NoReturn:
+    """Be the minder of one command."""
+    os.setsid()
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream, descriptor)
+        os.close(stream)
     with os.fdopen(order, "rb") as file:
         file.seek(0)
         told = json.loads(file.read())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
-    Minder(channel).run(told)
+    try:
+        Minder(socket.socket(fileno=channel)).run(told)
+    finally:
+        os._exit(1)  # never back to the forge
 
 
 class Minder:

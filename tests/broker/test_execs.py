@@ -35,6 +35,7 @@ async def guest(address: Address, directory: Path, patience: ConsolePatience = S
         yield execs
     finally:
         await responder.close()
+        await execs.close()
         await connection.close()
         await journal.close()
 

@@ -1,14 +1,16 @@
-"""Commands in a VM, much and often: 100 MB through one both ways, and 200 of them one after the other."""
+"""Commands in a VM, much and long: 100 MB both ways, 200 one after the other, a shell whose console is killed."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.running import System, running
-from tests.system.test_execs import check_both_ways
+from tests.system.running import System, running, until
+from tests.system.test_execs import asleep, at, check_both_ways, child_of
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
@@ -28,3 +30,13 @@ def test_two_hundred_commands_have_their_own_exit_status(cloud: System) -> None:
         statuses = [client.execs.run("worker-1", ["sh", "-c", "exit 3"]).exit_status for _ in range(200)]
 
     assert statuses == [3] * 200
+
+
+def test_a_shell_whose_console_is_killed_leaves_nothing_in_the_vm(cloud: System) -> None:
+    with at(cloud, "worker-1", "sh", "-i") as somebody:
+        somebody.type("sleep 4712.4 & sleep 4712.4\r")
+        until(lambda: asleep("4712.4"), "it sleeps")
+        os.kill(child_of(somebody.process.pid), signal.SIGKILL)
+        somebody.ends()
+
+        until(lambda: not asleep("4712.4"), "nothing is left", 90)

@@ -270,16 +270,6 @@ def test_a_shell_that_is_told_to_end_puts_the_terminal_back(cloud: System, numbe
         until(lambda: not asleep("4712.3"), "nothing is left")
 
 
-def test_a_shell_whose_console_is_killed_leaves_nothing_in_the_vm(cloud: System) -> None:
-    with at(cloud, "worker-1", "sh", "-i") as somebody:
-        somebody.type("sleep 4712.4 & sleep 4712.4\r")
-        until(lambda: asleep("4712.4"), "it sleeps")
-        os.kill(child_of(somebody.process.pid), signal.SIGKILL)
-        somebody.ends()
-
-        until(lambda: not asleep("4712.4"), "nothing is left", 90)
-
-
 def test_a_shell_wants_a_terminal(cloud: System) -> None:
     done = vm(cloud, "shell", "worker-1")
 

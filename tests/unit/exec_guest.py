@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from broker.memory import MemoryBroker, MemoryCarrier
 from broker.routes import queue_of
-from broker.rpc import Caller, Handler, Journal, Responder
+from broker.rpc import Caller, Journal, Responder
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
 from broker.rpc.input import BytesSource
 from guest_agent.console_stream import ConsolePatience
 from guest_agent.execs import Execs
-from schemas.envelope import Message
 from schemas.execs import ExecAttach, ExecEnded, ExecRun, Stream
 
 VM, PERSON = "vm-a-0123456789", "console-ada"
@@ -64,21 +63,20 @@ class ExecGuest:
 
 
 @asynccontextmanager
-async def exec_guest(
-    directory: Path, handlers: Callable[[Path], dict[type[Message], Handler]] | None = None
-) -> AsyncIterator[ExecGuest]:
-    """Have a guest; ``handlers`` are made of its directory, those of commands with a console unless it is said."""
+async def exec_guest(directory: Path) -> AsyncIterator[ExecGuest]:
+    """Have a guest that keeps all in a directory."""
     guest = ExecGuest(directory)
     carrier = guest.carrier
     journal = Journal(directory / "journal")
     journal.open()
-    made = handlers(directory) if handlers else Execs(directory / "files", patience=SOON).handlers()
-    responder = Responder(carrier, journal, made, clock=wall_clock())
+    execs = Execs(directory / "files", patience=SOON)
+    responder = Responder(carrier, journal, execs.handlers(), clock=wall_clock())
     await carrier.consume(queue_of(VM), responder.on_delivery)
     try:
         yield guest
     finally:
         await responder.close()
+        await execs.close()
         for one in (*guest.carriers, carrier):
             await one.close()
         await journal.close()

@@ -10,11 +10,13 @@ import pytest
 
 from guest_agent.errors import CannotRun
 from guest_agent.minded import MindedCommand, Streams
+from guest_agent.minders import Minders
 from guest_agent.payload import Payload
 from guest_agent.pipes import Pipes, Sink
 from guest_agent.streams import CappedFile
 from tests.broker.polling import until
 
+MINDERS = Minders()
 ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
 
 
@@ -39,7 +41,7 @@ class Kept:
 
 
 async def start(*command: str, directory: Path, out: Sink | None = None) -> Payload:
-    pipes, leader = Pipes(), MindedCommand(command, directory, None)
+    pipes, leader = Pipes(), MindedCommand(MINDERS, command, directory, None)
     stdin = os.open(os.devnull, os.O_RDONLY)
     try:
         await leader.start(ENVIRONMENT, Streams(stdin=stdin, stdout=pipes.out_write, stderr=pipes.err_write))
