@@ -6,8 +6,10 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 │   ├── NoSuchHost           no host has that name, or several have: look at the list
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
-│   └── WaitTimeout          the jobs did not end in time; they go on
+│   ├── WaitTimeout          the jobs did not end in time; they go on
+│   └── ShellLeft            the person left a shell in a VM; what ran there was ended
 ├── Failure                  an error of any kind as a command tells it; its exit status is its own
+│   └── Terminated           a signal told us to end
 ├── ClientNotOpen            the client is closed, or not open yet: connect
 ├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
 └── Unreachable              exit status 3: no broker, no data directory, no answer
@@ -15,6 +17,8 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class VolcloudError(Exception):
@@ -56,12 +60,23 @@ class WaitTimeout(CommandFailed):
     """The jobs did not end in time; they go on."""
 
 
+class ShellLeft(CommandFailed):
+    """The person has left a shell, by ``~.``."""
+
+
 class Failure(VolcloudError):
     """An error of any kind as a command tells it; its exit status is its own."""
 
     def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
         super().__init__(message, next_step)
         self.exit_status = exit_status
+
+
+class Terminated(Failure):
+    """We were told to end, by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number, f"ended by {signal.Signals(number).name}")
 
 
 class ClientNotOpen(VolcloudError):

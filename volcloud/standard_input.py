@@ -7,7 +7,7 @@ import os
 import stat
 
 from broker.daemon.tasks import OwnedTasks
-from broker.rpc.input import Source
+from broker.rpc.input import InputSource
 
 #: Bytes read at a time, and pieces that wait for the slowest of several commands.
 READ_BYTES, MOST_WAITING = 64 * 1024, 4
@@ -23,8 +23,8 @@ def is_given(descriptor: int = 0) -> bool:
 
 
 class StandardInput:
-    """An input by its descriptor. See ``Source``. It is read only when a command has room, so that nothing of it is
-    taken that nobody reads."""
+    """An input by its descriptor. See ``InputSource``. It is read only when a command has room, so that nothing of it
+    is taken that nobody reads."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
@@ -65,12 +65,12 @@ class SharedInput:
     """One input for several readers: each gets all of it, and the slowest sets the pace. One that stops holds up none.
     Belongs to one loop, once somebody reads."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: InputSource) -> None:
         self._source = source
         self._readers: list[_Reader] = []
         self._pumping = OwnedTasks("standard input")
 
-    def reader(self) -> Source:
+    def reader(self) -> InputSource:
         """Give one more reader; before anybody reads."""
         reader = _Reader(self)
         self._readers.append(reader)
@@ -99,7 +99,7 @@ class SharedInput:
 
 
 class _Reader:
-    """One of several. See ``Source``."""
+    """One of several. See ``InputSource``."""
 
     def __init__(self, shared: SharedInput) -> None:
         self._shared = shared

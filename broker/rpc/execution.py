@@ -14,7 +14,7 @@ from broker.daemon.tasks import OwnedTasks
 from broker.errors import NotDelivered, OutputLost, RemoteError
 from broker.routes import down
 from broker.rpc.caller import ACCEPT_TIMEOUT_S, Caller
-from broker.rpc.input import InputFeed, Source
+from broker.rpc.input import InputFeed, InputSource
 from broker.rpc.output import OutputOrder
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
@@ -52,7 +52,7 @@ class Execution:
         command: ExecRun | ExecAttach,
         on_output: OnOutput | None,
         *,
-        source: Source | None = None,
+        source: InputSource | None = None,
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> None:
         """``source`` gives the standard input of a command that has one; ``patience_s`` is how long the agent may take

@@ -18,7 +18,7 @@ from schemas.execs import INPUT_PIECE_BYTES, ExecInput, ExecInputWindow
 Cast = Callable[[ExecInput], Awaitable[None]]
 
 
-class Source(Protocol):
+class InputSource(Protocol):
     """Where an input comes from. Belongs to one loop."""
 
     async def read(self, most: int) -> bytes:
@@ -29,7 +29,7 @@ class Source(Protocol):
 
 
 class BytesSource:
-    """An input that is at hand. See ``Source``."""
+    """An input that is at hand. See ``InputSource``."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = memoryview(data)
@@ -47,7 +47,7 @@ class BytesSource:
 class InputFeed:
     """The console's side of one command's input. Belongs to one loop."""
 
-    def __init__(self, call: str, source: Source, cast: Cast) -> None:
+    def __init__(self, call: str, source: InputSource, cast: Cast) -> None:
         self._call, self._source, self._cast = call, source, cast
         self._limit = self._sent = 0
         self._has_room = asyncio.Event()

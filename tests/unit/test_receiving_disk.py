@@ -58,7 +58,7 @@ class End:
             offset, length = piece
             self.receiving.on_chunk(self.sender.render(offset, self.data[offset : offset + length]))
 
-    def run(self) -> Awaitable[None]:
+    def run(self) -> Awaitable[object]:
         return asyncio.wait_for(self.receiving.run(), 30)
 
     def said(self, kind: type[Message]) -> list[Message]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.rpc.input import BytesSource, Source
+from broker.rpc.input import BytesSource, InputSource
 from volcloud.standard_input import SharedInput, StandardInput, is_given
 
 
-async def all_of(source: Source, most: int = 1000) -> bytes:
+async def all_of(source: InputSource, most: int = 1000) -> bytes:
     found = b""
     while piece := await source.read(most):
         assert len(piece) <= most

@@ -13,7 +13,7 @@ import msgspec
 
 from broker.rpc.caller import ACCEPT_TIMEOUT_S
 from broker.rpc.execution import Execution, OnOutput
-from broker.rpc.input import BytesSource, Source
+from broker.rpc.input import BytesSource, InputSource
 from schemas.envelope import Done
 from schemas.execs import ExecAttach, ExecDetach, ExecEnded, ExecKill, ExecList, ExecRow, ExecRows, ExecRun, Stream
 from schemas.ids import uuid7
@@ -54,7 +54,7 @@ class AsyncExecs:
         env: Mapping[str, str] | None = None,
         on_output: OnOutput | None = None,
         *,
-        stdin: bytes | Source | None = None,
+        stdin: bytes | InputSource | None = None,
         directory: str = "",
         user: str = "",
         timeout_s: float = 3600.0,
@@ -75,7 +75,7 @@ class AsyncExecs:
         order: ExecRun | ExecAttach,
         on_output: OnOutput | None = None,
         *,
-        source: Source | None = None,
+        source: InputSource | None = None,
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> Execution:
         """Prepare a command for a VM of the registry; ``await execution.run()`` runs it, and ``signal`` signals it.
@@ -183,7 +183,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
         order: ExecRun,
         on_output: TakeVmOutput | None = None,
         *,
-        sources: Mapping[str, Source] | None = None,
+        sources: Mapping[str, InputSource] | None = None,
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> Sequence[ExecEnded | BaseException]:
         """Run a command in several VMs at once, each under an id of its own; give each one's end, or its error.
@@ -202,7 +202,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
         row: RegistryRow,
         order: ExecRun,
         on_output: TakeVmOutput | None,
-        source: Source | None,
+        source: InputSource | None,
         patience_s: float,
     ) -> Execution | CommandFailed:
         """Prepare it for one VM; or say why that cannot run it."""

@@ -15,7 +15,7 @@ from broker.carrier import Carrier
 from broker.errors import Disconnected, NotDelivered
 from broker.rpc.execution import Execution, first_of
 from schemas.execs import ExecEnded
-from volcloud.errors import CommandFailed
+from volcloud.errors import ShellLeft
 from volcloud.escape import Escape
 from volcloud.loop_thread import LoopThread
 
@@ -27,12 +27,8 @@ TELL_AFTER_S, LINK_PATIENCE_S = 12.0, 60.0
 LOOK_S = 1.0
 
 
-class Left(CommandFailed):
-    """The person has left, by ``~.``."""
-
-
 class Keys:
-    """What is typed at a terminal. See ``Source``; belongs to the loop that reads it."""
+    """What is typed at a terminal. See ``InputSource``; belongs to the loop that reads it."""
 
     def __init__(self, descriptor: int, say: Callable[[str], None]) -> None:
         """``say`` shows the person a line."""
@@ -68,9 +64,9 @@ class Keys:
         return piece
 
     async def leaving(self) -> None:
-        """Wait until the person leaves. Raises Left."""
+        """Wait until the person leaves. Raises ShellLeft."""
         await self._left.wait()
-        raise Left("left by ~. : the command and all that it started in the VM were ended")
+        raise ShellLeft("left by ~. : the command and all that it started in the VM were ended")
 
     def _on_keys(self) -> None:
         try:
@@ -97,7 +93,7 @@ class ShellSession:
         self._work: Future[ExecEnded] = thread.start(self._run())
 
     def wait(self) -> ExecEnded:
-        """Wait for its end. Raises Left, Disconnected, and what ``Execution.run`` raises."""
+        """Wait for its end. Raises ShellLeft, Disconnected, and what ``Execution.run`` raises."""
         return self._thread.result(self._work)
 
     def resize(self, rows: int, columns: int) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from broker.errors import BrokerError, CallTimeout
 from broker.rpc.caller import ACCEPT_TIMEOUT_S
-from broker.rpc.input import Source
+from broker.rpc.input import InputSource
 from schemas.errors import SchemaError
 from schemas.execs import ExecEnded, ExecRun
 from schemas.ledger import RegistryRow
@@ -134,7 +134,7 @@ def _fields(order: ExecRun) -> dict[str, Any]:
     return {name: getattr(order, name) for name in names}
 
 
-def _sources(rows: Sequence[RegistryRow], interactive: bool) -> dict[str, Source]:
+def _sources(rows: Sequence[RegistryRow], interactive: bool) -> dict[str, InputSource]:
     """Give each VM's command its reader of our standard input, where that is to be passed on."""
     if not interactive and not is_given():
         return {}

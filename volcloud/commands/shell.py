@@ -7,11 +7,11 @@ import os
 import click
 
 from schemas.execs import ExecRun, Stream, Terminal
-from volcloud.client.shell_session import Keys, Left
+from volcloud.client.shell_session import Keys
 from volcloud.commands.execs import WE_FAILED, WORDS, environment_of, place_options, words_of
-from volcloud.errors import BadInput
+from volcloud.errors import BadInput, ShellLeft, Terminated
 from volcloud.invocation import Invocation, data_option, pass_invocation
-from volcloud.raw_terminal import Terminated, raw, size_of
+from volcloud.raw_terminal import raw, size_of
 from volcloud.telling import failing_with, note
 
 #: How long a shell may stay open, seconds: a month.
@@ -60,7 +60,7 @@ def shell(
         try:
             with raw(0, lambda: session.resize(*size_of(0))):
                 status = session.wait().exit_status
-        except Left as left:
+        except ShellLeft as left:
             note(left.message)
             status = WE_FAILED
         except Terminated as end:
