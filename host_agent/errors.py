@@ -79,7 +79,7 @@ class OverLimit(HostError):
     """The host's limits leave no room for what was asked."""
 
     code = "no_room"
-    hint = "`volcloud vm list` shows what has it; or its owner raises `limits` in the settings of host_agent"
+    hint = "end or delete another VM of this host; or its owner raises `limits` in the settings of host_agent"
 
 
 class Interrupted(HostError):
