@@ -118,7 +118,7 @@ class AsyncLooks:
     async def log_after(self, page: LogPage, *, wait_s: float = LOG_WAIT_S) -> LogPage:
         """Give what a guest has printed after a page, also in a later boot; nothing else if it prints nothing for so
         long."""
-        deadline, _ = time.monotonic() + wait_s, self._session.caller  # raises where there is none
+        _, deadline = self._session.caller, time.monotonic() + wait_s  # raises where there is none
         while True:
             found = await self._after(page)
             if found.text or found.is_new_boot or time.monotonic() >= deadline:
