@@ -9,11 +9,6 @@ from __future__ import annotations
 from host_agent.vm import Verb
 
 
-def list_command() -> str:
-    """Give the command that lists VMs."""
-    return _typed("list")
-
-
 def command(verb: Verb, vm: str) -> str:
     """Give the command for a verb on one VM."""
     return _typed(str(verb), vm)

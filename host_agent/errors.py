@@ -27,8 +27,6 @@ import errno
 import os
 from collections.abc import Iterator
 
-from host_agent.advice import list_command
-
 #: What a file system says when it has no room, for anybody or for this user.
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -95,7 +93,7 @@ class OverLimit(HostError):
     """The host's limits leave no room for what was asked."""
 
     code = "no_room"
-    hint = f"{list_command()} shows what has it; or its owner raises `limits` in the settings of host_agent"
+    hint = "end or delete another VM of this host; or its owner raises `limits` in the settings of host_agent"
 
 
 class Interrupted(HostError):

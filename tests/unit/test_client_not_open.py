@@ -25,6 +25,7 @@ VM = VmStatus(vm="v", name="a", state=VmState.RUNNING, generation=1, hypervisor=
 ROW = RegistryRow(host="host-a", status=VM, seen_ms=1)
 #: What stands for a parameter that has no default.
 ARGUMENTS: dict[str, Any] = {
+    "page": None,
     "command": ["true"],
     "directory": "/nowhere",
     "host": "host-a",

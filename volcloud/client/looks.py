@@ -83,7 +83,7 @@ class AsyncLooks:
 
     async def stats_of(self, rows: Sequence[RegistryRow]) -> Sequence[VmUsage | VolcloudError | BrokerError]:
         """As ``stats``, of several VMs of the registry at once; in place of one that cannot be asked, its error."""
-        turns = asyncio.Semaphore(MOST_AT_ONCE)
+        turns, _ = asyncio.Semaphore(MOST_AT_ONCE), self._session.caller  # raises where there is none
 
         async def ask(row: RegistryRow) -> VmUsage | VolcloudError | BrokerError:
             async with turns:
@@ -118,7 +118,7 @@ class AsyncLooks:
     async def log_after(self, page: LogPage, *, wait_s: float = LOG_WAIT_S) -> LogPage:
         """Give what a guest has printed after a page, also in a later boot; nothing else if it prints nothing for so
         long."""
-        deadline = time.monotonic() + wait_s
+        _, deadline = self._session.caller, time.monotonic() + wait_s  # raises where there is none
         while True:
             found = await self._after(page)
             if found.text or found.is_new_boot or time.monotonic() >= deadline:

@@ -28,8 +28,7 @@ class QemuScreenshots:
         """Have QEMU write it into memory that both share: no disk is needed, and none can be full."""
         machine = self._find(vm).running().machine
         if not self._files.devices(vm).display:
-            again = f"`volcloud vm create` makes one that has; {command(Verb.DELETE, vm)} removes this one"
-            raise Unsupported(f"it was made without a display: {again}")
+            raise Unsupported(f"it was made without a display: one made anew has it, {command(Verb.DELETE, vm)} first")
         memory = os.memfd_create(f"screen of {vm}")
         try:
             await _draw(machine, memory)
