@@ -5,8 +5,10 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 │   ├── NoSuchVm             no VM has that name: look at the list
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
-│   └── WaitTimeout          the jobs did not end in time; they go on
+│   ├── WaitTimeout          the jobs did not end in time; they go on
+│   └── Left                 the person has left a command's terminal; it was ended
 ├── Failure                  an error of any kind as a command tells it; its exit status is its own
+│   └── Terminated           we were told to end, by a signal
 ├── ClientNotOpen            the client is closed, or not open yet: connect
 ├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
 └── Unreachable              exit status 3: no broker, no data directory, no answer
@@ -14,6 +16,8 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 """
 
 from __future__ import annotations
+
+import signal
 
 
 class VolcloudError(Exception):
@@ -51,12 +55,23 @@ class WaitTimeout(CommandFailed):
     """The jobs did not end in time; they go on."""
 
 
+class Left(CommandFailed):
+    """The person has left, by ``~.``."""
+
+
 class Failure(VolcloudError):
     """An error of any kind as a command tells it; its exit status is its own."""
 
     def __init__(self, exit_status: int, message: str, next_step: str = "") -> None:
         super().__init__(message, next_step)
         self.exit_status = exit_status
+
+
+class Terminated(Failure):
+    """We were told to end, by a signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number, f"ended by {signal.Signals(number).name}")
 
 
 class ClientNotOpen(VolcloudError):

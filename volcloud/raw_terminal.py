@@ -16,19 +16,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from volcloud.errors import Failure
+from volcloud.errors import Terminated
 
 #: Signals that end a session, as they would end any program.
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 #: What takes back what a program in the VM may have left: colours, a hidden cursor, the other screen, mouse and paste.
 _SANE = "\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?2004l"
-
-
-class Terminated(Failure):
-    """We were told to end, by a signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number, f"ended by {signal.Signals(number).name}")
 
 
 @contextlib.contextmanager

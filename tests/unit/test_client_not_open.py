@@ -10,9 +10,11 @@ import pytest
 
 from broker.address import Address
 from schemas.endpoints import Endpoint
+from schemas.execs import ExecRun
 from schemas.ledger import RegistryRow
 from schemas.vms import VmStart, VmState, VmStatus
 from volcloud import AsyncClient, Client
+from volcloud.client.shell_session import Keys
 from volcloud.errors import ClientNotOpen
 from volcloud.loop_thread import LoopThread
 
@@ -23,6 +25,10 @@ ROW = RegistryRow(host="host-a", status=VM, seen_ms=1)
 #: What stands for a parameter that has no default.
 ARGUMENTS: dict[str, Any] = {
     "command": ["true"],
+    "id": "0-1",
+    "order": ExecRun(command=["true"]),
+    "on_output": print,
+    "keys": Keys(0, print),
     "directory": "/nowhere",
     "job": {"id": "j", "executable": "/bin/true"},
     "local": __file__,

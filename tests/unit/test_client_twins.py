@@ -28,9 +28,9 @@ def types_are_kept(cloud: Client) -> None:
 NOUNS = sorted(get_type_hints(Client))
 TWINS = {"": (Client, AsyncClient)} | {n: (get_type_hints(Client)[n], get_type_hints(AsyncClient)[n]) for n in NOUNS}
 #: Only one of them has it, and why: a thread's work, or what the other one is made of.
-OWN = {"Client.open", "Execs.run_on", "Execs.prepare"}
+OWN = {"Client.open", "Execs.run_on", "Execs.list_on", "Execs.session", "Execs.prepare"}
 #: What takes output runs in a thread of the blocking client, and on the loop of the other.
-DIFFERENT_TYPES = {("Execs.run", "on_output")}
+DIFFERENT_TYPES = {("Execs.run", "on_output"), ("Execs.attach", "on_output"), ("Execs.run", "stdin")}
 #: These have a docstring of their own: Ctrl-C is for who blocks.
 OWN_WORDS = {"Execs.run", "Client.close"}
 

@@ -51,7 +51,7 @@ def test_every_command_of_the_specification_is_there() -> None:
         "adopt",
     )
     wanted = {("up",), ("down",), ("status",), ("broker", "declare"), ("broker", "check"), ("host", "list")}
-    wanted |= {("vm", verb) for verb in (*vm, "run", "push", "pull")}
+    wanted |= {("vm", verb) for verb in (*vm, "run", "shell", "ps", "attach", "kill", "push", "pull")}
     wanted |= {
         ("job", verb)
         for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch", "wait")

@@ -15,7 +15,7 @@ from broker.carrier import Carrier
 from broker.errors import Disconnected, NotDelivered
 from broker.rpc.execution import Execution, first_of
 from schemas.execs import ExecEnded
-from volcloud.errors import CommandFailed
+from volcloud.errors import Left
 from volcloud.escape import Escape
 from volcloud.loop_thread import LoopThread
 
@@ -25,10 +25,6 @@ MOST_WAITING = 64 * 1024
 TELL_AFTER_S, LINK_PATIENCE_S = 12.0, 60.0
 #: Between two looks at whether there is silence, seconds.
 LOOK_S = 1.0
-
-
-class Left(CommandFailed):
-    """The person has left, by ``~.``."""
 
 
 class Keys:

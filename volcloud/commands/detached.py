@@ -96,7 +96,7 @@ def attach(invocation: Invocation, name: str, id_: str) -> None:
 
     \b
     Example:
-      id=$(volcloud vm run --detach atlas-1 -- make -j2) && volcloud vm attach atlas-1 $id
+      volcloud vm attach atlas-1 $(volcloud vm run --detach atlas-1 -- make -j2)
     """
     with failing_with(WE_FAILED), invocation.client() as client:
         vm = client.vms.get(name)

@@ -7,11 +7,11 @@ import os
 import click
 
 from schemas.execs import ExecRun, Stream, Terminal
-from volcloud.client.shell_session import Keys, Left
+from volcloud.client.shell_session import Keys
 from volcloud.commands.execs import WE_FAILED, WORDS, environment_of, place_options, words_of
-from volcloud.errors import BadInput
+from volcloud.errors import BadInput, Left, Terminated
 from volcloud.invocation import Invocation, data_option, pass_invocation
-from volcloud.raw_terminal import Terminated, raw, size_of
+from volcloud.raw_terminal import raw, size_of
 from volcloud.telling import failing_with, note
 
 #: How long a shell may stay open, seconds: a month.
