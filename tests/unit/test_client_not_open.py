@@ -16,6 +16,7 @@ from schemas.ledger import RegistryRow
 from schemas.vms import VmStart, VmState, VmStatus
 from volcloud import AsyncClient, Client
 from volcloud.client.looks import LogPage
+from volcloud.client.shell_session import Keys
 from volcloud.errors import ClientNotOpen
 from volcloud.loop_thread import LoopThread
 
@@ -25,13 +26,12 @@ VM = VmStatus(vm="v", name="a", state=VmState.RUNNING, generation=1, hypervisor=
 ROW = RegistryRow(host="host-a", status=VM, seen_ms=1)
 #: What stands for a parameter that has no default.
 ARGUMENTS: dict[str, Any] = {
-    "page": None,
     "command": ["true"],
     "directory": "/nowhere",
     "host": "host-a",
     "id": uuid7(),
     "job": {"id": "j", "executable": "/bin/true"},
-    "keys": None,
+    "keys": Keys(0, print),
     "local": __file__,
     "name": "j-1",
     "on_output": lambda *_: None,

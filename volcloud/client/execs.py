@@ -161,7 +161,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
 
     def attach(self, vm: str, id: str, on_output: TakeOutput | None = None) -> ExecEnded:  # noqa: A002
         """Follow a detached command of one's own: all its output so far, what comes, and its end. As often as wanted,
-        also when it has ended, by one at a time; who stops to follow it, as by Ctrl-C, does not end it."""
+        also when it has ended, by one at a time; who stops to follow it does not end it."""
         row = self._thread.wait_for(self._twin._vms.get(vm))
         take = None if on_output is None else in_thread(lambda _, stream, data: on_output(stream, data), row)
         return self._thread.wait_for(self._twin.attach(row.status.vm, id, take))

@@ -35,6 +35,7 @@ _WORDS = {
     VmState.ABSENT: "Unknown",
     VmState.SET_ASIDE: "Unknown",
     VmState.MISSING: "Unknown",
+    VmState.LOST: "Unknown",
 }
 _PATTERN = frozenset("*?[")
 #: How long the centre may take to hear of what a host has answered, and how often it is asked, seconds.
