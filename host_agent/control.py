@@ -25,7 +25,18 @@ from host_agent.room import HostRoom
 from host_agent.seeding import Seeding
 from host_agent.settling import poweroff_all, settle
 from host_agent.statuses import VmStatuses
-from host_agent.verbs import TRANSITIONS, DriverOrder, More, can, cannot, is_done, is_legal, snapshots_of
+from host_agent.verbs import (
+    AT_REST,
+    TRANSITIONS,
+    DriverOrder,
+    More,
+    Transition,
+    can,
+    cannot,
+    is_done,
+    is_legal,
+    snapshots_of,
+)
 from host_agent.vm import Verb, Wish
 from schemas.vms import MOST_GONE, VmAct, VmCreate, VmGone, VmSnapshot, VmState, VmStatus
 
@@ -124,8 +135,12 @@ class VmControl:
             if row.wish is not None and row.wishes_at_once:
                 self._registry.wish(vm, row.wish)
             if not is_done(verb, state):
-                with naming_disk(f"{verb} of {self._name(vm)}"):
-                    await self._carry_out(verb, DriverOrder(vm, more))
+                try:
+                    with naming_disk(f"{verb} of {self._name(vm)}"):
+                        await self._carry_out(verb, DriverOrder(vm, more))
+                except HypervisorError:
+                    await self._leave_down(row, vm)
+                    raise
         if row.wish is not None:
             self._registry.wish(vm, row.wish)
         status = await self._statuses.one(vm)
@@ -135,6 +150,12 @@ class VmControl:
             await self.on_wake(vm)
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": str(status.state)})
         return msgspec.structs.replace(status, act=None)  # this one has ended
+
+    async def _leave_down(self, row: Transition, vm: str) -> None:
+        """Where a verb that decides what a VM shall be has failed and ended it, only a person starts it again: from
+        what, he chooses."""
+        if row.wish_in and await self._statuses.state(vm) in AT_REST:
+            self._registry.wish(vm, Wish.OFF)
 
     async def delete(self, vm: str, *, by: str = "") -> None:
         """Remove a VM and its files; its principal and queues go too. One that is not there is no error."""

@@ -120,7 +120,6 @@ class Keeper:
     def forgive(self, vm: str) -> None:
         """Somebody decides about the VM: what was tried before does not count any more."""
         self._tries.pop(vm, None)
-        self._due.discard(vm)
         if vm in self._woken:
             self._woken[vm].set()
 
@@ -193,6 +192,7 @@ class Keeper:
         """Say which verb brings a VM to what it is wished to be; None if none does, or need be."""
         record = self._registry.find(vm)
         if record is None or record.wish is not Wish.RUNNING:
+            self._due.discard(vm)  # somebody has decided otherwise
             return None
         state = await self._hypervisor.state(vm)
         if self._is_at_work(vm):
@@ -201,6 +201,8 @@ class Keeper:
             return Verb.RESUME if (await self._hypervisor.facts(vm)).may_go_on else None
         if state is VmState.PAUSED:
             return Verb.RESUME
+        if state is VmState.RUNNING:
+            self._due.discard(vm)
         is_down = state in (VmState.ABORTED, VmState.SAVED) or (state is VmState.POWEREDOFF and vm in self._due)
         return Verb.START if record.autostart and is_down else None
 

@@ -60,16 +60,24 @@ class HostRoom:
     @contextlib.asynccontextmanager
     async def starting(self, vm: str) -> AsyncIterator[None]:
         """Let the block start a VM for which there is room. Raises OverLimit."""
+        if self._limits.cpus is None and self._limits.memory_mib is None:
+            yield  # nobody is asked, and waits for nobody
+            return
         async with self._turn:
-            size, running = self._sizes()[vm], await self._running()
-            used = [one for other, one in running.items() if other != vm]
-            asked = {"cpus": size.cpus, "memory_mib": size.memory_mib}
-            self._refuse_over(asked, {"cpus": sum(s.cpus for s in used), "memory_mib": sum(s.memory_mib for s in used)})
+            await self._check_starts(vm)
             self._starting.add(vm)
         try:
             yield
         finally:
             self._starting.discard(vm)
+
+    async def _check_starts(self, vm: str) -> None:
+        """One that runs has its share already."""
+        size, running = self._sizes()[vm], await self._running()
+        if vm not in running:
+            used = list(running.values())
+            asked = {"cpus": size.cpus, "memory_mib": size.memory_mib}
+            self._refuse_over(asked, {"cpus": sum(s.cpus for s in used), "memory_mib": sum(s.memory_mib for s in used)})
 
     def _check_makes(self, size: Size) -> None:
         """One that could never start is not made either."""
@@ -107,5 +115,6 @@ class HostRoom:
         """Ask anew how each is: what was seen a moment ago may be of before a start that has just ended."""
         # A start may end while others are asked: it counts as it was before.
         sizes, starting = self._sizes(), set(self._starting)
-        states = dict(zip(sizes, await asyncio.gather(*map(self._statuses.below, sizes)), strict=True))
+        asked = [vm for vm in sizes if vm not in starting]
+        states = dict(zip(asked, await asyncio.gather(*map(self._statuses.below, asked)), strict=True))
         return {vm: size for vm, size in sizes.items() if vm in starting or states[vm] not in _AT_REST}

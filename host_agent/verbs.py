@@ -122,7 +122,7 @@ async def _check_there(driver: Hypervisor, order: DriverOrder) -> None:
 _S = VmState
 _EVERY_STATE = frozenset(VmState) - {VmState.ABSENT}
 #: Without a process, and with nothing kept but the disk.
-_DOWN = frozenset({_S.POWEREDOFF, _S.ABORTED})
+_DOWN = AT_REST = frozenset({_S.POWEREDOFF, _S.ABORTED})
 
 #: The whole life of a VM. ``poweroff`` is legal wherever a VM exists: no state may trap it.
 TRANSITIONS: dict[Verb, Transition] = {

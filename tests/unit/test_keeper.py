@@ -13,12 +13,13 @@ import pytest
 from broker import durable
 from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
-from host_agent.errors import HostDiskFull, HypervisorError
+from host_agent.errors import HostDiskFull, HypervisorError, IllegalVerb
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.hypervisors.fake.ports import FakeSnapshots
 from host_agent.keeper import MOST_STARTS, STEADY_S, Keeper, Tries
 from host_agent.registry import VmRecord, VmRegistry
+from host_agent.verbs import More
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState
 from tests.contract.conftest import eventually
@@ -411,3 +412,37 @@ async def test_what_nobody_foresaw_is_logged_and_the_vm_is_looked_after_at_its_n
     await host.until(vm, VmState.RUNNING)
 
     assert "vm not looked after until it changes again" in caplog.text
+
+
+async def test_a_verb_that_is_refused_takes_nothing_from_a_vm_that_is_still_to_be_started(tmp_path: Path) -> None:
+    driver = Refuses()
+    driver.error = HostDiskFull("disk full")
+    host = await Kept(tmp_path, driver).open()
+    vm = (await host.control.create(VmCreate(name="vm1", autostart=True), wish=Wish.RUNNING)).vm
+    host.keeper.keep_all()
+    await eventually(lambda: host.verbs)
+
+    host.keeper.forgive(vm)
+    with pytest.raises(IllegalVerb):
+        await host.control.act(Verb.PAUSE, vm)
+    driver.error = None
+
+    await host.until(vm, VmState.RUNNING)
+
+
+async def test_a_restore_that_fails_and_ends_its_vm_leaves_the_choice_to_a_person(tmp_path: Path, monkeypatch) -> None:
+    host = await Kept(tmp_path).open()
+    vm = await host.wanted()
+    await host.control.act(Verb.TAKE_SNAPSHOT, vm, More(snapshot="before"))
+
+    async def fail(snapshots: object, one: str, name: str, seed: bytes) -> None:
+        host.hypervisor.crash(one)
+        raise HypervisorError("its memory is damaged")
+
+    monkeypatch.setattr(FakeSnapshots, "restore", fail)
+    with pytest.raises(HypervisorError, match="damaged"):
+        await host.control.act(Verb.RESTORE_SNAPSHOT, vm, More(snapshot="before"))
+    await eventually(lambda: not host.keeper.at_work)
+
+    assert await host.hypervisor.state(vm) is VmState.ABORTED
+    assert host.verbs == [Verb.START]

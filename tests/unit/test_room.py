@@ -18,6 +18,7 @@ from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
 from host_agent.seeding import GuestSettings, Seeding
+from host_agent.verbs import More
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState
 from tests.unit.test_control import BROKER, Host
@@ -158,6 +159,8 @@ async def test_a_host_that_is_over_its_limits_keeps_what_runs(tmp_path: Path) ->
 
     assert [await after.hypervisor.state(vm) for vm in vms] == [VmState.RUNNING] * 2
     await after.control.act(Verb.RESET, vms[0])
+    await after.control.act(Verb.TAKE_SNAPSHOT, vms[0], More(snapshot="before"))
+    await after.control.act(Verb.RESTORE_SNAPSHOT, vms[0], More(snapshot="before"))
     await after.control.act(Verb.POWEROFF, vms[0])
     with pytest.raises(OverLimit, match="cpus = 1: this host has 0 left of 1; memory_mib = 1024"):
         await after.control.act(Verb.START, vms[0])

@@ -92,8 +92,8 @@ def registered_vms(layout: Layout) -> set[Path]:
 
 def end_marked(vms: Iterable[Path]) -> None:
     """Kill every process that bears the mark of one of these VMs, and what descends from it. Raises CommandFailed."""
-    deadline = time.monotonic() + KILL_S
     for vm in vms:
+        deadline = time.monotonic() + KILL_S
         while pids := find_tree(vm, None):
             if time.monotonic() > deadline:
                 raise CommandFailed(f"{vm.name} does not end: processes {sorted(pids)}", "`volcloud down` again")

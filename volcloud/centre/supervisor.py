@@ -131,9 +131,13 @@ class Supervisor:
         await asyncio.gather(*(child.restart() for child in others))
 
     async def _know_vms(self) -> None:
-        """Keep in mind which VMs there are: they are to be ended also when the directory that says so is gone."""
+        """Keep in mind which VMs there are: they are to be ended also when the directory that says so is gone. Those of
+        the look before are kept too, since a directory may be just about to go."""
+        before: set[Path] = set()
         while True:
-            self._vms |= await asyncio.to_thread(registered_vms, self._layout)
+            found = await asyncio.to_thread(registered_vms, self._layout)
+            if self._layout.host.exists():
+                self._vms, before = found | before, found
             await asyncio.sleep(_NAMES_S)
 
     async def _take_down(self, ground: Ground) -> None:

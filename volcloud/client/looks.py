@@ -15,6 +15,7 @@ from broker.errors import BrokerError, OutputLost
 from schemas.ledger import RegistryRow
 from schemas.looks import (
     MOST_LOG_LINES,
+    MOST_OF_A_SCREEN,
     LogPiece,
     ScreenPart,
     ScreenReply,
@@ -97,14 +98,14 @@ class AsyncLooks:
     async def screenshot(self, vm: str) -> bytes:
         """Give what is on a VM's screen, as a PNG. Raises OutputLost when some of it was lost on the way."""
         row = await self.get(vm)
-        parts: dict[int, bytes] = {}
+        picture = _Picture()
         question = VmScreenshot(vm=row.status.vm)
         async with aclosing(self._session.caller.stream(row.host, question, timeout_s=SCREEN_S)) as conversation:
             async for _, message in conversation:
                 if isinstance(message, ScreenPart):
-                    parts[message.number] = message.data
+                    picture.take(message)
                 elif isinstance(message, ScreenReply):
-                    return _whole(parts, message)
+                    return picture.whole(message)
         raise OutputLost("the picture has no end; take another")
 
     async def log(self, vm: str, *, lines: int = 100) -> LogPage:
@@ -154,11 +155,24 @@ async def _all(work: Iterable[Coroutine[Any, Any, Any]]) -> Sequence[Any]:
     return await asyncio.gather(*work)
 
 
-def _whole(parts: dict[int, bytes], end: ScreenReply) -> bytes:
-    picture = b"".join(parts.get(number, b"") for number in range(end.parts))
-    if len(picture) != end.size or hashlib.sha256(picture).hexdigest() != end.sha256:
-        raise OutputLost(f"{len(picture)} of {end.size} bytes of the picture came; take another")
-    return picture
+class _Picture:
+    """A picture as its parts come: in their order, and no more of it than any picture may have."""
+
+    def __init__(self) -> None:
+        self._parts, self._data = 0, bytearray()
+
+    def take(self, part: ScreenPart) -> None:
+        """Take a part. Raises OutputLost when one before it is missing, or there is too much of it."""
+        if part.number != self._parts or len(self._data) + len(part.data) > MOST_OF_A_SCREEN:
+            raise OutputLost(f"part {part.number} of the picture came where part {self._parts} was due; take another")
+        self._parts += 1
+        self._data += part.data
+
+    def whole(self, end: ScreenReply) -> bytes:
+        """Give it when all of it has come. Raises OutputLost."""
+        if len(self._data) != end.size or hashlib.sha256(self._data).hexdigest() != end.sha256:
+            raise OutputLost(f"{len(self._data)} of {end.size} bytes of the picture came; take another")
+        return bytes(self._data)
 
 
 def _page(host: str, vm: str, answer: VmLogReply, at: int, *, is_new_boot: bool = False) -> LogPage:

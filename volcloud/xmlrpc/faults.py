@@ -53,7 +53,7 @@ MEANINGS = {
     FaultCode.FORBIDDEN: "It may not be done: a path outside of `--files`, or a right that the console has not.",
     FaultCode.CONFLICT: "Something of that name is there already, and it is another one.",
     FaultCode.TOO_LARGE: "More than one answer, or one file, may hold.",
-    FaultCode.NO_ROOM: "A disk is full.",
+    FaultCode.NO_ROOM: "A disk is full, or a host's limits leave no room.",
     FaultCode.BUSY: "As many calls are at work as may be at once; try again.",
     FaultCode.NO_SUCH_SNAPSHOT: "The VM has no snapshot of that name.",
 }
