@@ -22,6 +22,8 @@ from schemas.execs import FIRST_WINDOW_BYTES, ExecOutput, Stream
 PIECE_BYTES = 64 * 1024
 #: The window of a command whose output nobody takes any more.
 NO_LIMIT_BYTES = 1 << 62
+#: The most that a console may have under way, whatever it grants, bytes: it grants one window more at each reconnect.
+MOST_AHEAD_BYTES = 16 * FIRST_WINDOW_BYTES
 #: A console that has heard nothing for this long is told that its command is at work, seconds: so it is asked for.
 PROBE_EVERY_S = 5.0
 #: A console without a queue for this long is gone, seconds; one that reconnects after a restart takes 10 to 15.
@@ -48,6 +50,7 @@ class ConsoleStream:
         self._taken = 0
         #: Pieces of output so far.
         self.numbers = 0
+        self._is_gone = False
         #: Called when the console has given more room.
         self.on_room: Callable[[], None] = lambda: None
         #: Gives what is said in a silence.
@@ -59,8 +62,8 @@ class ConsoleStream:
         return self._taken < self._limit
 
     def put(self, stream: Stream, data: bytes) -> bool:
-        """Number output and queue it. Says whether more may come."""
-        for start in range(0, len(data), PIECE_BYTES):
+        """Number output and queue it; let it go where the console is gone. Says whether more may come."""
+        for start in range(0, 0 if self._is_gone else len(data), PIECE_BYTES):
             some = data[start : start + PIECE_BYTES]
             self._queue.put_nowait(
                 ExecOutput(call=self._call.message.id, number=self.numbers, stream=stream, data=some)
@@ -74,10 +77,15 @@ class ConsoleStream:
         self._queue.put_nowait(message)
 
     def allow(self, limit_bytes: int) -> None:
-        """The console has room."""
-        self._limit = max(self._limit, limit_bytes)
+        """The console has room; for no more than ``MOST_AHEAD_BYTES`` at a time, whatever it says."""
+        self._limit = max(self._limit, min(limit_bytes, self._taken + MOST_AHEAD_BYTES))
         if self.has_room:
             self.on_room()
+
+    def let_go(self) -> None:
+        """The console is gone: what comes is taken, and kept nowhere."""
+        self._is_gone, self._limit = True, NO_LIMIT_BYTES
+        self.on_room()
 
     def finish(self) -> None:
         """No more will come."""
@@ -87,7 +95,7 @@ class ConsoleStream:
         """Send in order until the end. False: the console is gone; whatever comes is let go then."""
         while (message := await self._next()) is not None:
             if not await self._reaches_console(message):
-                self.allow(NO_LIMIT_BYTES)
+                self.let_go()
                 return False
         return True
 

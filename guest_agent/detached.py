@@ -8,6 +8,7 @@ else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import shutil
@@ -212,7 +213,7 @@ class DetachedExecs:
         ended = [one for one in self._known.values() if not one.is_running]
         kept_bytes = 0
         for rank, one in enumerate(sorted(ended, key=lambda one: -one.record.ended_ms)):
-            kept_bytes += sum(path.stat().st_size for path in one.directory.iterdir())
+            kept_bytes += size_of(one.directory)
             is_old = _now_ms() - one.record.ended_ms > KEEP_S * 1000
             if (is_old or rank >= MOST_ENDED or kept_bytes > KEEP_BYTES) and not one.followed_ms:
                 self._forget(one)
@@ -246,8 +247,19 @@ class DetachedExecs:
 
     def _forget(self, command: DetachedCommand) -> None:
         self._known.pop(command.record.id, None)
+        if command.is_running:
+            command.record.state = ExecState.INTERRUPTED  # it never began: who follows it is told
         command.spool.close()
         shutil.rmtree(command.directory, ignore_errors=True)
+
+
+def size_of(directory: Path) -> int:
+    """Add up what is in a directory, bytes; what is not there, or cannot be read, counts nothing."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for path in directory.iterdir():
+            total += path.stat().st_size
+    return total
 
 
 def check_yours(exec_id: str, principal: str, sender: str) -> None:

@@ -218,6 +218,7 @@ class Execs:
         """Follow a detached command to its end. Raises ExecBusy, NoSuchExec, NotYours, ExecInterrupted."""
         attachment = Attachment(call, self._patience)
         with self._console(message.id, attachment):
+            await call.started()
             return await attachment.run(self._detached.follow(call, message.exec_id, attachment.stream))
 
     async def _detach(self, call: Call, message: ExecDetach) -> None:

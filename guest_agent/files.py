@@ -56,7 +56,10 @@ class ConsoleFiles:
     async def sweep(self) -> None:
         """Remove what pushes that broke off have left, until cancelled."""
         while True:
-            await asyncio.to_thread(self._remove_left_behind)
+            try:
+                await asyncio.to_thread(self._remove_left_behind)
+            except OSError as error:
+                log.error("partial files not looked through", extra={"why": str(error)})
             await asyncio.sleep(SWEEP_S)
 
     async def close(self) -> None:

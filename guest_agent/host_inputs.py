@@ -97,7 +97,12 @@ class InputsFromHost:
             await _tell(road, ask)
             for _ in range(MOST_ANSWERS):
                 ready = await self._answer(road, ask.id, want)
-                outcome = await asyncio.to_thread(self._take, self._state, ready, target)
+                try:
+                    outcome = await asyncio.to_thread(self._take, self._state, ready, target)
+                except OSError:
+                    # Others of this VM wait for the medium.
+                    await _tell(road, InputTaken(want=ask.id, outcome=InputOutcome.UNREAD))
+                    raise
                 await _tell(road, InputTaken(want=ask.id, outcome=outcome))
                 if outcome is InputOutcome.READ:
                     log.info("input from the host", extra={"sha256": sha256, "bytes": ready.size})

@@ -16,6 +16,10 @@ FIRST_WINDOW_BYTES = 256 * 1024
 INPUT_WINDOW_BYTES, INPUT_PIECE_BYTES = 256 * 1024, 64 * 1024
 
 
+#: As a shell has it, and as a process can end with it.
+ExitStatus = Annotated[int, Meta(ge=0, le=255)]
+
+
 class Stream(StrEnum):
     """Which of the two outputs."""
 
@@ -145,7 +149,7 @@ class ExecRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     since_ms: int
     state: ExecState
     #: As ``reply.exec`` has it; None for one that has no end of its own.
-    exit_status: int | None = None
+    exit_status: ExitStatus | None = None
     is_detached: bool = True
     #: The beginning of it, where it is long.
     command: list[str]
@@ -162,7 +166,7 @@ class ExecRows(Reply, frozen=True, kw_only=True, tag="reply.execs"):
 class ExecEnded(Reply, frozen=True, kw_only=True, tag="reply.exec"):
     """The command ended. ``exit_status`` is the shell's: 128 + n for a death by signal n."""
 
-    exit_status: int
+    exit_status: ExitStatus
     output_messages: int = 0
     #: Of the command and what it waited for, in user and system mode together; the latter alone below.
     cpu_seconds: Annotated[float, Meta(ge=0, le=1e9)] = 0.0

@@ -171,6 +171,7 @@ class Receiving:
     def again(self) -> None:
         """Begin a new epoch where this one got to: the sender lost touch, or the link is new."""
         self._silent_s = 0.0
+        self._progress(self._written)  # the sender is there; what holds it up is ours
         if self._is_ready:
             self._begin(self._core.taken)
         else:

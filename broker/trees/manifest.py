@@ -28,6 +28,9 @@ from schemas.trees import (
     told_path,
 )
 
+#: Of what a tree leaves out so many are named: a path may have 50,000 characters.
+MOST_TOLD = 1000
+
 
 class Manifest:
     """See the module. The stream of a tree is its manifest, then the bytes of each file, in order."""
@@ -63,10 +66,16 @@ class Manifest:
         """Say which one it is, for a person."""
         return repr(told_path(self.path_of(index)) or ".")
 
+    @property
+    def left_out(self) -> int:
+        """How much of the tree is not sent."""
+        return sum(isinstance(entry, TreeSkipped) for entry in self.entries)
+
     def skipped(self) -> list[str]:
-        """Say what of the tree is not sent, each with the reason."""
+        """Say what of the tree is not sent, each with the reason; of many the first ``MOST_TOLD``."""
         found = (n for n, entry in enumerate(self.entries) if isinstance(entry, TreeSkipped))
-        return [f"{told_path(self.path_of(n))}: {getattr(self.entries[n], 'why', '')}" for n in found]
+        first = itertools.islice(found, MOST_TOLD)
+        return [clip(f"{told_path(self.path_of(n))}: {getattr(self.entries[n], 'why', '')}") for n in first]
 
 
 def path_of(entries: list[TreeEntry], index: int) -> bytes:

@@ -36,12 +36,14 @@ class TreePlan(Struct, kw_only=True):
         return Gaps(self._spans(manifest, gathering))
 
     def _spans(self, manifest: Manifest, gathering: int) -> Iterator[tuple[int, int]]:
-        at = manifest.length
+        at, begun = manifest.length, set[bytes]()
         for index in self.files:
             entry = manifest.entries[index]
             if isinstance(entry, TreeFile) and entry.length:
                 start = manifest.start_of(index)
-                yield at, start + marked(gathering, entry)
+                # What has come of a digest is the beginning of the first file that has it, and of no other.
+                yield at, start + (marked(gathering, entry) if entry.sha256 not in begun else 0)
+                begun.add(entry.sha256)
                 at = start + entry.length
         yield at, manifest.size
 

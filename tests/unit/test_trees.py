@@ -275,3 +275,20 @@ def test_what_another_program_keeps_hidden_beside_a_target_is_not_ours_to_remove
 
     assert theirs.is_dir()
     landing.discard()
+
+
+def test_two_large_files_of_the_same_bytes_go_on_where_the_first_was_cut(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    same = os.urandom(4 * MIB)
+    for name in ("a", "b"):
+        (source / name).write_bytes(same)
+    (source / "c").write_bytes(b"small")
+    tree = read_of(source)
+    landing = into_tree(place_in(tmp_path), offer_of(tree))
+    feed(tree, landing, most=2 * MIB + MIB // 2)
+    landing.close()
+
+    move(read_of(source), place_in(tmp_path))
+
+    assert seen(target) == seen(source)

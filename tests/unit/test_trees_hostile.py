@@ -12,7 +12,7 @@ import pytest
 
 from broker.errors import TransferFailed
 from broker.trees import into_tree
-from broker.trees.manifest import judge_manifest
+from broker.trees.manifest import MOST_TOLD, judge_manifest, make_manifest
 from schemas.errors import ErrorCode
 from schemas.files import FileOffer, GuestTree
 from schemas.trees import (
@@ -21,6 +21,7 @@ from schemas.trees import (
     TreeEntry,
     TreeFile,
     TreeLink,
+    TreeSkipped,
     encode_manifest,
 )
 from tests.unit.trees import move, place_in, read_of, seen
@@ -295,3 +296,11 @@ def test_a_directory_without_rights_is_refilled_and_has_its_mode_at_the_end(tmp_
     assert (tmp_path / "target" / "d").stat().st_mode & 0o777 == 0o555
     for path in (source, tmp_path / "target"):
         (path / "d").chmod(0o755)
+
+
+def test_of_very_much_that_is_left_out_the_first_are_named(tmp_path: Path) -> None:
+    many = [TreeSkipped(parent=1, name=b"%d" % number, why="a device") for number in range(3000)]
+    manifest, _ = make_manifest([directory(0, b""), directory(0, b"d" * 255), *many])
+
+    assert manifest.left_out == 3000
+    assert len(manifest.skipped()) == MOST_TOLD

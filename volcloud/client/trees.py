@@ -24,7 +24,6 @@ from broker.transfer import into_file
 from broker.transfer.landing import PART, Open
 from broker.transfer.leftovers import remove_left_behind
 from broker.trees import Manifest, TreeLanding, TreePlace, TreeSource, into_tree
-from schemas.codec import clip
 from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileOffer, GuestFile, GuestTree
 from volcloud.client.blocking import Blocking, blocking
@@ -62,6 +61,8 @@ class MovedTree(Struct, frozen=True, kw_only=True):
     sha256: str
     #: What was left out, each with the reason.
     skipped: list[str]
+    #: How many these are in all: of many the first are named.
+    left_out: int = 0
 
 
 class AsyncTrees:
@@ -262,13 +263,13 @@ def _moved(path: str, offer: FileOffer, manifest: Manifest | None, sent: int) ->
         return MovedTree(
             path=path, is_tree=False, entries=1, size=offer.size, sent=offer.size, sha256=offer.sha256, skipped=[]
         )
-    skipped = [clip(text) for text in manifest.skipped()]
     return MovedTree(
         path=path,
         is_tree=True,
-        entries=len(manifest.entries) - 1 - len(skipped),
+        entries=len(manifest.entries) - 1 - manifest.left_out,
         size=manifest.size - manifest.length,
         sent=sent,
         sha256=offer.sha256,
-        skipped=skipped,
+        skipped=manifest.skipped(),
+        left_out=manifest.left_out,
     )

@@ -32,8 +32,8 @@ VERB_S = 180.0
 MOST_NAMED = 10
 #: How long a guest may take to shut down, unless it is said, and at most, seconds.
 STOP_S, STOP_MOST_S = 60.0, 3600.0
-#: States in which a VM's agent can answer.
-_LIVE = frozenset({"running", "starting", "stopping", "unknown"})
+#: States in which a VM's agent can answer, or may at the next moment: the centre hears of a state after the host.
+_LIVE = frozenset({"running", "starting", "stopping", "saving", "restoring", "unknown"})
 #: Which verb makes a VM of that state live.
 _WAY_BACK = {"paused": "resume", "set_aside": "adopt"}
 #: State of a VM that its host knows and of which it finds nothing; the reason says what to do.

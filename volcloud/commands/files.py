@@ -126,7 +126,7 @@ def _tell_tree(invocation: Invocation, moved: MovedTree, where: str) -> None:
         return
     for left_out in moved.skipped[:_MOST_NAMED]:
         note(f"{left_out}; left out")
-    if len(moved.skipped) > _MOST_NAMED:
-        note(f"{len(moved.skipped) - _MOST_NAMED} more were left out")
+    if moved.left_out > _MOST_NAMED:
+        note(f"{moved.left_out - _MOST_NAMED} more were left out")
     entries = "1 entry" if moved.entries == 1 else f"{moved.entries} entries"
     invocation.say(f"{plain(where)}: {entries}, {moved.size} bytes in files, {moved.sent} bytes sent")
