@@ -8,16 +8,20 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
 from broker.transfer import Transfers
-from broker.trees import TreePlace, TreeSource, into_tree
 from guest_agent.confine import below
 from guest_agent.directory import Directory
 from guest_agent.errors import BadPath
 from schemas.errors import ErrorCode
 from schemas.files import FileAbort, FileGet, FileOffer, GuestFile, GuestTree
+
+if TYPE_CHECKING:
+    from broker.trees import TreePlace
 
 #: Offers in a row, half a minute of them, that a console may leave unanswered before it counts as gone.
 OFFERS_TO_THE_SILENT = 3
@@ -52,7 +56,7 @@ class ConsoleTrees:
         await self._take_over(sender, place.gathering, offer)
         taking = self._at_work[place.gathering] = _Taking(offer, asyncio.Event())
         try:
-            await self._transfers.receive_file(offer, lambda _: into_tree(place, offer), sender, offer.reply)
+            await self._transfers.receive_file(offer, lambda _: _trees().into_tree(place, offer), sender, offer.reply)
         finally:
             taking.has_ended.set()
             if self._at_work.get(place.gathering) is taking:
@@ -60,7 +64,8 @@ class ConsoleTrees:
 
     async def give(self, sender: str, get: FileGet, file: GuestFile) -> None:
         """Send a tree."""
-        source = await TreeSource.reading(file.path, await asyncio.to_thread(self._opener, file))
+        trees = await asyncio.to_thread(_trees)
+        source = await trees.TreeSource.reading(file.path, await asyncio.to_thread(self._opener, file))
         tree = GuestTree(path=file.path, manifest=source.manifest.length)
         offer = FileOffer(id=get.id, file=tree, size=source.manifest.size, sha256=source.sha256)
         await self._transfers.send(source, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
@@ -92,13 +97,21 @@ class ConsoleTrees:
         *way, name = path.relative_to(root).parts or (".",)
         told = path.relative_to(root).as_posix()
         digest = hashlib.sha256(os.fsencode(f"{sender} {path}")).hexdigest()
-        return TreePlace(
+        place: TreePlace = _trees().TreePlace(
             parent=lambda: _open_way(root, way, make=False),
             make_parent=lambda: _open_way(root, way, make=True),
             name=os.fsencode(name),
             told=repr(os.fsencode(told).decode("utf-8", "backslashreplace")),
             gathering=self._partials / f"{digest[:40]}{_ENDING}",
         )
+        return place
+
+
+def _trees() -> ModuleType:
+    """Load, in a thread, what trees take once the first comes: a guest that is sent none is the smaller."""
+    import broker.trees
+
+    return broker.trees
 
 
 def _is_area(path: str) -> bool:

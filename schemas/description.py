@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from msgspec import Meta, Struct
 from schemas.amounts import read_mib, read_seconds
 from schemas.errors import DecodeError
 from schemas.ids import JobId, Sha256
+from schemas.nearest import nearest
 from schemas.wanted import explain
 
 #: An input that rides in the description itself, bytes.
@@ -159,8 +159,8 @@ def advise(reason: str) -> str:
     known = [
         f.encode_name for kind in (JobDescription, Input, Output, Requirements) for f in msgspec.structs.fields(kind)
     ]
-    near = get_close_matches(unknown[1], known, n=1, cutoff=0.5)
-    return f"{reason}: did you mean {near[0]!r}?" if near else reason
+    near = nearest(unknown[1], known)
+    return f"{reason}: did you mean {near!r}?" if near else reason
 
 
 def is_pattern(name: str) -> bool:
@@ -248,8 +248,8 @@ def _refuse_unknown(fields: dict[str, Any], kind: type[Struct], where: str) -> N
     known = [f.encode_name for f in msgspec.structs.fields(kind)]
     for key, value in fields.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+            near = nearest(str(key), known)
+            advice = f"did you mean {near!r}?" if near else f"allowed are {', '.join(known)}"
             raise DecodeError(f"unknown key {where}{key!s}: {advice}")
         inner = _NESTED.get((kind, key))
         for item in (value if isinstance(value, list) else [value]) if inner else []:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from broker.errors import ConfigError
+from schemas.nearest import nearest
 from schemas.wanted import explain
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -17,6 +16,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 def read_config(path: Path, kind: type[T]) -> T:
     """Read a daemon's configuration. Raises ConfigError."""
+    import tomllib  # here: a guest reads none, and each has its own memory for what is loaded
+
     try:
         fields = tomllib.loads(path.read_text())
     except OSError as error:
@@ -40,6 +41,6 @@ def _refuse_unknown(path: Path, fields: dict[str, Any], kind: type[msgspec.Struc
     known = [f.encode_name for f in msgspec.structs.fields(kind)]
     for key in fields:
         if key not in known:
-            near = get_close_matches(key, known, n=1)
-            advice = f"did you mean {near[0]!r}?" if near else f"allowed are {', '.join(known)}"
+            near = nearest(key, known, cutoff=0.6)
+            advice = f"did you mean {near!r}?" if near else f"allowed are {', '.join(known)}"
             raise ConfigError(f"{path}: unknown key {key!r}: {advice}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 import sys
 from collections.abc import Iterator
 
@@ -17,8 +16,8 @@ from schemas.plain_text import plain
 
 log = logging.getLogger(__name__)
 
-#: What every daemon meets: the broker, the machine with its disks, a value that makes no sense, SQLite on such a disk.
-_COMMON = (BrokerError, OSError, ValueError, sqlite3.Error)
+#: What every daemon meets: the broker, the machine with its disks, a value that makes no sense.
+_COMMON = (BrokerError, OSError, ValueError)
 #: Exit statuses of who cannot go on, and of who is told something wrong.
 CANNOT, WRONG = 1, 2
 
@@ -33,7 +32,7 @@ def judged(name: str, *foreseen: type[Exception], by_hand: bool = False) -> Iter
         causes = list(_causes(error))
         if wrong := [cause for cause in causes if isinstance(cause, ConfigError)]:
             sys.exit(_told(name, str(wrong[0]), WRONG))
-        if all(isinstance(cause, (*_COMMON, *foreseen)) for cause in causes):
+        if all(isinstance(cause, (*_COMMON, *_sqlite(), *foreseen)) for cause in causes):
             why = "; ".join(map(_said, causes))
             if by_hand:
                 _show(name, why)
@@ -42,6 +41,11 @@ def judged(name: str, *foreseen: type[Exception], by_hand: bool = False) -> Iter
         else:
             log.exception("cannot go on, for a reason that nobody foresaw")
         sys.exit(CANNOT)
+
+
+def _sqlite() -> tuple[type[Exception], ...]:
+    """Give the error of SQLite on a bad disk, for who has loaded it: a guest has not."""
+    return (sys.modules["sqlite3"].Error,) if "sqlite3" in sys.modules else ()
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
