@@ -22,19 +22,11 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from guest_agent.process_tree import descendants
+from guest_agent.process_tree import ENDS_S, descendants
 
 SET_CHILD_SUBREAPER = 36
-#: How the forge is started; ``main`` is told the descriptor of its socket.
-COMMAND = (
-    *(sys.executable, "-I", "-S", "-c"),
-    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.minder import main; main()",
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-)
 #: Descriptors that come with a command.
 MOST_FILES = 5
-#: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
-PATIENCE_S = 10.0
 #: Signals that a command finds as they are by default, whatever the agent or this does with them.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -147,7 +139,7 @@ class Minder:
 
     def _end_all(self) -> bool:
         """Kill and reap until there is nobody; says whether somebody lives on, who hangs in the kernel."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + ENDS_S
         while time.monotonic() < deadline:
             try:
                 while self._reap():

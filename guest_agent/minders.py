@@ -9,7 +9,7 @@ import subprocess
 
 from broker import durable
 from broker.vm_mark import own_mark
-from guest_agent import minder
+from guest_agent.programs import MINDER, command_of
 
 #: How long the forge may take to end, seconds: it has nothing to do but that.
 END_S = 2.0
@@ -51,7 +51,7 @@ class Minders:
             mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with its:
                 self._process = subprocess.Popen(
-                    [*minder.COMMAND, str(its.fileno())],
+                    [*command_of(MINDER), str(its.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(its.fileno(),),
                     start_new_session=True,

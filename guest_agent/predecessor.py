@@ -15,12 +15,12 @@ import signal
 import time
 from pathlib import Path
 
-from guest_agent import starter
 from guest_agent.errors import NotContained
-from guest_agent.process_tree import all_pids, descendants
+from guest_agent.process_tree import ENDS_S, all_pids, descendants
+from guest_agent.programs import STARTER
 
 #: How long one may take to end by itself, seconds: longer than it waits for processes that hang.
-PATIENCE_S = starter.PATIENCE_S + 2.0
+PATIENCE_S = ENDS_S + 2.0
 #: How long it may take to end when it is killed, seconds.
 KILL_S = 10.0
 #: Between two looks, seconds.
@@ -68,7 +68,7 @@ def _press(directory: Path, *, kill: bool) -> None:
 
 def _is_starter(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return os.fsencode(starter.__name__) in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return os.fsencode(STARTER) in Path(f"/proc/{pid}/cmdline").read_bytes()
     return False
 
 

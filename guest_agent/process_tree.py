@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+#: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
+ENDS_S = 10.0
+
 
 def descendants(root: int) -> dict[int, tuple[int, int]]:
     """Find all that descend from a process: process id to (parent, resident pages). The dead do not count."""

@@ -25,19 +25,11 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from guest_agent import namespaces
-from guest_agent.process_tree import descendants
+from guest_agent.process_tree import ENDS_S, descendants
 
 SET_CHILD_SUBREAPER = 36
-#: How a starter is started: with no more of the agent than it needs. What follows is told to ``main``.
-COMMAND = (
-    *(sys.executable, "-I", "-S", "-c"),
-    "import sys; sys.path.append(sys.argv.pop(1)); from guest_agent.starter import main; main()",
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-)
 #: A request is no longer; an order that is comes in a file, bytes.
 MOST_BYTES = 64 << 10
-#: How long killed processes may take to end, seconds: one that hangs in the kernel does not.
-PATIENCE_S = 10.0
 #: Whom the kernel ends first when memory is short.
 FIRST_VICTIM = b"1000"
 
@@ -218,7 +210,7 @@ class Starter:
 
     def _end_all(self) -> bool:
         """Kill and reap until there is nobody; says whether somebody lives on, who hangs in the kernel."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + ENDS_S
         while time.monotonic() < deadline:
             try:
                 while self._reap():

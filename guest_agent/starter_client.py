@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -21,8 +20,8 @@ import msgspec
 
 from broker import durable
 from broker.vm_mark import own_mark
-from guest_agent import starter
 from guest_agent.errors import NotContained
+from guest_agent.programs import STARTER, command_of
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class StarterClient:
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
             self._process = subprocess.Popen(
-                [*starter.COMMAND, str(its.fileno()), json.dumps(setting)],
+                [*command_of(STARTER), str(its.fileno()), msgspec.json.encode(setting).decode()],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(),),
                 start_new_session=True,

@@ -1,4 +1,4 @@
-"""How a daemon's process treats memory: it looks for garbage in cycles seldom, and keeps nothing of what loading it took.
+"""How a daemon treats memory: it looks for garbage in cycles seldom, and keeps nothing of what loading it took.
 
 Python's own rhythm is made for programs that end soon.
 """
