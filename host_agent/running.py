@@ -8,7 +8,7 @@ from typing import BinaryIO, TextIO
 
 from broker.address import read_address
 from broker.errors import BrokerError
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from broker.rpc.execution import Execution
 from host_agent.config import HostConfig
 from host_agent.errors import NotRun, UnknownVm

@@ -14,7 +14,8 @@ from broker.address import read_address
 from broker.connection import Connection
 from broker.daemon.garbage import collect_rarely
 from broker.routes import queue_of
-from broker.rpc import Call, Caller, Handler, Journal, Responder
+from broker.rpc import Call, Handler, Journal, Responder
+from broker.rpc.caller import Caller
 from broker.rpc.clock import wall_clock
 from schemas.envelope import Done
 from schemas.vms import VmPause

@@ -17,7 +17,8 @@ from broker.errors import RemoteError, Unroutable
 from broker.inbound import Letter, take_in
 from broker.outbound import deliver
 from broker.routes import down, queue_of
-from broker.rpc import Call, Caller, Handler, Journal, Responder, ServerClock, Uplink
+from broker.rpc import Call, Handler, Journal, Responder, ServerClock, Uplink
+from broker.rpc.caller import Caller
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
 from broker.transfer import Transfers, into_file

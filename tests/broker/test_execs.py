@@ -10,7 +10,8 @@ from pathlib import Path
 from broker.address import Address
 from broker.connection import Connection
 from broker.routes import queue_of
-from broker.rpc import Caller, Journal, Responder
+from broker.rpc import Journal, Responder
+from broker.rpc.caller import Caller
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
 from guest_agent.console_stream import ConsolePatience

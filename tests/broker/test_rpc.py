@@ -13,8 +13,9 @@ from broker.address import Address
 from broker.connection import Connection
 from broker.errors import CallTimeout, RemoteError, Unroutable
 from broker.routes import queue_of
-from broker.rpc import Call, Caller, Handler, Journal, Responder
+from broker.rpc import Call, Handler, Journal, Responder
 from broker.rpc import caller as caller_module
+from broker.rpc.caller import Caller
 from broker.rpc.clock import wall_clock
 from schemas.codec import bundle, encode
 from schemas.envelope import Command, CommandState, Done, Message, Ping, Reply

@@ -13,8 +13,8 @@ import pytest
 from broker.address import Address, write_address
 from broker.connection import Connection
 from broker.errors import RemoteError
-from broker.rpc import Caller
 from broker.rpc import caller as caller_module
+from broker.rpc.caller import Caller
 from schemas.envelope import Done
 from schemas.errors import ErrorCode
 from schemas.vms import VmPause

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from broker.rpc.execution import Execution
 from host_agent.front import Front, visiting
 from host_agent.guests import Guests

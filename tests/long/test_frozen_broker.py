@@ -20,7 +20,7 @@ from broker.management import Management
 from broker.minting import mint, new_password
 from broker.node import PrivateNode, find_server
 from broker.principals import parse_principal
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from broker.topology import Profile
 from schemas.envelope import Done, Ping
 from schemas.ledger import JobList, Jobs

@@ -26,7 +26,7 @@ from broker.minting import mint, new_password
 from broker.node import LOOPBACK, NodeAddress, PrivateNode
 from broker.ports import free_ports
 from broker.principals import parse_principal
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from broker.topology import Profile
 from guest_agent.identity import KeptCredential
 from schemas.ledger import JobList, Jobs

@@ -22,7 +22,7 @@ from broker.connection import Connection
 from broker.node import LOOPBACK
 from broker.ports import free_ports
 from broker.routes import up
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from deploy.grafana.dashboard import PATH
 from deploy.prometheus.config import package_text, render_config
 from schemas.codec import encode

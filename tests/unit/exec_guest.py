@@ -9,7 +9,8 @@ from typing import Any
 
 from broker.memory import MemoryBroker, MemoryCarrier
 from broker.routes import queue_of
-from broker.rpc import Caller, Journal, Responder
+from broker.rpc import Journal, Responder
+from broker.rpc.caller import Caller
 from broker.rpc.clock import wall_clock
 from broker.rpc.execution import Execution
 from broker.rpc.input import BytesSource

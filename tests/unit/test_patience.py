@@ -13,8 +13,8 @@ from broker.amqp import link as link_module
 from broker.amqp.link import Link
 from broker.connection import Connection
 from broker.errors import Disconnected
-from broker.rpc import Caller
 from broker.rpc import caller as caller_module
+from broker.rpc.caller import Caller
 from schemas.envelope import Done, Ping
 from tests.unit.amqp_peer import Peer, broker
 from volcloud import AsyncClient

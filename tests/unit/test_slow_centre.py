@@ -12,8 +12,8 @@ from broker.inbound import Letter, take_in
 from broker.memory import MemoryBroker, MemoryCarrier
 from broker.outbound import send
 from broker.routes import CALLS, reply
-from broker.rpc import Caller
 from broker.rpc import caller as caller_module
+from broker.rpc.caller import Caller
 from schemas.description import JobDescription
 from schemas.envelope import Reply
 from schemas.ledger import HostList, Hosts, JobSubmit, JobVerdict

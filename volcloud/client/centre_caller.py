@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from broker.backoff import backoff
 from broker.errors import CallTimeout, NotDelivered, RemoteError
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from schemas.envelope import Message
 from schemas.errors import DecodeError
 from schemas.ledger import HostList, Hosts

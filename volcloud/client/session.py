@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from broker.address import Address
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
 from broker.errors import BrokerError, Crowded, Disconnected, LoginRefused, QueueGone, Untrusted
-from broker.rpc import Caller
+from broker.rpc.caller import Caller
 from broker.transfer import Transfers
 from volcloud.client.centre_caller import CentreCaller
 from volcloud.client.watched_transfers import Say, WatchedTransfers
