@@ -25,6 +25,8 @@ CONTROLLERS = ("memory", "pids", "cpu", "io")
 RESERVE_BYTES = 64 << 20
 #: What the starter of each slot takes, bytes.
 STARTER_BYTES = 12 << 20
+#: What the forge of minders takes, and a few minders with it, bytes.
+MINDERS_BYTES = 20 << 20
 #: Processes and threads that one job may have.
 MOST_PROCESSES = 4096
 #: The kernel's period for shares of processors, microseconds.
@@ -88,7 +90,9 @@ class SlotGroup:
 
 def memory_for_jobs(total_bytes: int, slots: int) -> int:
     """Give what all jobs may have together of a machine's memory; of a very small one, a fourth."""
-    return max(total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * STARTER_BYTES, total_bytes // 4)
+    return max(
+        total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * STARTER_BYTES - MINDERS_BYTES, total_bytes // 4
+    )
 
 
 def own_groups(memory_bytes: int, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Path | None:

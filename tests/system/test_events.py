@@ -136,7 +136,7 @@ def test_what_there_is_to_know_of_a_host_and_a_vm_is_shown(system: System) -> No
     people = volcloud(system, "vm", "show", "worker-2").stdout
 
     facts = host.host.facts
-    assert facts.ports == ["statistics", "seed_medium", "roads"]
+    assert facts.ports == ["statistics", "serial_log", "seed_medium", "roads", "inputs"]
     assert facts.network == "host"
     assert facts.taken is not None
     assert facts.taken.disk_mib >= 2 * 1024

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,8 @@ from volcloud.demo.place import DemoPlace
 pytestmark = pytest.mark.timeout(400)
 
 VMS, JOBS = 2, 8
+#: What is under way when a count ends comes within this, seconds.
+UNDER_WAY_S = 2.0
 #: Takes its time, so that one VM does not run all of them before the other has begun.
 LOOK = "sha256sum data > sum; stat -c %s data > size; sleep 1"
 
@@ -64,7 +68,10 @@ class Tap:
         message.channel.basic_ack(message.delivery_tag)
 
     def _drain(self) -> None:
-        while True:
+        until_s = math.inf
+        while time.monotonic() < until_s:
+            if self._ended.is_set() and until_s == math.inf:
+                until_s = time.monotonic() + UNDER_WAY_S  # there are always beats: silence never comes
             try:
                 self._connection.drain_events(timeout=0.5)
             except TimeoutError:

@@ -39,7 +39,7 @@ def test_all_jobs_together_leave_the_agent_its_memory_and_starters_take_nothing_
     given = memory_for_jobs(1000 << 20, slots=2)
     jobs = own_groups(given, tree, tree / "own")
 
-    assert given == (1000 - 100 << 20) - 2 * cgroup.STARTER_BYTES
+    assert given == (1000 - 100 << 20) - 2 * cgroup.STARTER_BYTES - cgroup.MINDERS_BYTES
     assert jobs == tree / "jobs"
     assert (tree / "jobs" / "memory.max").read_text() == str(given)
     group = SlotGroup(jobs / "slot-0")

@@ -42,7 +42,7 @@ def test_a_host_tells_its_machine_and_what_its_vms_take_of_it(tmp_path: Path) ->
     assert 0 <= facts.free_disk_mib <= facts.disk_mib
     assert facts.load >= 0
     assert facts.kernel
-    assert facts.ports == ["snapshots", "statistics", "seed_medium"]
+    assert facts.ports == ["snapshots", "statistics", "screenshots", "seed_medium"]
     assert facts.network == "host"
     assert facts.notes == "in memory, for tests: runs nothing"
 
