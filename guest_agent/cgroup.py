@@ -90,9 +90,8 @@ class SlotGroup:
 
 def memory_for_jobs(total_bytes: int, slots: int) -> int:
     """Give what all jobs may have together of a machine's memory; of a very small one, a fourth."""
-    return max(
-        total_bytes - max(RESERVE_BYTES, total_bytes // 10) - slots * STARTER_BYTES - MINDERS_BYTES, total_bytes // 4
-    )
+    kept = max(RESERVE_BYTES, total_bytes // 10) + slots * STARTER_BYTES + MINDERS_BYTES
+    return max(total_bytes - kept, total_bytes // 4)
 
 
 def own_groups(memory_bytes: int, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Path | None:
