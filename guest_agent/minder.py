@@ -79,7 +79,11 @@ class Minder:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def run(self, order: dict[str, Any]) -> NoReturn:
-        """Start the command and say its process id, or why not; then do as told to its end, and say that."""
+        """Start the command and say its process id, or why not; then do as told to its end, and say that.
+
+        Who has asked for it may have given up meanwhile, and said that it was not started: then it is not."""
+        if self._is_alone():
+            os._exit(0)
         try:
             self._leader = _start(**order)
         except OSError as error:
@@ -95,6 +99,15 @@ class Minder:
                 self._on_children() if descriptor == self._wake else self._hear()
         self._say(**self._ended, left=self._end_all())
         os._exit(0)
+
+    def _is_alone(self) -> bool:
+        """Say whether the agent has closed its end."""
+        try:
+            return self._channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def _hear(self) -> None:
         try:

@@ -123,10 +123,14 @@ class VmRegistry:
             self._records[vm] = msgspec.structs.replace(record, is_made=is_made)
             self._save_later("made")
 
+    def next_generation(self, vm: str, *, beyond: int = 0) -> int:
+        """Say which generation comes next. Raises UnknownVm."""
+        return max(self.get(vm).generation, beyond) + 1
+
     def raise_generation(self, vm: str, *, beyond: int = 0) -> VmRecord:
         """Begin the next generation of a VM, durably, before it boots. Raises OSError."""
         record = self.get(vm)
-        record = msgspec.structs.replace(record, generation=max(record.generation, beyond) + 1)
+        record = msgspec.structs.replace(record, generation=self.next_generation(vm, beyond=beyond))
         self.put(record)
         return record
 

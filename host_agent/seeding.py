@@ -38,11 +38,12 @@ class Seeding:
         self._grant = grant
 
     async def next_seed(self, vm: str) -> bytes:
-        """Raise the generation and get what the guest needs to come back as it. Raises BrokerError, HostDiskFull."""
+        """Get what the guest needs to come back as the next generation, and begin that. Raises BrokerError and
+        HostDiskFull; then the generation is as it was, and a guest that runs is still it."""
         told = await asyncio.to_thread(self.told_generation, vm)
+        granted = await self._grant(vm, self._registry.next_generation(vm, beyond=told))
         with naming_disk("cannot begin a generation"):
             record = self._registry.raise_generation(vm, beyond=told)
-        granted = await self._grant(vm, record.generation)
         relay, roads = self._hypervisor.capabilities.relay, self._hypervisor.capabilities.roads
         endpoints = relay.endpoints if relay is not None else self._broker.endpoints
         return encode_seed(

@@ -36,6 +36,8 @@ ACCEPT_TIMEOUT_S = 8.0
 STATE_EVERY_S = 5.0
 #: Questions in a row for which there may be nobody: an agent that is started again is back before.
 MOST_IN_VAIN = 6
+#: The most that a call holds of what was sent and not taken up, bytes: many times what any window grants.
+MOST_HELD_BYTES = 16 << 20
 #: How long a broker may be away or silent before a call ends, seconds: a person waits for it. A restart takes 6 to 9.
 BROKER_PATIENCE_S = 9.0
 
@@ -56,6 +58,22 @@ class _Pending:
         self.accepted = False
         #: Questions after it, in a row, for which there was nobody.
         self.asked_in_vain = 0
+        #: What has come and was not taken up yet, bytes.
+        self.held_bytes = 0
+
+    def has_room(self, message: Message) -> bool:
+        """Say whether what comes may be kept until it is taken up: who sends beyond every window is not listened to."""
+        size = len(getattr(message, "data", b""))
+        if self.held_bytes + size > MOST_HELD_BYTES:
+            return False
+        self.held_bytes += size
+        return True
+
+    async def next(self) -> tuple[str, Message]:
+        """Take up what has come, or wait for it."""
+        sender, message = await self.inbox.get()
+        self.held_bytes -= len(getattr(message, "data", b""))
+        return sender, message
 
 
 class Caller:
@@ -201,7 +219,7 @@ class Caller:
                 raise _silence(pending, whom, now >= deadline)
             try:
                 async with asyncio.timeout(min(until - now, STATE_EVERY_S)):
-                    return await pending.inbox.get()
+                    return await pending.next()
             except TimeoutError:
                 if time.monotonic() < deadline:
                     await self._ask_after(pending, route, whom)
@@ -249,6 +267,8 @@ class Caller:
                 self.refused["no_such_call"] += 1
         elif not pending.expected(sender):
             self.refused["wrong_sender"] += 1
+        elif not pending.has_room(message):
+            self.refused["beyond_window"] += 1  # its end tells that some is missing
         else:
             if isinstance(message, Reply) and message.server_time_ms and kind_of(sender) is Kind.ADAPTER:
                 self.clock.learn(message.server_time_ms)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from broker.errors import CallTimeout
+from broker.routes import down
 from broker.rpc.caller import ACCEPT_TIMEOUT_S
 from broker.rpc.execution import Execution, OnOutput
 from broker.rpc.input import BytesSource, InputSource
@@ -102,7 +104,13 @@ class AsyncExecs:
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
         limits = {"accept_s": patience_s, "begin_s": patience_s}
-        await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
+        try:
+            await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
+        except CallTimeout as error:
+            if not error.accepted:  # it may have begun at the last moment, and nobody would know its id
+                kill = ExecKill(id=uuid7(), exec_id=order.id, signal=signal.SIGKILL)
+                self._session.caller.send(down(row.status.vm), kill)
+            raise
         return order.id
 
     async def list(self, vm: str) -> Table[ExecRow]:
