@@ -12,7 +12,6 @@ import os
 import stat
 import sys
 import time
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -24,12 +23,6 @@ from schemas.plain_text import plain, plain_lines
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 #: A log of this length is put aside before the next line, bytes; of those before it so many are kept. 40 MiB a process.
 LOG_BYTES, LOGS_KEPT = 8 << 20, 4
-_SIZES: dict[str, Any] = {
-    "maxBytes": LOG_BYTES,
-    "backupCount": LOGS_KEPT,
-    "encoding": "utf-8",
-    "errors": "backslashreplace",
-}
 
 
 class EventFormatter(logging.Formatter):
@@ -54,27 +47,51 @@ class EventFormatter(logging.Formatter):
         return mask(super().format(record))
 
 
-class _LogFile(RotatingFileHandler):
-    """A log that is put aside once it is full, whoever filled it."""
+class _LogFile(logging.FileHandler):
+    """A log that is put aside once it is full, whoever filled it. Logging's own of this kind renders each line twice,
+    and loads pickle: 0.3 MB of a daemon's memory."""
 
-    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  logging's own name
-        """Look at the file alone: logging's own renders the line for this, and then once more to write it."""
-        if self.stream is None:
-            return False
-        found = os.fstat(self.stream.fileno())
-        return stat.S_ISREG(found.st_mode) and found.st_size >= self.maxBytes
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._path = Path(self.baseFilename)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, in a new file if this one is full."""
+        try:
+            if self._is_full():
+                self.put_aside()
+        except OSError:
+            self.handleError(record)
+        super().emit(record)
+
+    def put_aside(self) -> None:
+        """Begin a new file; the full ones before it move on by one, and the oldest goes."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, LOGS_KEPT + 1))]
+        for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
+            if newer.exists():
+                newer.replace(older)
+        self.stream = self._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
         """Leave out what a full disk does not take: logging's own would put a traceback on a person's terminal."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
+    def _is_full(self) -> bool:
+        if self.stream is None:
+            return False
+        found = os.fstat(self.stream.fileno())
+        return stat.S_ISREG(found.st_mode) and found.st_size >= LOG_BYTES
+
 
 class _StandardError(_LogFile):
     """Standard error where it is a file: put aside when full, the descriptor with it."""
 
-    def doRollover(self) -> None:  # noqa: N802  logging's own name
-        super().doRollover()
+    def put_aside(self) -> None:
+        super().put_aside()
         if self.stream is not None:
             os.dup2(self.stream.fileno(), sys.stderr.fileno())
 
@@ -84,13 +101,13 @@ def log_to_stderr(process: str, *, level: int = logging.INFO) -> None:
     path = _appended_file()
     handler: logging.Handler = logging.StreamHandler(sys.stderr)
     if path is not None:
-        handler = _StandardError(path, **_SIZES)
+        handler = _StandardError(path)
     _use(handler, process, level)
 
 
 def log_to_file(process: str, path: Path, *, level: int = logging.INFO) -> None:
     """Send this process's log to a file, which is put aside when full; standard error is a person's."""
-    _use(_LogFile(path, **_SIZES), process, level)
+    _use(_LogFile(path), process, level)
 
 
 def _use(handler: logging.Handler, process: str, level: int) -> None:

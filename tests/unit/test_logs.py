@@ -73,7 +73,7 @@ def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Pa
     code = """if True:
         import logging, sys
         from broker.daemon import logs
-        logs._SIZES["maxBytes"] = 4000
+        logs.LOG_BYTES = 4000
         logs.log_to_stderr("p")
         for n in range(600):
             logging.getLogger("x").info("line %d", n)
