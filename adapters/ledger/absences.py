@@ -21,20 +21,21 @@ _TOLD = select(_hosts.c.told).where(_hosts.c.host == bindparam("of_host"))
 _TELL = update(_hosts).where(_hosts.c.host == bindparam("of_host")).values(told=bindparam("now_told"))
 
 
-def _fall(to: Presence, *before: Presence) -> Any:
-    """Change a portion of the hosts that were told to be one of these. The conditions are said twice: one that another
+def _fall(to: Presence, before: Presence) -> Any:
+    """Change a portion of the hosts that were told to be ``before``. The conditions are said twice: one that another
     transaction has changed meanwhile, as its beat does, is judged anew by the outer ones alone."""
     conditions: list[ColumnElement[bool]] = [
-        _hosts.c.told.in_([word.value for word in before]),
+        _hosts.c.told == before.value,
         _hosts.c.beat_ms < bindparam("before_ms"),
     ]
     first = select(_hosts.c.host).where(*conditions).limit(PORTION).scalar_subquery()
     return update(_hosts).where(_hosts.c.host.in_(first), *conditions).values(told=to.value).returning(_hosts.c.host)
 
 
+#: In this order: one that was silent for so long between two looks is told to be late, and then lost.
 _FALLS = (
-    (_fall(Presence.LOST, Presence.PRESENT, Presence.LATE), LOST_AFTER, EventKind.HOST_LOST, Presence.LOST),
     (_fall(Presence.LATE, Presence.PRESENT), LATE_AFTER, EventKind.HOST_LATE, Presence.LATE),
+    (_fall(Presence.LOST, Presence.LATE), LOST_AFTER, EventKind.HOST_LOST, Presence.LOST),
 )
 
 

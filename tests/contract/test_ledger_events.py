@@ -96,6 +96,13 @@ def test_a_host_is_told_to_be_late_lost_back_and_gone_once_each(desk: Desk) -> N
     ]
 
 
+def test_a_host_that_was_silent_for_long_between_two_looks_was_late_before_it_was_lost(desk: Desk) -> None:
+    desk.report("host-1")
+    pass_beats(desk, 10)
+
+    assert [event for event, *_ in told(desk)] == ["host_present", "host_late", "host_lost"]
+
+
 def test_while_nothing_can_be_heard_no_host_is_late(desk: Desk) -> None:
     desk.report("host-1")
     desk.ledger._lease_clock = lambda: 1_000_000_000_000
