@@ -18,6 +18,7 @@ from schemas.ledger import JobState, RegistryRow
 from schemas.vms import GuestFacts
 from tests.system.door import open_door
 from tests.system.running import System, running, until
+from tests.unit.trees import make_tree, seen
 from volcloud import Client
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
@@ -107,6 +108,21 @@ def test_a_guest_is_looked_at_from_outside(client: Client, system: System, tmp_p
     assert b"by-the-console" in page.text
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "screen.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tree_goes_into_a_guest_and_comes_back_as_it_was(client: Client, system: System, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree")
+    for number in range(200):
+        (tree / f"small-{number}").write_bytes(os.urandom(4096))
+    command = [sys.executable, "-m", "volcloud.main", "vm"]
+    before = client.vms.stats(VM).counters.disk_bytes or 0
+
+    for words in (["push", VM, str(tree), "there"], ["pull", VM, "there", str(tmp_path / "back")]):
+        subprocess.run([*command, *words, "--data", str(system.directory)], check=True, timeout=300)
+
+    assert seen(tmp_path / "back") == seen(tree)
+    assert (client.vms.stats(VM).counters.disk_bytes or 0) - before < 16 << 20
+    client.execs.run(VM, ["rm", "-r", "there"])
 
 
 def test_a_killed_vm_costs_an_attempt_and_no_job(client: Client) -> None:
