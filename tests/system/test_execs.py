@@ -70,11 +70,11 @@ def test_all_of_several_vms_get_all_of_it(cloud: System) -> None:
     assert sorted(done.stdout.decode().splitlines()) == [f"worker-{n} | {digest}  -" for n in (1, 2)]
 
 
-def check_both_ways(cloud: System, data: Path, megabytes: int) -> None:
-    """Have that much random input go through a command and come back whole, past agent and console of little memory."""
+def test_much_input_and_output_come_whole_through_little_memory(cloud: System, tmp_path: Path) -> None:
+    """Neither the agent nor the console holds more than a window of it."""
     digest = hashlib.sha256()
-    with data.open("wb") as file:
-        for _ in range(megabytes):
+    with (tmp_path / "data").open("wb") as file:
+        for _ in range(100):
             file.write(block := os.urandom(1_000_000))
             digest.update(block)
     script = 'cat "$0" | "$@" | sha256sum'
@@ -85,7 +85,7 @@ def check_both_ways(cloud: System, data: Path, megabytes: int) -> None:
 
     done = subprocess.run(
         [
-            *("bash", "-o", "pipefail", "-c", script, str(data)),
+            *("bash", "-o", "pipefail", "-c", script, str(tmp_path / "data")),
             *(sys.executable, "-c", watched, *VOLCLOUD, "vm", "run", "worker-1", "--", "cat"),
         ],
         env=environment(cloud),
@@ -99,9 +99,11 @@ def check_both_ways(cloud: System, data: Path, megabytes: int) -> None:
     assert peak_kib(agents(cloud)["worker-1"]) < MOST_KIB
 
 
-def test_much_input_and_output_come_whole_through_little_memory(cloud: System, tmp_path: Path) -> None:
-    """Neither the agent nor the console holds more than a window of it; tests/long has five times as much."""
-    check_both_ways(cloud, tmp_path / "data", 20)
+def test_two_hundred_commands_have_their_own_exit_status(cloud: System) -> None:
+    with cloud.client() as client:
+        statuses = [client.execs.run("worker-1", ["sh", "-c", "exit 3"]).exit_status for _ in range(200)]
+
+    assert statuses == [3] * 200
 
 
 def test_what_a_vm_is_told_for_programs(cloud: System) -> None:
@@ -259,6 +261,16 @@ def test_a_person_leaves_and_nothing_is_left(cloud: System) -> None:
         assert "left by ~." in somebody.said
         assert somebody.has_modes_back
         until(lambda: not asleep("4712.2"), "nothing is left")
+
+
+def test_a_shell_whose_console_is_killed_leaves_nothing_in_the_vm(cloud: System) -> None:
+    with at(cloud, "worker-1", "sh", "-i") as somebody:
+        somebody.type("sleep 4712.4 & sleep 4712.4\r")
+        until(lambda: asleep("4712.4"), "it sleeps")
+        os.kill(child_of(somebody.process.pid), signal.SIGKILL)
+        somebody.ends()
+
+        until(lambda: not asleep("4712.4"), "nothing is left", 90)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
