@@ -48,8 +48,8 @@ SHARES: Mapping[str, Share] = {
     "vc.enrol": Share(1_000, 10.0, 16 * MIB, MIB),
     # An agent's word on what it has rejected.
     "vc.rejected": Share(500, 5.0, 4 * MIB, MIB // 16),
-    # Grants: one for each half of a window of a file.
-    "vc.control": Share(10_000, 1_000.0, 16 * MIB, 2 * MIB),
+    # Grants: one for each quarter of a window of a file.
+    "vc.control": Share(10_000, 2_000.0, 16 * MIB, 2 * MIB),
 }
 
 #: Queues of what honest ends say again until they are heard: after an outage all of it lies there. Beyond the share it
