@@ -111,9 +111,11 @@ class Starter:
 
     def _hear(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            message, files, _, _ = socket.recv_fds(self._channel, MOST_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+            message, files, _, _ = socket.recv_fds(self._channel, MOST_BYTES, 4)
         except OSError:
             self._leave()
+        for descriptor in files:  # Python 3.11 does not heed the flag that would
+            os.set_inheritable(descriptor, False)
         if not message:
             self._leave()
         return json.loads(message), files
