@@ -75,10 +75,10 @@ class QemuSnapshots:
         """Make it void, then remove what is."""
         records = self._records(vm)
         with naming_disk(f"cannot delete snapshot {name} of {vm}"):
-            records.make_void(name)
+            was = records.make_void(name)
             life = self._find(vm).life
             if life is None:
-                await clean_at_rest(records.home)
+                await clean_at_rest(records.home, was)
             else:
                 with life.verb() as machine:
                     await clean_live(machine)
