@@ -12,6 +12,7 @@ first instruction. What it says and hears: see ``guest_agent.container``.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -146,6 +147,8 @@ class Starter:
             self._leader = self._spawn(stdout, stderr, **told)
         except OSError as error:
             self._say(failed=error.errno)
+        except ValueError:  # a word that no program can be started with
+            self._say(failed=errno.EINVAL)
         finally:
             os.close(stdout)
             os.close(stderr)

@@ -81,7 +81,9 @@ class AsyncExecs:
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> Execution:
         """Prepare a command for a VM of the registry; ``await execution.run()`` runs it, and ``signal`` signals it.
-        Raises CommandFailed when that VM does not run."""
+        Raises CommandFailed when that VM does not run, and BadInput."""
+        if isinstance(order, ExecRun):
+            check_environment(order.environment)
         session, vm = self._session, check_live(row).status.vm
         return Execution(session.connection, session.caller, vm, order, on_output, source=source, patience_s=patience_s)
 
@@ -100,6 +102,7 @@ class AsyncExecs:
 
         It begins within ``patience_s`` or never: CallTimeout is raised then. Where that says ``accepted``, ``list``
         tells whether it has begun."""
+        check_environment(env or {})
         row = check_live(await self._vms.get(vm))
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
@@ -230,6 +233,17 @@ class BlockingExecs(Blocking[AsyncExecs]):
             except KeyboardInterrupt:
                 self._thread.wait_for(_all(one.signal(number) for one in executions))
         return self._thread.result(work)
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raise BadInput unless a program can be started with these variables."""
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name:
+            allowed = "must not be empty, nor hold '=' or a NUL character"
+            raise BadInput(f"name of a variable of the environment = {name[:100]!r}: {allowed}", "give it another name")
+        if "\0" in value:
+            text = f"environment: {name[:100]!r} = {value[:100]!r}: must not hold a NUL character"
+            raise BadInput(text, "leave it out")
 
 
 def _checked(exec_id: str) -> str:

@@ -51,8 +51,8 @@ def place_options(command: F) -> F:
 def environment_of(pairs: Sequence[str]) -> dict[str, str]:
     """Read NAME=VALUE. Raises BadParameter."""
     for pair in pairs:
-        if "=" not in pair[1:]:
-            raise click.BadParameter(f"{pair!r}: must be NAME=VALUE", param_hint="--env")
+        if not all(pair.partition("=")[:2]):
+            raise click.BadParameter(f"{pair!r}: must be NAME=VALUE, and NAME not empty", param_hint="--env")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
