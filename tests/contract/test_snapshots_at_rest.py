@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from host_agent.hypervisors.contract import VmSpec
+from host_agent.hypervisors.directory import VmMarker, write_record
 from host_agent.hypervisors.qemu import snapshot_jobs
 from host_agent.hypervisors.qemu.command import OVERLAY, MachineCommand
+from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
+from host_agent.hypervisors.qemu.snapshots import QemuSnapshots
 
 pytestmark = pytest.mark.qemu
 
@@ -85,3 +90,18 @@ async def test_one_that_is_deleted_leaves_no_doubt_and_nothing_is_checked(home: 
     assert "check" not in home.asked()
     assert home.records.voids() == []
     assert "tag-s1" not in home.tags()
+
+
+async def test_memories_and_what_an_overlay_holds_beyond_its_disk_are_kept_bytes(home: Home) -> None:
+    files = QemuFiles(home.path.parent, "qemu")
+    spec = VmSpec(id="vm-a", name="a", cpus=1, memory_mib=64, disk_mib=1, image=None, broker="")
+    write_record(home.path / "vm.json", VmMarker("qemu", 1, spec))
+    before = await QemuSnapshots(lambda vm: cast(Any, None), files).kept_bytes("vm-a")
+    for name in ("memory", "memory-s1.qcow2"):
+        (home.path / name).write_bytes(b"m" * (1 << 20))
+    (home.path / OVERLAY).write_bytes(b"o" * (3 << 20))
+
+    after = await QemuSnapshots(lambda vm: cast(Any, None), files).kept_bytes("vm-a")
+
+    assert before == 0
+    assert after == 4 << 20
