@@ -358,8 +358,11 @@ def vms_page() -> str:
             goals,
         ),
         "One verb at a time is at work on a VM; others wait for their turn. What a VM shall be outlives the agent: an "
-        "autostart VM that shall be running is started again when it aborts, and any VM that shall be running and was "
-        "stuck for want of disk goes on when there is some. `set_aside` and `missing` are no hypervisor's words: "
+        "autostart VM that shall be running is started again when it aborts, and also from a saved state; any VM that "
+        "shall be running is resumed where it is paused, and goes on where it was stuck for want of disk once there is "
+        "some. A `pause` or `savestate` that somebody asks for changes what the VM shall be, and so it lasts; one that "
+        "the agent could not note, or that was made behind its back, it takes back. `set_aside` and `missing` are no "
+        "hypervisor's words: "
         "what the host has and its agent's registry does not know is the one, what is known and not there the other. "
         "`lost` is the centre's word for a VM that had run and of which neither host nor guest is heard any more.",
         "## The same words elsewhere",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from guest_agent.confine import below
@@ -52,9 +52,7 @@ async def start(
     user = find_user(order.user)
     terminal = order.terminal if isinstance(order, ExecRun) else None
     environment = _environment(order, user, terminal)
-    for word in (*order.command, *environment, *environment.values()):
-        if "\0" in word:
-            raise CannotRun(f"command or environment = {word[:100]!r}: must not hold a NUL character; leave it out")
+    _check(order.environment, (*order.command, *environment.values(), order.directory))
     leader = MindedCommand(minders, order.command, _directory(order, area, user), user if order.user else None)
     if terminal is not None:
         return await _start_on_terminal(leader, environment, terminal, user, stdout, stderr, on_input)
@@ -108,6 +106,19 @@ async def _start_on_terminal(
         terminal.hand_over()
     fed = InputPipe(os.dup(terminal.master), on_input, at_end=END_OF_TERMINAL)
     return StartedCommand(leader, Payload(leader, terminal, stdout, stderr), fed, terminal)
+
+
+def _check(names: Iterable[str], words: Iterable[str]) -> None:
+    """Refuse what no program can be started with. Raises CannotRun."""
+    for name in names:
+        if not name or "=" in name or "\0" in name:
+            allowed = "a variable's name must not be empty, nor hold '=' or a NUL character"
+            raise CannotRun(f"environment = {name[:100]!r}: {allowed}; give it another")
+    for word in words:
+        if "\0" in word:
+            raise CannotRun(
+                f"command, environment or directory = {word[:100]!r}: must not hold a NUL character; leave it out"
+            )
 
 
 def _environment(order: ExecCommand, user: ExecUser, terminal: Terminal | None) -> dict[str, str]:

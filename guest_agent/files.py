@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from broker import reserve
 from broker.errors import TransferFailed
@@ -13,6 +16,7 @@ from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.scheduler import TransferLimits
 from broker.transfer.sending import digest_file
+from broker.transfer.threads import in_thread
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.confine import below
 from guest_agent.errors import BadPath, GuestError
@@ -23,6 +27,8 @@ from schemas.files import FileAbort, FileGet, FileOffer, GuestFile, GuestTree
 from schemas.ids import Kind, kind_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Transfers with consoles: at work, of one console, and, those that wait included, known.
 LIMITS = TransferLimits(at_work=8, at_work_of_one=8, at_work_of_kin=8, known=64, known_of_one=64, known_of_kin=64)
@@ -43,7 +49,9 @@ class ConsoleFiles:
         self._transfers = transfers
         self._area, self._partials = area, partials
         self._queue = TransferQueue(transfers, LIMITS)
-        self._trees = ConsoleTrees(transfers, area, partials)
+        #: What is looked for and read through at once is long: threads of its own, which nobody else waits for.
+        self._threads = ThreadPoolExecutor(LIMITS.at_work, thread_name_prefix="console files")
+        self._trees = ConsoleTrees(transfers, area, partials, self._threads)
 
     def on_opening(self, sender: str, message: FileOffer | FileGet) -> bool:
         """Begin what a console asks for, now or when there is room. False: it may not."""
@@ -81,10 +89,10 @@ class ConsoleFiles:
             self._refuse(sender, message, text, error)
 
     async def _serve_file(self, sender: str, message: FileOffer | FileGet, file: GuestFile) -> None:
-        if isinstance(message, FileGet) and await asyncio.to_thread(self._trees.is_tree, file):
+        if isinstance(message, FileGet) and await self._in_thread(self._trees.is_tree, file):
             await self._trees.give(sender, message, file)
             return
-        path = await asyncio.to_thread(self._place, message, file)
+        path = await self._in_thread(self._place, message, file)
         if isinstance(message, FileOffer):
             await self._take(sender, message, path, executable=file.executable)
         else:
@@ -108,13 +116,16 @@ class ConsoleFiles:
         partial = self._partials / name_of_partial(sender, offer)
         mode = 0o755 if executable else 0o644
         await self._transfers.receive_file(
-            offer, into_file(path, partial), sender, offer.reply, confirm=lambda: asyncio.to_thread(path.chmod, mode)
+            offer, into_file(path, partial), sender, offer.reply, confirm=lambda: in_thread(path.chmod, mode)
         )
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:
-        size, sha256 = await asyncio.to_thread(digest_file, path)
+        size, sha256 = await self._in_thread(digest_file, path)
         offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
         await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     def _remove_left_behind(self) -> None:
         if self._partials.is_dir():

@@ -89,6 +89,9 @@ class Minder:
         except OSError as error:
             self._say(failed=error.errno, at=error.filename)
             os._exit(0)
+        except ValueError:  # a word that no program can be started with
+            self._say(failed=errno.EINVAL, at=None)
+            os._exit(0)
         _let_go_of_streams()
         self._say(pid=self._leader)
         poll = select.poll()

@@ -12,6 +12,7 @@ first instruction. What it says and hears: see ``guest_agent.container``.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -111,9 +112,11 @@ class Starter:
 
     def _hear(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            message, files, _, _ = socket.recv_fds(self._channel, MOST_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+            message, files, _, _ = socket.recv_fds(self._channel, MOST_BYTES, 4)
         except OSError:
             self._leave()
+        for descriptor in files:  # Python 3.11 does not heed the flag that would
+            os.set_inheritable(descriptor, False)
         if not message:
             self._leave()
         return json.loads(message), files
@@ -144,6 +147,8 @@ class Starter:
             self._leader = self._spawn(stdout, stderr, **told)
         except OSError as error:
             self._say(failed=error.errno)
+        except ValueError:  # a word that no program can be started with
+            self._say(failed=errno.EINVAL)
         finally:
             os.close(stdout)
             os.close(stderr)

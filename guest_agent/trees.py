@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -40,8 +41,9 @@ class _Taking(Struct, eq=False):
 class ConsoleTrees:
     """See the module. Raises TransferFailed, BadPath and OSError."""
 
-    def __init__(self, transfers: Transfers, area: Path, partials: Path) -> None:
-        self._transfers = transfers
+    def __init__(self, transfers: Transfers, area: Path, partials: Path, threads: Executor) -> None:
+        """``threads`` read what is asked for, which may be long."""
+        self._transfers, self._threads = transfers, threads
         self._area, self._partials = area, partials
         #: By where they gather.
         self._at_work: dict[Path, _Taking] = {}
@@ -52,7 +54,8 @@ class ConsoleTrees:
 
     async def take(self, sender: str, offer: FileOffer, tree: GuestTree) -> None:
         """Take a tree. Of one sender the last to one place counts: an earlier one may be of a console that is gone."""
-        place = await asyncio.to_thread(self._place, sender, tree)
+        loop = asyncio.get_running_loop()
+        place = await loop.run_in_executor(self._threads, self._place, sender, tree)
         await self._take_over(sender, place.gathering, offer)
         taking = self._at_work[place.gathering] = _Taking(offer, asyncio.Event())
         try:
@@ -64,8 +67,10 @@ class ConsoleTrees:
 
     async def give(self, sender: str, get: FileGet, file: GuestFile) -> None:
         """Send a tree."""
-        trees = await asyncio.to_thread(_trees)
-        source = await trees.TreeSource.reading(file.path, await asyncio.to_thread(self._opener, file))
+        loop = asyncio.get_running_loop()
+        trees = await loop.run_in_executor(self._threads, _trees)
+        opener = await loop.run_in_executor(self._threads, self._opener, file)
+        source = await trees.TreeSource.reading(file.path, opener, self._threads)
         tree = GuestTree(path=file.path, manifest=source.manifest.length)
         offer = FileOffer(id=get.id, file=tree, size=source.manifest.size, sha256=source.sha256)
         await self._transfers.send(source, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)

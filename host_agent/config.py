@@ -27,13 +27,13 @@ class WantedVm(Struct, frozen=True, kw_only=True):
 
 class Limits(Struct, frozen=True, kw_only=True):
     """What this host lets its VMs have, together; left out: no limit. Started VMs count with cpus and memory, also
-    paused ones; all VMs that are made with their disks."""
+    paused ones; all VMs that are made with their disks, saved states and snapshots."""
 
     #: Of the VMs that are started.
     cpus: Annotated[int, Meta(ge=0)] | None = None
     #: Of the VMs that are started.
     memory_mib: Annotated[int, Meta(ge=0)] | None = None
-    #: Of all VMs, as large as their disks may grow.
+    #: Of all VMs: their disks as large as they may grow, and what saved states and snapshots take beside them.
     disk_mib: Annotated[int, Meta(ge=0)] | None = None
     #: How many there may be.
     vms: Annotated[int, Meta(ge=0)] | None = None

@@ -130,8 +130,7 @@ class VmControl:
         row = TRANSITIONS[verb]
         if not is_done(verb, state):
             self._check(verb, vm, state)
-        is_more = row.takes_room and not is_done(verb, state)
-        async with self._room.starting(vm) if is_more else contextlib.nullcontext():
+        async with contextlib.nullcontext() if is_done(verb, state) else self._room.taken_by(row, vm):
             if row.wish is not None and row.wishes_at_once:
                 self._registry.wish(vm, row.wish)
             if not is_done(verb, state):

@@ -1,8 +1,9 @@
 """What a host lets its VMs have: how many there may be, their disks, and the cpus and memory of those that run.
 
-A VM counts with its disk from the time that it is made, and with its cpus and memory for as long as it has a process:
-also paused, and when its hypervisor does not say how it is. One that was set aside counts as any other. A host that is
-over its limits, since they were changed, keeps what it has; only what would take more is refused.
+A VM counts with its disk from the time that it is made, also with what its saved state and its snapshots take of the
+host's disk, and with its cpus and memory for as long as it has a process: also paused, and when its hypervisor does not
+say how it is. One that was set aside counts as any other. A host that is over its limits, since they were changed, or
+since a guest has written much after a snapshot, keeps what it has; only what would take more is refused.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from typing import NamedTuple
 
 from host_agent.aside import SetAside
 from host_agent.config import Limits
-from host_agent.errors import OverLimit
+from host_agent.errors import HostError, OverLimit
 from host_agent.hypervisors.contract import Hypervisor
+from host_agent.looks import PATIENCE_S
 from host_agent.registry import VmRegistry
 from host_agent.statuses import VmStatuses
+from host_agent.verbs import Transition, snapshots_of
 from schemas.vms import VmCreate, VmState
 
 #: States in which a VM takes neither cpus nor memory.
 _AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT, VmState.MISSING})
+_MIB = 1 << 20
 
 
 class Size(NamedTuple):
@@ -42,6 +46,8 @@ class HostRoom:
         self._registry, self._aside, self._statuses = registry, aside, statuses
         self._making: dict[str, Size] = {}
         self._starting: set[str] = set()
+        #: What memories that are being written may come to, MiB.
+        self._keeping: dict[str, int] = {}
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -50,12 +56,31 @@ class HostRoom:
         takes none."""
         size = Size(wanted.cpus, wanted.memory_mib, wanted.disk_mib)
         if self._registry.named(wanted.name) is None:
-            self._check_makes(size)
+            kept_mib = await self._kept_mib()
+            self._check_makes(size, kept_mib)
             self._making[wanted.name] = size
         try:
             yield
         finally:
             self._making.pop(wanted.name, None)
+
+    def taken_by(self, row: Transition, vm: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Let the block carry out a verb for which there is room. Raises OverLimit."""
+        if row.takes_room:
+            return self.starting(vm)
+        return self.keeping(vm) if row.keeps_memory else contextlib.nullcontext()
+
+    @contextlib.asynccontextmanager
+    async def keeping(self, vm: str) -> AsyncIterator[None]:
+        """Let the block keep a VM's memory on the disk, for which there is room. Raises OverLimit."""
+        kept_mib, need = await self._kept_mib(), self._sizes()[vm].memory_mib
+        if told := self._told("disk_mib", need, self._disk_mib(kept_mib)):
+            raise OverLimit(f"the memory of {vm} is to be kept on the disk: {told}")
+        self._keeping[vm] = need
+        try:
+            yield
+        finally:
+            del self._keeping[vm]
 
     @contextlib.asynccontextmanager
     async def starting(self, vm: str) -> AsyncIterator[None]:
@@ -79,14 +104,33 @@ class HostRoom:
             asked = {"cpus": size.cpus, "memory_mib": size.memory_mib}
             self._refuse_over(asked, {"cpus": sum(s.cpus for s in used), "memory_mib": sum(s.memory_mib for s in used)})
 
-    def _check_makes(self, size: Size) -> None:
+    def _check_makes(self, size: Size, kept_mib: int) -> None:
         """One that could never start is not made either."""
+        made = self._made()
+        asked = {"cpus": size.cpus, "memory_mib": size.memory_mib, "disk_mib": size.disk_mib, "vms": 1}
+        used = {"cpus": 0, "memory_mib": 0, "disk_mib": self._disk_mib(kept_mib), "vms": len(made)}
+        self._refuse_over(asked, used)
+
+    def _made(self) -> list[Size]:
         # Noted before it is made: one of a name that is there is not counted twice.
         begun = [size for name, size in self._making.items() if self._registry.named(name) is None]
-        made = [*self._sizes().values(), *begun]
-        asked = {"cpus": size.cpus, "memory_mib": size.memory_mib, "disk_mib": size.disk_mib, "vms": 1}
-        used = {"cpus": 0, "memory_mib": 0, "disk_mib": sum(one.disk_mib for one in made), "vms": len(made)}
-        self._refuse_over(asked, used)
+        return [*self._sizes().values(), *begun]
+
+    def _disk_mib(self, kept_mib: int) -> int:
+        return sum(one.disk_mib for one in self._made()) + kept_mib + sum(self._keeping.values())
+
+    async def _kept_mib(self) -> int:
+        """Say what saved states and snapshots of all VMs take. Nobody is asked where nothing hangs on it."""
+        if self._limits.disk_mib is None or self._hypervisor.capabilities.snapshots is None:
+            return 0
+        return -(-sum(await asyncio.gather(*map(self._kept_bytes, self._sizes()))) // _MIB)
+
+    async def _kept_bytes(self, vm: str) -> int:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await snapshots_of(self._hypervisor).kept_bytes(vm)
+        except (TimeoutError, HostError, OSError):
+            return 0  # nobody can tell
 
     def _refuse_over(self, asked: Mapping[str, int], used: Mapping[str, int]) -> None:
         over = [told for field, wanted in asked.items() if (told := self._told(field, wanted, used[field]))]

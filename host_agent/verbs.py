@@ -93,6 +93,8 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     raises_generation: bool = False
     #: The VM takes cpus and memory of its host from then on: refused where the host's limits leave none.
     takes_room: bool = False
+    #: It keeps the VM's memory on the host's disk: refused where the host's limits leave no room for that.
+    keeps_memory: bool = False
     #: Cuts short what is at work on the VM, and what waits for its turn.
     interrupts: bool = False
     #: May be cut short: the driver then leaves what it would leave after a failure.
@@ -201,6 +203,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.SAVESTATE: Transition(
         message=VmSavestate,
         do=lambda driver, order: snapshots_of(driver).savestate(order.vm),
+        keeps_memory=True,
         port="snapshots",
         legal_from=frozenset({_S.RUNNING, _S.PAUSED}),
         through=_S.SAVING,
@@ -224,6 +227,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.TAKE_SNAPSHOT: Transition(
         message=VmTakeSnapshot,
         do=lambda driver, order: snapshots_of(driver).take(order.vm, order.more.snapshot),
+        keeps_memory=True,
         check=_check_free,
         port="snapshots",
         repeatable=False,

@@ -35,7 +35,7 @@ class EventKind(StrEnum):
     HOST_BACK = "host_back"
     #: Its agent has said that it stops.
     HOST_BYE = "host_bye"
-    #: A host told of more than is kept of one.
+    #: A host, or a VM's guest, told of more than is kept of one.
     LEFT_OUT = "left_out"
 
 

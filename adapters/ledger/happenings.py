@@ -2,7 +2,7 @@
 
 Numbers become visible in their order: whoever has seen one has been shown every lower one that is kept. So one row is
 locked while some are added, last of all locks. What one host may fill is bounded: by time, a VM's and its own rows.
-Reads are in ``history``.
+What guests bring about has bounds of its own, see ``guest_events``. Reads are in ``history``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, delete, insert, select, text, update
 
 from adapters.ledger import tables
 from adapters.ledger.events import readable
+from adapters.ledger.guest_events import OF_GUESTS, within_shares
 from adapters.ledger.readiness import NOT_RUNNING
 from adapters.ledger.transaction import PORTION, Tx, portions
 from schemas.codec import clip
@@ -134,18 +135,21 @@ def _row(event: Event) -> dict[str, Any]:
 
 
 def _within_budgets(tx: Tx, said: Sequence[Event]) -> list[Event]:
-    """Leave out what a host has told beyond its share; when that begins and how much it was are events too."""
+    """Leave out what a host, or a guest, has told beyond its share; when that begins is an event too, and how much of a
+    host's it was."""
     by_host: defaultdict[str, list[Event]] = defaultdict(list)
     for one in said:
-        by_host[one.host].append(one)
+        if one.event not in OF_GUESTS:
+            by_host[one.host].append(one)
     hosts = sorted(by_host)
     before = {row.host: _Budget._make(row) for some in portions(hosts) for row in tx.execute(_TOLD, {"hosts": some})}
-    kept: list[Event] = []
+    kept = within_shares(tx, [one for one in said if one.event in OF_GUESTS])
     for host in hosts:
         taken, after = _share(tx, before.get(host) or _Budget(host, tx.lease_now_ms), by_host[host])
         kept += taken
         _save(tx, after)
-    return kept
+    places = {id(one): place for place, one in enumerate(said)}
+    return sorted(kept, key=lambda one: places.get(id(one), len(said)))
 
 
 def _share(tx: Tx, budget: _Budget, told: Sequence[Event]) -> tuple[list[Event], _Budget]:
@@ -163,7 +167,7 @@ def _share(tx: Tx, budget: _Budget, told: Sequence[Event]) -> tuple[list[Event],
         why = f"it has told of more than {most} events in {WHILE_MS // 1000} s: what it tells more is left out"
         first.append(_left_out(budget.host, why))
     after = budget._replace(told=budget.told + len(told[:room]), left_out=budget.left_out + max(0, over))
-    return [*first, *told[:room]] if over <= 0 else [*told[:room], *first], after
+    return [*told[:room], *first], after
 
 
 def _left_out(host: str, why: str) -> Event:

@@ -12,6 +12,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from itertools import islice
 
 from broker.errors import TransferFailed
@@ -52,11 +53,12 @@ class TreeSource:
         self._at, self._file = -1, -1
 
     @classmethod
-    async def reading(cls, name: str, open_root: Callable[[], int]) -> TreeSource:
-        """Read a tree in a thread, which ends soon after this is cancelled."""
+    async def reading(cls, name: str, open_root: Callable[[], int], threads: Executor | None = None) -> TreeSource:
+        """Read a tree in a thread, of asyncio's default ones or of these, which ends soon after this is cancelled."""
         is_cancelled = False
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.to_thread(cls, name, open_root, lambda: not is_cancelled)
+            return await loop.run_in_executor(threads, cls, name, open_root, lambda: not is_cancelled)
         except asyncio.CancelledError:
             is_cancelled = True
             raise

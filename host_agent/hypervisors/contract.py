@@ -101,6 +101,10 @@ class Snapshots(Protocol):
     async def list(self, vm: str) -> list[VmSnapshot]:
         """List the snapshots of a VM, the oldest first. Raises HypervisorError if they cannot be read."""
 
+    async def kept_bytes(self, vm: str) -> int:
+        """Say what a VM's saved state and snapshots take of the host's disk, beyond the size of the VM's own disk.
+        Raises HypervisorError if that cannot be told."""
+
 
 class VmCounted(msgspec.Struct, frozen=True):
     """What a VM has used, and why some of it is not told."""

@@ -23,7 +23,7 @@ from schemas.inputs import InputRight
 
 #: How long the centre may take to say who may have what, seconds: a guest waits for it.
 ANSWER_S = 5.0
-#: One that did not, an older one say, is not asked again for so long, seconds: guests ask for themselves meanwhile.
+#: One that did not, an older one say, is not asked again for that guest for so long, seconds: it asks for itself then.
 NOT_AGAIN_S = 60.0
 
 
@@ -34,7 +34,8 @@ class CentreInputs:
         self._connection, self._me = connection, me
         self._transfers = Transfers(connection)
         self._asked: dict[str, asyncio.Future[Reply]] = {}
-        self._not_before_s = 0.0
+        #: Until when it is not asked for which guest: what is at fault may be of one guest, or of one question.
+        self._silent_until_s: dict[str, float] = {}
 
     async def consume(self) -> None:
         """Take what comes to this host's queue of files."""
@@ -43,7 +44,7 @@ class CentreInputs:
 
     async def demand_right(self, vm: str, sha256: str) -> None:
         """Return where a VM of this host's may have an input. Raises TransferFailed: it may not, or nobody answers."""
-        if time.monotonic() < self._not_before_s:
+        if time.monotonic() < self._silent_until_s.get(vm, 0.0):
             raise TransferFailed(ErrorCode.TIMEOUT, "the centre did not say lately who may have what; it may be older")
         ask = InputRight(vm=vm, sha256=sha256)
         answer = self._asked[ask.id] = asyncio.get_running_loop().create_future()
@@ -52,12 +53,16 @@ class CentreInputs:
                 await deliver(self._connection, up(self._me, "offer"), ask, persistent=False)
                 said = await answer
         except TimeoutError as error:
-            self._not_before_s = time.monotonic() + NOT_AGAIN_S
+            self._not_answered(vm, time.monotonic())
             raise TransferFailed(ErrorCode.TIMEOUT, f"the centre says nothing in {ANSWER_S:g} s") from error
         finally:
             del self._asked[ask.id]
         if isinstance(said, Failed):
             raise TransferFailed(said.code, said.message)
+
+    def _not_answered(self, vm: str, now_s: float) -> None:
+        still = {one: until_s for one, until_s in self._silent_until_s.items() if until_s > now_s}
+        self._silent_until_s = still | {vm: now_s + NOT_AGAIN_S}
 
     async def fetch(self, sha256: str, vm: str, land: Open, progress: Callable[[int], None]) -> None:
         """Fetch an input for a VM; through silences for ever, until cancelled. Raises TransferFailed."""

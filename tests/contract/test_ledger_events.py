@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select, text
 
 from adapters.errors import LedgerError, NotFound
-from adapters.ledger import happenings, history, inventory, leases, retention, showing, tables
+from adapters.ledger import guest_events, happenings, history, inventory, leases, retention, showing, tables
 from adapters.ledger.retention import Keep
 from adapters.ledger.transaction import Tx
 from schemas.events import Event, EventList, Events, HostShow, VmShow
@@ -235,6 +235,27 @@ def test_a_stranger_who_tells_without_end_is_left_out_and_that_is_told(desk: Des
     summary = [one for one in asked(desk, pattern="host-1", newest=200).events if one.event == "left_out"]
     assert len(summary) == 2
     assert summary[1].why == f"{20 * 100 + 1 - most} events of this host were left out"
+
+
+def test_a_guest_that_begins_anew_without_end_costs_its_host_no_event(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(happenings, "BESIDE", -happenings.EACH_VM * desk.policy.vms_of_host + 10)
+    desk.report("host-1", status("vm-1"), status("vm-2"))
+    for generation in range(1, 40):
+        beat(desk, "vm-1", generation)
+    beat(desk, "vm-2")
+    desk.report("host-1", status("vm-1"), status("vm-2", "paused"))
+    of_vm_1 = [event for event, *_ in told(desk, "vm-1")]
+    of_vm_2 = [(event, now) for event, _, _, now in told(desk, "vm-2")]
+
+    desk.pass_s(guest_events.WHILE_MS / 1000)
+    beat(desk, "vm-1", 50)
+
+    assert of_vm_1 == ["made", *["agent_ready"] * guest_events.MOST_IN_WHILE, "left_out"]
+    assert of_vm_2 == [("made", "running"), ("agent_ready", "speaks"), ("state", "paused")]
+    assert told(desk, "vm-1")[-1][0] == "agent_ready"
+    assert [one.event for one in asked(desk, pattern="host-1").events if not one.vm] == ["host_present"]
 
 
 def test_events_go_by_age_and_a_follower_hears_of_it(desk: Desk) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.scheduler import ASKER_GONE_S, TransferLimits
 from broker.transfer.sending import digest_file
+from broker.transfer.threads import in_thread
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.files import LIMITS, ConsoleFiles
 from schemas.envelope import Message
@@ -103,6 +106,51 @@ async def test_a_push_to_a_directory_goes_into_it_as_with_cp(guest: Guest) -> No
         assert isinstance(word, FileAbort)
         assert why in word.message
     await guest.files.close()
+
+
+async def test_pulls_of_files_that_take_long_to_read_hold_up_nothing_else(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest's beats once waited for the threads that consoles' digests were in."""
+    begun, goes_on = threading.Semaphore(0), threading.Event()
+
+    def slow(path: Path) -> tuple[int, str]:
+        begun.release()
+        goes_on.wait(60)
+        return digest_file(path)
+
+    monkeypatch.setattr("guest_agent.files.digest_file", slow)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    (guest.area / "large").write_bytes(b"large")
+    for _ in range(LIMITS.at_work):
+        assert guest.files.on_opening(CONSOLE, FileGet(file=GuestFile(path="large")))
+    try:
+        await until(lambda: begun.acquire(blocking=False))
+
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(lambda: None)
+    finally:
+        goes_on.set()
+        await guest.files.close()
+
+
+async def test_transfers_on_a_slow_disk_hold_up_nothing_else() -> None:
+    begun, goes_on = threading.Semaphore(0), threading.Event()
+
+    def slow() -> None:
+        begun.release()
+        goes_on.wait(60)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    at_work = [asyncio.ensure_future(in_thread(slow)) for _ in range(4)]
+    try:
+        await until(lambda: begun.acquire(blocking=False))
+
+        async with asyncio.timeout(30):
+            await asyncio.to_thread(lambda: None)
+    finally:
+        goes_on.set()
+        await asyncio.gather(*at_work)
 
 
 async def test_a_pull_of_what_has_no_end_is_refused_at_once(guest: Guest) -> None:

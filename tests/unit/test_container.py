@@ -323,6 +323,15 @@ async def test_a_program_that_cannot_be_started_leaves_the_slot_as_it_was(guest:
     assert len([*Path("/proc/self/fd").iterdir()]) <= before + 1, "the socket of its starter alone"
 
 
+@pytest.mark.parametrize("length", [1, 100_000], ids=["told in the message", "told in a file"])
+async def test_a_payload_has_no_descriptor_but_its_three_streams(guest: Guest, length: int) -> None:
+    look = "n=0; while [ $n -lt 64 ]; do [ -e /proc/self/fd/$n ] && echo $n; n=$((n+1)); done; true"
+
+    done = await guest.run("/bin/sh", "-c", look, "x" * length)
+
+    assert content_of(done, "stdout").split() == [b"0", b"1", b"2"]
+
+
 @as_root
 async def test_ipc_that_a_second_job_leaves_is_gone_too(rooted: Guest) -> None:
     leave = "import ctypes; assert ctypes.CDLL(None).shmget(77, 4096, 0o1666) >= 0"

@@ -150,6 +150,10 @@ async def test_a_command_runs_as_a_user_of_the_guest(tmp_path: Path) -> None:
         ({"directory": "/no/such"}, "directory = '/no/such': No such file or directory"),
         ({"directory": "../out"}, "path = '../out'"),
         ({"environment": {"A": "b\0c"}}, "NUL"),
+        ({"environment": {"A=B": "c"}}, "environment = 'A=B': a variable's name must not be empty, nor hold '='"),
+        ({"environment": {"": "c"}}, "environment = ''"),
+        ({"environment": {"A\0B": "c"}}, "environment = 'A\\x00B'"),
+        ({"directory": "/tmp\0"}, "directory = '/tmp\\x00': must not hold a NUL"),
     ],
 )
 async def test_what_cannot_be_is_refused_with_the_field_and_the_value(

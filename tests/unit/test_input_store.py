@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.errors import TransferFailed
+from broker.errors import PartialTaken, TransferFailed
 from broker.transfer.landing import MARK, PART
 from host_agent.inputs.store import InputStore, KeptInput
 from schemas.errors import ErrorCode
@@ -92,6 +92,60 @@ def test_a_disk_at_its_floor_gives_up_what_is_kept_and_then_refuses(
         land(store, b"b" * 100)
 
     assert not kept.path.exists()
+
+
+def test_what_comes_at_once_never_comes_to_more_than_the_limit(tmp_path: Path) -> None:
+    store = opened(tmp_path, limit=250)
+    coming = [store.landing(digest_of(one))(100) for one in (b"a" * 100, b"b" * 100)]
+
+    with pytest.raises(TransferFailed, match=r"200 of 250 bytes .* on their way") as caught:
+        store.landing(digest_of(b"c" * 100))(100)
+    coming[0].write([b"a" * 100])
+    coming[0].commit(digest_of(b"a" * 100))
+    coming[0].close()
+    coming[1].discard()
+    land(store, b"c" * 100)
+
+    assert caught.value.code is ErrorCode.STORE
+    assert store.kept() == (2, 200)
+
+
+def test_what_comes_at_once_leaves_the_disk_what_is_spared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path, limit=10_000, spare=500)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=100_000, free=1500))
+    first = store.landing(digest_of(b"a" * 600))(600)
+
+    with pytest.raises(TransferFailed, match="500 stay free and 600 are for others on their way"):
+        store.landing(digest_of(b"b" * 600))(600)
+    first.discard()
+    land(store, b"b" * 600)
+
+
+def test_a_second_receiver_of_one_file_takes_nothing_from_the_firsts_booking(tmp_path: Path) -> None:
+    store = opened(tmp_path, limit=150)
+    first = store.landing(digest_of(b"a" * 100))(100)
+
+    with pytest.raises(PartialTaken):
+        store.landing(digest_of(b"a" * 100))(100)
+    with pytest.raises(TransferFailed, match="on their way"):
+        store.landing(digest_of(b"b" * 100))(100)
+
+    first.discard()
+
+
+def test_what_broke_off_counts_and_goes_when_its_room_is_needed(tmp_path: Path) -> None:
+    store = opened(tmp_path, limit=300_000)
+    broken = store.landing(digest_of(b"a" * 200_000))(200_000)
+    broken.write([b"a" * 200_000])
+    broken.close()
+
+    land(store, b"b" * 90_000)
+    left = [path for path in (tmp_path / "inputs").iterdir() if path.suffix == PART]
+    land(store, b"c" * 90_000)
+
+    assert len(left) == 1
+    assert sorted(path.suffix for path in (tmp_path / "inputs").iterdir()) == [".90000", ".90000"]
 
 
 def test_a_file_that_has_lost_bytes_is_not_found_and_can_come_again(tmp_path: Path) -> None:

@@ -96,6 +96,28 @@ async def test_a_vm_that_runs_may_be_reset_and_started_again_with_no_room_left(t
     assert await host.hypervisor.state(vm) is VmState.RUNNING
 
 
+async def test_saved_states_and_snapshots_take_room_on_the_disk(tmp_path: Path) -> None:
+    host = await host_with(tmp_path, Limits(disk_mib=5000))
+    vm = (await host.control.create(wanted("a"))).vm
+    await host.control.act(Verb.START, vm)
+    await host.control.act(Verb.TAKE_SNAPSHOT, vm, More(snapshot="s1"))
+
+    with pytest.raises(OverLimit, match="disk_mib = 2048: this host has 1928 left of 5000"):
+        await host.control.create(wanted("b"))
+    await host.control.act(Verb.SAVESTATE, vm)
+    await host.control.act(Verb.START, vm)
+    await host.control.act(Verb.TAKE_SNAPSHOT, vm, More(snapshot="s2"))
+    for verb, more in ((Verb.SAVESTATE, More()), (Verb.TAKE_SNAPSHOT, More(snapshot="s3"))):
+        with pytest.raises(OverLimit, match=r"memory of .* is to be kept .*: disk_mib = 1024: this host has 904 left"):
+            await host.control.act(verb, vm, more)
+    state = await host.hypervisor.state(vm)
+    await host.control.act(Verb.DELETE_SNAPSHOT, vm, More(snapshot="s1"))
+    await host.control.act(Verb.SAVESTATE, vm)
+
+    assert state is VmState.RUNNING
+    assert await host.hypervisor.state(vm) is VmState.SAVED
+
+
 class Slow(FakeHypervisor):
     """Starts and makes when it is let."""
 
@@ -154,12 +176,14 @@ async def test_a_host_that_is_over_its_limits_keeps_what_runs(tmp_path: Path) ->
     vms = [(await before.control.create(wanted(name))).vm for name in "ab"]
     for vm in vms:
         await before.control.act(Verb.START, vm)
+    await before.control.act(Verb.TAKE_SNAPSHOT, vms[0], More(snapshot="before"))
 
     after = await host_with(tmp_path, Limits(cpus=1, memory_mib=512, disk_mib=0, vms=0), FakeHypervisor(driver.host))
 
     assert [await after.hypervisor.state(vm) for vm in vms] == [VmState.RUNNING] * 2
     await after.control.act(Verb.RESET, vms[0])
-    await after.control.act(Verb.TAKE_SNAPSHOT, vms[0], More(snapshot="before"))
+    with pytest.raises(OverLimit, match="disk_mib = 1024: this host has 0 left of 0"):
+        await after.control.act(Verb.TAKE_SNAPSHOT, vms[0], More(snapshot="after"))
     await after.control.act(Verb.RESTORE_SNAPSHOT, vms[0], More(snapshot="before"))
     await after.control.act(Verb.POWEROFF, vms[0])
     with pytest.raises(OverLimit, match="cpus = 1: this host has 0 left of 1; memory_mib = 1024"):

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.errors import CallTimeout
+from broker.errors import BrokerError, CallTimeout
 from broker.routes import down
 from broker.rpc.caller import ACCEPT_TIMEOUT_S
 from broker.rpc.execution import Execution, OnOutput
 from broker.rpc.input import BytesSource, InputSource
 from schemas.envelope import Done
+from schemas.errors import SchemaError
 from schemas.execs import ExecAttach, ExecDetach, ExecEnded, ExecKill, ExecList, ExecRow, ExecRows, ExecRun, Stream
 from schemas.ids import uuid7
 from schemas.ledger import RegistryRow
@@ -25,7 +26,7 @@ from volcloud.client.session import ClientSession
 from volcloud.client.shell_session import Keys, ShellSession
 from volcloud.client.shown import Table, shown
 from volcloud.client.vms import AsyncVms, check_live
-from volcloud.errors import BadInput, CommandFailed
+from volcloud.errors import BadInput, CommandFailed, VolcloudError
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ DETACHED_S = 86400.0
 #: The largest number of a signal.
 MOST_SIGNAL = 64
 _ID = re.compile("[0-9A-Za-z-]{1,64}")
+#: VMs in which commands are begun at once, of any number.
+MOST_AT_ONCE = 100
 #: How long a guest may take to answer about its commands, seconds.
 ANSWER_S = 30.0
 
@@ -81,7 +84,9 @@ class AsyncExecs:
         patience_s: float = ACCEPT_TIMEOUT_S,
     ) -> Execution:
         """Prepare a command for a VM of the registry; ``await execution.run()`` runs it, and ``signal`` signals it.
-        Raises CommandFailed when that VM does not run."""
+        Raises CommandFailed when that VM does not run, and BadInput."""
+        if isinstance(order, ExecRun):
+            check_environment(order.environment)
         session, vm = self._session, check_live(row).status.vm
         return Execution(session.connection, session.caller, vm, order, on_output, source=source, patience_s=patience_s)
 
@@ -100,16 +105,41 @@ class AsyncExecs:
 
         It begins within ``patience_s`` or never: CallTimeout is raised then. Where that says ``accepted``, ``list``
         tells whether it has begun."""
-        row = check_live(await self._vms.get(vm))
-        more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
-        order = ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
-        limits = {"accept_s": patience_s, "begin_s": patience_s}
+        order = _detached(command, env, directory=directory, user=user, timeout_s=timeout_s)
+        return await self._begin(await self._vms.get(vm), order, patience_s)
+
+    async def detach_on(
+        self,
+        rows: Sequence[RegistryRow],
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        directory: str = "",
+        user: str = "",
+        timeout_s: float = DETACHED_S,
+        patience_s: float = ACCEPT_TIMEOUT_S,
+    ) -> Sequence[str | VolcloudError | BrokerError | SchemaError]:
+        """As ``detach``, in several VMs of the registry at once; in place of an id, why it does not run there."""
+        order = _detached(command, env, directory=directory, user=user, timeout_s=timeout_s)
+        turns, _ = asyncio.Semaphore(MOST_AT_ONCE), self._session.caller  # raises where there is none
+
+        async def begin(row: RegistryRow) -> str | VolcloudError | BrokerError | SchemaError:
+            async with turns:
+                try:
+                    return await self._begin(row, msgspec.structs.replace(order, id=uuid7()), patience_s)
+                except (VolcloudError, BrokerError, SchemaError) as error:
+                    return error
+
+        return await asyncio.gather(*map(begin, rows))
+
+    async def _begin(self, row: RegistryRow, order: ExecDetach, patience_s: float) -> str:
+        vm, limits = check_live(row).status.vm, {"accept_s": patience_s, "begin_s": patience_s}
         try:
-            await self._session.caller.call(row.status.vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
+            await self._session.caller.call(vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
         except CallTimeout as error:
             if not error.accepted:  # it may have begun at the last moment, and nobody would know its id
                 kill = ExecKill(id=uuid7(), exec_id=order.id, signal=signal.SIGKILL)
-                self._session.caller.send(down(row.status.vm), kill)
+                self._session.caller.send(down(vm), kill)
             raise
         return order.id
 
@@ -138,6 +168,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
     """See the module."""
 
     detach = blocking(AsyncExecs.detach)
+    detach_on = blocking(AsyncExecs.detach_on)
     list = blocking(AsyncExecs.list)
     kill = blocking(AsyncExecs.kill)
 
@@ -230,6 +261,22 @@ class BlockingExecs(Blocking[AsyncExecs]):
             except KeyboardInterrupt:
                 self._thread.wait_for(_all(one.signal(number) for one in executions))
         return self._thread.result(work)
+
+
+def _detached(command: Sequence[str], env: Mapping[str, str] | None, **more: Any) -> ExecDetach:
+    check_environment(env or {})
+    return ExecDetach(id=uuid7(), command=[*command], environment=dict(env or {}), **more)
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raise BadInput unless a program can be started with these variables."""
+    for name, value in environment.items():
+        if not name or "=" in name or "\0" in name:
+            allowed = "must not be empty, nor hold '=' or a NUL character"
+            raise BadInput(f"name of a variable of the environment = {name[:100]!r}: {allowed}", "give it another name")
+        if "\0" in value:
+            text = f"environment: {name[:100]!r} = {value[:100]!r}: must not hold a NUL character"
+            raise BadInput(text, "leave it out")
 
 
 def _checked(exec_id: str) -> str:

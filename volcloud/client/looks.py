@@ -26,7 +26,7 @@ from schemas.looks import (
     VmStats,
     VmStatsReply,
 )
-from volcloud.client.session import ClientSession
+from volcloud.client.vm_part import AsyncVmPart
 from volcloud.errors import BadInput, VolcloudError
 
 #: How long a host that lives may take to answer a question, and to send a picture whole, seconds.
@@ -69,14 +69,8 @@ class LogPage(Struct, frozen=True, kw_only=True):
     newer: str = ""
 
 
-class AsyncLooks:
+class AsyncVmLooks(AsyncVmPart):
     """What ``AsyncVms`` has of looking into VMs."""
-
-    _session: ClientSession
-
-    async def get(self, vm: str) -> RegistryRow:
-        """Give the one VM of that name or id. Raises NoSuchVm when there is none, or several."""
-        raise NotImplementedError
 
     async def stats(self, vm: str) -> VmUsage:
         """Say what a VM uses of its host. Two answers with the same ``counters.life`` may be subtracted."""

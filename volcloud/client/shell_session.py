@@ -1,6 +1,7 @@
 """A person at a command's terminal in a VM: what he types goes there, and what is meant for us does not.
 
-Keys are read at once, also while the VM or the broker takes none, so that a person can leave whatever hangs.
+What is pasted waits in the terminal while the VM takes it slower than that, so that none of it is lost. Where the VM or
+the broker takes nothing, keys are read all the same, so that a person can leave whatever hangs, and told to be lost.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from volcloud.errors import ShellLeft
 from volcloud.escape import Escape
 from volcloud.loop_thread import LoopThread
 
-#: Keys that wait for a VM that takes none, bytes; more are dropped.
-MOST_WAITING = 64 * 1024
+#: Keys that wait for a VM here, bytes; more wait in the terminal, for as long as the VM takes some in so many seconds.
+MOST_WAITING, HOLD_S = 64 * 1024, 5.0
 #: A silence so long is told, seconds; a broker that is away for so long ends the session.
 TELL_AFTER_S, LINK_PATIENCE_S = 12.0, 60.0
 #: Between two looks at whether there is silence, seconds.
@@ -35,7 +36,10 @@ class Keys:
         self._descriptor, self._say = descriptor, say
         self._escape = Escape()
         self._waiting = bytearray()
-        self._has_ended = False
+        self._has_ended = self._is_closed = False
+        #: Set while the terminal is not read, since enough waits; and what was lost since the VM takes none.
+        self._held: asyncio.TimerHandle | None = None
+        self._lost: int | None = None
         self._has_come, self._left = asyncio.Event(), asyncio.Event()
 
     def open(self) -> None:
@@ -44,10 +48,14 @@ class Keys:
 
     def close(self) -> None:
         """Keep what is typed for nobody: it is listened to until ``shut``, since a person may still want to leave."""
+        self._is_closed = True
         self._waiting.clear()
+        self._listen()
 
     def shut(self) -> None:
         """Listen no more. Idempotent."""
+        self._has_ended = True
+        self._release()
         asyncio.get_running_loop().remove_reader(self._descriptor)
 
     def say(self, text: str) -> None:
@@ -61,6 +69,7 @@ class Keys:
             await self._has_come.wait()
         piece = bytes(self._waiting[:most])
         del self._waiting[:most]
+        self._on_taken()
         return piece
 
     async def leaving(self) -> None:
@@ -74,15 +83,54 @@ class Keys:
         except OSError:  # the terminal is gone
             data = b""
         if not data:
-            self._has_ended = True
             self.shut()
         typed = self._escape.take(data)
         if typed.asks:
             self._say("~. leaves and ends the command; ~~ is a tilde; ~? shows this")
         if typed.leaves:
             self._left.set()
-        self._waiting += typed.data[: MOST_WAITING - len(self._waiting)]
+        self._keep(typed.data)
         self._has_come.set()
+
+    def _keep(self, data: bytes) -> None:
+        if self._lost is not None:
+            self._lost += len(data)
+        elif not self._is_closed:
+            self._waiting += data
+            if len(self._waiting) >= MOST_WAITING:
+                self._hold()
+
+    def _hold(self) -> None:
+        """Leave what is typed to the terminal until the VM takes some, but not for long: it may be to leave."""
+        loop = asyncio.get_running_loop()
+        self._release()
+        loop.remove_reader(self._descriptor)
+        self._held = loop.call_later(HOLD_S, self._lose)
+
+    def _lose(self) -> None:
+        self._lost = 0
+        self._say(f"the VM takes no keys: those behind the first {len(self._waiting)} bytes are lost; ~. leaves")
+        self._listen()
+
+    def _on_taken(self) -> None:
+        if self._lost:
+            self._say(f"{self._lost} bytes that were typed meanwhile are lost")
+        self._lost = None
+        if self._held is not None and len(self._waiting) >= MOST_WAITING:
+            self._hold()
+        else:
+            self._listen()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+
+    def _listen(self) -> None:
+        """Read the terminal again, where that was left off."""
+        if self._held is not None and not self._has_ended:
+            self.open()
+        self._release()
 
 
 class ShellSession:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol
 
 from schemas.ids import SHORT_NAME_PATTERN
-from schemas.ledger import RegistryRow
 from schemas.vms import (
-    VmCommand,
     VmDeleteSnapshot,
     VmRestoreSnapshot,
     VmSnapshot,
@@ -17,47 +14,37 @@ from schemas.vms import (
     VmStatus,
     VmTakeSnapshot,
 )
-from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
+from volcloud.client.vm_part import AsyncVmPart
 from volcloud.errors import BadInput
 
 #: How long a host may take to list them, seconds.
 LIST_S = 30.0
 
 
-class _Vms(Protocol):
-    """What there is beside snapshots."""
+class AsyncVmSnapshots(AsyncVmPart):
+    """What ``AsyncVms`` has of snapshots."""
 
-    _session: ClientSession
-
-    async def get(self, vm: str) -> RegistryRow: ...
-
-    async def command(self, row: RegistryRow, verb: type[VmCommand], /, **more: Any) -> VmStatus | None: ...
-
-
-class SnapshotVerbs:
-    """See the module. A method that names one ``vm`` takes its name or its id, and raises NoSuchVm."""
-
-    async def snapshots(self: _Vms, vm: str) -> Table[VmSnapshot]:
+    async def snapshots(self, vm: str) -> Table[VmSnapshot]:
         """List a VM's snapshots, the oldest first: each with its name, when it was taken, what the VM was then."""
         row = await self.get(vm)
         order = VmSnapshotList(vm=row.status.vm)
         answer = await self._session.caller.call(row.host, order, VmSnapshots, timeout_s=LIST_S)
         return Table(map(shown, answer.snapshots))
 
-    async def take_snapshot(self: _Vms, vm: str, name: str) -> VmStatus | None:
+    async def take_snapshot(self, vm: str, name: str) -> VmStatus | None:
         """Keep disk and memory of a VM that runs or is paused; it is as it was after.
 
         Raises BadInput, and RemoteError where the name is taken, or the VM has as many as it may."""
         return await self.command(await self.get(vm), VmTakeSnapshot, snapshot=name)
 
-    async def restore_snapshot(self: _Vms, vm: str, name: str) -> VmStatus | None:
+    async def restore_snapshot(self, vm: str, name: str) -> VmStatus | None:
         """Bring a VM, in whatever state, back to a snapshot; it is then what it was when that was taken.
 
         Raises BadInput, and RemoteError where there is none of that name."""
         return await self.command(await self.get(vm), VmRestoreSnapshot, snapshot=name)
 
-    async def delete_snapshot(self: _Vms, vm: str, name: str) -> VmStatus | None:
+    async def delete_snapshot(self, vm: str, name: str) -> VmStatus | None:
         """Remove a snapshot; the VM stays as it is. One that is not there is no error. Raises BadInput."""
         return await self.command(await self.get(vm), VmDeleteSnapshot, snapshot=name)
 

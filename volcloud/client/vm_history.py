@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TypeVar
 
 from schemas.events import MAX_EVENTS, Event, Events, VmDetails, VmShow
-from schemas.ledger import RegistryRow
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.events import EventGap, OnTrouble, blocking_follow, event_list, follow
-from volcloud.client.session import ClientSession
 from volcloud.client.shown import shown
+from volcloud.client.vm_part import AsyncVmPart
 
 H = TypeVar("H", bound="AsyncVmHistory", covariant=True)
 
 
-class AsyncVmHistory:
-    """The part of the VMs that only asks. ``get`` gives the one VM of a name or id."""
-
-    def __init__(self, session: ClientSession, get: Callable[[str], Awaitable[RegistryRow]]) -> None:
-        self._session, self._get = session, get
+class AsyncVmHistory(AsyncVmPart):
+    """What ``AsyncVms`` has of what happened."""
 
     async def show(self, vm: str) -> VmDetails:
         """Give all that the centre knows of one VM, and what happened to it last."""
-        row = await self._get(vm)
+        row = await self.get(vm)
         return shown(await self._session.centre.ask(VmShow(vm=row.status.vm), VmDetails))
 
     async def events(

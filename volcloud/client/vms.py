@@ -18,10 +18,10 @@ from schemas.ledger import HostRow, Registry, RegistryList, RegistryRow
 from schemas.vms import VmCommand, VmCreate, Vms, VmStatus, VmStop, vm_verbs
 from volcloud.client.blocking import blocking
 from volcloud.client.hosts import AsyncHosts
-from volcloud.client.looks import AsyncLooks
+from volcloud.client.looks import AsyncVmLooks
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
-from volcloud.client.snapshots import SnapshotVerbs, check_name
+from volcloud.client.snapshots import AsyncVmSnapshots, check_name
 from volcloud.client.vm_history import AsyncVmHistory, BlockingVmHistory
 from volcloud.errors import BadInput, CommandFailed, NoSuchVm
 from volcloud.rendering.words import span
@@ -56,11 +56,11 @@ def _verb(declared: M) -> M:
     return cast(M, give)
 
 
-class AsyncVms(SnapshotVerbs, AsyncLooks, AsyncVmHistory):
+class AsyncVms(AsyncVmSnapshots, AsyncVmLooks, AsyncVmHistory):
     """See the module."""
 
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
-        super().__init__(session, self.get)
+        super().__init__(session)
         self._hosts = hosts
 
     async def list(self, pattern: str = "*") -> Table[RegistryRow]:

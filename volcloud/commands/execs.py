@@ -51,8 +51,8 @@ def place_options(command: F) -> F:
 def environment_of(pairs: Sequence[str]) -> dict[str, str]:
     """Read NAME=VALUE. Raises BadParameter."""
     for pair in pairs:
-        if "=" not in pair[1:]:
-            raise click.BadParameter(f"{pair!r}: must be NAME=VALUE", param_hint="--env")
+        if not all(pair.partition("=")[:2]):
+            raise click.BadParameter(f"{pair!r}: must be NAME=VALUE, and NAME not empty", param_hint="--env")
     return dict(pair.split("=", 1) for pair in pairs)
 
 
@@ -145,22 +145,20 @@ def _sources(rows: Sequence[RegistryRow], interactive: bool) -> dict[str, InputS
 def _detach(
     invocation: Invocation, client: Client, rows: Sequence[RegistryRow], order: ExecRun, limits: dict[str, float]
 ) -> int:
-    """Begin it in each VM and print its id, behind the VM's name where there are several."""
+    """Begin it in all VMs at once and print its id in each, behind the VM's name where there are several."""
     labels, status = labels_of(rows), 0
-    for row in rows:
+    more: dict[str, Any] = {"directory": order.directory, "user": order.user, **limits}
+    begun = client.execs.detach_on(rows, order.command, env=order.environment, **more)
+    for row, one in zip(rows, begun, strict=True):
         vm = row.status.vm
-        try:
-            more: dict[str, Any] = {"directory": order.directory, "user": order.user, **limits}
-            begun = client.execs.detach(vm, order.command, env=order.environment, **more)
-        except (VolcloudError, BrokerError, SchemaError) as error:
-            tell(_failure(labels[vm], row, error, limits["patience_s"]))
+        if not isinstance(one, str):
+            tell(_failure(labels[vm], row, one, limits["patience_s"]))
             status = WE_FAILED
+        elif invocation.is_json:
+            told = {"vm": vm, "name": row.status.name, "host": row.host, "id": one}
+            echo(plain_json(msgspec.json.encode(told).decode()))
         else:
-            if invocation.is_json:
-                told = {"vm": vm, "name": row.status.name, "host": row.host, "id": begun}
-                echo(plain_json(msgspec.json.encode(told).decode()))
-            else:
-                echo(begun if len(rows) == 1 else f"{plain(labels[vm])} {begun}")
+            echo(one if len(rows) == 1 else f"{plain(labels[vm])} {one}")
     return status
 
 

@@ -93,12 +93,13 @@ class SnapshotRecords:
         self._path(snapshot.tag, _VOID).rename(self._path(snapshot.name, _THERE))
         durable.sync_directory(self.home)
 
-    def make_void(self, name: str) -> None:
-        """Make it one that is not there any more, durably; one that is not there is no error. Raises OSError.
+    def make_void(self, name: str) -> KeptSnapshot | None:
+        """Make it one that is not there any more, durably, and give it; one that is not there is no error. Raises
+        OSError.
 
         Of one whose record is damaged nobody knows which memory is its own: the record alone goes.
         """
-        path = self._path(name, _THERE)
+        path, snapshot = self._path(name, _THERE), None
         try:
             snapshot = self.find(name)
         except HypervisorError as error:
@@ -108,6 +109,7 @@ class SnapshotRecords:
             if snapshot is not None:
                 path.rename(self._path(snapshot.tag, _VOID))
         durable.sync_directory(self.home)
+        return snapshot
 
     def voids(self) -> list[KeptSnapshot]:
         """Give what is to be removed; a damaged record names nothing."""

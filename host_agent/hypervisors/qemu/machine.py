@@ -122,6 +122,16 @@ class QemuMachine:
             pid = self.watch.identity.pid
             raise HypervisorError(f"QEMU, pid {pid}, does not end: the kernel holds it, its disk may hang") from error
 
+    def tell_later(self, command: str, arguments: dict[str, object]) -> None:
+        """Have QEMU do something after what it is at. Nobody waits for it, nor hears whether it was done."""
+        self._tasks.spawn(self._tell(command, arguments), name=command)
+
+    async def _tell(self, command: str, arguments: dict[str, object]) -> None:
+        try:
+            await self.monitor.execute(command, arguments)
+        except HypervisorError as error:
+            log.debug("not_done vm=%s command=%s error=%s", self.home.name, command, error)
+
     def push_seed(self) -> None:
         """Send the newest seed to the guest; it goes out when its port is connected."""
         self._seed_port.push()

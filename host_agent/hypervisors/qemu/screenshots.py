@@ -17,6 +17,9 @@ from host_agent.hypervisors.qemu.vm import QemuVm
 from host_agent.vm import Verb
 from schemas.looks import MOST_OF_A_SCREEN
 
+#: QEMU draws a large screen in a tenth of this. Whoever asks has given up a second later.
+DRAW_S = 3.0
+
 
 class QemuScreenshots:
     """See the contract. ``find`` gives a VM by its id."""
@@ -27,12 +30,17 @@ class QemuScreenshots:
     async def take(self, vm: str) -> bytes:
         """Have QEMU write it into memory that both share: no disk is needed, and none can be full."""
         machine = self._find(vm).running().machine
-        if not self._files.devices(vm).display:
+        devices = await asyncio.to_thread(self._files.devices, vm)
+        if not devices.display:
             raise Unsupported(f"it was made without a display: one made anew has it, {command(Verb.DELETE, vm)} first")
         memory = os.memfd_create(f"screen of {vm}")
         try:
-            await _draw(machine, memory)
+            async with asyncio.timeout(DRAW_S):
+                await _draw(machine, memory)
             return await asyncio.to_thread(_read, memory)
+        except TimeoutError as error:
+            text = f"its QEMU has not drawn the screen within {DRAW_S:g} s: it hangs, or the host is busy"
+            raise HypervisorError(f"{text}; ask again, or {command(Verb.POWEROFF, vm)} ends it") from error
         finally:
             os.close(memory)
 
@@ -55,12 +63,11 @@ async def _draw(machine: QemuMachine, memory: int) -> None:
     files = secrets.randbelow(1 << 30) + 1
     try:
         await machine.monitor.add_file(files, descriptor)
-    finally:
-        os.close(descriptor)
-    try:
         await machine.monitor.execute("screendump", {"filename": f"/dev/fdset/{files}", "format": "png"})
     finally:
-        await machine.monitor.execute("remove-fd", {"fdset-id": files})
+        os.close(descriptor)
+        # It does one after the other: at one that hangs, who asked is not to wait for the other as well.
+        machine.tell_later("remove-fd", {"fdset-id": files})
 
 
 def _read(memory: int) -> bytes:

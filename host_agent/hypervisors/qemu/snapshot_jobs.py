@@ -33,7 +33,7 @@ _ROOT = "root"
 _NO_DISK = "1M"
 #: Our jobs' ids begin so.
 _JOB = "snapshot-"
-#: What qemu-img may take for one VM; a check of a large overlay that takes longer frees nothing that is needed.
+#: What qemu-img may take for one VM, and again for a check of its overlay, which is read as a whole for that, seconds.
 _AT_REST_TIMEOUT_S = 20.0
 
 
@@ -78,30 +78,46 @@ async def clean_live(machine: QemuMachine) -> None:
         records.forget(snapshot)
 
 
-async def clean_at_rest(home: Path) -> None:
-    """Remove what is void of a VM that has no process, and what a QEMU that was killed has left in its overlay.
+async def clean_at_rest(home: Path, whole: KeptSnapshot | None = None) -> None:
+    """Remove what is void of a VM that has no process, and, where anything but ``whole`` is, what a QEMU that was
+    killed has left in its overlay: once, and no longer than it may take.
 
-    Raises HypervisorError, OSError; what is left then is found the next time.
+    Raises HypervisorError, OSError; what is void then is found the next time.
     """
     records = SnapshotRecords(home)
     voids = records.voids()
     for snapshot in voids:
         records.drop_memory(snapshot)
+    if not voids:
+        return
     try:
-        async with asyncio.timeout(_AT_REST_TIMEOUT_S if voids else None):
-            for snapshot in voids:
-                await _clean_one(records, snapshot)
+        async with asyncio.timeout(_AT_REST_TIMEOUT_S):
+            await _remove(home, voids)
     except TimeoutError as error:
         raise HypervisorError(f"{home / OVERLAY} is not freed of old snapshots: qemu-img takes too long") from error
+    if any(snapshot != whole for snapshot in voids):
+        await _free_leaks(home)
+    for snapshot in voids:
+        records.forget(snapshot)
 
 
-async def _clean_one(records: SnapshotRecords, snapshot: KeptSnapshot) -> None:
-    overlay = str(records.home / OVERLAY)
-    if snapshot.tag in await _tags(overlay):
-        await run("qemu-img", "snapshot", "-d", snapshot.tag, overlay)
-    # Clusters that a killed QEMU had taken and not yet used; such a check changes nothing else.
-    await run("qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", overlay)
-    records.forget(snapshot)
+async def _remove(home: Path, voids: list[KeptSnapshot]) -> None:
+    overlay = str(home / OVERLAY)
+    tags = await _tags(overlay)
+    for snapshot in voids:
+        if snapshot.tag in tags:
+            await run("qemu-img", "snapshot", "-d", snapshot.tag, overlay)
+
+
+async def _free_leaks(home: Path) -> None:
+    """Free clusters that a killed QEMU had taken and not yet used; such a check changes nothing else, and what it does
+    not free is room and nothing more."""
+    try:
+        async with asyncio.timeout(_AT_REST_TIMEOUT_S):
+            await run("qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", str(home / OVERLAY))
+    except (TimeoutError, HypervisorError) as error:
+        why = str(error) or f"qemu-img check takes longer than {_AT_REST_TIMEOUT_S:g} s"
+        log.warning("overlay_not_checked vm=%s error=%s", home.name, why)
 
 
 async def _tags(overlay: str) -> list[str]:

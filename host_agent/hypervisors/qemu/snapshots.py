@@ -10,10 +10,11 @@ from collections.abc import Callable
 from broker import durable, reserve
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.detached import finished
-from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.command import OVERLAY
+from host_agent.hypervisors.qemu.files import QemuFiles, Saving, taken_bytes
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords, new_tag
 from host_agent.hypervisors.qemu.machine import QemuMachine
-from host_agent.hypervisors.qemu.memory import give_up_writing, write_memory
+from host_agent.hypervisors.qemu.memory import MEMORY, give_up_writing, write_memory
 from host_agent.hypervisors.qemu.snapshot_jobs import clean, clean_at_rest, clean_live, save
 from host_agent.hypervisors.qemu.vm import QemuVm
 from schemas.vms import VmSnapshot, VmState
@@ -75,10 +76,10 @@ class QemuSnapshots:
         """Make it void, then remove what is."""
         records = self._records(vm)
         with naming_disk(f"cannot delete snapshot {name} of {vm}"):
-            records.make_void(name)
+            was = records.make_void(name)
             life = self._find(vm).life
             if life is None:
-                await clean_at_rest(records.home)
+                await clean_at_rest(records.home, was)
             else:
                 with life.verb() as machine:
                     await clean_live(machine)
@@ -87,6 +88,16 @@ class QemuSnapshots:
         """Read their records."""
         with naming_disk(f"snapshots of {vm}"):
             return self._records(vm).told()
+
+    async def kept_bytes(self, vm: str) -> int:
+        """Add up the memories, and what snapshots have the overlay hold beyond the disk that the guest has."""
+        with naming_disk(f"snapshots of {vm}"):
+            return await asyncio.to_thread(self._kept_bytes, vm)
+
+    def _kept_bytes(self, vm: str) -> int:
+        home, disk_bytes = self._files.path(vm), self._files.spec(vm).disk_mib << 20
+        memories = sum(taken_bytes(path) for path in home.glob(f"{MEMORY}*"))
+        return memories + max(0, taken_bytes(home / OVERLAY) - disk_bytes)
 
     async def _begin(self, machine: QemuMachine, vm: str, name: str) -> KeptSnapshot:
         return KeptSnapshot(

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from broker.daemon.process_identity import ProcessIdentity
+from broker.daemon.process_stat import ProcessStat
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import COUNTERS_S, VmCounted, VmStatistics
 from host_agent.hypervisors.lives import counted_by
@@ -31,8 +33,7 @@ class QemuStatistics:
 
     async def of(self, vm: str) -> VmStatistics:
         """Read them off the process, and how far its memory is from what QEMU said last."""
-        process = self._files.process(vm)
-        stat = process.stat() if process is not None else None
+        _, stat = await asyncio.to_thread(self._process, vm)
         if stat is None:
             return VmStatistics()
         life = self._find(vm).life
@@ -44,8 +45,7 @@ class QemuStatistics:
 
     async def counters(self, vm: str) -> VmCounted:
         """Read them off the process, its files, and QEMU, which may hang; a disk that hangs holds up this one only."""
-        process = self._files.process(vm)
-        stat = process.stat() if process is not None else None
+        process, stat = await asyncio.to_thread(self._process, vm)
         counters = await asyncio.to_thread(self._on_disk, vm, is_live=stat is not None)
         if process is None or stat is None:
             return VmCounted(counters)
@@ -62,6 +62,10 @@ class QemuStatistics:
             return VmCounted(counters, f"its QEMU does not answer within {COUNTERS_S} s")
         except HypervisorError as error:
             return VmCounted(counters, str(error))
+
+    def _process(self, vm: str) -> tuple[ProcessIdentity | None, ProcessStat | None]:
+        process = self._files.process(vm)
+        return process, process.stat() if process is not None else None
 
     def _on_disk(self, vm: str, *, is_live: bool) -> VmCounters:
         home = self._files.path(vm)

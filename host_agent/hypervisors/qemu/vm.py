@@ -66,20 +66,8 @@ class QemuVm:
         return await self._life.state() if self._life is not None else self._files.state_at_rest(self.id)
 
     async def facts(self) -> VmFacts:
-        """Read them off the process."""
-        process = self._files.process(self.id)
-        command = self._files.command(self.id)
-        flaw = self._files.flaw(self.id)
-        if process is None or process.stat() is None or command is None:
-            return VmFacts(reason=flaw)
-        self._files.trim_logs(self.id)
-        life = self._life
-        return VmFacts(
-            pid=process.pid,
-            accelerator=command.accelerator,
-            reason=(life.why_stuck() if life is not None else "") or flaw,
-            may_go_on=life is not None and life.may_go_on(),
-        )
+        """Read them off the process. In a thread: a disk that hangs holds up this one only."""
+        return await asyncio.to_thread(_facts_of, self._files, self.id, self._life)
 
     async def start(self, seed: bytes, snapshot: KeptSnapshot | None = None) -> None:
         """Boot, or load the saved memory and go on; with a ``snapshot``, from whatever state, go back to that."""
@@ -205,3 +193,16 @@ class QemuVm:
 
     async def _kill_strays(self) -> None:
         await kill_strays(self._files.path(self.id), self._files.known_process(self.id))
+
+
+def _facts_of(files: QemuFiles, vm: str, life: Life | None) -> VmFacts:
+    process, command, flaw = files.process(vm), files.command(vm), files.flaw(vm)
+    if process is None or process.stat() is None or command is None:
+        return VmFacts(reason=flaw)
+    files.trim_logs(vm)
+    return VmFacts(
+        pid=process.pid,
+        accelerator=command.accelerator,
+        reason=(life.why_stuck() if life is not None else "") or flaw,
+        may_go_on=life is not None and life.may_go_on(),
+    )
