@@ -15,6 +15,7 @@ import pytest
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import Hypervisor
+from host_agent.hypervisors.qemu.account_processes import by_user
 from host_agent.hypervisors.qemu.account_relays import PROGRAM, SCRIPT, WHEREABOUTS, find_python
 from host_agent.hypervisors.qemu.accounts import FIRST_UID, UIDS, VmAccounts
 from host_agent.hypervisors.qemu.command import OVERLAY, MachineCommand, relay_command
@@ -76,8 +77,25 @@ async def test_what_has_broken_out_of_one_reaches_neither_another_vm_nor_the_hos
     assert [one for one in others if not as_account(qemu_rig, "vm-a", one).returncode] == []
     users = accounts_of(qemu_rig, "vm-a") | accounts_of(qemu_rig, "vm-b")
     assert len(users) == 2
+    assert driver.capabilities.program is not None
+    assert driver.capabilities.program.facts().runs_as.startswith("an account for each VM")
     assert all(FIRST_UID < user <= FIRST_UID + UIDS for user in users)
     assert (await running_as(driver, "vm-a")).isdisjoint({0})
+
+
+async def test_what_has_cut_every_link_to_its_vm_ends_with_it(qemu_rig: QemuRig) -> None:
+    driver = await running(qemu_rig)
+    uid = (qemu_rig.home("vm-a") / OVERLAY).stat().st_uid
+    as_account(
+        qemu_rig, "vm-a", "setsid -f env -i sleep 600 > /dev/null 2>&1; setsid -f env -i sleep 601 > /dev/null 2>&1"
+    )
+    await eventually(lambda: len(by_user().get(uid, ())) == 3)
+    found_by_links = qemu_rig.processes("vm-a")
+
+    await driver.poweroff("vm-a")
+
+    assert len(found_by_links) == 1
+    assert by_user().get(uid, set()) == set()
 
 
 async def running_as(driver: Hypervisor, vm: str) -> set[int]:

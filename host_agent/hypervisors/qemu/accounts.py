@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.qemu.account_processes import by_user
 from host_agent.hypervisors.qemu.command import OVERLAY, SEED_FILE
 from host_agent.hypervisors.qemu.kept_snapshots import memories
 from host_agent.hypervisors.vm_account import VmAccount
@@ -82,7 +83,8 @@ class VmAccounts:
         mine, taken = _owner(home), {_owner(other) for other in home.parent.iterdir() if other != home}
         if self._first <= mine <= self._last and mine not in taken:
             return mine
-        taken |= _at_work()
+        # VMs of other agents, and what may be left of one that is gone.
+        taken |= set(by_user())
         for uid in self._from(home):
             if uid not in taken and not _is_somebody(uid):
                 return uid
@@ -99,6 +101,16 @@ def account_of(home: Path) -> VmAccount | None:
     """Give the account of a VM that was started once, as the owner of its disk; None: the agent's own."""
     uid = _owner(home)
     return VmAccount(uid) if os.geteuid() == _ROOT and uid != _ROOT else None
+
+
+def handed_over(home: Path) -> int | None:
+    """Give the id of a VM's account, if its directory has been handed over to one; None else, also where it is gone."""
+    uid = _owner(home)
+    with contextlib.suppress(OSError):
+        found = home.stat()
+        if os.geteuid() == _ROOT == found.st_uid and found.st_gid == uid != _ROOT and not _is_somebody(uid):
+            return uid
+    return None
 
 
 def give(file: Path, uid: int) -> None:
@@ -137,15 +149,6 @@ def _owner(home: Path) -> int:
         return (home / OVERLAY).stat().st_uid
     except OSError:
         return _ROOT
-
-
-def _at_work() -> set[int]:
-    """Give the ids as which anything runs: VMs of other agents, and what may have escaped from one that is gone."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            found.add(entry.stat().st_uid)
-    return found
 
 
 def _is_somebody(uid: int) -> bool:
