@@ -13,9 +13,12 @@ from broker.errors import ConfigError
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import ImageFiles, VmSpec
 from host_agent.hypervisors.drivers import make_driver
-from host_agent.hypervisors.qemu.accounts import FIRST_UID, UIDS, VmAccounts, account_of
+from host_agent.hypervisors.qemu import accounts as qemu_accounts
+from host_agent.hypervisors.qemu import program as qemu_program
+from host_agent.hypervisors.qemu.accounts import FIRST_UID, UIDS, VmAccounts, account_of, for_kvm
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY, SEED_FILE, build
 from host_agent.hypervisors.qemu.handed import HandedFiles, handing
+from host_agent.hypervisors.qemu.program import TCG, QemuProgram
 from host_agent.hypervisors.vm_account import VmAccount
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -93,6 +96,39 @@ def test_when_all_ids_are_taken_the_error_names_them_and_the_setting(tmp_path: P
 
     with pytest.raises(HypervisorError, match=f"vm-b gets no account: all of {FIRST + 1} to .* raise uids"):
         accounts.hand_over(vm(tmp_path, "vm-b"))
+
+
+@ROOT_ONLY
+def test_a_link_in_place_of_a_disk_gives_away_nothing(tmp_path: Path) -> None:
+    home, secret = vm(tmp_path, "vm-a"), tmp_path / "secret"
+    secret.touch(0o600)
+    (home / OVERLAY).unlink()
+    (home / OVERLAY).symlink_to(secret)
+
+    with pytest.raises(HypervisorError, match=r"root\.qcow2 cannot be given to the account of vm-a.* uids = 0"):
+        VmAccounts().hand_over(home)
+
+    assert secret.stat().st_uid == 0
+
+
+@ROOT_ONLY
+def test_an_account_uses_kvm_by_the_devices_group_or_the_host_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path / "kvm"
+    device.touch(0o600)
+    for module in (qemu_accounts, qemu_program):
+        monkeypatch.setattr(module, "_KVM_DEVICE", device)
+    program, account = QemuProgram("qemu", tmp_path, None, VmAccounts()), VmAccount(FIRST + 1, (FIRST,))
+
+    closed, without = program.facts(), for_kvm(account)
+    os.chown(device, 0, 4_000)
+    device.chmod(0o660)
+    open_to_group, within = program.facts(), for_kvm(account)
+
+    assert (closed.accelerator, without.groups) == (TCG, (FIRST,))
+    assert "chgrp kvm" in closed.why_no_kvm
+    assert (open_to_group.accelerator, within.groups) == (None, (FIRST, 4_000))
 
 
 @ROOT_ONLY

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from broker import durable
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.qemu.account_processes import by_user
 from host_agent.hypervisors.qemu.command import OVERLAY, SEED_FILE
@@ -59,24 +60,29 @@ class VmAccounts:
 
     def for_trying(self) -> VmAccount | None:
         """Give the account that is no VM's; None where VMs have none."""
-        return VmAccount(self._all, (self._all, *kvm_groups())) if self.in_use else None
+        return VmAccount(self._all, (self._all,)) if self.in_use else None
 
     def hand_over(self, home: Path) -> VmAccount | None:
         """Make a VM's account owner of what its QEMU changes, and let it read the rest; None where it has none.
 
         Idempotent; what an agent has left that ran VMs as root becomes the account's too. Raises HypervisorError where
-        no id is free, OSError.
+        no id is free, or files have no owners.
         """
         if not self.in_use:
             return None
         uid = self._choose(home)
-        os.chown(home, _ROOT, uid)
-        home.chmod(0o710)
-        for file in (home / OVERLAY, *memories(home)):
-            give(file, uid)
-        os.chown(home / SEED_FILE, _ROOT, uid)
-        (home / SEED_FILE).chmod(0o640)
-        return VmAccount(uid, (self._all, *kvm_groups()))
+        try:
+            os.chown(home, _ROOT, uid)
+            home.chmod(0o710)
+            for file in (home / OVERLAY, *memories(home)):
+                give(file, uid)
+            _set(home / SEED_FILE, _ROOT, uid, 0o640)
+        except OSError as error:
+            what = f"{error.filename or home} cannot be given to the account of {home.name}, {uid}: {error.strerror}"
+            raise HypervisorError(
+                f"{what}; keep VMs where files have owners, or say uids = 0 in [hypervisor]"
+            ) from error
+        return VmAccount(uid, (self._all,))
 
     def _choose(self, home: Path) -> int:
         """Give the id of a VM: the one it has, unless it is of others, or an other's as well."""
@@ -114,9 +120,8 @@ def handed_over(home: Path) -> int | None:
 
 
 def give(file: Path, uid: int) -> None:
-    """Let an account alone read and change a file. Raises OSError."""
-    os.chown(file, uid, uid)
-    file.chmod(0o600)
+    """Let an account alone read and change a file, which is no link. Raises OSError."""
+    _set(file, uid, uid, 0o600)
 
 
 def let_read(descriptor: int, account: VmAccount) -> None:
@@ -128,8 +133,23 @@ def let_read(descriptor: int, account: VmAccount) -> None:
         os.fchmod(descriptor, stat.S_IMODE(found.st_mode) | stat.S_IRGRP)
 
 
-def kvm_groups() -> tuple[int, ...]:
-    """Give the groups that an account needs to use KVM."""
+def for_kvm(account: VmAccount) -> VmAccount:
+    """Give an account as it can use KVM, if that takes no more than a group."""
+    return account._replace(groups=(*account.groups, *_kvm_groups()))
+
+
+def _set(file: Path, uid: int, gid: int, mode: int) -> None:
+    # A directory that was not root's before may hold links.
+    with durable.naming(file):
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fchown(descriptor, uid, gid)
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
+
+
+def _kvm_groups() -> tuple[int, ...]:
     try:
         found = _KVM_DEVICE.stat()
     except OSError:
@@ -141,7 +161,7 @@ def kvm_groups() -> tuple[int, ...]:
 def may_use_kvm(device: Path) -> bool:
     """Say whether an account could open the device. Raises OSError."""
     needs, mode = stat.S_IROTH | stat.S_IWOTH, device.stat().st_mode
-    return mode & needs == needs or bool(kvm_groups())
+    return mode & needs == needs or bool(_kvm_groups())
 
 
 def _owner(home: Path) -> int:

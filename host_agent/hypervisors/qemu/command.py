@@ -10,6 +10,7 @@ import base64
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -125,6 +126,11 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
 def restoring(command: MachineCommand) -> list[str]:
     """Give the arguments with which QEMU waits for a saved state instead of booting."""
     return [*command.arguments, "-incoming", "defer"]
+
+
+def uses_kvm(arguments: Sequence[str]) -> bool:
+    """Say whether a QEMU with this command line uses KVM."""
+    return any(argument.endswith(",accel=kvm") for argument in arguments)
 
 
 def counts(command: MachineCommand) -> bool:

@@ -23,7 +23,7 @@ from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
 from host_agent.hypervisors.directory import read_record, write_record
 from host_agent.hypervisors.qemu.account_relays import find_python
-from host_agent.hypervisors.qemu.accounts import VmAccounts, may_use_kvm
+from host_agent.hypervisors.qemu.accounts import VmAccounts, for_kvm, may_use_kvm
 from host_agent.hypervisors.qemu.disk import put_down, run
 from host_agent.hypervisors.qemu.handed import HandedFiles, boot_file
 from host_agent.hypervisors.vm_account import of_process
@@ -163,7 +163,8 @@ class QemuProgram:
 
     async def _boots(self, kernel: Path) -> bool:
         """Boot ``kernel`` under KVM with nothing to boot into, and see whether it says so in time."""
-        account = self.accounts.for_trying()
+        trying = self.accounts.for_trying()
+        account = for_kvm(trying) if trying is not None else None
         with contextlib.ExitStack() as closing:
             files = closing.enter_context(HandedFiles(account)) if account is not None else None
             name = boot_file(str(kernel), files) if files is not None else str(kernel)

@@ -12,7 +12,8 @@ from host_agent.advice import command
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
-from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
+from host_agent.hypervisors.qemu.accounts import for_kvm
+from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring, uses_kvm
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.handed import HandedFiles, handing
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
@@ -89,6 +90,7 @@ class QemuStart:
         with contextlib.ExitStack() as closing:
             start = functools.partial(spawn, niceness=self._niceness)
             if account is not None:
+                account = for_kvm(account) if uses_kvm(arguments) else account
                 files = closing.enter_context(HandedFiles(account))
                 arguments = self._handing(vm, home, arguments, files)
                 start = functools.partial(start, account=account, handed=files.descriptors)
