@@ -22,7 +22,7 @@ import broker
 import schemas
 from broker import durable
 from host_agent import relay
-from host_agent.errors import HypervisorError
+from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.qemu.disk import put_down
 from host_agent.hypervisors.vm_account import VmAccount, of_process
 
@@ -60,25 +60,29 @@ def equip(home: Path, credential: Path) -> list[str]:
     """
     durable.replace(home / PROGRAM, _archive(), mode=_READABLE)
     (home / PROGRAM).chmod(_READABLE)
-    _tell(home, credential)
+    if trouble := _tell(home, credential):
+        log.warning("relays_not_told vm=%s error=%s", home.name, trouble)
     return [SCRIPT, WHEREABOUTS]
 
 
 async def keep_told(home: Path, credential: Path) -> NoReturn:
     """Tell a VM's relays wherever the broker moves to, until cancelled. Those of one that was not equipped look for
     themselves."""
-    told = None
+    told, complaint = None, ""
     while True:
         now = _version(credential)
-        if now is not None and now != told and (home / WHEREABOUTS).exists() and _tell(home, credential):
-            told = now
+        if now is not None and now != told and (home / PROGRAM).exists():
+            trouble = _tell(home, credential)
+            if trouble and trouble != complaint:
+                log.warning("relays_not_told vm=%s error=%s", home.name, trouble)
+            told, complaint = told if trouble else now, trouble
         await asyncio.sleep(_LOOK_INTERVAL_S)
 
 
 async def find_python(account: VmAccount) -> str:
     """Find a Python that can run a relay as an account. Raises HypervisorError if there is none, or no such account."""
     troubles = []
-    with tempfile.TemporaryDirectory() as closed:
+    with naming_disk("cannot try how relays run"), tempfile.TemporaryDirectory() as closed:
         # As a VM's directory is: one may be there, and cannot come there.
         home = Path(closed) / "home"
         home.mkdir()
@@ -130,8 +134,8 @@ def _archive() -> bytes:
     return made.getvalue()
 
 
-def _tell(home: Path, credential: Path) -> bool:
-    """Write where the broker is, and say whether that was possible; what was written before stays if not."""
+def _tell(home: Path, credential: Path) -> str:
+    """Write where the broker is, and say why that was not possible; what was written before stays then."""
     try:
         known = msgspec.json.decode(credential.read_bytes(), type=_Whereabouts)
         # Of each endpoint what a relay needs, whatever else a credential may come to hold.
@@ -140,9 +144,8 @@ def _tell(home: Path, credential: Path) -> bool:
         durable.replace(home / WHEREABOUTS, body, mode=_READABLE)
         (home / WHEREABOUTS).chmod(_READABLE)
     except (OSError, msgspec.MsgspecError, KeyError) as error:
-        log.warning("relays_not_told vm=%s credential=%s error=%s", home.name, credential, error)
-        return False
-    return True
+        return f"{credential}: {error}"
+    return ""
 
 
 def _version(credential: Path) -> tuple[int, int, int] | None:
