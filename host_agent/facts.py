@@ -56,6 +56,7 @@ def facts_of(
         hypervisor_version=clip(program.version, MOST_OF_A_NAME),
         accelerator=clip(in_use or program.accelerator or "", MOST_OF_A_WORD),
         why_no_kvm=clip(program.why_no_kvm, MOST_OF_A_REASON),
+        runs_as=clip(program.runs_as, MOST_OF_A_NAME),
         agent_version=AGENT_VERSION,
         isolates=can.isolates,
         images=config.images[:MOST_IMAGES],

@@ -1,10 +1,10 @@
 """``python relay.py FILE [COUNTS]``: join standard input and output to one TCP connection, until either side closes.
 
 QEMU starts one for each connection that a guest opens to the broker's address; that is how a guest without a network
-reaches the broker and nothing else. FILE is the host's own credential: where the broker is now, whatever it was when
-the VM was made or its memory saved. COUNTS is the number of an open file, in which it adds up what it carries. Imports
-only what starts fast. Standard error is the guest's stream too, so nothing
-may ever be written to it.
+reaches the broker and nothing else. FILE is the host's own credential, or what that says of the broker: where it is
+now, whatever it was when the VM was made or its memory saved. COUNTS is the number of an open file, in which it adds up
+what it carries. Imports only what starts fast. Standard error is the guest's stream too, so nothing may ever be written
+to it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-# Started without any search path of ours (-I -S): the checkout or the site-packages that this file is in.
-sys.path.append(__file__.rpartition("/host_agent/")[0])
+# Started without any search path of ours (-I -S): the checkout or the site-packages that this file is in. In an archive
+# all lies beside it.
+if "/host_agent/" in __file__:
+    sys.path.append(__file__.rpartition("/host_agent/")[0])
 
 from broker.peer import ANYBODY, require_owner
 

@@ -319,6 +319,8 @@ class HostFacts(Struct, frozen=True, kw_only=True, omit_defaults=True):
     taken: HostTaken | None = None
     #: Why its VMs are emulated, where they are and KVM would be faster.
     why_no_kvm: Reason = ""
+    #: As whom the host's programs run its VMs.
+    runs_as: Name = ""
     #: None: this host keeps no inputs for its guests.
     inputs: InputFacts | None = None
 

@@ -133,8 +133,9 @@ class Inbound(Struct, kw_only=True):
         return chunk.epoch == self.epoch and chunk.offset >= self.taken and not self.is_whole
 
     def wants_grant(self) -> bool:
-        """Say whether a quarter of the window is used up and there is more to come: three quarters are 60 ms of a line of
-        100 Mbit/s, more than a word takes there and back."""
+        """Say whether a quarter of the window is used up and there is more to come.
+
+        Three quarters are 60 ms of a line of 100 Mbit/s, more than a word takes there and back."""
         ahead = self.granted - self.taken - self.gaps.between(self.taken, self.granted)
         return self.granted < self._end and ahead <= self.window * 3 // 4
 

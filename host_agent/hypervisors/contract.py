@@ -199,6 +199,8 @@ class ProgramFacts(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str | None = None
     #: Why KVM is not used, where it is not.
     why_no_kvm: str = ""
+    #: As whom it runs VMs, for a person.
+    runs_as: str = ""
 
 
 class Program(Protocol):

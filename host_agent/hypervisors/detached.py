@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.process_stat import ProcessStat, read_stat
 from broker.vm_mark import MARK
+from host_agent.hypervisors.vm_account import VmAccount, of_process
 
 T = TypeVar("T")
 
@@ -31,12 +32,22 @@ _UMASK = 0o022
 _INHERITED = ("HOME", "LANG", "LC_ALL", "PATH", "PYTHONPATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 
 
-def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, niceness: int = 0) -> ProcessIdentity:
+def spawn(
+    home: Path,
+    command: Sequence[str],
+    directory: Path,
+    log: Path,
+    niceness: int = 0,
+    *,
+    account: VmAccount | None = None,
+    handed: Sequence[int] = (),
+) -> ProcessIdentity:
     """Start ``command`` in ``directory``, in a session of its own, with its output appended to ``log``.
 
     The process bears the mark of the VM whose directory is ``home``, and inherits nothing else that is not on a short
-    list. With a ``niceness`` it gives way to others by so much, and has the disk when nobody else wants it. Raises
-    OSError.
+    list. With a ``niceness`` it gives way to others by so much, and has the disk when nobody else wants it. With an
+    ``account`` it runs as that, and may go into ``directory`` even where it could not go to it. The files that it is
+    ``handed`` stay open. Raises OSError.
     """
     with log.open("ab") as output:
         log.chmod(0o600)
@@ -49,6 +60,8 @@ def spawn(home: Path, command: Sequence[str], directory: Path, log: Path, nicene
             stderr=output,
             start_new_session=True,
             umask=_UMASK,
+            pass_fds=handed,
+            **of_process(account),
         )
     record = ProcessIdentity.of(child.pid)
     if not record.started:

@@ -152,10 +152,7 @@ def targets_of(ports: dict[str, int], echo_port: int) -> list[Target]:
 async def test_without_the_restriction_every_probe_reaches_the_host(
     qemu_rig, probe_image, broker, echo_port, monkeypatch
 ):
-    network = qemu_command._network
-    monkeypatch.setattr(
-        qemu_command, "_network", lambda spec: [w.replace("restrict=on", "restrict=off") for w in network(spec)]
-    )
+    monkeypatch.setattr(qemu_command, "_RESTRICTION", "restrict=off")
     await boot(qemu_rig, probe_image, broker)
     with listeners() as ports:
         targets = targets_of(ports, echo_port)

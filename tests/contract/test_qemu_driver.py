@@ -13,6 +13,7 @@ import pytest
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import send_signal
+from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
 from schemas.vms import VmState
@@ -78,7 +79,8 @@ async def test_no_secret_is_on_the_command_line_and_files_are_private(qemu_rig):
     command = await asyncio.to_thread(Path(f"/proc/{pid}/cmdline").read_bytes)
 
     assert base64.b64encode(SEED) not in command
-    assert home.stat().st_mode & 0o077 == 0
+    assert home.stat().st_mode & 0o067 == 0
+    assert home.stat().st_gid == (home / OVERLAY).stat().st_gid  # nobody else is in the VM's group
 
 
 async def test_kvm_is_believed_only_after_a_boot_and_the_answer_is_kept(tmp_path, guest_image):

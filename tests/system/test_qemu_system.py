@@ -13,6 +13,7 @@ import pytest
 
 from broker.errors import RemoteError
 from guest_agent.machine import boot_id
+from host_agent.hypervisors.detached import find_tree
 from schemas.errors import ErrorCode
 from schemas.ledger import JobState, RegistryRow
 from schemas.vms import GuestFacts
@@ -88,6 +89,20 @@ def test_a_payload_runs_as_an_unprivileged_user(client: Client, tmp_path: Path) 
     said = (tmp_path / "out").read_text()
     assert said.startswith("job0\n")
     assert "password" not in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a VM as somebody else")
+def test_the_vm_and_its_link_run_as_an_account_of_its_own_and_the_host_says_so(client: Client, system: System) -> None:
+    row = vm_of(client)
+    qemu = Path(f"/proc/{row.status.pid}")
+    users = [Path(f"/proc/{pid}").stat().st_uid for pid in find_tree((qemu / "cwd").readlink(), None)]
+    command = [sys.executable, "-m", "volcloud.main", "host", "show", row.host, "--data", str(system.directory)]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert len(users) > 1  # QEMU, and the link of its agent
+    assert set(users) == {qemu.stat().st_uid}
+    assert qemu.stat().st_uid > 1_000_000
+    assert "an account for each VM" in " ".join(shown.stdout.split()), shown.stderr
 
 
 def test_a_guest_is_looked_at_from_outside(client: Client, system: System, tmp_path: Path) -> None:

@@ -107,4 +107,4 @@ async def test_an_answer_of_an_earlier_agent_is_told_before_any_vm_starts(tmp_pa
 
     await program.identify()
 
-    assert program.facts() == ProgramFacts(version=version, accelerator=KVM)
+    assert program.facts() == ProgramFacts(version=version, accelerator=KVM, runs_as=program.accounts.told())

@@ -80,6 +80,7 @@ def _driver(facts: HostFacts) -> list[tuple[str, RenderableType]]:
         ("hypervisor", " ".join(filter(None, (facts.hypervisor, facts.accelerator)))),
         ("version", facts.hypervisor_version),
         ("why no KVM", facts.why_no_kvm),
+        ("runs VMs as", facts.runs_as),
         ("driver", ", ".join(filter(None, (*can, facts.notes)))),
         ("ports", ", ".join(facts.ports)),
         ("images", "\n".join(facts.images)),

@@ -10,6 +10,7 @@ import base64
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,10 @@ INPUT_DRIVE, INPUT_MODEL = "inputs", "vc-inputs"
 #: The address at which every guest finds the broker.
 BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
+#: How the option of a VM's network begins.
+NETWORK = "user,id=net0,"
+#: Nothing leads out of it but what is said to be forwarded.
+_RESTRICTION = "restrict=on"
 
 
 #: Connections to the broker that a VM may have at a time; its agent needs one, and another while it reconnects. A
@@ -65,6 +70,8 @@ exit 1"""
 
 #: The number of the file that a relay inherits as its place.
 _COUNTING = "9"
+#: The program of a relay.
+_RELAY = str(Path(relay.__file__).resolve())
 
 
 #: Display devices by their name in ``VmDevices``. The least memory in which 1024x768 fits in 32 bits: a guest decides
@@ -100,7 +107,9 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         # told from a crash: both leave QEMU stopped, in state "shutdown", for the driver to see.
         *("-action", "reboot=shutdown,shutdown=pause"),
         *_disk(),
-        *_network(spec),
+        *("-netdev", network([sys.executable, _RELAY, spec.broker])),
+        # No boot from the network: it costs a second and there is nothing to boot from.
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *("-device", "virtio-rng-pci"),
         *_seed(),
         # Not a file: a guest that prints for ever must not fill the host's disk. What nobody reads is dropped.
@@ -117,6 +126,11 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
 def restoring(command: MachineCommand) -> list[str]:
     """Give the arguments with which QEMU waits for a saved state instead of booting."""
     return [*command.arguments, "-incoming", "defer"]
+
+
+def uses_kvm(arguments: Sequence[str]) -> bool:
+    """Say whether a QEMU with this command line uses KVM."""
+    return any(argument.endswith(",accel=kvm") for argument in arguments)
 
 
 def counts(command: MachineCommand) -> bool:
@@ -157,24 +171,21 @@ def _disk() -> list[str]:
     return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={DISK},werror=stop,rerror=stop"]
 
 
-def _network(spec: VmSpec) -> list[str]:
-    return [
-        "-netdev",
-        f"user,id=net0,restrict=on,guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(spec))}",
-        # No boot from the network: it costs a second and there is nothing to boot from.
-        *("-device", "virtio-net-pci,netdev=net0,romfile="),
-    ]
+def network(relay: list[str]) -> str:
+    """Give the option of a VM's network, in which nothing is but the broker; see ``relay_command``."""
+    forward = f"guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(relay))}"
+    return f"{NETWORK}{_RESTRICTION},{forward}"
 
 
-def relay_command(spec: VmSpec) -> str:
+def relay_command(relay: list[str]) -> str:
     """Give the command that joins one connection of a guest to the broker, a process each, ``MOST_RELAYS`` at a time.
 
-    QEMU's other form, ``guestfwd=…-tcp:``, shares one connection among all that the guest opens.
+    ``relay`` is a Python, the program and where the broker is. QEMU's other form, ``guestfwd=…-tcp:``, shares one
+    connection among all that the guest opens.
     """
     # -I -S: no site-packages and no environment, which halves the start and leaves nothing for them to change.
-    script = str(Path(relay.__file__).resolve())
-    program = [sys.executable, "-I", "-S", script, spec.broker, _COUNTING]
-    return shlex.join(["sh", "-c", _GATE, "relay", *program])
+    python, script, broker = relay
+    return shlex.join(["sh", "-c", _GATE, "relay", python, "-I", "-S", script, broker, _COUNTING])
 
 
 def _seed() -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from host_agent.errors import HostDiskFull, HypervisorError
+from host_agent.hypervisors.vm_account import VmAccount, of_process
 
 #: Such programs take tenths of a second; a disk that hangs must not hold up more than one VM.
 RUN_TIMEOUT_S = 60.0
@@ -37,10 +38,10 @@ def _check_base(base: Path, found: dict[str, Any], size_mib: int) -> None:
         raise HypervisorError(f"disk_mib {size_mib} is less than the {least} MiB of the image's disk")
 
 
-async def run(program: str, *arguments: str) -> bytes:
+async def run(program: str, *arguments: str, directory: Path | None = None, account: VmAccount | None = None) -> bytes:
     """Run a short-lived program and return what it prints; raise HypervisorError with its complaint, or when it hangs.
 
-    Full disks are HostDiskFull.
+    Full disks are HostDiskFull. What reads what a QEMU has written runs as the ``account`` of that QEMU.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -49,6 +50,8 @@ async def run(program: str, *arguments: str) -> bytes:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            cwd=directory,
+            **of_process(account),
         )
     except FileNotFoundError as error:
         raise HypervisorError(f"{program} is not installed: on Debian, qemu-system-x86 and qemu-utils") from error

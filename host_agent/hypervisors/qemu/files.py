@@ -72,6 +72,13 @@ class QemuFiles(VmDirectories):
             except FileNotFoundError:
                 return None
 
+    def credential(self, vm: str) -> Path | None:
+        """Give the file that says where the VM's broker is; None where the VM's marker is damaged."""
+        try:
+            return Path(self.spec(vm).broker)
+        except HypervisorError:
+            return None
+
     def devices(self, vm: str) -> VmDevices:
         """Say which devices a VM was made with. Raises HypervisorError."""
         return read_record(self.path(vm) / _DEVICES, VmDevices) or VmDevices()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
+from host_agent.hypervisors.qemu.accounts import VmAccounts
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY
 from host_agent.hypervisors.qemu.disk import create_overlay
 from host_agent.hypervisors.qemu.files import QemuFiles, note_devices
@@ -39,10 +40,12 @@ class QemuHypervisor:
         accelerator: str | None = None,
         *,
         niceness: int = 0,
+        accounts: VmAccounts | None = None,
     ) -> None:
-        """``accelerator`` (``kvm`` or ``tcg``) saves the probe; ``niceness`` is how far guests give way to others."""
+        """``accelerator`` (``kvm`` or ``tcg``) saves the probe; ``niceness`` is how far guests give way to others;
+        ``accounts`` are those that VMs run as where the agent is root."""
         self._files = QemuFiles(directory / "vms", self.name)
-        self._program = QemuProgram(binary, directory, accelerator)
+        self._program = QemuProgram(binary, directory, accelerator, accounts or VmAccounts())
         self._start = QemuStart(self._program, self._files, niceness)
         self._vms: dict[str, QemuVm] = {}
         self._listener: StateListener | None = None

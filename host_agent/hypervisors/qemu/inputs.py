@@ -6,12 +6,13 @@ What lies in it is no part of a saved memory, so one that is saved meanwhile goe
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.qemu.command import INPUT_DRIVE, INPUT_MODEL
-from host_agent.hypervisors.qemu.monitor import Monitor
+from host_agent.hypervisors.qemu.monitor import Monitor, new_set
 from host_agent.hypervisors.qemu.vm import QemuVm
 from schemas.inputs import Medium
 
@@ -32,8 +33,7 @@ class QemuInputs:
         """Put it into the drive."""
         monitor = self._find(vm).running().machine.monitor
         await self.eject(vm)
-        source = {"driver": "file", "filename": str(file), "read-only": True}
-        await monitor.execute("blockdev-add", {"node-name": _NODE, "driver": "raw", "read-only": True, "file": source})
+        await _join(monitor, file)
         try:
             await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
             await monitor.execute("blockdev-insert-medium", {"id": INPUT_DRIVE, "node-name": _NODE})
@@ -54,3 +54,22 @@ class QemuInputs:
         await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
         with contextlib.suppress(HypervisorError):  # there was none
             await monitor.execute("blockdev-del", {"node-name": _NODE})
+
+
+async def _join(monitor: Monitor, file: Path) -> None:
+    """Join a file to QEMU, which is handed it open: it may neither go where that lies nor read anything else there."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise HypervisorError(f"{file} cannot be shown: {error.strerror or error}") from error
+    files = new_set()
+    try:
+        await monitor.add_file(files, descriptor)
+    finally:
+        os.close(descriptor)
+    source = {"driver": "file", "filename": f"/dev/fdset/{files}", "read-only": True}
+    try:
+        await monitor.execute("blockdev-add", {"node-name": _NODE, "driver": "raw", "read-only": True, "file": source})
+    finally:
+        # What was joined stays open.
+        await monitor.execute("remove-fd", {"fdset-id": files})

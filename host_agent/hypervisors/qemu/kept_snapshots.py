@@ -47,6 +47,11 @@ class KeptSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         return VmState.RUNNING if self.was_running else VmState.PAUSED
 
 
+def memories(home: Path) -> list[Path]:
+    """Give the memories of all snapshots of a VM, also of void ones."""
+    return list(home.glob("memory-*.qcow2"))
+
+
 def new_tag() -> str:
     """Make a tag that no snapshot has had; short, as it is part of the name of a block device."""
     return f"s{secrets.token_hex(8)}"

@@ -62,7 +62,8 @@ class Life:
 
     def attach(self, process: ProcessIdentity) -> QemuMachine:
         """Begin to watch the process. Raises ProcessLookupError if it has ended."""
-        self._machine = QemuMachine(self._files.path(self._vm), process, self._on_event, self._end)
+        home, credential = self._files.path(self._vm), self._files.credential(self._vm)
+        self._machine = QemuMachine(home, process, self._on_event, self._end, credential)
         return self._machine
 
     async def close(self) -> None:

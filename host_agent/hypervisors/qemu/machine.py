@@ -16,6 +16,7 @@ from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import Watch
+from host_agent.hypervisors.qemu.account_relays import keep_told
 from host_agent.hypervisors.qemu.console import keep_console
 from host_agent.hypervisors.qemu.monitor import EventListener, Monitor
 from host_agent.hypervisors.qemu.seed_port import HostSeedPort
@@ -57,9 +58,15 @@ class QemuMachine:
     """A QEMU process, from its start or adoption until ``close`` or its end."""
 
     def __init__(
-        self, home: Path, process: ProcessIdentity, on_event: EventListener, on_end: Callable[[], None]
+        self,
+        home: Path,
+        process: ProcessIdentity,
+        on_event: EventListener,
+        on_end: Callable[[], None],
+        credential: Path | None = None,
     ) -> None:
-        """Begin to watch and to connect. Raises ProcessLookupError if the process is already gone."""
+        """Begin to watch and to connect; relays that cannot read the ``credential`` are told what is in it of the
+        broker. Raises ProcessLookupError if the process is already gone."""
         self.home = home
         self.watch = Watch(process, on_end)
         self.monitor = Monitor(home, self.watch, on_event)
@@ -72,6 +79,8 @@ class QemuMachine:
         self._tasks.spawn(self.monitor.run(), name="monitor")
         self._tasks.spawn(self._seed_port.run(), name="seed port")
         self._tasks.spawn(keep_console(home), name="console")
+        if credential is not None:
+            self._tasks.spawn(keep_told(home, credential), name="where the broker is")
 
     async def close(self) -> None:
         """Let go of the process; it goes on. Idempotent."""

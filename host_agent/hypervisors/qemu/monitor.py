@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -121,6 +122,11 @@ class Monitor:
             finally:
                 changed.cancel()
                 event.cancel()
+
+
+def new_set() -> int:
+    """Give the number of a set of files that is nobody else's: of one that was given up a file may still be in use."""
+    return secrets.randbelow(1 << 30) + 1
 
 
 def last_words(home: Path) -> str:

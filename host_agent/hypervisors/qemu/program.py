@@ -8,11 +8,13 @@ the host's kernel and QEMU stay the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import pwd
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -20,7 +22,11 @@ import msgspec
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
 from host_agent.hypervisors.directory import read_record, write_record
+from host_agent.hypervisors.qemu.account_relays import find_python
+from host_agent.hypervisors.qemu.accounts import VmAccounts, for_kvm, may_use_kvm
 from host_agent.hypervisors.qemu.disk import put_down, run
+from host_agent.hypervisors.qemu.handed import HandedFiles, boot_file
+from host_agent.hypervisors.vm_account import of_process
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +56,15 @@ class Answer(msgspec.Struct, frozen=True):
 class QemuProgram:
     """One QEMU binary. ``identify`` comes first."""
 
-    def __init__(self, binary: str, directory: Path, accelerator: str | None) -> None:
+    def __init__(
+        self, binary: str, directory: Path, accelerator: str | None, accounts: VmAccounts | None = None
+    ) -> None:
         """Remember answers in ``directory``; an ``accelerator`` that is given is not questioned."""
         self.binary = binary
+        #: As whom VMs run.
+        self.accounts = accounts or VmAccounts(count=0)
+        #: What runs a relay.
+        self.python = sys.executable
         #: The exact type that ``q35`` stands for, so that a newer QEMU can still load what this one saves.
         self.machine_type = "q35"
         #: What every start adds to a VM's command line, also to one that was saved before; no guest sees it.
@@ -79,24 +91,31 @@ class QemuProgram:
         self.confinement = SANDBOX if "-sandbox on" in (await run(self.binary, "--help")).decode() else ()
         if not self.confinement:
             log.warning("qemu_not_confined why='it is built without seccomp'")
-        if os.geteuid() == 0:
-            log.warning("qemu_runs_as_root advice='run host_agent as a user of its own, who may use /dev/kvm'")
+        if account := self.accounts.for_trying():
+            self.python = await find_python(account)
+        elif os.geteuid() == 0:
+            log.warning("qemu_runs_as_root advice='say uids of [hypervisor], or run host_agent as a user of its own'")
 
     def facts(self) -> ProgramFacts:
         """Say what is known of it by now, without asking it anything."""
         known = self._accelerator
-        if known is None and _trouble_of_device():
+        if known is None and self._trouble_of_device():
             known = TCG
         elif known is None:
             known = self._remembered()
-        return ProgramFacts(version=self._version, accelerator=known, why_no_kvm=self._why_not(known))
+        return ProgramFacts(
+            version=self._version,
+            accelerator=known,
+            why_no_kvm=self._why_not(known),
+            runs_as=self.accounts.told(),
+        )
 
     def _why_not(self, accelerator: str | None) -> str:
         if accelerator == KVM:
             return ""
         if self._is_given:
             return f"its settings say accelerator = {accelerator}"
-        if trouble := _trouble_of_device():
+        if trouble := self._trouble_of_device():
             return trouble
         if accelerator == TCG:
             return (
@@ -112,7 +131,7 @@ class QemuProgram:
         async with self._probing:
             if self._accelerator is not None:
                 return self._accelerator
-            if _trouble_of_device():
+            if self._trouble_of_device():
                 return TCG
             answer = self._remembered() or await self._probe(kernel)
             self._accelerator = answer
@@ -129,11 +148,45 @@ class QemuProgram:
         if kernel is None:
             log.warning("kvm_not_probed reason='the image has no kernel of its own to try it with'")
             return None
-        accelerator = KVM if await _boots(self.binary, kernel) else TCG
+        accelerator = KVM if await self._boots(kernel) else TCG
         log.info("accelerator_chosen accelerator=%s", accelerator)
         self._directory.mkdir(parents=True, exist_ok=True)
         write_record(self._directory / _ANSWER, Answer(accelerator, os.uname().release, self._version))
         return accelerator
+
+    def _trouble_of_device(self) -> str:
+        """Say why KVM cannot be opened; empty if it can."""
+        trouble = _trouble_of_device()
+        if not trouble and self.accounts.in_use and not may_use_kvm(_KVM_DEVICE):
+            return f"no permission for {_KVM_DEVICE}, which VMs' accounts have by its group: chgrp kvm and chmod 660 it"
+        return trouble
+
+    async def _boots(self, kernel: Path) -> bool:
+        """Boot ``kernel`` under KVM with nothing to boot into, and see whether it says so in time."""
+        trying = self.accounts.for_trying()
+        account = for_kvm(trying) if trying is not None else None
+        with contextlib.ExitStack() as closing:
+            files = closing.enter_context(HandedFiles(account)) if account is not None else None
+            name = boot_file(str(kernel), files) if files is not None else str(kernel)
+            boot = ["-display", "none", "-serial", "stdio", "-kernel", name, "-append", "console=ttyS0 panic=-1 quiet"]
+            machine = ["-machine", f"q35,accel={KVM}", "-cpu", "max", "-m", "128M", "-nodefaults", "-no-user-config"]
+            process = await asyncio.create_subprocess_exec(
+                *(self.binary, *machine, *boot, "-no-reboot", *self.confinement),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                pass_fds=files.descriptors if files is not None else (),
+                **of_process(account),
+            )
+        try:
+            async with asyncio.timeout(PROBE_DEADLINE_S):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            log.warning("kvm_probe_hangs deadline_s=%s", PROBE_DEADLINE_S)
+            return False
+        finally:
+            await put_down(process)
+        return _PROOF in output
 
 
 def _trouble_of_device() -> str:
@@ -153,27 +206,3 @@ def _me() -> str:
         return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
     except KeyError:
         return f"user {os.geteuid()}"
-
-
-async def _boots(binary: str, kernel: Path) -> bool:
-    """Boot ``kernel`` under KVM with nothing to boot into, and see whether it says so in time."""
-    machine = ["-machine", f"q35,accel={KVM}", "-cpu", "max", "-m", "128M", "-nodefaults", "-no-user-config"]
-    boot = ["-display", "none", "-serial", "stdio", "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1 quiet"]
-    process = await asyncio.create_subprocess_exec(
-        binary,
-        *machine,
-        *boot,
-        "-no-reboot",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(PROBE_DEADLINE_S):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        log.warning("kvm_probe_hangs deadline_s=%s", PROBE_DEADLINE_S)
-        return False
-    finally:
-        await put_down(process)
-    return _PROOF in output

@@ -5,11 +5,14 @@ Each of a VM's places for a relay is a file, which its relays lock in turn and c
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from host_agent.hypervisors.qemu.accounts import give
 from host_agent.hypervisors.qemu.command import MOST_RELAYS, RELAY_PLACE, MachineCommand, counts
+from host_agent.hypervisors.vm_account import VmAccount
 from host_agent.relay import COUNTS
 
 
@@ -29,15 +32,25 @@ def carried(home: Path, command: MachineCommand | None) -> Carried | None:
     return Carried(sum(one.from_guest for one in both), sum(one.to_guest for one in both))
 
 
-def forget(home: Path) -> None:
-    """Begin to count anew, before a process starts. Raises OSError."""
+def forget(home: Path, account: VmAccount | None) -> None:
+    """Begin to count anew, before a process starts; an account of the VM's own is given the places, as it can make
+    none. Raises OSError."""
     for n in range(MOST_RELAYS):
-        (home / f"{RELAY_PLACE}{n}").unlink(missing_ok=True)
+        place = home / f"{RELAY_PLACE}{n}"
+        place.unlink(missing_ok=True)
+        if account is not None:
+            place.touch(0o600)
+            give(place, account.uid)
 
 
 def _read(path: Path) -> Carried:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             return Carried(*struct.unpack(COUNTS, file.read(struct.calcsize(COUNTS))))
     except (OSError, struct.error):
         return Carried(0, 0)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open what an account owns: it may have asked the kernel to keep others waiting."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW)

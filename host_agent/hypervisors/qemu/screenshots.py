@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from host_agent.errors import HypervisorError, Unsupported
 from host_agent.hypervisors.qemu.command import CONSOLE
 from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.machine import QemuMachine
+from host_agent.hypervisors.qemu.monitor import new_set
 from host_agent.hypervisors.qemu.vm import QemuVm
 from host_agent.vm import Verb
 from schemas.looks import MOST_OF_A_SCREEN
@@ -59,8 +59,7 @@ class QemuLog:
 async def _draw(machine: QemuMachine, memory: int) -> None:
     # QEMU looks among a set's files for one that is opened as it wants to write it: not read.
     descriptor = os.open(f"/proc/self/fd/{memory}", os.O_WRONLY | os.O_CLOEXEC)
-    # A set of its own: one that was given up may still be drawn into.
-    files = secrets.randbelow(1 << 30) + 1
+    files = new_set()
     try:
         await machine.monitor.add_file(files, descriptor)
         await machine.monitor.execute("screendump", {"filename": f"/dev/fdset/{files}", "format": "png"})

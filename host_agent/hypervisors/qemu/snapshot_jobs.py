@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import json
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from broker import reserve
 from host_agent.errors import HostDiskFull, HypervisorError, naming_disk
+from host_agent.hypervisors.qemu.accounts import account_of, give
 from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.disk import run
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
@@ -31,6 +35,8 @@ _LOOK_INTERVAL_S = 0.02
 _ROOT = "root"
 #: What a file for a memory holds beside it: a guest's disk of no use, which qcow2 demands.
 _NO_DISK = "1M"
+#: The overlay, for qemu-img in its directory, without the image that it lies over.
+_ALONE = "json:" + json.dumps({"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": OVERLAY}})
 #: Our jobs' ids begin so.
 _JOB = "snapshot-"
 #: What qemu-img may take for one VM, and again for a check of its overlay, which is read as a whole for that, seconds.
@@ -42,6 +48,8 @@ async def save(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
     memory = machine.home / snapshot.memory
     await run("qemu-img", "create", "-q", "-f", "qcow2", str(memory), _NO_DISK)
     memory.chmod(0o600)
+    if account := account_of(machine.home):
+        give(memory, account.uid)
     await _join(machine, snapshot)
     await _run_job(machine, "snapshot-save", snapshot, [_ROOT, _node(snapshot)], vmstate=_node(snapshot))
     await _part(machine, snapshot)
@@ -102,11 +110,11 @@ async def clean_at_rest(home: Path, whole: KeptSnapshot | None = None) -> None:
 
 
 async def _remove(home: Path, voids: list[KeptSnapshot]) -> None:
-    overlay = str(home / OVERLAY)
-    tags = await _tags(overlay)
+    qemu_img = _qemu_img_at(home)
+    tags = await _tags(qemu_img)
     for snapshot in voids:
         if snapshot.tag in tags:
-            await run("qemu-img", "snapshot", "-d", snapshot.tag, overlay)
+            await qemu_img("snapshot", "-d", snapshot.tag, _ALONE)
 
 
 async def _free_leaks(home: Path) -> None:
@@ -114,14 +122,20 @@ async def _free_leaks(home: Path) -> None:
     not free is room and nothing more."""
     try:
         async with asyncio.timeout(_AT_REST_TIMEOUT_S):
-            await run("qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", str(home / OVERLAY))
+            await _qemu_img_at(home)("check", "-q", "-r", "leaks", _ALONE)
     except (TimeoutError, HypervisorError) as error:
         why = str(error) or f"qemu-img check takes longer than {_AT_REST_TIMEOUT_S:g} s"
         log.warning("overlay_not_checked vm=%s error=%s", home.name, why)
 
 
-async def _tags(overlay: str) -> list[str]:
-    listed = (await run("qemu-img", "snapshot", "-l", overlay)).decode().splitlines()
+def _qemu_img_at(home: Path) -> Callable[..., Awaitable[bytes]]:
+    """Give what runs qemu-img in a VM's directory as the VM's account: a QEMU that was broken into may have made of the
+    overlay what refers to any file of the host."""
+    return functools.partial(run, "qemu-img", directory=home, account=account_of(home))
+
+
+async def _tags(qemu_img: Callable[..., Awaitable[bytes]]) -> list[str]:
+    listed = (await qemu_img("snapshot", "-l", _ALONE)).decode().splitlines()
     return [words[1] for words in map(str.split, listed) if len(words) > 1]
 
 

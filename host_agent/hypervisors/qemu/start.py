@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.detached import finished, spawn
-from host_agent.hypervisors.qemu import relays, snapshot_jobs
-from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring
+from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
+from host_agent.hypervisors.qemu.accounts import for_kvm
+from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring, uses_kvm
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.handed import HandedFiles, handing
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
@@ -81,11 +85,24 @@ class QemuStart:
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
         home = self._files.path(vm)
-        relays.forget(home)
-        start = functools.partial(spawn, niceness=self._niceness)
-        confined = [*arguments, *self._program.confinement]
-        process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
+        account = self._program.accounts.hand_over(home)
+        relays.forget(home, account)
+        with contextlib.ExitStack() as closing:
+            start = functools.partial(spawn, niceness=self._niceness)
+            if account is not None:
+                account = for_kvm(account) if uses_kvm(arguments) else account
+                files = closing.enter_context(HandedFiles(account))
+                arguments = self._handing(vm, home, arguments, files)
+                start = functools.partial(start, account=account, handed=files.descriptors)
+            confined = [*arguments, *self._program.confinement]
+            process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
         machine = life.attach(process)
         await machine.monitor.wait_connected(START_TIMEOUT_S)
         return machine
+
+    def _handing(self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles) -> list[str]:
+        """Give the command line of a QEMU that runs as the VM's account."""
+        spec = self._files.spec(vm)
+        relay = [self._program.python, *account_relays.equip(home, Path(spec.broker))]
+        return handing(arguments, home, spec, relay, files)
