@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from broker.daemon.tasks import OwnedTasks
 from broker.rpc import Uplink
@@ -24,6 +25,8 @@ class Requests:
         self._uplink, self._holding, self._tasks = uplink, holding, tasks
         self._describe = machine
         self._machine = machine()
+        #: A beat waits for nobody: the default threads may all be at outputs of jobs, which take as long as they are.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="machine")
 
     def look(self) -> None:
         """Look at the machine anew."""
@@ -31,7 +34,7 @@ class Requests:
 
     async def look_in_thread(self) -> None:
         """Look at the machine anew, without holding up the loop."""
-        self._machine = await asyncio.to_thread(self._describe)
+        self._machine = await asyncio.get_running_loop().run_in_executor(self._thread, self._describe)
 
     def make(self, slot: Slot, lanes: Sequence[int]) -> JobRequest:
         """Make a request for these lanes of a slot, to be said by the caller."""

@@ -63,8 +63,10 @@ class _BookedLanding(FileLanding):
 
     def close(self) -> None:
         """See ``Landing``."""
-        super().close()
-        self._release()
+        try:
+            super().close()
+        finally:
+            self._release()
 
 
 class InputStore:

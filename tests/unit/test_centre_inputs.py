@@ -22,7 +22,7 @@ def asked(wire: MemoryCarrier) -> list[str]:
 async def test_a_question_that_nobody_answers_turns_inputs_off_for_its_guest_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(centre, "ANSWER_S", 0.05)
+    monkeypatch.setattr(centre, "ANSWER_S", 0.5)
     wire = MemoryCarrier("host-a")
     inputs = CentreInputs(wire, "host-a")
 
@@ -36,7 +36,7 @@ async def test_a_question_that_nobody_answers_turns_inputs_off_for_its_guest_alo
 
 
 async def test_a_guest_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(centre, "ANSWER_S", 0.05)
+    monkeypatch.setattr(centre, "ANSWER_S", 0.5)
     monkeypatch.setattr(centre, "NOT_AGAIN_S", 0.0)
     wire = MemoryCarrier("host-a")
     inputs = CentreInputs(wire, "host-a")

@@ -1,4 +1,4 @@
-"""Looks at a QEMU that hangs, or whose files are on a disk that does: they end in time, and the loop goes on."""
+"""Looks at a QEMU that hangs, and at VMs whose files are on a disk that does: they end in time, the loop goes on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import pytest
 
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import Statistics
+from host_agent.hypervisors.process.files import ProcessFiles
+from host_agent.hypervisors.process.ports import ProcessStatistics
 from host_agent.hypervisors.qemu import screenshots
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, QMP_SOCKET
 from host_agent.hypervisors.qemu.files import QemuFiles, note_devices
@@ -100,8 +103,11 @@ async def test_a_screen_that_is_never_drawn_is_told_in_time_with_what_to_do(
     await machine.close()
 
 
-async def test_a_disk_that_hangs_under_a_vms_files_holds_up_no_other(tmp_path: Path, hung: Path) -> None:
-    statistics = QemuStatistics(lambda vm: cast(Any, None), QemuFiles(tmp_path, "qemu"))
+@pytest.mark.parametrize("driver", ["qemu", "process"])
+async def test_a_disk_that_hangs_under_a_vms_files_holds_up_no_other(tmp_path: Path, hung: Path, driver: str) -> None:
+    statistics: Statistics = ProcessStatistics(ProcessFiles(tmp_path, driver))
+    if driver == "qemu":
+        statistics = QemuStatistics(lambda vm: cast(Any, None), QemuFiles(tmp_path, driver))
     asked = [asyncio.ensure_future(one) for one in (statistics.of("vm-a"), statistics.counters("vm-a"))]
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -22,7 +22,7 @@ class ProcessStatistics:
 
     async def of(self, vm: str) -> VmStatistics:
         """Sum up all processes of a VM."""
-        process = self._files.process(vm)
+        process = await asyncio.to_thread(self._files.process, vm)
         if process is None or process.stat() is None:
             return VmStatistics()
         tree = await asyncio.to_thread(find_tree, self._files.path(vm), process)
@@ -34,7 +34,7 @@ class ProcessStatistics:
 
     async def counters(self, vm: str) -> VmCounted:
         """Sum up all processes of a VM. What it exchanges by the host's network nobody counts apart."""
-        process = self._files.process(vm)
+        process = await asyncio.to_thread(self._files.process, vm)
         stat = process.stat() if process is not None else None
         if process is None or stat is None:
             return VmCounted(VmCounters())
