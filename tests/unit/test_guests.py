@@ -158,6 +158,24 @@ async def test_a_vm_that_goes_on_hears_what_time_it_is_now_before_it_is_told_to_
         assert word.server_time_ms >= before_ms - 1
 
 
+async def test_a_word_on_the_time_that_came_late_is_said_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests_module, "PROMPT_S", 0.2)
+    async with met(tmp_path) as world:
+        came: list[Delivery] = []
+
+        def take(delivery: Delivery) -> None:
+            came.append(delivery)
+            asyncio.get_running_loop().call_later(0.0 if len(came) > 1 else 0.4, delivery.ack)
+
+        await world.guest.consume(queue_of(VM), take)
+
+        await world.guests.back(VM)
+
+        words = [word for one in came if isinstance(word := decode(one.body), ServerTime)]
+        assert len(words) == len(came) >= 2
+        assert words[-1].server_time_ms >= words[0].server_time_ms + 200
+
+
 async def test_a_vm_that_is_another_process_now_is_met_anew(tmp_path: Path) -> None:
     async with met(tmp_path) as world:
         await world.guest.consume(queue_of(VM), lambda delivery: delivery.ack())
