@@ -63,7 +63,7 @@ class MindedCommand:
         }
         try:
             encoded = msgspec.json.encode(order)
-            self._socket = self._minders.fork(encoded, (streams.stdin, streams.stdout, streams.stderr))
+            self._socket = self._minders.mind(encoded, (streams.stdin, streams.stdout, streams.stderr))
         except (OSError, ValueError, msgspec.MsgspecError, UnicodeError) as error:
             raise CannotRun(f"command = {self._command[0]!r}: {error}") from error
         self._loop.add_reader(self._socket, self._on_message)
@@ -87,6 +87,7 @@ class MindedCommand:
         self._loop.remove_reader(self._socket)
         self._socket.close()
         self._socket = None
+        self._minders.prepare()
         self._fail(NotContained("the command's parent was ended"))
 
     def _on_message(self) -> None:

@@ -5,8 +5,9 @@ the socket to the agent closes then. What the kernel says of the command's use i
 agent's memory is ever the command's.
 
 Minders are forked from a program of its own, the forge, which is started once, without site packages: to start Python
-takes an emulated guest seconds. It and what it imports need the standard library only. Over its socket come a
-command's own socket, a file with its order, and its standard streams; see ``guest_agent.minded``.
+takes an emulated guest seconds. It and what it imports need the standard library only. Over its socket come those of
+minders, one for each that is to be forked; over a minder's own a file with its command's order, and its standard
+streams; see ``guest_agent.minded``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import Any, NoReturn
 from guest_agent.process_tree import ENDS_S, descendants
 
 SET_CHILD_SUBREAPER = 36
-#: Descriptors that come with a command.
-MOST_FILES = 5
+#: Descriptors that come with a command: its order and its streams.
+MOST_FILES = 4
 #: Signals that a command finds as they are by default, whatever the agent or this does with them.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,32 +40,40 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     while True:
-        message, files, _, _ = socket.recv_fds(forge, 16, MOST_FILES)
-        for descriptor in files:  # Python 3.11 does not heed the flag that would
-            os.set_inheritable(descriptor, False)
-        if not message:
-            os._exit(0)
-        if len(files) == MOST_FILES and os.fork() == 0:
+        files = _receive(forge)
+        if len(files) == 1 and os.fork() == 0:
             forge.close()
             libc.prctl(SET_CHILD_SUBREAPER, 1)
-            _mind(*files)
+            _mind(socket.socket(fileno=files[0]))
         for descriptor in files:
             os.close(descriptor)
 
 
-def _mind(channel: int, order: int, *streams: int) -> NoReturn:
-    """Be the minder of one command."""
-    os.setsid()
-    for descriptor, stream in enumerate(streams):
-        os.dup2(stream, descriptor)
-        os.close(stream)
-    with os.fdopen(order, "rb") as file:
-        file.seek(0)
-        told = json.loads(file.read())
+def _mind(channel: socket.socket) -> NoReturn:
+    """Be the minder of one command, which may be long in coming."""
     try:
-        Minder(socket.socket(fileno=channel)).run(told)
+        os.setsid()
+        minder = Minder(channel)
+        order, *streams = _receive(channel)
+        for descriptor, stream in enumerate(streams):
+            os.dup2(stream, descriptor)
+            os.close(stream)
+        with os.fdopen(order, "rb") as file:
+            file.seek(0)
+            told = json.loads(file.read())
+        minder.run(told)
     finally:
         os._exit(1)  # never back to the forge
+
+
+def _receive(channel: socket.socket) -> list[int]:
+    """Give the files that the next message brings; end when the agent has closed its end."""
+    message, files, _, _ = socket.recv_fds(channel, 16, MOST_FILES)
+    for descriptor in files:  # Python 3.11 does not heed the flag that would
+        os.set_inheritable(descriptor, False)
+    if not message:
+        os._exit(0)
+    return files
 
 
 class Minder:
@@ -215,9 +224,11 @@ def _spawn(command: list[str], environment: dict[str, str], terminal: str) -> in
 
 
 def _candidates(name: str, environment: dict[str, str]) -> list[str]:
+    """Name what may be the program. To try one that is not there takes a process, and to look whether it is does not."""
     if os.path.dirname(name):
         return [name]
-    return [os.path.join(place, name) for place in os.get_exec_path(environment)]
+    places = [os.path.join(place, name) for place in os.get_exec_path(environment)]
+    return [place for place in places if os.path.lexists(place)]
 
 
 def _streams(terminal: str) -> list[tuple[Any, ...]]:

@@ -16,28 +16,40 @@ END_S = 2.0
 
 
 class Minders:
-    """See the module. Closing it ends the forge, not the minders that it has forked: each has a socket of its own."""
+    """See the module. Closing it ends the forge, not the minders that have a command: each has a socket of its own.
+
+    A minder is forked before it is needed, once there was a first: a command need not wait for that."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._spare: socket.socket | None = None
 
-    def fork(self, order: bytes, streams: tuple[int, int, int]) -> socket.socket:
-        """Have a minder for a command with these standard streams; give the socket to it. Raises OSError."""
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its, os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
+    def mind(self, order: bytes, streams: tuple[int, int, int]) -> socket.socket:
+        """Have a minder start a command with these standard streams; give the socket to it. Raises OSError."""
+        minder, self._spare = self._spare or self._fork(), None
+        with os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
             durable.write_all(file.fileno(), order)
-            files = [its.fileno(), file.fileno(), *streams]
+            files = [file.fileno(), *streams]
             try:
-                socket.send_fds(self._forge(), [b"mind"], files)
+                socket.send_fds(minder, [b"mind"], files)
             except ConnectionError:  # somebody has killed it, as root may
-                self.close()
-                socket.send_fds(self._forge(), [b"mind"], files)
-        mine.setblocking(False)
-        return mine
+                minder.close()
+                minder = self._fork()
+                socket.send_fds(minder, [b"mind"], files)
+        return minder
+
+    def prepare(self) -> None:
+        """Have a minder ready for the next command. Nothing happens where there was none yet, or where it cannot be."""
+        if self._spare is None and self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._spare = self._fork()
 
     def close(self) -> None:
-        """End the forge. Idempotent."""
+        """End the forge, and a minder that has no command. Idempotent."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -45,6 +57,17 @@ class Minders:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_S)
             self._process = None
+
+    def _fork(self) -> socket.socket:
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its:
+            try:
+                socket.send_fds(self._forge(), [b"fork"], [its.fileno()])
+            except ConnectionError:  # somebody has killed it, as root may
+                self.close()
+                socket.send_fds(self._forge(), [b"fork"], [its.fileno()])
+        mine.setblocking(False)
+        return mine
 
     def _forge(self) -> socket.socket:
         if self._socket is None:
