@@ -68,7 +68,7 @@ class AsyncExecs:
 
         ``stdin`` is its standard input: bytes, or where they come from.
         ``directory`` exists in the guest, the file area unless it is said; ``user`` is one of the guest's."""
-        row = await self._vms.get(vm)
+        row = await self._vms.recent(vm)
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
         source = BytesSource(stdin) if isinstance(stdin, bytes) else stdin
@@ -190,7 +190,7 @@ class BlockingExecs(Blocking[AsyncExecs]):
         one of the guest's. Ctrl-C goes to the command as SIGINT, a second one as SIGKILL."""
         more: dict[str, Any] = {"directory": directory, "user": user, "timeout_s": timeout_s}
         order = ExecRun(command=[*command], environment=dict(env or {}), has_input=stdin is not None, **more)
-        row = self._thread.wait_for(self._twin._vms.get(vm))
+        row = self._thread.wait_for(self._twin._vms.recent(vm))
         take = None if on_output is None else lambda _, stream, data: on_output(stream, data)
         sources = None if stdin is None else {row.status.vm: BytesSource(stdin)}
         ended = self.run_on([row], order, take, sources=sources)[0]

@@ -7,6 +7,7 @@ verb gives the VM's status after it, None once the VM is gone.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -28,6 +29,8 @@ from volcloud.rendering.words import span
 
 #: How long a host may take for a verb, seconds; a guest under emulation may need a minute to shut down.
 VERB_S = 180.0
+#: How long what was said of a VM may be believed by who asks over and over, seconds, and of how many it is kept.
+RECENT_S, MOST_RECENT = 1.0, 1000
 #: Names that an error lists of those that there are.
 MOST_NAMED = 10
 #: How long a guest may take to shut down, unless it is said, and at most, seconds.
@@ -62,6 +65,8 @@ class AsyncVms(AsyncVmSnapshots, AsyncVmLooks, AsyncVmHistory):
     def __init__(self, session: ClientSession, hosts: AsyncHosts) -> None:
         super().__init__(session)
         self._hosts = hosts
+        #: What was asked for by name or id, and until when it is recent.
+        self._recent: dict[str, tuple[RegistryRow, float]] = {}
 
     async def list(self, pattern: str = "*") -> Table[RegistryRow]:
         """List the VMs whose name or id fits a shell pattern, by name."""
@@ -91,6 +96,17 @@ class AsyncVms(AsyncVmSnapshots, AsyncVmLooks, AsyncVmHistory):
             found = ", ".join(f"{row.status.vm} ({row.status.name} on {row.host})" for row in rows)
             raise NoSuchVm(f"{vm!r} fits {len(rows)} VMs: {found}", "give the id of one")
         return rows[0]
+
+    async def recent(self, vm: str) -> RegistryRow:
+        """As ``get``, or what that gave within the last second, where no verb was given since: for one command after
+        another in a VM, each of which tells soon enough that it is not there any more."""
+        row, until_s = self._recent.get(vm, (None, 0.0))
+        if row is None or time.monotonic() > until_s:
+            row = await self.get(vm)
+            if len(self._recent) >= MOST_RECENT:
+                self._recent.clear()
+            self._recent[vm] = row, time.monotonic() + RECENT_S
+        return row
 
     async def create(
         self,
@@ -165,7 +181,10 @@ class AsyncVms(AsyncVmSnapshots, AsyncVmLooks, AsyncVmHistory):
             check_name(more["snapshot"])
         with _silence_dated(lambda: (caller.now_ms - row.seen_ms) / 1000):
             order = verb(vm=row.status.vm, **more)
-            answer = await caller.call(row.host, order, Message, timeout_s=VERB_S + guests_s)
+            try:
+                answer = await caller.call(row.host, order, Message, timeout_s=VERB_S + guests_s)
+            finally:
+                self._recent.clear()
         return shown(answer.vms[0]) if isinstance(answer, Vms) and answer.vms else None
 
     async def _host_named(self, name: str) -> HostRow:
@@ -184,6 +203,7 @@ class BlockingVms(BlockingVmHistory[AsyncVms]):
     list = blocking(AsyncVms.list)
     find = blocking(AsyncVms.find)
     get = blocking(AsyncVms.get)
+    recent = blocking(AsyncVms.recent)
     create = blocking(AsyncVms.create)
     start = blocking(AsyncVms.start)
     stop = blocking(AsyncVms.stop)
