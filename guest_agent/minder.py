@@ -224,7 +224,7 @@ def _spawn(command: list[str], environment: dict[str, str], terminal: str) -> in
 
 
 def _candidates(name: str, environment: dict[str, str]) -> list[str]:
-    """Name what may be the program. To try one that is not there takes a process, and to look whether it is does not."""
+    """Name what may be the program. To try one that is not there takes a process, to look whether it is does not."""
     if os.path.dirname(name):
         return [name]
     places = [os.path.join(place, name) for place in os.get_exec_path(environment)]

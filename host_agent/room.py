@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from host_agent.registry import VmRegistry
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import Transition, snapshots_of
 from schemas.vms import VmCreate, VmState
+
+log = logging.getLogger(__name__)
 
 #: States in which a VM takes neither cpus nor memory.
 _AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT, VmState.MISSING})
@@ -48,6 +51,9 @@ class HostRoom:
         self._starting: set[str] = set()
         #: What memories that are being written may come to, MiB.
         self._keeping: dict[str, int] = {}
+        #: What saved state and snapshots of each VM were said to take last, bytes.
+        self._kept: dict[str, int] = {}
+        self._looking = asyncio.Lock()
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -117,20 +123,28 @@ class HostRoom:
         return [*self._sizes().values(), *begun]
 
     def _disk_mib(self, kept_mib: int) -> int:
-        return sum(one.disk_mib for one in self._made()) + kept_mib + sum(self._keeping.values())
+        return sum(one.disk_mib for one in self._made()) + kept_mib
 
     async def _kept_mib(self) -> int:
-        """Say what saved states and snapshots of all VMs take. Nobody is asked where nothing hangs on it."""
+        """Say what saved states and snapshots of all VMs take, also those that were written while we looked. Nobody is
+        asked where nothing hangs on it."""
         if self._limits.disk_mib is None or self._hypervisor.capabilities.snapshots is None:
             return 0
-        return -(-sum(await asyncio.gather(*map(self._kept_bytes, self._sizes()))) // _MIB)
+        async with self._looking:
+            being_kept, sizes = dict(self._keeping), self._sizes()
+            asked = [self._kept_bytes(vm, size) for vm, size in sizes.items()]
+            self._kept = dict(zip(sizes, await asyncio.gather(*asked), strict=True))
+        return -(-sum(self._kept.values()) // _MIB) + sum((being_kept | self._keeping).values())
 
-    async def _kept_bytes(self, vm: str) -> int:
+    async def _kept_bytes(self, vm: str, size: Size) -> int:
+        """Ask of one VM. Of one whose hypervisor does not say what it said last counts, or else its whole memory."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await snapshots_of(self._hypervisor).kept_bytes(vm)
-        except (TimeoutError, HostError, OSError):
-            return 0  # nobody can tell
+        except (TimeoutError, HostError, OSError) as error:
+            counted = self._kept.get(vm, size.memory_mib * _MIB)
+            log.warning("disk use not told", extra={"vm": vm, "counted_bytes": counted, "why": repr(error)})
+            return counted
 
     def _refuse_over(self, asked: Mapping[str, int], used: Mapping[str, int]) -> None:
         over = [told for field, wanted in asked.items() if (told := self._told(field, wanted, used[field]))]

@@ -6,6 +6,7 @@ writes it and while it writes: whatever else that process or its children say on
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -66,9 +67,10 @@ class _LogFile(logging.FileHandler):
 
     def put_aside(self) -> None:
         """Begin a new file; the full ones before it move on by one, and the oldest goes."""
-        if self.stream is not None:
-            self.stream.close()
-            self.stream = None
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):  # what a full disk has not taken yet is left out
+                stream.close()
         names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, LOGS_KEPT + 1))]
         for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
             if newer.exists():

@@ -91,6 +91,28 @@ def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Pa
     assert "raw 599" in parts[-1].read_text()
 
 
+def test_a_log_that_a_full_disk_does_not_let_be_closed_goes_on_in_a_new_file(tmp_path: Path) -> None:
+    code = """if True:
+        import logging
+        from broker.daemon import logs
+        logs.LOG_BYTES = 4000
+        logs.log_to_stderr("p")
+        handler, = logging.getLogger().handlers
+        close = handler.stream.close
+        def full():
+            close()
+            raise OSError(28, "No space left on device")
+        handler.stream.close = full
+        for n in range(100):
+            logging.getLogger("x").info("line %d", n)
+    """
+    run(code, tmp_path / "p.log")
+
+    said = "".join(path.read_text() for path in sorted(tmp_path.iterdir(), reverse=True))
+    assert [int(n) for n in re.findall(r"line (\d+)", said)] == list(range(100))
+    assert "Traceback" not in said
+
+
 def test_a_standard_error_that_is_a_pipe_is_left_as_it_is(tmp_path: Path) -> None:
     code = "import logging; from broker.daemon.logs import log_to_stderr; log_to_stderr('p'); logging.warning('heard')"
 

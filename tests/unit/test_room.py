@@ -170,6 +170,27 @@ async def test_a_start_that_failed_takes_no_room(tmp_path: Path) -> None:
             await host.control.act(Verb.START, vm)
 
 
+async def test_what_a_hypervisor_does_not_tell_counts_as_it_told_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = await host_with(tmp_path, Limits(disk_mib=8000))
+    vm = (await host.control.create(wanted("a"))).vm
+    await host.control.act(Verb.START, vm, More())
+    for name in ("s1", "s2"):
+        await host.control.act(Verb.TAKE_SNAPSHOT, vm, More(snapshot=name))
+    snapshots = host.hypervisor.capabilities.snapshots
+    assert snapshots is not None
+
+    async def hang(vm: str) -> int:
+        raise HypervisorError("its disk hangs")
+
+    with pytest.raises(OverLimit, match="disk_mib = 7000: this host has 3904 left of 8000"):
+        await host.control.create(wanted("b", disk_mib=7000))
+    monkeypatch.setattr(snapshots, "kept_bytes", hang)
+    with pytest.raises(OverLimit, match="disk_mib = 7000: this host has 3904 left of 8000"):
+        await host.control.create(wanted("b", disk_mib=7000))
+
+
 async def test_a_host_that_is_over_its_limits_keeps_what_runs(tmp_path: Path) -> None:
     driver = FakeHypervisor()
     before = await host_with(tmp_path, Limits(), driver)
