@@ -42,6 +42,8 @@ ANSWER_S = 30.0
 
 #: Takes a command's output; runs in a thread of its own, and holds the command back while it is busy.
 TakeOutput = Callable[[Stream, bytes], None]
+#: Told of a detached command that has begun, by its VM and its id.
+OnBegun = Callable[[RegistryRow, str], None]
 #: As TakeOutput, for several VMs at once.
 TakeVmOutput = Callable[[RegistryRow, Stream, bytes], None]
 
@@ -118,17 +120,23 @@ class AsyncExecs:
         user: str = "",
         timeout_s: float = DETACHED_S,
         patience_s: float = ACCEPT_TIMEOUT_S,
+        on_begun: OnBegun = lambda row, exec_id: None,
     ) -> Sequence[str | VolcloudError | BrokerError | SchemaError]:
-        """As ``detach``, in several VMs of the registry at once; in place of an id, why it does not run there."""
+        """As ``detach``, in several VMs of the registry at once; in place of an id, why it does not run there.
+
+        ``on_begun`` is called with each id as soon as it is known, and must not block: who is interrupted knows then
+        what runs."""
         order = _detached(command, env, directory=directory, user=user, timeout_s=timeout_s)
         turns, _ = asyncio.Semaphore(MOST_AT_ONCE), self._session.caller  # raises where there is none
 
         async def begin(row: RegistryRow) -> str | VolcloudError | BrokerError | SchemaError:
             async with turns:
                 try:
-                    return await self._begin(row, msgspec.structs.replace(order, id=uuid7()), patience_s)
+                    exec_id = await self._begin(row, msgspec.structs.replace(order, id=uuid7()), patience_s)
                 except (VolcloudError, BrokerError, SchemaError) as error:
                     return error
+                on_begun(row, exec_id)
+                return exec_id
 
         return await asyncio.gather(*map(begin, rows))
 
@@ -136,8 +144,9 @@ class AsyncExecs:
         vm, limits = check_live(row).status.vm, {"accept_s": patience_s, "begin_s": patience_s}
         try:
             await self._session.caller.call(vm, order, Done, timeout_s=ANSWER_S + patience_s, **limits)
-        except CallTimeout as error:
-            if not error.accepted:  # it may have begun at the last moment, and nobody would know its id
+        except (CallTimeout, asyncio.CancelledError) as error:
+            # It may have begun at the last moment, or may begin, and nobody would know its id.
+            if not (isinstance(error, CallTimeout) and error.accepted):
                 kill = ExecKill(id=uuid7(), exec_id=order.id, signal=signal.SIGKILL)
                 self._session.caller.send(down(vm), kill)
             raise

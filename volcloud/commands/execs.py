@@ -145,21 +145,24 @@ def _sources(rows: Sequence[RegistryRow], interactive: bool) -> dict[str, InputS
 def _detach(
     invocation: Invocation, client: Client, rows: Sequence[RegistryRow], order: ExecRun, limits: dict[str, float]
 ) -> int:
-    """Begin it in all VMs at once and print its id in each, behind the VM's name where there are several."""
-    labels, status = labels_of(rows), 0
-    more: dict[str, Any] = {"directory": order.directory, "user": order.user, **limits}
-    begun = client.execs.detach_on(rows, order.command, env=order.environment, **more)
-    for row, one in zip(rows, begun, strict=True):
+    """Begin it in all VMs at once and print its id in each as soon as it has begun there, behind the VM's name where
+    there are several."""
+    labels = labels_of(rows)
+
+    def show(row: RegistryRow, exec_id: str) -> None:
         vm = row.status.vm
-        if not isinstance(one, str):
-            tell(_failure(labels[vm], row, one, limits["patience_s"]))
-            status = WE_FAILED
-        elif invocation.is_json:
-            told = {"vm": vm, "name": row.status.name, "host": row.host, "id": one}
+        if invocation.is_json:
+            told = {"vm": vm, "name": row.status.name, "host": row.host, "id": exec_id}
             echo(plain_json(msgspec.json.encode(told).decode()))
         else:
-            echo(one if len(rows) == 1 else f"{plain(labels[vm])} {one}")
-    return status
+            echo(exec_id if len(rows) == 1 else f"{plain(labels[vm])} {exec_id}")
+
+    more: dict[str, Any] = {"directory": order.directory, "user": order.user, "on_begun": show, **limits}
+    begun = client.execs.detach_on(rows, order.command, env=order.environment, **more)
+    failed = [(row, one) for row, one in zip(rows, begun, strict=True) if not isinstance(one, str)]
+    for row, error in failed:
+        tell(_failure(labels[row.status.vm], row, error, limits["patience_s"]))
+    return WE_FAILED if failed else 0
 
 
 def _told(
