@@ -78,9 +78,10 @@ class InputPipe:
         self._grant()
 
     def _grant(self) -> None:
-        """Give the room anew when half of it is used up."""
+        """Give the room anew when half of it is used up; on a terminal, whose program may take little at a time and
+        whose person shall see that it does, when a small part is."""
         limit = self._received - len(self._waiting) + INPUT_WINDOW_BYTES
-        if limit - self.limit_bytes >= INPUT_WINDOW_BYTES // 2:
+        if limit - self.limit_bytes >= INPUT_WINDOW_BYTES // (16 if self._at_end else 2):
             self.limit_bytes = limit
             self._on_change()
 

@@ -15,7 +15,7 @@ from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
 from broker.transfer.leftovers import name_of_partial, remove_left_behind
 from broker.transfer.scheduler import TransferLimits
-from broker.transfer.sending import digest_file
+from broker.transfer.sending import read_digest
 from broker.transfer.threads import in_thread
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.confine import below
@@ -120,7 +120,7 @@ class ConsoleFiles:
         )
 
     async def _give(self, sender: str, get: FileGet, path: Path) -> None:
-        size, sha256 = await self._in_thread(digest_file, path)
+        size, sha256 = await read_digest(path, self._threads)
         offer = FileOffer(id=get.id, file=get.file, size=size, sha256=sha256)
         await self._transfers.send_file(path, offer, sender, get.reply, most_offers=OFFERS_TO_THE_SILENT)
 

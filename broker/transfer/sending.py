@@ -14,6 +14,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 from broker.daemon.wakeup import Wakeup
@@ -229,12 +230,24 @@ def open_regular(path: Path) -> int:
     raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
-def digest_file(path: Path) -> tuple[int, str]:
-    """Give a file's size and the SHA-256 of so much of it: it may be growing. Blocking; raises OSError."""
+def digest_file(path: Path, is_wanted: Callable[[], bool] = lambda: True) -> tuple[int, str]:
+    """Give a file's size and the SHA-256 of so much of it: it may be growing. Blocking; raises OSError.
+
+    Where nobody wants it any more it ends soon, with what is of no use."""
     digest = hashlib.sha256()
     with open(open_regular(path), "rb", buffering=0) as file:
         left = os.fstat(file.fileno()).st_size
-        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+        while left and is_wanted() and (block := file.read(min(left, _BLOCK_BYTES))):
             digest.update(block)
             left -= len(block)
         return file.tell(), digest.hexdigest()
+
+
+async def read_digest(path: Path, threads: Executor | None = None) -> tuple[int, str]:
+    """As ``digest_file``, in a thread, of asyncio's default ones or of these: it is free soon after a cancel."""
+    is_wanted = True
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, digest_file, path, lambda: is_wanted)
+    except asyncio.CancelledError:
+        is_wanted = False
+        raise

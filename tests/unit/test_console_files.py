@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers
 from broker.transfer.scheduler import ASKER_GONE_S, TransferLimits
-from broker.transfer.sending import digest_file
+from broker.transfer.sending import digest_file, read_digest
 from broker.transfer.threads import in_thread
 from broker.transfer.transfer_queue import TransferQueue
 from guest_agent.files import LIMITS, ConsoleFiles
@@ -114,12 +115,12 @@ async def test_pulls_of_files_that_take_long_to_read_hold_up_nothing_else(
     """The guest's beats once waited for the threads that consoles' digests were in."""
     begun, goes_on = threading.Semaphore(0), threading.Event()
 
-    def slow(path: Path) -> tuple[int, str]:
+    def slow(path: Path, is_wanted: Callable[[], bool]) -> tuple[int, str]:
         begun.release()
         goes_on.wait(60)
         return digest_file(path)
 
-    monkeypatch.setattr("guest_agent.files.digest_file", slow)
+    monkeypatch.setattr("broker.transfer.sending.digest_file", slow)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     (guest.area / "large").write_bytes(b"large")
     for _ in range(LIMITS.at_work):
@@ -163,6 +164,19 @@ async def test_a_pull_of_what_has_no_end_is_refused_at_once(guest: Guest) -> Non
     (word,) = guest.said(FileAbort)
     assert "not a regular file" in word.message  # type: ignore[attr-defined]
     await guest.files.close()
+
+
+async def test_a_digest_that_nobody_waits_for_any_more_gives_its_thread_back(tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with ThreadPoolExecutor(1) as threads:
+        reading = asyncio.ensure_future(read_digest(tmp_path / "sparse", threads))
+        await until(lambda: threads._threads)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+        async with asyncio.timeout(60):
+            await asyncio.get_running_loop().run_in_executor(threads, lambda: None)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/null"])

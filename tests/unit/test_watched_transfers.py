@@ -217,7 +217,7 @@ async def test_a_file_that_is_long_read_for_its_digest_is_told_of(
     (tmp_path / "local").write_bytes(b"content")
     may_go = threading.Event()
     person = Person(still_s=0.2, say_s=0.1)
-    monkeypatch.setattr("volcloud.client.watched_transfers.digest_file", lambda _: (may_go.wait(30), "0" * 64))
+    monkeypatch.setattr("broker.transfer.sending.digest_file", lambda *_: (may_go.wait(30), "0" * 64))
 
     pushing = asyncio.ensure_future(person.calls.push(tmp_path / "local", VM, "f"))
     await until(lambda: person.told)

@@ -21,7 +21,7 @@ from volcloud.escape import Escape
 from volcloud.loop_thread import LoopThread
 
 #: Keys that wait for a VM here, bytes; more wait in the terminal, for as long as the VM takes some in so many seconds.
-MOST_WAITING, HOLD_S = 64 * 1024, 5.0
+MOST_WAITING, HOLD_S = 1 << 20, 5.0
 #: A silence so long is told, seconds; a broker that is away for so long ends the session.
 TELL_AFTER_S, LINK_PATIENCE_S = 12.0, 60.0
 #: Between two looks at whether there is silence, seconds.

@@ -20,7 +20,7 @@ from broker.transfer import Transfers, into_file
 from broker.transfer.landing import PART
 from broker.transfer.leftovers import remove_left_behind
 from broker.transfer.peer import ANY_ADAPTER
-from broker.transfer.sending import digest_file
+from broker.transfer.sending import read_digest
 from schemas.errors import ErrorCode
 from schemas.files import FileGet, FileName, FileOffer, GuestFile, InputFile, OutputFile
 from schemas.ids import Kind, kind_of
@@ -93,11 +93,14 @@ class WatchedTransfers:
 
     async def _read(self, local: Path) -> tuple[int, str]:
         """Give a file's size and SHA-256; one that takes long to read is told of."""
-        reading = asyncio.ensure_future(asyncio.to_thread(digest_file, local))
-        await asyncio.wait([reading], timeout=self.say_s)
-        if not reading.done():
-            self.say(f"{local}: is read for its SHA-256, before its first byte is sent")
-        return await reading
+        reading = asyncio.ensure_future(read_digest(local))
+        try:
+            await asyncio.wait([reading], timeout=self.say_s)
+            if not reading.done():
+                self.say(f"{local}: is read for its SHA-256, before its first byte is sent")
+            return await reading
+        finally:
+            reading.cancel()
 
     async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
         get = FileGet(file=file)
