@@ -11,8 +11,9 @@ import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar
 
+import msgspec
 from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
 
 from broker.road.streams import short_path
@@ -21,6 +22,8 @@ from host_agent.hypervisors.detached import Watch
 from host_agent.hypervisors.qemu.command import QEMU_LOG, QMP_SOCKET
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: An answer that takes longer means that QEMU hangs; 2 ms on an idle host.
 ANSWER_TIMEOUT_S = 10.0
@@ -51,7 +54,7 @@ class Monitor:
                 tries = 0
                 self._on_event(CONNECTED, {})
                 await self._pump_events()
-            except (QMPError, OSError, EOFError) as error:
+            except Exception as error:  # noqa: BLE001  whatever a broken QEMU's words make the library raise
                 log.debug("qmp_not_connected vm=%s error=%s", self._home.name, error)
             finally:
                 self._is_connected.clear()
@@ -83,6 +86,24 @@ class Monitor:
             raise HypervisorError(f"QEMU was lost during {command}: {error}") from error
         except TimeoutError as error:
             raise HypervisorError(f"QEMU did not answer {command} within {timeout_s} s") from error
+        except Exception as error:
+            raise HypervisorError(f"QEMU's answer to {command} is not QMP: {error!r}") from error
+
+    async def ask(
+        self,
+        command: str,
+        answer: type[T],
+        arguments: dict[str, object] | None = None,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> T:
+        """Run a QMP command as ``execute`` does, and give its answer as that type. Raises HypervisorError, also if it
+        is none: a QEMU that was broken into says what it likes."""
+        told = await self.execute(command, arguments, timeout_s=timeout_s)
+        try:
+            return msgspec.convert(told, answer)
+        except msgspec.ValidationError as error:
+            raise HypervisorError(f"QEMU's answer to {command} is of no use: {error}") from error
 
     async def pass_file(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file under a name that ``fd:`` addresses know."""
@@ -106,8 +127,8 @@ class Monitor:
         self._is_connected.set()
 
     async def _disconnect(self) -> None:
-        # What broke the connection is raised here again; it is known by now.
-        with contextlib.suppress(QMPError, OSError, EOFError):
+        # What broke the connection is raised here again, whatever it is; it is known by now.
+        with contextlib.suppress(Exception):
             await self._qmp.disconnect()
 
     async def _pump_events(self) -> None:
@@ -118,7 +139,8 @@ class Monitor:
                 await asyncio.wait({changed, event}, return_when=asyncio.FIRST_COMPLETED)
                 if event.done():
                     message = event.result()
-                    self._on_event(str(message["event"]), cast(dict[str, Any], message.get("data", {})))
+                    data = message.get("data", {})
+                    self._on_event(str(message["event"]), data if isinstance(data, dict) else {})
             finally:
                 changed.cancel()
                 event.cancel()

@@ -49,9 +49,9 @@ class QemuVm:
         try:
             with naming_disk(f"cannot adopt {self.id}"):
                 await self._adopt()
-        except HypervisorError as error:
+        except Exception as error:  # noqa: BLE001  whatever is left in its directory is its own trouble
             log.error("vm_not_adopted vm=%s error=%s", self.id, error)
-            self._flaw = str(error)
+            self._flaw = str(error) or repr(error)
 
     async def close(self) -> None:
         """Let go of it; it runs on."""
