@@ -79,6 +79,7 @@ class QemuSnapshots:
             was = records.make_void(name)
             life = self._find(vm).life
             if life is None:
+                await self._find(vm).strays.kill()
                 await clean_at_rest(records.home, was)
             else:
                 with life.verb() as machine:
