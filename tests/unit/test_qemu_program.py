@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.daemon.process_stat import read_stat
+from broker.vm_mark import MARK
 from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
 from host_agent.hypervisors.directory import write_record
@@ -68,6 +69,17 @@ async def test_a_tool_that_has_no_room_is_told_from_one_that_fails() -> None:
         await run("sh", "-c", "echo 'no such format' >&2; exit 1")
 
     assert not isinstance(failed.value, HostDiskFull)
+
+
+async def test_a_tool_that_reads_what_a_qemu_has_written_inherits_no_secret_of_the_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLCLOUD_PASSWORD", "hush")
+
+    printed = (await run("env", directory=tmp_path)).decode().splitlines()
+
+    assert f"{MARK}={tmp_path}" in printed
+    assert not any("hush" in line for line in printed)
 
 
 async def test_without_flock_qemu_is_not_used(tmp_path: Path, monkeypatch) -> None:

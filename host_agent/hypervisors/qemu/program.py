@@ -21,6 +21,7 @@ import msgspec
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
+from host_agent.hypervisors.detached import environment_of
 from host_agent.hypervisors.directory import read_record, write_record
 from host_agent.hypervisors.qemu.account_relays import find_python
 from host_agent.hypervisors.qemu.accounts import VmAccounts, for_kvm, may_use_kvm
@@ -175,6 +176,7 @@ class QemuProgram:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                env=environment_of(None),
                 pass_fds=files.descriptors if files is not None else (),
                 **of_process(account),
             )

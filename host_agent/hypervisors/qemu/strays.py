@@ -88,7 +88,7 @@ async def _kill_account(home: Path) -> str:
     try:
         async with asyncio.timeout(KILL_TIMEOUT_S):
             # As root until it is about to kill: the account may not be able to come to our Python.
-            await run(sys.executable, "-I", "-S", account_killer.__file__, str(uid), directory=Path("/"))
+            await run(sys.executable, "-I", "-S", account_killer.__file__, str(uid))
     except (HypervisorError, OSError, TimeoutError) as error:
         return f"nobody could become user {uid} to kill them: {error}"
     return ""
