@@ -19,19 +19,24 @@ from host_agent.hypervisors.qemu.command import OVERLAY, QMP_SOCKET
 from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, MachineCommand, SnapshotRecords
+from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.memory import give_up_writing
 from host_agent.hypervisors.qemu.statistics import _asked
 from host_agent.hypervisors.qemu.vm import QemuVm
 from schemas.vms import VmState
+from tests.broker.polling import until
 
 GREETING = {"QMP": {"version": {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}
 MALFORMED = [{}, [], "words", None, 7, {"status": 1}, [{}], [{"id": 1}], {"ram": {"total": "all"}}]
 
 
 @asynccontextmanager
-async def machine(home: Path, process: ProcessIdentity, answer: Any, first: bytes = b"") -> AsyncIterator[QemuMachine]:
-    """Give a machine whose QEMU answers everything so, after it has said ``first``."""
+async def machine(
+    home: Path, process: ProcessIdentity, answer: Any, more: bytes = b"", heard: list[str] | None = None
+) -> AsyncIterator[QemuMachine]:
+    """Give a machine whose QEMU answers everything so, and says ``more`` after each answer; its events are heard."""
+    events = heard if heard is not None else []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(json.dumps(GREETING).encode() + b"\r\n")
@@ -42,12 +47,12 @@ async def machine(home: Path, process: ProcessIdentity, answer: Any, first: byte
                 named = {"id": order["id"]} if "id" in order else {}
                 writer.write(json.dumps({"return": told} | named).encode() + b"\r\n")
                 if "id" in order:
-                    writer.write(first)
+                    writer.write(more)
         writer.close()
 
     home.mkdir(exist_ok=True)
     server = await asyncio.start_unix_server(serve, home / QMP_SOCKET)
-    made = QemuMachine(home, process, lambda event, data: None, lambda: None)
+    made = QemuMachine(home, process, lambda event, data: events.append(event), lambda: None)
     await made.monitor.wait_connected(30)
     yield made
     await made.close()
@@ -90,6 +95,26 @@ async def test_words_that_are_no_qmp_cost_the_connection_at_most(
         states = [await made.state() for _ in range(3)]
 
     assert VmState.RUNNING in states
+
+
+async def test_a_flood_of_events_is_read_slowly_and_looked_into_once(tmp_path: Path, process: ProcessIdentity) -> None:
+    flood = b'{"event": "STOP", "data": {}}\r\n' * 5_000
+    heard: list[str] = []
+    life = Life("vm-a", QemuFiles(tmp_path, "qemu"), lambda state: None, lambda life: None)
+    loop = asyncio.get_running_loop()
+
+    async with machine(tmp_path / "vm-a", process, {"status": "running"}, flood, heard) as made:
+        began_s = loop.time()
+        await made.state()
+        await until(lambda: len(heard) > 110)
+        read, took_s = len(heard), loop.time() - began_s
+        for name in heard:
+            life._on_event(name, {})
+        tasks = len(life._tasks)
+        await life.close()
+
+    assert read <= 110 + 100 * took_s
+    assert tasks == 1
 
 
 def void_snapshot(home: Path) -> None:
