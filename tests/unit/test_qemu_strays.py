@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from broker.vm_mark import MARK
+from host_agent.hypervisors.qemu import account_killer, strays
 from host_agent.hypervisors.qemu.account_processes import by_user, cut_off, is_shared
 from host_agent.hypervisors.qemu.accounts import FIRST_UID, UIDS, VmAccounts
 from host_agent.hypervisors.qemu.command import OVERLAY, SEED_FILE
@@ -88,6 +89,22 @@ async def test_another_agents_vm_that_has_the_same_account_goes_on(tmp_path: Pat
         left = by_user().get(account.uid, set())
 
     assert (shared, left) == (True, {spared})
+
+
+async def test_where_nobody_can_become_the_account_the_vm_still_comes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = vm(tmp_path, "vm-a")
+    account = account_in(home)
+    monkeypatch.setattr(strays, "KILL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(account_killer, "__file__", str(tmp_path / "none"))
+
+    with running_as(account, "sleep", "600"):
+        await kill_strays(home, None)
+        left = by_user().get(account.uid, set())
+
+    assert left == set()
+    assert f"nobody could become user {account.uid}" in caplog.text
 
 
 async def test_what_is_another_process_at_every_look_ends(tmp_path: Path) -> None:

@@ -56,9 +56,9 @@ class Monitor:
         """Keep connected and hand over events, ``CONNECTED`` first; until cancelled."""
         tries = 0
         while True:
+            began_s = asyncio.get_running_loop().time()
             try:
                 await self._connect()
-                tries = 0
                 self._on_event(CONNECTED, {})
                 while self._qmp.runstate is Runstate.RUNNING:
                     await self._qmp.runstate_changed()
@@ -68,7 +68,8 @@ class Monitor:
                 self._is_connected.clear()
                 await self._disconnect()
             await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-            tries += 1
+            # One that ends every connection at once is not come to more often than one that takes none.
+            tries = 0 if asyncio.get_running_loop().time() - began_s > 2 * _RETRY_S[-1] else tries + 1
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until QEMU takes commands; raise HypervisorError if it ends or does not answer in time."""

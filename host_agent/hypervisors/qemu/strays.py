@@ -68,15 +68,18 @@ async def kill_strays(home: Path, process: ProcessIdentity | None) -> None:
     deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
     # Before any look: what is another process at every moment no look finds.
     trouble = await _kill_account(home)
-    while strays := await asyncio.to_thread(_find, home, process):
+    while (strays := await asyncio.to_thread(_find, home, process)) or trouble:
         if asyncio.get_running_loop().time() > deadline:
-            why = trouble or "the kernel holds them, or they start others faster than they are killed"
-            raise HypervisorError(f"processes {sorted(strays)} of {home.name} do not end: {why}")
+            break
         send_signal(strays, signal.SIGKILL)
         await asyncio.sleep(_LOOK_INTERVAL_S)
         trouble = await _kill_account(home)
+    if strays:
+        why = trouble or "the kernel holds them, or they start others faster than they are killed"
+        raise HypervisorError(f"processes {sorted(strays)} of {home.name} do not end: {why}")
     if trouble:
-        raise HypervisorError(f"whether all processes of {home.name} have ended is not known: {trouble}")
+        # Nobody is found, and what is there to be done with the VM does not wait for ever.
+        log.error("account_not_killed vm=%s error=%s", home.name, trouble)
 
 
 async def _kill_account(home: Path) -> str:
