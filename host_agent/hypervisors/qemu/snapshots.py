@@ -65,6 +65,10 @@ class QemuSnapshots:
             except asyncio.CancelledError:
                 raise  # whoever ends the VM, or finds it next, cleans up: QEMU cannot be told to stop
             except BaseException:
+                if machine.watch.has_ended:
+                    # First: what cleans up at rest runs as the VM's account too.
+                    with contextlib.suppress(HypervisorError):
+                        await self._find(vm).strays.kill()
                 await clean(machine.home, machine)
                 raise
 
