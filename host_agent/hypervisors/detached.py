@@ -13,7 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +54,7 @@ def spawn(
         child = subprocess.Popen(
             [*_giving_way(command[0], niceness), *command],
             cwd=directory,
-            env=_environment({MARK: str(home.resolve())}),
+            env=environment_of(home),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -164,8 +164,10 @@ def _giving_way(program: str, niceness: int) -> list[str]:
     return ["nice", "-n", str(niceness), *idle_disk]
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    return {name: os.environ[name] for name in _INHERITED if name in os.environ} | dict(extra)
+def environment_of(home: Path | None) -> dict[str, str]:
+    """Give what a program may inherit that runs for a VM, with the mark of the VM in ``home`` if it is of one."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | ({MARK: str(home.resolve())} if home is not None else {})
 
 
 def _all_processes() -> Iterator[ProcessStat]:

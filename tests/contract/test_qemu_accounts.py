@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import struct
 import subprocess
@@ -96,6 +97,26 @@ async def test_what_has_cut_every_link_to_its_vm_ends_with_it(qemu_rig: QemuRig)
 
     assert len(found_by_links) == 1
     assert by_user().get(uid, set()) == set()
+
+
+async def test_what_outlives_a_qemu_that_ends_by_itself_ends_then_and_at_the_latest_before_the_next(
+    qemu_rig: QemuRig,
+) -> None:
+    driver = await running(qemu_rig)
+    uid = (qemu_rig.home("vm-a") / OVERLAY).stat().st_uid
+    stays = "setsid -f env -i sleep 600 > /dev/null 2>&1"
+    as_account(qemu_rig, "vm-a", stays)
+    await eventually(lambda: len(by_user().get(uid, ())) == 2)
+
+    os.kill((await driver.facts("vm-a")).pid or 0, signal.SIGKILL)
+    await eventually(lambda: by_user().get(uid, set()) == set())
+    as_account(qemu_rig, "vm-a", stays)
+    await eventually(lambda: len(by_user().get(uid, ())) == 1)
+    left = by_user()[uid]
+    await driver.start("vm-a", SEED)
+
+    assert by_user()[uid] & left == set()
+    assert await driver.state("vm-a") is VmState.RUNNING
 
 
 async def running_as(driver: Hypervisor, vm: str) -> set[int]:

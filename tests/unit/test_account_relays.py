@@ -15,6 +15,8 @@ import pytest
 from broker.address import Address, write_address
 from host_agent.hypervisors.qemu import account_relays
 from host_agent.hypervisors.qemu.account_relays import PROGRAM, WHEREABOUTS, equip, keep_told
+from host_agent.hypervisors.qemu.command import MOST_RELAYS, RELAY_PLACE, MachineCommand
+from host_agent.hypervisors.qemu.relays import carried
 from host_agent.relay import read_endpoints
 from schemas.endpoints import Endpoint
 from tests.contract.conftest import eventually
@@ -47,6 +49,13 @@ def test_they_are_told_endpoints_and_owner_and_no_password(tmp_path: Path) -> No
     assert set(json.loads((tmp_path / WHEREABOUTS).read_text())) == {"endpoints", "owner"}
     assert (tmp_path / WHEREABOUTS).stat().st_mode & 0o777 == 0o644
     assert "__main__.py" in zipfile.ZipFile(tmp_path / PROGRAM).namelist()
+
+
+def test_what_an_account_writes_as_its_counts_fits_into_what_is_told(tmp_path: Path) -> None:
+    for n in range(MOST_RELAYS):
+        (tmp_path / f"{RELAY_PLACE}{n}").write_bytes(b"\xff" * 16)
+
+    assert carried(tmp_path, MachineCommand("tcg", [f"<>{RELAY_PLACE}0"])) == (1 << 53, 1 << 53)
 
 
 async def test_one_that_was_not_there_at_the_start_is_told_once_it_is(tmp_path: Path) -> None:

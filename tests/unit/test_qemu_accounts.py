@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from host_agent.hypervisors.qemu.accounts import FIRST_UID, UIDS, VmAccounts, ac
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY, SEED_FILE, build
 from host_agent.hypervisors.qemu.handed import HandedFiles, handing
 from host_agent.hypervisors.qemu.program import TCG, QemuProgram
-from host_agent.hypervisors.vm_account import VmAccount
+from host_agent.hypervisors.vm_account import VmAccount, of_process
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 #: None that a test machine has.
@@ -76,6 +77,40 @@ def test_a_directory_that_was_copied_with_its_owner_gets_an_account_of_its_own(t
 
     assert other
     assert other.uid != account.uid
+
+
+@ROOT_ONLY
+def test_an_id_as_which_another_agents_vm_runs_is_given_up(tmp_path: Path) -> None:
+    home = vm(tmp_path, "vm-a")
+    account = VmAccounts().hand_over(home)
+    assert account
+
+    with subprocess.Popen(["sleep", "600"], **of_process(account)) as others:
+        now = VmAccounts().hand_over(home)
+        others.kill()
+
+    assert now
+    assert now.uid != account.uid
+    assert (home / OVERLAY).stat().st_uid == now.uid
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("rewritten", [OVERLAY, "memory-s1.qcow2"])
+def test_what_an_account_may_have_rewritten_is_not_run_as_root_before_a_person_says_so(
+    tmp_path: Path, rewritten: str
+) -> None:
+    home = vm(tmp_path, "vm-a")
+    VmAccounts().hand_over(home)
+    for file in (OVERLAY, "memory-s1.qcow2"):
+        if file != rewritten:
+            os.chown(home / file, 0, 0)
+
+    with pytest.raises(HypervisorError, match=r"vm-a has run as an account.*uids.*`chown root:root .*\*\.qcow2`"):
+        VmAccounts(count=0).hand_over(home)
+    for file in home.glob("*.qcow2"):
+        os.chown(file, 0, 0)
+
+    assert VmAccounts(count=0).hand_over(home) is None
 
 
 @ROOT_ONLY

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from broker.daemon.process_stat import read_stat
+from broker.vm_mark import MARK
 from host_agent.errors import HostDiskFull, HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
 from host_agent.hypervisors.directory import write_record
+from host_agent.hypervisors.qemu import account_relays
 from host_agent.hypervisors.qemu import disk as qemu_disk
 from host_agent.hypervisors.qemu import program as qemu_program
+from host_agent.hypervisors.qemu.accounts import VmAccounts
 from host_agent.hypervisors.qemu.disk import run
 from host_agent.hypervisors.qemu.program import KVM, TCG, Answer, QemuProgram
 from tests.contract.conftest import eventually
@@ -68,6 +72,35 @@ async def test_a_tool_that_has_no_room_is_told_from_one_that_fails() -> None:
         await run("sh", "-c", "echo 'no such format' >&2; exit 1")
 
     assert not isinstance(failed.value, HostDiskFull)
+
+
+async def test_a_tool_that_reads_what_a_qemu_has_written_inherits_no_secret_of_the_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLCLOUD_PASSWORD", "hush")
+
+    printed = (await run("env", directory=tmp_path)).decode().splitlines()
+
+    assert f"{MARK}={tmp_path}" in printed
+    assert not any("hush" in line for line in printed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a VM as somebody else")
+async def test_a_host_on_which_no_relay_can_run_still_has_an_agent_and_refuses_starts_until_one_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = tmp_path / "qemu"
+    binary.write_text(HANGS)
+    binary.chmod(0o755)
+    monkeypatch.setattr(account_relays, "_PYTHONS", (str(tmp_path / "none"),))
+    program = QemuProgram(str(binary), tmp_path, TCG, VmAccounts())
+
+    await program.identify()
+
+    with pytest.raises(HypervisorError, match=r"its relays could not.*none: .*Install a Python"):
+        await program.python()
+    monkeypatch.setattr(account_relays, "_PYTHONS", ("/usr/bin/python3", "/usr/local/bin/python3", sys.executable))
+    assert await program.python()
 
 
 async def test_without_flock_qemu_is_not_used(tmp_path: Path, monkeypatch) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections import defaultdict
 from pathlib import Path
 
 from broker.vm_mark import MARK
-from host_agent.hypervisors.qemu.command import OVERLAY
 
 _PROC = Path("/proc")
+_ROOT = 0
 
 
 def by_user() -> dict[int, set[int]]:
@@ -25,8 +27,13 @@ def by_user() -> dict[int, set[int]]:
 
 def cut_off(home: Path, uid: int) -> set[int]:
     """Name the processes of a VM's account, but for those of another agent's VM that has the same one by chance: they
-    bear the mark of a directory that is the account's too."""
-    return {pid for pid in by_user().get(uid, ()) if not _is_anothers(pid, home.resolve(), uid)}
+    bear the mark of a directory that was handed over to the account too."""
+    return {pid for pid in by_user().get(uid, ()) if not _is_anothers(pid, home, uid)}
+
+
+def is_shared(home: Path, uid: int) -> bool:
+    """Say whether another agent's VM runs as the account of the VM in ``home`` too."""
+    return any(_is_anothers(pid, home, uid) for pid in by_user().get(uid, ()))
 
 
 def _users(entry: Path) -> set[int]:
@@ -41,6 +48,14 @@ def _is_anothers(pid: int, home: Path, uid: int) -> bool:
     with contextlib.suppress(OSError):
         for entry in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"):
             name, _, value = entry.partition(b"=")
-            if name == MARK.encode() and value != bytes(home):
-                return (Path(value.decode(errors="surrogateescape")) / OVERLAY).stat().st_uid == uid
+            if name == MARK.encode():
+                return _is_handed_over(value, home, uid)
     return False
+
+
+def _is_handed_over(directory: bytes, home: Path, uid: int) -> bool:
+    """Say whether a directory, which a process names as it likes, is another than ours that root gave the account: an
+    account can make none such."""
+    found = Path(os.fsdecode(directory)).stat()
+    is_ours = home.exists() and os.path.samestat(found, home.stat())
+    return not is_ours and stat.S_ISDIR(found.st_mode) and (found.st_uid, found.st_gid) == (_ROOT, uid)

@@ -23,6 +23,7 @@ import schemas
 from broker import durable
 from host_agent import relay
 from host_agent.errors import HypervisorError, naming_disk
+from host_agent.hypervisors.detached import environment_of
 from host_agent.hypervisors.qemu.disk import put_down
 from host_agent.hypervisors.vm_account import VmAccount, of_process
 
@@ -107,6 +108,7 @@ async def _try(python: str, directory: Path, account: VmAccount) -> str:
         process = await asyncio.create_subprocess_exec(
             *(python, "-I", "-S", SCRIPT),
             cwd=directory,
+            env=environment_of(None),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -66,9 +66,10 @@ class VmAccounts:
         """Make a VM's account owner of what its QEMU changes, and let it read the rest; None where it has none.
 
         Idempotent; what an agent has left that ran VMs as root becomes the account's too. Raises HypervisorError where
-        no id is free, or files have no owners.
+        no id is free, or files have no owners; and where it shall run as root and an account had its disk.
         """
         if not self.in_use:
+            _refuse_rewritten(home)
             return None
         uid = self._choose(home)
         try:
@@ -85,12 +86,12 @@ class VmAccounts:
         return VmAccount(uid, (self._all,))
 
     def _choose(self, home: Path) -> int:
-        """Give the id of a VM: the one it has, unless it is of others, or an other's as well."""
+        """Give the id of a VM, of which nothing runs: the one it has, unless it is of others, or an other's as well."""
         mine, taken = _owner(home), {_owner(other) for other in home.parent.iterdir() if other != home}
-        if self._first <= mine <= self._last and mine not in taken:
-            return mine
         # VMs of other agents, and what may be left of one that is gone.
         taken |= set(by_user())
+        if self._first <= mine <= self._last and mine not in taken:
+            return mine
         for uid in self._from(home):
             if uid not in taken and not _is_somebody(uid):
                 return uid
@@ -162,6 +163,20 @@ def may_use_kvm(device: Path) -> bool:
     """Say whether an account could open the device. Raises OSError."""
     needs, mode = stat.S_IROTH | stat.S_IWOTH, device.stat().st_mode
     return mode & needs == needs or bool(_kvm_groups())
+
+
+def _refuse_rewritten(home: Path) -> None:
+    """What a QEMU owned that was broken into may refer to any file of the host, and root's would open that. Raises
+    HypervisorError."""
+    uid = home.stat().st_gid if home.exists() else _ROOT
+    if os.geteuid() != _ROOT or uid == _ROOT or _is_somebody(uid):
+        return
+    if any(file.exists() and file.lstat().st_uid == uid for file in (home / OVERLAY, *memories(home))):
+        raise HypervisorError(
+            f"{home.name} has run as an account of its own, {uid}, which may have made its disk refer to files of the"
+            f" host: it is not run as root. Raise uids of [hypervisor] above 0; or, if you trust what ran in it, `chown"
+            f" root:root {home}/*.qcow2`, then start it again"
+        )
 
 
 def _owner(home: Path) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from host_agent.errors import HostDiskFull, HypervisorError
+from host_agent.hypervisors.detached import environment_of
 from host_agent.hypervisors.vm_account import VmAccount, of_process
 
 #: Such programs take tenths of a second; a disk that hangs must not hold up more than one VM.
@@ -41,7 +42,8 @@ def _check_base(base: Path, found: dict[str, Any], size_mib: int) -> None:
 async def run(program: str, *arguments: str, directory: Path | None = None, account: VmAccount | None = None) -> bytes:
     """Run a short-lived program and return what it prints; raise HypervisorError with its complaint, or when it hangs.
 
-    Full disks are HostDiskFull. What reads what a QEMU has written runs as the ``account`` of that QEMU.
+    Full disks are HostDiskFull. It inherits a short list, and the mark of the VM whose ``directory`` it runs in. What
+    reads what a QEMU has written runs as the ``account`` of that QEMU.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -51,6 +53,7 @@ async def run(program: str, *arguments: str, directory: Path | None = None, acco
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=directory,
+            env=environment_of(directory),
             **of_process(account),
         )
     except FileNotFoundError as error:

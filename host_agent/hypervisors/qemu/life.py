@@ -6,6 +6,7 @@ A verb says what it is about to cause; everything else is news (``news``), and i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.again import OneAtATime
 from host_agent.hypervisors.news import News
 from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.kept_snapshots import SnapshotRecords
@@ -44,6 +46,8 @@ class Life:
         self._tell, self._on_end = tell, on_end
         self._tasks = OwnedTasks(vm)
         self._machine: QemuMachine | None = None
+        self._looks = OneAtATime(self._tasks, "look", self._look)
+        self._ending: asyncio.Task[None] | None = None
         self.news = News()
         #: What it is while a verb has QEMU stand still, which answers nobody then; None: QEMU says it.
         self.shown: VmState | None = None
@@ -116,7 +120,7 @@ class Life:
         self.shown = None
         self._pass_on(self.news.finish())
         if not self.news.has_ended:
-            self._tasks.spawn(self._look(), name="look")
+            self._looks.ask()
 
     def go_back_from_saving(self, *, was_running: bool) -> None:
         """Bring a machine that was found being saved back to what it was, as soon as it can be reached."""
@@ -145,9 +149,10 @@ class Life:
         if name == "SHUTDOWN" and data.get("guest"):
             has_powered_off = data.get("reason") == "guest-shutdown"
             after_end = VmState.POWEREDOFF if has_powered_off else VmState.ABORTED
-            self._tasks.spawn(self._lay_to_rest(after_end), name="lay to rest")
+            if self._ending is None or self._ending.done():
+                self._ending = self._tasks.spawn(self._lay_to_rest(after_end), name="lay to rest")
         elif name in (CONNECTED, "STOP", "RESUME", "GUEST_PANICKED"):
-            self._tasks.spawn(self._look(), name="look")
+            self._looks.ask()
 
     async def _look(self) -> None:
         """Tell a state that nobody asked for; end a machine whose guest shut down while nobody watched."""

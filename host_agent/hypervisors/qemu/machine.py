@@ -12,6 +12,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.tasks import OwnedTasks
 from host_agent.errors import HypervisorError
@@ -54,6 +56,12 @@ STATES = {
 }
 
 
+class _Status(msgspec.Struct):
+    """What ``query-status`` answers."""
+
+    status: str
+
+
 class QemuMachine:
     """A QEMU process, from its start or adoption until ``close`` or its end."""
 
@@ -89,7 +97,7 @@ class QemuMachine:
 
     async def run_state(self) -> str:
         """Ask for the state in QEMU's own word. Raises HypervisorError."""
-        self.last_run_state = str((await self.monitor.execute("query-status"))["status"])
+        self.last_run_state = (await self.monitor.ask("query-status", _Status)).status
         return self.last_run_state
 
     async def state(self) -> VmState:

@@ -11,7 +11,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from broker import durable
 from host_agent.errors import HostDiskFull, HypervisorError
@@ -34,6 +36,21 @@ LEAST_ROOM_BYTES = 16 * 1024 * 1024
 _UNDER_WAY = frozenset({"setup", "active", "cancelling", "device", "pre-switchover", "wait-unplug"})
 #: QEMU holds a migration to 128 MiB/s by default, which is meant for networks.
 _BYTES_PER_S = 1 << 40
+
+
+class Ram(msgspec.Struct):
+    """Bytes of a memory that is written."""
+
+    total: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
+    remaining: Annotated[int, msgspec.Meta(ge=0, le=1 << 53)] = 0
+
+
+class Migration(msgspec.Struct, rename="kebab"):
+    """What ``query-migrate`` answers."""
+
+    status: str = ""
+    ram: Ram = msgspec.field(default_factory=Ram)
+    error_desc: str = ""
 
 
 async def write_memory(machine: QemuMachine) -> None:
@@ -65,7 +82,7 @@ async def give_up_writing(machine: QemuMachine, *, runs_on: bool) -> None:
     """
     await machine.monitor.execute("migrate_cancel")
     for _ in _looks():
-        if (await machine.monitor.execute("query-migrate")).get("status") not in _UNDER_WAY:
+        if (await machine.monitor.ask("query-migrate", Migration)).status not in _UNDER_WAY:
             break
         await asyncio.sleep(_LOOK_INTERVAL_S)
     has_written = await machine.run_state() == "postmigrate"
@@ -90,26 +107,25 @@ async def read_memory(machine: QemuMachine) -> None:
 
 async def _wait_written(machine: QemuMachine) -> None:
     for _ in _looks():
-        found = await machine.monitor.execute("query-migrate")
-        if found["status"] == "completed":
+        found = await machine.monitor.ask("query-migrate", Migration)
+        if found.status == "completed":
             return
         machine.percent_written = percent_of(found)
-        if found["status"] in ("failed", "cancelled"):
+        if found.status in ("failed", "cancelled"):
             raise _not_written(machine, found)
         await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"writing the memory took longer than {MEMORY_TIMEOUT_S} s")
 
 
-def percent_of(found: dict[str, Any]) -> int | None:
+def percent_of(found: Migration) -> int | None:
     """Say how much of a memory is written, as ``query-migrate`` tells; None where it does not."""
-    ram = found.get("ram", {})
-    total, left = ram.get("total", 0), ram.get("remaining", 0)
+    total, left = found.ram.total, found.ram.remaining
     return round(100 * (total - left) / total) if total > 0 else None
 
 
-def _not_written(machine: QemuMachine, found: dict[str, Any]) -> HypervisorError:
+def _not_written(machine: QemuMachine, found: Migration) -> HypervisorError:
     """Say why the memory could not be written. QEMU says little, so the disk is asked."""
-    why = found.get("error-desc") or found["status"]
+    why = found.error_desc or found.status
     scratch = machine.home / MEMORY_BEING_WRITTEN
     if shutil.disk_usage(machine.home).free < LEAST_ROOM_BYTES:
         advice = "free some space there, then again; the VM goes on as it was"

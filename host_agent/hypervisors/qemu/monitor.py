@@ -11,9 +11,11 @@ import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError, Runstate
+import msgspec
+from qemu.qmp import EventListener as QmpListener
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from broker.road.streams import short_path
 from host_agent.errors import HypervisorError
@@ -22,10 +24,17 @@ from host_agent.hypervisors.qemu.command import QEMU_LOG, QMP_SOCKET
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: An answer that takes longer means that QEMU hangs; 2 ms on an idle host.
 ANSWER_TIMEOUT_S = 10.0
 #: Between two tries to reach QEMU; the first come quickly since it is ready within 0.1 s.
 _RETRY_S = (0.02, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+#: A QEMU that floods us with events is read this slowly, after so many at once: a guest that lives makes a few.
+_EVENT_S, _MOST_AT_ONCE = 0.01, 100
+#: What is held of its words until they are read; an answer is a few KiB.
+_MOST_BYTES = 1 << 20
 
 #: Stands among QMP's events for a new connection: what happened before it was not heard.
 CONNECTED = "CONNECTED"
@@ -40,24 +49,27 @@ class Monitor:
     def __init__(self, home: Path, watch: Watch, on_event: EventListener) -> None:
         self._home, self._watch, self._on_event = home, watch, on_event
         self._qmp = QMPClient(home.name)
+        self._events = _PacedEvents(on_event)
         self._is_connected = asyncio.Event()
 
     async def run(self) -> NoReturn:
         """Keep connected and hand over events, ``CONNECTED`` first; until cancelled."""
         tries = 0
         while True:
+            began_s = asyncio.get_running_loop().time()
             try:
                 await self._connect()
-                tries = 0
                 self._on_event(CONNECTED, {})
-                await self._pump_events()
-            except (QMPError, OSError, EOFError) as error:
+                while self._qmp.runstate is Runstate.RUNNING:
+                    await self._qmp.runstate_changed()
+            except Exception as error:  # noqa: BLE001  whatever a broken QEMU's words make the library raise
                 log.debug("qmp_not_connected vm=%s error=%s", self._home.name, error)
             finally:
                 self._is_connected.clear()
                 await self._disconnect()
             await asyncio.sleep(_RETRY_S[min(tries, len(_RETRY_S) - 1)])
-            tries += 1
+            # One that ends every connection at once is not come to more often than one that takes none.
+            tries = 0 if asyncio.get_running_loop().time() - began_s > 2 * _RETRY_S[-1] else tries + 1
 
     async def wait_connected(self, timeout_s: float) -> None:
         """Wait until QEMU takes commands; raise HypervisorError if it ends or does not answer in time."""
@@ -83,6 +95,24 @@ class Monitor:
             raise HypervisorError(f"QEMU was lost during {command}: {error}") from error
         except TimeoutError as error:
             raise HypervisorError(f"QEMU did not answer {command} within {timeout_s} s") from error
+        except Exception as error:
+            raise HypervisorError(f"QEMU's answer to {command} is not QMP: {error!r}") from error
+
+    async def ask(
+        self,
+        command: str,
+        answer: type[T],
+        arguments: dict[str, object] | None = None,
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> T:
+        """Run a QMP command as ``execute`` does, and give its answer as that type. Raises HypervisorError, also if it
+        is none: a QEMU that was broken into says what it likes."""
+        told = await self.execute(command, arguments, timeout_s=timeout_s)
+        try:
+            return msgspec.convert(told, answer)
+        except msgspec.ValidationError as error:
+            raise HypervisorError(f"QEMU's answer to {command} is of no use: {error}") from error
 
     async def pass_file(self, name: str, descriptor: int) -> None:
         """Give QEMU an open file under a name that ``fd:`` addresses know."""
@@ -100,28 +130,37 @@ class Monitor:
         self._qmp = QMPClient(self._home.name)
         # Its own log repeats every broken connection as an error; ours says what follows from it.
         self._qmp.logger.setLevel(logging.CRITICAL)
+        self._qmp.readbuflen = _MOST_BYTES
+        # The library's own listener keeps all that it hears for ever.
+        self._qmp.events.event_filter = lambda event: False
+        self._qmp.register_listener(self._events)
         with short_path(self._home / QMP_SOCKET) as path:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 await self._qmp.connect(path)
         self._is_connected.set()
 
     async def _disconnect(self) -> None:
-        # What broke the connection is raised here again; it is known by now.
-        with contextlib.suppress(QMPError, OSError, EOFError):
+        # What broke the connection is raised here again, whatever it is; it is known by now.
+        with contextlib.suppress(Exception):
             await self._qmp.disconnect()
 
-    async def _pump_events(self) -> None:
-        while self._qmp.runstate is Runstate.RUNNING:
-            changed = asyncio.ensure_future(self._qmp.runstate_changed())
-            event = asyncio.ensure_future(self._qmp.events.get())
-            try:
-                await asyncio.wait({changed, event}, return_when=asyncio.FIRST_COMPLETED)
-                if event.done():
-                    message = event.result()
-                    self._on_event(str(message["event"]), cast(dict[str, Any], message.get("data", {})))
-            finally:
-                changed.cancel()
-                event.cancel()
+
+class _PacedEvents(QmpListener):
+    """Hands events over as they are read, and has whoever reads them wait where they are too many: none is kept."""
+
+    def __init__(self, on_event: EventListener) -> None:
+        super().__init__()
+        self._on_event = on_event
+        self._read_until_s = 0.0
+
+    async def put(self, event: Message) -> None:
+        """See the library."""
+        data = event.get("data", {})
+        self._on_event(str(event["event"]), data if isinstance(data, dict) else {})
+        now_s = asyncio.get_running_loop().time()
+        self._read_until_s = max(self._read_until_s, now_s - _MOST_AT_ONCE * _EVENT_S) + _EVENT_S
+        if self._read_until_s > now_s:
+            await asyncio.sleep(self._read_until_s - now_s)
 
 
 def new_set() -> int:

@@ -21,6 +21,7 @@ import msgspec
 
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import ProgramFacts
+from host_agent.hypervisors.detached import environment_of
 from host_agent.hypervisors.directory import read_record, write_record
 from host_agent.hypervisors.qemu.account_relays import find_python
 from host_agent.hypervisors.qemu.accounts import VmAccounts, for_kvm, may_use_kvm
@@ -63,8 +64,7 @@ class QemuProgram:
         self.binary = binary
         #: As whom VMs run.
         self.accounts = accounts or VmAccounts(count=0)
-        #: What runs a relay.
-        self.python = sys.executable
+        self._python = ""
         #: The exact type that ``q35`` stands for, so that a newer QEMU can still load what this one saves.
         self.machine_type = "q35"
         #: What every start adds to a VM's command line, also to one that was saved before; no guest sees it.
@@ -74,10 +74,10 @@ class QemuProgram:
         self._accelerator = accelerator
         self._is_given = accelerator is not None
         self._has_no_kernel = False
-        self._probing = asyncio.Lock()
+        self._probing, self._finding = asyncio.Lock(), asyncio.Lock()
 
     async def identify(self) -> None:
-        """Ask the binary what it is. Raises HypervisorError if it is not there, or what a guest's relay needs."""
+        """Ask the binary what it is. Raises HypervisorError if it is not there, or flock."""
         if shutil.which("flock") is None:
             raise HypervisorError("flock is not installed, which bounds a guest's links: on Debian, util-linux")
         self._version = (await run(self.binary, "--version")).decode().splitlines()[0]
@@ -91,10 +91,17 @@ class QemuProgram:
         self.confinement = SANDBOX if "-sandbox on" in (await run(self.binary, "--help")).decode() else ()
         if not self.confinement:
             log.warning("qemu_not_confined why='it is built without seccomp'")
-        if account := self.accounts.for_trying():
-            self.python = await find_python(account)
-        elif os.geteuid() == 0:
+        if not self.accounts.in_use and os.geteuid() == 0:
             log.warning("qemu_runs_as_root advice='say uids of [hypervisor], or run host_agent as a user of its own'")
+
+    async def python(self) -> str:
+        """Give the Python that runs relays. What keeps an account from running any keeps no agent from its VMs: it is
+        looked for when one is started, until it is found. Raises HypervisorError."""
+        async with self._finding:
+            if not self._python:
+                account = self.accounts.for_trying()
+                self._python = await find_python(account) if account is not None else sys.executable
+            return self._python
 
     def facts(self) -> ProgramFacts:
         """Say what is known of it by now, without asking it anything."""
@@ -175,6 +182,7 @@ class QemuProgram:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                env=environment_of(None),
                 pass_fds=files.descriptors if files is not None else (),
                 **of_process(account),
             )

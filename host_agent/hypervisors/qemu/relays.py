@@ -15,6 +15,9 @@ from host_agent.hypervisors.qemu.command import MOST_RELAYS, RELAY_PLACE, Machin
 from host_agent.hypervisors.vm_account import VmAccount
 from host_agent.relay import COUNTS
 
+#: No more is told of a VM's: what its account writes there is its own word.
+_MOST = 1 << 53
+
 
 class Carried(NamedTuple):
     """Bytes, without what TCP adds."""
@@ -29,7 +32,7 @@ def carried(home: Path, command: MachineCommand | None) -> Carried | None:
     if command is None or not counts(command):
         return None
     both = [_read(home / f"{RELAY_PLACE}{n}") for n in range(MOST_RELAYS)]
-    return Carried(sum(one.from_guest for one in both), sum(one.to_guest for one in both))
+    return Carried(min(_MOST, sum(one.from_guest for one in both)), min(_MOST, sum(one.to_guest for one in both)))
 
 
 def forget(home: Path, account: VmAccount | None) -> None:

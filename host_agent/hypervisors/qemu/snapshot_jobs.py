@@ -16,7 +16,8 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from broker import reserve
 from host_agent.errors import HostDiskFull, HypervisorError, naming_disk
@@ -43,6 +44,20 @@ _JOB = "snapshot-"
 _AT_REST_TIMEOUT_S = 20.0
 
 
+class _Job(msgspec.Struct):
+    """One of what ``query-jobs`` answers."""
+
+    id: str
+    status: str
+    error: str = ""
+
+
+class _BlockNode(msgspec.Struct, rename="kebab"):
+    """One of what ``query-named-block-nodes`` answers."""
+
+    node_name: str = ""
+
+
 async def save(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
     """Have QEMU write a snapshot; the guest is then as it was. Raises HypervisorError, HostDiskFull."""
     memory = machine.home / snapshot.memory
@@ -67,7 +82,7 @@ async def clean(home: Path, machine: QemuMachine | None) -> None:
     try:
         with naming_disk("snapshots not cleaned up"):
             await (clean_at_rest(home) if machine is None or machine.watch.has_ended else clean_live(machine))
-    except HypervisorError as error:
+    except Exception as error:  # noqa: BLE001  whatever a broken QEMU has left there is its VM's trouble alone
         log.warning("snapshots_not_cleaned vm=%s error=%s", home.name, error)
 
 
@@ -135,7 +150,7 @@ def _qemu_img_at(home: Path) -> Callable[..., Awaitable[bytes]]:
 
 
 async def _tags(qemu_img: Callable[..., Awaitable[bytes]]) -> list[str]:
-    listed = (await qemu_img("snapshot", "-l", _ALONE)).decode().splitlines()
+    listed = (await qemu_img("snapshot", "-l", _ALONE)).decode(errors="replace").splitlines()
     return [words[1] for words in map(str.split, listed) if len(words) > 1]
 
 
@@ -155,27 +170,27 @@ async def _wait(machine: QemuMachine, job: str) -> str:
         found = await _job(machine, job)
         if found is None:
             return "QEMU has lost it"
-        if found["status"] == "concluded":
+        if found.status == "concluded":
             await machine.monitor.execute("job-dismiss", {"id": job})
-            return str(found.get("error", ""))
+            return found.error
         await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"{job} took longer than {MEMORY_TIMEOUT_S} s")
 
 
-async def _job(machine: QemuMachine, job: str) -> dict[str, Any] | None:
-    return next((one for one in await _jobs(machine) if one["id"] == job), None)
+async def _job(machine: QemuMachine, job: str) -> _Job | None:
+    return next((one for one in await _jobs(machine) if one.id == job), None)
 
 
-async def _jobs(machine: QemuMachine) -> list[dict[str, Any]]:
+async def _jobs(machine: QemuMachine) -> list[_Job]:
     # It answers when the job that it is at has ended.
-    found = await machine.monitor.execute("query-jobs", timeout_s=MEMORY_TIMEOUT_S)
-    return [one for one in found if str(one["id"]).startswith(_JOB)]
+    found = await machine.monitor.ask("query-jobs", list[_Job], timeout_s=MEMORY_TIMEOUT_S)
+    return [one for one in found if one.id.startswith(_JOB)]
 
 
 async def _end_jobs(machine: QemuMachine, snapshot: KeptSnapshot) -> None:
     for job in await _jobs(machine):
-        if job["id"].endswith(snapshot.tag):
-            await _wait(machine, job["id"])
+        if job.id.endswith(snapshot.tag):
+            await _wait(machine, job.id)
 
 
 def _failure(machine: QemuMachine, kind: str, why: str) -> HypervisorError:
@@ -192,8 +207,8 @@ def _node(snapshot: KeptSnapshot) -> str:
 
 
 async def _nodes(machine: QemuMachine) -> list[str]:
-    found = await machine.monitor.execute("query-named-block-nodes", {"flat": True})
-    return [str(node["node-name"]) for node in found]
+    found = await machine.monitor.ask("query-named-block-nodes", list[_BlockNode], {"flat": True})
+    return [node.node_name for node in found]
 
 
 async def _join(machine: QemuMachine, snapshot: KeptSnapshot) -> None:

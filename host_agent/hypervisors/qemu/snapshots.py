@@ -65,7 +65,7 @@ class QemuSnapshots:
             except asyncio.CancelledError:
                 raise  # whoever ends the VM, or finds it next, cleans up: QEMU cannot be told to stop
             except BaseException:
-                await clean(machine.home, machine)
+                await self._clean_up(vm, machine)
                 raise
 
     async def restore(self, vm: str, name: str, seed: bytes) -> None:
@@ -79,6 +79,7 @@ class QemuSnapshots:
             was = records.make_void(name)
             life = self._find(vm).life
             if life is None:
+                await self._find(vm).strays.kill()
                 await clean_at_rest(records.home, was)
             else:
                 with life.verb() as machine:
@@ -107,6 +108,16 @@ class QemuSnapshots:
             was_running=await machine.state() is VmState.RUNNING,
             command=self._files.command_of_saved(vm),
         )
+
+    async def _clean_up(self, vm: str, machine: QemuMachine) -> None:
+        """Remove what is left of one that failed, also where QEMU has ended, which its monitor may say before."""
+        if not machine.watch.has_ended:
+            await clean(machine.home, machine)
+        if machine.watch.has_ended:
+            # First: what cleans up at rest runs as the VM's account too.
+            with contextlib.suppress(HypervisorError):
+                await self._find(vm).strays.kill()
+            await clean(machine.home, None)
 
     def _most_bytes(self, vm: str) -> int:
         """Say what a VM's memory may take on the disk: what it has never touched takes nothing."""

@@ -84,7 +84,7 @@ class QemuStart:
         return snapshot.state
 
     async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
-        home = self._files.path(vm)
+        home, python = self._files.path(vm), await self._program.python()
         account = self._program.accounts.hand_over(home)
         relays.forget(home, account)
         with contextlib.ExitStack() as closing:
@@ -92,7 +92,7 @@ class QemuStart:
             if account is not None:
                 account = for_kvm(account) if uses_kvm(arguments) else account
                 files = closing.enter_context(HandedFiles(account))
-                arguments = self._handing(vm, home, arguments, files)
+                arguments = self._handing(vm, home, arguments, files, python)
                 start = functools.partial(start, account=account, handed=files.descriptors)
             confined = [*arguments, *self._program.confinement]
             process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
@@ -101,8 +101,8 @@ class QemuStart:
         await machine.monitor.wait_connected(START_TIMEOUT_S)
         return machine
 
-    def _handing(self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles) -> list[str]:
-        """Give the command line of a QEMU that runs as the VM's account."""
+    def _handing(self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles, python: str) -> list[str]:
+        """Give the command line of a QEMU that runs as the VM's account, its relays by that ``python``."""
         spec = self._files.spec(vm)
-        relay = [self._program.python, *account_relays.equip(home, Path(spec.broker))]
+        relay = [python, *account_relays.equip(home, Path(spec.broker))]
         return handing(arguments, home, spec, relay, files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import msgspec
 
@@ -23,6 +23,30 @@ from schemas.looks import VmCounters
 
 #: The kernel counts a file's blocks so, bytes.
 _BLOCK_BYTES = 512
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class _Counted(msgspec.Struct):
+    """What QEMU has counted of a disk."""
+
+    rd_bytes: _Count | None = None
+    wr_bytes: _Count | None = None
+    rd_operations: _Count | None = None
+    wr_operations: _Count | None = None
+
+
+class _BlockDevice(msgspec.Struct, rename="kebab"):
+    """One of what ``query-blockstats`` answers."""
+
+    stats: _Counted
+    node_name: str = ""
+
+
+class _Balloon(msgspec.Struct):
+    """What ``query-balloon`` answers."""
+
+    actual: _Count
 
 
 class QemuStatistics:
@@ -86,19 +110,19 @@ def _taken(path: Path) -> int | None:
 
 async def _asked(machine: QemuMachine) -> dict[str, int | None]:
     """Ask QEMU for the counters of the VM's disk, and for the balloon if there is one."""
-    devices: list[dict[str, Any]] = await machine.monitor.execute("query-blockstats")
-    disk: dict[str, int] = next((one["stats"] for one in devices if one.get("node-name") == DISK), {})
+    devices = await machine.monitor.ask("query-blockstats", list[_BlockDevice])
+    disk = next((one.stats for one in devices if one.node_name == DISK), _Counted())
     return {
-        "block_read_bytes": disk.get("rd_bytes"),
-        "block_write_bytes": disk.get("wr_bytes"),
-        "block_read_requests": disk.get("rd_operations"),
-        "block_write_requests": disk.get("wr_operations"),
+        "block_read_bytes": disk.rd_bytes,
+        "block_write_bytes": disk.wr_bytes,
+        "block_read_requests": disk.rd_operations,
+        "block_write_requests": disk.wr_operations,
         "balloon_bytes": await _balloon(machine),
     }
 
 
 async def _balloon(machine: QemuMachine) -> int | None:
     try:
-        return int((await machine.monitor.execute("query-balloon"))["actual"])
+        return (await machine.monitor.ask("query-balloon", _Balloon)).actual
     except HypervisorError:
         return None  # QEMU's word for a machine that has none, as ours

@@ -15,7 +15,7 @@ from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
 from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from host_agent.hypervisors.qemu.start import QemuStart
-from host_agent.hypervisors.qemu.strays import kill_strays
+from host_agent.hypervisors.qemu.strays import QemuStrays
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ class QemuVm:
         self.id = vm
         self._files, self._start, self._tell = files, start, tell
         self._life: Life | None = None
+        #: What may be left of it that has no process.
+        self.strays = QemuStrays(vm, files)
         #: How its files are damaged: whether it runs is not known until it is powered off.
         self._flaw = ""
 
@@ -49,12 +51,13 @@ class QemuVm:
         try:
             with naming_disk(f"cannot adopt {self.id}"):
                 await self._adopt()
-        except HypervisorError as error:
+        except Exception as error:  # noqa: BLE001  whatever is left in its directory is its own trouble
             log.error("vm_not_adopted vm=%s error=%s", self.id, error)
-            self._flaw = str(error)
+            self._flaw = str(error) or repr(error)
 
     async def close(self) -> None:
         """Let go of it; it runs on."""
+        await self.strays.close()
         life, self._life = self._life, None
         if life is not None:
             await life.close()
@@ -76,6 +79,7 @@ class QemuVm:
         self._files.write_seed(self.id, seed)
         if snapshot is not None:
             await self.poweroff()
+        await self.strays.kill()
         life = self._life = self._new_life()
         life.news.begin()
         try:
@@ -130,7 +134,7 @@ class QemuVm:
             with life.verb() as machine:
                 life.news.will_end(VmState.POWEREDOFF)
                 await machine.quit()
-        await self._kill_strays()
+        await self.strays.kill()
         if self._files.exists(self.id):
             self._files.forget_process(self.id)
             self._files.forget_saving(self.id)
@@ -141,13 +145,13 @@ class QemuVm:
         """Remove its directory."""
         if self._life is not None:
             raise HypervisorError(f"VM {self.id} runs; power it off first")
-        await self._kill_strays()
+        await self.strays.kill()
         with naming_disk(f"cannot delete {self.id}"):
             await asyncio.to_thread(self._files.remove, self.id)
 
     async def _abandon(self, life: Life, before: ProcessIdentity | None) -> None:
         """Leave no process of a start that failed, and the state that was before."""
-        await self._kill_strays()
+        await self.strays.kill()
         self._files.forget_saving(self.id)
         if life.has_machine:
             await life.machine.kill()
@@ -163,11 +167,11 @@ class QemuVm:
         self._files.drop_half_written(self.id)
         if self._files.is_saved(self.id):
             # Saved and not yet ended, or not yet going on: its memory is on disk either way.
-            await self._kill_strays()
+            await self.strays.kill()
             self._files.forget_process(self.id)
             self._files.forget_saving(self.id)
         elif process is None or (saving and saving.restores) or not self._watch_again(process, saving):
-            await self._kill_strays()
+            await self.strays.kill()
             self._files.forget_saving(self.id)
         if self._life is None:
             await clean(self._files.path(self.id), None)
@@ -185,14 +189,17 @@ class QemuVm:
         return True
 
     def _new_life(self) -> Life:
-        return Life(self.id, self._files, self._tell, self._forget)
+        return Life(self.id, self._files, self._tell, self._on_end)
+
+    def _on_end(self, life: Life) -> None:
+        if self._life is None or self._life is life:
+            # However it ended, what it has started may go on.
+            self.strays.kill_soon()
+        self._forget(life)
 
     def _forget(self, life: Life) -> None:
         if self._life is life:
             self._life = None
-
-    async def _kill_strays(self) -> None:
-        await kill_strays(self._files.path(self.id), self._files.known_process(self.id))
 
 
 def _facts_of(files: QemuFiles, vm: str, life: Life | None) -> VmFacts:
