@@ -175,11 +175,15 @@ class Metrics:
         make("vc_build_info", "Always 1", "version", (release,)).labels(self._adapter, release).set(1)
 
     def serve(self, port: int, address: str) -> None:
-        """Answer scrapes at ``address:port``; nothing for port 0. Raises OSError when the port is taken."""
+        """Answer scrapes at ``address:port``; nothing for port 0. Raises OSError naming both when it cannot."""
         if port:
             # Each counter would have a second series with the time at which it was made.
             disable_created_metrics()  # type: ignore[no-untyped-call]
-            start_http_server(port, address, self._registry)
+            try:
+                start_http_server(port, address, self._registry)
+            except OSError as error:
+                why = f"metrics_address = {address}, metrics_port = {port}: {error.strerror or error}"
+                raise OSError(f"{why}; end who has it, or set another port (0 = no metrics)") from error
 
     def note(self, counts: Mapping[str, int], observations: Iterable[tuple[str, float]]) -> None:
         """Take over what a transaction counted and observed, by the names that the ledger gives."""

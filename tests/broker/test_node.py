@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -73,17 +74,21 @@ def processes_naming(text: str) -> list[str]:
 
 
 def epmd_processes() -> set[str]:
-    names = {entry.name: entry / "comm" for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    return {pid for pid, comm in names.items() if comm.exists() and comm.read_text().strip() == "epmd"}
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # ended since it was listed
+            if entry.name.isdigit() and (entry / "comm").read_text().strip() == "epmd":
+                found.add(entry.name)
+    return found
 
 
 def listeners_of(pid: int) -> set[tuple[str, int]]:
     """Addresses on which a process listens, from /proc: every socket of its that is in state LISTEN."""
     inodes = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
-        match = re.match(r"socket:\[(\d+)\]", str(link.readlink()))
-        if match:
-            inodes.add(match[1])
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed: no socket that listens all the time
+            if match := re.match(r"socket:\[(\d+)\]", str(link.readlink())):
+                inodes.add(match[1])
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.node import LOOPBACK, find_server, read_node_address
+from broker.node import LOOPBACK, find_server, is_answering, read_node_address
 from tests.system.running import FAST, processes_of, until
 from volcloud.centre.layout import Layout
+from volcloud.centre.plan import read_names
+from volcloud.centre.scraping import scrape_targets
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OPTIONS = ("--hypervisor", "process", "--vms", "1", *FAST)
@@ -233,6 +235,25 @@ def test_a_port_that_is_taken_at_the_next_start_is_left_and_everybody_finds_the_
 
         assert read_node_address(place.layout.node).amqp_port != before
         assert place.ok("vm", "run", "worker-1", "--", "echo", "heard") == "heard\n"
+
+
+def test_an_adapter_whose_port_is_taken_while_it_is_away_comes_back_on_another(held: Place) -> None:
+    name = "storage_adapter-1"
+    before = read_names(held.layout).metrics[name]
+    assert held.supervisor is not None
+    held.supervisor.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(held.pid(name), signal.SIGKILL)
+        until(lambda: not is_answering(LOOPBACK, before), "the adapter is gone")
+        stranger = socket.create_server((LOOPBACK, before))
+    finally:
+        held.supervisor.send_signal(signal.SIGCONT)
+    with stranger:
+        until(lambda: read_names(held.layout).metrics[name] != before, "a port is chosen anew")
+        until(lambda: held.volcloud("status").returncode == 0, "all is well", 60)
+
+    assert f"port {before} is somebody else's; {name} answers scrapes on " in held.log()
+    assert scrape_targets(held.data).storage_adapters == [f"{LOOPBACK}:{read_names(held.layout).metrics[name]}"]
 
 
 def test_a_vm_that_somebody_has_powered_off_stays_off_and_no_start_waits_for_it(place: Place) -> None:

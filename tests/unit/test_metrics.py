@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,15 @@ def test_labels_are_words_and_never_ids(registry: CollectorRegistry, metrics: Me
 def test_histograms_reach_from_5_ms_to_6_h_in_20_buckets() -> None:
     assert (BUCKETS[0], BUCKETS[-1], len(BUCKETS)) == (0.005, 6 * 3600, 20)
     assert list(BUCKETS) == sorted(BUCKETS)
+
+
+def test_a_port_that_cannot_be_had_is_named_with_its_setting(metrics: Metrics) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(
+            OSError, match=f"metrics_address = 127.0.0.1, metrics_port = {port}: Address already in use"
+        ):
+            metrics.serve(port, "127.0.0.1")
 
 
 def test_jobs_that_have_ended_are_not_shown_as_none(registry: CollectorRegistry, metrics: Metrics) -> None:

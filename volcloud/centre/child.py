@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker.backoff import backoff
+from broker.errors import BrokerError
 from volcloud.centre.layout import Layout, tail
 from volcloud.centre.process_state import write_state
 from volcloud.errors import CentreFailed
@@ -44,6 +45,8 @@ class Child:
         self._deaths = 0
         self._is_asked = False
         self.restarts = 0
+        #: Called before each start of it. What it raises of OSError and BrokerError is an end like any other.
+        self.prepare: Callable[[], None] = lambda: None
         #: Set once the whole system was ready: from then on it is started again for ever.
         self.is_settled = False
 
@@ -84,9 +87,10 @@ class Child:
     async def _live(self, last_end: str) -> str:
         """Live one life of the process and say how it ended. A full disk is an end like any other."""
         try:
+            self.prepare()
             await self._start(last_end)
             return await self._ended()
-        except OSError as error:
+        except (OSError, BrokerError) as error:
             return str(error)
 
     def _count_death(self, last_end: str) -> None:

@@ -5,6 +5,7 @@ Names and ports are chosen once and remembered, so that the second ``up`` is the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,8 +53,8 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     module: str
-    #: Answers on this port when it is up; 0 = it has none.
-    metrics_port: int = 0
+    #: Whether it answers scrapes, on the port that ``Names`` has for it, when it is up.
+    has_metrics: bool = False
 
 
 #: The processes that go first and last; the adapters stand between them.
@@ -70,6 +71,11 @@ def storage_adapter_names(plan: Plan) -> list[str]:
     return [f"storage_adapter-{number}" for number in range(1, plan.storage_adapters + 1)]
 
 
+def adapter_names(plan: Plan) -> list[str]:
+    """Name the processes of all adapters."""
+    return [*job_adapter_names(plan), *storage_adapter_names(plan)]
+
+
 def principal_of(process: str, names: Names) -> str:
     """Give the broker user of a process."""
     if process == HOST_AGENT:
@@ -80,42 +86,44 @@ def principal_of(process: str, names: Names) -> str:
 
 def principals(plan: Plan, names: Names) -> list[str]:
     """Name every principal that the key manager shall make."""
-    processes = [*job_adapter_names(plan), *storage_adapter_names(plan), HOST_AGENT]
-    return [*(principal_of(process, names) for process in processes), CONSOLE]
+    return [*(principal_of(process, names) for process in [*adapter_names(plan), HOST_AGENT]), CONSOLE]
 
 
 def settle_names(plan: Plan) -> Names:
     """Give what was chosen before, and choose what is new; a port that is taken meanwhile is chosen anew."""
-    path = _names_path(plan.layout)
-    names = read_names(plan.layout) if path.exists() else Names(host=unguessable(Kind.HOST))
-    processes = [*job_adapter_names(plan), *storage_adapter_names(plan)]
-    ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
-    names = msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
-    durable.replace(path, msgspec.json.format(msgspec.json.encode(names)))
+    names = read_names(plan.layout) if _names_path(plan.layout).exists() else Names(host=unguessable(Kind.HOST))
+    names = _with_free_ports(names, adapter_names(plan))
+    _write_names(plan.layout, names)
     return names
+
+
+def settle_port(plan: Plan, names: Names, process: str) -> Names:
+    """Look at the port of an adapter that is about to start: one that somebody has taken meanwhile is chosen anew, and
+    the adapter's configuration says so. Gives the names as they are then. Raises OSError, NodeError."""
+    settled = _with_free_ports(names, [process])
+    if settled != names:
+        _write_names(plan.layout, settled)
+        _write_configuration(plan.layout, process, _adapter(plan, settled, process))
+    return settled
 
 
 def write_configurations(plan: Plan, names: Names, images: list[str]) -> None:
     """Write the configuration of every process."""
     layout = plan.layout
     configs: dict[str, msgspec.Struct] = {
-        **{process: _job_adapter(plan, names, process) for process in job_adapter_names(plan)},
-        **{process: _storage_adapter(plan, names, process) for process in storage_adapter_names(plan)},
+        **{process: _adapter(plan, names, process) for process in adapter_names(plan)},
         HOST_AGENT: _host_agent(plan, names, images),
         KEY_MANAGER: _key_manager(plan, names),
     }
     for process, config in configs.items():
-        durable.replace(layout.config(process), render_toml(config).encode())
+        _write_configuration(layout, process, config)
 
 
-def daemons(plan: Plan, names: Names) -> list[Daemon]:
+def daemons(plan: Plan) -> list[Daemon]:
     """List the processes in the order in which they start; they stop in the other."""
     adapters = [
-        *(Daemon(name=n, module="adapters.job.main", metrics_port=names.metrics[n]) for n in job_adapter_names(plan)),
-        *(
-            Daemon(name=n, module="adapters.storage.main", metrics_port=names.metrics[n])
-            for n in storage_adapter_names(plan)
-        ),
+        *(Daemon(name=n, module="adapters.job.main", has_metrics=True) for n in job_adapter_names(plan)),
+        *(Daemon(name=n, module="adapters.storage.main", has_metrics=True) for n in storage_adapter_names(plan)),
     ]
     return [
         Daemon(name=KEY_MANAGER, module="broker.keys.main"),
@@ -146,6 +154,19 @@ def read_names(layout: Layout) -> Names:
         raise BadInput(f"{path}: {error}", "restore the file: the host's VMs belong to the name in it") from error
 
 
+def _with_free_ports(names: Names, processes: Sequence[str]) -> Names:
+    ports = free_ports(LOOPBACK, [names.metrics.get(process, 0) for process in processes])
+    return msgspec.structs.replace(names, metrics=names.metrics | dict(zip(processes, ports, strict=True)))
+
+
+def _write_names(layout: Layout, names: Names) -> None:
+    durable.replace(_names_path(layout), msgspec.json.format(msgspec.json.encode(names)))
+
+
+def _write_configuration(layout: Layout, process: str, config: msgspec.Struct) -> None:
+    durable.replace(layout.config(process), render_toml(config).encode())
+
+
 def _names_path(layout: Layout) -> Path:
     return layout.etc / "names.json"
 
@@ -160,6 +181,11 @@ def _key_manager(plan: Plan, names: Names) -> KeysConfig:
         directory=str(plan.layout.root),
         principals=principals(plan, names),
     )
+
+
+def _adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig | StorageAdapterConfig:
+    is_job = process in job_adapter_names(plan)
+    return _job_adapter(plan, names, process) if is_job else _storage_adapter(plan, names, process)
 
 
 def _job_adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig:

@@ -59,17 +59,22 @@ async def wait_credentials(plan: Plan, names: Names, port: Callable[[], int]) ->
         await asyncio.sleep(_POLL_S)
 
 
-async def wait_ready(plan: Plan, names: Names, processes: list[Daemon], beginning: Beginning, say: Say) -> None:
-    """Wait until the system is ready, and say how far it is. Raises CentreFailed naming what is missing."""
+async def wait_ready(
+    plan: Plan, names: Callable[[], Names], processes: list[Daemon], beginning: Beginning, say: Say
+) -> None:
+    """Wait until the system is ready, and say how far it is. Raises CentreFailed naming what is missing.
+
+    ``names`` gives them as they are by then: an adapter that finds its port taken gets another.
+    """
     deadline = time.monotonic() + READY_S
-    for process in [one for one in processes if one.metrics_port]:
-        while not await _answers(process.metrics_port):
+    for process in [one for one in processes if one.has_metrics]:
+        while not await _answers(names().metrics[process.name]):
             _check_time(deadline, f"{process.name} does not answer", plan.layout, process.name)
             await asyncio.sleep(_POLL_S)
     say("the adapters answer")
     if resting := sorted(resting_vms(plan)):
         say(f"{', '.join(resting)}: not to run, as somebody wished; `volcloud vm start NAME` starts it")
-    await _wait_machines(plan, names, deadline, beginning, say)
+    await _wait_machines(plan, names(), deadline, beginning, say)
 
 
 def resting_vms(plan: Plan) -> set[str]:

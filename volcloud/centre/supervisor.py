@@ -33,6 +33,7 @@ from volcloud.centre.plan import (
     Plan,
     daemons,
     settle_names,
+    settle_port,
     write_configurations,
 )
 from volcloud.centre.process_state import SUPERVISOR, write_state
@@ -93,19 +94,28 @@ class Supervisor:
         self._do(group, "log bounds", lambda: keep_bounded(logs, self._say))
         self._do(group, "names of VMs", self._know_vms)
         write_configurations(self._plan, self._names, images)
-        processes, beginning = daemons(self._plan, self._names), Beginning.of(self._layout)
+        processes, beginning = daemons(self._plan), Beginning.of(self._layout)
         self._say("starting the key manager")
         self._start(group, processes[0])
         await self._wait_credentials()
         self._say(f"starting {', '.join(process.name for process in processes[1:])}")
         for process in processes[1:]:
             self._start(group, process)
-        await wait_ready(self._plan, self._names, processes, beginning, self._say)
+        await wait_ready(self._plan, lambda: self._names, processes, beginning, self._say)
 
     def _start(self, group: asyncio.TaskGroup, process: Daemon) -> None:
         command = daemon_command(process.module, self._layout.config(process.name))
         child = self._children[process.name] = Child(self._layout, process.name, command, self._say)
+        if process.has_metrics:
+            child.prepare = lambda: self._settle_port(process.name)
         group.create_task(child.keep_up(), name=process.name)
+
+    def _settle_port(self, process: str) -> None:
+        """Before each start: a port was free when it was chosen, and may be somebody else's by now."""
+        before = self._names.metrics[process]
+        self._names = settle_port(self._plan, self._names, process)
+        if (now := self._names.metrics[process]) != before:
+            self._say(f"port {before} is somebody else's; {process} answers scrapes on {now}")
 
     def _do(self, group: asyncio.TaskGroup, name: str, chore: Callable[[], Awaitable[None]]) -> None:
         group.create_task(keep_doing(name, chore, self._say), name=name)
