@@ -187,13 +187,13 @@ class Execs:
     def handlers(self) -> dict[type[Message], Handler]:
         """What is answered here."""
         return {
-            ExecRun: Handler(run=self._run),
+            ExecRun: Handler(run=self._run, begins=True),
             ExecWindow: Handler(run=self._window),
             ExecSignal: Handler(run=self._signal),
             ExecInput: Handler(run=self._input),
             ExecResize: Handler(run=self._resize),
             ExecDetach: Handler(run=self._detach),
-            ExecAttach: Handler(run=self._attach),
+            ExecAttach: Handler(run=self._attach, begins=True),
             ExecKill: Handler(run=self._kill),
             ExecList: Handler(run=self._list),
         }
@@ -211,14 +211,12 @@ class Execs:
         """Run a command to its end. Raises CannotRun, BadPath, ExecBusy, InputBroken, NotContained."""
         command = RunningCommand(call, self._patience)
         with self._console(message.id, command):
-            await call.started()
             return await command.run(self._minders, message, self._area)
 
     async def _attach(self, call: Call, message: ExecAttach) -> Reply:
         """Follow a detached command to its end. Raises ExecBusy, NoSuchExec, NotYours, ExecInterrupted."""
         attachment = Attachment(call, self._patience)
         with self._console(message.id, attachment):
-            await call.started()
             return await attachment.run(self._detached.follow(call, message.exec_id, attachment.stream))
 
     async def _detach(self, call: Call, message: ExecDetach) -> None:

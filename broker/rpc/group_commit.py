@@ -57,11 +57,11 @@ class GroupCommit:
         self._idle.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
-    async def append(self, record: Record, *, within_s: float = 0.0) -> None:
-        """Write it; when this returns it survives kill -9. It may wait ``within_s`` for others to share a sync with.
-        Raises OSError: it is not written."""
-        batch = self._new if is_beginning(record) else self._ending
-        durable = batch.add(frame(record))
+    async def append(self, *records: Record, within_s: float = 0.0) -> None:
+        """Write records of one command; when this returns they survive kill -9. They may wait ``within_s`` for others
+        to share a sync with. Raises OSError: none is written."""
+        batch = self._new if is_beginning(records[0]) else self._ending
+        durable = batch.add(b"".join(map(frame, records)))
         self._flush_soon(within_s)
         await asyncio.shield(durable)
 

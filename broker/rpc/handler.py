@@ -40,6 +40,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     senders: frozenset[Kind] = frozenset({Kind.CONSOLE})
     #: Run again after a crash in its midst: its effect is a goal, not a step.
     repeatable: bool = False
+    #: Its effect begins with it, and is noted together with its coming: it does not say ``started`` itself.
+    begins: bool = False
     #: The answer is not the handler's return value: someone else ends the journal's entry later.
     ends_elsewhere: bool = False
     #: Deals with a command that an agent before us has left and that may not go on: its effect had begun, or it may

@@ -75,15 +75,16 @@ class Journal:
         """List the commands that an earlier process accepted and that have no answer, oldest first."""
         return [entry for entry in self._inherited if not entry.ended]
 
-    async def accept(self, command_id: str, sender: str, command: bytes) -> Entry:
-        """Note a command. When this returns it survives kill -9 and may be acknowledged.
+    async def accept(self, command_id: str, sender: str, command: bytes, *, started: bool = False) -> Entry:
+        """Note a command, and that its effect may begin now if it is ``started``. When this returns it survives kill -9
+        and may be acknowledged.
 
         It is known from the call on, so that it is not run twice; when it raises (OSError), it was never told.
         """
-        entry = Entry(id=command_id, sender=sender, at_ms=self._now_ms(), command=command)
+        entry = Entry(id=command_id, sender=sender, at_ms=self._now_ms(), command=command, started=started)
         self._entries.add(entry)
         try:
-            await self._commit.append(entries.accepted(entry))
+            await self._commit.append(*entries.retold(entry))
         except BaseException:
             self._entries.drop(entry)
             raise

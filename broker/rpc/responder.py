@@ -139,7 +139,7 @@ class Responder:
 
     async def _begin(self, delivery: Delivery, handler: Handler, message: Message) -> None:
         """Journal a command, acknowledge it and let it run. One that the disk does not take is refused, and told."""
-        problem = await self._why_not_journalled(delivery, message)
+        problem = await self._why_not_journalled(delivery, message, started=handler.begins)
         if problem is None:
             delivery.ack()
             self._running.spawn(self._run_command(handler, Call(self, message, delivery.user_id)))
@@ -150,11 +150,11 @@ class Responder:
         failed = Failed(call=message.id, code=ErrorCode.STORE, message=text, hint=hint)
         await self._answer(delivery.user_id, message, failed)
 
-    async def _why_not_journalled(self, delivery: Delivery, message: Message) -> OSError | None:
+    async def _why_not_journalled(self, delivery: Delivery, message: Message, *, started: bool) -> OSError | None:
         deadline = time.monotonic() + JOURNAL_PATIENCE_S
         for wait_s in backoff(0.2, 2.0):
             try:
-                await self.journal.accept(message.id, delivery.user_id, delivery.body)
+                await self.journal.accept(message.id, delivery.user_id, delivery.body, started=started)
             except OSError as error:
                 if time.monotonic() + wait_s > deadline:
                     return error

@@ -43,6 +43,17 @@ async def test_an_accepted_command_survives_a_kill(tmp_path: Path) -> None:
     ]
 
 
+async def test_a_command_that_begins_at_once_costs_one_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = await journal_of(tmp_path / "j")
+    syncs: list[int] = []
+    monkeypatch.setattr(os, "fdatasync", syncs.append)
+
+    await journal.accept("c1", "console-a", b"body", started=True)
+
+    assert len(syncs) == 1
+    assert [(one.id, one.started) for one in (await reopened(tmp_path / "j")).unfinished()] == [("c1", True)]
+
+
 async def test_an_ended_command_is_known_with_its_answer(tmp_path: Path) -> None:
     journal = await journal_of(tmp_path / "j")
     await journal.accept("c1", "console-a", b"body")

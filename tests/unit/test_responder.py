@@ -75,10 +75,10 @@ class Brittle(GroupCommit):
 
     full_for = ""
 
-    async def append(self, record: list[object], *, within_s: float = 0.0) -> None:
-        if self.full_for in ("all", record[0]):
+    async def append(self, *records: list[object], within_s: float = 0.0) -> None:
+        if any(self.full_for in ("all", record[0]) for record in records):
             raise OSError(errno.ENOSPC, "No space left on device")
-        await super().append(record, within_s=within_s)
+        await super().append(*records, within_s=within_s)
 
 
 class Agent:
@@ -184,6 +184,25 @@ async def test_a_disk_that_takes_no_command_is_told_to_a_console_and_the_command
         (failed,) = [one for one in agent.wire.said if isinstance(one, Failed)]
         assert (failed.call, failed.code) == ("c1", ErrorCode.STORE)
         assert "journal: No space left on device" in failed.message
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_what_begins_with_its_coming_is_noted_as_begun_before_it_runs(tmp_path: Path, begins: bool) -> None:
+    noted: list[bool] = []
+
+    async def look(call: Call, message: Message) -> Reply:
+        after = Journal(tmp_path / "journal")
+        after.open()
+        noted.extend(one.started for one in after.unfinished())
+        await after.close()
+        return Done(call=message.id)
+
+    async with agent_of(tmp_path) as agent:
+        agent.responder._handlers[VmStart] = Handler(run=look, begins=begins)
+        await agent.take(VmStart(vm="vm-1", id="c1"))
+        await until(lambda: bool(agent.wire.said))
+
+    assert noted == [begins]
 
 
 async def test_an_answer_goes_out_although_the_disk_does_not_take_it(tmp_path: Path) -> None:
