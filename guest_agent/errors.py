@@ -44,9 +44,9 @@ class CannotRun(GuestError):
 
     code = ErrorCode.CANNOT_RUN
 
-    def __init__(self, text: str, number: int = 0) -> None:
+    def __init__(self, text: str, number: int = 0, *, hint: str = "") -> None:
         super().__init__(text)
-        self.number = number
+        self.number, self.hint = number, hint
 
 
 class InputBroken(GuestError):
@@ -98,6 +98,7 @@ class BadPath(GuestError):
     """The path is not below the area that it is confined to."""
 
     code = ErrorCode.FORBIDDEN
+    hint = "name a place below it"
 
 
 class NotEnrolled(GuestError):
@@ -124,6 +125,7 @@ class NotContained(GuestError):
     """A slot's starter is gone or silent, or processes of a job do not end: nothing may run in the slot."""
 
     code = ErrorCode.INTERNAL
+    hint = "`volcloud vm reset VM` brings it up anew"
 
 
 class NotFromHost(GuestError):

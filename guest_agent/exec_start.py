@@ -113,12 +113,11 @@ def _check(names: Iterable[str], words: Iterable[str]) -> None:
     for name in names:
         if not name or "=" in name or "\0" in name:
             allowed = "a variable's name must not be empty, nor hold '=' or a NUL character"
-            raise CannotRun(f"environment = {name[:100]!r}: {allowed}; give it another")
+            raise CannotRun(f"environment = {name[:100]!r}: {allowed}", hint="give it another")
     for word in words:
         if "\0" in word:
-            raise CannotRun(
-                f"command, environment or directory = {word[:100]!r}: must not hold a NUL character; leave it out"
-            )
+            text = f"command, environment or directory = {word[:100]!r}: must not hold a NUL character"
+            raise CannotRun(text, hint="leave it out")
 
 
 def _environment(order: ExecCommand, user: ExecUser, terminal: Terminal | None) -> dict[str, str]:

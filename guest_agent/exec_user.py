@@ -48,12 +48,11 @@ def find_user(name: str) -> ExecUser:
                 home=Path(own.get("HOME", "/")),
                 shell=own.get("SHELL", "/bin/sh"),
             )
-        raise CannotRun(f"user = {name!r}: this VM has no such user; make it, or name another") from error
+        raise CannotRun(f"user = {name!r}: this VM has no such user", hint="make it, or name another") from error
     if entry.pw_uid != os.geteuid() and os.geteuid() != 0:
         me = pwd.getpwuid(os.geteuid()).pw_name if _is_known(os.geteuid()) else str(os.geteuid())
-        raise CannotRun(
-            f"user = {name!r}: the agent in this VM is not root, it runs commands as {me} alone; leave the user out"
-        )
+        text = f"user = {name!r}: the agent in this VM is not root, it runs commands as {me} alone"
+        raise CannotRun(text, hint="leave the user out")
     return ExecUser(
         name=entry.pw_name,
         uid=entry.pw_uid,

@@ -29,6 +29,8 @@ START_S = 60.0
 #: what is killed may just have started something.
 MARK, KILL_TURNS = "VOLCLOUD_COMMAND", 3
 _READ_BYTES = 65536
+#: What to do where the machine is in the way.
+LOOK = "look at the VM's disk and memory with `volcloud vm stats`, then run it again"
 
 
 class Streams(Struct, frozen=True, kw_only=True):
@@ -65,14 +67,15 @@ class MindedCommand:
             encoded = msgspec.json.encode(order)
             self._socket = self._minders.mind(encoded, (streams.stdin, streams.stdout, streams.stderr))
         except (OSError, ValueError, msgspec.MsgspecError, UnicodeError) as error:
-            raise CannotRun(f"command = {self._command[0]!r}: {error}") from error
+            raise CannotRun(f"command = {self._command[0]!r}: {error}", hint=LOOK) from error
         self._loop.add_reader(self._socket, self._on_message)
         try:
             async with asyncio.timeout(START_S):
                 await self._started
         except TimeoutError as error:
             self.close()
-            raise CannotRun(f"command = {self._command[0]!r}: it was not started in {START_S:.0f} s") from error
+            text = f"command = {self._command[0]!r}: it was not started in {START_S:.0f} s"
+            raise CannotRun(text, hint=LOOK) from error
 
     def signal(self, number: int) -> None:
         """Signal its process group; SIGKILL ends all that it has started. Nothing happens when it is gone."""
@@ -102,7 +105,8 @@ class MindedCommand:
             return
         said = msgspec.json.decode(message)
         if "failed" in said:
-            self._fail(CannotRun(self._why(said["failed"], said["at"]), said["failed"]))
+            why, hint = self._why(said["failed"], said["at"])
+            self._fail(CannotRun(why, said["failed"], hint=hint))
         elif "pid" in said:
             _settle(self._started, said["pid"])
         else:
@@ -131,16 +135,18 @@ class MindedCommand:
                 future.set_exception(error)
                 future.exception()  # nobody may be waiting any more
 
-    def _why(self, number: int, blamed: str | None) -> str:
+    def _why(self, number: int, blamed: str | None) -> tuple[str, str]:
+        """Say what kept it from being started, and what to do about it."""
         whom = f" as {self._user.name}" if self._user is not None else ""
         if blamed == str(self._directory):
-            return f"directory = {blamed!r}: {os.strerror(number)}{whom}; make it, or choose another"
+            return f"directory = {blamed!r}: {os.strerror(number)}{whom}", "make it, or choose another with --cwd"
         program = self._command[0]
         if number in (errno.ENOENT, errno.ENOTDIR):
-            return f"command = {program!r}: there is no such program in this VM (looked in {self._directory} and PATH)"
+            text = f"command = {program!r}: there is no such program in this VM (looked in {self._directory} and PATH)"
+            return text, "push it there with `volcloud vm push`, or give the whole path of one that is there"
         if number == errno.EACCES:
-            return f"command = {program!r}: it may not be executed{whom}; mark it executable"
-        return f"command = {program!r}: {os.strerror(number)}"
+            return f"command = {program!r}: it may not be executed{whom}", "mark it executable there"
+        return f"command = {program!r}: {os.strerror(number)}", LOOK
 
 
 def _kill_all(pids: Sequence[int]) -> None:

@@ -23,7 +23,8 @@ class PseudoTerminal:
             if os.geteuid() == 0:
                 os.fchown(self.slave, owner, -1)
         except OSError as error:
-            raise CannotRun(f"terminal: this VM has none to give: {error.strerror}; leave it out") from error
+            text = f"terminal: this VM has none to give: {error.strerror}"
+            raise CannotRun(text, hint="run it without one: `volcloud vm run`") from error
         self._control = os.dup(self.master)
         self.resize(rows, columns)
 

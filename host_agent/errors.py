@@ -63,6 +63,7 @@ class Unsupported(HypervisorError):
     """The driver cannot do this at all."""
 
     code = "unsupported"
+    hint = "`volcloud host show HOST` says what a host's driver can: choose a VM of one that can do it"
 
 
 class UnknownVm(HostError):

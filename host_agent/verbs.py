@@ -103,7 +103,9 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 def cannot(driver: Hypervisor, what: str) -> Unsupported:
     """Say that a driver lacks the port that it takes."""
-    return Unsupported(f"{what}: the {driver.name} driver cannot do that; {driver.capabilities.notes}".rstrip("; "))
+    return Unsupported(
+        f"{what.replace('_', ' ')}: the {driver.name} driver cannot do that; {driver.capabilities.notes}".rstrip("; ")
+    )
 
 
 def snapshots_of(driver: Hypervisor) -> Snapshots:

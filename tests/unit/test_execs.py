@@ -165,6 +165,16 @@ async def test_what_cannot_be_is_refused_with_the_field_and_the_value(
             await console.run("true", **fields)
 
     assert said in str(caught.value)
+    assert caught.value.hint
+
+
+async def test_a_program_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+    async with exec_guest(tmp_path) as guest, asyncio.timeout(60):
+        console = await guest.console()
+        with pytest.raises(RemoteError, match="there is no such program in this VM") as caught:
+            await console.run("no-such-program")
+
+    assert "volcloud vm push" in caught.value.hint
 
 
 async def test_another_user_is_refused_where_the_agent_is_not_root(

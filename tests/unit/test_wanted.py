@@ -88,6 +88,7 @@ def test_a_configuration_is_refused_in_the_same_words(tmp_path: Path) -> None:
         (("vm", "create", "x", "--cpus", "many"), "'many' must be a whole number from 1 to 256"),
         (("up", "--vms", "-1"), "'-1' must be a whole number from 0 to 64"),
         (("up", "--memory", "x"), "an example: --memory 2GB"),
+        (("vm", "run", "x", "-e", "A=B", "--", "true"), "'-e': options stand before the VM's name"),
         (("vm", "run", "--timeout", "soon", "x", "true"), "'soon' must be seconds, or a time with a unit"),
         (("job", "list", "--limit", "0"), "'0' must be a whole number from 1 to 1,000"),
     ],

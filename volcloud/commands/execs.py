@@ -57,8 +57,13 @@ def environment_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def words_of(command: tuple[str, ...]) -> list[str]:
-    """Give the words of a command, without the mark before them."""
-    return [*(command[1:] if command[:1] == ("--",) else command)]
+    """Give the words of a command, without the mark before them. Raises BadParameter for what is meant as an option."""
+    if command[:1] == ("--",):
+        return [*command[1:]]
+    if command and command[0].startswith("-"):
+        where = "options stand before the VM's name; a program of such a name stands behind --"
+        raise click.BadParameter(f"{command[0]!r}: {where}", param_hint="COMMAND")
+    return [*command]
 
 
 @click.command("run", context_settings=WORDS)
