@@ -112,8 +112,8 @@ def _counter(counts: int, at: int) -> Callable[[int], None]:
 def _copy(source: int, sink: int, has_ended: threading.Event, count: Callable[[int], None]) -> None:
     with contextlib.suppress(OSError):
         while block := os.read(source, _BLOCK_BYTES):
+            count(len(block))  # before it is passed on: whoever has it may end us at once
             _write_all(sink, block)
-            count(len(block))
     has_ended.set()
 
 
