@@ -225,16 +225,36 @@ def test_a_reader_that_goes_leaves_a_system_that_holds_and_ends_in_order(place: 
     assert place.left() == []
 
 
-def test_a_port_that_is_taken_at_the_next_start_is_left_and_everybody_finds_the_new_one(place: Place) -> None:
-    place.ready()
-    place.ok("down")
-    before = read_node_address(place.layout.node).amqp_port
+@pytest.fixture(scope="module")
+def restarted() -> Iterator[tuple[Place, int]]:
+    """A system whose VM was powered off before it went down, and whose broker's port, which is given, somebody else
+    has since before it came up again."""
+    with placed(Path(tempfile.mkdtemp(prefix="vc-", dir="/tmp"))) as one:
+        one.ready()
+        one.ok("vm", "poweroff", "worker-1")
+        one.ok("down")
+        before = read_node_address(one.layout.node).amqp_port
+        with socket.create_server((LOOPBACK, before)):
+            one.ready()
+            yield one, before
 
-    with socket.create_server((LOOPBACK, before)):
-        place.ready()
 
-        assert read_node_address(place.layout.node).amqp_port != before
-        assert place.ok("vm", "run", "worker-1", "--", "echo", "heard") == "heard\n"
+def test_a_vm_that_somebody_has_powered_off_stays_off_and_no_start_waits_for_it(restarted: tuple[Place, int]) -> None:
+    place, _ = restarted
+
+    assert "worker-1: not to run, as somebody wished" in place.log()
+    place.ok("vm", "start", "worker-1")
+    place.runs_a_job("wished")
+
+
+def test_a_port_that_is_taken_at_the_next_start_is_left_and_everybody_finds_the_new_one(
+    restarted: tuple[Place, int],
+) -> None:
+    place, before = restarted
+
+    assert read_node_address(place.layout.node).amqp_port != before
+    place.ok("vm", "start", "worker-1")
+    assert place.ok("vm", "run", "worker-1", "--", "echo", "heard") == "heard\n"
 
 
 def test_an_adapter_whose_port_is_taken_while_it_is_away_comes_back_on_another(held: Place) -> None:
@@ -256,27 +276,14 @@ def test_an_adapter_whose_port_is_taken_while_it_is_away_comes_back_on_another(h
     assert scrape_targets(held.data).storage_adapters == [f"{LOOPBACK}:{read_names(held.layout).metrics[name]}"]
 
 
-def test_a_vm_that_somebody_has_powered_off_stays_off_and_no_start_waits_for_it(place: Place) -> None:
-    place.ready()
-    place.ok("vm", "poweroff", "worker-1")
-    place.ok("down")
+def test_every_file_of_a_used_system_is_its_owners_alone_and_no_log_shows_a_secret(held: Place) -> None:
+    held.runs_a_job("used")
+    held.ok("site", "add", "cern")
 
-    place.ready()
-
-    assert "worker-1: not to run, as somebody wished" in place.log()
-    place.ok("vm", "start", "worker-1")
-    place.runs_a_job("wished")
-
-
-def test_every_file_of_a_used_system_is_its_owners_alone_and_no_log_shows_a_secret(place: Place) -> None:
-    place.ready()
-    place.runs_a_job("used")
-    place.ok("site", "add", "cern")
-
-    open_to_others = [path for path in reachable(place.data) if may_be_read(path)]
-    secrets = secrets_of(place.layout)
+    open_to_others = [path for path in reachable(held.data) if may_be_read(path)]
+    secrets = secrets_of(held.layout)
     showing = [
-        (path, name) for path in logs_of(place.layout) for name, one in secrets.items() if one in path.read_bytes()
+        (path, name) for path in logs_of(held.layout) for name, one in secrets.items() if one in path.read_bytes()
     ]
 
     assert open_to_others == []
