@@ -53,6 +53,8 @@ class MindedCommand:
         self._started: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[End] = self._loop.create_future()
         self._socket: socket.socket | None = None
+        #: The minder has said that nothing is left of the command, or that it never began.
+        self._is_clear = False
 
     async def start(self, environment: Mapping[str, str], streams: Streams) -> None:
         """Have it started; the streams are the minder's from here on. Raises CannotRun, and nothing runs then."""
@@ -88,9 +90,12 @@ class MindedCommand:
         if self._socket is None:
             return
         self._loop.remove_reader(self._socket)
-        self._socket.close()
+        if self._is_clear:
+            self._minders.take_back(self._socket)
+        else:
+            self._socket.close()
+            self._minders.prepare()
         self._socket = None
-        self._minders.prepare()
         self._fail(NotContained("the command's parent was ended"))
 
     def _on_message(self) -> None:
@@ -104,6 +109,7 @@ class MindedCommand:
             self._on_gone()
             return
         said = msgspec.json.decode(message)
+        self._is_clear = "failed" in said or said.get("left") is False
         if "failed" in said:
             why, hint = self._why(said["failed"], said["at"])
             self._fail(CannotRun(why, said["failed"], hint=hint))
@@ -119,10 +125,12 @@ class MindedCommand:
         figures = Figures(
             cpu_seconds=said["cpu_seconds"], system_seconds=said["system_seconds"], peak_bytes=said["peak_bytes"]
         )
+        _settle(self._started, 0)
         _settle(self.ended, End(code=os.waitstatus_to_exitcode(said["status"]), figures=figures))
 
     def _on_gone(self) -> None:
         """The minder has ended; one that was killed, as by its own command, leaves what it minded to us."""
+        self._is_clear = False
         if not self.ended.done():
             for _ in range(KILL_TURNS):
                 _kill_all(marked(f"{MARK}={self._id}"))

@@ -1,4 +1,4 @@
-"""The parent of one console's command: a small program that starts it, tells of its end, and leaves nothing of it.
+"""The parent of a console's command: a small program that starts it, tells of its end, and leaves nothing of it.
 
 It adopts whatever the command starts, in whatever session, and kills it with the command's end, or with the agent's:
 the socket to the agent closes then. What the kernel says of the command's use is of the command alone, as none of the
@@ -7,7 +7,7 @@ agent's memory is ever the command's.
 Minders are forked from a program of its own, the forge, which is started once, without site packages: to start Python
 takes an emulated guest seconds. It and what it imports need the standard library only. Over its socket come those of
 minders, one for each that is to be forked; over a minder's own a file with its command's order, and its standard
-streams; see ``guest_agent.minded``.
+streams; see ``guest_agent.minded``. A minder has one command after another, for as long as nothing is left of any.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from guest_agent.process_tree import ENDS_S, descendants
 SET_CHILD_SUBREAPER = 36
 #: Descriptors that come with a command: its order and its streams.
 MOST_FILES = 4
+#: A command that ends within this time is not said to have begun before, ms: the agent hears of it once.
+SHORT_MS = 3
 #: Signals that a command finds as they are by default, whatever the agent or this does with them.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -50,20 +52,27 @@ def main() -> NoReturn:
 
 
 def _mind(channel: socket.socket) -> NoReturn:
-    """Be the minder of one command, which may be long in coming."""
+    """Be the minder of commands, which may be long in coming."""
     try:
         os.setsid()
-        minder = Minder(channel)
-        order, *streams = _receive(channel)
-        for descriptor, stream in enumerate(streams):
-            os.dup2(stream, descriptor)
-            os.close(stream)
-        with os.fdopen(order, "rb") as file:
-            file.seek(0)
-            told = json.loads(file.read())
-        minder.run(told)
+        while True:
+            order, *streams = _receive_order(channel)
+            for descriptor, stream in enumerate(streams):
+                os.dup2(stream, descriptor)
+                os.close(stream)
+            with os.fdopen(order, "rb") as file:
+                file.seek(0)
+                told = json.loads(file.read())
+            Minder(channel).run(told)
     finally:
         os._exit(1)  # never back to the forge
+
+
+def _receive_order(channel: socket.socket) -> list[int]:
+    """Give the files of the next order. A signal that comes before it was for the command that has ended."""
+    while not (files := _receive(channel)):
+        pass
+    return files
 
 
 def _receive(channel: socket.socket) -> list[int]:
@@ -82,13 +91,15 @@ class Minder:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._leader = 0
-        self._ended: dict[str, Any] | None = None
-        self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        #: What is known of its end; empty until then.
+        self._ended: dict[str, Any] = {}
+        self._wake, self._woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
-    def run(self, order: dict[str, Any]) -> NoReturn:
-        """Start the command and say its process id, or why not; then do as told to its end, and say that.
+    def run(self, order: dict[str, Any]) -> None:
+        """Start the command and say so, or why not; then do as told to its end, and say that. Returns when nothing is
+        left of it.
 
         Who has asked for it may have given up meanwhile, and said that it was not started: then it is not."""
         if self._is_alone():
@@ -97,20 +108,31 @@ class Minder:
             self._leader = _start(**order)
         except OSError as error:
             self._say(failed=error.errno, at=error.filename)
-            os._exit(0)
         except ValueError:  # a word that no program can be started with
             self._say(failed=errno.EINVAL, at=None)
-            os._exit(0)
-        _let_go_of_streams()
-        self._say(pid=self._leader)
+        finally:
+            _let_go_of_streams()
+        if self._leader:
+            self._mind()
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake)
+        os.close(self._woken)
+
+    def _mind(self) -> None:
         poll = select.poll()
         poll.register(self._channel, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        while self._ended is None:
-            for descriptor, _ in poll.poll():
+        is_said = False
+        while not self._ended:
+            for descriptor, _ in poll.poll(None if is_said else SHORT_MS):
                 self._on_children() if descriptor == self._wake else self._hear()
-        self._say(**self._ended, left=self._end_all())
-        os._exit(0)
+            if not self._ended and not is_said:
+                self._say(pid=self._leader)
+                is_said = True
+        is_left = self._end_all()
+        self._say(**self._ended, left=is_left)
+        if is_left:
+            os._exit(0)
 
     def _is_alone(self) -> bool:
         """Say whether the agent has closed its end."""
@@ -190,6 +212,7 @@ def _start(
 ) -> int:
     """Become who the command is, go where it is, and start it as the leader of a session. Raises OSError that names
     what is to blame."""
+    groups = os.getgroups()
     if account is not None:
         os.setgroups(account["groups"])
         os.setresgid(account["gid"], account["gid"], 0)
@@ -201,6 +224,7 @@ def _start(
         if account is not None:
             os.setresuid(0, 0, 0)
             os.setresgid(0, 0, 0)
+            os.setgroups(groups)
 
 
 def _spawn(command: list[str], environment: dict[str, str], terminal: str) -> int:

@@ -18,7 +18,7 @@ END_S = 2.0
 class Minders:
     """See the module. Closing it ends the forge, not the minders that have a command: each has a socket of its own.
 
-    A minder is forked before it is needed, once there was a first: a command need not wait for that."""
+    Once there was a first command a minder is there before it is needed: the one that has come back, or a new one."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -38,6 +38,13 @@ class Minders:
                 minder = self._fork()
                 socket.send_fds(minder, [b"mind"], files)
         return minder
+
+    def take_back(self, minder: socket.socket) -> None:
+        """Let a minder of whose command nothing is left be the next one's."""
+        if self._spare is None and self._socket is not None:
+            self._spare = minder
+        else:
+            minder.close()
 
     def prepare(self) -> None:
         """Have a minder ready for the next command. Nothing happens where there was none yet, or where it cannot be."""
