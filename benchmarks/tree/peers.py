@@ -40,7 +40,7 @@ def rsync_push(source: Path, port: int, name: str) -> float:
 
 def chirp_put(source: Path, port: int, name: str) -> float:
     """Put a tree with Chirp."""
-    return _timed(["chirp_put", "-a", "hostname", str(source), f"127.0.0.1:{port}", f"/{name}"])
+    return _timed(["chirp_put", "-a", "address", str(source), f"127.0.0.1:{port}", f"/{name}"])
 
 
 def _timed(command: list[str]) -> float:
