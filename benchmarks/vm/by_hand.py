@@ -24,6 +24,8 @@ from host_agent.hypervisors.qemu.command import OVERLAY, QMP_SOCKET, SEED_FILE, 
 
 #: As our driver looks.
 _LOOK_S = 0.02
+#: How long a guest may take to log in, under emulation, seconds.
+LOGIN_S = 120.0
 _MEMORY = "memory"
 #: QEMU holds a migration to 128 MiB/s otherwise, which is meant for networks.
 _BYTES_PER_S = 1 << 40
@@ -44,7 +46,7 @@ async def _live(home: Path, command: MachineCommand, broker_port: int) -> Life:
         by_hand = MachineCommand(command.accelerator, [_ours_to_hand(one, home) for one in command.arguments])
         began = time.perf_counter()
         async with _running(home, by_hand.arguments) as (qemu, qmp):
-            await watch.seen.wait()
+            await _seen(watch, home)
             start_s = time.perf_counter() - began
             began = time.perf_counter()
             await _save(home, qmp)
@@ -57,11 +59,22 @@ async def _live(home: Path, command: MachineCommand, broker_port: int) -> Life:
             return Life(start_s, savestate_s, time.perf_counter() - began)
 
 
+async def _seen(watch: LoginWatch, home: Path) -> None:
+    """Wait for the guest's login. Raises RuntimeError."""
+    try:
+        async with asyncio.timeout(LOGIN_S):
+            await watch.seen.wait()
+    except TimeoutError as error:
+        said = (home / "qemu.log").read_text()[-2000:]
+        raise RuntimeError(f"the guest by hand did not log in within {LOGIN_S:.0f} s: {said}") from error
+
+
 def _ours_to_hand(argument: str, home: Path) -> str:
-    """Point the guest's relay at our listener; all else stays. The credential is the last word of that command."""
+    """Point the guest's relay at our listener; all else stays. Its last words are the credential and its place."""
     if "guestfwd=" not in argument:
         return argument
-    return f"{argument.rpartition(' ')[0]} {home / 'broker.json'}"
+    words, _, place = argument.rsplit(" ", 2)
+    return f"{words} {home / 'broker.json'} {place}"
 
 
 @asynccontextmanager
