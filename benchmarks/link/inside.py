@@ -16,6 +16,7 @@ import msgspec
 from benchmarks.alternation import alternate
 from benchmarks.arena import Arena, measure, open_arena, serving
 from benchmarks.figures import Figure
+from benchmarks.link import trees
 from benchmarks.link.network import NEAR, slow_link
 from benchmarks.transfer import make_file
 from benchmarks.transfer.chirp_peer import chirp_server, put
@@ -48,11 +49,15 @@ def run(there: list[str], arena: Arena, *, quick: bool) -> list[Figure]:
             QUICK_RUNS if quick else RUNS,
             "MB/s",
         )
+        guest, console = trees.credentials(arena)
+        ports = {"chirp": chirp_port, "rsync": rsync_port}
+        small = trees.run(there, arena, guest, _over(console, amqp_port), ports, quick=quick)
     ours = reached["ours"]
     return [
         Figure(name="link, beside what it carries", unit="MB/s", ours=ours, peer=reached["link"], goal=0.9),
         Figure(name="link, beside Chirp (no digest)", unit="MB/s", ours=ours, peer=reached["chirp"]),
         Figure(name="link, beside rsync", unit="MB/s", ours=ours, peer=reached["rsync"]),
+        *small,
     ]
 
 
