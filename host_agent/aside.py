@@ -21,12 +21,9 @@ from host_agent.seeding import Seeding
 from host_agent.vm import Verb, Wish
 from schemas.codec import clip
 from schemas.enrol import SILENT_DAYS
-from schemas.vms import MOST_OF_A_NAME, MOST_OF_A_REASON, VmState, VmStatus
+from schemas.vms import MOST_OF_A_NAME, MOST_OF_A_REASON, WITHOUT_PROCESS, VmState, VmStatus
 
 log = logging.getLogger(__name__)
-
-#: States in which there is no process to end.
-_AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT})
 
 
 class FoundVm(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +122,7 @@ class SetAside:
         if other is not None:
             choice = f"{command(Verb.DELETE, other.vm)} first, or {command(Verb.DISCARD, vm)}"
             raise IllegalVerb(f"{spec.name} is the name of another VM too, {other.vm}: {choice}")
-        is_live = await self._hypervisor.state(vm) not in _AT_REST
+        is_live = await self._hypervisor.state(vm) not in WITHOUT_PROCESS
         was_leaving = vm in self._registry.leaving
         with naming_disk(f"cannot adopt {spec.name}"):
             self._registry.put(self._record(spec, is_live=is_live, autostart=autostart))

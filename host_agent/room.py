@@ -22,12 +22,12 @@ from host_agent.looks import PATIENCE_S
 from host_agent.registry import VmRegistry
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import Transition, snapshots_of
-from schemas.vms import VmCreate, VmState
+from schemas.vms import WITHOUT_PROCESS, VmCreate, VmState
 
 log = logging.getLogger(__name__)
 
 #: States in which a VM takes neither cpus nor memory.
-_AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT, VmState.MISSING})
+_AT_REST = WITHOUT_PROCESS | {VmState.MISSING}
 _MIB = 1 << 20
 
 

@@ -44,9 +44,10 @@ class VmState(StrEnum):
 
 #: States in which a VM is nobody's to use, though its guest agent may speak: its host waits for a person's word.
 UNDECIDED = frozenset({VmState.SET_ASIDE, VmState.MISSING})
+#: States in which a VM has no process: nothing of it is to be heard.
+WITHOUT_PROCESS = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.ABSENT})
 #: VMs of one host: all of them are written down in one transaction.
 MOST_VMS = 1000
-
 
 #: What a host says of itself and its VMs is kept at the centre, and shown: each word has its bound, characters.
 MOST_OF_A_WORD, MOST_OF_A_NAME, MOST_OF_A_HOSTNAME, MOST_OF_A_REASON = 64, 128, 255, 1000

@@ -21,7 +21,7 @@ from adapters.ledger.guests import is_ready
 from adapters.ledger.presence import Presence, presence, presence_in_sql, vm_state_in_sql
 from adapters.ledger.transaction import Tx, portions
 from schemas.ledger import HostList, HostRow, Hosts, Registry, RegistryList, RegistryRow
-from schemas.vms import UNDECIDED, HostFacts, VmStatus
+from schemas.vms import UNDECIDED, WITHOUT_PROCESS, HostFacts, VmStatus
 
 #: VMs looked at for one page of a pattern that few fit.
 MOST_WALKED = 5000
@@ -177,7 +177,7 @@ def _vm_row(tx: Tx, row: Row[Any], holding: list[str]) -> RegistryRow:
 
 def _is_ready(tx: Tx, row: Row[Any]) -> bool:
     speaks = row.beat_ms > 0 and is_ready(row.beat_ms, tx.lease_now_ms, tx.policy)
-    return speaks and row.state_now not in UNDECIDED
+    return speaks and row.state_now not in UNDECIDED | WITHOUT_PROCESS
 
 
 def _unreported(row: Row[Any]) -> VmStatus:

@@ -15,7 +15,7 @@ from adapters.ledger.policy import Policy
 from schemas.description import Requirements
 from schemas.jobs import Outcome, Phase
 from schemas.ledger import HostList, JobList, Jobs, JobState, RegistryList, RegistryRow
-from schemas.vms import HostBye
+from schemas.vms import WITHOUT_PROCESS, HostBye
 from tests.contract.ledger_fixtures import BIG, SITE, Desk, cluster, desk, status, url
 
 __all__ = ["cluster", "desk", "url"]
@@ -175,6 +175,19 @@ def test_an_agent_that_is_silent_for_three_beats_is_not_ready(desk: Desk) -> Non
 
     assert (silent.agent_ready, silent.agent_since_ms) == (False, since_ms)
     assert (back.agent_ready, back.agent_since_ms) == (True, desk.now_ms)
+
+
+@pytest.mark.parametrize("state", sorted(WITHOUT_PROCESS))
+def test_the_agent_of_a_vm_without_a_process_is_not_ready_from_the_moment_that_its_host_says_so(
+    desk: Desk, state: str
+) -> None:
+    desk.report("host-1", status("vm-1"))
+    desk.hello("vm-1")
+    assert registry(desk)[0].agent_ready
+
+    desk.report("host-1", status("vm-1", state))
+
+    assert not any(row.agent_ready for row in registry(desk))
 
 
 def test_what_an_agent_of_an_earlier_boot_has_said_makes_no_later_one_ready(desk: Desk) -> None:
