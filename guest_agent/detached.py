@@ -153,9 +153,8 @@ class DetachedExecs:
                 "end one with `volcloud vm kill`, or wait; `volcloud vm ps` lists them",
             )
         if not _ID.fullmatch(order.id):
-            raise BadPath(
-                f"id = {order.id!r}: must be of letters, digits and '-', 64 at most; let the client choose it"
-            )
+            text = f"id = {order.id!r}: must be of letters, digits and '-', 64 at most"
+            raise BadPath(text, hint="let the client choose it")
         self.sweep()
         command = self._made(call, order)
         try:

@@ -24,6 +24,9 @@ from __future__ import annotations
 from schemas.errors import ErrorCode
 from schemas.jobs import Outcome
 
+#: What to do about processes that do not end.
+RESET = "`volcloud vm reset VM` brings it up anew"
+
 
 class GuestError(Exception):
     """Base of every error of the guest agent."""
@@ -98,7 +101,10 @@ class BadPath(GuestError):
     """The path is not below the area that it is confined to."""
 
     code = ErrorCode.FORBIDDEN
-    hint = "name a place below it"
+
+    def __init__(self, text: str, *, hint: str = "name a place below it") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class NotEnrolled(GuestError):
@@ -125,7 +131,10 @@ class NotContained(GuestError):
     """A slot's starter is gone or silent, or processes of a job do not end: nothing may run in the slot."""
 
     code = ErrorCode.INTERNAL
-    hint = "`volcloud vm reset VM` brings it up anew"
+
+    def __init__(self, text: str, *, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class NotFromHost(GuestError):

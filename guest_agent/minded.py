@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from guest_agent.cgroup import Figures
-from guest_agent.errors import CannotRun, NotContained
+from guest_agent.errors import RESET, CannotRun, NotContained
 from guest_agent.exec_user import ExecUser
 from guest_agent.minders import Minders
 from guest_agent.process_group import End
@@ -29,8 +29,13 @@ START_S = 60.0
 #: what is killed may just have started something.
 MARK, KILL_TURNS = "VOLCLOUD_COMMAND", 3
 _READ_BYTES = 65536
-#: What to do where the machine is in the way.
+#: What to do where the machine is in the way, and by what the kernel says of a program.
 LOOK = "look at the VM's disk and memory with `volcloud vm stats`, then run it again"
+HINTS = {
+    errno.ENOEXEC: "give it a first line such as #!/bin/sh, or one that was built for this VM",
+    errno.E2BIG: "push what is long as a file: `volcloud vm push`",
+    **dict.fromkeys((errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EMFILE, errno.ENFILE), LOOK),
+}
 
 
 class Streams(Struct, frozen=True, kw_only=True):
@@ -53,7 +58,7 @@ class MindedCommand:
         self._started: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[End] = self._loop.create_future()
         self._socket: socket.socket | None = None
-        #: The minder has said that nothing is left of the command, or that it never began.
+        #: The minder has said that nothing is left of the command, and that it may have another.
         self._is_clear = False
 
     async def start(self, environment: Mapping[str, str], streams: Streams) -> None:
@@ -109,7 +114,7 @@ class MindedCommand:
             self._on_gone()
             return
         said = msgspec.json.decode(message)
-        self._is_clear = "failed" in said or said.get("left") is False
+        self._is_clear = said.get("stays") is True
         if "failed" in said:
             why, hint = self._why(said["failed"], said["at"])
             self._fail(CannotRun(why, said["failed"], hint=hint))
@@ -120,13 +125,14 @@ class MindedCommand:
 
     def _on_end(self, said: dict[str, Any]) -> None:
         if said["left"]:
-            self._fail(NotContained("processes of the command do not end, though they were killed"))
+            self._fail(NotContained("processes of the command do not end, though they were killed", hint=RESET))
             return
         figures = Figures(
             cpu_seconds=said["cpu_seconds"], system_seconds=said["system_seconds"], peak_bytes=said["peak_bytes"]
         )
         _settle(self._started, 0)
-        _settle(self.ended, End(code=os.waitstatus_to_exitcode(said["status"]), figures=figures))
+        code = os.waitstatus_to_exitcode(said["status"])
+        _settle(self.ended, End(code=code, figures=figures, wall_seconds=said["wall_seconds"]))
 
     def _on_gone(self) -> None:
         """The minder has ended; one that was killed, as by its own command, leaves what it minded to us."""
@@ -134,7 +140,8 @@ class MindedCommand:
         if not self.ended.done():
             for _ in range(KILL_TURNS):
                 _kill_all(marked(f"{MARK}={self._id}"))
-        self._fail(NotContained("the command's parent was killed, and the command with it"))
+        text = "the command's parent was killed, and the command with it"
+        self._fail(NotContained(text, hint="run it again; `volcloud vm stats` shows whether the VM is short of memory"))
         self.close()
 
     def _fail(self, error: CannotRun | NotContained) -> None:
@@ -146,15 +153,18 @@ class MindedCommand:
     def _why(self, number: int, blamed: str | None) -> tuple[str, str]:
         """Say what kept it from being started, and what to do about it."""
         whom = f" as {self._user.name}" if self._user is not None else ""
-        if blamed == str(self._directory):
-            return f"directory = {blamed!r}: {os.strerror(number)}{whom}", "make it, or choose another with --cwd"
+        if blamed == "":
+            return (
+                f"directory = {str(self._directory)!r}: {os.strerror(number)}{whom}",
+                "make it, or choose another with --cwd",
+            )
         program = self._command[0]
         if number in (errno.ENOENT, errno.ENOTDIR):
             text = f"command = {program!r}: there is no such program in this VM (looked in {self._directory} and PATH)"
             return text, "push it there with `volcloud vm push`, or give the whole path of one that is there"
         if number == errno.EACCES:
             return f"command = {program!r}: it may not be executed{whom}", "mark it executable there"
-        return f"command = {program!r}: {os.strerror(number)}", LOOK
+        return f"command = {program!r}: {os.strerror(number)}", HINTS.get(number, "")
 
 
 def _kill_all(pids: Sequence[int]) -> None:

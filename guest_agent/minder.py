@@ -7,7 +7,8 @@ agent's memory is ever the command's.
 Minders are forked from a program of its own, the forge, which is started once, without site packages: to start Python
 takes an emulated guest seconds. It and what it imports need the standard library only. Over its socket come those of
 minders, one for each that is to be forked; over a minder's own a file with its command's order, and its standard
-streams; see ``guest_agent.minded``. A minder has one command after another, for as long as nothing is left of any.
+streams; see ``guest_agent.minded``. A minder has one command after another, for as long as nothing is left of any, not
+in itself either: it has become nobody else for one, and has not grown.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -26,10 +28,15 @@ from typing import Any, NoReturn
 from guest_agent.process_tree import ENDS_S, descendants
 
 SET_CHILD_SUBREAPER = 36
+#: What comes with the files of an order.
+ORDER = b"mind"
 #: Descriptors that come with a command: its order and its streams.
 MOST_FILES = 4
 #: A command that ends within this time is not said to have begun before, ms: the agent hears of it once.
 SHORT_MS = 3
+#: A minder that has grown by more has no other command, KiB: what it is itself counts in the next one's memory. The
+#: first costs 1 MiB.
+MOST_GROWTH_KIB = 3072
 #: Signals that a command finds as they are by default, whatever the agent or this does with them.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,7 +49,7 @@ def main() -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     while True:
-        files = _receive(forge)
+        _, files = _receive(forge)
         if len(files) == 1 and os.fork() == 0:
             forge.close()
             libc.prctl(SET_CHILD_SUBREAPER, 1)
@@ -55,6 +62,7 @@ def _mind(channel: socket.socket) -> NoReturn:
     """Be the minder of commands, which may be long in coming."""
     try:
         os.setsid()
+        first_kib = _largest_kib()
         while True:
             order, *streams = _receive_order(channel)
             for descriptor, stream in enumerate(streams):
@@ -63,33 +71,40 @@ def _mind(channel: socket.socket) -> NoReturn:
             with os.fdopen(order, "rb") as file:
                 file.seek(0)
                 told = json.loads(file.read())
-            Minder(channel).run(told)
+            Minder(channel, first_kib + MOST_GROWTH_KIB).run(told)
     finally:
         os._exit(1)  # never back to the forge
 
 
 def _receive_order(channel: socket.socket) -> list[int]:
     """Give the files of the next order. A signal that comes before it was for the command that has ended."""
-    while not (files := _receive(channel)):
-        pass
-    return files
+    while True:
+        message, files = _receive(channel)
+        if message == ORDER:
+            return files
 
 
-def _receive(channel: socket.socket) -> list[int]:
-    """Give the files that the next message brings; end when the agent has closed its end."""
-    message, files, _, _ = socket.recv_fds(channel, 16, MOST_FILES)
+def _largest_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _receive(channel: socket.socket) -> tuple[bytes, list[int]]:
+    """Give the next message and the files that it brings; end when the agent has closed its end."""
+    message, files, _, _ = socket.recv_fds(channel, 64, MOST_FILES)
     for descriptor in files:  # Python 3.11 does not heed the flag that would
         os.set_inheritable(descriptor, False)
     if not message:
         os._exit(0)
-    return files
+    return message, files
 
 
 class Minder:
     """Minds one command."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, channel: socket.socket, most_kib: int) -> None:
+        """``most_kib``: larger than this it has no other command."""
+        self._channel, self._most_kib = channel, most_kib
+        self._stays, self._began_s = True, 0.0
         self._leader = 0
         #: What is known of its end; empty until then.
         self._ended: dict[str, Any] = {}
@@ -98,22 +113,26 @@ class Minder:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def run(self, order: dict[str, Any]) -> None:
-        """Start the command and say so, or why not; then do as told to its end, and say that. Returns when nothing is
-        left of it.
+        """Start the command and say so, or why not; then do as told to its end, and say that. Returns where nothing is
+        left of it, so that there may be another.
 
         Who has asked for it may have given up meanwhile, and said that it was not started: then it is not."""
         if self._is_alone():
             os._exit(0)
+        self._stays, self._began_s = order["account"] is None, time.monotonic()
         try:
             self._leader = _start(**order)
         except OSError as error:
-            self._say(failed=error.errno, at=error.filename)
+            self._say_last(failed=error.errno, at=error.filename)
         except ValueError:  # a word that no program can be started with
-            self._say(failed=errno.EINVAL, at=None)
-        finally:
+            self._say_last(failed=errno.EINVAL, at=None)
+        else:
             _let_go_of_streams()
-        if self._leader:
             self._mind()
+        if not self._stays:
+            os._exit(0)
+        os.chdir("/")
+        _let_go_of_streams()
         signal.set_wakeup_fd(-1)
         os.close(self._wake)
         os.close(self._woken)
@@ -130,9 +149,8 @@ class Minder:
                 self._say(pid=self._leader)
                 is_said = True
         is_left = self._end_all()
-        self._say(**self._ended, left=is_left)
-        if is_left:
-            os._exit(0)
+        self._stays &= not is_left
+        self._say_last(**self._ended, left=is_left)
 
     def _is_alone(self) -> bool:
         """Say whether the agent has closed its end."""
@@ -156,6 +174,11 @@ class Minder:
             self._kill_all()
         else:
             _kill(-self._leader, number)
+
+    def _say_last(self, **words: Any) -> None:
+        """Say what became of the command, and whether there may be another."""
+        self._stays &= _largest_kib() <= self._most_kib
+        self._say(**words, stays=self._stays)
 
     def _say(self, **words: Any) -> None:
         try:
@@ -181,6 +204,7 @@ class Minder:
                 "cpu_seconds": usage.ru_utime + usage.ru_stime,
                 "system_seconds": usage.ru_stime,
                 "peak_bytes": usage.ru_maxrss * 1024,
+                "wall_seconds": time.monotonic() - self._began_s,
             }
         return bool(pid)
 
@@ -212,19 +236,26 @@ def _start(
 ) -> int:
     """Become who the command is, go where it is, and start it as the leader of a session. Raises OSError that names
     what is to blame."""
-    groups = os.getgroups()
     if account is not None:
         os.setgroups(account["groups"])
         os.setresgid(account["gid"], account["gid"], 0)
         os.setresuid(account["uid"], account["uid"], 0)
     try:
-        os.chdir(directory)
+        _enter(directory)
         return _spawn(command, environment, terminal)
     finally:
         if account is not None:
             os.setresuid(0, 0, 0)
             os.setresgid(0, 0, 0)
-            os.setgroups(groups)
+
+
+def _enter(directory: str) -> None:
+    """Go there. Raises OSError with an empty name: what it names else is a program, which may be a directory too."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        error.filename = ""
+        raise
 
 
 def _spawn(command: list[str], environment: dict[str, str], terminal: str) -> int:

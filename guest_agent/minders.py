@@ -11,6 +11,8 @@ from broker import durable
 from broker.vm_mark import own_mark
 from guest_agent.programs import MINDER, command_of
 
+#: What goes with the files of an order; the minder loads nothing of ours to know it.
+ORDER = b"mind"
 #: How long the forge may take to end, seconds: it has nothing to do but that.
 END_S = 2.0
 
@@ -28,15 +30,19 @@ class Minders:
     def mind(self, order: bytes, streams: tuple[int, int, int]) -> socket.socket:
         """Have a minder start a command with these standard streams; give the socket to it. Raises OSError."""
         minder, self._spare = self._spare or self._fork(), None
-        with os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
-            durable.write_all(file.fileno(), order)
-            files = [file.fileno(), *streams]
-            try:
-                socket.send_fds(minder, [b"mind"], files)
-            except ConnectionError:  # somebody has killed it, as root may
-                minder.close()
-                minder = self._fork()
-                socket.send_fds(minder, [b"mind"], files)
+        try:
+            with os.fdopen(os.memfd_create("order"), "wb", buffering=0) as file:
+                durable.write_all(file.fileno(), order)
+                files = [file.fileno(), *streams]
+                try:
+                    socket.send_fds(minder, [ORDER], files)
+                except (ConnectionError, BlockingIOError):  # killed, as root may, or full of signals that came late
+                    minder.close()
+                    minder = self._fork()
+                    socket.send_fds(minder, [ORDER], files)
+        except BaseException:
+            minder.close()
+            raise
         return minder
 
     def take_back(self, minder: socket.socket) -> None:

@@ -81,7 +81,7 @@ class Payload:
         return PayloadEnd(
             exit_status=end.code if end.code >= 0 else 128 - end.code,
             signal=max(-end.code, 0),
-            wall_seconds=time.monotonic() - self._began,
+            wall_seconds=end.wall_seconds or time.monotonic() - self._began,
             timed_out=timed_out,
             figures=end.figures,
         )

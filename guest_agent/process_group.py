@@ -18,6 +18,8 @@ class End(Struct, frozen=True, kw_only=True):
 
     code: int
     figures: Figures
+    #: From its start to its end, where who has started it says so; 0 = not said.
+    wall_seconds: float = 0.0
 
 
 class Leader(Protocol):

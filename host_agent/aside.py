@@ -144,7 +144,8 @@ class SetAside:
         """Its old login may be gone, or go with a request that is under way: what is asked for after that is newer."""
         medium = self._hypervisor.capabilities.seed_medium
         if medium is None:
-            raise Unsupported(f"it is adopted and its login may be revoked: {command(Verb.RESET, vm)} gives it one")
+            text = "it is adopted and its login may be revoked"
+            raise Unsupported(text, hint=f"{command(Verb.RESET, vm)} gives it one")
         try:
             await medium.offer(vm, await self._seeding.next_seed(vm))
         except BrokerError as error:

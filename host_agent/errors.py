@@ -31,6 +31,10 @@ from collections.abc import Iterator
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
+#: What to do about what a driver cannot do at all.
+ELSEWHERE = "`volcloud host show HOST` says what a host's driver can: choose a VM of one that can do it"
+
+
 class HostError(Exception):
     """Base of every error of the host agent."""
 
@@ -63,7 +67,10 @@ class Unsupported(HypervisorError):
     """The driver cannot do this at all."""
 
     code = "unsupported"
-    hint = "`volcloud host show HOST` says what a host's driver can: choose a VM of one that can do it"
+
+    def __init__(self, text: str, *, hint: str = ELSEWHERE) -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class UnknownVm(HostError):

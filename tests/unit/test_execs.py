@@ -168,13 +168,38 @@ async def test_what_cannot_be_is_refused_with_the_field_and_the_value(
     assert caught.value.hint
 
 
-async def test_a_program_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "said", "hint"),
+    [
+        (["no-such-program"], "there is no such program in this VM", "volcloud vm push"),
+        (["/tmp"], "command = '/tmp': it may not be executed", "executable"),
+        (["./text"], "command = './text': Exec format error", "#!"),
+        (["true", "x" * (1 << 18)], "command = 'true': Argument list too long", "push"),
+        (["sh", "-c", "kill -9 $PPID; sleep 60"], "parent was killed", "run it again"),
+    ],
+)
+async def test_what_could_not_be_run_is_named_with_what_to_do(
+    tmp_path: Path, script: list[str], said: str, hint: str
+) -> None:
+    text = tmp_path / "text"
+    text.write_text("no program")
+    text.chmod(0o755)
     async with exec_guest(tmp_path) as guest, asyncio.timeout(60):
         console = await guest.console()
-        with pytest.raises(RemoteError, match="there is no such program in this VM") as caught:
-            await console.run("no-such-program")
+        with pytest.raises(RemoteError, match=said) as caught:
+            await console.run(*script, directory=str(tmp_path))
 
-    assert "volcloud vm push" in caught.value.hint
+    assert hint in caught.value.hint
+
+
+async def test_the_time_of_a_short_command_is_its_own(tmp_path: Path) -> None:
+    async with exec_guest(tmp_path) as guest, asyncio.timeout(60):
+        console = await guest.console()
+        await console.run("true")
+        ended = await console.run("true")
+
+    assert ended.cpu_seconds <= ended.wall_seconds + 0.01
+    assert 0.0002 < ended.wall_seconds < 30
 
 
 async def test_another_user_is_refused_where_the_agent_is_not_root(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -90,13 +91,48 @@ async def test_a_signal_that_comes_late_is_not_the_next_commands(minders: Minder
     assert forge_and_spares(minders)[1] == before
 
 
+async def test_a_minder_that_has_grown_for_a_command_has_no_other(minders: Minders, tmp_path: Path) -> None:
+    assert await run(minders, tmp_path) == 3
+    _, (before,) = forge_and_spares(minders)
+
+    with pytest.raises(CannotRun, match="Argument list too long"):
+        await run(minders, tmp_path, "x " * (2 << 20))
+
+    await until(lambda: not Path(f"/proc/{before}").exists())
+    assert await run(minders, tmp_path) == 3
+
+
+async def test_a_minder_that_waits_holds_no_directory(minders: Minders, tmp_path: Path) -> None:
+    assert await run(minders, tmp_path) == 3
+    _, (spare,) = forge_and_spares(minders)
+
+    await until(lambda: Path(f"/proc/{spare}/cwd").readlink() == Path("/"))
+
+
+async def test_a_minder_that_is_full_of_signals_keeps_no_command_from_running(minders: Minders, tmp_path: Path) -> None:
+    assert await run(minders, tmp_path) == 3
+    _, (spare,) = forge_and_spares(minders)
+    os.kill(spare, signal.SIGSTOP)
+    await until(lambda: "State:\tT" in Path(f"/proc/{spare}/status").read_text())
+    assert minders._spare is not None
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            minders._spare.send(b'{"signal": 15}')
+
+    assert await run(minders, tmp_path) == 3
+    os.kill(spare, signal.SIGKILL)
+
+
 @AS_ROOT
 async def test_who_a_command_was_is_not_who_the_next_one_is(minders: Minders, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     groups, said = os.getgroups(), tmp_path / "said"
     os.setgroups([7, 8])
     try:
+        assert await run(minders, tmp_path) == 3
+        _, (before,) = forge_and_spares(minders)
         assert await run(minders, Path("/"), user="nobody") == 3
+        await until(lambda: not Path(f"/proc/{before}").exists())
         assert await run(minders, tmp_path, f"(id -u; id -G; pwd) > {said}") == 0
     finally:
         os.setgroups(groups)

@@ -150,7 +150,9 @@ async def test_a_driver_without_says_that_it_cannot(tmp_path: Path) -> None:
     vm = await host.vm()
 
     for verb in (Verb.TAKE_SNAPSHOT, Verb.RESTORE_SNAPSHOT, Verb.DELETE_SNAPSHOT):
-        with pytest.raises(Unsupported, match=f"{verb}: the fake driver cannot do that; no memory on disk"):
+        with pytest.raises(
+            Unsupported, match=f"{verb.replace('_', ' ')}: the fake driver cannot do that; no memory on disk"
+        ):
             await host.control.act(verb, vm, A)
     with pytest.raises(Unsupported, match="snapshots: the fake driver cannot do that"):
         await host.control.snapshots(vm)

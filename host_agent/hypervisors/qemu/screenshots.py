@@ -32,7 +32,8 @@ class QemuScreenshots:
         machine = self._find(vm).running().machine
         devices = await asyncio.to_thread(self._files.devices, vm)
         if not devices.display:
-            raise Unsupported(f"it was made without a display: one made anew has it, {command(Verb.DELETE, vm)} first")
+            hint = f"one that is made anew has it: {command(Verb.DELETE, vm)} first"
+            raise Unsupported("it was made without a display", hint=hint)
         memory = os.memfd_create(f"screen of {vm}")
         try:
             async with asyncio.timeout(DRAW_S):
