@@ -98,12 +98,14 @@ def settle_names(plan: Plan) -> Names:
 
 
 def settle_port(plan: Plan, names: Names, process: str) -> Names:
-    """Look at the port of an adapter that is about to start: one that somebody has taken meanwhile is chosen anew, and
-    the adapter's configuration says so. Gives the names as they are then. Raises OSError, NodeError."""
+    """Look at the port of an adapter that is about to start: one that somebody has taken meanwhile is chosen anew.
+
+    Gives the names as they are then, which is what the adapter's configuration and the disk say on return, also where
+    an earlier call could write only one of them. Raises OSError, NodeError.
+    """
     settled = _with_free_ports(names, [process])
-    if settled != names:
-        _write_names(plan.layout, settled)
-        _write_configuration(plan.layout, process, _adapter(plan, settled, process))
+    _write_configuration(plan.layout, process, _adapter(plan, settled, process))
+    _write_names(plan.layout, settled)
     return settled
 
 
@@ -160,11 +162,17 @@ def _with_free_ports(names: Names, processes: Sequence[str]) -> Names:
 
 
 def _write_names(layout: Layout, names: Names) -> None:
-    durable.replace(_names_path(layout), msgspec.json.format(msgspec.json.encode(names)))
+    _replace_other(_names_path(layout), msgspec.json.format(msgspec.json.encode(names)))
 
 
 def _write_configuration(layout: Layout, process: str, config: msgspec.Struct) -> None:
-    durable.replace(layout.config(process), render_toml(config).encode())
+    _replace_other(layout.config(process), render_toml(config).encode())
+
+
+def _replace_other(path: Path, content: bytes) -> None:
+    """Write a file that does not say so already: on a full disk what is right stays, and keeps nobody waiting."""
+    if not path.exists() or path.read_bytes() != content:
+        durable.replace(path, content)
 
 
 def _names_path(layout: Layout) -> Path:

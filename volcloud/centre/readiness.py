@@ -16,7 +16,7 @@ from schemas.ledger import RegistryRow
 from schemas.vms import UNDECIDED
 from volcloud.centre.existing_vms import read_registry
 from volcloud.centre.layout import Layout
-from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principals
+from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, Daemon, Names, Plan, principal_of, principals
 from volcloud.centre.stopping import Say
 from volcloud.client import AsyncClient
 from volcloud.errors import CentreFailed, Unreachable
@@ -26,6 +26,8 @@ CREDENTIALS_S = 40.0
 #: How long everything else may take, seconds; a guest under emulation boots in 4 to 30.
 READY_S = 240.0
 _POLL_S = 0.1
+#: How long an adapter may take to give its metrics, seconds, and what is kept of them, bytes: they have a tenth of it.
+ANSWER_S, _MOST_BYTES = 5.0, 1 << 20
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -68,7 +70,7 @@ async def wait_ready(
     """
     deadline = time.monotonic() + READY_S
     for process in [one for one in processes if one.has_metrics]:
-        while not await _answers(names().metrics[process.name]):
+        while not await _answers(process.name, names):
             _check_time(deadline, f"{process.name} does not answer", plan.layout, process.name)
             await asyncio.sleep(_POLL_S)
     say("the adapters answer")
@@ -136,10 +138,16 @@ def _check_time(deadline: float, missing: str, layout: Layout, process: str) -> 
         raise CentreFailed(f"the system is not ready: {missing}", f"see {layout.log(process)}")
 
 
-async def _answers(port: int) -> bool:
+async def _answers(process: str, names: Callable[[], Names]) -> bool:
+    """Say whether the adapter itself answers: on its port there may be a stranger."""
     try:
-        _, writer = await asyncio.open_connection(LOOPBACK, port)
-    except OSError:
+        async with asyncio.timeout(ANSWER_S):
+            reader, writer = await asyncio.open_connection(LOOPBACK, names().metrics[process])
+            writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+            said = await reader.read(_MOST_BYTES)
+            while block := await reader.read(_MOST_BYTES):
+                said = (said + block)[-_MOST_BYTES:]
+            writer.close()
+    except (OSError, TimeoutError):
         return False
-    writer.close()
-    return True
+    return f'vc_build_info{{adapter="{principal_of(process, names())}"'.encode() in said
