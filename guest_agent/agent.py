@@ -216,8 +216,10 @@ class GuestAgent:
 
     async def _greet(self) -> None:
         try:
-            await self._uplink.say("enrol", EnrolConfirm(target="keys"))
-            await self._uplink.say("request", AgentHello(machine=self._describe(), holding=self._loop.holding()))
+            await asyncio.gather(
+                self._uplink.say("enrol", EnrolConfirm(target="keys")),
+                self._uplink.say("request", AgentHello(machine=self._describe(), holding=self._loop.holding())),
+            )
         except Unroutable as error:
             log.warning("greeting not delivered", extra={"why": str(error)})
 
