@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from broker.amqp.link import Link
 from broker.daemon.tasks import OwnedTasks
 from broker.delivery import DeliveryHandler, Subscription
@@ -21,8 +19,8 @@ class Consumers:
         """Start all on a new link. Raises QueueGone or Disconnected."""
         if self._direct is not None:
             await link.subscribe_direct(self._direct, self._handling.spawn)
-        # At once: each has a channel of its own, and an emulated guest waits long for each answer.
-        await asyncio.gather(*(link.subscribe(one, self._handling.spawn) for one in self._subscriptions))
+        for subscription in self._subscriptions:
+            await link.subscribe(subscription, self._handling.spawn)
 
     async def add(self, subscription: Subscription, link: Link | None) -> None:
         """Have one more, at once where there is a link. Raises QueueGone or Disconnected."""
