@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -39,6 +40,14 @@ def pytest_configure(config: pytest.Config) -> None:
     tree = os.environ.get(reaper.TREE)
     if tree and not config.option.basetemp:
         config.option.basetemp = f"{tree}/t"
+
+
+@pytest.fixture(autouse=True)
+def usual_umask() -> Iterator[None]:
+    """Have each test begin with the usual umask: what makes a system in this process makes it the process's own."""
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

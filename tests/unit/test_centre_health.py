@@ -29,9 +29,7 @@ class EnoughError(Exception):
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     made = Layout(tmp_path / "data")
-    umask = os.umask(0o022)
     made.make()
-    os.umask(umask)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,11 +31,7 @@ def start_store(directory: Path) -> Path:
 
 
 def start_system(directory: Path) -> Path:
-    mask = os.umask(0o022)
-    try:
-        return after_a_kill(directory / "run", Layout(directory).make)
-    finally:
-        os.umask(mask)
+    return after_a_kill(directory / "run", Layout(directory).make)
 
 
 def start_hypervisor(directory: Path) -> Path:
