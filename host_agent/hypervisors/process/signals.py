@@ -15,6 +15,9 @@ from host_agent.hypervisors.detached import find_tree, send_signal
 _DEADLINE_S = 10.0
 #: Between two looks at /proc for an effect that nothing announces.
 _LOOK_INTERVAL_S = 0.005
+#: Looks in a row that find nobody: one that is about to become another program, whose parent was killed, bears no mark
+#: for a moment.
+_LOOKS_IN_VAIN = 2
 
 
 async def signal_until(home: Path, process: ProcessIdentity | None, number: signal.Signals, wanted: str) -> None:
@@ -23,11 +26,15 @@ async def signal_until(home: Path, process: ProcessIdentity | None, number: sign
     Raises HypervisorError that names those that do not obey.
     """
     deadline = asyncio.get_running_loop().time() + _DEADLINE_S
-    while others := await asyncio.to_thread(_find_in_other_state, home, process, wanted):
-        if asyncio.get_running_loop().time() > deadline:
+    looks_in_vain = 0
+    while looks_in_vain < _LOOKS_IN_VAIN:
+        others = await asyncio.to_thread(_find_in_other_state, home, process, wanted)
+        if others and asyncio.get_running_loop().time() > deadline:
             raise HypervisorError(f"processes {sorted(others)} of {home.name} do not obey {number.name}")
         send_signal(others, number)
-        await asyncio.sleep(_LOOK_INTERVAL_S)
+        looks_in_vain = 0 if others else looks_in_vain + 1
+        if looks_in_vain < _LOOKS_IN_VAIN:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
 
 
 def _find_in_other_state(home: Path, process: ProcessIdentity | None, wanted: str) -> set[int]:
