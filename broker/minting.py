@@ -38,14 +38,15 @@ def mint(
 
 def grant(management: Management, principal: Principal, password: str) -> None:
     """Do the part of ``mint`` that is not queues."""
-    if not management.users.exists(principal.name):
-        management.users.put(principal.name, new_password())
     rights = permissions(principal)
-    for exchange, topic in rights.topic.items():
-        management.permissions.put_topic(principal.name, exchange, topic.write, topic.read)
-    management.permissions.put(principal.name, rights.configure, rights.write, rights.read)
-    limit(management, principal)
-    management.users.put(principal.name, password)
+    with management.together():
+        if not management.users.exists(principal.name):
+            management.users.put(principal.name, new_password())
+        for exchange, topic in rights.topic.items():
+            management.permissions.put_topic(principal.name, exchange, topic.write, topic.read)
+        management.permissions.put(principal.name, rights.configure, rights.write, rights.read)
+        limit(management, principal)
+        management.users.put(principal.name, password)
 
 
 def limit(management: Management, principal: Principal) -> None:
@@ -57,6 +58,7 @@ def limit(management: Management, principal: Principal) -> None:
 
 def unmint(management: Management, principal: Principal) -> None:
     """Delete a principal: its login, its live connections, its queues. Idempotent. Raises ManagementError."""
-    management.users.delete(principal.name)
-    for spec in queues_of(principal, Profile.SINGLE):
-        management.topology.delete_queue(spec.name)
+    with management.together():
+        management.users.delete(principal.name)
+        for spec in queues_of(principal, Profile.SINGLE):
+            management.topology.delete_queue(spec.name)

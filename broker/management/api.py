@@ -1,10 +1,17 @@
-"""Calls of RabbitMQ's management API: one HTTP request each, to the first endpoint that answers. Knows no resource."""
+"""Calls of RabbitMQ's management API: one HTTP request each, to the first endpoint that answers. Knows no resource.
+
+A connection for each is the larger part of a call (3 to 11 ms of it, 1.5 ms without): calls that are made together have
+one.
+"""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import ssl
+import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -29,6 +36,20 @@ class Api:
         self.vhost = quoted(address.vhost)
         login = f"{address.user}:{address.password}".encode()
         self._headers = {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
+        self._shared = _Shared()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make the calls of this thread in the block on one connection. A block within one is a part of it."""
+        if self._shared.is_wanted:
+            yield
+            return
+        self._shared.is_wanted = True
+        try:
+            yield
+        finally:
+            self._shared.is_wanted = False
+            self._shared.drop()
 
     def get(self, path: str, shape: type[Any]) -> Any:
         """Read what is there, as ``shape``."""
@@ -72,6 +93,11 @@ class Api:
 
     def _answer(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
         """Ask the first endpoint that answers: each call may be made twice. Raises ManagementError when none does."""
+        shared, self._shared.link = self._shared.link, None
+        if shared is not None:
+            # The broker may have closed it since: what it was asked then is asked anew.
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return self._exchange(shared, method, path, body, headers)
         errors: list[str] = []
         for endpoint in self._address.management:
             link = self._link(endpoint)
@@ -79,22 +105,51 @@ class Api:
                 link.connect()
                 if self._address.tls is None:  # else its certificate has said who it is
                     require_owner(link.sock, self._address.owner)
-                link.request(method, f"/api/{path}", body=body, headers=headers)
-                answer = link.getresponse()
-                return answer.status, answer.read()
+                return self._exchange(link, method, path, body, headers)
             except ssl.SSLError as error:
                 errors.append(f"at {endpoint} is not to be trusted: {why_ended(endpoint, self._address.tls, error)}")
             except (OSError, http.client.HTTPException) as error:
                 errors.append(f"at {endpoint} does not answer: {why_ended(endpoint, self._address.tls, error)}")
             finally:
-                link.close()
+                if link is not self._shared.link:
+                    link.close()
         raise ManagementError(f"the broker's management API {'; '.join(errors)}")
+
+    def _exchange(
+        self, link: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        """Ask on a connection, which the next call may have too where it is to. Raises OSError, HTTPException."""
+        try:
+            link.request(method, f"/api/{path}", body=body, headers=headers)
+            answer = link.getresponse()
+            found = answer.status, answer.read()
+        except BaseException:
+            link.close()
+            raise
+        if self._shared.is_wanted and link.sock is not None:
+            self._shared.link = link
+        else:
+            link.close()
+        return found
 
     def _link(self, endpoint: Endpoint) -> http.client.HTTPConnection:
         tls = self._address.tls
         if tls is None:
             return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=self._timeout_s)
         return _NamedHttps(endpoint, tls, self._timeout_s)
+
+
+class _Shared(threading.local):
+    """The connection of the calls that one thread makes together."""
+
+    is_wanted = False
+    link: http.client.HTTPConnection | None = None
+
+    def drop(self) -> None:
+        """Close it."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()
 
 
 class _NamedHttps(http.client.HTTPSConnection):
