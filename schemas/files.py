@@ -17,7 +17,7 @@ from schemas.ids import JobRef, MessageId, Sha256
 #: Largest chunk, bytes.
 MAX_CHUNK_BYTES = 256 * 1024
 #: Most that a receiver lets be on its way, bytes.
-MAX_WINDOW_BYTES = 1 << 20
+MAX_WINDOW_BYTES = 4 << 20
 
 #: Longest manifest of a tree, bytes.
 MAX_MANIFEST_BYTES = 32 << 20

@@ -8,17 +8,21 @@ another receiver that takes over has later ones.
 
 from __future__ import annotations
 
-import zlib
-
 from msgspec import Struct
 
+from broker.checksum import crc32
 from broker.transfer.gaps import NO_GAPS, Gaps
 from schemas.files import MAX_CHUNK_BYTES, MAX_WINDOW_BYTES, FileChunk, FileWindow
 
 #: The window after a silence, and the chunk with it, bytes: a second's worth on the slowest line that keeps a place.
 SMALLEST_WINDOW_BYTES = 8 << 10
-#: A window that comes within this time has the next one be twice as large, seconds: far less than a silence.
-GROWS_WITHIN_S = 1.0
+#: The first window, bytes. Who holds a place at the other end sends, or takes, as much in the time that is his.
+WINDOW_BYTES = 1 << 20
+#: A window that comes within this time has the next one be twice as large, seconds: far less than a silence. Beyond
+#: ``WINDOW_BYTES`` only where the line is so fast that a command, which has the same line, waits for no more behind it.
+GROWS_WITHIN_S, LARGE_WITHIN_S = 1.0, 0.05
+#: Large windows of which a stream has at least so many.
+_LEAST_WINDOWS = 64
 
 
 class PeerPatience(Struct, kw_only=True):
@@ -61,7 +65,7 @@ class Inbound(Struct, kw_only=True):
     owed: int = 0
     #: Bytes that came of what was granted, and too late to be of use.
     late: int = 0
-    window: int = MAX_WINDOW_BYTES
+    window: int = WINDOW_BYTES
     dropped: int = 0
     #: Where, and when, the window began that is to come in time.
     window_from: int = 0
@@ -100,7 +104,7 @@ class Inbound(Struct, kw_only=True):
         if not fits or self.taken + len(chunk.data) > self.gaps.next_start(self.taken, min(self.size, self.ceiling)):
             self.dropped += 1
             return False
-        if zlib.crc32(chunk.data) != chunk.crc32:
+        if crc32(chunk.data) != chunk.crc32:
             self.dropped += 1
             return False
         self.taken = self.gaps.skip(self.taken + len(chunk.data))
@@ -122,10 +126,14 @@ class Inbound(Struct, kw_only=True):
         self.window = min(self.window, SMALLEST_WINDOW_BYTES)
 
     def grow(self, now_s: float) -> None:
-        """Let the next window be twice as large where this one has come in time."""
+        """Let the next window be twice as large where this one has come in time, and no larger than the first where a
+        large one has not."""
         if self.taken - self.window_from >= self.window:
-            if now_s - self.window_since_s <= GROWS_WITHIN_S:
-                self.window = min(2 * self.window, MAX_WINDOW_BYTES)
+            took_s = now_s - self.window_since_s
+            if took_s <= (GROWS_WITHIN_S if self.window < WINDOW_BYTES else LARGE_WITHIN_S):
+                self.window = min(2 * self.window, self._largest_window)
+            elif self.window > WINDOW_BYTES:
+                self.window = WINDOW_BYTES
             self.window_from, self.window_since_s = self.taken, now_s
 
     def is_broken_by(self, chunk: FileChunk) -> bool:
@@ -150,6 +158,11 @@ class Inbound(Struct, kw_only=True):
         return FileWindow(transfer=self.transfer, epoch=self.epoch, offset=self.taken, limit=limit, gaps=gaps)
 
     @property
+    def _largest_window(self) -> int:
+        """What is on its way when a link is cut is sent again: no large part of the whole."""
+        return max(WINDOW_BYTES, min(self.size // _LEAST_WINDOWS, MAX_WINDOW_BYTES))
+
+    @property
     def _end(self) -> int:
         return self.size if self.bound is None else min(self.size, self.bound)
 
@@ -167,7 +180,7 @@ class Pace(Struct, kw_only=True):
 
     def is_kept(self, reached: int, now_s: float) -> bool:
         """Say whether it is fast enough, that far by now."""
-        if reached - self.reached >= min(MAX_WINDOW_BYTES, self.size - self.reached):
+        if reached - self.reached >= min(WINDOW_BYTES, self.size - self.reached):
             self.begin(reached, now_s)
         return now_s - self.since_s <= self.window_s
 
@@ -191,13 +204,14 @@ class Outbound(Struct, kw_only=True):
     gaps: Gaps = NO_GAPS
 
     def on_window(self, window: FileWindow) -> None:
-        """Take a grant; one of an older epoch changes nothing."""
+        """Take a grant; one of an older epoch changes nothing. Whatever it says, no more than the largest window is
+        sent of it: what it allows is held in memory at once."""
+        gaps = Gaps(window.gaps)
+        limit = min(window.limit, gaps.reach(gaps.skip(window.offset), MAX_WINDOW_BYTES))
         if window.epoch > self.epoch:
-            self.epoch, self.next, self.limit = window.epoch, window.offset, window.limit
-            self.gaps = Gaps(window.gaps)
-        elif window.epoch == self.epoch and window.limit >= self.limit:
-            self.next, self.limit = max(self.next, window.offset), window.limit
-            self.gaps = Gaps(window.gaps)
+            self.epoch, self.next, self.limit, self.gaps = window.epoch, window.offset, limit, gaps
+        elif window.epoch == self.epoch and limit >= self.limit:
+            self.next, self.limit, self.gaps = max(self.next, window.offset), limit, gaps
         elif window.epoch == self.epoch:
             self.next = max(self.next, window.offset)
 
@@ -214,6 +228,4 @@ class Outbound(Struct, kw_only=True):
 
     def render(self, offset: int, data: bytes) -> FileChunk:
         """Make the chunk."""
-        return FileChunk(
-            transfer=self.transfer, epoch=self.epoch, offset=offset, crc32=zlib.crc32(data), data=data, id="c"
-        )
+        return FileChunk(transfer=self.transfer, epoch=self.epoch, offset=offset, crc32=crc32(data), data=data, id="c")

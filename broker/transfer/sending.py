@@ -15,16 +15,17 @@ import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 from broker.daemon.wakeup import Wakeup
-from broker.errors import NotDelivered, TransferFailed
+from broker.errors import TransferFailed
 from broker.transfer.core import Outbound, Pace, PeerPatience
 from broker.transfer.source import Source
 from broker.transfer.threads import in_thread
 from schemas.envelope import Message
 from schemas.errors import ErrorCode
-from schemas.files import MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
+from schemas.files import MAX_WINDOW_BYTES, MOST_WAITS, FileAbort, FileChunk, FileOffer, FileWindow
 
 #: Silence of the receiver after which the file is offered again, seconds; each further one is twice as long.
 SILENCE_S = 4.0
@@ -67,6 +68,8 @@ class Sending:
         #: How far the receiver has said to be.
         self._reached = 0
         self._wakeup = Wakeup()
+        #: Bytes that the broker has not confirmed, and what tells that it has some of them.
+        self._unconfirmed, self._confirmed = 0, Wakeup()
         self._done = False
         self._failure: TransferFailed | None = None
 
@@ -123,11 +126,13 @@ class Sending:
         """The receiver has it."""
         self._done = True
         self._wakeup.wake()
+        self._confirmed.wake()
 
     def on_abort(self, abort: FileAbort) -> None:
         """The receiver gives up."""
         self._failure = TransferFailed(abort.code, abort.message)
         self._wakeup.wake()
+        self._confirmed.wake()
 
     async def _hear(self) -> None:
         """Wait for a word of the receiver; after a silence offer again. Raises TransferFailed after too many, and for
@@ -158,8 +163,11 @@ class Sending:
             raise TransferFailed(ErrorCode.TIMEOUT, text)
 
     async def _send_granted(self) -> None:
-        """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""
+        """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much. How
+        fast grants come the receiver decides; what the broker has not taken yet is no more than a window either."""
         while not self._done and self._failure is None and (pieces := list(iter(self._core.piece, None))):
+            while self._unconfirmed > MAX_WINDOW_BYTES and not self._done and self._failure is None:
+                await self._confirmed.sleep(None)
             epoch = self._core.epoch
             chunks = await in_thread(self._read, pieces)
             if len(chunks) < len(pieces):
@@ -180,19 +188,21 @@ class Sending:
 
     def _send_all(self, chunks: Sequence[FileChunk]) -> None:
         for chunk in chunks:
-            self._send(chunk).add_done_callback(_forgive)
+            self._unconfirmed += len(chunk.data)
+            self._send(chunk).add_done_callback(partial(self._on_confirm, len(chunk.data)))
         self._progress(chunks[-1].offset + len(chunks[-1].data))
+
+    def _on_confirm(self, size: int, confirm: asyncio.Future[None]) -> None:
+        """A chunk that was not confirmed is a gap at the receiver, which asks for it again."""
+        self._unconfirmed -= size
+        self._confirmed.wake()
+        if not confirm.cancelled():
+            confirm.exception()
 
     def _give_up(self, code: ErrorCode, message: str) -> None:
         self._failure = TransferFailed(code, message)
         self._wakeup.wake()
         self._tell(FileAbort(transfer=self._offer.id, code=code, message=message))
-
-
-def _forgive(confirm: asyncio.Future[None]) -> None:
-    """A chunk that was not confirmed is a gap at the receiver, which asks for it again."""
-    if not confirm.cancelled() and isinstance(confirm.exception(), NotDelivered):
-        return
 
 
 class FileSource:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,32 @@ def test_a_file_with_the_longest_name_that_a_disk_takes_is_replaced(tmp_path: Pa
 
     assert (tmp_path / name).read_bytes() == b"content"
     assert len(os.fsencode(durable.beside(tmp_path / name, "0123456789ab.part").name)) <= 255
+
+
+def test_a_large_file_is_gone_at_once_and_its_room_is_back_soon(tmp_path: Path) -> None:
+    file, link = tmp_path / "memory", tmp_path / "link"
+    file.write_bytes(b"x" * 1024)
+    link.symlink_to(file)
+    whose = file.stat()
+
+    durable.remove_large(file)
+
+    assert not file.exists()
+    with pytest.raises(OSError, match="link"):
+        durable.remove_large(link)
+    durable.remove_large(file)
+    deadline = time.monotonic() + 30
+    while whose.st_ino in _open_files():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _open_files() -> list[int]:
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(descriptor.stat().st_ino)
+    return found
 
 
 def test_what_killed_writers_left_goes_and_what_is_written_just_now_stays(tmp_path: Path) -> None:

@@ -18,14 +18,13 @@ import pytest
 from broker.errors import TransferFailed
 from broker.memory import MemoryCarrier
 from broker.transfer import Transfers, into_file
-from broker.transfer.core import Inbound, Outbound, PeerPatience
+from broker.transfer.core import WINDOW_BYTES, Inbound, Outbound, PeerPatience
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import LONGEST_ASKING_STALL, STALL_S, WINDOW_S, Receiving
 from broker.transfer.scheduler import ASKER_GONE_S
 from broker.transfer.sending import LONGEST_SILENCE, SILENCE_S, FileSource, Sending
 from schemas.envelope import Message
 from schemas.files import (
-    MAX_WINDOW_BYTES,
     FileAbort,
     FileChunk,
     FileDone,
@@ -211,7 +210,7 @@ def test_what_a_line_loses_is_sent_again_and_the_window_grows_as_before(
     took_s = skip(pair.run)
 
     assert pair.target.read_bytes() == pair.data
-    assert pair.receiving._core.window == MAX_WINDOW_BYTES
+    assert pair.receiving._core.window == WINDOW_BYTES
     assert took_s < 6.4 + STALL_S + 6
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
-from broker.transfer.core import Inbound, Outbound, Pace
+from broker.transfer.core import LARGE_WITHIN_S, WINDOW_BYTES, Inbound, Outbound, Pace
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.receiving import Receiving
 from broker.transfer.sending import FileSource, Sending
@@ -118,6 +118,59 @@ def test_what_exceeds_the_window_is_not_taken() -> None:
     sender.on_window(window)
 
     assert not receiver.take(sender.render(0, bytes(65)))
+
+
+def test_a_receiver_that_grants_a_whole_file_is_sent_a_window_of_it() -> None:
+    size = 1 << 50
+    sender = Outbound(transfer="t", size=size)
+    gaps = ((0, 1 << 20), (2 << 20, 3 << 20))
+    sender.on_window(FileWindow(transfer="t", epoch=1, offset=0, limit=size, gaps=gaps))
+    first = sum(length for _, length in iter(sender.piece, None))
+    sender.on_window(FileWindow(transfer="t", epoch=1, offset=sender.next, limit=size))
+    second = sum(length for _, length in iter(sender.piece, None))
+
+    assert first == second == MAX_WINDOW_BYTES
+
+
+async def test_a_receiver_that_grants_without_end_has_no_more_in_memory_than_the_broker_takes(tmp_path: Path) -> None:
+    """He says that he has what was just sent, again and again; the broker has confirmed none of it."""
+    source = tmp_path / "source"
+    size = 64 * WINDOW_BYTES
+    with source.open("wb") as file:
+        file.truncate(size)
+    offer = FileOffer(id="t", file=InputFile(sha256="0" * 64), size=size, sha256="0" * 64)
+    sent: list[tuple[FileChunk, asyncio.Future[None]]] = []
+
+    def send(chunk: FileChunk) -> asyncio.Future[None]:
+        sent.append((chunk, asyncio.get_running_loop().create_future()))
+        sending.on_window(FileWindow(transfer="t", epoch=1, offset=chunk.offset + len(chunk.data), limit=size))
+        return sent[-1][1]
+
+    sending = Sending(offer, FileSource(source), send, lambda _: None)
+    running = asyncio.ensure_future(sending.run())
+    sending.on_window(FileWindow(transfer="t", epoch=1, offset=0, limit=size))
+    await until(lambda: sum(len(chunk.data) for chunk, _ in sent) > MAX_WINDOW_BYTES, 20)
+    held = len(sent)
+    for _, confirm in sent:
+        confirm.set_result(None)
+    await until(lambda: len(sent) > held, 20)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert held * len(sent[0][0].data) <= 2 * MAX_WINDOW_BYTES + WINDOW_BYTES
+
+
+def test_a_window_is_large_only_where_the_line_is_fast() -> None:
+    receiver = Inbound(transfer="t", size=1 << 40)
+    receiver.begin(0, 0)
+    now_s, windows = 0.0, []
+    for took_s in (0.3, LARGE_WITHIN_S / 2, LARGE_WITHIN_S / 2, LARGE_WITHIN_S / 2, 0.3, 0.3):
+        receiver.taken += receiver.window
+        now_s += took_s
+        receiver.grow(now_s)
+        windows.append(receiver.window // WINDOW_BYTES)
+
+    assert windows == [1, 2, 4, 4, 1, 1]
 
 
 def test_a_receiver_that_takes_over_has_the_later_epoch() -> None:
@@ -230,13 +283,13 @@ async def test_an_input_that_is_not_the_one_asked_for_is_refused(tmp_path: Path)
 
 
 def test_a_pace_is_a_window_in_its_time_or_what_is_left() -> None:
-    pace = Pace(size=3 * MAX_WINDOW_BYTES + 5, window_s=60, since_s=0)
+    pace = Pace(size=3 * WINDOW_BYTES + 5, window_s=60, since_s=0)
 
-    assert pace.is_kept(MAX_WINDOW_BYTES, 59)
-    assert pace.is_kept(2 * MAX_WINDOW_BYTES - 1, 118)
-    assert not pace.is_kept(2 * MAX_WINDOW_BYTES - 1, 120)
-    assert pace.is_kept(3 * MAX_WINDOW_BYTES, 500)
-    assert pace.is_kept(3 * MAX_WINDOW_BYTES + 5, 9999), "all that was left"
+    assert pace.is_kept(WINDOW_BYTES, 59)
+    assert pace.is_kept(2 * WINDOW_BYTES - 1, 118)
+    assert not pace.is_kept(2 * WINDOW_BYTES - 1, 120)
+    assert pace.is_kept(3 * WINDOW_BYTES, 500)
+    assert pace.is_kept(3 * WINDOW_BYTES + 5, 9999), "all that was left"
 
 
 async def test_a_byte_now_and_then_does_not_hold_a_receivers_place(tmp_path: Path) -> None:
