@@ -86,6 +86,7 @@ class GuestAgent:
             await self._execs.close()
             await self._files.close()
             await self._connection.close()
+            await self.identity.close()
             await self._journal.close()
             for container in self._containers:
                 container.close()

@@ -15,6 +15,7 @@ from broker import durable
 from broker.address import Address, read_address
 from broker.backoff import backoff
 from broker.connection import Connection, Delivery
+from broker.daemon.tasks import OwnedTasks
 from broker.errors import BrokerError, NotDelivered
 from broker.inbound import Letter, take_in
 from broker.outbound import publish
@@ -48,6 +49,11 @@ class Identity:
         self._source, self._whereabouts = source, whereabouts
         self._file = state / "credential.json"
         self._seed: Seed | None = None
+        self._closing = OwnedTasks("identity")
+
+    async def close(self) -> None:
+        """Wait for the ends of connections that are of no use any more."""
+        await self._closing.finish()
 
     @property
     def seed(self) -> Seed:
@@ -147,7 +153,8 @@ class Identity:
             await connection.open(patience_s=30.0)
             credential = await _ask(connection, seed)
         finally:
-            await connection.close()
+            # The next connection does not wait for the end of this one.
+            self._closing.spawn(connection.close(), name="close")
         return msgspec.structs.replace(login, user=credential.user, password=credential.password)
 
 

@@ -70,8 +70,9 @@ class VmControl:
         statuses.act = self.act_on
         statuses.acted = self._operations.last().get
         self.on_change: Callable[[str], None] = lambda vm: None
-        #: Awaited before a VM is told to run whose guest goes on with clocks that stood still.
-        self.on_wake: Callable[[str], Awaitable[None]] = _nothing
+        #: Awaited before a VM is told to run whose guest goes on with clocks that stood still; whether it is a new
+        #: generation.
+        self.on_wake: Callable[[str, bool], Awaitable[None]] = _nothing
 
     async def settle(self) -> None:
         """Make the registry and the hypervisor agree, after the driver was opened; see ``host_agent.settling``."""
@@ -146,7 +147,7 @@ class VmControl:
         if status.state in row.wish_in:
             self._registry.wish(vm, row.wish_in[status.state])
         if state in row.wakes_from and status.state is VmState.RUNNING:
-            await self.on_wake(vm)
+            await self.on_wake(vm, row.raises_generation)
         log.info("vm verb", extra={"verb": str(verb), "vm": vm, "name_of_vm": status.name, "state": str(status.state)})
         return msgspec.structs.replace(status, act=None)  # this one has ended
 
@@ -238,5 +239,5 @@ class VmControl:
         await row.do(self._hypervisor, order._replace(seed=seed))
 
 
-async def _nothing(vm: str) -> None:
+async def _nothing(vm: str, is_new_generation: bool) -> None:
     return None

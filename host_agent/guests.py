@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 
 from msgspec import Struct
 
+from broker.daemon.tasks import OwnedTasks
 from broker.delivery import Delivery
 from broker.errors import Disconnected, Unroutable
 from broker.inbound import Letter, Refusal, take_in
@@ -67,6 +68,7 @@ class Guests:
         self._hypervisor, self._me, self._on_change = hypervisor, me, on_change
         self._guests: dict[str, _Guest] = {}
         self._change: asyncio.TimerHandle | None = None
+        self._tasks = OwnedTasks("guests")
         #: It is known which VMs run.
         self._looked = asyncio.Event()
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
@@ -102,6 +104,7 @@ class Guests:
 
     async def close(self) -> None:
         """Leave all roads."""
+        await self._tasks.cancel()
         await self.look(())
         if self._change is not None:
             self._change.cancel()
@@ -111,9 +114,15 @@ class Guests:
         guest = self._guests.get(vm)
         return guest.facts if guest and guest.road.is_up and time.monotonic() - guest.at < WORD_S else None
 
-    async def back(self, vm: str) -> None:
+    async def back(self, vm: str, is_new_generation: bool) -> None:
         """A VM goes on that stood still: tell its guest the time before anybody hears that it runs. Waits for a
-        moment only: there may be no agent of ours in it."""
+        moment only: there may be no agent of ours in it. Does not wait for a new generation: that has to log in anew,
+        and begins no job before the centre has told it the time."""
+        telling = self._tasks.spawn(self._back(vm), name=f"time to {vm}")
+        if not is_new_generation:
+            await telling
+
+    async def _back(self, vm: str) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(BACK_S):
                 guest = self._guests.get(vm)

@@ -103,7 +103,7 @@ async def test_a_guest_that_was_away_for_a_day_is_right_as_soon_as_it_is_told_to
             await guests.look(())
             days.append(len(days))
             await come_back(driver)
-            await guests.back(VM)
+            await guests.back(VM, False)
             before = time.time()
             told = await clock_of_guest(tmp_path)
 

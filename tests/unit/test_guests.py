@@ -151,7 +151,7 @@ async def test_a_vm_that_goes_on_hears_what_time_it_is_now_before_it_is_told_to_
         await world.guest.consume(queue_of(VM), take)
         before_ms = time.time() * 1000
 
-        await world.guests.back(VM)
+        await world.guests.back(VM, False)
 
         word = decode(came[-1].body)
         assert isinstance(word, ServerTime)
@@ -169,7 +169,7 @@ async def test_a_word_on_the_time_that_came_late_is_said_again(tmp_path: Path, m
 
         await world.guest.consume(queue_of(VM), take)
 
-        await world.guests.back(VM)
+        await world.guests.back(VM, False)
 
         words = [word for one in came if isinstance(word := decode(one.body), ServerTime)]
         assert len(words) == len(came) >= 2
@@ -181,10 +181,22 @@ async def test_a_vm_that_is_another_process_now_is_met_anew(tmp_path: Path) -> N
         await world.guest.consume(queue_of(VM), lambda delivery: delivery.ack())
         await world.guests.look(())
 
-        await world.guests.back(VM)
+        await world.guests.back(VM, False)
 
         assert world.guest.is_up
         assert world.guest.links >= 2
+
+
+async def test_a_new_generation_hears_the_time_too_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    async with met(tmp_path) as world:
+        came: list[Delivery] = []
+        await world.guest.consume(queue_of(VM), came.append)
+
+        async with asyncio.timeout(15):
+            await world.guests.back(VM, True)
+        await until(lambda: came)
+
+        assert isinstance(decode(came[-1].body), ServerTime)
 
 
 async def test_a_vm_without_an_agent_of_ours_is_not_waited_for_for_long(
@@ -193,7 +205,7 @@ async def test_a_vm_without_an_agent_of_ours_is_not_waited_for_for_long(
     monkeypatch.setattr(guests_module, "BACK_S", 0.2)
     guests = Guests(OneRoad(tmp_path / "nobody.sock"), HOST, lambda: None)
     async with asyncio.timeout(15):
-        await guests.back(VM)
+        await guests.back(VM, False)
         await guests.close()
 
 

@@ -73,18 +73,19 @@ async def test_a_restored_vm_is_a_new_generation_from_whatever_state(tmp_path: P
 async def test_a_guest_whose_clocks_stood_still_is_told_so_before_its_vm_is_said_to_run(tmp_path: Path) -> None:
     host = await Host(tmp_path).open()
     vm = await host.vm()
-    woken: list[str] = []
+    woken: list[tuple[Verb, bool]] = []
     verbs = [Verb.START, Verb.TAKE_SNAPSHOT, Verb.PAUSE, Verb.RESUME, Verb.RESUME, Verb.RESET, Verb.RESTORE_SNAPSHOT]
     verbs += [Verb.SAVESTATE, Verb.START, Verb.POWEROFF, Verb.START]
 
-    async def wake(vm: str) -> None:
-        woken.append(verb)
+    async def wake(vm: str, is_new_generation: bool) -> None:
+        woken.append((verb, is_new_generation))
 
     host.control.on_wake = wake
     for verb in verbs:
         await host.control.act(verb, vm, A)
 
-    assert woken == [Verb.TAKE_SNAPSHOT, Verb.RESUME, Verb.RESTORE_SNAPSHOT, Verb.START]
+    same, new = [Verb.TAKE_SNAPSHOT, Verb.RESUME], [Verb.RESTORE_SNAPSHOT, Verb.START]
+    assert woken == [(verb, False) for verb in same] + [(verb, True) for verb in new]
 
 
 async def test_a_vm_is_restored_to_the_pause_in_which_it_was_and_shall_stay_so(tmp_path: Path) -> None:

@@ -115,9 +115,8 @@ class QemuFiles(VmDirectories):
         return (self.path(vm) / MEMORY).exists()
 
     def discard_memory(self, vm: str) -> None:
-        """Remove the saved memory, durably. Raises OSError."""
-        (self.path(vm) / MEMORY).unlink(missing_ok=True)
-        durable.sync_directory(self.path(vm))
+        """Remove the saved memory, durably. Raises OSError. The disk has its room back soon after."""
+        durable.remove_large(self.path(vm) / MEMORY)
 
     def drop_half_written(self, vm: str) -> None:
         """Remove a memory that was never complete. Raises OSError."""

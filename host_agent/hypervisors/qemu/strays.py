@@ -23,7 +23,10 @@ from host_agent.hypervisors.qemu.machine import KILL_TIMEOUT_S
 log = logging.getLogger(__name__)
 
 #: Between two looks for processes that were killed.
-_LOOK_INTERVAL_S = 0.02
+_LOOK_INTERVAL_S = 0.005
+#: Looks in a row that find nobody: one that is about to become another program, whose parent was killed, bears no mark
+#: for a moment.
+_LOOKS_IN_VAIN = 2
 
 
 class QemuStrays:
@@ -34,11 +37,21 @@ class QemuStrays:
         self._tasks = OwnedTasks(f"strays of {vm}")
         self._killing = asyncio.Lock()
         self._are_due = False
+        #: A process may have begun since they were killed last; so it is when nobody has killed them yet.
+        self._may_be = True
 
     async def kill(self) -> None:
         """Kill all there are. Raises HypervisorError if they do not end."""
         async with self._killing:
             await self._kill()
+
+    async def make_sure(self) -> None:
+        """Leave none before a process begins: where none has begun since they were killed, there are none. Raises as
+        ``kill`` does."""
+        async with self._killing:
+            if self._may_be or self._are_due:
+                await self._kill()
+            self._may_be = True
 
     def kill_soon(self) -> None:
         """The VM's process has ended: kill what it has left, unless somebody does before. Trouble is logged."""
@@ -51,7 +64,7 @@ class QemuStrays:
 
     async def _kill(self) -> None:
         await kill_strays(self._files.path(self._vm), self._files.known_process(self._vm))
-        self._are_due = False
+        self._are_due = self._may_be = False
 
     async def _kill_if_due(self) -> None:
         async with self._killing:
@@ -65,15 +78,19 @@ class QemuStrays:
 async def kill_strays(home: Path, process: ProcessIdentity | None) -> None:
     """Kill all that belong to the VM in ``home``, and ``process`` with its own. Raises HypervisorError if they do not
     end in time, with the reason."""
-    deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
     # Before any look: what is another process at every moment no look finds.
     trouble = await _kill_account(home)
-    while (strays := await asyncio.to_thread(_find, home, process)) or trouble:
-        if asyncio.get_running_loop().time() > deadline:
-            break
+    deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
+    strays: set[int] = set()
+    looks_in_vain = 0
+    while looks_in_vain < _LOOKS_IN_VAIN and asyncio.get_running_loop().time() <= deadline:
+        strays = await asyncio.to_thread(_find, home, process)
+        looks_in_vain = 0 if strays or trouble else looks_in_vain + 1
         send_signal(strays, signal.SIGKILL)
-        await asyncio.sleep(_LOOK_INTERVAL_S)
-        trouble = await _kill_account(home)
+        if looks_in_vain < _LOOKS_IN_VAIN:
+            await asyncio.sleep(_LOOK_INTERVAL_S)
+        if looks_in_vain == 0:
+            trouble = await _kill_account(home)
     if strays:
         why = trouble or "the kernel holds them, or they start others faster than they are killed"
         raise HypervisorError(f"processes {sorted(strays)} of {home.name} do not end: {why}")

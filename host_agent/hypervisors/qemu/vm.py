@@ -79,7 +79,7 @@ class QemuVm:
         self._files.write_seed(self.id, seed)
         if snapshot is not None:
             await self.poweroff()
-        await self.strays.kill()
+        await self.strays.make_sure()
         life = self._life = self._new_life()
         life.news.begin()
         try:
