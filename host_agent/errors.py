@@ -15,6 +15,9 @@ HostError
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
+├── WrongArguments           what BOINC's client puts behind our name is not understood; the project mends it
+├── BadArchive               an archive of a BOINC job cannot be unpacked, or packed; the project mends it
+├── JobFileError             a job file of BOINC's cannot be carried out; the project mends the line that is named
 └── RegistryUnreadable       the list of the VMs is damaged; restore it, or move it away and adopt the VMs
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``). OSError becomes one of these in ``naming_disk``.
@@ -122,6 +125,28 @@ class ImageError(HostError):
 
 class DirectoryTaken(HostError):
     """The directory has an agent already."""
+
+
+class WrongArguments(HostError):
+    """A word behind our name that nobody knows, or a value that makes no sense."""
+
+    code = "bad_request"
+
+
+class BadArchive(HostError):
+    """An archive of a job of BOINC's cannot be unpacked, or packed: the text says which and why."""
+
+    code = "bad_request"
+
+
+class JobFileError(HostError):
+    """A job file cannot be understood, or not be carried out. The text names the line and the tag."""
+
+    code = "bad_request"
+
+    def __init__(self, line: int, tag: str, text: str) -> None:
+        super().__init__("".join([f"line {line}: " if line else "", f"<{tag}>: " if tag else "", text]))
+        self.line, self.tag = line, tag
 
 
 class RegistryUnreadable(HostError):

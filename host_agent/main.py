@@ -9,13 +9,18 @@ import shlex
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
+
+import msgspec
 
 from broker.daemon.config import read_config
 from broker.daemon.exit import judged
 from broker.daemon.main import command_line, daemon, load_config, run_until_signal
 from host_agent.agent import HostAgent
+from host_agent.boinc.application import is_slot, run_in_slot
+from host_agent.boinc.job_files import read_plan_file
 from host_agent.config import HostConfig
-from host_agent.errors import HostError
+from host_agent.errors import HostError, JobFileError
 from host_agent.hypervisors.drivers import make_driver
 from host_agent.running import run_in_guest
 from schemas.vms import VmStatus
@@ -24,7 +29,14 @@ log = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Run the agent until SIGTERM or SIGINT; its VMs live on. Exits 2 for a wrong setting, 1 when it cannot start."""
+    """Run the agent until SIGTERM or SIGINT; its VMs live on. Exits 2 for a wrong setting, 1 when it cannot start.
+
+    In a directory with a job file of BOINC's, and without --config, that is carried out in place of it."""
+    words = sys.argv[1:]
+    if words[:1] == ["plan"]:
+        _plan(words[1:])
+    if "--config" not in words and not {"-h", "--help"} & set(words) and is_slot(Path.cwd()):
+        run_in_slot(words)
     parser = command_line("host_agent", "Run virtual machines for the volunteer cloud.")
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
     parser.add_argument("--vm", metavar="NAME", help="VM of the running agent in which exec runs a command")
@@ -34,6 +46,22 @@ def main() -> None:
         _exec(parser, options)
     else:
         _serve(options)
+
+
+def _plan(words: list[str]) -> NoReturn:
+    """Print what a job file of BOINC's comes to, and what of it nobody heeds."""
+    parser = argparse.ArgumentParser(prog="host_agent plan", description="Print what a job file of BOINC's comes to.")
+    parser.add_argument("file", type=Path, help="job.xml")
+    file = parser.parse_args(words).file
+    with judged("host_agent plan", HostError, by_hand=True):
+        try:
+            plan = read_plan_file(file)
+        except JobFileError as error:
+            sys.exit(f"{file}: {error}")
+        for warned in plan.warnings:
+            print(f"{file}: {warned}", file=sys.stderr)  # noqa: T201
+        print(msgspec.json.format(msgspec.json.encode(plan), indent=2).decode())  # noqa: T201
+    sys.exit(0)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -22,6 +22,8 @@ class ProcessStat(msgspec.Struct, frozen=True):
     group: int
     session: int
     cpu_seconds: float
+    #: The same of its children that have ended and that it has waited for, with theirs.
+    children_cpu_seconds: float
     #: Clock ticks from the machine's boot to its start.
     started: int
     resident_bytes: int
@@ -30,6 +32,11 @@ class ProcessStat(msgspec.Struct, frozen=True):
     def age_s(self) -> float:
         """For how long it has been there, seconds."""
         return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / _TICKS_PER_S)
+
+    @property
+    def family_cpu_s(self) -> float:
+        """Its CPU time with that of its children that have ended, seconds."""
+        return self.cpu_seconds + self.children_cpu_seconds
 
     @property
     def is_dead(self) -> bool:
@@ -52,6 +59,7 @@ def read_stat(pid: int) -> ProcessStat | None:
         group=int(fields[2]),
         session=int(fields[3]),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        children_cpu_seconds=(int(fields[13]) + int(fields[14])) / _TICKS_PER_S,
         started=int(fields[19]),
         resident_bytes=int(fields[21]) * _PAGE_BYTES,
     )

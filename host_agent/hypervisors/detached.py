@@ -86,7 +86,7 @@ def find_tree(home: Path, root: ProcessIdentity | None) -> set[int]:
     A payload in a group or session of its own, a daemon that dropped its parent and a child with a cleaned
     environment are all found as long as one link to the VM is left.
     """
-    everything = {stat.pid: stat for stat in _all_processes() if stat.run_state not in "ZX"}
+    everything = {stat.pid: stat for stat in all_processes() if stat.run_state not in "ZX"}
     mark = f"{MARK}={home.resolve()}".encode()
     members = {pid for pid in everything if _bears_mark(pid, mark)}
     if root is not None and root.stat() is not None:
@@ -170,7 +170,8 @@ def environment_of(home: Path | None) -> dict[str, str]:
     return inherited | ({MARK: str(home.resolve())} if home is not None else {})
 
 
-def _all_processes() -> Iterator[ProcessStat]:
+def all_processes() -> Iterator[ProcessStat]:
+    """Give what the kernel says of every process, also of those that are dead and not buried."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (stat := read_stat(int(entry.name))) is not None:
             yield stat

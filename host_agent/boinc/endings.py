@@ -1,0 +1,61 @@
+"""How a run under BOINC ends, and what the client is left of it. Source: ``client/app_control.cpp``."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+from broker import durable
+from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT, finish_text, temporary_exit_text
+
+
+class ExitCode(IntEnum):
+    """Codes of BOINC's, ``lib/error_numbers.h``."""
+
+    SUCCESS = 0
+    #: A job file, or what it names, cannot be used.
+    JOB_FILE = 1
+    ABORTED_BY_CLIENT = 194
+    CHILD_FAILED = 195
+    DISK_LIMIT_EXCEEDED = 196
+    INIT_FAILURE = 206
+
+
+class SlotEnding(Struct, frozen=True, kw_only=True):
+    """One of four: finished for good with a status, away until the client starts us again, aborted, or put off."""
+
+    status: int = 0
+    #: What people read of it: the reason.
+    reason: str = ""
+    is_finished: bool = False
+    #: Seconds until the client tries again; 0: as soon as it likes.
+    delay_s: int = 0
+
+    def leave(self, slot: Path) -> None:
+        """Leave word of it in the slot, where word is due. Raises OSError: then the client starts us again."""
+        if self.is_finished:
+            durable.replace(slot / FINISHED, finish_text(self.status, self.reason).encode(), mode=0o644)
+        elif self.delay_s:
+            durable.replace(slot / TEMPORARY_EXIT, temporary_exit_text(self.delay_s, self.reason).encode(), mode=0o644)
+
+
+def finished(status: int = 0, reason: str = "") -> SlotEnding:
+    """The task has come to its end, well or not."""
+    return SlotEnding(status=status, reason=reason, is_finished=True)
+
+
+def away(reason: str) -> SlotEnding:
+    """The client wants us to end, or is gone: it starts the task again some day."""
+    return SlotEnding(reason=reason)
+
+
+def aborted() -> SlotEnding:
+    """The task shall never be carried on."""
+    return SlotEnding(status=ExitCode.ABORTED_BY_CLIENT, reason="the client aborts the task")
+
+
+def put_off(delay_s: int, reason: str) -> SlotEnding:
+    """Not now: something stands in the way that passes."""
+    return SlotEnding(delay_s=delay_s, reason=reason)

@@ -1,0 +1,69 @@
+"""What a job file comes to: a value, whichever of the formats it was written in. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from host_agent.boinc.fields import Warned
+
+
+class TaskPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A program that is run on the volunteer's machine. Names are logical; macros are not put in yet."""
+
+    #: Where it stands in the job file.
+    line: int
+    application: str
+    command_line: str = ""
+    stdin: str = ""
+    stdout: str = ""
+    stderr: str = ""
+    #: The whole environment, ``NAME=value`` each; empty: what we have ourselves.
+    environment: tuple[str, ...] = ()
+    #: Where it runs; empty: in the slot.
+    directory: str = ""
+    weight: float = 1.0
+    checkpoint: str = ""
+    fraction_done: str = ""
+    #: Runs beside the tasks, and is ended after them.
+    is_daemon: bool = False
+    #: Gets arguments of ours after its own.
+    appends_arguments: bool = False
+    forward_slashes: bool = False
+    #: It is ended after this time, and has then succeeded, seconds; 0: never.
+    time_limit_s: float = 0.0
+    #: 1 lowest, 2 low, 3 normal, 4 high, 5 highest.
+    priority: int = 1
+
+
+class ZipOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """An archive made at the end, of the files in the slot that are new since the beginning."""
+
+    line: int
+    archive: str
+    #: Regular expressions, one of which is found in the name of what goes in.
+    patterns: tuple[str, ...]
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """See the module."""
+
+    #: ``wrapper``: BOINC's own job.xml.
+    format: str
+    #: Archives that are unpacked into the slot once, before all else.
+    unzip: tuple[str, ...] = ()
+    daemons: tuple[TaskPlan, ...] = ()
+    tasks: tuple[TaskPlan, ...] = ()
+    zips: tuple[ZipOutput, ...] = ()
+    #: The state is told to a program that shows it.
+    has_graphics: bool = False
+    warnings: tuple[Warned, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """Of all tasks together; more than nothing."""
+        return sum(task.weight for task in self.tasks) or 1.0
+
+    @property
+    def runs(self) -> tuple[TaskPlan, ...]:
+        """All that is run on the volunteer's machine."""
+        return self.daemons + self.tasks

@@ -1,0 +1,208 @@
+"""Carries out a plan of programs under BOINC: daemons beside tasks, tasks one after another, as ``wrapper`` does it.
+
+Each step looks what the client wants, what has ended, and how far things are; a change, or the end of a child, brings
+the next step at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import time
+from pathlib import Path
+
+from broker.daemon.wakeup import Wakeup
+from host_agent.boinc.archives import note_first_files, pack, unpack_once
+from host_agent.boinc.client_link import ClientLink
+from host_agent.boinc.endings import ExitCode, SlotEnding, aborted, away, finished, put_off
+from host_agent.boinc.plan import RunPlan, TaskPlan
+from host_agent.boinc.programs import END_S, Programs, TaskProgram, last_number
+from host_agent.boinc.progress import Progress
+from host_agent.boinc.slot_files import resolve
+from host_agent.errors import BadArchive, HypervisorError, JobFileError
+
+log = logging.getLogger(__name__)
+
+#: Between two steps where nothing happens, and between two looks at who is to end, seconds.
+STEP_S, LOOK_S = 0.5, 0.1
+#: A disk that is full, or a process that does not obey, is given so long, seconds.
+PUT_OFF_S = 300
+
+
+class WrapperRun:
+    """See the module. ``run`` once, in the main thread."""
+
+    def __init__(
+        self, slot: Path, plan: RunPlan, programs: Programs, progress: Progress, link: ClientLink, disk_bytes: float
+    ) -> None:
+        self._slot, self._plan, self._programs = slot, plan, programs
+        self._progress, self._link, self._disk_bytes = progress, link, disk_bytes
+        self._wakeup = Wakeup()
+        self._has_daemons = self._is_held_up = False
+        self._since_s = time.monotonic()
+
+    def wake(self) -> None:
+        """Something has changed: take the next step now. Of the loop's own thread."""
+        self._wakeup.wake()
+
+    async def run(self) -> SlotEnding:
+        """Carry the plan out, as far as the client lets us; give how it ended. Nobody is left running."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        try:
+            return await self._run()
+        except JobFileError as error:
+            return finished(ExitCode.JOB_FILE, str(error))
+        except BadArchive as error:
+            return finished(ExitCode.INIT_FAILURE, str(error))
+        except HypervisorError as error:
+            return put_off(PUT_OFF_S, str(error))
+        except OSError as error:
+            return put_off(PUT_OFF_S, f"{error.filename or self._slot}: {error.strerror or error}")
+        finally:
+            loop.remove_signal_handler(signal.SIGCHLD)
+            await self._leave_nobody()
+
+    async def _run(self) -> SlotEnding:
+        await self._programs.kill()  # what a run that was killed has left
+        unpacked = await asyncio.to_thread(unpack_once, self._slot, self._plan.unzip, self._disk_bytes)
+        for archive, names in unpacked.archives.items():
+            self._programs.signed.unpacked(archive, names)
+        if self._plan.zips:
+            note_first_files(self._slot)
+        for task in self._plan.runs:
+            self._programs.check(task)
+        self._progress.take_up()
+        for task in self._plan.tasks[self._progress.done :]:
+            ending = await self._run_task(task)
+            if ending is not None:
+                return ending
+            self._progress.task_done()
+        await self._end_all()
+        for output in self._plan.zips:
+            count = await asyncio.to_thread(pack, self._slot, output)
+            log.info("packed %d files into %s", count, output.archive)
+        self._progress.look(is_due=True)
+        return finished()
+
+    async def _run_task(self, task: TaskPlan) -> SlotEnding | None:
+        """Run one task; None when it is done, and else how all of it ends."""
+        program: TaskProgram | None = None
+        self._programs.forget_fraction(task)
+        mark = self._mark(task)
+        while True:
+            ending = self._wanted_end()
+            if ending is not None:
+                return await self._obey(ending)
+            await self._follow_suspension()
+            if program is None and not self._is_held_up:
+                program = self._start(task)
+            if program is not None:
+                status = self._look_at(program)
+                if self._mark(task) != mark:
+                    mark = self._mark(task)
+                    self._progress.checkpoint()
+                if status is not None:
+                    return _judged(task, status)
+            await self._wakeup.sleep(STEP_S)
+
+    def _start(self, task: TaskPlan) -> TaskProgram:
+        if not self._has_daemons:
+            self._has_daemons = True
+            for daemon in self._plan.daemons:
+                self._programs.start(daemon)
+        self._since_s = time.monotonic()
+        return self._programs.start(task)
+
+    def _look_at(self, program: TaskProgram) -> int | None:
+        """Take the time and the progress of a task; give its exit status once it has ended, or has had its time."""
+        self._take_time(program)
+        task, status = program.task, program.exit_status
+        self._progress.look(self._fraction_of(task), is_due=status is not None)
+        if status is None and task.time_limit_s and program.elapsed_s >= task.time_limit_s:
+            log.info("%s has run for its %g s: that is its success", task.application, task.time_limit_s)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            return 0
+        return status
+
+    def _wanted_end(self) -> SlotEnding | None:
+        will = self._link.will
+        if will.is_aborting:
+            return aborted()
+        if will.is_quitting:
+            return away("told to end; goes on later from the last checkpoint")
+        return away("the BOINC client is gone; goes on when it is back") if will.is_gone else None
+
+    async def _obey(self, ending: SlotEnding) -> SlotEnding:
+        """End programs as the client wants: what goes on later may end by itself, what is aborted is killed."""
+        self._progress.look(is_due=True)
+        if ending.status != ExitCode.ABORTED_BY_CLIENT:
+            await self._end_all()
+        return ending
+
+    async def _follow_suspension(self) -> None:
+        """Have all stand still while the client wants it, and go on when it does not."""
+        wanted = self._link.will.is_suspended
+        if wanted != self._is_held_up:
+            await (self._programs.hold_up() if wanted else self._programs.let_go_on())
+            self._is_held_up, self._since_s = wanted, time.monotonic()
+            log.info("suspended" if wanted else "resumed")
+
+    def _take_time(self, program: TaskProgram) -> None:
+        """Count the time since the last look, unless the task stood still in it."""
+        now_s = time.monotonic()
+        if not self._is_held_up:
+            self._progress.runtime_s += now_s - self._since_s
+            program.elapsed_s += now_s - self._since_s
+        self._since_s = now_s
+
+    def _fraction_of(self, task: TaskPlan) -> float:
+        told = last_number(resolve(self._slot, task.fraction_done)) if task.fraction_done else None
+        return min(max(told, 0.0), 1.0) if told is not None and not math.isnan(told) else 0.0
+
+    def _mark(self, task: TaskPlan) -> int:
+        """Say when a task has made a checkpoint of its own last, in whatever clock; 0: never."""
+        if task.checkpoint:
+            with contextlib.suppress(OSError):
+                return resolve(self._slot, task.checkpoint).stat().st_mtime_ns
+        return 0
+
+    async def _end_all(self) -> None:
+        """Ask who runs to end, and wait a while; whoever does not is killed."""
+        self._programs.ask_to_end()
+        deadline = time.monotonic() + END_S
+        while self._programs.members() and time.monotonic() < deadline:
+            await self._wakeup.sleep(LOOK_S)
+        await self._leave_nobody()
+
+    async def _leave_nobody(self) -> None:
+        try:
+            await self._programs.kill()
+        except HypervisorError as error:
+            log.error("%s", error)
+        self._programs.bury()
+
+    def _on_child(self) -> None:
+        self._programs.bury()
+        self._wakeup.wake()
+
+
+def _judged(task: TaskPlan, status: int) -> SlotEnding | None:
+    """Say how all of it ends as a task has ended with a status; None where the next task comes."""
+    if status == 0:
+        log.info("%s has ended well", task.application)
+        return None
+    how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+    return finished(ExitCode.CHILD_FAILED, f"{task.application} (line {task.line} of the job file) {how}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,458 @@
+"""``host_agent`` in a slot, as a process of its own, with a client that is played: job files of BOINC's wrapper."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.daemon.process_stat import read_stat
+from broker.vm_mark import MARK
+from host_agent.boinc.fake_client import FakeClient
+from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
+from host_agent.hypervisors.detached import find_tree
+from tests.unit.test_floors import ROOT
+
+AGENT = [sys.executable, "-m", "host_agent.main"]
+Make = Callable[..., FakeClient]
+
+#: Says what it got, does as it is told, and then what its arguments say.
+WORKER = b"""#!/bin/sh
+echo "$0" "$@"
+for word in "$@"; do
+    case $word in
+    env) env ;;
+    pwd) pwd ;;
+    stdin) cat ;;
+    busy) i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done ;;
+    wait) while [ ! -e gate ]; do sleep 0.05; done ;;
+    for-ever) while true; do sleep 0.05; done ;;
+    away) setsid sleep 600 & ;;
+    deaf) trap '' TERM ;;
+    half) echo 0.1 0.5 > fraction ;;
+    checkpoint) echo x > state ;;
+    fail) exit 3 ;;
+    die) kill -SEGV $$ ;;
+    new-*) echo new > "$word" ;;
+    esac
+done
+"""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    clients: list[FakeClient] = []
+
+    def made(job: str, name: str = "client", **init_data: object) -> FakeClient:
+        client = FakeClient(tmp_path / name, ["worker", "helper", "signed.zip"], **init_data)
+        clients.append(client)
+        for program in ("worker", "helper"):
+            client.add(program, WORKER)
+        client.add("job.xml", job.encode())
+        return client
+
+    yield made
+    for client in clients:
+        slot = client.slot
+        client.close()
+        left = find_tree(slot, None)
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left, f"somebody lives on: {client.stderr}"
+
+
+def start(client: FakeClient, *words: str) -> None:
+    client.start([*AGENT, *words], {**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def run(client: FakeClient, *words: str) -> int:
+    start(client, *words)
+    return client.end()
+
+
+def job(*tasks: str, more: str = "") -> str:
+    return f"<job_desc>{''.join(f'<task>{task}</task>' for task in tasks)}{more}</job_desc>"
+
+
+def task(words: str, more: str = "", application: str = "worker") -> str:
+    out = "<stdout_filename>out</stdout_filename>"
+    return f"<application>{application}</application><command_line>{words}</command_line>{out}{more}"
+
+
+def lines(client: FakeClient) -> list[str]:
+    """What tasks have printed, without the paths of programs."""
+    path = client.project / "out_1"
+    text = path.read_text() if path.exists() else ""
+    return [re.sub(r"^\S*/(worker|helper|tool)\b", r"\1", line) for line in text.splitlines()]
+
+
+def finish_of(client: FakeClient) -> list[str]:
+    return (client.slot / FINISHED).read_text().splitlines()
+
+
+def running(client: FakeClient) -> set[int]:
+    return find_tree(client.slot, None)
+
+
+def test_tasks_run_one_after_another_and_their_files_are_where_the_client_wants_them(make: Make) -> None:
+    client = make(
+        job(
+            task("one $NTHREADS boinc_resolve(in) 'a b'", "<weight>3</weight>"),
+            task("two stdin pwd", "<stdin_filename>in</stdin_filename><stderr_filename>err</stderr_filename>"),
+            task("env", "<setenv>A=$NTHREADS</setenv><setenv>B=boinc_resolve(in)</setenv>"),
+        ),
+        ncpus=3,
+    )
+    source = client.add("in", b"from stdin\n")
+    client.link("out", "out_1")
+    client.link("err", "err_1")
+
+    status = run(client)
+
+    printed = lines(client)
+    assert (status, finish_of(client)) == (0, ["0"])
+    assert printed[0].startswith("worker one 3 ")
+    assert printed[0].endswith(f"{source.name} a b")
+    assert printed[1:4] == ["worker two stdin pwd", "from stdin", str(client.slot)]
+    names = {line.partition("=")[0] for line in printed[5:]}
+    assert "A=3" in printed
+    assert names <= {"A", "B", MARK, "PWD", "OLDPWD", "SHLVL", "_"}, "its environment is what the job file says"
+    assert (client.project / "err_1").read_bytes() == b""
+    assert (client.slot / "out").read_text().startswith("<soft_link>"), "the link itself is not written to"
+    assert (client.last("fraction_done"), client.last("checkpoint_cpu_time") > 0) == (1.0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("fail", "worker (line 1 of the job file) ended with status 3"),
+        ("die", "worker (line 1 of the job file) was killed by SIGSEGV"),
+    ],
+)
+def test_a_task_that_fails_ends_all_with_its_reason(make: Make, words: str, why: str) -> None:
+    client = make(job(task("for-ever", "<daemon/>", "helper"), task(words), task("never")))
+    client.link("out", "out_1")
+
+    assert run(client) == 195
+    assert finish_of(client) == ["195", why, ""]
+    assert why in client.stderr
+    assert not [line for line in lines(client) if "never" in line]
+
+
+def test_a_daemon_runs_beside_the_tasks_and_is_ended_after_them(make: Make) -> None:
+    client = make(job(task("for-ever", "<daemon/><weight>9</weight>", "helper"), task("wait"), task("two")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: len(lines(client)) == 2, "both have begun")
+    (client.slot / "gate").touch()
+
+    assert client.end() == 0
+    assert sorted(lines(client)) == ["helper for-ever", "worker two", "worker wait"]
+
+
+def test_what_a_restart_finds_done_is_not_done_again_and_no_time_is_counted_twice(make: Make) -> None:
+    client = make(job(task("one busy"), task("two busy"), task("three wait"), task("four")), wu_cpu_time=100)
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: "worker three wait" in lines(client), "the third task runs")
+    client.until(lambda: client.last("fraction_done") == 0.5, "half is said to be done")
+    before = client.last("current_cpu_time")
+    client.want("quit")
+    assert client.end() == 0
+    assert not (client.slot / FINISHED).exists()
+    done, cpu, runtime = (client.slot / "wrapper_checkpoint.txt").read_text().split()
+
+    client.said.clear()
+    (client.slot / "gate").touch()
+    assert run(client) == 0
+    after = client.last("current_cpu_time")
+
+    assert (done, float(cpu) > 100, float(runtime) > 0) == ("2", True, True)
+    assert lines(client) == [
+        "worker one busy",
+        "worker two busy",
+        "worker three wait",
+        "worker three wait",
+        "worker four",
+    ]
+    assert 100 < before <= after < 2 * before
+
+
+def test_an_agent_that_is_killed_leaves_programs_that_the_next_one_ends(make: Make) -> None:
+    client = make(job(task("away wait")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: len(running(client)) >= 2, "it runs, and what it has sent away too")
+    before = running(client)
+    assert client.process is not None
+    client.process.kill()
+    client.end()
+
+    (client.slot / "gate").touch()
+    assert run(client) == 0
+    assert not {pid for pid in before if (stat := read_stat(pid)) is not None and not stat.is_dead}
+
+
+def test_a_suspended_task_stands_still_with_all_that_it_has_started(make: Make) -> None:
+    client = make(job(task("away for-ever")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: len(running(client)) >= 2, "it runs")
+
+    client.want("suspend")
+    client.until(lambda: states(client) == {"T"}, "all stand still")
+    client.want("resume")
+    client.until(lambda: "T" not in states(client), "all go on")
+    client.want("suspend")
+    client.until(lambda: states(client) == {"T"}, "all stand still again")
+    client.want("abort")
+
+    assert client.end() == 194
+    assert running(client) == set()
+    assert not (client.slot / FINISHED).exists()
+
+
+def states(client: FakeClient) -> set[str]:
+    stats = [read_stat(pid) for pid in running(client)]
+    return {stat.run_state for stat in stats if stat is not None}
+
+
+def test_a_client_that_is_gone_takes_the_task_with_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleeper = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
+    client = make(job(task("for-ever")), client_pid=sleeper)
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: lines(client), "it runs")
+    os.kill(sleeper, signal.SIGKILL)
+    os.waitpid(sleeper, 0)
+
+    assert client.end() == 0
+    assert "the BOINC client is gone" in client.stderr
+    assert not (client.slot / FINISHED).exists()
+
+
+def test_a_program_that_does_not_end_when_it_is_told_to_is_killed(make: Make) -> None:
+    client = make(job(task("deaf away for-ever")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: len(running(client)) >= 2, "it runs")
+    client.want("quit")
+
+    assert client.end() == 0
+    assert running(client) == set()
+
+
+def test_the_time_limit_of_a_task_is_its_success(make: Make) -> None:
+    client = make(job(task("for-ever", "<time_limit>1</time_limit>"), task("two")))
+    client.link("out", "out_1")
+
+    assert run(client) == 0
+    assert lines(client) == ["worker for-ever", "worker two"]
+
+
+def test_progress_and_checkpoints_are_the_tasks_own(make: Make) -> None:
+    more = "<fraction_done_filename>fraction</fraction_done_filename><checkpoint_filename>state</checkpoint_filename>"
+    client = make(job(task("half checkpoint wait", more + "<weight>3</weight>"), task("two")), fraction_done_end=0.5)
+    (client.slot / "fraction").write_text("0.9")
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: client.last("fraction_done") == pytest.approx(0.5 * 0.5 * 3 / 4), "its half is a part of all")
+    client.until(lambda: client.last("checkpoint_cpu_time") > 0, "its checkpoint is one")
+    (client.slot / "gate").touch()
+
+    assert client.end() == 0
+    assert client.last("fraction_done") == 0.5
+
+
+def zipped(**files: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o755 << 16
+            archive.writestr(entry, data)
+    return content.getvalue()
+
+
+def test_archives_are_unpacked_once_and_packed_of_what_is_new(make: Make) -> None:
+    more = (
+        "<zip_output><zipfilename>result.zip</zipfilename><filename>^new-</filename></zip_output>"
+        "<unzip_input><zipfilename>signed.zip</zipfilename><zipfilename>data.zip</zipfilename></unzip_input>"
+    )
+    client = make(job(task("new-a new-b wait", application="tool"), more=more))
+    client.add("signed.zip", zipped(tool=WORKER))
+    client.add("data.zip", zipped(**{"new-old": b"old", "in/deep": b"x"}))
+    client.link("out", "out_1")
+    result = client.link("result.zip", "result_1")
+    start(client)
+    client.until(lambda: (client.slot / "new-b").exists(), "the tool from the signed archive runs")
+    (client.slot / "in" / "deep").write_bytes(b"changed")
+    client.want("quit")
+    client.end()
+    (client.slot / "gate").touch()
+
+    assert run(client) == 0
+    assert (client.slot / "in" / "deep").read_bytes() == b"changed", "unpacked once"
+    with zipfile.ZipFile(result) as archive:
+        assert sorted(archive.namelist()) == ["new-a", "new-b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("../evil", "leads out of the slot directory"),
+        ("/tmp/evil", "leads out"),
+        ("boinc_finish_called", "in place of"),
+    ],
+)
+def test_an_archive_that_reaches_out_of_the_slot_is_refused(make: Make, name: str, why: str) -> None:
+    client = make(job(task("x"), more="<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>"))
+    client.add("data.zip", zipped(good=b"1", **{name: b"evil"}))
+
+    assert run(client) == 206
+    assert why in finish_of(client)[1]
+    assert not (client.slot / "good").exists(), "nothing of it is unpacked"
+
+
+@pytest.mark.parametrize("kind", ["unsigned", "copied", "symlinked", "from the job's archive", "elsewhere"])
+def test_a_program_that_the_project_has_not_signed_is_never_run(make: Make, tmp_path: Path, kind: str) -> None:
+    unzip = "<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>" if "archive" in kind else ""
+    client = make(job(task("x", application="tool"), more=unzip))
+    client.link("out", "out_1")
+    tool = client.slot / "tool"
+    if kind == "unsigned":
+        client.add("tool", WORKER)
+    elif kind == "copied":
+        tool.write_bytes(WORKER)
+    elif kind == "symlinked":
+        tool.symlink_to("/bin/echo")
+    elif kind == "elsewhere":
+        (tmp_path / "worker").write_bytes(WORKER)
+        tool.write_text(f"<soft_link>{tmp_path}/worker</soft_link>")
+    else:
+        client.add("data.zip", zipped(tool=WORKER))
+
+    assert run(client) == 1
+    assert re.search(r"<application>: tool is not run: .*(signed|comes with a job)", finish_of(client)[1])
+    assert lines(client) == []
+
+
+def test_a_real_link_to_a_signed_file_is_one_too(make: Make) -> None:
+    client = make(job(task("x", application="tool"), task("y", application="$PROJECT_DIR/helper")))
+    (client.slot / "tool").symlink_to(f"../../projects/{client.project.name}/worker")
+    client.link("out", "out_1")
+
+    assert run(client) == 0
+    assert lines(client) == ["worker x" if line.startswith("worker") else line for line in lines(client)]
+    assert len(lines(client)) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "passed"),
+    [
+        (("--nthreads", "5", "--passthrough_child", "--mine", "1"), "5 --mine 1"),
+        (("--nthreads", "5", "--mine"), "5 --nthreads 5 --mine"),
+    ],
+)
+def test_arguments_reach_a_task_by_both_rules(make: Make, words: tuple[str, ...], passed: str) -> None:
+    client = make(job(task("$NTHREADS", "<append_cmdline_args/>")))
+    client.link("out", "out_1")
+
+    assert run(client, *words) == 0
+    assert lines(client) == [f"worker {passed}"]
+
+
+def test_trickles_come_one_after_another(make: Make) -> None:
+    client = make(job(task("for-ever", "<time_limit>5</time_limit>")))
+    client.link("out", "out_1")
+
+    assert run(client, "--trickle", "0.5") == 0
+
+    times = [
+        re.fullmatch(r"<variety>cpu_time</variety>\n<cpu_time>([\d.]+)</cpu_time>\n", one) for one in client.trickles
+    ]
+    assert len(times) >= 2
+    assert all(times)
+    found = [float(one[1]) for one in times if one]
+    assert found == sorted(found)
+
+
+def test_a_slot_that_is_taken_is_waited_for(make: Make) -> None:
+    client = make(job(task("wait")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: lines(client), "the first runs")
+    first = client.process
+    start(client)
+    (client.slot / "gate").touch()
+
+    assert first is not None
+    assert client.end() == 0
+    assert first.wait(60) == 0
+    assert lines(client) == ["worker wait"], "the second finds that all is done"
+    assert "goes on: 1 of 1 tasks are done" in client.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "why"),
+    [
+        (lambda client: (client.slot / "job.xml").unlink(), 1, "no job file"),
+        (lambda client: client.add("vbox_job.xml", b"<vbox_job/>"), 1, "two job files"),
+        (lambda client: client.add("job.xml", b"not xml"), 1, "line 1: there is no <job_desc>"),
+        (lambda client: client.add("job.xml", b"<job_desc><task><weight>x"), 1, "<weight>: is not ended"),
+        (lambda client: (client.slot / "boinc_mmap_file").unlink(), 206, "needs <api_version> in its version.xml"),
+        (lambda client: (client.slot / "worker").unlink(), 1, "worker: there is no such file"),
+        (lambda client: (client.project / "worker").chmod(0o644), 1, "cannot be started"),
+        (lambda client: client.link("out", "nowhere/out"), 1, "<stdout_filename>: out: No such file or directory"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_its_code_and_a_sentence(
+    make: Make, change: Callable[[FakeClient], object], status: int, why: str
+) -> None:
+    client = make(job(task("x")))
+    client.link("out", "out_1")
+    change(client)
+
+    assert run(client) == status
+    assert finish_of(client)[0] == str(status)
+    assert why in finish_of(client)[1]
+    assert why in client.stderr[: 63 << 10]
+
+
+def test_a_word_that_nobody_knows_is_refused(make: Make) -> None:
+    client = make(job(task("x")))
+
+    assert run(client, "--what") == 206
+    assert "'--what' is not understood; host_agent under BOINC takes --nthreads N" in finish_of(client)[1]
+
+
+def test_without_a_client_a_person_may_run_a_job_file(tmp_path: Path) -> None:
+    client = FakeClient(tmp_path / "client")
+    for name in ("init_data.xml", "boinc_mmap_file"):
+        (client.slot / name).unlink()
+    (client.slot / "worker").write_bytes(WORKER)
+    (client.slot / "worker").chmod(0o755)
+    (client.slot / "job.xml").write_text(job(task("hello")))
+    try:
+        assert run(client) == 0
+        assert (client.slot / "out").read_text().endswith("hello\n")
+    finally:
+        client.close()
+
+
+def test_an_agent_is_put_off_while_its_disk_takes_nothing(make: Make) -> None:
+    client = make(job(task("x"), more="<zip_output><zipfilename>z</zipfilename><filename>out</filename></zip_output>"))
+    client.link("out", "out_1")
+    client.link("z", "no/such/place/z")
+    (client.project / "no").write_text("a file in the way")
+
+    assert run(client) == 0
+    assert (client.slot / TEMPORARY_EXIT).read_text().startswith("300\n")
+    assert not (client.slot / FINISHED).exists()

@@ -1,0 +1,245 @@
+"""The real BOINC client with one task, in a directory of its own, without a server: by a state that is written by hand.
+
+``unsigned_apps_ok`` takes the place of signatures, and turns all network off. Ports are loopback's, free ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from broker.ports import free_ports
+
+URL = "http://example.org/project/"
+PROJECT_DIR = "example.org_project"
+#: A client that does what it shall does it in seconds; a machine that others use may take longer.
+PATIENCE_S = 120.0
+_LOOK_S = 0.2
+_PASSWORD = "password"
+
+_OPTIONS = [
+    "skip_cpu_benchmarks",
+    "dont_contact_ref_site",
+    "no_info_fetch",
+    "suppress_net_info",
+    "no_gpus",
+    "report_results_immediately",
+    "allow_multiple_clients",
+    "no_priority_change",
+    "unsigned_apps_ok",
+]
+_PREFERENCES = {
+    "run_on_batteries": 1,
+    "run_if_user_active": 1,
+    "suspend_cpu_usage": 0,
+    "leave_apps_in_memory": 1,
+    "cpu_usage_limit": 100,
+    "disk_interval": 2,
+    "disk_max_used_gb": 100,
+    "disk_max_used_pct": 100,
+    "disk_min_free_gb": 0.01,
+    "ram_max_used_busy_pct": 90,
+    "ram_max_used_idle_pct": 90,
+}
+
+
+class BoincRig:
+    """One client and its task. ``files`` are the application version's, its main program first; ``inputs`` the job's,
+    by logical name; ``outputs`` logical names."""
+
+    def __init__(self, home: Path, files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[str]) -> None:
+        self.home, self.project = home, home / "projects" / PROJECT_DIR
+        self.project.mkdir(parents=True)
+        self._port = free_ports("127.0.0.1", [0])[0]
+        self.client: subprocess.Popen[bytes] | None = None
+        for name, body in files.items():
+            (self.project / name).write_bytes(body)
+            (self.project / name).chmod(0o755)
+        for name, body in inputs.items():
+            (self.project / f"in_{name}").write_bytes(body)
+        (home / "gui_rpc_auth.cfg").write_text(_PASSWORD)
+        (home / "cc_config.xml").write_text(_cc_config())
+        account = f"<account>\n<master_url>{URL}</master_url>\n<authenticator>none</authenticator>\n</account>\n"
+        (home / f"account_{PROJECT_DIR}.xml").write_text(account)
+        (home / "slots").mkdir()
+        self.prefer()
+        (home / "client_state.xml").write_text(_state(files, inputs, outputs))
+
+    @property
+    def slot(self) -> Path:
+        """Where the task runs."""
+        return self.home / "slots" / "0"
+
+    def prefer(self, **changes: float) -> None:
+        """Write the volunteer's preferences."""
+        told = "".join(f"<{name}>{value}</{name}>\n" for name, value in {**_PREFERENCES, **changes}.items())
+        text = f"<global_preferences>\n{told}</global_preferences>\n"
+        (self.home / "global_prefs_override.xml").write_text(text)
+
+    def start(self) -> None:
+        """Start the client."""
+        words = ["boinc", "--dir", str(self.home), "--gui_rpc_port", str(self._port), "--allow_multiple_clients"]
+        with (self.home / "client.log").open("ab") as log:
+            self.client = subprocess.Popen(words, cwd=self.home, stdout=log, stderr=log, start_new_session=True)
+        self.until(lambda: "boinc_version" in self._ask("--get_state") or self.tasks(), "the client answers")
+
+    def ask(self, *words: str) -> None:
+        """Have ``boinccmd`` do something. Raises RuntimeError with its words."""
+        told = self._ask(*words)
+        if "rror" in told:
+            raise RuntimeError(f"boinccmd {' '.join(words)}: {told}")
+
+    def tasks(self) -> dict[str, str]:
+        """Say what the client says of the one task."""
+        found = re.findall(r"^ +([A-Za-z][A-Za-z_ ()]*): (.*)$", self._ask("--get_tasks"), re.MULTILINE)
+        return dict(found)
+
+    def number(self, name: str) -> float:
+        """Give a number that the client says of the task; -1 where it says none."""
+        found = re.match(r"[\d.]+", self.tasks().get(name, ""))
+        return float(found[0]) if found else -1.0
+
+    def task(self, verb: str) -> None:
+        """Suspend, resume or abort the task."""
+        self.ask("--task", URL, "task_1", verb)
+
+    def quit(self) -> None:
+        """End the client in its own way, and wait until it has ended."""
+        self.ask("--quit")
+        self.wait()
+
+    def kill(self) -> None:
+        """Kill the client."""
+        assert self.client is not None
+        self.client.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the client has ended."""
+        assert self.client is not None
+        self.client.wait(PATIENCE_S)
+
+    def close(self) -> None:
+        """Leave nothing."""
+        if self.client is not None and self.client.poll() is None:
+            self.kill()
+        for pid in self.agents():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def agents(self) -> list[int]:
+        """Find the processes that the client has started in the slot."""
+        return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cwd") if _leads_to(path, self.slot)]
+
+    def report(self) -> str:
+        """Give what the client is to report of the task, its standard error included."""
+        text = (self.home / "client_state.xml").read_text(errors="replace")
+        return text.partition("<result>")[2].partition("</result>")[0]
+
+    def until(self, is_so: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+        """Poll until it is so."""
+        deadline = time.monotonic() + patience_s
+        while not is_so():
+            if time.monotonic() > deadline:
+                log = (self.home / "client.log").read_text(errors="replace")[-3000:]
+                raise TimeoutError(f"not within {patience_s:g} s: {what}; {self.tasks()}; the client's log:\n{log}")
+            time.sleep(_LOOK_S)
+
+    def _ask(self, *words: str) -> str:
+        at = ["--host", f"127.0.0.1:{self._port}", "--passwd", _PASSWORD]
+        done = subprocess.run(
+            ["boinccmd", *at, *words], cwd=self.home, capture_output=True, text=True, check=False, timeout=PATIENCE_S
+        )
+        return done.stdout + done.stderr
+
+
+def _leads_to(link: Path, place: Path) -> bool:
+    try:
+        return link.readlink() == place
+    except OSError:
+        return False
+
+
+def _cc_config() -> str:
+    flags = "".join(f"<{name}>1</{name}>" for name in ("task", "task_debug", "app_msg_receive", "checkpoint_debug"))
+    options = "".join(f"<{name}>1</{name}>\n" for name in _OPTIONS)
+    return (
+        f"<cc_config>\n<log_flags>{flags}</log_flags>\n<options>\n{options}<ncpus>1</ncpus>\n</options>\n</cc_config>\n"
+    )
+
+
+def _state(files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[str]) -> str:
+    now = int(time.time())
+    infos = [_file(name, len(body), is_program=True) for name, body in files.items()]
+    infos += [_file(f"in_{name}", len(body)) for name, body in inputs.items()]
+    infos += [_file(f"out_{name}", 0, is_output=True) for name in outputs]
+    version = [_ref(name, name, is_main=number == 0) for number, name in enumerate(files)]
+    return f"""<client_state>
+<host_info>
+<p_ncpus>2</p_ncpus><p_fpops>1000000000.0</p_fpops><p_iops>1000000000.0</p_iops><p_membw>1000000000.0</p_membw>
+<p_calculated>{now}</p_calculated>
+</host_info>
+<project>
+<master_url>{URL}</master_url>
+<project_name>Example</project_name>
+<scheduler_url>http://127.0.0.1:9/sched</scheduler_url>
+<hostid>1</hostid>
+<dont_request_more_work/>
+</project>
+<app>
+<name>vm</name>
+</app>
+{"".join(infos)}<app_version>
+<app_name>vm</app_name>
+<version_num>1</version_num>
+<platform>x86_64-pc-linux-gnu</platform>
+<avg_ncpus>1.0</avg_ncpus>
+<flops>1000000000.0</flops>
+<api_version>7.24.0</api_version>
+{"".join(version)}</app_version>
+<workunit>
+<name>work_1</name>
+<app_name>vm</app_name>
+<version_num>1</version_num>
+<rsc_fpops_est>1e12</rsc_fpops_est>
+<rsc_fpops_bound>1e18</rsc_fpops_bound>
+<rsc_memory_bound>1e9</rsc_memory_bound>
+<rsc_disk_bound>1e10</rsc_disk_bound>
+{"".join(_ref(f"in_{name}", name) for name in inputs)}</workunit>
+<result>
+<name>task_1</name>
+<wu_name>work_1</wu_name>
+<platform>x86_64-pc-linux-gnu</platform>
+<version_num>1</version_num>
+<state>2</state>
+<report_deadline>{now + 10**6}</report_deadline>
+<received_time>{now}</received_time>
+{"".join(_ref(f"out_{name}", name) for name in outputs)}</result>
+<platform_name>x86_64-pc-linux-gnu</platform_name>
+<core_client_major_version>7</core_client_major_version>
+<core_client_minor_version>20</core_client_minor_version>
+<core_client_release>5</core_client_release>
+<new_version_check_time>{now}</new_version_check_time>
+<all_projects_list_check_time>{now}</all_projects_list_check_time>
+</client_state>
+"""
+
+
+def _file(name: str, size: int, *, is_program: bool = False, is_output: bool = False) -> str:
+    more = "<executable/>\n" if is_program else ""
+    more += "<max_nbytes>1e9</max_nbytes>\n<sticky/>\n" if is_output else ""
+    status = 0 if is_output else 1
+    return f"<file>\n<name>{escape(name)}</name>\n<nbytes>{size}</nbytes>\n<status>{status}</status>\n{more}</file>\n"
+
+
+def _ref(physical: str, logical: str, *, is_main: bool = False) -> str:
+    main = "<main_program/>\n" if is_main else ""
+    names = f"<file_name>{escape(physical)}</file_name>\n<open_name>{escape(logical)}</open_name>\n"
+    return f"<file_ref>\n{names}{main}</file_ref>\n"
