@@ -23,6 +23,7 @@ from host_agent.boinc.arguments import Arguments, read_arguments
 from host_agent.boinc.channels import Memory
 from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished, put_off
+from host_agent.boinc.frozen import clear_unpacked, end_with_starter
 from host_agent.boinc.init_data import InitData, read_init_data
 from host_agent.boinc.job_files import has_job_file, read_plan
 from host_agent.boinc.plan import RunPlan
@@ -138,6 +139,7 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._link.quit)
+        end_with_starter()
         try:
             plan = read_plan(self._slot)
             passes_all = any(task.appends_arguments for task in plan.runs)
@@ -152,6 +154,7 @@ class _Session:
 
     async def _carry_out(self, plan: RunPlan, arguments: Arguments) -> SlotEnding:
         _inherit_orphans()
+        clear_unpacked(self._slot)
         data = self._data or InitData()
         programs = Programs(self._slot, self._data, arguments, SignedFiles(self._slot, self._data))
         progress = Progress(self._slot, plan, data, self._link, programs.cpu_s, arguments.trickle_s)

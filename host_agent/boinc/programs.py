@@ -16,6 +16,7 @@ from pathlib import Path
 
 from broker.daemon.process_stat import read_stat
 from broker.vm_mark import MARK
+from host_agent.boinc import frozen
 from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
 from host_agent.boinc.init_data import InitData
@@ -168,7 +169,7 @@ class Programs:
         """Give what a program gets: only what its job file says, where that says anything."""
         mark = {MARK: str(self._slot)}
         if not task.environment:
-            return dict(os.environ) | mark
+            return frozen.environment() | mark
         given = (self._expanded(one).partition("=") for one in task.environment)
         return {name: value for name, _, value in given} | mark
 

@@ -1,0 +1,70 @@
+"""``python -m deploy.boinc DIRECTORY``: what a project copies to its server."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from deploy.boinc.freeze import NotFrozen, freeze, needed_libc
+from deploy.boinc.version import write_templates, write_version
+
+#: As BOINC's server takes it.
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}")
+_LOGICAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def main() -> None:
+    """Build the directory of a version, and templates; exits 1 with the reason where that fails, 2 for wrong words."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deploy.boinc",
+        description="Make the directory of an application's version for a BOINC project: the agent as one program, "
+        "the project's own programs, version.xml, and templates of a job.",
+    )
+    parser.add_argument("directory", type=Path, help="where to write it, such as apps/APPLICATION of the project")
+    parser.add_argument("--version", default="1.0", help="of the application, MAJOR.MINOR (%(default)s)")
+    parser.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a program of the project's, by the name that job files have for it; no others are run by the agent",
+    )
+    parser.add_argument("--templates", type=Path, help="where to write templates of a job (DIRECTORY/templates)")
+    options = parser.parse_args()
+    if not _VERSION.fullmatch(options.version):
+        parser.error(f"--version {options.version!r}: must be MAJOR.MINOR, such as 1.0")
+    files = dict(_named(parser, word) for word in options.file)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            _say("freezing the agent, which takes half a minute")
+            agent = Path(scratch) / "host_agent"
+            freeze(agent)
+            made = write_version(options.directory, options.version, agent, files)
+            write_templates(options.templates or options.directory / "templates", next(iter(files), "PROGRAM"))
+        except (NotFrozen, OSError) as error:
+            sys.exit(f"python -m deploy.boinc: {error}")
+    for path in sorted(made.iterdir()):
+        _say(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    _say(
+        f"it runs where there is {needed_libc()} or newer; next: sign and add it with the project's bin/update_versions"
+    )
+
+
+def _named(parser: argparse.ArgumentParser, word: str) -> tuple[str, Path]:
+    name, sign, path = word.partition("=")
+    if not sign or not _LOGICAL.fullmatch(name):
+        parser.error(f"--file {word!r}: must be NAME=PATH, NAME of letters, digits, dots, dashes and underscores")
+    if not Path(path).is_file():
+        parser.error(f"--file {word!r}: {path} is no file")
+    return name, Path(path)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""What the frozen program begins with."""
+
+from __future__ import annotations
+
+from host_agent.main import main
+
+main()
