@@ -29,7 +29,7 @@ def read_job_xml(body: bytes) -> RunPlan:
     """Read a job file's content. Raises JobFileError."""
     root, warnings = read_root(body, [ROOT]), list[Warned]()
     _refuse_guests(root)
-    fields = Fields(root, _ROOT_TAGS, warnings)
+    fields = Fields(root, ROOT_TAGS, warnings)
     tasks = [_task(tag, warnings) for tag in _of(fields, "task", Tag)]
     if not tasks:
         raise JobFileError(root.line, ROOT, "there is no <task> in it: nothing would be run")
@@ -55,7 +55,7 @@ def _refuse_guests(root: Tag) -> None:
 
 
 def _task(tag: Tag, warnings: list[Warned]) -> TaskPlan:
-    fields = Fields(tag, _TASK_TAGS, warnings)
+    fields = Fields(tag, TASK_TAGS, warnings)
     environment = _of(fields, "setenv", str)
     if len(environment) > MOST_VARIABLES:
         raise JobFileError(tag.line, "setenv", f"{len(environment)} variables; at most {MOST_VARIABLES}")
@@ -126,13 +126,14 @@ def _pattern(tag: Tag) -> str:
 
 
 _MOST_PATTERN = 256
-_ROOT_TAGS = {
+#: What is read directly in the root, and in a task.
+ROOT_TAGS = {
     "task": _itself,
     "unzip_input": _itself,
     "zip_output": _itself,
     "enable_graphics_support": flag,
 }
-_TASK_TAGS = {
+TASK_TAGS = {
     "application": _application,
     "command_line": text,
     "stdin_filename": name_in_slot,

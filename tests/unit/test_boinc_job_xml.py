@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import time
 
 import pytest
 
+from host_agent.boinc import job_xml
 from host_agent.boinc.job_xml import read_job_xml
 from host_agent.boinc.markup import MOST_BYTES, read_root
 from host_agent.boinc.plan import TaskPlan, ZipOutput
 from host_agent.errors import JobFileError
+from tests.unit.test_floors import ROOT
 
 WHOLE = b"""\xef\xbb\xbf<?xml version="1.0" encoding="UTF-8"?>
 <!-- a comment with a <task> in it -->
@@ -195,3 +198,10 @@ def test_text_between_tags_and_cdata_is_kept_and_comments_are_not() -> None:
 
     assert root.text == "a c < d<e>&amp;"
     assert [(tag.name, tag.is_empty) for tag in root.tags] == [("x", True)]
+
+
+def test_every_tag_has_its_meaning_in_the_page_and_no_other_has() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "howto" / "boinc.md").read_text(), re.MULTILINE)
+    told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+
+    assert told == {*job_xml.TASK_TAGS, *job_xml.ROOT_TAGS, "zipfilename", "filename"} - {"task"}
