@@ -1,6 +1,6 @@
-"""The real BOINC client with one task, in a directory of its own, without a server: by a state that is written by hand.
+"""The real BOINC client in a directory of its own: with a task by a state that is written by hand, or from a project.
 
-``unsigned_apps_ok`` takes the place of signatures, and turns all network off. Ports are loopback's, free ones.
+Without a project ``unsigned_apps_ok`` takes the place of signatures, and turns all network off. Ports are loopback's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from broker.ports import free_ports
+from deploy.boinc.fake_project import FakeProject, attach
 
 URL = "http://example.org/project/"
 PROJECT_DIR = "example.org_project"
@@ -33,7 +34,6 @@ _OPTIONS = [
     "report_results_immediately",
     "allow_multiple_clients",
     "no_priority_change",
-    "unsigned_apps_ok",
 ]
 _PREFERENCES = {
     "run_on_batteries": 1,
@@ -50,27 +50,18 @@ _PREFERENCES = {
 }
 
 
-class BoincRig:
-    """One client and its task. ``files`` are the application version's, its main program first; ``inputs`` the job's,
-    by logical name; ``outputs`` logical names."""
+class BoincClient:
+    """A client in a directory of its own, attached to ``project`` if that is one."""
 
-    def __init__(self, home: Path, files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[str]) -> None:
-        self.home, self.project = home, home / "projects" / PROJECT_DIR
+    def __init__(self, home: Path, url: str, directory: str, task: str) -> None:
+        self.home, self.project = home, home / "projects" / directory
+        self.url, self.name = url, task
         self.project.mkdir(parents=True)
         self._port = free_ports("127.0.0.1", [0])[0]
         self.client: subprocess.Popen[bytes] | None = None
-        for name, body in files.items():
-            (self.project / name).write_bytes(body)
-            (self.project / name).chmod(0o755)
-        for name, body in inputs.items():
-            (self.project / f"in_{name}").write_bytes(body)
         (home / "gui_rpc_auth.cfg").write_text(_PASSWORD)
-        (home / "cc_config.xml").write_text(_cc_config())
-        account = f"<account>\n<master_url>{URL}</master_url>\n<authenticator>none</authenticator>\n</account>\n"
-        (home / f"account_{PROJECT_DIR}.xml").write_text(account)
         (home / "slots").mkdir()
         self.prefer()
-        (home / "client_state.xml").write_text(_state(files, inputs, outputs))
 
     @property
     def slot(self) -> Path:
@@ -108,7 +99,7 @@ class BoincRig:
 
     def task(self, verb: str) -> None:
         """Suspend, resume or abort the task."""
-        self.ask("--task", URL, "task_1", verb)
+        self.ask("--task", self.url, self.name, verb)
 
     def quit(self) -> None:
         """End the client in its own way, and wait until it has ended."""
@@ -160,6 +151,32 @@ class BoincRig:
         return done.stdout + done.stderr
 
 
+class BoincRig(BoincClient):
+    """One client and its task. ``files`` are the application version's, its main program first; ``inputs`` the job's,
+    by logical name; ``outputs`` logical names."""
+
+    def __init__(self, home: Path, files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[str]) -> None:
+        super().__init__(home, URL, PROJECT_DIR, "task_1")
+        for name, body in files.items():
+            (self.project / name).write_bytes(body)
+            (self.project / name).chmod(0o755)
+        for name, body in inputs.items():
+            (self.project / f"in_{name}").write_bytes(body)
+        (home / "cc_config.xml").write_text(_cc_config("unsigned_apps_ok"))
+        account = f"<account>\n<master_url>{URL}</master_url>\n<authenticator>none</authenticator>\n</account>\n"
+        (home / f"account_{PROJECT_DIR}.xml").write_text(account)
+        (home / "client_state.xml").write_text(_state(files, inputs, outputs))
+
+
+class AttachedRig(BoincClient):
+    """One client that is attached to a project, and the task that it gets of it."""
+
+    def __init__(self, home: Path, project: FakeProject, job: str) -> None:
+        super().__init__(home, project.url, project.directory, f"{job}_0")
+        (home / "cc_config.xml").write_text(_cc_config())
+        attach(home, project)
+
+
 def _leads_to(link: Path, place: Path) -> bool:
     try:
         return link.readlink() == place
@@ -167,9 +184,9 @@ def _leads_to(link: Path, place: Path) -> bool:
         return False
 
 
-def _cc_config() -> str:
+def _cc_config(*more: str) -> str:
     flags = "".join(f"<{name}>1</{name}>" for name in ("task", "task_debug", "app_msg_receive", "checkpoint_debug"))
-    options = "".join(f"<{name}>1</{name}>\n" for name in _OPTIONS)
+    options = "".join(f"<{name}>1</{name}>\n" for name in (*_OPTIONS, *more))
     return (
         f"<cc_config>\n<log_flags>{flags}</log_flags>\n<options>\n{options}<ncpus>1</ncpus>\n</options>\n</cc_config>\n"
     )

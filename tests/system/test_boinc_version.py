@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from broker.daemon.process_stat import read_stat
+from deploy.boinc.fake_project import FakeJob, FakeProject
 from deploy.boinc.version import PLATFORM
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.hypervisors.detached import all_processes, find_tree
-from tests.system.boinc_rig import BoincRig
+from tests.system.boinc_rig import AttachedRig
 from tests.unit.test_floors import ROOT
 
 WORKER = b"""#!/bin/sh
@@ -25,6 +26,14 @@ echo "begun $LD_LIBRARY_PATH"
 while [ -e hold ]; do sleep 0.05; done
 echo done
 """
+SLOW_WORKER = b"""#!/bin/sh
+echo "threads $1"; cat "$2"
+i=0; while [ $i -lt 25 ]; do sleep 0.2; i=$((i+1)); done
+"""
+JOB_WITH_INPUT = b"""<job_desc>
+<task><application>worker</application><command_line>$NTHREADS boinc_resolve(numbers)</command_line>
+<stdout_filename>out</stdout_filename></task>
+</job_desc>"""
 #: What lies beside libc and is a part of it.
 C_LIBRARY = ("libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 JOB = b"""<job_desc><task><application>worker</application><stdout_filename>out</stdout_filename></task></job_desc>"""
@@ -143,20 +152,29 @@ def test_its_programs_see_nothing_of_where_it_unpacked_itself(client: FakeClient
     assert (client.project / "out_1").read_text() == "begun /of/boinc:.\ndone\n"
 
 
-def test_the_real_client_runs_it_to_the_end(version: Path, tmp_path: Path) -> None:
+def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_come(
+    version: Path, tmp_path: Path
+) -> None:
     if shutil.which("boinc") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
-    files = {"host_agent_1.2": (version / "host_agent_1.2").read_bytes(), "worker": WORKER}
-    rig = BoincRig(tmp_path / "boinc", files, {"job.xml": JOB}, ["out"])
-    try:
-        rig.start()
-        rig.until(lambda: rig.tasks().get("ready to report") == "yes", "it is done")
-        rig.quit()
+    files = {"host_agent": (version / "host_agent_1.2").read_bytes(), "worker": SLOW_WORKER}
+    inputs = {"job.xml": JOB_WITH_INPUT, "numbers": b"1\n2\n"}
+    with FakeProject(files) as project:
+        project.add(FakeJob("work", inputs, ["out"], command_line="--nthreads 3 --trickle 2"))
+        rig = AttachedRig(tmp_path / "boinc", project, "work")
+        try:
+            rig.start()
+            rig.until(lambda: project.reports, "the result is reported")
+            rig.until(lambda: project.trickles, "a trickle comes")
+        finally:
+            rig.close()
 
-        assert "<exit_status>0</exit_status>" in rig.report()
-        assert (rig.project / "out_out").read_text().splitlines()[-1] == "done"
-    finally:
-        rig.close()
+    (report,) = project.reports.values()
+    assert "<exit_status>0</exit_status>" in report
+    assert "host_agent worker has ended well" in report
+    assert project.uploads == {"work_out": b"threads 3\n1\n2\n"}
+    assert re.search(r"<variety>cpu_time</variety>\s*<cpu_time>[2-9]", project.trickles[0])
+    assert not find_tree(rig.slot, None)
 
 
 @pytest.mark.parametrize(
