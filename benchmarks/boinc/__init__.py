@@ -47,7 +47,7 @@ def run(*, quick: bool) -> list[Figure]:
         Figure(name="boinc start, frozen", unit="s", ours=starts["ours"], goal=3.0),
         Figure(name="boinc agent, of a core", unit="%", ours=(share,), goal=1.0),
         Figure(name="boinc agent, memory", unit="MB", ours=(memory_mb,), goal=60.0),
-        Figure(name="boinc suspend to standing still", unit="s", ours=tuple(held_s), goal=2.0),
+        Figure(name="boinc suspended to standing still", unit="s", ours=tuple(held_s), goal=2.0),
         Figure(name="boinc quit to gone", unit="s", ours=(quit_s,), goal=10.0),
     ]
 
