@@ -96,15 +96,22 @@ def sync_file(path: Path) -> None:
 def remove_large(path: Path) -> None:
     """Remove a file, durably, and wait for no more than that: what it held is given back in a thread, as that takes
     0.1 s a GiB. Succeeds when there is none. Raises OSError."""
-    try:
+    held = -1
+    with contextlib.suppress(OSError):  # then it takes its time
         held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
     try:
-        path.unlink()
+        path.unlink(missing_ok=True)
         sync_directory(path.parent)
     finally:
-        threading.Thread(target=os.close, args=(held,), daemon=True).start()
+        if held >= 0:
+            _close_aside(held)
+
+
+def _close_aside(descriptor: int) -> None:
+    try:
+        threading.Thread(target=os.close, args=(descriptor,), daemon=True).start()
+    except RuntimeError:  # there is no thread to be had
+        os.close(descriptor)
 
 
 def sync_directory(path: Path) -> None:

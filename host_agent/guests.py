@@ -69,6 +69,10 @@ class Guests:
         self._guests: dict[str, _Guest] = {}
         self._change: asyncio.TimerHandle | None = None
         self._tasks = OwnedTasks("guests")
+        #: Roads are begun and left one at a time, so that none is begun twice.
+        self._changing = asyncio.Lock()
+        #: By VM, who tells its guest the time just now.
+        self._telling: dict[str, asyncio.Task[None]] = {}
         #: It is known which VMs run.
         self._looked = asyncio.Event()
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
@@ -92,14 +96,15 @@ class Guests:
 
         A paused VM has none: what were said to it would lie in wait, and be done when nobody wants it any more.
         """
-        for vm in [vm for vm in self._guests if vm not in running and vm not in unknown]:
-            if self.inputs is not None:
-                self.inputs.leave(vm)
-            await self._guests.pop(vm).road.close()
-            self._change_soon()
-        for vm in running:
-            if vm not in self._guests:
-                await self._begin(vm)
+        async with self._changing:
+            for vm in [vm for vm in self._guests if vm not in running and vm not in unknown]:
+                if self.inputs is not None:
+                    self.inputs.leave(vm)
+                await self._guests.pop(vm).road.close()
+                self._change_soon()
+            for vm in running:
+                if vm not in self._guests:
+                    await self._begin(vm)
         self._looked.set()
 
     async def close(self) -> None:
@@ -118,9 +123,13 @@ class Guests:
         """A VM goes on that stood still: tell its guest the time before anybody hears that it runs. Waits for a
         moment only: there may be no agent of ours in it. Does not wait for a new generation: that has to log in anew,
         and begins no job before the centre has told it the time."""
-        telling = self._tasks.spawn(self._back(vm), name=f"time to {vm}")
+        earlier = self._telling.get(vm)
+        if earlier is not None:
+            earlier.cancel()  # the VM has gone on once more since
+        telling = self._telling[vm] = self._tasks.spawn(self._back(vm), name=f"time to {vm}")
+        telling.add_done_callback(lambda done: self._telling.pop(vm) if self._telling.get(vm) is done else None)
         if not is_new_generation:
-            await telling
+            await asyncio.wait([telling])
 
     async def _back(self, vm: str) -> None:
         with contextlib.suppress(TimeoutError):
@@ -133,10 +142,11 @@ class Guests:
 
     async def _anew(self, vm: str) -> _Guest | None:
         """Have a road to a VM that is another process now, or that had none while it stood still."""
-        if vm in self._guests:
-            await self._guests.pop(vm).road.close()
-        await self._begin(vm)
-        guest = self._guests.get(vm)
+        async with self._changing:
+            if vm in self._guests:
+                await self._guests.pop(vm).road.close()
+            await self._begin(vm)
+            guest = self._guests.get(vm)
         if guest is not None:
             await guest.road.wait_up()
         return guest

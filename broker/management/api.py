@@ -95,9 +95,9 @@ class Api:
         """Ask the first endpoint that answers: each call may be made twice. Raises ManagementError when none does."""
         shared, self._shared.link = self._shared.link, None
         if shared is not None:
-            # The broker may have closed it since: what it was asked then is asked anew.
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                return self._exchange(shared, method, path, body, headers)
+            # The broker may have closed it since: what it was asked then is asked anew, and nothing else is.
+            with contextlib.suppress(ConnectionError, http.client.HTTPException):
+                return self._on_shared(shared, method, path, body, headers)
         errors: list[str] = []
         for endpoint in self._address.management:
             link = self._link(endpoint)
@@ -114,6 +114,16 @@ class Api:
                 if link is not self._shared.link:
                     link.close()
         raise ManagementError(f"the broker's management API {'; '.join(errors)}")
+
+    def _on_shared(
+        self, link: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        """Ask where was asked before. Raises ConnectionError, HTTPException; ManagementError where no answer comes."""
+        try:
+            return self._exchange(link, method, path, body, headers)
+        except TimeoutError as error:
+            text = f"the broker's management API at {link.host}:{link.port} does not answer: {error}"
+            raise ManagementError(text) from error
 
     def _exchange(
         self, link: http.client.HTTPConnection, method: str, path: str, body: bytes | None, headers: dict[str, str]

@@ -67,7 +67,7 @@ class Inbound(Struct, kw_only=True):
     late: int = 0
     window: int = WINDOW_BYTES
     dropped: int = 0
-    #: Where, and when, the window began that is to come in time.
+    #: After how many bytes, and when, the window began that is to come in time.
     window_from: int = 0
     window_since_s: float = 0.0
     #: What is here already, and passed over.
@@ -125,16 +125,18 @@ class Inbound(Struct, kw_only=True):
         """Let the next window be small: what was granted did not come in time."""
         self.window = min(self.window, SMALLEST_WINDOW_BYTES)
 
-    def grow(self, now_s: float) -> None:
+    def grow(self, now_s: float, *, may_be_large: bool = True) -> None:
         """Let the next window be twice as large where this one has come in time, and no larger than the first where a
-        large one has not."""
-        if self.taken - self.window_from >= self.window:
+        large one has not, or may not be."""
+        if self.received - self.window_from >= self.window:
             took_s = now_s - self.window_since_s
             if took_s <= (GROWS_WITHIN_S if self.window < WINDOW_BYTES else LARGE_WITHIN_S):
                 self.window = min(2 * self.window, self._largest_window)
             elif self.window > WINDOW_BYTES:
                 self.window = WINDOW_BYTES
-            self.window_from, self.window_since_s = self.taken, now_s
+            if not may_be_large:
+                self.window = min(self.window, WINDOW_BYTES)
+            self.window_from, self.window_since_s = self.received, now_s
 
     def is_broken_by(self, chunk: FileChunk) -> bool:
         """Say whether a dropped chunk shows that the run has a gap: only a new epoch can mend that."""

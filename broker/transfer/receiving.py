@@ -55,6 +55,7 @@ class Receiving:
         progress: Callable[[int], None] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
         is_heard: Callable[[], bool] = lambda: True,
+        is_alone: Callable[[], bool] = lambda: True,
     ) -> None:
         """``confirm`` runs when the file is committed, before the sender is told; what it raises fails the transfer.
 
@@ -63,6 +64,8 @@ class Receiving:
         the broker, neither is the sender's fault.
         """
         self._confirm = confirm
+        #: Nobody else sends to us: the queue of chunks holds one large window, and a small one of each otherwise.
+        self._is_alone = is_alone
         self._is_heard = is_heard
         self._offer = offer
         self._land = land
@@ -157,7 +160,7 @@ class Receiving:
         if counts:
             self._has_begun = True
             self._inbox.append(chunk.data)
-            self._core.grow(time.monotonic())
+            self._core.grow(time.monotonic(), may_be_large=self._is_alone())
             if chunk.epoch == self._core.epoch:
                 self._patience.regain()
             self._on_life()

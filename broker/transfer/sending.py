@@ -163,18 +163,27 @@ class Sending:
             raise TransferFailed(ErrorCode.TIMEOUT, text)
 
     async def _send_granted(self) -> None:
-        """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much. How
-        fast grants come the receiver decides; what the broker has not taken yet is no more than a window either."""
-        while not self._done and self._failure is None and (pieces := list(iter(self._core.piece, None))):
-            while self._unconfirmed > MAX_WINDOW_BYTES and not self._done and self._failure is None:
-                await self._confirmed.sleep(None)
+        """Read all that is granted at once, at most a window: a hop to a thread for each chunk would cost as much."""
+        while await self._may_send() and (pieces := list(iter(self._core.piece, None))):
             epoch = self._core.epoch
             chunks = await in_thread(self._read, pieces)
             if len(chunks) < len(pieces):
                 self._give_up(ErrorCode.CONFLICT, f"{self._source.name!r} became shorter while it was sent")
                 return
-            if epoch == self._core.epoch:
+            if epoch == self._core.epoch and not self._has_ended:
                 self._send_all(chunks)
+
+    async def _may_send(self) -> bool:
+        """Wait while the broker has more than a window to take: how fast grants come the receiver decides. Say whether
+        there is still somebody to send to. Raises TransferFailed."""
+        while self._unconfirmed > MAX_WINDOW_BYTES and not self._has_ended:
+            if not await self._confirmed.sleep(self._patience.wait_s):
+                self._check_pace()
+        return not self._has_ended
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._done or self._failure is not None
 
     def _read(self, pieces: Sequence[tuple[int, int]]) -> list[FileChunk]:
         """Make chunks of pieces of the source, up to the first that is not there any more. Blocking."""

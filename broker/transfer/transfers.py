@@ -240,6 +240,7 @@ class Transfers:
             land,
             entry.peer.tell,
             is_heard=entry.peer.is_heard,
+            is_alone=self._is_one_received,
             **hooks,
         )
         entry.end = receiving
@@ -247,6 +248,9 @@ class Transfers:
             self.received_bytes += await receiving.run()
         finally:
             self._open.pop(offer.id, None)
+
+    def _is_one_received(self) -> bool:
+        return sum(isinstance(entry.end, Receiving) for entry in self._open.values()) <= 1
 
     async def _until_offered(
         self, entry: _Open, get: FileGet, offered: asyncio.Future[FileOffer], every_s: float

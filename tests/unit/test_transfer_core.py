@@ -165,12 +165,16 @@ def test_a_window_is_large_only_where_the_line_is_fast() -> None:
     receiver.begin(0, 0)
     now_s, windows = 0.0, []
     for took_s in (0.3, LARGE_WITHIN_S / 2, LARGE_WITHIN_S / 2, LARGE_WITHIN_S / 2, 0.3, 0.3):
-        receiver.taken += receiver.window
+        receiver.received += receiver.window
         now_s += took_s
         receiver.grow(now_s)
         windows.append(receiver.window // WINDOW_BYTES)
 
     assert windows == [1, 2, 4, 4, 1, 1]
+    receiver.window, receiver.window_since_s = MAX_WINDOW_BYTES, now_s
+    receiver.received += MAX_WINDOW_BYTES
+    receiver.grow(now_s, may_be_large=False)
+    assert receiver.window == WINDOW_BYTES, "others send too"
 
 
 def test_a_receiver_that_takes_over_has_the_later_epoch() -> None:

@@ -80,6 +80,7 @@ class QemuSnapshots:
             life = self._find(vm).life
             if life is None:
                 await self._find(vm).strays.kill()
+                self._find(vm).strays.may_come()
                 await clean_at_rest(records.home, was)
             else:
                 with life.verb() as machine:
@@ -117,6 +118,7 @@ class QemuSnapshots:
             # First: what cleans up at rest runs as the VM's account too.
             with contextlib.suppress(HypervisorError):
                 await self._find(vm).strays.kill()
+            self._find(vm).strays.may_come()
             await clean(machine.home, None)
 
     def _most_bytes(self, vm: str) -> int:

@@ -23,7 +23,7 @@ from host_agent.hypervisors.qemu.machine import KILL_TIMEOUT_S
 log = logging.getLogger(__name__)
 
 #: Between two looks for processes that were killed.
-_LOOK_INTERVAL_S = 0.005
+_LOOK_INTERVAL_S = 0.02
 #: Looks in a row that find nobody: one that is about to become another program, whose parent was killed, bears no mark
 #: for a moment.
 _LOOKS_IN_VAIN = 2
@@ -53,6 +53,10 @@ class QemuStrays:
                 await self._kill()
             self._may_be = True
 
+    def may_come(self) -> None:
+        """A program is about to run for the VM, beside its own process: it may leave some."""
+        self._may_be = True
+
     def kill_soon(self) -> None:
         """The VM's process has ended: kill what it has left, unless somebody does before. Trouble is logged."""
         self._are_due = True
@@ -63,8 +67,8 @@ class QemuStrays:
         await self._tasks.cancel()
 
     async def _kill(self) -> None:
-        await kill_strays(self._files.path(self._vm), self._files.known_process(self._vm))
-        self._are_due = self._may_be = False
+        self._may_be = not await kill_strays(self._files.path(self._vm), self._files.known_process(self._vm))
+        self._are_due = False
 
     async def _kill_if_due(self) -> None:
         async with self._killing:
@@ -75,9 +79,9 @@ class QemuStrays:
                 log.error("strays_left vm=%s error=%s", self._vm, error)
 
 
-async def kill_strays(home: Path, process: ProcessIdentity | None) -> None:
-    """Kill all that belong to the VM in ``home``, and ``process`` with its own. Raises HypervisorError if they do not
-    end in time, with the reason."""
+async def kill_strays(home: Path, process: ProcessIdentity | None) -> bool:
+    """Kill all that belong to the VM in ``home``, and ``process`` with its own; say whether it is sure that nobody is
+    left. Raises HypervisorError if they do not end in time, with the reason."""
     # Before any look: what is another process at every moment no look finds.
     trouble = await _kill_account(home)
     deadline = asyncio.get_running_loop().time() + KILL_TIMEOUT_S
@@ -97,6 +101,7 @@ async def kill_strays(home: Path, process: ProcessIdentity | None) -> None:
     if trouble:
         # Nobody is found, and what is there to be done with the VM does not wait for ever.
         log.error("account_not_killed vm=%s error=%s", home.name, trouble)
+    return looks_in_vain >= _LOOKS_IN_VAIN
 
 
 async def _kill_account(home: Path) -> str:

@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
-from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
+from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
 from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from host_agent.hypervisors.qemu.start import QemuStart
@@ -138,7 +139,7 @@ class QemuVm:
         if self._files.exists(self.id):
             self._files.forget_process(self.id)
             self._files.forget_saving(self.id)
-            await clean(self._files.path(self.id), None)
+            await _clean_at_rest(self._files.path(self.id), self.strays)
         self._flaw = ""
 
     async def delete(self) -> None:
@@ -174,7 +175,7 @@ class QemuVm:
             await self.strays.kill()
             self._files.forget_saving(self.id)
         if self._life is None:
-            await clean(self._files.path(self.id), None)
+            await _clean_at_rest(self._files.path(self.id), self.strays)
 
     def _watch_again(self, process: ProcessIdentity, saving: Saving | None) -> bool:
         life = self._new_life()
@@ -200,6 +201,14 @@ class QemuVm:
     def _forget(self, life: Life) -> None:
         if self._life is life:
             self._life = None
+
+
+async def _clean_at_rest(home: Path, strays: QemuStrays) -> None:
+    """Remove what is void of a VM's snapshots; the program that does it may leave some of its own."""
+    with contextlib.suppress(OSError):  # what cannot be read is not cleaned either
+        if SnapshotRecords(home).voids():
+            strays.may_come()
+    await clean(home, None)
 
 
 def _facts_of(files: QemuFiles, vm: str, life: Life | None) -> VmFacts:
