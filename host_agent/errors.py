@@ -16,6 +16,7 @@ HostError
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
 ├── WrongArguments           what BOINC's client puts behind our name is not understood; the project mends it
+├── BadName                  a name in a job of BOINC's leads where nothing of it may be; the project mends it
 ├── BadArchive               an archive of a BOINC job cannot be unpacked, or packed; the project mends it
 ├── JobFileError             a job file of BOINC's cannot be carried out; the project mends the line that is named
 └── RegistryUnreadable       the list of the VMs is damaged; restore it, or move it away and adopt the VMs
@@ -129,6 +130,12 @@ class DirectoryTaken(HostError):
 
 class WrongArguments(HostError):
     """A word behind our name that nobody knows, or a value that makes no sense."""
+
+    code = "bad_request"
+
+
+class BadName(HostError):
+    """A name of a job of BOINC's stands for nothing that may be run, read or written."""
 
     code = "bad_request"
 

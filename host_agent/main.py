@@ -20,7 +20,7 @@ from host_agent.agent import HostAgent
 from host_agent.boinc.application import is_slot, run_in_slot
 from host_agent.boinc.job_files import read_plan_file
 from host_agent.config import HostConfig
-from host_agent.errors import HostError, JobFileError
+from host_agent.errors import BadName, HostError, JobFileError
 from host_agent.hypervisors.drivers import make_driver
 from host_agent.running import run_in_guest
 from schemas.vms import VmStatus
@@ -31,12 +31,14 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Run the agent until SIGTERM or SIGINT; its VMs live on. Exits 2 for a wrong setting, 1 when it cannot start.
 
-    In a directory with a job file of BOINC's, and without --config, that is carried out in place of it."""
+    Started by BOINC's client, in a slot, it carries out the job file there; ``run-job`` does so for a person."""
     words = sys.argv[1:]
+    if is_slot(Path.cwd()):
+        run_in_slot(words)
     if words[:1] == ["plan"]:
         _plan(words[1:])
-    if "--config" not in words and not {"-h", "--help"} & set(words) and is_slot(Path.cwd()):
-        run_in_slot(words)
+    if words[:1] == ["run-job"]:
+        run_in_slot(words[1:])
     parser = command_line("host_agent", "Run virtual machines for the volunteer cloud.")
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
     parser.add_argument("--vm", metavar="NAME", help="VM of the running agent in which exec runs a command")
@@ -56,7 +58,7 @@ def _plan(words: list[str]) -> NoReturn:
     with judged("host_agent plan", HostError, by_hand=True):
         try:
             plan = read_plan_file(file)
-        except JobFileError as error:
+        except (JobFileError, BadName) as error:
             sys.exit(f"{file}: {error}")
         for warned in plan.warnings:
             print(f"{file}: {warned}", file=sys.stderr)  # noqa: T201

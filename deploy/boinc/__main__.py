@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from deploy.boinc.freeze import NotFrozen, freeze, needed_libc
-from deploy.boinc.version import write_templates, write_version
+from deploy.boinc.version import JOB_FILE, write_templates, write_version
 
 #: As BOINC's server takes it.
 _VERSION = re.compile(r"\d{1,4}\.\d{1,4}")
@@ -33,6 +33,7 @@ def main() -> None:
         help="a program of the project's, by the name that job files have for it; no others are run by the agent",
     )
     parser.add_argument("--templates", type=Path, help="where to write templates of a job (DIRECTORY/templates)")
+    parser.add_argument("--job", type=Path, help="the job file, one of the version's files (the template's)")
     options = parser.parse_args()
     if not _VERSION.fullmatch(options.version):
         parser.error(f"--version {options.version!r}: must be MAJOR.MINOR, such as 1.0")
@@ -42,8 +43,10 @@ def main() -> None:
             _say("freezing the agent, which takes half a minute")
             agent = Path(scratch) / "host_agent"
             freeze(agent)
+            templates = options.templates or options.directory / "templates"
+            write_templates(templates, next(iter(files), "PROGRAM"))
+            files[JOB_FILE] = options.job or templates / JOB_FILE
             made = write_version(options.directory, options.version, agent, files)
-            write_templates(options.templates or options.directory / "templates", next(iter(files), "PROGRAM"))
         except (NotFrozen, OSError) as error:
             sys.exit(f"python -m deploy.boinc: {error}")
     for path in sorted(made.iterdir()):
@@ -57,6 +60,8 @@ def _named(parser: argparse.ArgumentParser, word: str) -> tuple[str, Path]:
     name, sign, path = word.partition("=")
     if not sign or not _LOGICAL.fullmatch(name):
         parser.error(f"--file {word!r}: must be NAME=PATH, NAME of letters, digits, dots, dashes and underscores")
+    if name in ("host_agent", JOB_FILE):
+        parser.error(f"--file {word!r}: {name} is the agent itself, or the job file; call the program otherwise")
     if not Path(path).is_file():
         parser.error(f"--file {word!r}: {path} is no file")
     return name, Path(path)

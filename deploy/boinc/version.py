@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 from deploy.boinc.freeze import API_VERSION
 
 PLATFORM = "x86_64-pc-linux-gnu"
-#: Templates of a job: what goes in, what comes out, and the job file.
+#: The job file, which is one of the version's files and so is signed; templates of what goes in and comes out.
 JOB_FILE, INPUT_TEMPLATE, OUTPUT_TEMPLATE = "job.xml", "in_template.xml", "out_template.xml"
 
 
@@ -28,6 +28,10 @@ def write_version(directory: Path, version: str, agent: Path, files: Mapping[str
     target = directory / version / PLATFORM
     target.mkdir(parents=True, exist_ok=True)
     main = physical_name("host_agent", version)
+    wanted = {main, *(physical_name(name, version) for name in files)}
+    for path in target.iterdir():
+        if path.name not in wanted:
+            path.unlink()
     entries = [_file(main, "", is_main=True)]
     _copy(agent, target / main)
     for logical, path in files.items():
@@ -40,11 +44,11 @@ def write_version(directory: Path, version: str, agent: Path, files: Mapping[str
 
 
 def write_templates(directory: Path, program: str) -> None:
-    """Write templates of a job into ``directory``: its job file is an input, its output is called ``out``."""
+    """Write templates of a job into ``directory``: a job file, whose program reads ``in`` and prints ``out``."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / JOB_FILE).write_text(
         f"<job_desc>\n  <task>\n    <application>{escape(program)}</application>\n"
-        "    <stdout_filename>out</stdout_filename>\n  </task>\n</job_desc>\n"
+        "    <stdin_filename>in</stdin_filename>\n    <stdout_filename>out</stdout_filename>\n  </task>\n</job_desc>\n"
     )
     (directory / INPUT_TEMPLATE).write_text(_INPUT)
     (directory / OUTPUT_TEMPLATE).write_text(_OUTPUT)
@@ -68,7 +72,7 @@ _INPUT = """<input_template>
 <workunit>
     <file_ref>
         <file_number>0</file_number>
-        <open_name>job.xml</open_name>
+        <open_name>in</open_name>
     </file_ref>
     <rsc_disk_bound>1e9</rsc_disk_bound>
     <rsc_memory_bound>1e9</rsc_memory_bound>

@@ -1,4 +1,4 @@
-"""``host_agent`` as an application of BOINC: started in a slot by a volunteer's client, or there by a person.
+"""``host_agent`` as an application of BOINC: started in a slot by a volunteer's client, or in a directory by a person.
 
 What it says goes to ``stderr.txt``, which the project sees; how it ends is left in the slot as BOINC wants it, last of
 all. Nothing that it has started lives on.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,14 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from broker.daemon.logs import log_to_stderr
+from broker.daemon.logs import EventFormatter
 from host_agent.boinc.arguments import Arguments, read_arguments
 from host_agent.boinc.channels import Memory
 from host_agent.boinc.client_link import ClientLink
-from host_agent.boinc.endings import ExitCode, SlotEnding, finished, put_off
+from host_agent.boinc.endings import ExitCode, Reserve, SlotEnding, finished, put_off
+from host_agent.boinc.family import Family, inherit_orphans
 from host_agent.boinc.frozen import clear_unpacked, end_with_starter
 from host_agent.boinc.init_data import InitData, read_init_data
-from host_agent.boinc.job_files import has_job_file, read_plan
+from host_agent.boinc.job_files import read_plan
 from host_agent.boinc.plan import RunPlan
 from host_agent.boinc.programs import Programs
 from host_agent.boinc.progress import Progress
@@ -33,6 +33,7 @@ from host_agent.boinc.segment import attach
 from host_agent.boinc.signed_files import SignedFiles
 from host_agent.boinc.slot_files import INIT_DATA
 from host_agent.boinc.slot_lock import LOOK_S, PATIENCE_S, SlotLock
+from host_agent.boinc.slot_names import SlotNames
 from host_agent.boinc.wrapper_run import WrapperRun
 from host_agent.errors import JobFileError, WrongArguments
 from host_agent.facts import AGENT_VERSION
@@ -41,19 +42,22 @@ log = logging.getLogger(__name__)
 
 #: How long the client waits before it tries again where another process has the slot, seconds, as in BOINC.
 LOCKED_S = 600
-#: A disk that takes no file is given so long, seconds.
-FULL_S = 300
-_SET_CHILD_SUBREAPER = 36
+#: How long we wait where the slot takes no word of ours, before the client starts us again, seconds.
+NO_WORD_S = 10.0
+#: What a person, a terminal or a system that goes down ends us by.
+_ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def is_slot(directory: Path) -> bool:
-    """Whether a directory looks like one in which a client, or a person, wants a job file carried out."""
-    return (directory / INIT_DATA).exists() or has_job_file(directory)
+    """Whether a directory is one in which a client starts applications."""
+    return (directory / INIT_DATA).exists()
 
 
 def run_in_slot(words: Sequence[str]) -> NoReturn:
     """Carry out the job file of the directory that we are in; ends the process as BOINC wants it."""
-    log_to_stderr("host_agent")
+    shown = logging.StreamHandler()  # a file of the client's, which it keeps short itself
+    shown.setFormatter(EventFormatter("host_agent"))
+    logging.basicConfig(level=logging.INFO, handlers=[shown])
     status = _run(Path.cwd(), words)
     with contextlib.suppress(OSError):
         sys.stderr.flush()
@@ -62,25 +66,24 @@ def run_in_slot(words: Sequence[str]) -> NoReturn:
 
 
 def _run(slot: Path, words: Sequence[str]) -> int:
-    if "--version" in words or "-v" in words:
-        print(f"host_agent {AGENT_VERSION}", file=sys.stderr)  # noqa: T201
-        return 0
-    lock = SlotLock(slot)
+    log.info("host_agent %s begins", AGENT_VERSION)
+    lock, reserve, ending = SlotLock(slot), Reserve(slot), None
     try:
-        ending = _with_slot(slot, words) if _take(lock) else _locked()
+        if _take(lock):
+            reserve.take()
+            ending = _with_slot(slot, words)
+        else:
+            ending = put_off(LOCKED_S, "another process works in this slot")
         log.info("ends: %s", ending.reason or f"finished with status {ending.status}")
+        reserve.give_back()
         ending.leave(slot)
     except OSError as error:
         log.error("the slot cannot be written, the client starts this again: %s", error)
-        return 0
+        time.sleep(NO_WORD_S)
     finally:
         with contextlib.suppress(OSError):
             lock.release()
-    return ending.status
-
-
-def _locked() -> SlotEnding:
-    return put_off(LOCKED_S, "another process works in this slot")
+    return ending.status if ending is not None else 0
 
 
 def _take(lock: SlotLock) -> bool:
@@ -121,11 +124,11 @@ class _Session:
     """What is there between the client and one run."""
 
     def __init__(self, slot: Path, data: InitData | None, memory: Memory | None) -> None:
-        self._slot, self._data = slot, data
+        self._slot, self._data = slot, data or InitData()
+        self._names = SlotNames(slot, data)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._at_work: WrapperRun | None = None
-        pid = data.client_pid if data is not None else 0
-        self._link = ClientLink(slot, memory, pid, self._on_change)
+        self._link = ClientLink(slot, memory, self._data.client_pid, self._on_change)
 
     def run(self, words: Sequence[str]) -> SlotEnding:
         """Carry out the job file, and say the last word to the client."""
@@ -137,11 +140,11 @@ class _Session:
 
     async def _run(self, words: Sequence[str]) -> SlotEnding:
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _ENDS:
             self._loop.add_signal_handler(number, self._link.quit)
         end_with_starter()
         try:
-            plan = read_plan(self._slot)
+            plan = read_plan(self._names)
             passes_all = any(task.appends_arguments for task in plan.runs)
             arguments = read_arguments(words, passes_all=passes_all)
         except JobFileError as error:
@@ -153,12 +156,21 @@ class _Session:
         return await self._carry_out(plan, arguments)
 
     async def _carry_out(self, plan: RunPlan, arguments: Arguments) -> SlotEnding:
-        _inherit_orphans()
+        inherit_orphans()
         clear_unpacked(self._slot)
-        data = self._data or InitData()
-        programs = Programs(self._slot, self._data, arguments, SignedFiles(self._slot, self._data))
-        progress = Progress(self._slot, plan, data, self._link, programs.cpu_s, arguments.trickle_s)
-        self._at_work = WrapperRun(self._slot, plan, programs, progress, self._link, data.disk_bound_bytes)
+        signed = SignedFiles(self._names, plan.unzip)
+        programs = Programs(self._names, signed, self._data, arguments)
+        family = Family(self._names.slot)
+        progress = Progress(self._slot, plan, self._data, self._link, family.cpu_s, arguments.trickle_s)
+        self._at_work = WrapperRun(
+            plan,
+            self._names,
+            programs,
+            progress,
+            self._link,
+            disk_bytes=self._data.disk_bound_bytes,
+            holds_up_softly=arguments.uses_tstp,
+        )
         return await self._at_work.run()
 
     def _on_change(self) -> None:
@@ -170,10 +182,3 @@ class _Session:
     def _wake(self) -> None:
         if self._at_work is not None:
             self._at_work.wake()
-
-
-def _inherit_orphans() -> None:
-    """Have descendants whose parents end become our children, so that none is lost and their CPU time is counted."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        log.warning("orphans are not counted: %s", os.strerror(ctypes.get_errno()))

@@ -1,53 +1,80 @@
 """Archives that a task begins with and ends with: unpacked into the slot once, packed of what is new in it.
 
-What an archive says of itself is a stranger's word: nothing leaves the slot, and nothing is larger than the task
-may be.
+What an archive says of itself is a stranger's word: nothing leaves the slot, nothing takes the place of what lies
+there, and all together are no larger than the task may be.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import lzma
 import os
 import re
+import shutil
+import signal
+import threading
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 
 from broker import durable
 from host_agent.boinc.plan import ZipOutput
-from host_agent.boinc.slot_files import link_target, resolve
-from host_agent.errors import BadArchive
+from host_agent.boinc.slot_files import is_reserved
+from host_agent.boinc.slot_names import open_plain
+from host_agent.errors import BadArchive, BadName, Interrupted
 
-#: What was unpacked, and what lay in the slot then.
-NOTE, FIRST_FILES = "host_agent_unzipped.json", "initial_file_list"
-#: Entries of an archive, and what they may hold together where the task has no bound, bytes.
+#: What was unpacked; what is being unpacked; what lay in the slot before the first task.
+NOTE, BEGUN, FIRST_FILES = "host_agent_unzipped.json", "host_agent_unzipping.json", "initial_file_list"
+#: Entries of all archives, and what they may hold together where the task has no bound, bytes.
 MOST_ENTRIES, MOST_BYTES = 100_000, 100 << 30
+#: How long a pattern may take with all names, seconds.
+MATCH_S = 2.0
 _PIECE_BYTES = 1 << 20
+_MOST_OF_A_NAME = 255
+_SCRATCH = "temp.zip"
+#: No room, for now: what fails so is tried again.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
+_BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
 
 
-class Unpacked(msgspec.Struct):
-    """By each archive the names that came out of it."""
+class _Begun(msgspec.Struct):
+    """Names that are to be laid into the slot: what was begun may be begun again over them."""
 
-    archives: dict[str, list[str]] = {}
+    names: list[str] = []
 
 
-def unpack_once(slot: Path, names: tuple[str, ...], bound_bytes: float) -> Unpacked:
-    """Unpack archives into the slot, unless that was done before; give what came out of which.
+def unpack_once(
+    slot: Path, archives: Sequence[tuple[str, Path]], bound_bytes: float, must_stop: Callable[[], bool]
+) -> None:
+    """Unpack archives, each a name and its file, into the slot, unless that was done before.
 
-    Raises BadArchive, and OSError. Broken off it is done again, from the beginning.
+    Raises BadArchive, Interrupted, and OSError where there is no room. Broken off it is done again.
     """
-    note = slot / NOTE
-    if not names:
-        return Unpacked()
-    if note.exists():
-        try:
-            return msgspec.json.decode(note.read_bytes(), type=Unpacked)
-        except msgspec.MsgspecError:
-            pass  # it is written whole or not at all: somebody else's, and so it is done again
-    found = Unpacked({name: _unpack(slot, name, bound_bytes) for name in names})
-    durable.replace(note, msgspec.json.encode(found), mode=0o644)
-    return found
+    if not archives or (slot / NOTE).exists():
+        return
+    begun = _begun(slot)
+    left, targets = bound_bytes or MOST_BYTES, list[Path]()
+    for name, path in archives:
+        with _reading(name, path) as archive:
+            targets += [_target(slot, name, one.filename) for one in archive.infolist() if not one.is_dir()]
+            left -= sum(one.file_size for one in archive.infolist())
+        if len(targets) > MOST_ENTRIES or left < 0:
+            raise BadArchive(f"{name}: with it there are {len(targets)} files, or more bytes than the task may have")
+    for target in targets:
+        if (target.exists() or target.is_symlink()) and str(target.relative_to(slot)) not in begun:
+            raise BadArchive(f"{target.relative_to(slot)}: an archive holds it, and it is in the slot already")
+    names = [str(target.relative_to(slot)) for target in targets]
+    durable.replace(slot / BEGUN, msgspec.json.encode(_Begun(names)), mode=0o644)
+    for name, path in archives:
+        with _reading(name, path) as archive:
+            for entry in archive.infolist():
+                _extract(archive, entry, _target(slot, name, entry.filename), must_stop)
+    durable.replace(slot / NOTE, b"{}", mode=0o644)
 
 
 def note_first_files(slot: Path) -> None:
@@ -57,75 +84,73 @@ def note_first_files(slot: Path) -> None:
         durable.replace(slot / FIRST_FILES, names.encode(errors="surrogateescape"), mode=0o644)
 
 
-def pack(slot: Path, output: ZipOutput) -> int:
-    """Pack what is new in the slot and called as the patterns say; give how many files. One that is there already is
-    left alone. Raises BadArchive, OSError: then there is none."""
-    target = resolve(slot, output.archive)
-    if target.exists() and link_target(slot / output.archive) is not None:
-        return 0
-    scratch, count = slot / "temp.zip", 0
+def chosen(slot: Path, output: ZipOutput) -> list[str]:
+    """Name what goes into an archive: files that are new in the slot and called as its patterns say.
+
+    In the main thread, for no longer than ``MATCH_S``: a pattern may take for ever. Raises BadArchive, OSError.
+    """
     patterns = [re.compile(pattern) for pattern in output.patterns]
+    with _no_longer_than(MATCH_S, f"{output.archive}: the patterns of its <filename> take too long"):
+        return [name for name in _new_files(slot) if any(pattern.search(name) for pattern in patterns)]
+
+
+def pack(slot: Path, archive: str, names: Sequence[str], target: Path) -> None:
+    """Pack files of the slot into ``target``; one that is there already is left alone. Raises BadArchive, OSError: then
+    there is none."""
+    if target.exists():
+        return
+    scratch = slot / _SCRATCH
     try:
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-            for name in _new_files(slot):
-                if any(pattern.search(name) for pattern in patterns):
-                    archive.write(slot / name, name)
-                    count += 1
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as made:
+            for name in names:
+                made.write(slot / name, name)
         _move(scratch, target)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError) as error:
-        raise BadArchive(f"{output.archive}: could not be packed: {error}") from error
+    except (*_BROKEN, ValueError) as error:
+        raise BadArchive(f"{archive}: could not be packed: {error}") from error
     finally:
         scratch.unlink(missing_ok=True)
-    return count
 
 
-def _move(scratch: Path, target: Path) -> None:
-    with scratch.open("rb") as file:
-        os.fsync(file.fileno())
-    scratch.replace(target)
-
-
-def _new_files(slot: Path) -> Iterator[str]:
+def _begun(slot: Path) -> frozenset[str]:
     try:
-        first = set((slot / FIRST_FILES).read_bytes().decode(errors="surrogateescape").split("\n"))
-    except FileNotFoundError:
-        first = set()
-    first |= {FIRST_FILES, NOTE, "temp.zip"}
-    for name in sorted(os.listdir(slot)):  # noqa: PTH208  names alone
-        if name not in first and (slot / name).is_file() and not (slot / name).is_symlink():
-            yield name
+        return frozenset(msgspec.json.decode((slot / BEGUN).read_bytes(), type=_Begun).names)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return frozenset()
 
 
-def _unpack(slot: Path, name: str, bound_bytes: float) -> list[str]:
-    most = bound_bytes or MOST_BYTES
+@contextlib.contextmanager
+def _reading(name: str, path: Path) -> Iterator[zipfile.ZipFile]:
+    """Read an archive: whatever is wrong with it, but for a lack of room, is BadArchive."""
     try:
-        with zipfile.ZipFile(resolve(slot, name)) as archive:
-            entries = archive.infolist()
-            if len(entries) > MOST_ENTRIES or sum(one.file_size for one in entries) > most:
-                raise BadArchive(f"{name}: {len(entries)} files, or more than the {most:.0f} bytes of the task")
-            targets = [(one, _target(slot, name, one.filename)) for one in entries]
-            for entry, target in targets:
-                _extract(archive, entry, target)
+        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file, zipfile.ZipFile(file) as archive:
+            yield archive
     except FileNotFoundError as error:
         raise BadArchive(f"{name}: is to be unpacked, and is not there: {error.filename}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except BadName as error:
+        raise BadArchive(str(error)) from error
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise BadArchive(f"{name}: cannot be unpacked: {error}") from error
+    except (*_BROKEN, EOFError, ValueError) as error:
         raise BadArchive(f"{name}: is no zip archive that can be unpacked: {error}") from error
-    return [str(target.relative_to(slot)) for entry, target in targets if not entry.is_dir()]
 
 
 def _target(slot: Path, archive: str, name: str) -> Path:
     """Say where an entry goes. Raises BadArchive for one that would lie elsewhere, or in place of what is ours."""
-    target = slot / name
+    parts = Path(name).parts
+    target = slot.joinpath(*parts)
     parents = [parent for parent in target.parents if slot in parent.parents]
-    if name.startswith(("/", "\\")) or ".." in Path(name).parts or any(parent.is_symlink() for parent in parents):
+    if not parts or name.startswith(("/", "\\")) or ".." in parts or any(parent.is_symlink() for parent in parents):
         raise BadArchive(f"{archive}: {name[:100]!r} in it leads out of the slot directory")
-    if Path(name).parts and Path(name).parts[0].startswith(("boinc_", "init_data.xml", "host_agent_")):
-        raise BadArchive(f"{archive}: {name[:100]!r} in it would lie in place of a file of BOINC's")
+    if any(len(os.fsencode(part)) > _MOST_OF_A_NAME for part in parts):
+        raise BadArchive(f"{archive}: {name[:100]!r} in it is too long for a name")
+    if is_reserved(name):
+        raise BadArchive(f"{archive}: {name[:100]!r} in it is a name of BOINC's or of the agent's")
     return target
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, must_stop: Callable[[], bool]) -> None:
     if entry.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         return
@@ -137,5 +162,48 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
             left -= len(piece)
             if left < 0:
                 raise BadArchive(f"{entry.filename[:100]!r} is longer than the archive says")
+            if must_stop():
+                raise Interrupted("it is unpacked again at the next start")
             file.write(piece)
     target.chmod(0o755 if (entry.external_attr >> 16) & 0o111 else 0o644)
+
+
+def _new_files(slot: Path) -> Iterator[str]:
+    try:
+        first = set((slot / FIRST_FILES).read_bytes().decode(errors="surrogateescape").split("\n"))
+    except FileNotFoundError:
+        first = set()
+    for name in sorted(os.listdir(slot)):  # noqa: PTH208  names alone
+        path = slot / name
+        if name not in first and not is_reserved(name) and not path.is_symlink() and path.is_file():
+            yield name
+
+
+def _move(scratch: Path, target: Path) -> None:
+    """Put a file where it belongs, also on another disk."""
+    beside = durable.beside(target, "zip")
+    try:
+        shutil.copyfile(scratch, beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _no_longer_than(seconds: float, why: str) -> Iterator[None]:
+    """Break the block off after a time, wherever it is. Raises BadArchive then."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise BadArchive(why)
+
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("only the main thread can be broken off")
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

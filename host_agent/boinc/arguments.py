@@ -11,7 +11,7 @@ from host_agent.errors import WrongArguments
 
 _PASS_ON = "--passthrough_child"
 USAGE = (
-    "host_agent under BOINC takes --nthreads N, --device N, --trickle SECONDS, --use_tstp, --version, "
+    "host_agent under BOINC takes --nthreads N, --device N, --trickle SECONDS, --use_tstp, "
     f"and {_PASS_ON} before what goes on to tasks with <append_cmdline_args>"
 )
 
@@ -25,7 +25,6 @@ class Arguments(Struct, frozen=True, kw_only=True):
     trickle_s: float = 0.0
     #: Hold tasks up by a signal that they may refuse.
     uses_tstp: bool = False
-    shows_version: bool = False
     #: For tasks that take arguments of ours.
     passed_on: tuple[str, ...] = ()
 
@@ -52,8 +51,13 @@ def _read(words: list[str], *, is_strict: bool, passed_on: tuple[str, ...]) -> A
     while rest:
         word = rest.pop(0)
         if word in ("--nthreads", "--device", "--trickle"):
-            found[word] = _number(word, rest.pop(0) if rest else "")
-        elif word in ("--use_tstp", "--version", "-v"):
+            value = _number(rest[0] if rest else "")
+            if value is None and is_strict:
+                raise WrongArguments(f"{word} {''.join(rest[:1])[:40]!r}: must be a number from 0 to 1e9; {USAGE}")
+            if value is not None:
+                found[word] = value
+                rest.pop(0)
+        elif word in ("--use_tstp", "--sporadic", "--version", "-v"):
             found[word] = True
         elif is_strict:
             raise WrongArguments(f"{word[:80]!r} is not understood; {USAGE}")
@@ -62,16 +66,13 @@ def _read(words: list[str], *, is_strict: bool, passed_on: tuple[str, ...]) -> A
         device=int(found.get("--device", -1)),
         trickle_s=float(found.get("--trickle", 0.0)),
         uses_tstp="--use_tstp" in found,
-        shows_version="--version" in found or "-v" in found,
         passed_on=passed_on,
     )
 
 
-def _number(word: str, text: str) -> float:
+def _number(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1e9:
-        raise WrongArguments(f"{word} {text[:40]!r}: must be a number from 0 to 1e9; {USAGE}")
-    return value
+        return None
+    return value if 0 <= value <= 1e9 else None

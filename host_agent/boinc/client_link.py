@@ -90,7 +90,10 @@ class ClientLink:
 
     def _run(self) -> None:
         while not self._ending.wait(LOOK_S):
-            self._step(time.monotonic())
+            try:
+                self._step(time.monotonic())
+            except Exception as error:  # noqa: BLE001  whatever it is, the client is to be heard further
+                self._tell(repr(error))
         deadline, is_said = time.monotonic() + LAST_WORD_S, self._say()
         while time.monotonic() < deadline and not (is_said and self.outgoing.is_idle):
             time.sleep(LOOK_S)
@@ -153,6 +156,10 @@ class ClientLink:
             self.outgoing.step(self._memory, now_s)
         except OSError as error:
             trouble = str(error)
+        self._tell(trouble)
+
+    def _tell(self, trouble: str) -> None:
+        """Tell a person of trouble with the client, once."""
         if trouble != self._trouble:
             log.warning("what goes to the client waits: %s", trouble or "no more")
         self._trouble = trouble

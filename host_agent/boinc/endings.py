@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import IntEnum
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from msgspec import Struct
 
 from broker import durable
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT, finish_text, temporary_exit_text
+
+_RESERVED_BYTES = 16 << 10
 
 
 class ExitCode(IntEnum):
@@ -21,6 +24,22 @@ class ExitCode(IntEnum):
     CHILD_FAILED = 195
     DISK_LIMIT_EXCEEDED = 196
     INIT_FAILURE = 206
+
+
+class Reserve:
+    """Room in the slot for the last word: a disk that is full otherwise takes none, and the task is done again."""
+
+    def __init__(self, slot: Path) -> None:
+        self._path = slot / "host_agent_reserve"
+
+    def take(self) -> None:
+        """Take it, if there is any."""
+        with contextlib.suppress(OSError):
+            self._path.write_bytes(bytes(_RESERVED_BYTES))
+
+    def give_back(self) -> None:
+        """Give it back, right before the word is left. Raises OSError."""
+        self._path.unlink(missing_ok=True)
 
 
 class SlotEnding(Struct, frozen=True, kw_only=True):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from msgspec import Struct
 
 from host_agent.boinc.markup import Tag
+from host_agent.boinc.slot_files import is_reserved
 from host_agent.errors import JobFileError
 from schemas.nearest import nearest
 
@@ -16,6 +18,7 @@ T = TypeVar("T")
 
 #: Longest text of a tag, characters.
 MOST_CHARACTERS = 16 << 10
+_MOST_OF_A_NAME, _MOST_PARTS = 255, 64
 #: Warnings that a file gets, and no more: whoever reads them mends the first.
 MOST_WARNINGS = 100
 
@@ -103,8 +106,22 @@ def name_in_slot(tag: Tag) -> str:
     """Read a logical name, which leads to a file in the slot and nowhere else."""
     name = text(tag)
     parts = name.replace("\\", "/").split("/")
-    if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\n" in name:
+    is_long = any(len(os.fsencode(part)) > _MOST_OF_A_NAME for part in parts) or len(parts) > _MOST_PARTS
+    if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\n" in name or is_long:
         raise JobFileError(tag.line, tag.name, f"{name[:80]!r}: must be the name of a file in the slot directory")
+    return name
+
+
+def name_or_none(tag: Tag) -> str:
+    """Read a logical name; an empty tag is none."""
+    return name_in_slot(tag) if tag.text else ""
+
+
+def name_of_output(tag: Tag) -> str:
+    """Read the logical name of what is written; an empty tag is none."""
+    name = name_or_none(tag)
+    if is_reserved(name):
+        raise JobFileError(tag.line, tag.name, f"{name[:80]!r}: is a name of BOINC's or of the agent's; take another")
     return name
 
 

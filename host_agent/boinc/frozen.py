@@ -24,14 +24,16 @@ def is_frozen() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Give the environment as it was when we were started."""
+    """Give the environment as it was when we were started, but that libraries come from no directory that a job fills:
+    the client has the slot among theirs."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(("_PYI_", "_MEIPASS"))}
     if is_frozen():
         before = found.pop(f"{_LIBRARIES}_ORIG", "")
         found.pop(_LIBRARIES, None)
         if before:
             found[_LIBRARIES] = before
-    return found
+    places = [one for one in found.pop(_LIBRARIES, "").split(":") if Path(one).name not in ("", "..")]
+    return found | ({_LIBRARIES: ":".join(places)} if places else {})
 
 
 def end_with_starter() -> None:

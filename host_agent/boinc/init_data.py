@@ -1,8 +1,9 @@
 """What BOINC's client tells the application in ``init_data.xml``; no oddity of it keeps a task from running.
 
 The client escapes the names of user and team only, projects put into their preferences what they like, and the text may
-be of any encoding. So each value is looked for by its tag, the blocks that others fill are left out first, and what
-makes no sense is as if it were not there. Pure. Source: ``lib/app_ipc.cpp``.
+be of any encoding. So each value is looked for as the client writes it, a whole line; the blocks that others fill are
+left out first, and what makes no sense is as if it were not there. Bytes that are no UTF-8 stay what they are. Pure.
+Source: ``lib/app_ipc.cpp``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ D = TypeVar("D")
 MOST_BYTES = 4 << 20
 #: Blocks whose content a project, or a proxy's owner, decides.
 _OTHERS = re.compile(r"<(project_preferences|proxy_info)\b[^>]*>.*?</\1\s*>", re.DOTALL)
-_APP_FILE = re.compile(r"<app_file>\s*([^<]*?)\s*</app_file>")
+_APP_FILE = re.compile(r"^[ \t]*<app_file>[ \t]*([^<\n]*?)[ \t]*</app_file>[ \t\r]*$", re.MULTILINE)
 _MOST_FILES = 10_000
+#: As the kernel counts.
+_MOST_PID = 1 << 22
 
 
 class InitData(Struct, frozen=True, kw_only=True):
@@ -57,7 +60,7 @@ class InitData(Struct, frozen=True, kw_only=True):
 
 def read_init_data(body: bytes) -> InitData:
     """Read the file's content. Never fails."""
-    ours = _OTHERS.sub("", _decoded(body[:MOST_BYTES]))
+    ours = _OTHERS.sub("", body[:MOST_BYTES].decode("utf-8", "surrogateescape"))
     number, word, whole = _reader(ours, _float), _reader(ours, str), _reader(ours, _int)
     priority = whole("process_priority", -1)
     return InitData(
@@ -70,7 +73,7 @@ def read_init_data(body: bytes) -> InitData:
         slot=whole("slot", 0),
         shm_key=whole("shm_key", None),
         comm_obj_name=word("comm_obj_name", ""),
-        client_pid=max(0, whole("client_pid", 0)),
+        client_pid=pid if 0 < (pid := whole("client_pid", 0)) <= _MOST_PID else 0,
         wu_cpu_s=max(0.0, number("wu_cpu_time", 0.0)),
         starting_elapsed_s=max(0.0, number("starting_elapsed_time", 0.0)),
         checkpoint_period_s=max(0.0, number("checkpoint_period", 0.0)),
@@ -86,16 +89,9 @@ def read_init_data(body: bytes) -> InitData:
     )
 
 
-def _decoded(body: bytes) -> str:
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        return body.decode("latin-1")
-
-
 def _reader(text: str, kind: Callable[[str], T | None]) -> Callable[[str, D], T | D]:
     def read(tag: str, otherwise: D) -> T | D:
-        found = re.search(rf"<{tag}>\s*([^<]*?)\s*</{tag}>", text)
+        found = re.search(rf"^[ \t]*<{tag}>[ \t]*([^<\n]*?)[ \t]*</{tag}>[ \t\r]*$", text, re.MULTILINE)
         value = kind(found[1]) if found is not None else None
         return otherwise if value is None else value
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from host_agent.boinc.fields import Fields, Warned, flag, name_in_slot, number, text, whole
+from host_agent.boinc.fields import (
+    Fields,
+    Warned,
+    flag,
+    name_in_slot,
+    name_of_output,
+    name_or_none,
+    number,
+    text,
+    whole,
+)
 from host_agent.boinc.markup import Tag, read_root
 from host_agent.boinc.plan import RunPlan, TaskPlan, ZipOutput
 from host_agent.errors import JobFileError
@@ -86,7 +96,7 @@ def _archives(tag: Tag, warnings: list[Warned]) -> list[str]:
 
 
 def _zip(tag: Tag, warnings: list[Warned]) -> ZipOutput:
-    fields = Fields(tag, {"zipfilename": name_in_slot, "filename": _pattern}, warnings)
+    fields = Fields(tag, {"zipfilename": name_of_output, "filename": _pattern}, warnings)
     if not fields.has("zipfilename"):
         raise JobFileError(tag.line, "zip_output", "there is no <zipfilename> in it: what is the archive called?")
     return ZipOutput(line=tag.line, archive=fields.one("zipfilename", ""), patterns=tuple(_of(fields, "filename", str)))
@@ -115,6 +125,11 @@ def _variable(tag: Tag) -> str:
     return tag.text
 
 
+def _priority(tag: Tag) -> int:
+    """Read a priority; what lies beyond is the nearest."""
+    return min(max(whole(-(1 << 31), 1 << 31)(tag), 1), 5)
+
+
 def _pattern(tag: Tag) -> str:
     try:
         re.compile(text(tag))
@@ -136,19 +151,19 @@ ROOT_TAGS = {
 TASK_TAGS = {
     "application": _application,
     "command_line": text,
-    "stdin_filename": name_in_slot,
-    "stdout_filename": name_in_slot,
-    "stderr_filename": name_in_slot,
+    "stdin_filename": name_or_none,
+    "stdout_filename": name_of_output,
+    "stderr_filename": name_of_output,
     "setenv": _variable,
     "exec_dir": text,
     "weight": number(0.0, 1e12),
-    "checkpoint_filename": name_in_slot,
-    "fraction_done_filename": name_in_slot,
+    "checkpoint_filename": name_of_output,
+    "fraction_done_filename": name_of_output,
     "daemon": flag,
     "append_cmdline_args": flag,
     #: Whatever a task starts is held up and ended with it, with this tag and without.
     "multi_process": flag,
     "forward_slashes": flag,
     "time_limit": number(0.0, _MOST_S),
-    "priority": whole(1, 5),
+    "priority": _priority,
 }

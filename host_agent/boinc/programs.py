@@ -1,40 +1,30 @@
-"""Programs of a job file, run on the volunteer's machine: made of a plan, held up, let go on, ended.
-
-Whatever a program starts belongs to it, in whatever session: it bears the mark of the slot, or is linked to what does.
-"""
+"""Programs of a job file, made of a plan and started on the volunteer's machine."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import resource
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from broker.daemon.process_stat import read_stat
 from broker.vm_mark import MARK
 from host_agent.boinc import frozen
+from host_agent.boinc.archives import NO_ROOM
 from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
+from host_agent.boinc.family import bury
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import TaskPlan
 from host_agent.boinc.signed_files import SignedFiles
-from host_agent.boinc.slot_files import resolve
-from host_agent.errors import JobFileError
-from host_agent.hypervisors.detached import all_processes, find_tree
-from host_agent.hypervisors.process.signals import signal_until
+from host_agent.boinc.slot_names import SlotNames, open_plain
+from host_agent.errors import BadName, JobFileError
 
 log = logging.getLogger(__name__)
 
-#: How long a program may take to end when it is asked to, seconds; then it is killed.
-END_S = 10.0
 #: Niceness by priority, from lowest to highest.
 _NICENESS = {1: 19, 2: 10, 3: 0, 4: -10, 5: -16}
-#: What the client puts before the libraries' path is for programs of BOINC's own.
-_PROJECT_DIR = "$PROJECT_DIR"
 
 
 class TaskProgram:
@@ -56,134 +46,102 @@ class TaskProgram:
 
 
 class Programs:
-    """Starts programs in ``slot``, and holds all of them up, or ends them, together."""
+    """Starts programs in the slot."""
 
-    def __init__(self, slot: Path, data: InitData | None, arguments: Arguments, signed: SignedFiles) -> None:
-        self._slot, self._data, self._arguments = slot.resolve(), data or InitData(), arguments
-        #: What may be run here.
-        self.signed = signed
-        self._started: list[subprocess.Popen[bytes]] = []
+    def __init__(self, names: SlotNames, signed: SignedFiles, data: InitData, arguments: Arguments) -> None:
+        self._names, self._signed, self._data, self._arguments = names, signed, data, arguments
+        self._slot = names.slot
+        self._running: dict[int, object] = {}
 
     def check(self, task: TaskPlan) -> Path:
-        """Give the program of a task. Raises JobFileError where it is not there, or may not be run here."""
-        within = task.application.removeprefix(f"{_PROJECT_DIR}/")
-        is_ours = within != task.application
-        name = str(Path(self._data.project_dir or ".", within)) if is_ours else within
-        path = resolve(self._slot, name)
-        if not path.is_file():
-            raise JobFileError(task.line, "application", f"{task.application}: there is no such file: {path}")
-        if refusal := self.signed.refusal(name):
-            raise JobFileError(task.line, "application", f"{task.application} is not run: {refusal}")
-        return path.absolute()
+        """Give the program of a task. Raises JobFileError where it is not there, or may not be run here; OSError where
+        there is no room for looking."""
+        with _in_job_file(task, "application"):
+            try:
+                path = self._signed.program(task.application)
+            except BadName as error:
+                raise BadName(f"{task.application} {error}") from error
+        if task.environment and self._names.has_client and not self._signed.is_signed_job:
+            text = "only a signed job file sets an environment: put it among the files of the application's version"
+            raise JobFileError(task.line, "setenv", text)
+        return path
 
     def start(self, task: TaskPlan) -> TaskProgram:
-        """Start the program of a task. Raises JobFileError where it cannot be."""
+        """Start the program of a task. Raises JobFileError where it cannot be, OSError where there is no room."""
         command = [str(self.check(task)), *self._words(task)]
-        directory = self._expanded(task.directory) or "."
+        directory = self._slot / (self._expanded(task, "exec_dir", task.directory) or ".")
         with contextlib.ExitStack() as closing:
-            stdin = closing.enter_context(self._opened(task, "stdin", task.stdin or os.devnull, os.O_RDONLY))
-            stdout, stderr = (
-                self._output(closing, task, tag, name)
-                for tag, name in (("stdout", task.stdout), ("stderr", task.stderr))
-            )
-            try:
+            stdin = closing.enter_context(self._source(task))
+            stdout = closing.enter_context(self._target(task, "stdout_filename", task.stdout))
+            stderr = closing.enter_context(self._target(task, "stderr_filename", task.stderr))
+            with _in_job_file(task, "application"):
                 process = subprocess.Popen(
                     command,
-                    cwd=self._slot / directory,
+                    cwd=directory,
                     env=self._environment(task),
                     stdin=stdin,
                     stdout=stdout,
                     stderr=stderr,
                     start_new_session=True,
                 )
-            except (OSError, ValueError) as error:
-                text = f"{task.application} cannot be started in {self._slot / directory}: {error}"
-                raise JobFileError(task.line, "application", text) from error
-        self._started.append(process)
+        self._running[process.pid] = process
         self._give_way(task, process.pid)
         log.info("started: %s (process %d)", task.application, process.pid)
         return TaskProgram(task, process)
 
-    def forget_fraction(self, task: TaskPlan) -> None:
-        """Remove what an earlier run of a task said of how much is done."""
-        if task.fraction_done:
-            resolve(self._slot, task.fraction_done).unlink(missing_ok=True)
-
-    async def hold_up(self) -> None:
-        """Have all that belongs to the task stand still. Raises HypervisorError for what does not."""
-        await signal_until(self._slot, None, signal.SIGTSTP if self._arguments.uses_tstp else signal.SIGSTOP, "Tt")
-
-    async def let_go_on(self) -> None:
-        """Let all go on."""
-        await signal_until(self._slot, None, signal.SIGCONT, "RSDI")
-
-    def ask_to_end(self) -> None:
-        """Ask all to end; those that stand still go on for it."""
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            for pid in self.members():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-
-    async def kill(self) -> None:
-        """Leave nobody. Raises HypervisorError for what does not end."""
-        await signal_until(self._slot, None, signal.SIGKILL, "")
-
     def bury(self) -> None:
-        """Take note of who has ended, also of descendants whose parents are gone: they are our children now."""
-        ours = {process.pid for process in self._started if process.poll() is None}
-        for stat in all_processes():
-            if stat.parent == os.getpid() and stat.is_dead and stat.pid not in ours:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(stat.pid, os.WNOHANG)
-
-    def members(self) -> set[int]:
-        """Find all processes that belong to the task."""
-        return find_tree(self._slot, None)
-
-    def cpu_s(self) -> float:
-        """Add up the CPU time of all, and of those that have ended, seconds."""
-        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        stats = [read_stat(pid) for pid in self.members()]
-        return ended.ru_utime + ended.ru_stime + sum(stat.family_cpu_s for stat in stats if stat is not None)
+        """Take note of who has ended, orphans that we have inherited too."""
+        while (pid := bury(self._running)) is not None:
+            if pid:
+                process = self._running.pop(pid)
+                assert isinstance(process, subprocess.Popen)
+                process.poll()
 
     def _words(self, task: TaskPlan) -> list[str]:
-        line = self._expanded(task.command_line)
+        line = self._expanded(task, "command_line", task.command_line)
         words = [*split(line), *(self._arguments.passed_on if task.appends_arguments else ())]
         if len(words) > MOST_WORDS or len(line) > MOST_BYTES:
             text = f"{len(words)} words, {len(line)} characters; at most {MOST_WORDS} words and {MOST_BYTES} characters"
             raise JobFileError(task.line, "command_line", text)
         return words
 
-    def _expanded(self, text: str) -> str:
+    def _expanded(self, task: TaskPlan, tag: str, text: str) -> str:
         data, arguments = self._data, self._arguments
         device = data.gpu_device_num if data.gpu_device_num >= 0 else arguments.device
         macros = {
-            _PROJECT_DIR: data.project_dir,
+            "$PROJECT_DIR": data.project_dir,
             "$NTHREADS": str(arguments.nthreads or max(1, round(data.ncpus))),
             "$PWD": str(self._slot),
             "$GPU_DEVICE_NUM": str(device) if device >= 0 else "",
         }
-        return expand(text, macros, lambda name: str(resolve(self._slot, name)))
+        with _in_job_file(task, tag):
+            return expand(text, macros, lambda name: str(self._names.source(name)))
 
     def _environment(self, task: TaskPlan) -> dict[str, str]:
         """Give what a program gets: only what its job file says, where that says anything."""
         mark = {MARK: str(self._slot)}
         if not task.environment:
             return frozen.environment() | mark
-        given = (self._expanded(one).partition("=") for one in task.environment)
+        given = (self._expanded(task, "setenv", one).partition("=") for one in task.environment)
         return {name: value for name, _, value in given} | mark
 
-    def _output(self, closing: contextlib.ExitStack, task: TaskPlan, tag: str, name: str) -> int | None:
-        if not name:
-            return None
-        return closing.enter_context(self._opened(task, tag, name, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+    @contextlib.contextmanager
+    def _source(self, task: TaskPlan) -> Iterator[int]:
+        with _in_job_file(task, "stdin_filename"):
+            path = self._names.source(task.stdin) if task.stdin else Path(os.devnull)
+            descriptor = open_plain(path, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
-    def _opened(self, task: TaskPlan, tag: str, name: str, flags: int) -> Iterator[int]:
-        try:
-            descriptor = os.open(resolve(self._slot, name), flags | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise JobFileError(task.line, f"{tag}_filename", f"{name}: {error.strerror}: {error.filename}") from error
+    def _target(self, task: TaskPlan, tag: str, name: str) -> Iterator[int | None]:
+        if not name:
+            yield None
+            return
+        with _in_job_file(task, tag):
+            descriptor = open_plain(self._names.target(name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             yield descriptor
         finally:
@@ -199,9 +157,25 @@ class Programs:
                 os.setpriority(os.PRIO_PROCESS, pid, niceness)
 
 
+@contextlib.contextmanager
+def _in_job_file(task: TaskPlan, tag: str) -> Iterator[None]:
+    """Have what is wrong be the job file's fault, with its line; a lack of room is nobody's, and passes."""
+    try:
+        yield
+    except BadName as error:
+        raise JobFileError(task.line, tag, str(error)) from error
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        raise JobFileError(task.line, tag, f"{task.application}: {error.strerror or error}{where}") from error
+    except ValueError as error:
+        raise JobFileError(task.line, tag, f"{task.application}: {error}") from error
+
+
 def last_number(path: Path, most_bytes: int = 32) -> float | None:
     """Give the last number at the end of a file; None where there is none."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError, BadName), os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
         for word in reversed(file.read(most_bytes).split()):
             with contextlib.suppress(ValueError):

@@ -34,6 +34,7 @@ class Progress:
         self._graphics = Graphics(slot) if plan.has_graphics else None
         self._before = Checkpoint(0, data.wu_cpu_s, data.starting_elapsed_s)
         self._cpu_looked_s = time.monotonic()
+        self._trouble = ""
         #: Time in which tasks ran, over all episodes, seconds.
         self.runtime_s = 0.0
         #: Tasks that have ended well.
@@ -77,7 +78,9 @@ class Progress:
         try:
             Checkpoint(self.done, self.status.cpu_s, self.runtime_s).write(self._slot)
         except OSError as error:
-            log.error("no checkpoint could be written, the one before stands: %s", error)
+            if str(error) != self._trouble:
+                log.error("no checkpoint could be written, the one before stands: %s", error)
+            self._trouble = str(error)
             return
         self.status.checkpoint()
         self._link.say(self.status)

@@ -32,7 +32,7 @@ def attach(slot: Path, data: InitData) -> Memory:
 def _attach_system_v(key: int) -> Memory:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.shmat.restype = ctypes.c_void_p
-    segment = libc.shmget(ctypes.c_int(key & 0xFFFFFFFF), ctypes.c_size_t(0), 0)
+    segment = libc.shmget(ctypes.c_int(key & 0xFFFFFFFF), ctypes.c_size_t(SEGMENT_BYTES), 0)
     address = libc.shmat(segment, None, 0) if segment >= 0 else _FAILED
     if address in (None, _FAILED):
         number = ctypes.get_errno()

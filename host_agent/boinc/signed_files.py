@@ -1,43 +1,97 @@
 """Which files may run on a volunteer's machine: those that the project has signed, and nothing that came with a job.
 
-A file is signed when it lies in the project's directory under a name that the client lists among the files of the
-application's version, or was unpacked from an archive that does. Never judged by what a job could have written.
+A program is signed when a link of the client's leads to a file in the project's directory whose name the client lists
+among the files of the application's version, or when it is, byte by byte, what an archive holds that is such a file.
+Nothing that lies in the slot is believed: whoever writes a job decides what does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import lzma
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from host_agent.boinc.init_data import InitData
-from host_agent.boinc.slot_files import resolve
+from host_agent.boinc.slot_files import JOB
+from host_agent.boinc.slot_names import SlotNames, open_plain
+from host_agent.errors import BadName
+
+_PIECE_BYTES = 1 << 20
+_PROJECT_DIR = "$PROJECT_DIR/"
 
 
 class SignedFiles:
-    """See the module. ``data`` None: nobody started us but a person, whose files they are."""
+    """See the module. ``pin`` before anything of the job is unpacked, or run."""
 
-    def __init__(self, slot: Path, data: InitData | None) -> None:
-        self._slot, self._data = slot, data
-        #: What was unpacked from signed archives: paths in the slot.
-        self._unpacked: set[Path] = set()
+    def __init__(self, names: SlotNames, archives: Sequence[str]) -> None:
+        """``archives`` are those that are unpacked; which of them are signed is settled here. Raises OSError."""
+        self._names = names
+        self._archives: list[Path] = []
+        for name in archives:
+            with contextlib.suppress(BadName):
+                path = names.linked(name)
+                if path is not None and self._is_signed(path):
+                    self._archives.append(path)
 
-    def unpacked(self, archive: str, names: list[str]) -> None:
-        """Note what came out of an archive; what comes out of one that is not signed is not, whatever lay there."""
-        paths = {(self._slot / name).absolute() for name in names}
-        self._unpacked = self._unpacked | paths if not self.refusal(archive) else self._unpacked - paths
+    @property
+    def is_signed_job(self) -> bool:
+        """Whether the job file is the project's own: then it may decide what a signed program loads."""
+        with contextlib.suppress(BadName, OSError):
+            path = self._names.linked(JOB)
+            return not self._names.has_client or (path is not None and self._is_signed(path))
+        return False
 
-    def refusal(self, name: str) -> str:
-        """Say why a file of the slot, or a path in the project's directory, may not be run; empty if it may."""
-        if self._data is None:
-            return ""
-        if (self._slot / name).absolute() in self._unpacked and not (self._slot / name).is_symlink():
-            return ""
-        if not self._data.app_files:
-            return "the BOINC client does not say which files the project has signed; a newer client does"
-        project = Path(self._data.project_dir).resolve()
-        path = resolve(self._slot, name)
-        target = path.parent.resolve() / path.name
-        if target.parent != project:
-            return f"it is not a file of the project's directory but {target}: what comes with a job is not run here"
-        if target.name not in self._data.app_files:
-            return f"{target.name} is none of the files that the project has signed"
-        return "it is a link to elsewhere" if target.is_symlink() else ""
+    def program(self, application: str) -> Path:
+        """Give the program that a job file names. Raises BadName where it is not there, or may not be run; OSError."""
+        names = self._names
+        if application.startswith(_PROJECT_DIR):
+            return self._demanded(names.project_path(application.removeprefix(_PROJECT_DIR)))
+        if not names.has_client:
+            path = names.slot / application
+            if not path.is_file():
+                raise BadName(f"is not there: {path}")
+            return path
+        linked = names.linked(application)
+        if linked is not None:
+            return self._demanded(linked)
+        path = names.slot / application
+        if not path.exists():
+            raise BadName(f"is not there: {path}")
+        if not any(_is_entry(path, application, names.slot, archive) for archive in self._archives):
+            raise BadName("is not run: it came with the job, and the project has not signed it")
+        return path
+
+    def _demanded(self, path: Path) -> Path:
+        if not path.exists() and not path.is_symlink():
+            raise BadName(f"is not there: {path}")
+        if not self._names.app_files:
+            raise BadName("is not run: the BOINC client does not say what the project has signed; a newer one does")
+        if not self._is_signed(path):
+            raise BadName(f"is not run: {path.name} is none of the files that the project has signed")
+        return path
+
+    def _is_signed(self, path: Path) -> bool:
+        return path.name in self._names.app_files and path.is_file() and not path.is_symlink()
+
+
+def _is_entry(path: Path, name: str, slot: Path, archive: Path) -> bool:
+    """Whether a file of the slot is what an archive has under that name: a job may have written there since."""
+    if path.is_symlink() or any(parent.is_symlink() for parent in path.parents if slot in parent.parents):
+        return False
+    try:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(name) as entry,
+            os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file,
+        ):
+            while True:
+                wanted, found = entry.read(_PIECE_BYTES), file.read(_PIECE_BYTES)
+                if wanted != found:
+                    return False
+                if not wanted:
+                    return True
+    except (KeyError, BadName, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError):
+        return False

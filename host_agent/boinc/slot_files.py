@@ -1,5 +1,7 @@
-"""The files by which an application speaks in its slot, and how a logical name leads to a file. Pure but for reading
-a link. Source: ``api/boinc_api.cpp``, ``lib/app_ipc.cpp``, ``client/app_control.cpp``."""
+"""The files by which an application speaks in its slot, and a link of the client's in it. Pure but for reading a link.
+
+Source: ``api/boinc_api.cpp``, ``lib/app_ipc.cpp``, ``client/app_control.cpp``.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,18 @@ from pathlib import Path
 INIT_DATA, LOCK_FILE, SHARED_MEMORY = "init_data.xml", "boinc_lockfile", "boinc_mmap_file"
 FINISHED, TEMPORARY_EXIT = "boinc_finish_called", "boinc_temporary_exit"
 TRICKLE_UP, GRAPHICS_STATUS = "trickle_up.xml", "graphics_status.xml"
+#: Logical names of job files: of ``wrapper`` and VMwrapper, and of ``vboxwrapper``.
+JOB, VBOX_JOB = "job.xml", "vbox_job.xml"
 #: Before the logical name of an output: it is to be uploaded now; so its upload ended.
 UPLOAD_NOW, UPLOAD_STATUS = "boinc_ufr_", "boinc_ufs_"
 TRICKLE_DOWN = "trickle_down_"
+
+#: What begins so, or is called so, is ours or the client's, and nobody's output.
+_OURS = ("boinc_", "host_agent_", "_MEI", TRICKLE_DOWN)
+_OURS_WHOLE = frozenset(
+    {INIT_DATA, TRICKLE_UP, GRAPHICS_STATUS, "stderr.txt", JOB, VBOX_JOB, "wrapper_checkpoint.txt"}
+    | {"initial_file_list", "temp.zip", "graphics_app"}
+)
 
 #: What the client takes as a delay, seconds; anything else is five minutes for it.
 MOST_DELAY_S = 86_400
@@ -37,26 +48,24 @@ def trickle_text(variety: str, body: str) -> str:
     return f"<variety>{_line(variety)}</variety>\n{body}"
 
 
-def resolve(slot: Path, name: str) -> Path:
-    """Find the file behind a logical name: by the client's link, a text or a symbolic one, or else the file itself.
-
-    An output's link leads to what is not there yet. Raises OSError for what is there and cannot be read.
-    """
-    path = slot / name
-    target = link_target(path)
-    return path if target is None else slot / target
-
-
 def link_target(path: Path) -> str | None:
     """Give where a link of the client's leads, as it says it; None for a file that is no link, or is not there."""
     if path.is_symlink():
         return os.readlink(path)  # noqa: PTH115  as it is said, not as Path would write it
     try:
+        if not path.is_file():  # a pipe would be waited at
+            return None
         with path.open("rb") as file:
             found = _SOFT_LINK.match(file.read(_LINK_BYTES))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return None if found is None else os.fsdecode(found[1].strip())
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a name in the slot is one that no job may have for a file of its own."""
+    first = name.replace("\\", "/").partition("/")[0]
+    return first in _OURS_WHOLE or first.startswith(_OURS)
 
 
 def _line(text: str) -> str:

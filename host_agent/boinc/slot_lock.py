@@ -24,7 +24,11 @@ class SlotLock:
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+            is_it = os.path.samestat(os.fstat(file), self._path.stat())
+        except (BlockingIOError, PermissionError, FileNotFoundError):
+            os.close(file)
+            return False
+        if not is_it:  # whoever had it has removed it meanwhile
             os.close(file)
             return False
         self._file = file

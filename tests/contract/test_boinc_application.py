@@ -17,7 +17,7 @@ from broker.daemon.process_stat import read_stat
 from broker.vm_mark import MARK
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
-from host_agent.hypervisors.detached import find_tree
+from host_agent.hypervisors.detached import all_processes, find_tree
 from tests.unit.test_floors import ROOT
 
 AGENT = [sys.executable, "-m", "host_agent.main"]
@@ -50,8 +50,8 @@ done
 def make(tmp_path: Path) -> Iterator[Make]:
     clients: list[FakeClient] = []
 
-    def made(job: str, name: str = "client", **init_data: object) -> FakeClient:
-        client = FakeClient(tmp_path / name, ["worker", "helper", "signed.zip"], **init_data)
+    def made(job: str, *signed: str, **init_data: object) -> FakeClient:
+        client = FakeClient(tmp_path / "client", ["worker", "helper", "signed.zip", *signed], **init_data)
         clients.append(client)
         for program in ("worker", "helper"):
             client.add(program, WORKER)
@@ -108,6 +108,7 @@ def test_tasks_run_one_after_another_and_their_files_are_where_the_client_wants_
             task("two stdin pwd", "<stdin_filename>in</stdin_filename><stderr_filename>err</stderr_filename>"),
             task("env", "<setenv>A=$NTHREADS</setenv><setenv>B=boinc_resolve(in)</setenv>"),
         ),
+        "job.xml",
         ncpus=3,
     )
     source = client.add("in", b"from stdin\n")
@@ -309,7 +310,7 @@ def test_archives_are_unpacked_once_and_packed_of_what_is_new(make: Make) -> Non
     [
         ("../evil", "leads out of the slot directory"),
         ("/tmp/evil", "leads out"),
-        ("boinc_finish_called", "in place of"),
+        ("boinc_finish_called", "a name of BOINC's"),
     ],
 )
 def test_an_archive_that_reaches_out_of_the_slot_is_refused(make: Make, name: str, why: str) -> None:
@@ -340,7 +341,7 @@ def test_a_program_that_the_project_has_not_signed_is_never_run(make: Make, tmp_
         client.add("data.zip", zipped(tool=WORKER))
 
     assert run(client) == 1
-    assert re.search(r"<application>: tool is not run: .*(signed|comes with a job)", finish_of(client)[1])
+    assert re.search(r"<application>: tool (is not run: .*signed|tool: leads to .* not in)", finish_of(client)[1])
     assert lines(client) == []
 
 
@@ -408,9 +409,11 @@ def test_a_slot_that_is_taken_is_waited_for(make: Make) -> None:
         (lambda client: client.add("job.xml", b"not xml"), 1, "line 1: there is no <job_desc>"),
         (lambda client: client.add("job.xml", b"<job_desc><task><weight>x"), 1, "<weight>: is not ended"),
         (lambda client: (client.slot / "boinc_mmap_file").unlink(), 206, "needs <api_version> in its version.xml"),
-        (lambda client: (client.slot / "worker").unlink(), 1, "worker: there is no such file"),
-        (lambda client: (client.project / "worker").chmod(0o644), 1, "cannot be started"),
-        (lambda client: client.link("out", "nowhere/out"), 1, "<stdout_filename>: out: No such file or directory"),
+        (lambda client: (client.slot / "worker").unlink(), 1, "worker is not there"),
+        (lambda client: (client.project / "worker").chmod(0o644), 1, "worker: Permission denied"),
+        (lambda client: (client.project / "job.xml").unlink(), 1, "job.xml cannot be read: No such file"),
+        (lambda client: client.link("job.xml", "a/b"), 1, "job.xml: leads to"),
+        (lambda client: client.link("out", "nowhere/out"), 1, "<stdout_filename>: out: leads to"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_its_code_and_a_sentence(
@@ -441,7 +444,7 @@ def test_without_a_client_a_person_may_run_a_job_file(tmp_path: Path) -> None:
     (client.slot / "worker").chmod(0o755)
     (client.slot / "job.xml").write_text(job(task("hello")))
     try:
-        assert run(client) == 0
+        assert run(client, "run-job") == 0
         assert (client.slot / "out").read_text().endswith("hello\n")
     finally:
         client.close()
@@ -450,9 +453,225 @@ def test_without_a_client_a_person_may_run_a_job_file(tmp_path: Path) -> None:
 def test_an_agent_is_put_off_while_its_disk_takes_nothing(make: Make) -> None:
     client = make(job(task("x"), more="<zip_output><zipfilename>z</zipfilename><filename>out</filename></zip_output>"))
     client.link("out", "out_1")
-    client.link("z", "no/such/place/z")
-    (client.project / "no").write_text("a file in the way")
+    client.link("z", "z_1")
+    (client.project / ".z_1.zip").mkdir()  # in the way of what is written beside it
 
     assert run(client) == 0
     assert (client.slot / TEMPORARY_EXIT).read_text().startswith("300\n")
     assert not (client.slot / FINISHED).exists()
+
+
+EVIL = b"#!/bin/sh\ntouch evil-ran\n"
+
+
+def claims_to_be_signed(client: FakeClient) -> None:
+    """An archive that lays a link to a signed file over itself."""
+    link = f"<soft_link>../../projects/{client.project.name}/worker</soft_link>".encode()
+    client.add("data.zip", zipped(**{"tool": EVIL, "data.zip": link}))
+
+
+def claims_to_have_been_unpacked(client: FakeClient) -> None:
+    (client.slot / "tool").write_bytes(EVIL)
+    (client.slot / "tool").chmod(0o755)
+    (client.slot / "host_agent_unzipped.json").write_text('{"archives": {"worker": ["tool"]}}')
+    client.add("data.zip", zipped(other=b"x"))
+
+
+def makes_the_slot_the_project(client: FakeClient) -> None:
+    (client.slot / "tool").write_bytes(EVIL)
+    (client.slot / "tool").chmod(0o755)
+    client.signed.append("tool")
+    client.init_data["project_dir"] = client.slot
+    client.write_init_data()
+    client.add("data.zip", zipped(other=b"x"))
+
+
+def puts_it_behind_a_name(client: FakeClient) -> None:
+    client.add("tool", EVIL)
+    client.init_data["wu_name"] = "placeholder"
+    client.write_init_data()
+    text = (client.slot / "init_data.xml").read_text().replace("placeholder", "a<app_file>tool</app_file>")
+    (client.slot / "init_data.xml").write_text(text)
+    client.add("data.zip", zipped(other=b"x"))
+
+
+@pytest.mark.parametrize(
+    "attack", [claims_to_be_signed, claims_to_have_been_unpacked, makes_the_slot_the_project, puts_it_behind_a_name]
+)
+def test_what_a_job_lays_into_the_slot_makes_nothing_signed(make: Make, attack: Callable[[FakeClient], None]) -> None:
+    unzip = "<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>"
+    client = make(job(task("x", application="tool"), more=unzip))
+    client.link("out", "out_1")
+    attack(client)
+
+    assert run(client) in (1, 206)
+    assert not (client.slot / "evil-ran").exists()
+
+
+def test_a_program_from_a_signed_archive_that_was_written_to_is_not_run(make: Make) -> None:
+    more = "<unzip_input><zipfilename>signed.zip</zipfilename></unzip_input>"
+    over = task("touch evil", "", "worker").replace("<stdout_filename>out<", "<stdout_filename>tool<")
+    client = make(job(over, task("x", application="tool"), more=more))
+    client.add("signed.zip", zipped(tool=WORKER))
+    client.link("out", "out_1")
+
+    assert run(client) == 1
+    assert "<application>: tool is not run: it came with the job" in finish_of(client)[1]
+
+
+@pytest.mark.parametrize("tag", ["stdout_filename", "stderr_filename"])
+def test_nothing_is_written_into_what_the_project_has_signed(make: Make, tag: str) -> None:
+    client = make(job(f"<application>worker</application><{tag}>helper</{tag}>"))
+
+    assert run(client) == 1
+    assert "which the project has signed: nothing is written there" in finish_of(client)[1]
+    assert (client.project / "helper").read_bytes() == WORKER
+
+
+def test_a_link_that_a_job_brings_reaches_no_file_of_the_volunteers(make: Make, tmp_path: Path) -> None:
+    own = tmp_path / "profile"
+    own.write_text("mine")
+    links = zipped(a=f"<soft_link>{own}</soft_link>".encode(), b=f"<soft_link>{own}</soft_link>".encode())
+    unzip = "<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>"
+    more = "<fraction_done_filename>b</fraction_done_filename>"
+    client = make(job(f"<application>worker</application><stdout_filename>a</stdout_filename>{more}", more=unzip))
+    client.add("data.zip", links)
+
+    assert run(client) == 1
+    assert own.read_text() == "mine"
+
+
+def test_a_job_that_is_not_signed_sets_no_environment(make: Make) -> None:
+    client = make(job(task("env", "<setenv>LD_PRELOAD=boinc_resolve(in)</setenv>")))
+    client.add("in", b"")
+
+    assert run(client) == 1
+    assert "<setenv>: only a signed job file sets an environment" in finish_of(client)[1]
+
+
+def test_libraries_come_from_no_directory_that_a_job_fills(make: Make) -> None:
+    client = make(job(task("env")))
+    client.link("out", "out_1")
+    places = {"LD_LIBRARY_PATH": "../../projects/p:.:../..::/usr/lib"}
+    client.start(AGENT, {**os.environ, "PYTHONPATH": str(ROOT), **places})
+
+    assert client.end() == 0
+    assert "LD_LIBRARY_PATH=../../projects/p:/usr/lib" in lines(client)
+
+
+@pytest.mark.parametrize("words", [("-v",), ("-h",), ("--config", "q"), ("plan",), ("--version", "x")])
+def test_words_for_a_task_are_not_taken_by_the_agent(make: Make, words: tuple[str, ...]) -> None:
+    client = make(job(task("one", "<append_cmdline_args/>")))
+    client.link("out", "out_1")
+
+    assert run(client, "--passthrough_child", *words) == 0
+    assert lines(client) == [" ".join(["worker one", *words])]
+    assert run(client, *words) == 0
+
+
+def test_a_program_that_minds_no_soft_signal_stands_still_all_the_same(make: Make) -> None:
+    client = make(job(task("for-ever")))
+    client.link("out", "out_1")
+    start(client, "--use_tstp")
+    client.until(lambda: lines(client), "it runs")
+    client.want("suspend")
+    client.until(lambda: states(client) == {"T"}, "all stand still")
+    client.want("resume")
+    client.until(lambda: "T" not in states(client), "all go on")
+    client.want("abort")
+
+    assert client.end() == 194
+
+
+def test_one_that_sheds_its_environment_and_its_session_ends_with_the_task(make: Make) -> None:
+    shed = WORKER.replace(b"away) setsid sleep 600 &", b"away) (env -i setsid sleep 600 &)")
+    client = make(job(task("away wait")))
+    (client.project / "worker").write_bytes(shed)
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: lines(client), "it runs")
+    pid = client.process.pid if client.process is not None else 0
+    client.until(lambda: sleepers(pid), "it has become the agent's own child")
+    gone = sleepers(pid)
+    (client.slot / "gate").touch()
+
+    assert client.end() == 0
+    assert not [one for one in gone if (stat := read_stat(one)) is not None and not stat.is_dead]
+
+
+def sleepers(parent: int) -> list[int]:
+    children = [one.pid for one in all_processes() if one.parent == parent and not one.is_dead]
+    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
+
+
+def test_what_a_task_leaves_does_not_run_beside_the_next_one(make: Make) -> None:
+    client = make(job(task("away for-ever", "<time_limit>1</time_limit>"), task("wait")))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: len(lines(client)) == 2, "the second runs")
+    left = [pid for pid in running(client) if b"600" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (client.slot / "gate").touch()
+
+    assert left == []
+    assert client.end() == 0
+
+
+def test_a_pipe_in_place_of_a_file_holds_nobody_up(make: Make) -> None:
+    more = "<fraction_done_filename>fraction</fraction_done_filename>"
+    client = make(job(task("for-ever", more)))
+    client.link("out", "out_1")
+    start(client)
+    client.until(lambda: lines(client), "it runs")
+    os.mkfifo(client.slot / "fraction")
+    seen = len(client.said)
+    client.until(lambda: len(client.said) > seen + 2, "it still says how it is")
+    client.want("quit")
+
+    assert client.end() == 0
+
+
+def test_a_pattern_that_takes_for_ever_is_broken_off(make: Make) -> None:
+    pattern = "<zip_output><zipfilename>z</zipfilename><filename>^(a+)+$</filename></zip_output>"
+    client = make(job(task(f"new-{'x' * 3}"), more=pattern))
+    (client.project / "worker").write_bytes(b"#!/bin/sh\ntouch " + b"a" * 40 + b"b\n")
+    client.link("z", "z_1")
+
+    assert run(client) == 206
+    assert "z: the patterns of its <filename> take too long" in finish_of(client)[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"no zip", "is no zip archive"),
+        (zipped(**{"n" * 300: b"x"}), "too long for a name"),
+        (zipped(**{"a": b"x", "a/b": b"x"}), "cannot be unpacked"),
+        (zipped(**{"worker": b"x"}), "it is in the slot already"),
+        (zipped(**{"wrapper_checkpoint.txt": b"9 1e11 1"}), "is a name of BOINC's or of the agent's"),
+        (zipped(data=b"x" * 5000)[:-30], "is no zip archive"),
+    ],
+)
+def test_an_archive_that_cannot_be_unpacked_ends_the_task_with_its_reason(make: Make, body: bytes, why: str) -> None:
+    client = make(job(task("x"), more="<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>"))
+    client.add("data.zip", body)
+
+    assert run(client) == 206
+    assert why in finish_of(client)[1]
+
+
+def test_a_person_who_leaves_takes_his_programs_with_him(tmp_path: Path) -> None:
+    client = FakeClient(tmp_path / "client")
+    for name in ("init_data.xml", "boinc_mmap_file"):
+        (client.slot / name).unlink()
+    (client.slot / "worker").write_bytes(WORKER)
+    (client.slot / "worker").chmod(0o755)
+    (client.slot / "job.xml").write_text(job(task("for-ever")))
+    try:
+        start(client, "run-job")
+        client.until(lambda: running(client), "it runs")
+        assert client.process is not None
+        client.process.send_signal(signal.SIGHUP)
+        assert client.end() == 0
+        assert running(client) == set()
+    finally:
+        client.close()

@@ -73,8 +73,9 @@ def client(tmp_path: Path, version: Path) -> Iterator[FakeClient]:
 def test_the_directory_of_a_version_has_what_a_server_wants(version: Path) -> None:
     text = (version / "version.xml").read_text()
 
-    assert re.findall(r"<physical_name>([^<]*)<", text) == ["host_agent_1.2", "worker_1.2"]
-    assert sorted(path.name for path in version.iterdir()) == ["host_agent_1.2", "version.xml", "worker_1.2"]
+    assert re.findall(r"<physical_name>([^<]*)<", text) == ["host_agent_1.2", "worker_1.2", "job_1.2.xml"]
+    found = sorted(path.name for path in version.iterdir())
+    assert found == ["host_agent_1.2", "job_1.2.xml", "version.xml", "worker_1.2"]
     assert "<api_version>7.24.0</api_version>" in text
     assert "<is_wrapper/>" in text
     assert b"\nAPI_VERSION_7.24.0\n" in (version / "host_agent_1.2").read_bytes()
@@ -149,7 +150,7 @@ def test_its_programs_see_nothing_of_where_it_unpacked_itself(client: FakeClient
     client.start([str(client.project / "host_agent_1.2")], {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": "/of/boinc:."})
 
     assert client.end() == 0
-    assert (client.project / "out_1").read_text() == "begun /of/boinc:.\ndone\n"
+    assert (client.project / "out_1").read_text() == "begun /of/boinc\ndone\n"
 
 
 def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_come(
@@ -184,6 +185,7 @@ def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_
         (["--file", "worker"], "--file 'worker': must be NAME=PATH"),
         (["--file", "../x=/bin/sh"], "must be NAME=PATH, NAME of letters"),
         (["--file", "x=/no/such"], "/no/such is no file"),
+        (["--file", "host_agent=/bin/sh"], "host_agent is the agent itself, or the job file"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_made(tmp_path: Path, words: list[str], why: str) -> None:

@@ -139,7 +139,9 @@ def test_what_is_no_job_file_is_refused_with_its_line(body: bytes, why: str) -> 
         ("weight", "-1", "must be a number from 0 to 1e"),
         ("weight", "nan", "must be a number from 0 to 1e"),
         ("weight", "many", "must be a number from 0 to 1e"),
-        ("priority", "6", "must be a number from 1 to 5"),
+        ("stdout_filename", "wrapper_checkpoint.txt", "is a name of BOINC's or of the agent's"),
+        ("fraction_done_filename", "boinc_lockfile", "is a name of BOINC's or of the agent's"),
+        ("application", "ö" * 128, "must be the name of a file in the slot directory"),
         ("priority", "1.5", "must be a whole number"),
         ("daemon", "yes", "must be 0 or 1, or <daemon/>"),
         ("setenv", "novalue", "must be NAME=value"),
@@ -156,6 +158,15 @@ def test_a_value_that_makes_no_sense_is_refused_with_line_and_tag(tag: str, valu
 
     assert (caught.value.line, caught.value.tag) == (4, tag)
     assert why in str(caught.value)
+
+
+def test_empty_names_are_none_and_priorities_beyond_are_the_nearest() -> None:
+    task = "<application>a</application><stdin_filename></stdin_filename><checkpoint_filename/><priority>{}</priority>"
+
+    lowest, highest = (read_job_xml(f"<job_desc><task>{task.format(n)}</task></job_desc>".encode()) for n in (0, 9))
+
+    assert lowest.tasks[0] == TaskPlan(line=1, application="a")
+    assert highest.tasks[0].priority == 5
 
 
 def test_an_entity_bomb_is_text() -> None:

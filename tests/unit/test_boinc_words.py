@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,10 @@ from host_agent.boinc.checkpoint import Checkpoint, read_checkpoint
 from host_agent.boinc.client_will import ClientWill
 from host_agent.boinc.command_words import expand, split
 from host_agent.boinc.endings import away, finished, put_off
-from host_agent.boinc.init_data import read_init_data
-from host_agent.boinc.slot_files import link_target, resolve, temporary_exit_text
-from host_agent.errors import WrongArguments
+from host_agent.boinc.init_data import InitData, read_init_data
+from host_agent.boinc.slot_files import link_target, temporary_exit_text
+from host_agent.boinc.slot_names import SlotNames
+from host_agent.errors import BadName, WrongArguments
 from tests.unit.test_floors import ROOT, imports_of
 
 #: Modules that decide, and what of the standard library Windows lacks.
@@ -118,14 +120,26 @@ def test_every_status_is_whole_and_nothing_goes_backwards() -> None:
 
 def test_init_data_is_read_as_a_client_writes_it() -> None:
     body = b"""<app_init_data>
-<major_version>7</major_version><minor_version>20</minor_version><release>5</release>
-<project_preferences><slot>99</slot><max_vm_cpu_pct> 50 &amp; < </max_vm_cpu_pct></project_preferences>
+<major_version>7</major_version>
+<minor_version>20</minor_version>
+<release>5</release>
+<project_preferences>
+<slot>99</slot>
+<max_vm_cpu_pct> 50 &amp; < </max_vm_cpu_pct>
+</project_preferences>
+<wu_name>a<app_file>evil</app_file></wu_name>
 <user_name>J\xfcrgen</user_name>
-<project_dir>/var/lib/boinc/projects/a b</project_dir>
-<slot>3</slot><shm_key>-1</shm_key><client_pid>17</client_pid>
-<wu_cpu_time>12.5</wu_cpu_time><ncpus>2.000000</ncpus><process_priority>1</process_priority>
-<fraction_done_start>0.25</fraction_done_start><fraction_done_end>2</fraction_done_end>
-<rsc_disk_bound>1e9</rsc_disk_bound><checkpoint_period>inf</checkpoint_period>
+<project_dir>/var/lib/boinc/projects/a \xc3\xb6 b</project_dir>
+<slot>3</slot>
+<shm_key>-1</shm_key>
+<client_pid>17</client_pid>
+<wu_cpu_time>12.5</wu_cpu_time>
+    <ncpus>2.000000</ncpus>
+<process_priority>1</process_priority>
+<fraction_done_start>0.25</fraction_done_start>
+<fraction_done_end>2</fraction_done_end>
+<rsc_disk_bound>1e9</rsc_disk_bound>
+<checkpoint_period>inf</checkpoint_period>
 <app_file>host_agent_1</app_file>
 <app_file> worker </app_file>
 </app_init_data>
@@ -134,7 +148,7 @@ def test_init_data_is_read_as_a_client_writes_it() -> None:
     data = read_init_data(body)
 
     assert (data.version, data.slot, data.shm_key, data.client_pid) == ("7.20.5", 3, -1, 17)
-    assert (data.project_dir, data.app_files) == ("/var/lib/boinc/projects/a b", ("host_agent_1", "worker"))
+    assert (data.project_dir, data.app_files) == ("/var/lib/boinc/projects/a ö b", ("host_agent_1", "worker"))
     assert (data.wu_cpu_s, data.ncpus, data.process_priority, data.disk_bound_bytes) == (12.5, 2.0, 2, 1e9)
     assert (data.fraction_done_start, data.fraction_done_end, data.checkpoint_period_s) == (0.25, 1.0, 0.0)
 
@@ -144,19 +158,64 @@ def test_no_init_data_keeps_a_task_from_running(body: bytes) -> None:
     read_init_data(b"<slot>1</slot><ncpus>-3" + body)
 
 
-def test_a_logical_name_leads_by_either_link_or_to_the_file_itself(tmp_path: Path) -> None:
-    slot = tmp_path / "slots" / "0"
-    (slot / "shared").mkdir(parents=True)
-    (slot / "out").write_text("<soft_link>../../projects/p/wu_1_0</soft_link>\n")
-    (slot / "in").symlink_to("../../projects/p/in_1")
-    (slot / "plain").write_bytes(b"\xff content")
+def names_in(home: Path, *signed: str) -> SlotNames:
+    slot, project = home / "slots" / "0", home / "projects" / "p"
+    for path in (slot, project):
+        path.mkdir(parents=True, exist_ok=True)
+    return SlotNames(slot, InitData(project_dir=str(project), app_files=signed))
 
-    assert resolve(slot, "out") == slot / "../../projects/p/wu_1_0"
-    assert resolve(slot, "in") == slot / "../../projects/p/in_1"
-    assert resolve(slot, "plain") == slot / "plain"
-    assert resolve(slot, "shared") == slot / "shared"
-    assert resolve(slot, "none") == slot / "none"
-    assert link_target(slot / "plain") is None
+
+def test_a_logical_name_leads_by_either_link_or_to_the_file_itself(tmp_path: Path) -> None:
+    names, project = names_in(tmp_path), tmp_path / "projects" / "p"
+    (names.slot / "out").write_text("<soft_link>../../projects/p/wu_1_0</soft_link>\n")
+    (names.slot / "in").symlink_to("../../projects/p/in_1")
+    (names.slot / "plain").write_bytes(b"\xff content")
+    os.mkfifo(names.slot / "pipe")
+
+    assert names.target("out") == project / "wu_1_0"
+    assert names.source("in") == project / "in_1"
+    assert [names.source(name) for name in ("plain", "none", "pipe")] == [
+        names.slot / name for name in ("plain", "none", "pipe")
+    ]
+    assert link_target(names.slot / "plain") is None
+
+
+@pytest.mark.parametrize("leads_to", ["/etc/passwd", "../../projects/q/x", "../../projects/p/a/b", "../x", "..", ""])
+@pytest.mark.parametrize("is_real", [False, True])
+def test_a_link_to_elsewhere_than_the_projects_directory_leads_nowhere(
+    tmp_path: Path, leads_to: str, is_real: bool
+) -> None:
+    names = names_in(tmp_path)
+    path = names.slot / "name"
+    if is_real and leads_to:
+        path.symlink_to(leads_to)
+    else:
+        path.write_text(f"<soft_link>{leads_to}</soft_link>")
+
+    for give in (names.source, names.target):
+        with pytest.raises(BadName, match="not in the project's directory"):
+            give("name")
+
+
+def test_what_the_project_has_signed_is_never_written_to(tmp_path: Path) -> None:
+    names = names_in(tmp_path, "worker_1")
+    (names.slot / "out").write_text("<soft_link>../../projects/p/worker_1</soft_link>")
+
+    with pytest.raises(BadName, match="out: leads to worker_1, which the project has signed"):
+        names.target("out")
+
+
+@pytest.mark.parametrize("directory", ["", "relative", "/no/such", "{slot}", "{slot}/in"])
+def test_a_project_whose_directory_makes_no_sense_has_no_files(tmp_path: Path, directory: str) -> None:
+    slot = tmp_path / "slot"
+    (slot / "in").mkdir(parents=True)
+    (slot / "x").write_text("<soft_link>worker</soft_link>")
+    names = SlotNames(slot, InitData(project_dir=directory.format(slot=slot), app_files=("worker", "x")))
+
+    with pytest.raises(BadName):
+        names.source("x")
+    with pytest.raises(BadName):
+        names.project_path("x")
 
 
 def test_each_ending_is_left_as_the_client_takes_it(tmp_path: Path) -> None:
@@ -199,6 +258,7 @@ def test_arguments_go_on_to_tasks_by_the_new_rule_and_by_the_old_one() -> None:
 
     assert (new.nthreads, new.passed_on) == (3, ("--nthreads", "x"))
     assert (old.nthreads, old.passed_on) == (2, ("--nthreads", "2", "--mine", "7"))
+    assert read_arguments(["--device", "gpu", "-v"], passes_all=True).passed_on == ("--device", "gpu", "-v")
     for wrong in (["--mine"], ["--nthreads"], ["--trickle", "-1"], ["--nthreads", "nan"]):
         with pytest.raises(WrongArguments, match="takes --nthreads N"):
             read_arguments(wrong, passes_all=False)
