@@ -26,6 +26,7 @@ class ProcessStat(msgspec.Struct, frozen=True):
     children_cpu_seconds: float
     #: Clock ticks from the machine's boot to its start.
     started: int
+    threads: int
     resident_bytes: int
 
     @property
@@ -40,15 +41,15 @@ class ProcessStat(msgspec.Struct, frozen=True):
 
     @property
     def is_dead(self) -> bool:
-        """It has ended, reaped or not."""
-        return self.run_state in "ZX"
+        """It has ended, reaped or not: with its last thread, not with its first."""
+        return self.run_state in "ZX" and self.threads <= 1
 
 
 def read_stat(pid: int) -> ProcessStat | None:
     """Read what the kernel knows of a process; None if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # a machine may hide what is others'
         return None
     # The name in parentheses may itself hold spaces and parentheses.
     fields = text[text.rindex(")") + 2 :].split()
@@ -61,6 +62,7 @@ def read_stat(pid: int) -> ProcessStat | None:
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
         children_cpu_seconds=(int(fields[13]) + int(fields[14])) / _TICKS_PER_S,
         started=int(fields[19]),
+        threads=int(fields[17]),
         resident_bytes=int(fields[21]) * _PAGE_BYTES,
     )
 

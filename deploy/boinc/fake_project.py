@@ -50,7 +50,7 @@ class FakeProject:
         self._downloads = {name: body for name, (_, body) in self._files.items()}
         #: Results that were reported: by name, as the client wrote them.
         self.reports: dict[str, str] = {}
-        #: Outputs that came, by ``JOB_OUTPUT``.
+        #: Outputs that came, by ``JOB_0_OUTPUT``.
         self.uploads: dict[str, bytes] = {}
         #: Trickles up, as they came.
         self.trickles: list[str] = []
@@ -125,7 +125,7 @@ class FakeProject:
         return f"<trickle_down>\n{told}</trickle_down>\n"
 
     def _hand_out(self, job: FakeJob) -> str:
-        inputs, outputs = [f"{job.name}_{name}" for name in job.inputs], [f"{job.name}_{name}" for name in job.outputs]
+        inputs, outputs = [f"{job.name}_{name}" for name in job.inputs], [_output(job, name) for name in job.outputs]
         files = [self._described(name, is_program=True) for name in self._files]
         files += [self._described(name) for name in inputs]
         files += [
@@ -149,7 +149,7 @@ class FakeProject:
             f"{''.join(_ref(f'{job.name}_{name}', name) for name in job.inputs)}</workunit>\n"
             f"<result>\n<name>{job.name}_0</name>\n<wu_name>{job.name}</wu_name>\n<platform>{PLATFORM}</platform>\n"
             f"<version_num>100</version_num>\n<report_deadline>{int(time.time()) + 10**6}</report_deadline>\n"
-            f"{''.join(_ref(f'{job.name}_{name}', name) for name in job.outputs)}</result>\n"
+            f"{''.join(_ref(_output(job, name), name) for name in job.outputs)}</result>\n"
         )
 
     def _described(self, name: str, *, is_program: bool = False) -> str:
@@ -198,6 +198,11 @@ class FakeProject:
                 """Say nothing: who tests reads what came."""
 
         return Handler
+
+
+def _output(job: FakeJob, name: str) -> str:
+    """Name an output as a server does, after its result: what is written elsewhere the agent takes for an attack."""
+    return f"{job.name}_0_{name}"
 
 
 def attach(home: Path, project: FakeProject) -> None:

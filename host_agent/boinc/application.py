@@ -144,7 +144,7 @@ class _Session:
             self._loop.add_signal_handler(number, self._link.quit)
         end_with_starter()
         try:
-            plan = read_plan(self._names)
+            plan, file = read_plan(self._names)
             passes_all = any(task.appends_arguments for task in plan.runs)
             arguments = read_arguments(words, passes_all=passes_all)
         except JobFileError as error:
@@ -153,13 +153,18 @@ class _Session:
             return finished(ExitCode.INIT_FAILURE, str(error))
         for warned in plan.warnings:
             log.warning("job file: %s", warned)
-        return await self._carry_out(plan, arguments)
+        try:
+            return await self._carry_out(plan, file, arguments)
+        except OSError as error:
+            return put_off(LOCKED_S, f"{error.filename or self._slot}: {error.strerror or error}")
 
-    async def _carry_out(self, plan: RunPlan, arguments: Arguments) -> SlotEnding:
+    async def _carry_out(self, plan: RunPlan, file: Path, arguments: Arguments) -> SlotEnding:
         inherit_orphans()
-        clear_unpacked(self._slot)
+        if self._names.has_client:  # else the directory is a person's
+            clear_unpacked(self._slot)
         signed = SignedFiles(self._names, plan.unzip)
-        programs = Programs(self._names, signed, self._data, arguments)
+        is_signed_job = not self._names.has_client or signed.is_signed(file)
+        programs = Programs(self._names, signed, self._data, arguments, is_signed_job=is_signed_job)
         family = Family(self._names.slot)
         progress = Progress(self._slot, plan, self._data, self._link, family.cpu_s, arguments.trickle_s)
         self._at_work = WrapperRun(

@@ -26,7 +26,7 @@ from broker import durable
 from host_agent.boinc.plan import ZipOutput
 from host_agent.boinc.slot_files import is_reserved
 from host_agent.boinc.slot_names import open_plain
-from host_agent.errors import BadArchive, BadName, Interrupted
+from host_agent.errors import BadArchive, BadName
 
 #: What was unpacked; what is being unpacked; what lay in the slot before the first task.
 NOTE, BEGUN, FIRST_FILES = "host_agent_unzipped.json", "host_agent_unzipping.json", "initial_file_list"
@@ -36,7 +36,7 @@ MOST_ENTRIES, MOST_BYTES = 100_000, 100 << 30
 MATCH_S = 2.0
 _PIECE_BYTES = 1 << 20
 _MOST_OF_A_NAME = 255
-_SCRATCH = "temp.zip"
+_SCRATCH = "host_agent_zip"
 #: No room, for now: what fails so is tried again.
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN})
 _BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError)
@@ -49,11 +49,12 @@ class _Begun(msgspec.Struct):
 
 
 def unpack_once(
-    slot: Path, archives: Sequence[tuple[str, Path]], bound_bytes: float, must_stop: Callable[[], bool]
+    slot: Path, archives: Sequence[tuple[str, Path]], bound_bytes: float, pause: Callable[[], None]
 ) -> None:
     """Unpack archives, each a name and its file, into the slot, unless that was done before.
 
-    Raises BadArchive, Interrupted, and OSError where there is no room. Broken off it is done again.
+    ``pause`` is called again and again; what it raises breaks the work off, which is done again the next time. Raises
+    BadArchive too, and OSError where there is no room.
     """
     if not archives or (slot / NOTE).exists():
         return
@@ -73,7 +74,8 @@ def unpack_once(
     for name, path in archives:
         with _reading(name, path) as archive:
             for entry in archive.infolist():
-                _extract(archive, entry, _target(slot, name, entry.filename), must_stop)
+                _extract(archive, entry, _target(slot, name, entry.filename), pause)
+    _sync(slot)
     durable.replace(slot / NOTE, b"{}", mode=0o644)
 
 
@@ -94,21 +96,44 @@ def chosen(slot: Path, output: ZipOutput) -> list[str]:
         return [name for name in _new_files(slot) if any(pattern.search(name) for pattern in patterns)]
 
 
-def pack(slot: Path, archive: str, names: Sequence[str], target: Path) -> None:
-    """Pack files of the slot into ``target``; one that is there already is left alone. Raises BadArchive, OSError: then
-    there is none."""
+def pack(slot: Path, archive: str, names: Sequence[str], target: Path, pause: Callable[[], None]) -> None:
+    """Pack files of the slot into ``target``; one that is there already is left alone. ``pause`` as with unpacking.
+    Raises BadArchive, OSError: then there is none."""
     if target.exists():
         return
     scratch = slot / _SCRATCH
+    scratch.unlink(missing_ok=True)
     try:
-        with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as made:
+        with scratch.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as made:
             for name in names:
-                made.write(slot / name, name)
+                _add(made, slot / name, name, pause)
         _move(scratch, target)
+    except BadName as error:
+        raise BadArchive(str(error)) from error
     except (*_BROKEN, ValueError) as error:
         raise BadArchive(f"{archive}: could not be packed: {error}") from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _add(made: zipfile.ZipFile, path: Path, name: str, pause: Callable[[], None]) -> None:
+    entry = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    with (
+        os.fdopen(open_plain(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as source,
+        made.open(entry, "w", force_zip64=True) as file,
+    ):
+        while piece := source.read(_PIECE_BYTES):
+            pause()
+            file.write(piece)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        durable.sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _begun(slot: Path) -> frozenset[str]:
@@ -141,19 +166,21 @@ def _target(slot: Path, archive: str, name: str) -> Path:
     parts = Path(name).parts
     target = slot.joinpath(*parts)
     parents = [parent for parent in target.parents if slot in parent.parents]
-    if not parts or name.startswith(("/", "\\")) or ".." in parts or any(parent.is_symlink() for parent in parents):
+    if name.startswith(("/", "\\")) or ".." in parts or any(parent.is_symlink() for parent in parents):
         raise BadArchive(f"{archive}: {name[:100]!r} in it leads out of the slot directory")
     if any(len(os.fsencode(part)) > _MOST_OF_A_NAME for part in parts):
         raise BadArchive(f"{archive}: {name[:100]!r} in it is too long for a name")
-    if is_reserved(name):
+    if parts and is_reserved(name):
         raise BadArchive(f"{archive}: {name[:100]!r} in it is a name of BOINC's or of the agent's")
     return target
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, must_stop: Callable[[], bool]) -> None:
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, pause: Callable[[], None]) -> None:
     if entry.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         return
+    if not target.name or target == target.parent:
+        raise BadArchive(f"{entry.filename[:100]!r}: is no name of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     left = entry.file_size
@@ -162,8 +189,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, mus
             left -= len(piece)
             if left < 0:
                 raise BadArchive(f"{entry.filename[:100]!r} is longer than the archive says")
-            if must_stop():
-                raise Interrupted("it is unpacked again at the next start")
+            pause()
             file.write(piece)
     target.chmod(0o755 if (entry.external_attr >> 16) & 0o111 else 0o644)
 

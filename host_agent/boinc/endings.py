@@ -35,7 +35,7 @@ class Reserve:
     def take(self) -> None:
         """Take it, if there is any."""
         with contextlib.suppress(OSError):
-            self._path.write_bytes(bytes(_RESERVED_BYTES))
+            durable.replace(self._path, bytes(_RESERVED_BYTES))
 
     def give_back(self) -> None:
         """Give it back, right before the word is left. Raises OSError."""

@@ -32,7 +32,8 @@ class FakeClient:
         self.slot.mkdir(parents=True)
         self.project.mkdir(parents=True)
         self.signed = list(signed)
-        self.init_data = {"shm_key": -1, "client_pid": os.getpid(), "fraction_done_end": 1, **init_data}
+        ours = {"shm_key": -1, "client_pid": os.getpid(), "fraction_done_end": 1, "result_name": "task_1"}
+        self.init_data = {**ours, **init_data}
         self.process: subprocess.Popen[bytes] | None = None
         #: Every status that came, whole.
         self.said: list[str] = []

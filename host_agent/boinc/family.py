@@ -14,19 +14,22 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from broker.daemon.process_stat import read_stat
+from broker.daemon.process_stat import ProcessStat, read_stat
+from broker.vm_mark import MARK
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.detached import all_processes, find_tree
+from host_agent.hypervisors.detached import all_processes
 
 log = logging.getLogger(__name__)
 
 #: How long processes may take to be as they shall, seconds; and between two looks.
 PATIENCE_S, LOOK_S = 10.0, 0.01
-#: A program that handles the softer signal to stand still has so long for it, seconds.
-SOFT_S = 1.0
+#: A program that handles the softer signal to stand still has so long for it, and is looked at so often, seconds.
+SOFT_S, SOFT_LOOK_S = 1.0, 0.1
+#: In the environment of daemons and of what they start: they outlive a task.
+OF_DAEMON = "VOLCLOUD_DAEMON=1"
 #: Looks in a row that find nobody: one that is about to become another program bears no mark for a moment.
 _LOOKS_IN_VAIN = 2
 #: Stopped; a process that hangs in the kernel stops when it is back.
@@ -45,25 +48,42 @@ class Family:
 
     def __init__(self, slot: Path) -> None:
         self._slot = slot
+        self._mark = f"{MARK}={slot}".encode()
+        #: Of processes by pid and start: whether they bear the mark, and whether they are a daemon's.
+        self._known: dict[tuple[int, int], tuple[bool, bool]] = {}
 
     def members(self) -> set[int]:
-        """Find them."""
-        me = os.getpid()
-        stats = [one for one in all_processes() if not one.is_dead and one.pid != me]
-        members = find_tree(self._slot, None) | {one.pid for one in stats if one.parent == me}
-        while grown := {one.pid for one in stats if one.pid not in members and one.parent in members}:
-            members |= grown
-        return members
+        """Find them, in one pass."""
+        return self._found()[0]
 
-    def without(self, kept: Collection[int]) -> set[int]:
-        """Find those that descend from none of ``kept``, in parentage or session."""
-        stats = {pid: stat for pid in self.members() if (stat := read_stat(pid)) is not None}
-        spared = set(kept)
-        while grown := {
-            pid for pid, stat in stats.items() if pid not in spared and {stat.parent, stat.session} & spared
-        }:
+    def without_daemons(self) -> set[int]:
+        """Find those that are no daemon's."""
+        members, stats = self._found()
+        spared = {pid for pid in members if self._known[pid, stats[pid].started][1]}
+        while grown := {pid for pid in members - spared if {stats[pid].parent, stats[pid].session} & spared}:
             spared |= grown
-        return set(stats) - spared
+        return members - spared
+
+    def _found(self) -> tuple[set[int], dict[int, ProcessStat]]:
+        me = os.getpid()
+        stats = {one.pid: one for one in all_processes() if not one.is_dead and one.pid != me}
+        seen = {(pid, stat.started): self._known.get((pid, stat.started)) for pid, stat in stats.items()}
+        self._known = {key: known or self._read(key[0]) for key, known in seen.items()}
+        members = {pid for pid, stat in stats.items() if stat.parent == me or self._known[pid, stat.started][0]}
+        while grown := {
+            pid
+            for pid, stat in stats.items()
+            if pid not in members and {stat.parent, stat.group, stat.session} & members
+        }:
+            members |= grown
+        return members, stats
+
+    def _read(self, pid: int) -> tuple[bool, bool]:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # another user's, or gone
+            return False, False
+        return self._mark in environment, OF_DAEMON.encode() in environment and self._mark in environment
 
     def cpu_s(self) -> float:
         """Add up the CPU time of all, and of those that have ended, seconds. Parents are looked at first: what a child
@@ -83,27 +103,29 @@ class Family:
                 log.warning("process %d of the task takes no %s from us", pid, number.name)
 
     async def hold_up(self, *, softly: bool) -> None:
-        """Have all stand still; ``softly``: by a signal that a program may handle first. Raises HypervisorError."""
+        """Have all stand still; ``softly``: by a signal that a program may handle first. Raises HypervisorError for who
+        does not."""
+        members = self.members()
         if softly:
-            self.send(self.members(), signal.SIGTSTP)
+            self.send(members, signal.SIGTSTP)
             deadline = time.monotonic() + SOFT_S
-            while self._others(self.members(), _STOPPED) and time.monotonic() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(LOOK_S)
-        await self._until(signal.SIGSTOP, _STOPPED)
+            while self._others(members, _STOPPED) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(SOFT_LOOK_S)
+        self.send(self.members(), signal.SIGSTOP)
+        await self._until(signal.SIGSTOP, _STOPPED, self.members)
 
-    async def let_go_on(self) -> None:
-        """Let all go on. Raises HypervisorError."""
-        await self._until(signal.SIGCONT, "RSDI")
+    def let_go_on(self) -> None:
+        """Let all go on; who has stopped a child of his own lets it go on himself."""
+        self.send(self.members(), signal.SIGCONT)
 
-    async def kill(self, kept: Collection[int] = ()) -> None:
-        """Leave nobody, but for who descends from ``kept``. Raises HypervisorError for what does not end."""
-        await self._until(signal.SIGKILL, _GONE, kept)
+    async def kill(self, *, spares_daemons: bool = False) -> None:
+        """Leave nobody, or nobody but the daemons. Raises HypervisorError for what does not end."""
+        await self._until(signal.SIGKILL, _GONE, self.without_daemons if spares_daemons else self.members)
 
-    async def _until(self, number: signal.Signals, wanted: str, kept: Collection[int] = ()) -> None:
+    async def _until(self, number: signal.Signals, wanted: str, find: Callable[[], set[int]]) -> None:
         deadline, looks_in_vain = time.monotonic() + PATIENCE_S, 0
         while looks_in_vain < _LOOKS_IN_VAIN:
-            members = await asyncio.to_thread(self.without, kept) if kept else await asyncio.to_thread(self.members)
-            others = self._others(members, wanted)
+            others = self._others(await asyncio.to_thread(find), wanted)
             if others and time.monotonic() > deadline:
                 raise HypervisorError(f"processes {sorted(others)} of the task do not obey {number.name}")
             self.send(others, number)
@@ -112,8 +134,11 @@ class Family:
                 await asyncio.sleep(LOOK_S)
 
     def _others(self, members: Collection[int], wanted: str) -> set[int]:
+        """Name those that are neither gone nor as wanted. One whose first thread has ended shows no state of the
+        others: it is taken as stopped once it was told to stop."""
         stats = [read_stat(pid) for pid in members]
-        return {stat.pid for stat in stats if stat is not None and stat.run_state not in f"ZX{wanted}"}
+        is_so = f"{wanted}ZX" if wanted else ""
+        return {one.pid for one in stats if one is not None and not one.is_dead and one.run_state not in (is_so or "-")}
 
 
 def bury(ours: dict[int, object]) -> int | None:

@@ -107,7 +107,14 @@ def name_in_slot(tag: Tag) -> str:
     name = text(tag)
     parts = name.replace("\\", "/").split("/")
     is_long = any(len(os.fsencode(part)) > _MOST_OF_A_NAME for part in parts) or len(parts) > _MOST_PARTS
-    if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\n" in name or is_long:
+    if (
+        not name
+        or name.startswith(("/", "\\"))
+        or {"", ".", ".."} & set(parts)
+        or ":" in parts[0]
+        or "\n" in name
+        or is_long
+    ):
         raise JobFileError(tag.line, tag.name, f"{name[:80]!r}: must be the name of a file in the slot directory")
     return name
 
@@ -120,7 +127,7 @@ def name_or_none(tag: Tag) -> str:
 def name_of_output(tag: Tag) -> str:
     """Read the logical name of what is written; an empty tag is none."""
     name = name_or_none(tag)
-    if is_reserved(name):
+    if name and is_reserved(name):
         raise JobFileError(tag.line, tag.name, f"{name[:80]!r}: is a name of BOINC's or of the agent's; take another")
     return name
 

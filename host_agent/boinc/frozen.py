@@ -24,15 +24,15 @@ def is_frozen() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Give the environment as it was when we were started, but that libraries come from no directory that a job fills:
-    the client has the slot among theirs."""
+    """Give the environment as it was when we were started, but that libraries come from absolute places only: the
+    client names the slot and the project's directory, which jobs fill, as they lead from wherever a program stands."""
     found = {name: value for name, value in os.environ.items() if not name.startswith(("_PYI_", "_MEIPASS"))}
     if is_frozen():
         before = found.pop(f"{_LIBRARIES}_ORIG", "")
         found.pop(_LIBRARIES, None)
         if before:
             found[_LIBRARIES] = before
-    places = [one for one in found.pop(_LIBRARIES, "").split(":") if Path(one).name not in ("", "..")]
+    places = [one for one in found.pop(_LIBRARIES, "").split(":") if one.startswith("/")]
     return found | ({_LIBRARIES: ":".join(places)} if places else {})
 
 

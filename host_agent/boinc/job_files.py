@@ -13,15 +13,17 @@ from host_agent.boinc.slot_names import SlotNames, open_plain
 from host_agent.errors import BadName, JobFileError
 
 
-def read_plan(names: SlotNames) -> RunPlan:
-    """Read the one job file of a slot. Raises JobFileError, also where there is none, or more than one."""
+def read_plan(names: SlotNames) -> tuple[RunPlan, Path]:
+    """Read the one job file of a slot; give which file it was. Raises JobFileError, also where there is none, or more
+    than one."""
     found = [name for name in (JOB, VBOX_JOB) if os.path.lexists(names.slot / name)]
     if not found:
         raise JobFileError(0, "", f"no job file: there is neither {JOB} nor {VBOX_JOB} in {names.slot}")
     if len(found) > 1:
         raise JobFileError(0, "", f"two job files, {' and '.join(found)}: which is meant? remove one from the job")
     try:
-        return read_plan_file(names.source(found[0]), found[0])
+        path = names.source(found[0])
+        return read_plan_file(path, found[0]), path
     except BadName as error:
         raise JobFileError(0, "", str(error)) from error
     except OSError as error:

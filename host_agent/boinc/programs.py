@@ -14,7 +14,7 @@ from host_agent.boinc import frozen
 from host_agent.boinc.archives import NO_ROOM
 from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
-from host_agent.boinc.family import bury
+from host_agent.boinc.family import OF_DAEMON, bury
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import TaskPlan
 from host_agent.boinc.signed_files import SignedFiles
@@ -48,8 +48,12 @@ class TaskProgram:
 class Programs:
     """Starts programs in the slot."""
 
-    def __init__(self, names: SlotNames, signed: SignedFiles, data: InitData, arguments: Arguments) -> None:
+    def __init__(
+        self, names: SlotNames, signed: SignedFiles, data: InitData, arguments: Arguments, *, is_signed_job: bool
+    ) -> None:
+        """``is_signed_job``: the job file is the project's own, and may decide what a signed program loads."""
         self._names, self._signed, self._data, self._arguments = names, signed, data, arguments
+        self._is_signed_job = is_signed_job
         self._slot = names.slot
         self._running: dict[int, object] = {}
 
@@ -61,7 +65,7 @@ class Programs:
                 path = self._signed.program(task.application)
             except BadName as error:
                 raise BadName(f"{task.application} {error}") from error
-        if task.environment and self._names.has_client and not self._signed.is_signed_job:
+        if task.environment and not self._is_signed_job:
             text = "only a signed job file sets an environment: put it among the files of the application's version"
             raise JobFileError(task.line, "setenv", text)
         return path
@@ -69,7 +73,7 @@ class Programs:
     def start(self, task: TaskPlan) -> TaskProgram:
         """Start the program of a task. Raises JobFileError where it cannot be, OSError where there is no room."""
         command = [str(self.check(task)), *self._words(task)]
-        directory = self._slot / (self._expanded(task, "exec_dir", task.directory) or ".")
+        directory = self._directory(task)
         with contextlib.ExitStack() as closing:
             stdin = closing.enter_context(self._source(task))
             stdout = closing.enter_context(self._target(task, "stdout_filename", task.stdout))
@@ -105,6 +109,12 @@ class Programs:
             raise JobFileError(task.line, "command_line", text)
         return words
 
+    def _directory(self, task: TaskPlan) -> Path:
+        directory = self._slot / (self._expanded(task, "exec_dir", task.directory) or ".")
+        if self._names.has_client and not self._names.is_inside(directory):
+            raise JobFileError(task.line, "exec_dir", f"{task.directory}: leads out of the slot directory")
+        return directory
+
     def _expanded(self, task: TaskPlan, tag: str, text: str) -> str:
         data, arguments = self._data, self._arguments
         device = data.gpu_device_num if data.gpu_device_num >= 0 else arguments.device
@@ -119,7 +129,7 @@ class Programs:
 
     def _environment(self, task: TaskPlan) -> dict[str, str]:
         """Give what a program gets: only what its job file says, where that says anything."""
-        mark = {MARK: str(self._slot)}
+        mark = {MARK: str(self._slot)} | (dict([OF_DAEMON.split("=")]) if task.is_daemon else {})
         if not task.environment:
             return frozen.environment() | mark
         given = (self._expanded(task, "setenv", one).partition("=") for one in task.environment)

@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from host_agent.boinc.slot_files import JOB
 from host_agent.boinc.slot_names import SlotNames, open_plain
 from host_agent.errors import BadName
 
@@ -24,25 +23,24 @@ _PROJECT_DIR = "$PROJECT_DIR/"
 
 
 class SignedFiles:
-    """See the module. ``pin`` before anything of the job is unpacked, or run."""
+    """See the module. Made before anything of the job is unpacked, or run."""
 
     def __init__(self, names: SlotNames, archives: Sequence[str]) -> None:
         """``archives`` are those that are unpacked; which of them are signed is settled here. Raises OSError."""
         self._names = names
-        self._archives: list[Path] = []
-        for name in archives:
+        #: By normal name in the slot: the archive, and the name in it.
+        self._entries: dict[str, tuple[Path, str]] = {}
+        for archive in archives:
             with contextlib.suppress(BadName):
-                path = names.linked(name)
-                if path is not None and self._is_signed(path):
-                    self._archives.append(path)
+                path = names.linked(archive)
+                if path is not None and self.is_signed(path):
+                    self._entries |= {os.path.normpath(name): (path, name) for name in _names_in(path)}
+        names.kept = frozenset(self._entries)
 
-    @property
-    def is_signed_job(self) -> bool:
-        """Whether the job file is the project's own: then it may decide what a signed program loads."""
-        with contextlib.suppress(BadName, OSError):
-            path = self._names.linked(JOB)
-            return not self._names.has_client or (path is not None and self._is_signed(path))
-        return False
+    def is_signed(self, path: Path) -> bool:
+        """Whether a file is one of the project's directory, and signed."""
+        is_its = path.parent == self._names.project and path.name in self._names.app_files
+        return is_its and path.is_file() and not path.is_symlink()
 
     def program(self, application: str) -> Path:
         """Give the program that a job file names. Raises BadName where it is not there, or may not be run; OSError."""
@@ -60,8 +58,11 @@ class SignedFiles:
         path = names.slot / application
         if not path.exists():
             raise BadName(f"is not there: {path}")
-        if not any(_is_entry(path, application, names.slot, archive) for archive in self._archives):
+        if os.path.normpath(application) not in self._entries:
             raise BadName("is not run: it came with the job, and the project has not signed it")
+        archive, entry = self._entries[os.path.normpath(application)]
+        if not _is_entry(path, entry, names.slot, archive):
+            raise BadName("is not run: it is not what the project's archive holds any more")
         return path
 
     def _demanded(self, path: Path) -> Path:
@@ -69,12 +70,16 @@ class SignedFiles:
             raise BadName(f"is not there: {path}")
         if not self._names.app_files:
             raise BadName("is not run: the BOINC client does not say what the project has signed; a newer one does")
-        if not self._is_signed(path):
+        if not self.is_signed(path):
             raise BadName(f"is not run: {path.name} is none of the files that the project has signed")
         return path
 
-    def _is_signed(self, path: Path) -> bool:
-        return path.name in self._names.app_files and path.is_file() and not path.is_symlink()
+
+def _names_in(archive: Path) -> list[str]:
+    with contextlib.suppress(zipfile.BadZipFile, NotImplementedError):
+        with zipfile.ZipFile(archive) as opened:
+            return [one.filename for one in opened.infolist() if not one.is_dir()]
+    return []
 
 
 def _is_entry(path: Path, name: str, slot: Path, archive: Path) -> bool:

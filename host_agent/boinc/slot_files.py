@@ -64,8 +64,8 @@ def link_target(path: Path) -> str | None:
 
 def is_reserved(name: str) -> bool:
     """Whether a name in the slot is one that no job may have for a file of its own."""
-    first = name.replace("\\", "/").partition("/")[0]
-    return first in _OURS_WHOLE or first.startswith(_OURS)
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return not parts or parts[0] in _OURS_WHOLE or parts[0].startswith(_OURS)
 
 
 def _line(text: str) -> str:

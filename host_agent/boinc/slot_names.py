@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from host_agent.boinc.init_data import InitData
-from host_agent.boinc.slot_files import link_target
+from host_agent.boinc.slot_files import INIT_DATA, link_target
 from host_agent.errors import BadName
 
 
@@ -22,15 +22,19 @@ class SlotNames:
         self.slot = slot.resolve()
         self.app_files = frozenset(data.app_files if data is not None else ())
         self.has_client = data is not None
-        self._project = _project_of(self.slot, data) if data is not None else None
+        self._result = data.result_name if data is not None else ""
+        #: Names in the slot that are what signed archives hold.
+        self.kept: frozenset[str] = frozenset()
+        #: The project's directory; None where the client names none that makes sense.
+        self.project = _project_of(self.slot, data) if data is not None else None
 
     def project_path(self, name: str) -> Path:
         """Give a file of the project's directory, by its name there. Raises BadName."""
-        if self._project is None:
+        if self.project is None:
             raise BadName(f"{name}: there is no project's directory here")
         if "/" in name or name in ("", ".", ".."):
             raise BadName(f"{name}: must be the name of a file in the project's directory")
-        return self._project / name
+        return self.project / name
 
     def linked(self, name: str) -> Path | None:
         """Give where a link of the client's leads; None for what is no link. Raises BadName for one that leads
@@ -41,26 +45,39 @@ class SlotNames:
         target = link_target(path)
         if target is None:
             return None
-        found = Path(os.path.normpath(path.parent / target))
-        if self._project is None or found.parent.resolve() != self._project or not found.name:
+        # The client writes its links as they lead from the slot, at whatever depth they lie.
+        found = Path(os.path.normpath((path.parent if path.is_symlink() else self.slot) / target))
+        if self.project is None or found.parent.resolve() != self.project or not found.name:
             raise BadName(f"{name}: leads to {found}, which is not in the project's directory")
-        return self._project / found.name
+        return self.project / found.name
 
     def source(self, name: str) -> Path:
-        """Give the file that is read under a name. Raises BadName, OSError."""
+        """Give the file that is read under a name. Raises BadName, also where the account's secret is; OSError."""
+        if self.has_client and Path(name).name == INIT_DATA:
+            raise BadName(f"{name}: is the client's word to the agent, and is handed to nobody")
         return self.linked(name) or self.slot / name
 
     def target(self, name: str) -> Path:
-        """Give the file that is written under a name. Raises BadName, also for what the project has signed; OSError."""
+        """Give the file that is written under a name: one of this result's in the project's directory, or one in the
+        slot that is no link and came out of no signed archive. Raises BadName, OSError."""
         linked = self.linked(name)
         if linked is None:
             path = self.slot / name
-            if self.has_client and path.is_symlink():
-                raise BadName(f"{name}: is a link that is none of the client's")
+            if self.has_client and (path.is_symlink() or self.is_inside(path.parent) is False):
+                raise BadName(f"{name}: is, or lies behind, a link that is none of the client's")
+            if os.path.normpath(name) in self.kept:
+                raise BadName(f"{name}: came out of an archive that the project has signed: nothing is written there")
             return path
         if linked.name in self.app_files:
             raise BadName(f"{name}: leads to {linked.name}, which the project has signed: nothing is written there")
+        if not self._result or not linked.name.startswith(self._result):
+            raise BadName(f"{name}: leads to {linked.name}, which is no output of {self._result or 'this result'}")
         return linked
+
+    def is_inside(self, path: Path) -> bool:
+        """Whether a path leads into the slot, whatever links there are on its way."""
+        found = path.resolve()
+        return found == self.slot or self.slot in found.parents
 
 
 def open_plain(path: Path, flags: int) -> int:

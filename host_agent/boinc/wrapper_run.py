@@ -14,11 +14,12 @@ import signal
 import time
 
 from broker.daemon.wakeup import Wakeup
-from host_agent.boinc.archives import chosen, note_first_files, pack, unpack_once
+from host_agent.boinc.archive_work import ArchiveWork
+from host_agent.boinc.archives import note_first_files
 from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, aborted, away, finished, put_off
 from host_agent.boinc.family import Family
-from host_agent.boinc.plan import RunPlan, TaskPlan, ZipOutput
+from host_agent.boinc.plan import RunPlan, TaskPlan
 from host_agent.boinc.programs import Programs, TaskProgram, last_number
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.slot_names import SlotNames
@@ -32,6 +33,9 @@ STEP_S, LOOK_S = 0.5, 0.1
 END_S = 10.0
 #: A disk that is full, or a process that does not obey, is given so long, seconds.
 PUT_OFF_S = 300
+#: An end of the machine's reaches programs and us one after another, within this time, seconds; and by these signals.
+SAME_END_S = 2.0
+_ENDS_ALL = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGKILL}
 #: A task's own checkpoints are passed on no more often than this, seconds.
 CHECKPOINT_S = 1.0
 
@@ -52,11 +56,14 @@ class WrapperRun:
     ) -> None:
         self._plan, self._names, self._programs = plan, names, programs
         self._progress, self._link = progress, link
-        self._disk_bytes, self._holds_up_softly = disk_bytes, holds_up_softly
+        self._archives = ArchiveWork(plan, names, link, disk_bytes)
+        self._holds_up_softly = holds_up_softly
         self._slot, self._family = names.slot, Family(names.slot)
         self._wakeup = Wakeup()
         self._daemons: list[TaskProgram] | None = None
-        self._is_held_up, self._trouble = False, ""
+        #: None: some stand still, and some may not.
+        self._is_held_up: bool | None = False
+        self._trouble = ""
         self._since_s = time.monotonic()
 
     def wake(self) -> None:
@@ -73,6 +80,10 @@ class WrapperRun:
             return finished(ExitCode.JOB_FILE, str(error))
         except (BadArchive, BadName) as error:
             return finished(ExitCode.INIT_FAILURE, str(error))
+        except Interrupted as error:
+            return self._wanted_end() or away(str(error))
+        except (RuntimeError, MemoryError) as error:
+            return put_off(PUT_OFF_S, f"the machine has no room for it: {error!r}")
         except HypervisorError as error:
             return put_off(PUT_OFF_S, str(error))
         except OSError as error:
@@ -83,10 +94,7 @@ class WrapperRun:
 
     async def _run(self) -> SlotEnding:
         await self._family.kill()  # what a run that was killed has left
-        try:
-            await asyncio.to_thread(self._unpack)
-        except Interrupted:
-            return self._wanted_end() or away("told to end while archives were unpacked")
+        await self._archives.unpack()
         if self._plan.zips:
             note_first_files(self._slot)
         for task in self._plan.runs:
@@ -96,36 +104,25 @@ class WrapperRun:
             ending = await self._run_task(task)
             if ending is not None:
                 return ending
-            await self._family.kill([daemon.pid for daemon in self._daemons or ()])
+            await self._family.kill(spares_daemons=True)
             self._progress.task_done()
         await self._end_all()
         for output in self._plan.zips:
-            await self._pack(output)
+            await self._archives.pack(output)
         self._progress.look(is_due=True)
         return finished()
-
-    def _unpack(self) -> None:
-        """In a thread."""
-        archives = [(name, self._names.source(name)) for name in self._plan.unzip]
-        unpack_once(self._slot, archives, self._disk_bytes, lambda: self._link.will.must_end)
-
-    async def _pack(self, output: ZipOutput) -> None:
-        target, files = self._names.target(output.archive), chosen(self._slot, output)
-        await asyncio.to_thread(pack, self._slot, output.archive, files, target)
-        log.info("packed %d files into %s", len(files), output.archive)
 
     async def _run_task(self, task: TaskPlan) -> SlotEnding | None:
         """Run one task; None when it is done, and else how all of it ends."""
         program: TaskProgram | None = None
-        if task.fraction_done:
-            (self._slot / task.fraction_done).unlink(missing_ok=True)  # an earlier run's word
+        self._forget_fraction(task)
         mark, marked_s = self._mark(task), 0.0
         while True:
             ending = self._wanted_end()
             if ending is not None:
                 return await self._obey(ending)
             await self._follow_suspension()
-            if program is None and not self._is_held_up:
+            if program is None and self._is_held_up is False:
                 program = self._start(task)
             if program is not None:
                 status = self._look_at(program)
@@ -133,8 +130,19 @@ class WrapperRun:
                     mark, marked_s = self._mark(task), time.monotonic()
                     self._progress.checkpoint()
                 if status is not None:
-                    return _judged(task, status)
+                    return await self._wanted_soon(status) or _judged(task, status)
             await self._wakeup.sleep(STEP_S)
+
+    def _forget_fraction(self, task: TaskPlan) -> None:
+        """Remove what an earlier run has said of how much is done."""
+        if task.fraction_done:
+            try:
+                if task.fraction_done in self._names.kept:
+                    raise BadName("came out of an archive that the project has signed")
+                (self._slot / task.fraction_done).unlink(missing_ok=True)
+            except (OSError, BadName) as error:
+                text = f"{task.fraction_done}: {getattr(error, 'strerror', '') or error}"
+                raise JobFileError(task.line, "fraction_done_filename", text) from error
 
     def _start(self, task: TaskPlan) -> TaskProgram:
         if self._daemons is None:
@@ -160,6 +168,14 @@ class WrapperRun:
             return away("told to end; goes on later from the last checkpoint")
         return away("the BOINC client is gone; goes on when it is back") if will.is_gone else None
 
+    async def _wanted_soon(self, status: int) -> SlotEnding | None:
+        """Where a program was ended by what ends machines and services, ours may come a moment later: that is no
+        failure of the program's."""
+        deadline = time.monotonic() + SAME_END_S
+        while -status in _ENDS_ALL and (ending := self._wanted_end()) is None and time.monotonic() < deadline:
+            await self._wakeup.sleep(LOOK_S)
+        return await self._obey(ending) if -status in _ENDS_ALL and (ending := self._wanted_end()) else None
+
     async def _obey(self, ending: SlotEnding) -> SlotEnding:
         """End programs as the client wants: what goes on later may end by itself, what is aborted is killed."""
         self._progress.look(is_due=True)
@@ -172,8 +188,12 @@ class WrapperRun:
         wanted = self._link.will.is_suspended
         if wanted == self._is_held_up:
             return
+        self._is_held_up = None  # whatever comes of it, the next step sees to it
         try:
-            await (self._family.hold_up(softly=self._holds_up_softly) if wanted else self._family.let_go_on())
+            if wanted:
+                await self._family.hold_up(softly=self._holds_up_softly)
+            else:
+                self._family.let_go_on()
         except HypervisorError as error:
             if str(error) != self._trouble:
                 log.error("%s", error)

@@ -86,7 +86,7 @@ def find_tree(home: Path, root: ProcessIdentity | None) -> set[int]:
     A payload in a group or session of its own, a daemon that dropped its parent and a child with a cleaned
     environment are all found as long as one link to the VM is left.
     """
-    everything = {stat.pid: stat for stat in all_processes() if stat.run_state not in "ZX"}
+    everything = {stat.pid: stat for stat in all_processes() if not stat.is_dead}
     mark = f"{MARK}={home.resolve()}".encode()
     members = {pid for pid in everything if _bears_mark(pid, mark)}
     if root is not None and root.stat() is not None:

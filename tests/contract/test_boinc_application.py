@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -64,7 +65,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         client.close()
         left = find_tree(slot, None)
         for pid in left:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert not left, f"somebody lives on: {client.stderr}"
 
 
@@ -88,13 +90,21 @@ def task(words: str, more: str = "", application: str = "worker") -> str:
 
 def lines(client: FakeClient) -> list[str]:
     """What tasks have printed, without the paths of programs."""
-    path = client.project / "out_1"
+    path = client.project / "task_1_out"
     text = path.read_text() if path.exists() else ""
     return [re.sub(r"^\S*/(worker|helper|tool)\b", r"\1", line) for line in text.splitlines()]
 
 
 def finish_of(client: FakeClient) -> list[str]:
     return (client.slot / FINISHED).read_text().splitlines()
+
+
+def of_process(pid: int, name: str) -> bytes:
+    """Read a file of a process; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
 
 
 def running(client: FakeClient) -> set[int]:
@@ -112,8 +122,8 @@ def test_tasks_run_one_after_another_and_their_files_are_where_the_client_wants_
         ncpus=3,
     )
     source = client.add("in", b"from stdin\n")
-    client.link("out", "out_1")
-    client.link("err", "err_1")
+    client.link("out", "task_1_out")
+    client.link("err", "task_1_err")
 
     status = run(client)
 
@@ -125,7 +135,7 @@ def test_tasks_run_one_after_another_and_their_files_are_where_the_client_wants_
     names = {line.partition("=")[0] for line in printed[5:]}
     assert "A=3" in printed
     assert names <= {"A", "B", MARK, "PWD", "OLDPWD", "SHLVL", "_"}, "its environment is what the job file says"
-    assert (client.project / "err_1").read_bytes() == b""
+    assert (client.project / "task_1_err").read_bytes() == b""
     assert (client.slot / "out").read_text().startswith("<soft_link>"), "the link itself is not written to"
     assert (client.last("fraction_done"), client.last("checkpoint_cpu_time") > 0) == (1.0, True)
 
@@ -139,7 +149,7 @@ def test_tasks_run_one_after_another_and_their_files_are_where_the_client_wants_
 )
 def test_a_task_that_fails_ends_all_with_its_reason(make: Make, words: str, why: str) -> None:
     client = make(job(task("for-ever", "<daemon/>", "helper"), task(words), task("never")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client) == 195
     assert finish_of(client) == ["195", why, ""]
@@ -149,7 +159,7 @@ def test_a_task_that_fails_ends_all_with_its_reason(make: Make, words: str, why:
 
 def test_a_daemon_runs_beside_the_tasks_and_is_ended_after_them(make: Make) -> None:
     client = make(job(task("for-ever", "<daemon/><weight>9</weight>", "helper"), task("wait"), task("two")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: len(lines(client)) == 2, "both have begun")
     (client.slot / "gate").touch()
@@ -160,7 +170,7 @@ def test_a_daemon_runs_beside_the_tasks_and_is_ended_after_them(make: Make) -> N
 
 def test_what_a_restart_finds_done_is_not_done_again_and_no_time_is_counted_twice(make: Make) -> None:
     client = make(job(task("one busy"), task("two busy"), task("three wait"), task("four")), wu_cpu_time=100)
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: "worker three wait" in lines(client), "the third task runs")
     client.until(lambda: client.last("fraction_done") == 0.5, "half is said to be done")
@@ -188,7 +198,7 @@ def test_what_a_restart_finds_done_is_not_done_again_and_no_time_is_counted_twic
 
 def test_an_agent_that_is_killed_leaves_programs_that_the_next_one_ends(make: Make) -> None:
     client = make(job(task("away wait")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: len(running(client)) >= 2, "it runs, and what it has sent away too")
     before = running(client)
@@ -203,7 +213,7 @@ def test_an_agent_that_is_killed_leaves_programs_that_the_next_one_ends(make: Ma
 
 def test_a_suspended_task_stands_still_with_all_that_it_has_started(make: Make) -> None:
     client = make(job(task("away for-ever")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: len(running(client)) >= 2, "it runs")
 
@@ -228,7 +238,7 @@ def states(client: FakeClient) -> set[str]:
 def test_a_client_that_is_gone_takes_the_task_with_it(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper = os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
     client = make(job(task("for-ever")), client_pid=sleeper)
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: lines(client), "it runs")
     os.kill(sleeper, signal.SIGKILL)
@@ -241,7 +251,7 @@ def test_a_client_that_is_gone_takes_the_task_with_it(make: Make, monkeypatch: p
 
 def test_a_program_that_does_not_end_when_it_is_told_to_is_killed(make: Make) -> None:
     client = make(job(task("deaf away for-ever")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: len(running(client)) >= 2, "it runs")
     client.want("quit")
@@ -252,7 +262,7 @@ def test_a_program_that_does_not_end_when_it_is_told_to_is_killed(make: Make) ->
 
 def test_the_time_limit_of_a_task_is_its_success(make: Make) -> None:
     client = make(job(task("for-ever", "<time_limit>1</time_limit>"), task("two")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client) == 0
     assert lines(client) == ["worker for-ever", "worker two"]
@@ -262,7 +272,7 @@ def test_progress_and_checkpoints_are_the_tasks_own(make: Make) -> None:
     more = "<fraction_done_filename>fraction</fraction_done_filename><checkpoint_filename>state</checkpoint_filename>"
     client = make(job(task("half checkpoint wait", more + "<weight>3</weight>"), task("two")), fraction_done_end=0.5)
     (client.slot / "fraction").write_text("0.9")
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: client.last("fraction_done") == pytest.approx(0.5 * 0.5 * 3 / 4), "its half is a part of all")
     client.until(lambda: client.last("checkpoint_cpu_time") > 0, "its checkpoint is one")
@@ -290,8 +300,8 @@ def test_archives_are_unpacked_once_and_packed_of_what_is_new(make: Make) -> Non
     client = make(job(task("new-a new-b wait", application="tool"), more=more))
     client.add("signed.zip", zipped(tool=WORKER))
     client.add("data.zip", zipped(**{"new-old": b"old", "in/deep": b"x"}))
-    client.link("out", "out_1")
-    result = client.link("result.zip", "result_1")
+    client.link("out", "task_1_out")
+    result = client.link("result.zip", "task_1_result")
     start(client)
     client.until(lambda: (client.slot / "new-b").exists(), "the tool from the signed archive runs")
     (client.slot / "in" / "deep").write_bytes(b"changed")
@@ -326,7 +336,7 @@ def test_an_archive_that_reaches_out_of_the_slot_is_refused(make: Make, name: st
 def test_a_program_that_the_project_has_not_signed_is_never_run(make: Make, tmp_path: Path, kind: str) -> None:
     unzip = "<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>" if "archive" in kind else ""
     client = make(job(task("x", application="tool"), more=unzip))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     tool = client.slot / "tool"
     if kind == "unsigned":
         client.add("tool", WORKER)
@@ -348,7 +358,7 @@ def test_a_program_that_the_project_has_not_signed_is_never_run(make: Make, tmp_
 def test_a_real_link_to_a_signed_file_is_one_too(make: Make) -> None:
     client = make(job(task("x", application="tool"), task("y", application="$PROJECT_DIR/helper")))
     (client.slot / "tool").symlink_to(f"../../projects/{client.project.name}/worker")
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client) == 0
     assert lines(client) == ["worker x" if line.startswith("worker") else line for line in lines(client)]
@@ -364,7 +374,7 @@ def test_a_real_link_to_a_signed_file_is_one_too(make: Make) -> None:
 )
 def test_arguments_reach_a_task_by_both_rules(make: Make, words: tuple[str, ...], passed: str) -> None:
     client = make(job(task("$NTHREADS", "<append_cmdline_args/>")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client, *words) == 0
     assert lines(client) == [f"worker {passed}"]
@@ -372,7 +382,7 @@ def test_arguments_reach_a_task_by_both_rules(make: Make, words: tuple[str, ...]
 
 def test_trickles_come_one_after_another(make: Make) -> None:
     client = make(job(task("for-ever", "<time_limit>5</time_limit>")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client, "--trickle", "0.5") == 0
 
@@ -387,7 +397,7 @@ def test_trickles_come_one_after_another(make: Make) -> None:
 
 def test_a_slot_that_is_taken_is_waited_for(make: Make) -> None:
     client = make(job(task("wait")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: lines(client), "the first runs")
     first = client.process
@@ -420,7 +430,7 @@ def test_what_is_wrong_is_said_with_its_code_and_a_sentence(
     make: Make, change: Callable[[FakeClient], object], status: int, why: str
 ) -> None:
     client = make(job(task("x")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     change(client)
 
     assert run(client) == status
@@ -452,9 +462,9 @@ def test_without_a_client_a_person_may_run_a_job_file(tmp_path: Path) -> None:
 
 def test_an_agent_is_put_off_while_its_disk_takes_nothing(make: Make) -> None:
     client = make(job(task("x"), more="<zip_output><zipfilename>z</zipfilename><filename>out</filename></zip_output>"))
-    client.link("out", "out_1")
-    client.link("z", "z_1")
-    (client.project / ".z_1.zip").mkdir()  # in the way of what is written beside it
+    client.link("out", "task_1_out")
+    client.link("z", "task_1_z")
+    (client.project / ".task_1_z.zip").mkdir()  # in the way of what is written beside it
 
     assert run(client) == 0
     assert (client.slot / TEMPORARY_EXIT).read_text().startswith("300\n")
@@ -495,13 +505,27 @@ def puts_it_behind_a_name(client: FakeClient) -> None:
     client.add("data.zip", zipped(other=b"x"))
 
 
+def replaces_the_job_file(client: FakeClient) -> None:
+    """A note of what was begun to be unpacked, and an archive that lays down what it names."""
+    (client.slot / "host_agent_unzipping.json").write_text('{"names": ["job.xml", "./job.xml", "worker"]}')
+    link = f"<soft_link>../../projects/{client.project.name}/worker</soft_link>".encode()
+    client.add("data.zip", zipped(**{"./job.xml": link}))
+
+
 @pytest.mark.parametrize(
-    "attack", [claims_to_be_signed, claims_to_have_been_unpacked, makes_the_slot_the_project, puts_it_behind_a_name]
+    "attack",
+    [
+        replaces_the_job_file,
+        claims_to_be_signed,
+        claims_to_have_been_unpacked,
+        makes_the_slot_the_project,
+        puts_it_behind_a_name,
+    ],
 )
 def test_what_a_job_lays_into_the_slot_makes_nothing_signed(make: Make, attack: Callable[[FakeClient], None]) -> None:
     unzip = "<unzip_input><zipfilename>data.zip</zipfilename></unzip_input>"
     client = make(job(task("x", application="tool"), more=unzip))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     attack(client)
 
     assert run(client) in (1, 206)
@@ -513,10 +537,10 @@ def test_a_program_from_a_signed_archive_that_was_written_to_is_not_run(make: Ma
     over = task("touch evil", "", "worker").replace("<stdout_filename>out<", "<stdout_filename>tool<")
     client = make(job(over, task("x", application="tool"), more=more))
     client.add("signed.zip", zipped(tool=WORKER))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client) == 1
-    assert "<application>: tool is not run: it came with the job" in finish_of(client)[1]
+    assert "tool: came out of an archive that the project has signed: nothing is written there" in finish_of(client)[1]
 
 
 @pytest.mark.parametrize("tag", ["stdout_filename", "stderr_filename"])
@@ -551,18 +575,18 @@ def test_a_job_that_is_not_signed_sets_no_environment(make: Make) -> None:
 
 def test_libraries_come_from_no_directory_that_a_job_fills(make: Make) -> None:
     client = make(job(task("env")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     places = {"LD_LIBRARY_PATH": "../../projects/p:.:../..::/usr/lib"}
     client.start(AGENT, {**os.environ, "PYTHONPATH": str(ROOT), **places})
 
     assert client.end() == 0
-    assert "LD_LIBRARY_PATH=../../projects/p:/usr/lib" in lines(client)
+    assert "LD_LIBRARY_PATH=/usr/lib" in lines(client)
 
 
 @pytest.mark.parametrize("words", [("-v",), ("-h",), ("--config", "q"), ("plan",), ("--version", "x")])
 def test_words_for_a_task_are_not_taken_by_the_agent(make: Make, words: tuple[str, ...]) -> None:
     client = make(job(task("one", "<append_cmdline_args/>")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
 
     assert run(client, "--passthrough_child", *words) == 0
     assert lines(client) == [" ".join(["worker one", *words])]
@@ -571,7 +595,7 @@ def test_words_for_a_task_are_not_taken_by_the_agent(make: Make, words: tuple[st
 
 def test_a_program_that_minds_no_soft_signal_stands_still_all_the_same(make: Make) -> None:
     client = make(job(task("for-ever")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client, "--use_tstp")
     client.until(lambda: lines(client), "it runs")
     client.want("suspend")
@@ -587,7 +611,7 @@ def test_one_that_sheds_its_environment_and_its_session_ends_with_the_task(make:
     shed = WORKER.replace(b"away) setsid sleep 600 &", b"away) (env -i setsid sleep 600 &)")
     client = make(job(task("away wait")))
     (client.project / "worker").write_bytes(shed)
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: lines(client), "it runs")
     pid = client.process.pid if client.process is not None else 0
@@ -601,15 +625,15 @@ def test_one_that_sheds_its_environment_and_its_session_ends_with_the_task(make:
 
 def sleepers(parent: int) -> list[int]:
     children = [one.pid for one in all_processes() if one.parent == parent and not one.is_dead]
-    return [pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
+    return [pid for pid in children if of_process(pid, "comm") == b"sleep\n"]
 
 
 def test_what_a_task_leaves_does_not_run_beside_the_next_one(make: Make) -> None:
     client = make(job(task("away for-ever", "<time_limit>1</time_limit>"), task("wait")))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: len(lines(client)) == 2, "the second runs")
-    left = [pid for pid in running(client) if b"600" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    left = [pid for pid in running(client) if b"600" in of_process(pid, "cmdline")]
     (client.slot / "gate").touch()
 
     assert left == []
@@ -619,7 +643,7 @@ def test_what_a_task_leaves_does_not_run_beside_the_next_one(make: Make) -> None
 def test_a_pipe_in_place_of_a_file_holds_nobody_up(make: Make) -> None:
     more = "<fraction_done_filename>fraction</fraction_done_filename>"
     client = make(job(task("for-ever", more)))
-    client.link("out", "out_1")
+    client.link("out", "task_1_out")
     start(client)
     client.until(lambda: lines(client), "it runs")
     os.mkfifo(client.slot / "fraction")
@@ -634,7 +658,7 @@ def test_a_pattern_that_takes_for_ever_is_broken_off(make: Make) -> None:
     pattern = "<zip_output><zipfilename>z</zipfilename><filename>^(a+)+$</filename></zip_output>"
     client = make(job(task(f"new-{'x' * 3}"), more=pattern))
     (client.project / "worker").write_bytes(b"#!/bin/sh\ntouch " + b"a" * 40 + b"b\n")
-    client.link("z", "z_1")
+    client.link("z", "task_1_z")
 
     assert run(client) == 206
     assert "z: the patterns of its <filename> take too long" in finish_of(client)[1]
@@ -675,3 +699,106 @@ def test_a_person_who_leaves_takes_his_programs_with_him(tmp_path: Path) -> None
         assert running(client) == set()
     finally:
         client.close()
+
+
+@pytest.mark.parametrize("place", ["/tmp", "$PWD/../..", "$PROJECT_DIR", "boinc_resolve(up)"])
+def test_a_program_runs_in_the_slot_and_nowhere_else(make: Make, place: str) -> None:
+    client = make(job(task("pwd", f"<exec_dir>{place}</exec_dir>")))
+    client.link("out", "task_1_out")
+    client.link("up", ".")
+
+    assert run(client) == 1
+    assert "<exec_dir>" in finish_of(client)[1]
+    assert lines(client) == []
+
+
+def test_a_daemon_that_leaves_its_session_runs_beside_all_tasks(make: Make) -> None:
+    client = make(job(task("away", "<daemon/>", "helper"), task("one"), task("wait")))
+    client.link("out", "task_1_out")
+    start(client)
+    client.until(lambda: "worker wait" in lines(client), "the second task runs")
+    left = [pid for pid in running(client) if b"600" in of_process(pid, "cmdline")]
+    (client.slot / "gate").touch()
+
+    assert len(left) == 1
+    assert client.end() == 0
+
+
+def test_a_program_that_stops_a_child_of_its_own_goes_on_all_the_same(make: Make) -> None:
+    client = make(job(task("halt wait")))
+    worker = WORKER.replace(b"deaf)", b"halt) (kill -STOP $(exec sh -c 'echo $PPID'); :) & ;;\n    deaf)")
+    (client.project / "worker").write_bytes(worker)
+    client.link("out", "task_1_out")
+    start(client)
+    client.until(lambda: "T" in states(client), "a child stands still")
+    client.want("suspend")
+    client.until(lambda: states(client) == {"T"}, "all stand still")
+    client.want("resume")
+    client.until(lambda: "T" not in states(client) or len(states(client)) > 1, "the program goes on")
+    (client.slot / "gate").touch()
+
+    assert client.end() == 0
+
+
+#: Its first thread ends, and another one computes on.
+HEADLESS = f"""#!{sys.executable}
+import ctypes, threading, time
+def work():
+    while True:
+        open("ticks", "a").write("x")
+        time.sleep(0.02)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).syscall(60, 0)
+"""
+
+
+def test_one_whose_first_thread_has_ended_is_held_up_and_ended_like_any_other(make: Make) -> None:
+    client = make(job("<application>worker</application>"))
+    (client.project / "worker").write_text(HEADLESS)
+    start(client)
+    ticks = client.slot / "ticks"
+    client.until(lambda: ticks.exists() and len(ticks.read_bytes()) > 5, "it computes")
+    client.want("suspend")
+    client.until(lambda: "suspended" in client.stderr, "it is said to stand still")
+    before = ticks.read_bytes()
+    seen = len(client.stderr)
+    client.want("resume")
+    client.until(lambda: "resumed" in client.stderr[seen:], "it is said to go on")
+    client.until(lambda: len(ticks.read_bytes()) > len(before), "it goes on")
+    client.want("abort")
+
+    assert client.end() == 194
+    after = ticks.read_bytes()
+    alive = [one.pid for one in all_processes() if not one.is_dead and works_in(one.pid, client.slot)]
+    assert (alive, ticks.read_bytes()) == ([], after)
+
+
+def works_in(pid: int, directory: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == directory
+    except OSError:
+        return False
+
+
+def test_the_end_of_the_machine_is_no_failure_of_the_task(make: Make) -> None:
+    client = make(job(task("for-ever")))
+    client.link("out", "task_1_out")
+    start(client)
+    client.until(lambda: lines(client), "it runs")
+    for pid in running(client):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    client.until(lambda: not running(client), "the program has ended")
+    assert client.process is not None
+    client.process.send_signal(signal.SIGTERM)
+
+    assert client.end() == 0
+    assert not (client.slot / FINISHED).exists()
+
+
+@pytest.mark.parametrize("name", ["./init_data.xml", ".//boinc_lockfile", "a/./b", "a//b", "."])
+def test_a_name_with_a_detour_is_none(make: Make, name: str) -> None:
+    client = make(job(f"<application>worker</application><fraction_done_filename>{name}</fraction_done_filename>"))
+
+    assert run(client) == 1
+    assert "must be the name of a file in the slot directory" in finish_of(client)[1]

@@ -5,6 +5,7 @@ Without a project ``unsigned_apps_ok`` takes the place of signatures, and turns 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -122,7 +123,8 @@ class BoincClient:
         if self.client is not None and self.client.poll() is None:
             self.kill()
         for pid in self.agents():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def agents(self) -> list[int]:
@@ -196,7 +198,7 @@ def _state(files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[
     now = int(time.time())
     infos = [_file(name, len(body), is_program=True) for name, body in files.items()]
     infos += [_file(f"in_{name}", len(body)) for name, body in inputs.items()]
-    infos += [_file(f"out_{name}", 0, is_output=True) for name in outputs]
+    infos += [_file(f"task_1_{name}", 0, is_output=True) for name in outputs]
     version = [_ref(name, name, is_main=number == 0) for number, name in enumerate(files)]
     return f"""<client_state>
 <host_info>
@@ -238,7 +240,7 @@ def _state(files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[
 <state>2</state>
 <report_deadline>{now + 10**6}</report_deadline>
 <received_time>{now}</received_time>
-{"".join(_ref(f"out_{name}", name) for name in outputs)}</result>
+{"".join(_ref(f"task_1_{name}", name) for name in outputs)}</result>
 <platform_name>x86_64-pc-linux-gnu</platform_name>
 <core_client_major_version>7</core_client_major_version>
 <core_client_minor_version>20</core_client_minor_version>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -59,7 +60,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
         rig.close()
         left = find_tree(slot, None)
         for pid in left:
-            os.kill(pid, 9)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, 9)
         assert not left
 
 
@@ -74,7 +76,7 @@ def states(rig: BoincRig) -> set[str]:
 
 
 def printed(rig: BoincRig) -> list[str]:
-    path = rig.project / "out_out"
+    path = rig.project / "task_1_out"
     return path.read_text().splitlines() if path.exists() else []
 
 

@@ -49,4 +49,4 @@ def test_a_program_that_came_with_the_job_is_not_run(tmp_path: Path) -> None:
     (report,) = project.reports.values()
     assert "<exit_status>1</exit_status>" in report
     assert "tool is not run: evil_tool is none of the files that the project has signed" in report
-    assert project.uploads.get("evil_out", b"") == b""
+    assert project.uploads.get("evil_0_out", b"") == b""

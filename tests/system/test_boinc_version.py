@@ -63,7 +63,7 @@ def client(tmp_path: Path, version: Path) -> Iterator[FakeClient]:
     fake.add("worker", WORKER, physical="worker_1.2")
     fake.add("host_agent", (version / "host_agent_1.2").read_bytes(), physical="host_agent_1.2")
     fake.add("job.xml", JOB)
-    fake.link("out", "out_1")
+    fake.link("out", "task_1_out")
     yield fake
     slot = fake.slot
     fake.close()
@@ -89,7 +89,7 @@ def test_it_runs_in_a_tree_without_any_python(version: Path, tmp_path: Path) -> 
     fake = FakeClient(tree / "boinc", ["worker_1.2"], project_dir="/boinc/projects/example.org", boinc_dir="/boinc")
     fake.add("worker", WORKER, physical="worker_1.2")
     fake.add("job.xml", JOB)
-    out = fake.link("out", "out_1")
+    out = fake.link("out", "task_1_out")
     agent = fake.project / "host_agent_1.2"
     shutil.copy2(version / "host_agent_1.2", agent)
     for program in ("/bin/sh", "/bin/sleep", str(agent)):
@@ -138,7 +138,7 @@ def test_one_that_is_killed_takes_its_programs_with_it_and_the_next_one_clears_u
 
     assert client.end() == 0
     assert list(client.slot.glob("_MEI*")) == []
-    assert (client.project / "out_1").read_text().splitlines()[-1] == "done"
+    assert (client.project / "task_1_out").read_text().splitlines()[-1] == "done"
 
 
 def is_alive(pid: int) -> bool:
@@ -147,10 +147,13 @@ def is_alive(pid: int) -> bool:
 
 
 def test_its_programs_see_nothing_of_where_it_unpacked_itself(client: FakeClient) -> None:
-    client.start([str(client.project / "host_agent_1.2")], {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": "/of/boinc:."})
+    client.start(
+        [str(client.project / "host_agent_1.2")],
+        {"PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": "/of/boinc:.:../../projects/p"},
+    )
 
     assert client.end() == 0
-    assert (client.project / "out_1").read_text() == "begun /of/boinc\ndone\n"
+    assert (client.project / "task_1_out").read_text() == "begun /of/boinc\ndone\n"
 
 
 def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_come(
@@ -173,7 +176,7 @@ def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_
     (report,) = project.reports.values()
     assert "<exit_status>0</exit_status>" in report
     assert "host_agent worker has ended well" in report
-    assert project.uploads == {"work_out": b"threads 3\n1\n2\n"}
+    assert project.uploads == {"work_0_out": b"threads 3\n1\n2\n"}
     assert re.search(r"<variety>cpu_time</variety>\s*<cpu_time>[2-9]", project.trickles[0])
     assert not find_tree(rig.slot, None)
 

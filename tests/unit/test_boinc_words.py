@@ -162,17 +162,17 @@ def names_in(home: Path, *signed: str) -> SlotNames:
     slot, project = home / "slots" / "0", home / "projects" / "p"
     for path in (slot, project):
         path.mkdir(parents=True, exist_ok=True)
-    return SlotNames(slot, InitData(project_dir=str(project), app_files=signed))
+    return SlotNames(slot, InitData(project_dir=str(project), app_files=signed, result_name="wu_1_0"))
 
 
 def test_a_logical_name_leads_by_either_link_or_to_the_file_itself(tmp_path: Path) -> None:
     names, project = names_in(tmp_path), tmp_path / "projects" / "p"
-    (names.slot / "out").write_text("<soft_link>../../projects/p/wu_1_0</soft_link>\n")
+    (names.slot / "out").write_text("<soft_link>../../projects/p/wu_1_0_r7</soft_link>\n")
     (names.slot / "in").symlink_to("../../projects/p/in_1")
     (names.slot / "plain").write_bytes(b"\xff content")
     os.mkfifo(names.slot / "pipe")
 
-    assert names.target("out") == project / "wu_1_0"
+    assert names.target("out") == project / "wu_1_0_r7"
     assert names.source("in") == project / "in_1"
     assert [names.source(name) for name in ("plain", "none", "pipe")] == [
         names.slot / name for name in ("plain", "none", "pipe")
@@ -195,6 +195,32 @@ def test_a_link_to_elsewhere_than_the_projects_directory_leads_nowhere(
     for give in (names.source, names.target):
         with pytest.raises(BadName, match="not in the project's directory"):
             give("name")
+
+
+def test_a_clients_link_leads_from_the_slot_at_whatever_depth_it_lies(tmp_path: Path) -> None:
+    names = names_in(tmp_path)
+    (names.slot / "shared").mkdir()
+    (names.slot / "shared" / "in").write_text("<soft_link>../../projects/p/in_1</soft_link>")
+    (names.slot / "shared" / "real").symlink_to("../../../projects/p/in_2")
+
+    found = [names.source(name).name for name in ("shared/in", "shared/real")]
+
+    assert found == ["in_1", "in_2"]
+
+
+def test_nothing_is_written_that_is_no_output_of_this_result(tmp_path: Path) -> None:
+    names = names_in(tmp_path)
+    (names.slot / "out").write_text("<soft_link>../../projects/p/libm.so.6</soft_link>")
+    (names.slot / "elsewhere").symlink_to(tmp_path)
+
+    for name, why in (("out", "is no output of wu_1_0"), ("elsewhere/x", "behind, a link"), ("elsewhere", "leads to")):
+        with pytest.raises(BadName, match=why):
+            names.target(name)
+
+
+def test_the_accounts_secret_is_handed_to_nobody(tmp_path: Path) -> None:
+    with pytest.raises(BadName, match="is handed to nobody"):
+        names_in(tmp_path).source("init_data.xml")
 
 
 def test_what_the_project_has_signed_is_never_written_to(tmp_path: Path) -> None:
