@@ -208,7 +208,12 @@ def test_what_a_person_would_type_is_in_a_console_block() -> None:
 
 
 def test_the_pages_that_show_commands_are_run() -> None:
-    assert [name_of(page) for page in OWN] == ["README.md", "docs/howto/scale.md", "docs/tutorial.md"]
+    assert [name_of(page) for page in OWN] == [
+        "README.md",
+        "docs/howto/boinc.md",
+        "docs/howto/scale.md",
+        "docs/tutorial.md",
+    ]
     assert [name_of(page) for page in SHARED] == [
         "docs/howto/commands.md",
         "docs/howto/dead-letters.md",
