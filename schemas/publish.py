@@ -9,6 +9,7 @@ import json
 import re
 from functools import reduce
 from importlib import resources
+from inspect import cleandoc
 from operator import or_
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,18 @@ def json_schema() -> dict[str, Any]:
         "description": f"Each body is one msgpack map of at most {MAX_BODY_BYTES} bytes; bytes are msgpack bin. "
         "Between the centre and virtual machines it may be a bundle of them.",
         **schema,
-        "$defs": dict(sorted(parts.items())) | {"Bundle": _BUNDLE},
+        "$defs": _said_plainly(dict(sorted(parts.items()))) | {"Bundle": _BUNDLE},
     }
+
+
+def _said_plainly(part: Any) -> Any:
+    """Take the indent of the code out of descriptions, which versions of the library leave in or take out."""
+    if isinstance(part, dict):
+        return {
+            name: cleandoc(value) if name == "description" and isinstance(value, str) else _said_plainly(value)
+            for name, value in part.items()
+        }
+    return [_said_plainly(one) for one in part] if isinstance(part, list) else part
 
 
 def asyncapi() -> dict[str, Any]:
