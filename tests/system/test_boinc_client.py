@@ -20,14 +20,17 @@ from tests.unit.test_floors import ROOT
 AGENT = f"""#!/bin/sh
 PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.main "$@"
 """.encode()
-#: Computes in steps, each a line of its output, until it has done as many as it is told; goes on where it was.
+#: Computes in steps, each a line of its output, until it has done as many as it is told; goes on where it was. Told to
+#: end it does so between two steps.
 WORKER = b"""#!/bin/sh
+trap 'ends=1' TERM
 done=$(cat state 2>/dev/null || echo 0)
 while [ "$done" -lt "$1" ]; do
     i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done
     done=$((done+1)); echo $done > state.new; mv state.new state
     echo "step $done"
     echo "$done $1" | awk '{print $1/$2}' > fraction
+    [ -z "$ends" ] || exit 0
 done
 exit $2
 """

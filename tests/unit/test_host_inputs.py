@@ -90,7 +90,10 @@ class World:
     @property
     def shown(self) -> list[Path]:
         """What lies in the guest's medium."""
-        return list((self.state / "host-inputs").glob("*"))
+        try:
+            return list((self.state / "host-inputs").iterdir())
+        except FileNotFoundError:  # the directory goes with what lay in it
+            return []
 
     async def fetch(self, sha256: str = SHA256) -> bool:
         async with asyncio.timeout(60):
