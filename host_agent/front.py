@@ -51,7 +51,7 @@ class Front:
     async def run(self) -> None:
         """Let the owner in until cancelled. A socket that cannot be made, on a full disk say, is tried again."""
         server = await self._opened()
-        mine = self._path.stat().st_ino
+        mine = self._inode()
         try:
             await asyncio.Event().wait()
         finally:
@@ -60,6 +60,12 @@ class Front:
             for task in list(self._visitors):
                 task.cancel()
             await asyncio.gather(*self._visitors, return_exceptions=True)
+
+    def _inode(self) -> int:
+        """Say which file the door is; 0 where its directory has just gone, which is somebody else's to find."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._path.stat().st_ino
+        return 0
 
     async def _opened(self) -> asyncio.Server:
         for wait_s in backoff(1.0, AGAIN_MOST_S):
