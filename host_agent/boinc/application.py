@@ -34,7 +34,7 @@ from host_agent.boinc.signed_files import SignedFiles
 from host_agent.boinc.slot_files import INIT_DATA
 from host_agent.boinc.slot_lock import LOOK_S, PATIENCE_S, SlotLock
 from host_agent.boinc.slot_names import SlotNames
-from host_agent.boinc.wrapper_run import WrapperRun
+from host_agent.boinc.wrapper_run import PUT_OFF_S, WrapperRun
 from host_agent.errors import JobFileError, WrongArguments
 from host_agent.facts import AGENT_VERSION
 
@@ -156,7 +156,7 @@ class _Session:
         try:
             return await self._carry_out(plan, file, arguments)
         except OSError as error:
-            return put_off(LOCKED_S, f"{error.filename or self._slot}: {error.strerror or error}")
+            return put_off(PUT_OFF_S, f"{error.filename or self._slot}: {error.strerror or error}")
 
     async def _carry_out(self, plan: RunPlan, file: Path, arguments: Arguments) -> SlotEnding:
         inherit_orphans()

@@ -9,7 +9,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +38,6 @@ class ClientLink:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._will, self._status = ClientWill(), AppStatus()
-        self._replies: deque[str] = deque()
         self._ending = threading.Event()
         self._said_s = self._lived_s = 0.0
         self._trouble = ""
@@ -56,13 +54,6 @@ class ClientLink:
         with self._lock:
             return msgspec.structs.replace(self._will)
 
-    def take_once(self, name: str) -> bool:
-        """Say whether something is wanted that is done once, and take it as done."""
-        with self._lock:
-            was = bool(getattr(self._will, name))
-            setattr(self._will, name, False)
-            return was
-
     def quit(self) -> None:
         """Somebody else than the client wants us to end: a person, by a signal."""
         with self._lock:
@@ -73,14 +64,6 @@ class ClientLink:
         """Say this of us, from now on."""
         with self._lock:
             self._status = msgspec.structs.replace(status)
-
-    def show_at(self, *, web: str = "", desktop: str = "") -> None:
-        """Tell where a person can look at what we do: a page, or a remote desktop."""
-        with self._lock:
-            if web:
-                self._replies.append(f"<web_graphics_url>{web[:200]}</web_graphics_url>\n")
-            if desktop:
-                self._replies.append(f"<remote_desktop_addr>{desktop[:200]}</remote_desktop_addr>\n")
 
     def close(self) -> None:
         """Say the last word, wait a moment until it is taken, with what was to be sent, and end."""
@@ -109,7 +92,6 @@ class ClientLink:
             if not self.will.is_suspended:
                 self._say()
             self._send_files(now_s)
-            self._reply()
         if self.will != before:
             self._on_change()
 
@@ -142,10 +124,6 @@ class ClientLink:
         with self._lock:
             text = self._status.render()
         return send(self._memory, Channel.APP_STATUS, text)
-
-    def _reply(self) -> None:
-        if self._memory is not None and self._replies and send(self._memory, Channel.GRAPHICS_REPLY, self._replies[0]):
-            self._replies.popleft()
 
     def _send_files(self, now_s: float) -> None:
         """Lay down what is to be sent; what the disk does not take is tried again, and told once."""

@@ -22,7 +22,6 @@ class ExitCode(IntEnum):
     JOB_FILE = 1
     ABORTED_BY_CLIENT = 194
     CHILD_FAILED = 195
-    DISK_LIMIT_EXCEEDED = 196
     INIT_FAILURE = 206
 
 

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S, LOOK_S = 10.0, 0.01
 #: A program that handles the softer signal to stand still has so long for it, and is looked at so often, seconds.
 SOFT_S, SOFT_LOOK_S = 1.0, 0.1
+#: A process that is older has become the program that it is to be, seconds: it is not looked at again.
+SETTLED_S = 2.0
 #: In the environment of daemons and of what they start: they outlive a task.
 OF_DAEMON = "VOLCLOUD_DAEMON=1"
 #: Looks in a row that find nobody: one that is about to become another program bears no mark for a moment.
@@ -67,8 +69,7 @@ class Family:
     def _found(self) -> tuple[set[int], dict[int, ProcessStat]]:
         me = os.getpid()
         stats = {one.pid: one for one in all_processes() if not one.is_dead and one.pid != me}
-        seen = {(pid, stat.started): self._known.get((pid, stat.started)) for pid, stat in stats.items()}
-        self._known = {key: known or self._read(key[0]) for key, known in seen.items()}
+        self._known = {(pid, stat.started): self._marks(stat) for pid, stat in stats.items()}
         members = {pid for pid, stat in stats.items() if stat.parent == me or self._known[pid, stat.started][0]}
         while grown := {
             pid
@@ -77,6 +78,14 @@ class Family:
         }:
             members |= grown
         return members, stats
+
+    def _marks(self, stat: ProcessStat) -> tuple[bool, bool]:
+        """Say what marks a process bears, or has borne: a young one may show none as it becomes another program."""
+        known = self._known.get((stat.pid, stat.started), (False, False))
+        if stat.age_s > SETTLED_S and (stat.pid, stat.started) in self._known:
+            return known
+        found = self._read(stat.pid)
+        return known[0] or found[0], known[1] or found[1]
 
     def _read(self, pid: int) -> tuple[bool, bool]:
         try:

@@ -98,5 +98,5 @@ def _is_entry(path: Path, name: str, slot: Path, archive: Path) -> bool:
                     return False
                 if not wanted:
                     return True
-    except (KeyError, BadName, zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError):
+    except (KeyError, BadName, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError):
         return False

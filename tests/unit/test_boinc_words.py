@@ -155,7 +155,9 @@ def test_init_data_is_read_as_a_client_writes_it() -> None:
 
 @given(st.binary(max_size=2000))
 def test_no_init_data_keeps_a_task_from_running(body: bytes) -> None:
-    read_init_data(b"<slot>1</slot><ncpus>-3" + body)
+    data = read_init_data(b"<slot>1</slot>\n<ncpus>-3</ncpus>\n" + body)
+
+    assert (data.slot, data.ncpus) == (1, 1.0)
 
 
 def names_in(home: Path, *signed: str) -> SlotNames:
