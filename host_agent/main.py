@@ -40,6 +40,7 @@ def main() -> None:
     if words[:1] == ["run-job"]:
         run_in_slot(words[1:])
     parser = command_line("host_agent", "Run virtual machines for the volunteer cloud.")
+    parser.epilog = "Under BOINC: `host_agent plan FILE` prints what a job file comes to, `host_agent run-job` runs it."
     parser.add_argument("--poweroff-all", action="store_true", help="end every VM of this host, then exit")
     parser.add_argument("--vm", metavar="NAME", help="VM of the running agent in which exec runs a command")
     parser.add_argument("exec", nargs=argparse.REMAINDER, help="exec -- COMMAND...: run it in --vm, and end as it does")
@@ -60,6 +61,8 @@ def _plan(words: list[str]) -> NoReturn:
             plan = read_plan_file(file)
         except (JobFileError, BadName) as error:
             sys.exit(f"{file}: {error}")
+        except OSError as error:
+            sys.exit(f"{file}: {error.strerror}; name a job file of BOINC's, such as job.xml")
         for warned in plan.warnings:
             print(f"{file}: {warned}", file=sys.stderr)  # noqa: T201
         print(msgspec.json.format(msgspec.json.encode(plan), indent=2).decode())  # noqa: T201

@@ -19,6 +19,7 @@ from host_agent.boinc.fields import (
 from host_agent.boinc.markup import Tag, read_root
 from host_agent.boinc.plan import RunPlan, TaskPlan, ZipOutput
 from host_agent.errors import JobFileError
+from schemas.nearest import nearest
 
 T = TypeVar("T")
 
@@ -70,7 +71,9 @@ def _task(tag: Tag, warnings: list[Warned]) -> TaskPlan:
     if len(environment) > MOST_VARIABLES:
         raise JobFileError(tag.line, "setenv", f"{len(environment)} variables; at most {MOST_VARIABLES}")
     if not fields.has("application"):
-        raise JobFileError(tag.line, "task", "there is no <application> in it: which program is to be run?")
+        like = nearest("application", [inner.name for inner in tag.tags if inner.name not in TASK_TAGS])
+        meant = f"; is <{like[:80]}> meant for it?" if like else ""
+        raise JobFileError(tag.line, "task", f"there is no <application> in it: which program is to run{meant or '?'}")
     return TaskPlan(
         line=tag.line,
         application=fields.one("application", ""),

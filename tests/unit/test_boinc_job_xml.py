@@ -112,7 +112,11 @@ def test_an_unknown_tag_in_a_task_is_warned_of_with_the_nearest_known_one() -> N
         (b"<job_desc></job_desc>", "line 1: <job_desc>: there is no <task> in it: nothing would be run"),
         (
             b"<job_desc><task/></job_desc>",
-            "line 1: <task>: there is no <application> in it: which program is to be run?",
+            "line 1: <task>: there is no <application> in it: which program is to run?",
+        ),
+        (
+            b"<job_desc><task><aplication>x</aplication></task></job_desc>",
+            "line 1: <task>: there is no <application> in it: which program is to run; is <aplication> meant for it?",
         ),
         (b"<job_desc><!-- ", "line 1: '<!-- ' is not ended by '-->'"),
         (b"a\n\0", "line 2: a NUL: this is no text"),
