@@ -10,17 +10,16 @@ from pathlib import Path
 import msgspec
 
 from broker import durable
-from broker.connection import Connection, Delivery
+from broker.delivery import Delivery
 from broker.errors import Unroutable
 from broker.inbound import Refusal, take_in
-from broker.routes import queue_of
-from broker.rpc import Journal, Responder, ServerClock, Uplink
+from broker.rpc import Journal, ServerClock, Uplink
 from broker.transfer import Transfers, into_file
-from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import digest_file
 from guest_agent import accounts, quota
 from guest_agent.attempt_journal import AttemptJournal
 from guest_agent.cache import InputCache
+from guest_agent.centre import centre_of
 from guest_agent.cgroup import SlotGroup, memory_for_jobs, own_groups
 from guest_agent.container import Container
 from guest_agent.disk import Disk
@@ -31,14 +30,13 @@ from guest_agent.identity import Identity
 from guest_agent.job_loop import JobLoop, Timing
 from guest_agent.leftovers import clear, find_begun, set_aside
 from guest_agent.local_road import LocalRoad
-from guest_agent.machine import AGENT_VERSION, boot_id, describe, free_memory_bytes, load, memory_bytes
+from guest_agent.machine import boot_id, describe, free_memory_bytes, load, memory_bytes
 from guest_agent.resources import Resources, Store
 from guest_agent.seed import SeedSource
 from guest_agent.slot_directory import PASS, SlotDirectory
 from guest_agent.wall_clock import WallClock
-from schemas.enrol import EnrolConfirm
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
-from schemas.ids import Kind, uuid7
+from schemas.ids import uuid7
 from schemas.jobs import AgentHello, Machine, OutputEntry
 from schemas.vms import MOST_OF_A_JOB, GuestFacts
 
@@ -49,8 +47,6 @@ log = logging.getLogger(__name__)
 ASIDE = "aside"
 #: Traces of attempts that had begun under an agent before us and whose loss is not written down yet, beside it.
 TRACES = "begun"
-#: Commands and assignments taken and not yet journalled: enough for one sync of the journal to serve many.
-PREFETCH = 64
 #: Jobs that the host is told by name.
 MOST_NAMED = 16
 
@@ -70,9 +66,10 @@ class GuestAgent:
     async def run(self) -> None:
         """Enrol, serve and work until cancelled. VM's broker or centre away: waits, for ever."""
         seed = await self.identity.load()
-        self._connection = Connection(self.identity.address, name=f"{seed.vm} {seed.name}")
-        self._uplink = Uplink(self._connection, lambda: self.identity.generation)
-        self._transfers = Transfers(self._connection)
+        self._road = LocalRoad(seed, self._state, self._facts, self._wall_clock, self._host_inputs)
+        self._centre = centre_of(self.identity, self._road, self._clock)
+        self._uplink = Uplink(self._centre.carrier, lambda: self.identity.generation)
+        self._transfers = Transfers(self._centre.carrier)
         self._journal = Journal(self._state / "journal")
         self._journal.open()
         self._attempts = AttemptJournal(self._journal)
@@ -80,19 +77,19 @@ class GuestAgent:
         self._settings = seed.settings
         self._build(self._slots, seed.settings)
         try:
-            await self._serve(seed.vm)
+            await self._serve()
         finally:
-            await self._responder.close()
+            await self._centre.stop()
             await self._execs.close()
             await self._files.close()
-            await self._connection.close()
+            await self._centre.close()
             await self.identity.close()
             await self._journal.close()
             for container in self._containers:
                 container.close()
 
     def _build(self, slots: int, settings: dict[str, float]) -> None:
-        execs = self._execs = Execs(self._state / "files", self._state / "detached")
+        self._execs = Execs(self._state / "files", self._state / "detached")
         self._files = ConsoleFiles(self._transfers, self._state / "files", self._state / "partial")
         self._loop = JobLoop(
             self._uplink,
@@ -102,16 +99,8 @@ class GuestAgent:
             clock=self._clock,
             store=self._storer,
             timing=msgspec.convert({k: v for k, v in settings.items() if k in Timing.__struct_fields__}, Timing),
-            refused=lambda: dict(self._responder.refused + self._transfers.refused),
+            refused=lambda: dict(self._centre.refused + self._transfers.refused),
             wall_clock=self._wall_clock,
-        )
-        self._responder = Responder(
-            self._connection,
-            self._journal,
-            {**execs.handlers(), **self._loop.handlers()},
-            clock=self._clock,
-            generation=lambda: self.identity.generation,
-            version=AGENT_VERSION,
         )
 
     def _resources(self, slots: int, settings: dict[str, float]) -> Resources:
@@ -170,36 +159,23 @@ class GuestAgent:
             except OSError as error:  # the disk is full of what is removed only now
                 log.error("boot not noted", extra={"why": str(error)})
 
-    async def _serve(self, vm: str) -> None:
-        queue = queue_of(vm)
-        await self._connection.consume(queue, self._responder.on_delivery, prefetch=PREFETCH, bundles=True)
-        await self._connection.consume(f"{queue}.files", self._on_file, prefetch=64)
-        self._connection.on_up.append(self._on_up)
-        self._responder.recover(lambda kind: kind is not Kind.HOST)
+    async def _serve(self) -> None:
+        self._road.take(self._execs.handlers())
+        await self._centre.serve(self._journal, self._execs.handlers() | self._loop.handlers(), self._on_file)
+        self._centre.carrier.on_up.append(self._on_up)
         async with asyncio.TaskGroup() as group:
             group.create_task(asyncio.to_thread(clear, self._state / ASIDE), name="leftovers")
-            group.create_task(self._local_road().run(), name="local road")
-            await self._connection.open()
+            group.create_task(self._road.run(self._journal), name="local road")
+            await self._centre.open()
             group.create_task(self._loop.run(), name="job loop")
             group.create_task(self._watch_seed(), name="seed watcher")
             group.create_task(self._files.sweep(), name="partial files")
             group.create_task(self._execs.sweep(), name="detached commands")
 
-    def _local_road(self) -> LocalRoad:
-        return LocalRoad(
-            self.identity.seed,
-            self._state,
-            self._journal,
-            self._execs,
-            self._facts,
-            self._wall_clock,
-            self._host_inputs,
-        )
-
     def _facts(self) -> GuestFacts:
         holding = self._loop.holding()
         return GuestFacts(
-            is_connected=self._connection.is_up,
+            is_connected=self._centre.carrier.is_up,
             cpus=os.cpu_count() or 1,
             load=load(),
             memory_mib=memory_bytes() >> 20,
@@ -218,24 +194,24 @@ class GuestAgent:
     async def _greet(self) -> None:
         try:
             await asyncio.gather(
-                self._uplink.say("enrol", EnrolConfirm(target="keys")),
+                *(self._uplink.say("enrol", word) for word in self._centre.confirms),
                 self._uplink.say("request", AgentHello(machine=self._describe(), holding=self._loop.holding())),
             )
         except Unroutable as error:
             log.warning("greeting not delivered", extra={"why": str(error)})
 
     async def _watch_seed(self) -> None:
-        """A newer seed comes while we live: after a restore the old credential is refused, so come back as the new."""
+        """A newer seed comes while we live, after a restore: come back as the new generation."""
         async for body in self._source.watch():
             if self.identity.renew(body):
                 log.info("newer generation", extra={"generation": self.identity.generation})
-                await self._connection.reconnect()
+                await self._centre.renew()
 
     def _on_file(self, delivery: Delivery) -> None:
         letter = take_in(delivery)
         if isinstance(letter, Refusal):
             log.warning("message refused", extra={"reason": letter.reason, "detail": letter.detail})
-            self._responder.refused[letter.reason] += 1
+            self._centre.refused[letter.reason] += 1
             delivery.reject()
             return
         delivery.ack()
@@ -243,7 +219,7 @@ class GuestAgent:
         if isinstance(message, FileOffer | FileGet) and self._files.on_opening(sender, message):
             return
         if not self._transfers.on_message(sender, message):
-            self._responder.refused["no_such_transfer"] += 1
+            self._centre.refused["no_such_transfer"] += 1
 
     def _describe(self) -> Machine:
         usual_mib = int(self._settings.get("payload_memory_mib", 0))
@@ -266,14 +242,14 @@ class GuestAgent:
         if await self._host_inputs.fetch(sha256, target):
             return
         get = FileGet(file=InputFile(sha256=sha256))
-        await self._transfers.fetch_file(get, into_file(target, partial), ANY_ADAPTER)
+        await self._transfers.fetch_file(get, into_file(target, partial), self._centre.storage)
 
     def _storer(self, output: OutputFile) -> Store:
         async def store(path: Path, name: str) -> OutputEntry:
             size, sha256 = await asyncio.to_thread(digest_file, path)
             file = msgspec.structs.replace(output, name=name)
             offer = FileOffer(id=uuid7(), file=file, size=size, sha256=sha256, generation=self.identity.generation)
-            await self._transfers.send_file(path, offer, ANY_ADAPTER)
+            await self._transfers.send_file(path, offer, self._centre.storage)
             return OutputEntry(name=name, size=size, sha256=sha256)
 
         return store

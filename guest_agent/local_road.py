@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from broker.errors import NotDelivered
 from broker.outbound import deliver
@@ -18,8 +21,8 @@ from broker.road import Connect, Road
 from broker.road.streams import Listener, to_port
 from broker.routes import queue_of, up
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock
-from guest_agent.execs import Execs
 from guest_agent.host_inputs import InputsFromHost
+from guest_agent.machine import AGENT_VERSION
 from guest_agent.seed_port import find_port
 from guest_agent.wall_clock import HostsWord, WallClock
 from schemas.envelope import Message, Reply, ServerTime
@@ -41,8 +44,6 @@ class LocalRoad:
         self,
         seed: Seed,
         state: Path,
-        journal: Journal,
-        execs: Execs,
         facts: Callable[[], GuestFacts],
         wall_clock: WallClock,
         inputs: InputsFromHost,
@@ -51,25 +52,34 @@ class LocalRoad:
         self._clock, self._wall_clock, self._hosts_word = ServerClock(), wall_clock, HostsWord()
         self._listener = Listener(state / seed.road.partition(":")[2])
         connect = self._way(seed.road)
-        self._road = None if connect is None else Road(connect, user=seed.vm, peer=host_of(seed.vm) or "host-unknown")
-        self._responder = None
-        if self._road is not None:
-            self._road.on_up.append(self._clock.forget)
-            self._responder = Responder(self._road, journal, self._handlers(execs), clock=self._clock)
+        self.host = host_of(seed.vm) or "host-unknown"
+        #: None: the seed names no road.
+        self.carrier = None if connect is None else Road(connect, user=seed.vm, peer=self.host)
+        self._handlers: dict[type[Message], Handler] = {ServerTime: Handler(run=self._on_time, senders=_HOST)}
+        #: Messages of the host's that were refused, by reason.
+        self.refused: Counter[str] = Counter()
 
-    async def run(self) -> None:
+    def take(self, handlers: Mapping[type[Message], Handler]) -> None:
+        """Do for the host what these do for others, before ``run``."""
+        self._handlers |= {kind: msgspec.structs.replace(one, senders=_HOST) for kind, one in handlers.items()}
+
+    async def run(self, journal: Journal) -> None:
         """Serve the host until cancelled."""
-        if self._road is None or self._responder is None:
+        road = self.carrier
+        if road is None:
             return
-        await self._road.consume(queue_of(self._vm), self._responder.on_delivery)
-        await self._inputs.meet(self._road)
-        self._road.start()
-        self._responder.recover(lambda kind: kind is Kind.HOST)
+        responder = Responder(road, journal, self._handlers, clock=self._clock, version=AGENT_VERSION)
+        self.refused = responder.refused
+        road.on_up.append(self._clock.forget)
+        await road.consume(queue_of(self._vm), responder.on_delivery)
+        await self._inputs.meet(road)
+        road.start()
+        responder.recover(lambda kind: kind is Kind.HOST)
         try:
-            await self._report(self._road)
+            await self._report(road)
         finally:
-            await self._responder.close()
-            await self._road.close()
+            await responder.close()
+            await road.close()
             await self._listener.close()
 
     async def _report(self, road: Road) -> None:
@@ -91,12 +101,6 @@ class LocalRoad:
         if road:
             log.warning("this agent knows no such road", extra={"road": road[:100]})
         return None
-
-    def _handlers(self, execs: Execs) -> dict[type[Message], Handler]:
-        return {
-            **{kind: Handler(run=handler.run, senders=_HOST) for kind, handler in execs.handlers().items()},
-            ServerTime: Handler(run=self._on_time, senders=_HOST),
-        }
 
     async def _on_time(self, call: Call, message: ServerTime) -> Reply | None:
         self._clock.learn(message.server_time_ms)

@@ -10,26 +10,22 @@ from broker.address import read_address
 from broker.connection import Connection
 from broker.routes import queue_of
 from broker.rpc import Call, Handler, Journal, Responder, ServerClock, Uplink
-from host_agent.aside import SetAside
 from host_agent.beats import HostBeats
 from host_agent.commands import VmCommands
 from host_agent.config import HostConfig
-from host_agent.control import VmControl
 from host_agent.enrolment import Enrolment
 from host_agent.facts import AGENT_VERSION
 from host_agent.front import Front
-from host_agent.guests import Guests
+from host_agent.house import HouseRules, VmHouse
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.images import ImageStore
 from host_agent.inputs.inputs import HostInputs
 from host_agent.keeper import Keeper
 from host_agent.leaving import Leaving
 from host_agent.lock import DirectoryLock
-from host_agent.making import VmMaking
 from host_agent.questions import VmQuestions
 from host_agent.registry import VmRegistry
-from host_agent.seeding import GuestSettings, Seeding
-from host_agent.statuses import VmStatuses
+from host_agent.seeding import BrokerLogins, GuestSettings
 from host_agent.vouching import Vouching
 from host_agent.wanted import WantedVms
 from schemas.enrol import EnrolGranted
@@ -47,7 +43,6 @@ class HostAgent:
     """One host's agent, the only one of its directory. ``run`` until cancelled; its VMs live on."""
 
     def __init__(self, config: HostConfig, hypervisor: Hypervisor) -> None:
-        self._hypervisor = hypervisor
         directory = Path(config.directory)
         address = read_address(Path(config.credential))
         self._me = address.user
@@ -62,18 +57,21 @@ class HostAgent:
         enrolment = Enrolment(self._uplink)
         self._leaving = Leaving(self._registry, enrolment.revoke)
         self._vouching = Vouching(self._vms, enrolment.vouch)
-        guest = GuestSettings(config.slots, config.guest)
-        seeding = Seeding(hypervisor, self._registry, address, guest, enrolment.grant)
-        aside = SetAside(hypervisor, self._registry, seeding)
-        images = ImageStore(directory / "images", frozenset(config.images))
-        default_image, broker = config.images[0] if config.images else "", Path(config.credential).absolute()
-        making = VmMaking(hypervisor, self._registry, aside, images, default_image, broker, self._me)
-        self._statuses = VmStatuses(hypervisor, self._registry, aside)
-        self._control = VmControl(hypervisor, self._registry, aside, making, seeding, self._statuses, config.limits)
+        rules = HouseRules(
+            host=self._me,
+            broker=Path(config.credential).absolute(),
+            guests=GuestSettings(config.slots, config.guest),
+            images=ImageStore(directory / "images", frozenset(config.images)),
+            default_image=config.images[0] if config.images else "",
+            limits=config.limits,
+        )
+        access = BrokerLogins(hypervisor, address, enrolment.grant)
+        self._house = house = VmHouse(directory, hypervisor, self._registry, access, rules)
+        self._statuses, self._control, self._guests = house.statuses, house.control, house.guests
         self._keeper = Keeper(hypervisor, self._registry, self._control.act, self._control.is_at_work)
         self._wanted = WantedVms(config.vms, self._control, self._keeper)
         self._commands = VmCommands(self._control, self._keeper, self._statuses, self._wanted.names)
-        self._questions = VmQuestions(hypervisor, self._registry, aside, self._statuses)
+        self._questions = VmQuestions(hypervisor, self._registry, house.aside, self._statuses)
         self._beats = HostBeats(config, hypervisor, self._statuses, self._uplink)
         self._beats.gone = self._control.gone
         self._responder = Responder(
@@ -83,8 +81,7 @@ class HostAgent:
         self._statuses.reason = self._keeper.reason
         self._statuses.on_late = self._beats.soon
         self._statuses.missing.on_back = self._on_act
-        self._guests = Guests(hypervisor, self._me, self._beats.soon)
-        self._statuses.guest, self._control.on_wake = self._guests.facts, self._guests.back
+        self._guests.on_change = self._beats.soon
         self._inputs = HostInputs(
             directory / "inputs",
             hypervisor,
@@ -131,9 +128,7 @@ class HostAgent:
 
     async def open(self) -> None:
         """Open the driver and bring registry and hypervisor to agreement; needs no broker."""
-        self._registry.load()
-        await self._hypervisor.open(self._on_state)
-        await self._control.settle()
+        await self._house.open(self._on_state)
 
     async def poweroff_all(self) -> None:
         """End every VM of this host; needs no broker."""
@@ -142,7 +137,7 @@ class HostAgent:
             await self.open()
             await self._control.poweroff_all()
         finally:
-            await self._hypervisor.close()
+            await self._house.hypervisor.close()
             self._lock.release()
 
     async def _close(self) -> None:
@@ -156,7 +151,7 @@ class HostAgent:
         for status in self.left_running:
             log.warning("vm goes on without its agent", extra={"name_of_vm": status.name, "pid": status.pid})
         await self._statuses.close()
-        await self._hypervisor.close()
+        await self._house.hypervisor.close()
         await self._connection.close()
         await self._journal.close()
 
@@ -183,7 +178,7 @@ class HostAgent:
         """Name the VMs that are known, missing or not, and those that are here besides, but for those that are to
         go."""
         known = {record.vm for record in self._registry.all()}
-        return known, set(await self._hypervisor.list()) - known - set(self._registry.leaving)
+        return known, set(await self._house.hypervisor.list()) - known - set(self._registry.leaving)
 
     def _on_up(self) -> None:
         """The link is new: this machine may have slept, so what was known of the time is void until told again."""

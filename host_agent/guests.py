@@ -64,8 +64,9 @@ class Guests:
     """See the module. ``on_change`` is called when guests are there, or not, or do something else: for all of them
     together every ``CHANGE_S`` at most, however often they say so."""
 
-    def __init__(self, hypervisor: Hypervisor, me: str, on_change: Callable[[], None]) -> None:
-        self._hypervisor, self._me, self._on_change = hypervisor, me, on_change
+    def __init__(self, hypervisor: Hypervisor, me: str) -> None:
+        self._hypervisor, self._me = hypervisor, me
+        self.on_change: Callable[[], None] = lambda: None
         self._guests: dict[str, _Guest] = {}
         self._change: asyncio.TimerHandle | None = None
         self._tasks = OwnedTasks("guests")
@@ -221,7 +222,7 @@ class Guests:
 
     def _tell_change(self) -> None:
         self._change = None
-        self._on_change()
+        self.on_change()
 
     def _on_word(self, vm: str, guest: _Guest, delivery: Delivery) -> None:
         letter = take_in(delivery)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from host_agent.aside import SetAside
 from host_agent.errors import IllegalVerb, ImageError, naming_disk
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, VmSpec
-from host_agent.images import ImageStore
+from host_agent.hypervisors.contract import Hypervisor, ImageFiles, ImageSource, VmSpec
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.ids import new_vm
@@ -26,12 +25,12 @@ class VmMaking:
         hypervisor: Hypervisor,
         registry: VmRegistry,
         aside: SetAside,
-        images: ImageStore,
+        images: ImageSource,
         default_image: str,
-        broker: Path,
+        broker: Path | None,
         host: str,
     ) -> None:
-        """``host`` is whose VMs they are: its name is in theirs."""
+        """``host`` is whose VMs they are: its name is in theirs. ``broker`` None: there is none."""
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._images, self._default_image = images, default_image
         self._broker, self._host = broker, host
@@ -90,7 +89,7 @@ class VmMaking:
             memory_mib=record.memory_mib,
             disk_mib=record.disk_mib,
             image=image,
-            broker=str(self._broker),
+            broker=str(self._broker) if self._broker is not None else "",
         )
 
 

@@ -1,4 +1,5 @@
-"""What a VM is told at boot: where the broker is, who it is, and the one-time login that buys its credential.
+"""What a VM is told at boot: where the broker is, who it is, and the one-time login that buys its credential; or that
+its host is its centre, and there is no broker.
 
 Carried by the seed mediums, not by the broker; a msgpack map of less than 4 KiB.
 """
@@ -20,10 +21,11 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     vm: str
     name: str
     generation: int
-    endpoints: tuple[Endpoint, ...]
-    vhost: str
-    login_user: str
-    login_password: str
+    #: Where the broker is; none: the host is this guest's centre, by the road.
+    endpoints: tuple[Endpoint, ...] = ()
+    vhost: str = ""
+    login_user: str = ""
+    login_password: str = ""
     #: Job slots; 0 = as many as the guest has cpus.
     slots: int = 0
     #: Settings of the guest agent that the host's owner fixed, by name.

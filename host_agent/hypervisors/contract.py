@@ -24,6 +24,13 @@ from schemas.vms import VmSnapshot, VmState
 COUNTERS_S = 2.5
 
 
+class ImageSource(Protocol):
+    """Where images come from."""
+
+    def resolve(self, image: str) -> ImageFiles:
+        """Give an image's files, verified. Blocking. Raises ImageError saying what to do."""
+
+
 class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
     """An image ready to boot: read-only files, verified against their SHA-256 by ``host_agent.images``."""
 
@@ -45,7 +52,8 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: None only for drivers whose capabilities say that they need no image.
     image: ImageFiles | None
     #: File that says where the broker is, which is the one address that the guest may reach, through our relay. It is
-    #: read at each connection: a broker that has moved is found, also by a memory that was saved before.
+    #: read at each connection: a broker that has moved is found, also by a memory that was saved before. Empty: there
+    #: is none, and the guest reaches nobody but its host.
     broker: str
 
 

@@ -57,7 +57,7 @@ async def from_pause(driver: Hypervisor) -> None:
 @asynccontextmanager
 async def meeting(driver: Hypervisor, directory: Path) -> AsyncIterator[Guests]:
     """Have the host's end of the road, and its owner's door."""
-    guests = Guests(driver, ME, lambda: None)
+    guests = Guests(driver, ME)
     front = asyncio.create_task(Front(directory, ME, guests).run())
     try:
         yield guests

@@ -166,7 +166,7 @@ async def test_what_cannot_be_is_said_in_a_sentence(program: Program, rig: OurGu
 
 
 async def test_the_host_knows_how_its_guest_does(rig: OurGuests) -> None:
-    guests = Guests(rig.drivers[-1], ME, lambda: None)
+    guests = Guests(rig.drivers[-1], ME)
     await guests.look({VM})
     await eventually(lambda: guests.facts(VM) is not None)
     facts = guests.facts(VM)

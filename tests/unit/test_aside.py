@@ -158,7 +158,7 @@ async def test_a_login_that_cannot_be_had_is_told_with_what_to_do(tmp_path: Path
     async def away(vm: str, generation: int) -> EnrolGranted:
         raise CallTimeout("no answer to enrol")
 
-    monkeypatch.setattr(host.aside._seeding, "_grant", away)
+    monkeypatch.setattr(host.aside._seeding, "_access", away)
     with pytest.raises(BrokerError, match=f"`volcloud vm reset {vm}` gives it one"):
         await host.control.adopt(vm, autostart=lambda _: False)
 

@@ -24,7 +24,7 @@ from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
 from host_agent.registry import VmRegistry
-from host_agent.seeding import GuestSettings, Seeding
+from host_agent.seeding import BrokerLogins, GuestSettings, Seeding
 from host_agent.statuses import VmStatuses
 from host_agent.verbs import More, goal_of, is_done, is_legal
 from host_agent.vm import Verb, Wish
@@ -43,7 +43,9 @@ class Host:
         self.hypervisor = hypervisor or FakeHypervisor()
         self.registry = VmRegistry(directory / "vms.json")
         self.grants: list[tuple[str, int]] = []
-        seeding = Seeding(self.hypervisor, self.registry, BROKER, GuestSettings(0, {}), self.grant)
+        seeding = Seeding(
+            self.hypervisor, self.registry, GuestSettings(0, {}), BrokerLogins(self.hypervisor, BROKER, self.grant)
+        )
         self.aside = SetAside(self.hypervisor, self.registry, seeding)
         images = ImageStore(directory / "images", frozenset())
         making = VmMaking(

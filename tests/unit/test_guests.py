@@ -59,7 +59,8 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.changes = 0
         self.listener = Listener(directory / "road.sock")
-        self.guests = Guests(OneRoad(directory / "road.sock"), HOST, self.count)
+        self.guests = Guests(OneRoad(directory / "road.sock"), HOST)
+        self.guests.on_change = self.count
         self.guest = Road(self.listener.connect, user=VM, peer=HOST, is_ours=True)
 
     def count(self) -> None:
@@ -203,7 +204,7 @@ async def test_a_vm_without_an_agent_of_ours_is_not_waited_for_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guests_module, "BACK_S", 0.2)
-    guests = Guests(OneRoad(tmp_path / "nobody.sock"), HOST, lambda: None)
+    guests = Guests(OneRoad(tmp_path / "nobody.sock"), HOST)
     async with asyncio.timeout(15):
         await guests.back(VM, False)
         await guests.close()

@@ -71,7 +71,7 @@ class World:
         self.driver.capabilities = msgspec.structs.replace(self.driver.capabilities, roads=OneSocket(socket))
         self.listener = Listener(socket)
         self.bounds = {"limit_bytes": 1 << 20, "spare_bytes": 0, **bounds}
-        self.guests = Guests(self.driver, HOST, lambda: None)
+        self.guests = Guests(self.driver, HOST)
         self.inputs = self._new_inputs()
         self.road = Road(self.listener.connect, user=VM, peer=HOST, is_ours=True)
         self.from_host = InputsFromHost(self.state)

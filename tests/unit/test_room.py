@@ -17,7 +17,7 @@ from host_agent.hypervisors.fake.host import FakeHost
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.images import ImageStore
 from host_agent.making import VmMaking
-from host_agent.seeding import GuestSettings, Seeding
+from host_agent.seeding import BrokerLogins, GuestSettings, Seeding
 from host_agent.verbs import More
 from host_agent.vm import Verb, Wish
 from schemas.vms import VmCreate, VmState
@@ -27,7 +27,9 @@ from volcloud.centre.toml_text import render_toml
 
 async def host_with(directory: Path, limits: Limits, hypervisor: FakeHypervisor | None = None) -> Host:
     host = Host(directory, hypervisor)
-    seeding = Seeding(host.hypervisor, host.registry, BROKER, GuestSettings(0, {}), host.grant)
+    seeding = Seeding(
+        host.hypervisor, host.registry, GuestSettings(0, {}), BrokerLogins(host.hypervisor, BROKER, host.grant)
+    )
     images = ImageStore(directory / "images", frozenset())
     making = VmMaking(
         host.hypervisor, host.registry, host.aside, images, "", directory / "credential.json", BROKER.user

@@ -24,7 +24,7 @@ class ProcessStart:
         with naming_disk(f"cannot start {vm}"):
             self._files.write_seed(vm, seed)
         places = ["--seed", str(self._files.seed_file(vm)), "--state-dir", str(self._files.state_directory(vm))]
-        return [*self._command, *places, "--whereabouts", spec.broker]
+        return [*self._command, *places, *(("--whereabouts", spec.broker) if spec.broker else ())]
 
     async def launch(self, vm: str, command: Sequence[str]) -> None:
         """Start the process and note which it is, also when cancelled meanwhile. Raises OSError."""

@@ -107,7 +107,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         # told from a crash: both leave QEMU stopped, in state "shutdown", for the driver to see.
         *("-action", "reboot=shutdown,shutdown=pause"),
         *_disk(),
-        *("-netdev", network([sys.executable, _RELAY, spec.broker])),
+        *("-netdev", network([sys.executable, _RELAY, spec.broker] if spec.broker else [])),
         # No boot from the network: it costs a second and there is nothing to boot from.
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *("-device", "virtio-rng-pci"),
@@ -172,7 +172,9 @@ def _disk() -> list[str]:
 
 
 def network(relay: list[str]) -> str:
-    """Give the option of a VM's network, in which nothing is but the broker; see ``relay_command``."""
+    """Give the option of a VM's network, in which is the broker or nobody; see ``relay_command``."""
+    if not relay:
+        return f"{NETWORK}{_RESTRICTION}"
     forward = f"guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(relay))}"
     return f"{NETWORK}{_RESTRICTION},{forward}"
 

@@ -73,11 +73,12 @@ class QemuFiles(VmDirectories):
                 return None
 
     def credential(self, vm: str) -> Path | None:
-        """Give the file that says where the VM's broker is; None where the VM's marker is damaged."""
+        """Give the file that says where the VM's broker is; None where there is none, or the VM's marker is damaged."""
         try:
-            return Path(self.spec(vm).broker)
+            broker = self.spec(vm).broker
         except HypervisorError:
             return None
+        return Path(broker) if broker else None
 
     def devices(self, vm: str) -> VmDevices:
         """Say which devices a VM was made with. Raises HypervisorError."""

@@ -104,5 +104,5 @@ class QemuStart:
     def _handing(self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles, python: str) -> list[str]:
         """Give the command line of a QEMU that runs as the VM's account, its relays by that ``python``."""
         spec = self._files.spec(vm)
-        relay = [python, *account_relays.equip(home, Path(spec.broker))]
+        relay = [python, *account_relays.equip(home, Path(spec.broker))] if spec.broker else []
         return handing(arguments, home, spec, relay, files)
