@@ -63,8 +63,19 @@ class Attempt:
         if self.phase == Phase.RUNNING:
             usage = msgspec.structs.replace(usage, wall_seconds=self._clock.elapsed_s)
         return Holding(
-            job=self.assign.job, attempt=self.assign.attempt, phase=self.phase, usage=usage, trouble=self.trouble
+            job=self.assign.job,
+            attempt=self.assign.attempt,
+            phase=self.phase,
+            usage=usage,
+            trouble=self.trouble,
+            fraction_done=self._fraction_done(),
         )
+
+    def _fraction_done(self) -> float:
+        """Say how much is done, as the job says while it runs."""
+        if self.phase is not Phase.RUNNING or not self.assign.fraction_done:
+            return 0.0
+        return self._stage_out.fraction_done(self._sandbox.directory)
 
     def stop(self, reason: str) -> None:
         """End it: cancelled, or superseded. A payload that runs has its grace. Idempotent."""

@@ -59,6 +59,10 @@ class StageOut:
         """Something is yet to be stored."""
         return bool(self._outputs or self._streams)
 
+    def fraction_done(self, held: Directory) -> float:
+        """Say how much is done, as the job says while it runs."""
+        return outputs.fraction_done(held, self._assign.fraction_done, self._uid)
+
     def conclusion(self, completion: JobCompletion) -> Conclusion:
         """Put a completion together with what is left."""
         return Conclusion(completion=completion, outputs=[*self._outputs], streams=[*self._streams])

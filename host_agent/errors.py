@@ -19,6 +19,7 @@ HostError
 ├── BadName                  a name in a job of BOINC's leads where nothing of it may be; the project mends it
 ├── BadArchive               an archive of a BOINC job cannot be unpacked, or packed; the project mends it
 ├── JobFileError             a job file of BOINC's cannot be carried out; the project mends the line that is named
+├── CentreUnreadable         what a host keeps of its guest's job is damaged; remove it, and the job begins anew
 └── RegistryUnreadable       the list of the VMs is damaged; restore it, or move it away and adopt the VMs
 
 ``code`` is the word on the wire (``schemas.errors.ErrorCode``). OSError becomes one of these in ``naming_disk``.
@@ -154,6 +155,10 @@ class JobFileError(HostError):
     def __init__(self, line: int, tag: str, text: str) -> None:
         super().__init__("".join([f"line {line}: " if line else "", f"<{tag}>: " if tag else "", text]))
         self.line, self.tag = line, tag
+
+
+class CentreUnreadable(HostError):
+    """What a host that is its guests' centre keeps of a job is damaged."""
 
 
 class RegistryUnreadable(HostError):

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -52,6 +53,16 @@ LEAST_BETWEEN_S = 1.0
 WORD_S = 20.0
 
 
+class HostAsCentre(Protocol):
+    """What is the centre of one guest, by its local road."""
+
+    async def meet(self, road: Road) -> None:
+        """Be its centre by this road from now on; before the road begins."""
+
+    async def leave(self) -> None:
+        """The road is left. Idempotent."""
+
+
 class _Guest(Struct):
     road: Road
     facts: GuestFacts | None = None
@@ -80,6 +91,8 @@ class Guests:
         self.otherwise: Otherwise = _nobody
         #: Has inputs for guests; None: they fetch for themselves.
         self.inputs: HostInputs | None = None
+        #: By VM, what is the centre of its guest on this host; of others the broker leads to it.
+        self.centres: dict[str, HostAsCentre] = {}
 
     async def watch(self, states: Callable[[], Awaitable[dict[str, VmState]]]) -> None:
         """Have a road to every VM that runs, with or without a broker; until cancelled. ``states`` raises nothing."""
@@ -101,12 +114,19 @@ class Guests:
             for vm in [vm for vm in self._guests if vm not in running and vm not in unknown]:
                 if self.inputs is not None:
                     self.inputs.leave(vm)
-                await self._guests.pop(vm).road.close()
+                await self._leave(vm)
                 self._change_soon()
             for vm in running:
                 if vm not in self._guests:
                     await self._begin(vm)
         self._looked.set()
+
+    async def meet_anew(self, vm: str) -> None:
+        """Have another road to a VM that has one: somebody else is its guest's centre now."""
+        async with self._changing:
+            if vm in self._guests:
+                await self._leave(vm)
+                await self._begin(vm)
 
     async def close(self) -> None:
         """Leave all roads."""
@@ -145,7 +165,7 @@ class Guests:
         """Have a road to a VM that is another process now, or that had none while it stood still."""
         async with self._changing:
             if vm in self._guests:
-                await self._guests.pop(vm).road.close()
+                await self._leave(vm)
             await self._begin(vm)
             guest = self._guests.get(vm)
         if guest is not None:
@@ -189,6 +209,11 @@ class Guests:
             raise Unroutable(f"{vm} does not run on this host")
         return self._guests[vm]
 
+    async def _leave(self, vm: str) -> None:
+        if (centre := self.centres.get(vm)) is not None:
+            await centre.leave()
+        await self._guests.pop(vm).road.close()
+
     async def _begin(self, vm: str) -> None:
         roads = self._hypervisor.capabilities.roads
         if roads is None:
@@ -200,6 +225,8 @@ class Guests:
         inputs = ("input",) if self.inputs is not None and self.inputs.serves else ()
         for kind in ("report", "refused", *inputs):
             await road.consume(f"{vm}.{kind}", lambda one: self._on_word(vm, guest, one), bind_to=(UP, f"{vm}.{kind}"))
+        if (centre := self.centres.get(vm)) is not None:
+            await centre.meet(road)
         road.start()
 
     def _on_up(self, vm: str, guest: _Guest) -> None:

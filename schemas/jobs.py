@@ -106,6 +106,8 @@ class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage = Usage()
     #: What keeps it from going on, in words for a person; empty while all is well.
     trouble: str = ""
+    #: How much of it is done, as the job itself says; 0 where it does not.
+    fraction_done: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
 
 class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
@@ -146,6 +148,8 @@ class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):
     disk_mib: Amount = 0
     #: Between SIGTERM and SIGKILL, seconds.
     grace_s: float = GRACE_S
+    #: A file in the job's directory in which it says how much of it is done; empty: none.
+    fraction_done: Annotated[str, Meta(max_length=200)] = ""
 
 
 class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):

@@ -1,0 +1,136 @@
+"""A host that is its guests' centre, put together: VMs as any host has them, and for each guest its job from us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from broker import durable
+from host_agent.downloads import sha256_of
+from host_agent.guests import Guests
+from host_agent.house import HouseRules, VmHouse
+from host_agent.hypervisors.contract import Hypervisor, ImageSource
+from host_agent.lock import DirectoryLock
+from host_agent.own_centre.guest_job import GivenFile, GuestJob, GuestJobEnd
+from host_agent.own_centre.job_order import JobOrder
+from host_agent.own_centre.own_centre import OwnCentre
+from host_agent.own_centre.storage import GuestFiles, refuse_patterns
+from host_agent.registry import VmRegistry
+from host_agent.seeding import GuestSettings, no_broker
+from schemas.description import MAX_INLINE_INPUT_BYTES, Input
+from schemas.vms import VmState
+
+log = logging.getLogger(__name__)
+
+#: What names the VMs of such a host: nobody but their own guests ever hears it.
+ME = "host-alone"
+#: How often a guest says how its job does, seconds.
+BEAT_S = 1.0
+#: An input that is not larger rides in the assignment, bytes.
+_SMALL_BYTES = 4 << 10
+
+
+class LoneHost:
+    """See the module. ``open`` first, ``close`` last; its VMs live on then. One job at a time for each VM."""
+
+    def __init__(
+        self, directory: Path, hypervisor: Hypervisor, images: ImageSource, *, settings: dict[str, float]
+    ) -> None:
+        """``settings`` go to the guests, by name."""
+        self._directory = directory
+        guests = GuestSettings(1, {"beat_s": BEAT_S, **settings})
+        registry = VmRegistry(directory / "vms.json")
+        rules = HouseRules(host=ME, broker=None, guests=guests, images=images)
+        self._house = VmHouse(directory, hypervisor, registry, no_broker, rules)
+        self.hypervisor, self.control, self.statuses = hypervisor, self._house.control, self._house.statuses
+        self.registry = registry
+        self._lock = DirectoryLock(directory)
+        self._watching: asyncio.Task[None] | None = None
+        self._centres: dict[str, OwnCentre] = {}
+        #: Called when something has happened to a VM, or its job.
+        self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def guests(self) -> Guests:
+        """The roads to the guests."""
+        return self._house.guests
+
+    async def open(self) -> None:
+        """Find the VMs that an earlier one has left, and have roads to those that run. Raises HostError, OSError."""
+        durable.make_directory(self._directory)
+        self._lock.take()
+        try:
+            await self._house.open(self._on_state)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._watching = asyncio.create_task(self._house.guests.watch(self.statuses.states), name="guests")
+
+    async def close(self) -> None:
+        """Let go of all VMs; they live on."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await self._house.guests.close()
+        await self.statuses.close()
+        await self.hypervisor.close()
+        self._lock.release()
+
+    async def order(self, vm: str, job: GuestJob, *, most_bytes: int) -> OwnCentre:
+        """Have a guest do a job, whose outputs may take ``most_bytes``; one that it had before it is no matter any
+        more. Before its VM runs, or as soon as it does. Raises CentreUnreadable, ValueError, OSError."""
+        refuse_patterns(job)
+        order = await asyncio.to_thread(JobOrder, self._job_directory(job) / "order.json", job)
+        inputs, paths = await asyncio.to_thread(_given, job.inputs)
+        files = GuestFiles(job, paths, self._outputs(job), most_bytes)
+        centre = OwnCentre(vm, ME, order, inputs, files)
+        centre.on_change = self._changed
+        self._centres[vm] = self._house.guests.centres[vm] = centre
+        await self._house.guests.meet_anew(vm)
+        return centre
+
+    def output(self, job: GuestJob, end: GuestJobEnd, name: str) -> bytes | Path | None:
+        """Give an output of a job that has ended, or the file in which it lies; None where it has left none."""
+        entry = next((one for one in end.outputs if one.name == name), None)
+        if entry is None or entry.content is not None:
+            return None if entry is None else entry.content
+        path = GuestFiles(job, {}, self._outputs(job), 0).place(name, entry.sha256)
+        return path if path.is_file() else None
+
+    def forget(self, job: GuestJob) -> None:
+        """Remove what is kept of a job. Raises OSError. Blocking."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._job_directory(job))
+
+    def _job_directory(self, job: GuestJob) -> Path:
+        return self._directory / "jobs" / job.ref.replace("/", "_")
+
+    def _outputs(self, job: GuestJob) -> Path:
+        return self._job_directory(job) / "outputs"
+
+    def _on_state(self, vm: str, state: VmState) -> None:
+        log.warning("the virtual machine is %s by itself", state)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.on_change()
+
+
+def _given(files: Sequence[GivenFile]) -> tuple[list[Input], dict[str, Path]]:
+    """Give inputs as the guest is told of them, and by their SHA-256 those that it fetches: small ones ride along, as
+    long as there is room for them. Raises OSError. Blocking."""
+    inputs, paths, room = list[Input](), dict[str, Path](), MAX_INLINE_INPUT_BYTES
+    for file in files:
+        size = file.path.stat().st_size
+        if size <= min(room, _SMALL_BYTES) and len(content := file.path.read_bytes()) == size:
+            room -= size
+            inputs.append(Input(name=file.name, size=size, content=content, executable=file.is_executable))
+        else:
+            sha256 = sha256_of(file.path)
+            paths[sha256] = file.path
+            inputs.append(Input(name=file.name, size=size, sha256=sha256, executable=file.is_executable))
+    return inputs, paths

@@ -1,0 +1,193 @@
+"""A host as the centre of one of its guests: answers what a guest asks any centre, for the one job that it has for it.
+
+A guest is a stranger: what it says is believed of its own job and nothing else, and what no guest says to its centre is
+an offence on its road.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from broker.delivery import Delivery
+from broker.inbound import Refusal, take_in
+from broker.outbound import send
+from broker.road import Road
+from broker.routes import UP, down, queue_of
+from broker.token_buckets import TokenBuckets
+from host_agent.own_centre.guest_job import GuestJobEnd
+from host_agent.own_centre.job_order import JobOrder
+from host_agent.own_centre.storage import GuestFiles, OwnStorage
+from schemas.description import Input
+from schemas.envelope import Message
+from schemas.jobs import (
+    AgentHello,
+    AttemptRef,
+    Holding,
+    JobAssign,
+    JobBeat,
+    JobBeatAnswer,
+    JobCompletion,
+    JobCompletionAnswer,
+    JobRequest,
+    JobWithdraw,
+    Outcome,
+)
+
+log = logging.getLogger(__name__)
+
+#: What a guest says to its centre, as the ends of keys.
+KINDS = ("request", "beat", "completion", "offer")
+#: Words of a guest that are answered: so many at once, and a second.
+WORDS, WORDS_PER_S = 60, 5.0
+
+
+class OwnCentre:
+    """See the module. ``on_change`` is called when the job has begun, gone on, or ended."""
+
+    def __init__(self, vm: str, me: str, order: JobOrder, inputs: list[Input], files: GuestFiles) -> None:
+        """``inputs`` is what the job is given, as an assignment has it."""
+        self._vm, self._me, self._order, self._inputs, self._files = vm, me, order, inputs, files
+        self.on_change: Callable[[], None] = lambda: None
+        #: What the guest has said of the job last.
+        self.holding: Holding | None = None
+        #: Why the job does not go on here, in words; empty while it does.
+        self.trouble = ""
+        self._road: Road | None = None
+        self._storage: OwnStorage | None = None
+        self._asking: int | None = None
+        self._assigned: asyncio.Future[None] | None = None
+        self._words = TokenBuckets(WORDS, WORDS_PER_S)
+
+    @property
+    def end(self) -> GuestJobEnd | None:
+        """How the job ended; None while it has not."""
+        return self._order.end
+
+    async def meet(self, road: Road) -> None:
+        """Be the centre by this road from now on; before it begins."""
+        self._road, self._storage = road, OwnStorage(self._vm, road, self._files)
+        road.on_up.append(self._on_up)
+        for kind in KINDS:
+            await road.consume(
+                f"{self._vm}.{kind}", self._on_delivery, bind_to=(UP, f"{self._vm}.{kind}"), bundles=True
+            )
+        await road.consume(f"{queue_of(self._me)}.files", self._storage.on_delivery)
+
+    async def leave(self) -> None:
+        """The road is left: what was asked for by it is void. Idempotent."""
+        storage, self._storage, self._road = self._storage, None, None
+        self._asking = self._assigned = None
+        if storage is not None:
+            await storage.close()
+
+    def _on_up(self) -> None:
+        self._asking = self._assigned = None
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        letter = take_in(delivery)
+        delivery.ack()
+        if self._road is None:
+            return
+        if isinstance(letter, Refusal):
+            self._road.offend(letter.reason)
+        elif not self._words.take("", time.monotonic()):
+            self._road.offend("more words than are answered")
+        else:
+            self._take(self._road, letter.message)
+
+    def _take(self, road: Road, message: Message) -> None:
+        try:
+            self._answer(road, message)
+            self.trouble = ""
+        except OSError as error:
+            # It says so again: a completion until it is answered, all else with the next beat.
+            self.trouble = f"what the guest does cannot be written down: {error}"
+            log.error("%s", self.trouble)
+
+    def _answer(self, road: Road, message: Message) -> None:
+        match message:
+            case JobRequest():
+                self._asking = message.slot
+                self._order.look(message.holding, counts=False)
+                self._assign(road)
+            case AgentHello():
+                self._order.look(message.holding, counts=False)
+            case JobWithdraw():
+                self._asking = None
+            case JobBeat():
+                self._on_beat(road, message)
+            case JobCompletion():
+                self._on_completion(road, message)
+            case _:
+                road.offend("what no guest tells its centre")
+
+    def _on_beat(self, road: Road, beat: JobBeat) -> None:
+        held = [AttemptRef(job=one.job, attempt=one.attempt) for one in beat.holding]
+        is_there = self._assigned is None or _succeeded(self._assigned)
+        stop = self._order.look(held, counts=is_there)
+        ours = [one for one in beat.holding if one.attempt == self._order.attempt and one.job == self._order.job.ref]
+        self.holding = ours[0] if ours else None
+        self._say(road, JobBeatAnswer(call=beat.id, server_time_ms=_now_ms(), stop=stop))
+        self._assign(road)
+        self.on_change()
+
+    def _on_completion(self, road: Road, completion: JobCompletion) -> None:
+        lacking = [entry.name for entry in completion.outputs if not self._files.is_here(entry)]
+        if lacking and completion.outcome is Outcome.DONE:
+            log.warning("the guest says that it is done, and has not sent %s: it does it again", lacking[:10])
+            # As good as lost: what counts is answered with its own id, whatever is made of it.
+            completion = msgspec.structs.replace(completion, outcome=Outcome.LOST, outputs=[])
+        counted = self._order.conclude(completion)
+        answer = JobCompletionAnswer(
+            call=completion.id,
+            server_time_ms=_now_ms(),
+            job=completion.job,
+            attempt=completion.attempt,
+            counted=counted,
+            reason="" if counted else "superseded, or no job of this guest",
+        )
+        self._say(road, answer)
+        self.holding = None
+        if completion.request is not None:
+            self._asking = completion.request.slot
+            self._assign(road)
+        self.on_change()
+
+    def _assign(self, road: Road) -> None:
+        """Hand the job out, if it is due and the guest asks."""
+        if self._asking is None or not self._order.is_due():
+            return
+        job, attempt = self._order.job, self._order.hand_out()
+        assign = JobAssign(
+            target=self._vm,
+            job=job.ref,
+            attempt=attempt,
+            slot=self._asking,
+            executable=job.executable,
+            arguments=list(job.arguments),
+            environment=job.environment,
+            inputs=self._inputs,
+            outputs=list(job.outputs),
+            wall_time_s=job.wall_time_s,
+            grace_s=job.grace_s,
+            fraction_done=job.fraction_done,
+        )
+        self._asking = None
+        self._assigned = self._say(road, assign)
+        log.info("the guest is given its job, attempt %d", attempt)
+
+    def _say(self, road: Road, message: Message) -> asyncio.Future[None]:
+        return send(road, down(self._vm), message)
+
+
+def _succeeded(future: asyncio.Future[None]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
