@@ -12,6 +12,7 @@ HostError
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
 ├── OverLimit                the host's limits leave no room for the VM; delete or end another, or raise them
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
+├── GuestSilent              a guest, or its machine, does not get on; try again later
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
@@ -113,6 +114,10 @@ class Interrupted(HostError):
     """The verb was cut short by another."""
 
     code = "interrupted"
+
+
+class GuestSilent(HostError):
+    """A virtual machine does not get on with its job; the message says why, as far as anybody knows."""
 
 
 class NotRun(HostError):

@@ -18,17 +18,22 @@ from pathlib import Path
 from typing import NoReturn
 
 from broker.daemon.logs import EventFormatter
+from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.arguments import Arguments, read_arguments
 from host_agent.boinc.channels import Memory
+from host_agent.boinc.checkpoint_turn import CheckpointTurn
 from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, Reserve, SlotEnding, finished, put_off
 from host_agent.boinc.family import Family, inherit_orphans
 from host_agent.boinc.frozen import clear_unpacked, end_with_starter
+from host_agent.boinc.guest_run import GuestRun, needs_of
+from host_agent.boinc.guest_tasks import GuestTasks
 from host_agent.boinc.init_data import InitData, read_init_data
 from host_agent.boinc.job_files import read_plan
 from host_agent.boinc.plan import RunPlan
 from host_agent.boinc.programs import Programs
-from host_agent.boinc.progress import Progress
+from host_agent.boinc.progress import CpuMeters, Progress
+from host_agent.boinc.project_images import ProjectImages
 from host_agent.boinc.segment import attach
 from host_agent.boinc.signed_files import SignedFiles
 from host_agent.boinc.slot_files import INIT_DATA
@@ -37,6 +42,8 @@ from host_agent.boinc.slot_names import SlotNames
 from host_agent.boinc.wrapper_run import PUT_OFF_S, WrapperRun
 from host_agent.errors import JobFileError, WrongArguments
 from host_agent.facts import AGENT_VERSION
+from host_agent.hypervisors.drivers import make_driver
+from host_agent.own_centre.lone_host import LoneHost
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +51,9 @@ log = logging.getLogger(__name__)
 LOCKED_S = 600
 #: How long we wait where the slot takes no word of ours, before the client starts us again, seconds.
 NO_WORD_S = 10.0
+#: Where virtual machines are, in the slot; and how far they give way to all else.
+MACHINES = "host_agent_machines"
+LOWEST = 19
 #: What a person, a terminal or a system that goes down ends us by.
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -165,18 +175,41 @@ class _Session:
         signed = SignedFiles(self._names, plan.unzip)
         is_signed_job = not self._names.has_client or signed.is_signed(file)
         programs = Programs(self._names, signed, self._data, arguments, is_signed_job=is_signed_job)
-        family = Family(self._names.slot)
-        progress = Progress(self._slot, plan, self._data, self._link, family.cpu_s, arguments.trickle_s)
+        family, wakeup = Family(self._names.slot), Wakeup()
+        cpu = CpuMeters([family.cpu_s])
+        progress = Progress(self._slot, plan, self._data, self._link, cpu.total_s, arguments.trickle_s)
+        guests = self._guests(progress, arguments, wakeup) if plan.guests else None
+        if guests is not None:
+            cpu.meters.append(lambda: guests.cpu_s)
         self._at_work = WrapperRun(
             plan,
             self._names,
             programs,
             progress,
             self._link,
+            wakeup,
             disk_bytes=self._data.disk_bound_bytes,
             holds_up_softly=arguments.uses_tstp,
+            guests=guests,
         )
         return await self._at_work.run()
+
+    def _guests(self, progress: Progress, arguments: Arguments, wakeup: Wakeup) -> GuestRun:
+        """Put together what runs virtual machines here. Raises HostError."""
+        directory = self._names.slot / MACHINES
+        niceness = LOWEST if self._data.may_change_priority else 0
+        # Who the client runs as, VMs run as: there is no account beside it that could enter the slot.
+        driver = make_driver({"kind": "qemu", "niceness": niceness, "uids": 0}, directory / "hypervisor", "hypervisor")
+        host = LoneHost(directory, driver, ProjectImages(self._names), settings={})
+        return GuestRun(
+            host,
+            GuestTasks(self._names, self._data, arguments),
+            progress,
+            self._link,
+            needs_of(self._data, arguments.nthreads),
+            CheckpointTurn(self._names.project),
+            wakeup,
+        )
 
     def _on_change(self) -> None:
         """In the link's thread."""

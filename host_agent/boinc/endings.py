@@ -9,6 +9,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from broker import durable
+from host_agent.boinc.client_will import ClientWill
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT, finish_text, temporary_exit_text
 
 _RESERVED_BYTES = 16 << 10
@@ -20,6 +21,8 @@ class ExitCode(IntEnum):
     SUCCESS = 0
     #: A job file, or what it names, cannot be used.
     JOB_FILE = 1
+    #: A program has ended well and not made what it should, as VMwrapper has it.
+    NO_OUTPUT = 4
     ABORTED_BY_CLIENT = 194
     CHILD_FAILED = 195
     INIT_FAILURE = 206
@@ -51,6 +54,11 @@ class SlotEnding(Struct, frozen=True, kw_only=True):
     #: Seconds until the client tries again; 0: as soon as it likes.
     delay_s: int = 0
 
+    @property
+    def is_for_good(self) -> bool:
+        """Whether the task never goes on."""
+        return self.is_finished or self.status == ExitCode.ABORTED_BY_CLIENT
+
     def leave(self, slot: Path) -> None:
         """Leave word of it in the slot, where word is due. Raises OSError: then the client starts us again."""
         if self.is_finished:
@@ -77,3 +85,12 @@ def aborted() -> SlotEnding:
 def put_off(delay_s: int, reason: str) -> SlotEnding:
     """Not now: something stands in the way that passes."""
     return SlotEnding(delay_s=delay_s, reason=reason)
+
+
+def wanted_end(will: ClientWill) -> SlotEnding | None:
+    """Say how all of it ends, where the client wants an end."""
+    if will.is_aborting:
+        return aborted()
+    if will.is_quitting:
+        return away("told to end; goes on later from where it stands")
+    return away("the BOINC client is gone; goes on when it is back") if will.is_gone else None

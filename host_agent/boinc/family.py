@@ -1,7 +1,8 @@
 """All processes that belong to a task: what was started for it, and what those have started, in whatever way.
 
 They bear the mark of the slot, or are linked to what does; one that has shed both is our child as soon as its parent
-has ended, since we inherit orphans. A process that is not ours to signal is left, and told of.
+has ended, since we inherit orphans. A process that is not ours to signal is left, and told of. Those of a virtual
+machine bear the mark of that, and are its driver's.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.daemon.process_stat import ProcessStat, read_stat
 from broker.vm_mark import MARK
@@ -32,6 +34,8 @@ SOFT_S, SOFT_LOOK_S = 1.0, 0.1
 SETTLED_S = 2.0
 #: In the environment of daemons and of what they start: they outlive a task.
 OF_DAEMON = "VOLCLOUD_DAEMON=1"
+#: How long a child that has ended is left to who has started it, seconds.
+UNBURIED_S = 2.0
 #: Looks in a row that find nobody: one that is about to become another program bears no mark for a moment.
 _LOOKS_IN_VAIN = 2
 #: Stopped; a process that hangs in the kernel stops when it is back.
@@ -45,14 +49,21 @@ def inherit_orphans() -> None:
         log.warning("orphans are not counted: %s", os.strerror(ctypes.get_errno()))
 
 
+class _Marks(NamedTuple):
+    is_ours: bool = False
+    is_daemon: bool = False
+    #: It is of a virtual machine of this slot.
+    is_machine: bool = False
+
+
 class Family:
     """The processes of the task in ``slot``; this process is none of them."""
 
     def __init__(self, slot: Path) -> None:
         self._slot = slot
         self._mark = f"{MARK}={slot}".encode()
-        #: Of processes by pid and start: whether they bear the mark, and whether they are a daemon's.
-        self._known: dict[tuple[int, int], tuple[bool, bool]] = {}
+        #: Of processes by pid and start, what marks they bear.
+        self._known: dict[tuple[int, int], _Marks] = {}
 
     def members(self) -> set[int]:
         """Find them, in one pass."""
@@ -61,7 +72,7 @@ class Family:
     def without_daemons(self) -> set[int]:
         """Find those that are no daemon's."""
         members, stats = self._found()
-        spared = {pid for pid in members if self._known[pid, stats[pid].started][1]}
+        spared = {pid for pid in members if self._known[pid, stats[pid].started].is_daemon}
         while grown := {pid for pid in members - spared if {stats[pid].parent, stats[pid].session} & spared}:
             spared |= grown
         return members - spared
@@ -70,29 +81,32 @@ class Family:
         me = os.getpid()
         stats = {one.pid: one for one in all_processes() if not one.is_dead and one.pid != me}
         self._known = {(pid, stat.started): self._marks(stat) for pid, stat in stats.items()}
-        members = {pid for pid, stat in stats.items() if stat.parent == me or self._known[pid, stat.started][0]}
+        machines = {pid for pid, stat in stats.items() if self._known[pid, stat.started].is_machine}
+        members = {pid for pid, stat in stats.items() if stat.parent == me or self._known[pid, stat.started].is_ours}
+        members -= machines
         while grown := {
             pid
             for pid, stat in stats.items()
-            if pid not in members and {stat.parent, stat.group, stat.session} & members
+            if pid not in members | machines and {stat.parent, stat.group, stat.session} & members
         }:
             members |= grown
         return members, stats
 
-    def _marks(self, stat: ProcessStat) -> tuple[bool, bool]:
+    def _marks(self, stat: ProcessStat) -> _Marks:
         """Say what marks a process bears, or has borne: a young one may show none as it becomes another program."""
-        known = self._known.get((stat.pid, stat.started), (False, False))
+        known = self._known.get((stat.pid, stat.started), _Marks())
         if stat.age_s > SETTLED_S and (stat.pid, stat.started) in self._known:
             return known
-        found = self._read(stat.pid)
-        return known[0] or found[0], known[1] or found[1]
+        return _Marks(*map(max, known, self._read(stat.pid)))
 
-    def _read(self, pid: int) -> tuple[bool, bool]:
+    def _read(self, pid: int) -> _Marks:
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:  # another user's, or gone
-            return False, False
-        return self._mark in environment, OF_DAEMON.encode() in environment and self._mark in environment
+            return _Marks()
+        is_ours = self._mark in environment
+        is_machine = any(one.startswith(self._mark + b"/") for one in environment)
+        return _Marks(is_ours, is_ours and OF_DAEMON.encode() in environment, is_machine)
 
     def cpu_s(self) -> float:
         """Add up the CPU time of all, and of those that have ended, seconds. Parents are looked at first: what a child
@@ -150,16 +164,19 @@ class Family:
         return {one.pid for one in stats if one is not None and not one.is_dead and one.run_state not in (is_so or "-")}
 
 
-def bury(ours: dict[int, object]) -> int | None:
-    """Take note of one process that has ended: give the pid of one of ``ours``, which is not buried, bury another one
-    and give 0; None where nobody has ended."""
-    with contextlib.suppress(ChildProcessError):
-        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
-            return None
-        if found.si_pid in ours:
-            return found.si_pid
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(found.si_pid, os.WNOHANG)
-        return 0
-    return None
+class Orphans:
+    """Buries those who have become our children and have ended. Of what we have started ourselves who started it takes
+    note, at once: so only who has lain for a while is buried here."""
+
+    def __init__(self) -> None:
+        self._dead_since: dict[int, float] = {}
+
+    def bury(self) -> None:
+        """Bury who has lain long enough."""
+        me, now_s = os.getpid(), time.monotonic()
+        dead = {one.pid for one in all_processes() if one.parent == me and one.is_dead}
+        self._dead_since = {pid: self._dead_since.get(pid, now_s) for pid in dead}
+        for pid, since_s in self._dead_since.items():
+            if now_s - since_s > UNBURIED_S:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)

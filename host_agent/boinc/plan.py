@@ -7,8 +7,24 @@ import msgspec
 from host_agent.boinc.fields import Warned
 
 
+class GuestPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The virtual machine in which a task runs, and what goes in and comes out. Names are logical."""
+
+    #: What tells the machines of a job file apart: tasks of one name share one, one after another.
+    name: str
+    #: The image's manifest, or a disk that is one; empty: the manifest ``image.json``.
+    image: str = ""
+    #: The application is a file that goes in; else it is a program that the image has.
+    copies_application: bool = False
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    memory_mib: int = 512
+    #: Time between two checkpoints at least, seconds.
+    checkpoint_s: float = 600.0
+
+
 class TaskPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A program that is run on the volunteer's machine. Names are logical; macros are not put in yet."""
+    """A program that is run, on the volunteer's machine or in a guest. Names are logical; macros are not put in yet."""
 
     #: Where it stands in the job file.
     line: int
@@ -33,6 +49,8 @@ class TaskPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time_limit_s: float = 0.0
     #: 1 lowest, 2 low, 3 normal, 4 high, 5 highest.
     priority: int = 1
+    #: Where it runs; None: on the volunteer's machine.
+    guest: GuestPlan | None = None
 
 
 class ZipOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +65,7 @@ class ZipOutput(msgspec.Struct, frozen=True, kw_only=True):
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """See the module."""
 
-    #: ``wrapper``: BOINC's own job.xml.
+    #: ``wrapper``, BOINC's own job.xml, or ``VMwrapper``, which has tasks for virtual machines.
     format: str
     #: Archives that are unpacked into the slot once, before all else.
     unzip: tuple[str, ...] = ()
@@ -66,4 +84,9 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def runs(self) -> tuple[TaskPlan, ...]:
         """All that is run on the volunteer's machine."""
-        return self.daemons + self.tasks
+        return tuple(task for task in self.daemons + self.tasks if task.guest is None)
+
+    @property
+    def guests(self) -> tuple[TaskPlan, ...]:
+        """All that is run in a virtual machine."""
+        return tuple(task for task in self.tasks if task.guest is not None)

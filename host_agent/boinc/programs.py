@@ -14,7 +14,7 @@ from host_agent.boinc import frozen
 from host_agent.boinc.archives import NO_ROOM
 from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
-from host_agent.boinc.family import OF_DAEMON, bury
+from host_agent.boinc.family import OF_DAEMON
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import TaskPlan
 from host_agent.boinc.signed_files import SignedFiles
@@ -55,7 +55,7 @@ class Programs:
         self._names, self._signed, self._data, self._arguments = names, signed, data, arguments
         self._is_signed_job = is_signed_job
         self._slot = names.slot
-        self._running: dict[int, object] = {}
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
 
     def check(self, task: TaskPlan) -> Path:
         """Give the program of a task. Raises JobFileError where it is not there, or may not be run here; OSError where
@@ -94,12 +94,8 @@ class Programs:
         return TaskProgram(task, process)
 
     def bury(self) -> None:
-        """Take note of who has ended, orphans that we have inherited too."""
-        while (pid := bury(self._running)) is not None:
-            if pid:
-                process = self._running.pop(pid)
-                assert isinstance(process, subprocess.Popen)
-                process.poll()
+        """Take note of who has ended."""
+        self._running = {pid: process for pid, process in self._running.items() if process.poll() is None}
 
     def _words(self, task: TaskPlan) -> list[str]:
         line = self._expanded(task, "command_line", task.command_line)

@@ -23,6 +23,17 @@ log = logging.getLogger(__name__)
 CPU_S = 2.0
 
 
+class CpuMeters:
+    """What the CPU time of a task is added up of."""
+
+    def __init__(self, meters: list[Callable[[], float]]) -> None:
+        self.meters = meters
+
+    def total_s(self) -> float:
+        """Measure it, seconds."""
+        return sum(measure() for measure in self.meters)
+
+
 class Progress:
     """See the module. ``cpu_s`` measures the CPU time of this process's programs since it began."""
 

@@ -17,13 +17,15 @@ from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.archive_work import ArchiveWork
 from host_agent.boinc.archives import note_first_files
 from host_agent.boinc.client_link import ClientLink
-from host_agent.boinc.endings import ExitCode, SlotEnding, aborted, away, finished, put_off
-from host_agent.boinc.family import Family
+from host_agent.boinc.endings import ExitCode, SlotEnding, away, finished, put_off, wanted_end
+from host_agent.boinc.family import Family, Orphans
+from host_agent.boinc.guest_run import GuestRun
 from host_agent.boinc.plan import RunPlan, TaskPlan
 from host_agent.boinc.programs import Programs, TaskProgram, last_number
 from host_agent.boinc.progress import Progress
+from host_agent.boinc.retries import Retries
 from host_agent.boinc.slot_names import SlotNames
-from host_agent.errors import BadArchive, BadName, HypervisorError, Interrupted, JobFileError
+from host_agent.errors import BadArchive, BadName, HostError, HypervisorError, ImageError, Interrupted, JobFileError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 STEP_S, LOOK_S = 0.5, 0.1
 #: How long programs may take to end when they are asked to, seconds; then they are killed.
 END_S = 10.0
+#: How often children of others are looked for that have ended, seconds.
+ORPHANS_S = 2.0
 #: A disk that is full, or a process that does not obey, is given so long, seconds.
 PUT_OFF_S = 300
 #: An end of the machine's reaches programs and us one after another, within this time, seconds; and by these signals.
@@ -50,21 +54,29 @@ class WrapperRun:
         programs: Programs,
         progress: Progress,
         link: ClientLink,
+        wakeup: Wakeup,
         *,
         disk_bytes: float = 0.0,
         holds_up_softly: bool = False,
+        guests: GuestRun | None = None,
     ) -> None:
         self._plan, self._names, self._programs = plan, names, programs
         self._progress, self._link = progress, link
         self._archives = ArchiveWork(plan, names, link, disk_bytes)
         self._holds_up_softly = holds_up_softly
         self._slot, self._family = names.slot, Family(names.slot)
-        self._wakeup = Wakeup()
+        self._wakeup, self._guests = wakeup, guests
+        self._orphans = Orphans()
+        if guests is not None:
+            guests.on_step = self._beside_guests
         self._daemons: list[TaskProgram] | None = None
         #: None: some stand still, and some may not.
         self._is_held_up: bool | None = False
         self._trouble = ""
-        self._since_s = time.monotonic()
+        self._since_s = self._buried_s = time.monotonic()
+        self._retries = Retries(self._slot)
+        if guests is not None:
+            guests.on_progress = self._retries.forget
 
     def wake(self) -> None:
         """Something has changed: take the next step now. Of the loop's own thread."""
@@ -74,6 +86,17 @@ class WrapperRun:
         """Carry the plan out, as far as the client lets us; give how it ended. Nobody is left running."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._on_child)
+        ending: SlotEnding | None = None
+        try:
+            ending = await self._judged()
+            return ending
+        finally:
+            if self._guests is not None:
+                await self._guests.close(ending or put_off(PUT_OFF_S, "the agent failed"))
+            loop.remove_signal_handler(signal.SIGCHLD)
+            await self._leave_nobody()
+
+    async def _judged(self) -> SlotEnding:
         try:
             return await self._run()
         except JobFileError as error:
@@ -84,13 +107,12 @@ class WrapperRun:
             return self._wanted_end() or away(str(error))
         except (RuntimeError, MemoryError) as error:
             return put_off(PUT_OFF_S, f"the machine has no room for it: {error!r}")
-        except HypervisorError as error:
-            return put_off(PUT_OFF_S, str(error))
+        except ImageError as error:
+            return finished(ExitCode.INIT_FAILURE, str(error))
+        except HostError as error:
+            return put_off(self._retries.next_delay_s(), str(error))
         except OSError as error:
             return put_off(PUT_OFF_S, f"{error.filename or self._slot}: {error.strerror or error}")
-        finally:
-            loop.remove_signal_handler(signal.SIGCHLD)
-            await self._leave_nobody()
 
     async def _run(self) -> SlotEnding:
         await self._family.kill()  # what a run that was killed has left
@@ -100,8 +122,10 @@ class WrapperRun:
         for task in self._plan.runs:
             self._programs.check(task)
         self._progress.take_up()
+        if self._guests is not None:
+            await self._guests.open()
         for task in self._plan.tasks[self._progress.done :]:
-            ending = await self._run_task(task)
+            ending = await self._run_one(task)
             if ending is not None:
                 return ending
             await self._family.kill(spares_daemons=True)
@@ -112,6 +136,21 @@ class WrapperRun:
         self._progress.look(is_due=True)
         return finished()
 
+    async def _run_one(self, task: TaskPlan) -> SlotEnding | None:
+        if task.guest is None or self._guests is None:
+            return await self._run_task(task)
+        number = self._plan.tasks.index(task) + 1
+        is_last = not any(later.guest for later in self._plan.tasks[number:])
+        return await self._guests.run(task, task.guest, number, is_last=is_last)
+
+    async def _beside_guests(self) -> None:
+        """See to the programs beside a task in a virtual machine."""
+        self._bury_orphans()
+        if self._daemons is None and self._plan.daemons:
+            self._daemons = [self._programs.start(daemon) for daemon in self._plan.daemons]
+        if self._plan.daemons:
+            await self._follow_suspension()
+
     async def _run_task(self, task: TaskPlan) -> SlotEnding | None:
         """Run one task; None when it is done, and else how all of it ends."""
         program: TaskProgram | None = None
@@ -121,6 +160,7 @@ class WrapperRun:
             ending = self._wanted_end()
             if ending is not None:
                 return await self._obey(ending)
+            self._bury_orphans()
             await self._follow_suspension()
             if program is None and self._is_held_up is False:
                 program = self._start(task)
@@ -160,13 +200,13 @@ class WrapperRun:
             return 0
         return status
 
+    def _bury_orphans(self) -> None:
+        if time.monotonic() - self._buried_s > ORPHANS_S:
+            self._buried_s = time.monotonic()
+            self._orphans.bury()
+
     def _wanted_end(self) -> SlotEnding | None:
-        will = self._link.will
-        if will.is_aborting:
-            return aborted()
-        if will.is_quitting:
-            return away("told to end; goes on later from the last checkpoint")
-        return away("the BOINC client is gone; goes on when it is back") if will.is_gone else None
+        return wanted_end(self._link.will)
 
     async def _wanted_soon(self, status: int) -> SlotEnding | None:
         """Where a program was ended by what ends machines and services, ours may come a moment later: that is no

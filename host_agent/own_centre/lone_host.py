@@ -22,6 +22,7 @@ from host_agent.own_centre.storage import GuestFiles, refuse_patterns
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, no_broker
 from schemas.description import MAX_INLINE_INPUT_BYTES, Input
+from schemas.plain_text import plain
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 ME = "host-alone"
 #: How often a guest says how its job does, seconds.
 BEAT_S = 1.0
+#: How far from its end the last line of a console is looked for, bytes.
+_CONSOLE_BYTES = 2000
 #: An input that is not larger rides in the assignment, bytes.
 _SMALL_BYTES = 4 << 10
 
@@ -47,7 +50,7 @@ class LoneHost:
         rules = HouseRules(host=ME, broker=None, guests=guests, images=images)
         self._house = VmHouse(directory, hypervisor, registry, no_broker, rules)
         self.hypervisor, self.control, self.statuses = hypervisor, self._house.control, self._house.statuses
-        self.registry = registry
+        self.registry, self.images = registry, images
         self._lock = DirectoryLock(directory)
         self._watching: asyncio.Task[None] | None = None
         self._centres: dict[str, OwnCentre] = {}
@@ -100,6 +103,19 @@ class LoneHost:
             return None if entry is None else entry.content
         path = GuestFiles(job, {}, self._outputs(job), 0).place(name, entry.sha256)
         return path if path.is_file() else None
+
+    def last_line(self, vm: str) -> str:
+        """Give the last line of a VM's console, for people; empty where none is kept. Blocking, short."""
+        serial = self.hypervisor.capabilities.serial_log
+        if serial is None:
+            return ""
+        log_file = serial.file(vm)
+        for path in (Path(f"{log_file}.tail"), log_file):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - _CONSOLE_BYTES))
+                if lines := file.read(_CONSOLE_BYTES).decode(errors="replace").strip().splitlines():
+                    return plain(lines[-1])
+        return ""
 
     def forget(self, job: GuestJob) -> None:
         """Remove what is kept of a job. Raises OSError. Blocking."""

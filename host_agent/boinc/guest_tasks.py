@@ -1,0 +1,158 @@
+"""What a task of a job file is as the job of a guest, and where its files go. Files are named in the guest as the job
+names them; the program's output is kept in files too, so that it comes whole however long it is and however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from broker import durable
+from host_agent.boinc.arguments import Arguments
+from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
+from host_agent.boinc.init_data import InitData
+from host_agent.boinc.plan import GuestPlan, TaskPlan
+from host_agent.boinc.slot_names import SlotNames, open_plain
+from host_agent.errors import BadName, JobFileError
+from host_agent.own_centre.guest_job import GivenFile, GuestJob
+from schemas.description import Output
+
+#: What the agent keeps in a job's directory: how the program ended, and what it printed.
+STATUS, STDOUT, STDERR = "vc.status", "vc.stdout", "vc.stderr"
+#: How far what was there before reaches in the files that a task's output is put behind.
+_BEFORE = "host_agent_before.json"
+#: Runs a program with its streams in files, and says how it ended; the outputs come whatever that is.
+_SCRIPT = '"$0" "$@" {stdin} >{stdout} 2>{stderr}; echo $? >{status}'
+_PIECE_BYTES = 1 << 20
+
+
+class GuestTasks:
+    """See the module."""
+
+    def __init__(self, names: SlotNames, data: InitData, arguments: Arguments) -> None:
+        self._names, self._data, self._arguments = names, data, arguments
+
+    def job(self, task: TaskPlan, guest: GuestPlan, number: int) -> GuestJob:
+        """Make the job of a guest of the task that is the ``number``-th. Raises JobFileError, OSError."""
+        stdin = f"<{shlex.quote(task.stdin)}" if task.stdin else "</dev/null"
+        script = _SCRIPT.format(stdin=stdin, stdout=STDOUT, stderr=STDERR, status=STATUS)
+        return GuestJob(
+            ref=f"local/task.{number}",
+            executable="/bin/sh",
+            arguments=("-c", script, self._program(task, guest), *self._words(task)),
+            environment=self._environment(task),
+            inputs=tuple(self._inputs(task, guest)),
+            outputs=(
+                Output(name=STATUS),
+                *(Output(name=name, optional=True) for name in (STDOUT, STDERR, *guest.outputs)),
+            ),
+            fraction_done=task.fraction_done,
+        )
+
+    def place(self, task: TaskPlan, guest: GuestPlan, found: Mapping[str, bytes | Path | None]) -> list[str]:
+        """Put the outputs of a task where the job wants them; done again, it is as done once. Gives the names of those
+        that the task has not made. Raises JobFileError, OSError."""
+        for tag, kept, name in (("stdout_filename", STDOUT, task.stdout), ("stderr_filename", STDERR, task.stderr)):
+            if name:
+                with _naming(task, tag):
+                    self._append(task, self._names.target(name), found.get(kept))
+        for name in guest.outputs:
+            if (content := found.get(name)) is not None:
+                with _naming(task, "copy_file_from_VM"):
+                    _write(self._names.target(name), content, os.O_TRUNC)
+        return [name for name in guest.outputs if found.get(name) is None]
+
+    def placed(self) -> None:
+        """What was placed is counted: the next task's goes behind it. Raises OSError."""
+        (self._names.slot / _BEFORE).unlink(missing_ok=True)
+
+    def _program(self, task: TaskPlan, guest: GuestPlan) -> str:
+        return f"./{task.application.removeprefix('./')}" if guest.copies_application else task.application
+
+    def _inputs(self, task: TaskPlan, guest: GuestPlan) -> list[GivenFile]:
+        names = dict.fromkeys(guest.inputs, "copy_file_to_VM")
+        if task.stdin:
+            names.setdefault(task.stdin, "stdin_filename")
+        if guest.copies_application:
+            names[task.application.removeprefix("./")] = "application"
+        return [self._given(task, tag, name) for name, tag in names.items()]
+
+    def _given(self, task: TaskPlan, tag: str, name: str) -> GivenFile:
+        with _naming(task, tag):
+            path = self._names.source(name)
+            os.close(open_plain(path, os.O_RDONLY))
+            # What goes into a guest may be run there: it is not this machine's.
+            return GivenFile(name=name, path=path, is_executable=True)
+
+    def _words(self, task: TaskPlan) -> list[str]:
+        line = self._expanded(task.command_line)
+        words = [*split(line), *(self._arguments.passed_on if task.appends_arguments else ())]
+        if len(words) > MOST_WORDS or len(line) > MOST_BYTES:
+            text = f"{len(words)} words, {len(line)} characters; at most {MOST_WORDS} words and {MOST_BYTES} characters"
+            raise JobFileError(task.line, "command_line", text)
+        return words
+
+    def _environment(self, task: TaskPlan) -> dict[str, str]:
+        given = (self._expanded(one).partition("=") for one in task.environment)
+        return {name: value for name, _, value in given}
+
+    def _expanded(self, text: str) -> str:
+        """Put in what macros stand for: a guest sees no directory of the volunteer's, and files by their names."""
+        threads = self._arguments.nthreads or max(1, round(self._data.ncpus))
+        macros = {"$PROJECT_DIR": ".", "$NTHREADS": str(threads), "$PWD": ".", "$GPU_DEVICE_NUM": ""}
+        return expand(text, macros, lambda name: name)
+
+    def _append(self, task: TaskPlan, target: Path, content: bytes | Path | None) -> None:
+        """Put it behind what was there before this task, and nothing twice."""
+        path = self._names.slot / _BEFORE
+        before = _read_before(path)
+        key = f"{task.line} {target.name}"
+        if key not in before:
+            before[key] = target.stat().st_size if target.exists() else 0
+            durable.replace(path, msgspec.json.encode(before))
+        _write(target, content or b"", 0, at=before[key])
+
+
+def status_of(content: bytes | Path | None) -> int | None:
+    """Give how a program ended, as it was noted in the guest; None where nothing was noted."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((content.read_bytes() if isinstance(content, Path) else content or b"")[:20])
+    return None
+
+
+def _read_before(path: Path) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return {}
+
+
+def _write(target: Path, content: bytes | Path, flags: int, *, at: int = 0) -> None:
+    """Write into a file, from a place on, durably. Raises BadName, OSError."""
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(os.fdopen(open_plain(target, os.O_WRONLY | os.O_CREAT | flags), "wb"))
+        file.truncate(at)
+        file.seek(at)
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            source = closing.enter_context(content.open("rb"))
+            while piece := source.read(_PIECE_BYTES):
+                file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _naming(task: TaskPlan, tag: str) -> Iterator[None]:
+    try:
+        yield
+    except BadName as error:
+        raise JobFileError(task.line, tag, str(error)) from error
+    except FileNotFoundError as error:
+        raise JobFileError(task.line, tag, f"is not there: {error.filename}") from error
