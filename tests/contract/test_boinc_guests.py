@@ -1,0 +1,196 @@
+"""Virtual machines under BOINC: what the client wants, and what breaks, becomes of a job in a guest what it should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from broker.daemon.process_stat import read_stat
+from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
+from host_agent.hypervisors.contract import ImageFiles
+from tests.contract.boinc_guest import GuestSlot
+
+pytestmark = pytest.mark.qemu
+
+Make = Callable[..., GuestSlot]
+
+
+@pytest.fixture
+def make(tmp_path: Path, guest_image: ImageFiles) -> Iterator[Make]:
+    slots: list[GuestSlot] = []
+
+    def made(**init_data: object) -> GuestSlot:
+        slot = GuestSlot(tmp_path / f"client-{len(slots)}", guest_image, **init_data)
+        slots.append(slot)
+        return slot
+
+    yield made
+    for slot in slots:
+        left = slot.machines() if slot.process is None or slot.process.poll() is not None else set()
+        if slot.process is not None and slot.process.poll() is None:
+            slot.process.kill()
+            slot.process.wait()
+        for pid in slot.machines():
+            os.kill(pid, signal.SIGKILL)
+        said = slot.stderr
+        slot.close()
+        assert not left, f"a machine lives on: {said}"
+
+
+def finished(slot: GuestSlot) -> str:
+    path = slot.slot / FINISHED
+    assert path.exists(), slot.stderr
+    return path.read_text()
+
+
+def cpu_of(slot: GuestSlot) -> float:
+    stat = read_stat(int(slot.last("other_pid")))
+    return stat.cpu_seconds if stat is not None else -1.0
+
+
+def test_a_task_runs_in_a_guest_and_its_outputs_are_where_they_belong(make: Make) -> None:
+    slot = make()
+    slot.job("4")
+    image = slot.project / "image_1_disk.qcow2"
+    before = image.stat()
+    slot.run()
+    slot.until_done(0.2)
+    cpu_s = slot.last("current_cpu_time")
+
+    assert slot.end(120) == 0, slot.stderr
+
+    assert finished(slot) == "0\n"
+    assert slot.out.read_text() == "given\nevent 1\nevent 2\nevent 3\nevent 4\n"
+    assert slot.result.read_text() == "4 events\n"
+    assert 0 < cpu_s < slot.last("current_cpu_time")
+    assert (image.stat().st_mtime_ns, image.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert not (slot.slot / "host_agent_machines" / "jobs").exists() or not list(
+        (slot.slot / "host_agent_machines" / "jobs").iterdir()
+    )
+
+
+def test_suspended_it_stands_still_and_told_to_end_it_goes_on_later_where_it_stood(make: Make) -> None:
+    slot = make()
+    slot.job("6")
+    slot.run()
+    slot.until_done(0.15)
+
+    slot.want("suspend")
+    began_s = time.monotonic()
+    slot.until(lambda: "stands still" in slot.stderr, "it is suspended", 10)
+    assert time.monotonic() - began_s < 5
+    before_s = cpu_of(slot)
+    deadline = time.monotonic() + 2
+    slot.until(lambda: time.monotonic() > deadline, "two seconds have gone")
+    assert cpu_of(slot) - before_s < 0.02
+    slot.want("quit")  # while it is suspended
+    assert slot.end(60) == 0
+    assert not (slot.slot / FINISHED).exists()
+    assert not (slot.slot / TEMPORARY_EXIT).exists()
+    assert slot.machines() == set()
+
+    slot.run()
+    assert slot.end(180) == 0, slot.stderr
+
+    assert slot.events() == [f"event {n}" for n in range(1, 7)], slot.stderr
+    assert "goes on from its saved state" in slot.stderr
+    assert slot.stderr.count("is given its job") == 1
+
+
+def test_a_power_cut_costs_what_was_done_since_the_last_checkpoint(make: Make) -> None:
+    slot = make()
+    slot.job("8", checkpoint_s=1)
+    slot.run()
+    slot.until(lambda: "checkpoint-2 is written" in slot.stderr, "two checkpoints are written", 120)
+    slot.until_done(0.3)
+
+    assert slot.process is not None
+    machine = int(slot.last("other_pid"))
+    for pid in (slot.process.pid, machine):
+        os.kill(pid, signal.SIGKILL)
+    slot.process.wait()
+    told_s = slot.last("checkpoint_cpu_time")
+    slot.write_init_data()
+    slot.run()
+    assert slot.end(240) == 0, slot.stderr
+
+    assert "goes back to checkpoint-" in slot.stderr
+    assert slot.events() == [f"event {n}" for n in range(1, 9)], slot.stderr
+    assert slot.stderr.count("is given its job") == 1
+    assert slot.last("current_cpu_time") > told_s > 0
+
+
+def test_a_machine_that_dies_is_brought_back_and_one_whose_agent_dies_is_taken_over(make: Make) -> None:
+    slot = make()
+    slot.job("6")
+    slot.run()
+    slot.until_done(0.15)
+    os.kill(int(slot.last("other_pid")), signal.SIGKILL)
+    slot.until(lambda: slot.stderr.count("is given its job") == 2, "it begins anew", 120)
+    assert "has ended by itself" in slot.stderr
+
+    slot.until_done(0.15)
+    assert slot.process is not None
+    slot.process.kill()  # here nobody kills the machine, as a client would
+    slot.process.wait()
+    slot.run()
+    assert slot.end(180) == 0, slot.stderr
+
+    assert "is taken over" in slot.stderr
+    assert slot.events() == [f"event {n}" for n in range(1, 7)], slot.stderr
+
+
+def test_aborted_it_leaves_nothing(make: Make) -> None:
+    slot = make()
+    slot.job("100")
+    slot.run()
+    slot.until_done(0.01)
+
+    slot.want("abort")
+    slot.end(60)
+
+    assert slot.machines() == set()
+    assert not list((slot.slot / "host_agent_machines" / "hypervisor").glob("vms/*"))
+
+
+def test_a_program_that_fails_ends_the_task_with_its_outputs(make: Make) -> None:
+    slot = make()
+    slot.job("1 9")
+    slot.run()
+
+    assert slot.end(120) != 0
+
+    code, reason, *_ = finished(slot).splitlines()
+    assert code == "195"
+    assert "ended with status 9" in reason
+    assert slot.events() == ["event 1"]
+    assert slot.result.read_text() == "1 events\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: path.unlink(), "is not there"),
+        (lambda path: os.truncate(path, 1000), "has 1000 bytes and not"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "has SHA-256"),
+    ],
+)
+def test_an_image_that_is_not_whole_is_told_with_what_to_do(
+    make: Make, damage: Callable[[Path], None], why: str
+) -> None:
+    slot = make()
+    slot.job("1")
+    damage(slot.project / "image_1_disk.qcow2")
+    slot.run()
+
+    slot.end(60)
+
+    code, reason, *_ = finished(slot).splitlines()
+    assert code == "206"
+    assert why in reason
+    assert "project" in reason
