@@ -48,6 +48,8 @@ def _made(scratch: Path) -> Path:
         *(sys.executable, "-m", "PyInstaller", "--onefile", "--noconfirm", "--log-level", "ERROR", "--strip"),
         *("--name", "host_agent", "--runtime-tmpdir", ".", "--paths", str(_ROOT)),
         *("--distpath", str(scratch), "--workpath", str(scratch / "work"), "--specpath", str(scratch / "spec")),
+        # Drivers are found by their entry points, and imported by name.
+        *("--copy-metadata", "volunteer-cloud", "--hidden-import", "host_agent.hypervisors.qemu"),
         *(word for name in (*_LEFT_OUT, *_LEFT_OUT_TOO) for word in ("--exclude-module", name)),
         str(_ENTRY),
     ]

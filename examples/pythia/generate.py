@@ -83,11 +83,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--events", type=int, default=1000)
+    parser.add_argument("--fraction", type=Path, help="file in which to say how much is done, from 0 to 1")
     given = parser.parse_args()
     began = time.monotonic()
     pythia8mc = load_pythia(Path.cwd())
     unpacked = time.monotonic()
-    counts = list(multiplicities(start_generator(pythia8mc, given.seed), given.events))
+    counts = []
+    for count in multiplicities(start_generator(pythia8mc, given.seed), given.events):
+        counts.append(count)
+        if given.fraction and len(counts) % max(1, given.events // 100) == 0:
+            given.fraction.write_text(f"{len(counts) / given.events}\n")
     times = {"unpack_s": round(unpacked - began, 3), "generate_s": round(time.monotonic() - unpacked, 3)}
     result = {"seed": given.seed, **summarize(counts), "times": times}
     Path("result.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -54,6 +54,8 @@ NO_WORD_S = 10.0
 #: Where virtual machines are, in the slot; and how far they give way to all else.
 MACHINES = "host_agent_machines"
 LOWEST = 19
+#: Who tells each step of a machine's life, of which the project sees only the last 63 KiB.
+_TOO_MUCH = ("host_agent.control", "host_agent.making", "host_agent.hypervisors", "broker")
 #: What a person, a terminal or a system that goes down ends us by.
 _ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -68,6 +70,8 @@ def run_in_slot(words: Sequence[str]) -> NoReturn:
     shown = logging.StreamHandler()  # a file of the client's, which it keeps short itself
     shown.setFormatter(EventFormatter("host_agent"))
     logging.basicConfig(level=logging.INFO, handlers=[shown])
+    for name in _TOO_MUCH:
+        logging.getLogger(name).setLevel(logging.WARNING)
     status = _run(Path.cwd(), words)
     with contextlib.suppress(OSError):
         sys.stderr.flush()

@@ -19,7 +19,7 @@ cat
 n=$1; i=0
 while [ $i -lt $n ]; do
     j=0; while [ $j -lt 60000 ]; do j=$((j+1)); done
-    i=$((i+1)); echo "event $i"; echo "0.$((100*i/n))" > frac
+    i=$((i+1)); echo "event $i"; printf "0.%02d" $((99*i/n)) > frac
 done
 echo "$n events" > result
 exit ${2:-0}

@@ -54,7 +54,9 @@ _PREFERENCES = {
 class BoincClient:
     """A client in a directory of its own, attached to ``project`` if that is one."""
 
-    def __init__(self, home: Path, url: str, directory: str, task: str) -> None:
+    def __init__(self, home: Path, url: str, directory: str, task: str, within: Sequence[str] = ()) -> None:
+        """``within`` stands before the client's command."""
+        self._within = within
         self.home, self.project = home, home / "projects" / directory
         self.url, self.name = url, task
         self.project.mkdir(parents=True)
@@ -77,7 +79,15 @@ class BoincClient:
 
     def start(self) -> None:
         """Start the client."""
-        words = ["boinc", "--dir", str(self.home), "--gui_rpc_port", str(self._port), "--allow_multiple_clients"]
+        words = [
+            *self._within,
+            "boinc",
+            "--dir",
+            str(self.home),
+            "--gui_rpc_port",
+            str(self._port),
+            "--allow_multiple_clients",
+        ]
         with (self.home / "client.log").open("ab") as log:
             self.client = subprocess.Popen(words, cwd=self.home, stdout=log, stderr=log, start_new_session=True)
         self.until(lambda: "boinc_version" in self._ask("--get_state") or self.tasks(), "the client answers")
@@ -131,6 +141,11 @@ class BoincClient:
         """Find the processes that the client has started in the slot."""
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cwd") if _leads_to(path, self.slot)]
 
+    def stderr(self) -> str:
+        """Give what the agent has said so far, while the task is there."""
+        path = self.slot / "stderr.txt"
+        return path.read_text(errors="replace") if path.exists() else ""
+
     def report(self) -> str:
         """Give what the client is to report of the task, its standard error included."""
         text = (self.home / "client_state.xml").read_text(errors="replace")
@@ -173,8 +188,8 @@ class BoincRig(BoincClient):
 class AttachedRig(BoincClient):
     """One client that is attached to a project, and the task that it gets of it."""
 
-    def __init__(self, home: Path, project: FakeProject, job: str) -> None:
-        super().__init__(home, project.url, project.directory, f"{job}_0")
+    def __init__(self, home: Path, project: FakeProject, job: str, within: Sequence[str] = ()) -> None:
+        super().__init__(home, project.url, project.directory, f"{job}_0", within)
         (home / "cc_config.xml").write_text(_cc_config())
         attach(home, project)
 

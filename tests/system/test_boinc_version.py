@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -15,11 +16,15 @@ import pytest
 
 from broker.daemon.process_stat import read_stat
 from deploy.boinc.fake_project import FakeJob, FakeProject
-from deploy.boinc.version import PLATFORM
+from deploy.boinc.version import PLATFORM, image_files
+from deploy.image.build import Request, build
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.hypervisors.detached import all_processes, find_tree
+from tests.contract.conftest import CACHE
 from tests.system.boinc_rig import AttachedRig
 from tests.unit.test_floors import ROOT
+from volcloud.centre.guest_image import cache_directory
+from volcloud.demo.material import KNOWN_MEAN, WHEEL, provide_wheel
 
 WORKER = b"""#!/bin/sh
 echo "begun $LD_LIBRARY_PATH"
@@ -34,17 +39,44 @@ JOB_WITH_INPUT = b"""<job_desc>
 <task><application>worker</application><command_line>$NTHREADS boinc_resolve(numbers)</command_line>
 <stdout_filename>out</stdout_filename></task>
 </job_desc>"""
+#: The generator of the examples, whose program comes with the job: it runs in the guest and nowhere else.
+GENERATOR_JOB = f"""<job_desc><task>
+<virtualmachine>guest</virtualmachine>
+<application>python3</application>
+<command_line>generate.py --seed 1 --events 1000 --fraction fraction</command_line>
+<copy_file_to_VM>generate.py</copy_file_to_VM><copy_file_to_VM>{WHEEL}</copy_file_to_VM>
+<stdout_filename>out</stdout_filename><copy_file_from_VM>result.json</copy_file_from_VM>
+<fraction_done_filename>fraction</fraction_done_filename>
+</task></job_desc>""".encode()
+#: Has what follows find no Python on this machine, and none of ours.
+WITHOUT_PYTHON = (
+    *("unshare", "--mount", "sh", "-c"),
+    f"""for place in /usr/lib/python3* /usr/local/lib/python3* {sys.prefix}; do
+        [ ! -d "$place" ] || mount -t tmpfs none "$place"
+    done
+    while program=$(command -v python3); do
+        mount --bind /dev/null "$program" || exit 1
+    done
+    exec "$@" """,
+    "sh",
+)
 #: What lies beside libc and is a part of it.
 C_LIBRARY = ("libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1")
 JOB = b"""<job_desc><task><application>worker</application><stdout_filename>out</stdout_filename></task></job_desc>"""
 
 
 @pytest.fixture(scope="module")
-def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def guest_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our own image, built once and cached between runs."""
+    return build(Request(output=tmp_path_factory.mktemp("image"), cache=CACHE))
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory, guest_manifest: Path) -> Path:
     """What the command makes for a project."""
     home = tmp_path_factory.mktemp("version")
     (home / "worker").write_bytes(WORKER)
-    words = ["--version", "1.2", "--file", f"worker={home / 'worker'}"]
+    words = ["--version", "1.2", "--file", f"worker={home / 'worker'}", "--image", str(guest_manifest)]
     made = subprocess.run(
         [sys.executable, "-m", "deploy.boinc", str(home / "app"), *words],
         cwd=ROOT,
@@ -73,9 +105,12 @@ def client(tmp_path: Path, version: Path) -> Iterator[FakeClient]:
 def test_the_directory_of_a_version_has_what_a_server_wants(version: Path) -> None:
     text = (version / "version.xml").read_text()
 
-    assert re.findall(r"<physical_name>([^<]*)<", text) == ["host_agent_1.2", "worker_1.2", "job_1.2.xml"]
-    found = sorted(path.name for path in version.iterdir())
-    assert found == ["host_agent_1.2", "job_1.2.xml", "version.xml", "worker_1.2"]
+    told = re.findall(r"<physical_name>([^<]*)<", text)
+    of_image = next(name.split(".")[0].rpartition("_")[2] for name in told if name.startswith("image_"))
+    image = [f"image_{of_image}.json", f"disk_{of_image}.qcow2", f"vmlinuz_{of_image}", f"initrd_{of_image}"]
+    assert told == ["host_agent_1.2", "worker_1.2", "job_1.2.xml", *image]
+    assert sorted(path.name for path in version.iterdir()) == sorted(["version.xml", *told])
+    assert "<virtualmachine>" in (version / "job_1.2.xml").read_text()
     assert "<api_version>7.24.0</api_version>" in text
     assert "<is_wrapper/>" in text
     assert b"\nAPI_VERSION_7.24.0\n" in (version / "host_agent_1.2").read_bytes()
@@ -179,6 +214,40 @@ def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_
     assert project.uploads == {"work_0_out": b"threads 3\n1\n2\n"}
     assert re.search(r"<variety>cpu_time</variety>\s*<cpu_time>[2-9]", project.trickles[0])
     assert not find_tree(rig.slot, None)
+
+
+async def test_the_real_client_without_any_python_has_the_generator_run_in_a_guest(
+    version: Path, guest_manifest: Path, tmp_path: Path
+) -> None:
+    """Suspended, quit and begun again in the midst; what it has counted is what a run without any of this counts."""
+    if shutil.which("boinc") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
+    wheel = await provide_wheel(cache_directory() / "wheels")
+    inputs = {"generate.py": (ROOT / "examples/pythia/generate.py").read_bytes(), WHEEL: wheel.read_bytes()}
+    image = {name: path.read_bytes() for name, path in image_files(guest_manifest).items()}
+    files = {"host_agent": (version / "host_agent_1.2").read_bytes(), **image, "job.xml": GENERATOR_JOB}
+    with FakeProject(files) as project:
+        project.add(FakeJob("work", inputs, ["out", "result.json"]))
+        rig = AttachedRig(tmp_path / "boinc", project, "work", within=WITHOUT_PYTHON)
+        try:
+            rig.start()
+            rig.until(lambda: rig.number("fraction done") > 0, "progress is shown")
+            rig.task("suspend")
+            rig.until(lambda: "stands still" in rig.stderr(), "it stands still")
+            rig.task("resume")
+            rig.until(lambda: "goes on" in rig.stderr(), "it goes on")
+            rig.quit()
+            rig.start()
+            rig.until(lambda: project.reports, "the result is reported", 170)
+        finally:
+            rig.close()
+
+    (report,) = project.reports.values()
+    assert "<exit_status>0</exit_status>" in report, report
+    assert report.count("is given its job") == 1
+    assert "from its saved state" in report
+    result = json.loads(project.uploads["work_0_result.json"])
+    assert (result["events"], round(result["sum"] / result["events"], 3)) == (1000, KNOWN_MEAN)
 
 
 @pytest.mark.parametrize(
