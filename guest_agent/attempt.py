@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +22,8 @@ from guest_agent.sandbox import Sandbox
 from guest_agent.stage_in import StageIn
 from guest_agent.stage_out import StageOut
 from guest_agent.step_clock import StepClock
-from schemas.jobs import Holding, JobAssign, JobCompletion, Outcome, Phase
+from guest_agent.told_files import ToldFiles
+from schemas.jobs import Holding, JobAssign, JobCompletion, Outcome, Phase, ToldRef
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Attempt:
         self._stage_in = StageIn(assign, self._sandbox, resources.cache)
         self._execution = JobExecution(assign, container, self._sandbox.name, resources)
         self._stage_out = StageOut(assign, container.slot_directory, self._sandbox.name, resources, store)
+        self._told = ToldFiles(assign, container.slot_directory.uid, store)
         self._completion_trouble = ""
 
     @property
@@ -68,14 +70,17 @@ class Attempt:
             phase=self.phase,
             usage=usage,
             trouble=self.trouble,
-            fraction_done=self._fraction_done(),
+            told=self._told.look(self._sandbox.directory) if self.phase is Phase.RUNNING else [],
+            stored=[*self._told.stored],
         )
 
-    def _fraction_done(self) -> float:
-        """Say how much is done, as the job says while it runs."""
-        if self.phase is not Phase.RUNNING or not self.assign.fraction_done:
-            return 0.0
-        return self._stage_out.fraction_done(self._sandbox.directory)
+    def on_wishes(self, removes: Sequence[ToldRef], wants: Sequence[ToldRef]) -> list[Coroutine[Any, Any, None]]:
+        """Do what the centre wants of files that it was told of; give what takes longer."""
+        if self.phase is not Phase.RUNNING:
+            return []
+        for ref in removes:
+            self._told.remove(self._sandbox.directory, ref)
+        return [self._told.store(self._sandbox.directory, ref) for ref in wants]
 
     def stop(self, reason: str) -> None:
         """End it: cancelled, or superseded. A payload that runs has its grace. Idempotent."""

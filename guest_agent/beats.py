@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Never
 
 from broker.backoff import backoff
@@ -16,7 +16,7 @@ from guest_agent.machine import load
 from guest_agent.requests import Requests
 from guest_agent.wall_clock import WallClock
 from schemas.envelope import Reply
-from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer
+from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, ToldRef
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +35,15 @@ class JobBeats:
         *,
         holding: Callable[[], list[Holding]],
         stop: Callable[[AttemptRef], None],
+        wish: Callable[[Sequence[ToldRef], Sequence[ToldRef]], None],
         refused: Callable[[], dict[str, int]],
         wall_clock: WallClock,
     ) -> None:
-        """``stop`` is called for each attempt that the centre wants ended."""
+        """``stop`` is called for each attempt that the centre wants ended, ``wish`` with files that it wants removed,
+        and stored."""
         self._uplink, self._requests, self._clock = uplink, requests, clock
         self._holding, self._refused = holding, refused
-        self._stop, self._wall_clock = stop, wall_clock
+        self._stop, self._wish, self._wall_clock = stop, wish, wall_clock
         #: The newest beat, and when it was sent: an answer that took long tells an old time.
         self._newest, self._sent_s = "", 0.0
         self._soon = asyncio.Event()
@@ -75,4 +77,5 @@ class JobBeats:
             self._wall_clock.follow(message.server_time_ms, time.monotonic() - self._sent_s)
         for ref in message.stop:
             self._stop(ref)
+        self._wish(message.removes, message.wants)
         return None

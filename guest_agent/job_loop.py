@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -38,6 +38,7 @@ from schemas.jobs import (
     JobStop,
     Machine,
     Outcome,
+    ToldRef,
 )
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class JobLoop:
             clock,
             holding=lambda: [attempt.holding() for attempt in self._held.values()],
             stop=self._on_stop_of_beat,
+            wish=self._on_wishes,
             refused=refused,
             wall_clock=wall_clock,
         )
@@ -215,6 +217,12 @@ class JobLoop:
         held = self._held.get((ref.job, ref.attempt))
         if held is not None:
             self._stop(held, "superseded or cancelled at the centre")
+
+    def _on_wishes(self, removes: Sequence[ToldRef], wants: Sequence[ToldRef]) -> None:
+        for key in {(ref.job, ref.attempt) for ref in (*removes, *wants)} & self._held.keys():
+            ours = [[ref for ref in refs if (ref.job, ref.attempt) == key] for refs in (removes, wants)]
+            for work in self._held[key].on_wishes(*ours):
+                self._tasks.spawn(work)
 
     async def _repair(self) -> None:
         """Say requests again that found nothing: should one have been lost, this mends it."""

@@ -6,7 +6,6 @@ payload's own, or one that anybody may read: a hard link to somebody's secret is
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -16,14 +15,12 @@ from msgspec import Struct
 
 from guest_agent import tree
 from guest_agent.directory import Directory
-from guest_agent.errors import AttemptFailed, GuestError, PathEscapes, TooMany
+from guest_agent.errors import AttemptFailed, PathEscapes, TooMany
 from schemas.codec import clip
 from schemas.description import MAX_OUTPUT_ENTRIES_BYTES, OUTPUT_ENTRY_BYTES, Output, is_pattern
 from schemas.files import MAX_PATH
 from schemas.jobs import Outcome
 
-#: What a job says of its progress is looked for so far from the end of its file, bytes.
-_FRACTION_BYTES = 32
 #: Files that one attempt may hand out: a completion has no room for the names of more.
 MOST_FILES = MAX_OUTPUT_ENTRIES_BYTES // OUTPUT_ENTRY_BYTES
 
@@ -74,17 +71,6 @@ def read(descriptor: int, size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
-
-
-def fraction_done(held: Directory, name: str, uid: int) -> float:
-    """Give the last number at the end of a file in which a job says how much of it is done; 0 where it says nothing
-    that makes sense."""
-    with contextlib.suppress(OSError, GuestError, ValueError), opened(held, name, uid) as descriptor:
-        size = os.fstat(descriptor).st_size
-        words = os.pread(descriptor, _FRACTION_BYTES, max(0, size - _FRACTION_BYTES)).split()
-        fraction = float(words[-1]) if words else 0.0
-        return fraction if 0.0 <= fraction <= 1.0 else 0.0
-    return 0.0
 
 
 def _names(held: Directory, output: Output) -> list[str]:

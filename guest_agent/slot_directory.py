@@ -43,6 +43,11 @@ class SlotDirectory:
         """User and group of what is a payload's own."""
         return (self.account.uid, self.account.gid) if self.account is not None else None
 
+    @property
+    def uid(self) -> int:
+        """User to whom a payload's files belong."""
+        return self.account.uid if self.account is not None else os.geteuid()
+
     def scratch(self) -> list[tuple[str, str]]:
         """List the scratch directories with the places where payloads see them."""
         return [(str(self.path / name), place) for name, place in SCRATCH.items() if Path(place).is_dir()]

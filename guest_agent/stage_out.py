@@ -59,10 +59,6 @@ class StageOut:
         """Something is yet to be stored."""
         return bool(self._outputs or self._streams)
 
-    def fraction_done(self, held: Directory) -> float:
-        """Say how much is done, as the job says while it runs."""
-        return outputs.fraction_done(held, self._assign.fraction_done, self._uid)
-
     def conclusion(self, completion: JobCompletion) -> Conclusion:
         """Put a completion together with what is left."""
         return Conclusion(completion=completion, outputs=[*self._outputs], streams=[*self._streams])
@@ -82,7 +78,7 @@ class StageOut:
         self.entries, self._outputs, self._streams = [], [], []
         self._take_streams(streams, large=True)
         taken = frozenset(stream.name for stream in streams)
-        look = (held, self._assign.outputs, self._uid, most_bytes, taken)
+        look = (held, self._assign.outputs, self._slot_directory.uid, most_bytes, taken)
         # A few names are looked up sooner than a thread is told to; a pattern may match thousands.
         is_quick = not self._assign.outputs
         found = outputs.find(*look) if is_quick else await asyncio.to_thread(outputs.find, *look)
@@ -95,7 +91,7 @@ class StageOut:
         with Directory(self._slot_directory.work) as work, work.under(self._name) as held:
             while self._outputs:
                 name = self._outputs[0]
-                with outputs.opened(held, name, self._uid) as descriptor:
+                with outputs.opened(held, name, self._slot_directory.uid) as descriptor:
                     entry = await self._insist(Path(f"/proc/self/fd/{descriptor}"), name)
                 self.entries.append(entry)
                 self._outputs.pop(0)
@@ -124,11 +120,6 @@ class StageOut:
         except OSError as error:
             log.error("streams not removed", extra={"job": self._assign.job, "why": str(error)})
 
-    @property
-    def _uid(self) -> int:
-        account = self._slot_directory.account
-        return account.uid if account is not None else os.geteuid()
-
     def _stream_path(self, name: str) -> Path:
         return self._streams_directory / name
 
@@ -147,13 +138,13 @@ class StageOut:
                 self._outputs.append(output.name)
                 continue
             room -= output.size
-            with outputs.opened(held, output.name, self._uid) as descriptor:
+            with outputs.opened(held, output.name, self._slot_directory.uid) as descriptor:
                 self.entries.append(_entry(output.name, outputs.read(descriptor, output.size)))
 
     def _sync(self, held: Directory) -> None:
         """Outputs that stay in the guest for now outlast a power cut, and so do streams."""
         for name in self._outputs:
-            with outputs.opened(held, name, self._uid) as descriptor:
+            with outputs.opened(held, name, self._slot_directory.uid) as descriptor:
                 os.fsync(descriptor)
         for name, _ in self._streams:
             durable.sync_file(self._stream_path(name))

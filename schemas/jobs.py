@@ -97,6 +97,41 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     peak_rss_bytes: Annotated[int, Meta(ge=0, le=1 << 53)] = 0
 
 
+#: Files of which one job's centre may be told while it runs, and what of each, and of all together, bytes.
+MOST_TOLD, MOST_OF_TOLD_BYTES, MOST_OF_ALL_TOLD_BYTES = 64, 16 << 10, 256 << 10
+
+
+class ToldFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A file of a job that runs, as it is now."""
+
+    name: Annotated[str, Meta(max_length=200)]
+    size: Amount
+    #: When it was written last, by the guest's clock: what tells it from one of the same name before.
+    mtime_ns: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
+    #: What is in it; of a long one the end.
+    content: Annotated[bytes, Meta(max_length=MOST_OF_TOLD_BYTES)] = b""
+
+
+class ToldRef(Struct, frozen=True, kw_only=True):
+    """A file of a job that runs, as it was told of."""
+
+    job: JobRef
+    attempt: Attempt
+    name: Annotated[str, Meta(max_length=200)]
+    mtime_ns: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
+
+
+class OutputEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An output of an attempt: inline, or already in the store under the attempt's area."""
+
+    name: str
+    size: int
+    sha256: Sha256
+    content: bytes | None = None
+    #: The stream was longer than this; only its head is kept.
+    truncated: bool = False
+
+
 class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An attempt that a guest holds, and where it is."""
 
@@ -106,8 +141,10 @@ class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage = Usage()
     #: What keeps it from going on, in words for a person; empty while all is well.
     trouble: str = ""
-    #: How much of it is done, as the job itself says; 0 where it does not.
-    fraction_done: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    #: Those of the files that its assignment ``tells`` of which are there.
+    told: Annotated[list[ToldFile], Meta(max_length=MOST_TOLD)] = []
+    #: Outputs that the centre wanted before the end, and that it has now.
+    stored: Annotated[list[OutputEntry], Meta(max_length=MOST_TOLD)] = []
 
 
 class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
@@ -148,8 +185,8 @@ class JobAssign(Command, frozen=True, kw_only=True, tag="job.assign"):
     disk_mib: Amount = 0
     #: Between SIGTERM and SIGKILL, seconds.
     grace_s: float = GRACE_S
-    #: A file in the job's directory in which it says how much of it is done; empty: none.
-    fraction_done: Annotated[str, Meta(max_length=200)] = ""
+    #: Files in the job's directory of which the beats tell while it runs: how far it is, and what it asks for.
+    tells: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=MOST_TOLD)] = []
 
 
 class JobStop(Command, frozen=True, kw_only=True, tag="job.stop"):
@@ -179,6 +216,10 @@ class JobBeatAnswer(Reply, frozen=True, kw_only=True, tag="job.beat_answer"):
 
     server_time_ms: int
     stop: list[AttemptRef] = []
+    #: Files that were told of and have had their effect: they go, unless they have changed since.
+    removes: Annotated[list[ToldRef], Meta(max_length=MOST_TOLD)] = []
+    #: Outputs that are wanted as they are now.
+    wants: Annotated[list[ToldRef], Meta(max_length=MOST_TOLD)] = []
 
 
 class Steps(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -189,17 +230,6 @@ class Steps(Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_s: Duration = 0.0
     validate_s: Duration = 0.0
     stage_out_s: Duration = 0.0
-
-
-class OutputEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An output of an attempt: inline, or already in the store under the attempt's area."""
-
-    name: str
-    size: int
-    sha256: Sha256
-    content: bytes | None = None
-    #: The stream was longer than this; only its head is kept.
-    truncated: bool = False
 
 
 class JobCompletion(Message, frozen=True, kw_only=True, tag="job.completion"):

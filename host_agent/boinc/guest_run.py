@@ -22,7 +22,7 @@ from host_agent.boinc.checkpoint_turn import CheckpointTurn
 from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, status_of
+from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, fraction_in, status_of
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import GuestPlan, TaskPlan
 from host_agent.boinc.progress import Progress
@@ -132,7 +132,7 @@ class GuestRun:
         centre = await self._host.order(machine.vm, job, most_bytes=self._needs.output_bytes)
         if centre.end is None:
             await self._unless_ending(machine.up())
-            await self._follow(machine, guest, centre)
+            await self._follow(machine, task, guest, centre)
         end = centre.end
         assert end is not None
         ending = await self._conclude(task, guest, job, end)
@@ -155,7 +155,7 @@ class GuestRun:
         self._machine = self._machines[guest.name]
         return self._machine
 
-    async def _follow(self, machine: GuestMachine, guest: GuestPlan, centre: OwnCentre) -> None:
+    async def _follow(self, machine: GuestMachine, task: TaskPlan, guest: GuestPlan, centre: OwnCentre) -> None:
         """See to the machine until its job has ended."""
         every_s = max(guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
@@ -164,7 +164,7 @@ class GuestRun:
         while centre.end is None:
             self._refuse_to_go_on()
             await self.on_step()
-            state = await self._step(machine, centre)
+            state = await self._step(machine, task, centre)
             if state is VmState.RUNNING and time.monotonic() >= due_s and self._turn.take():
                 try:
                     await self._unless_ending(self._checkpoint(machine))
@@ -173,10 +173,10 @@ class GuestRun:
                     due_s = time.monotonic() + every_s
             await self._wakeup.sleep(STEP_S)
 
-    async def _step(self, machine: GuestMachine, centre: OwnCentre) -> VmState:
+    async def _step(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre) -> VmState:
         state = await machine.look()
         self._take_time(state)
-        self._tell(machine, centre)
+        self._tell(machine, task, centre)
         if state in AT_REST or state is VmState.SAVED:
             await self._bring_back(machine)
         elif state is VmState.STUCK:
@@ -187,11 +187,12 @@ class GuestRun:
         self._listen(machine, centre, state)
         return state
 
-    def _tell(self, machine: GuestMachine, centre: OwnCentre) -> None:
+    def _tell(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre) -> None:
         """Tell the client how far it is, and people what is in the way."""
         held = centre.holding
         self._progress.status.other_pid = machine.pid
-        self._progress.look(held.fraction_done if held is not None else 0.0)
+        told = centre.told(task.fraction_done) if task.fraction_done else None
+        self._progress.look(fraction_in(told.content) if told is not None else 0.0)
         trouble = centre.trouble or (plain(held.trouble) if held is not None else "")
         if trouble != self._trouble:
             log.warning("the job in the guest waits: %s", trouble or "no more")

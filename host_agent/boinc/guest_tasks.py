@@ -5,6 +5,7 @@ names them; the program's output is kept in files too, so that it comes whole ho
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ _BEFORE = "host_agent_before.json"
 #: Runs a program with its streams in files, and says how it ended; the outputs come whatever that is.
 _SCRIPT = '"$0" "$@" {stdin} >{stdout} 2>{stderr}; echo $? >{status}'
 _PIECE_BYTES = 1 << 20
+_FRACTION_BYTES = 32
 
 
 class GuestTasks:
@@ -51,7 +53,7 @@ class GuestTasks:
                 Output(name=STATUS),
                 *(Output(name=name, optional=True) for name in (STDOUT, STDERR, *guest.outputs)),
             ),
-            fraction_done=task.fraction_done,
+            tells=(task.fraction_done,) if task.fraction_done else (),
         )
 
     def place(self, task: TaskPlan, guest: GuestPlan, found: Mapping[str, bytes | Path | None]) -> list[str]:
@@ -123,6 +125,15 @@ def status_of(content: bytes | Path | None) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         return int((content.read_bytes() if isinstance(content, Path) else content or b"")[:20])
     return None
+
+
+def fraction_in(content: bytes) -> float:
+    """Give the last number in what a job says of its progress, from 0 to 1; 0 where that makes no sense."""
+    for word in reversed(content[-_FRACTION_BYTES:].split()):
+        with contextlib.suppress(ValueError):
+            fraction = float(word)
+            return min(max(fraction, 0.0), 1.0) if not math.isnan(fraction) else 0.0
+    return 0.0
 
 
 def _read_before(path: Path) -> dict[str, int]:

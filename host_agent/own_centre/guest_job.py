@@ -30,8 +30,8 @@ class GuestJob(Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...] = ()
     wall_time_s: float = 366 * 86_400.0
     grace_s: float = GRACE_S
-    #: A file in which the job says how much of it is done, as a number from 0 to 1; empty: none.
-    fraction_done: str = ""
+    #: Files of which the host is told while the job runs.
+    tells: tuple[str, ...] = ()
 
 
 class GuestJobEnd(Struct, frozen=True, kw_only=True, omit_defaults=True):

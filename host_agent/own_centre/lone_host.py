@@ -22,6 +22,7 @@ from host_agent.own_centre.storage import GuestFiles, refuse_patterns
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, no_broker
 from schemas.description import MAX_INLINE_INPUT_BYTES, Input
+from schemas.jobs import OutputEntry
 from schemas.plain_text import plain
 from schemas.vms import VmState
 
@@ -99,9 +100,13 @@ class LoneHost:
     def output(self, job: GuestJob, end: GuestJobEnd, name: str) -> bytes | Path | None:
         """Give an output of a job that has ended, or the file in which it lies; None where it has left none."""
         entry = next((one for one in end.outputs if one.name == name), None)
-        if entry is None or entry.content is not None:
-            return None if entry is None else entry.content
-        path = GuestFiles(job, {}, self._outputs(job), 0).place(name, entry.sha256)
+        return self.content(job, entry) if entry is not None else None
+
+    def content(self, job: GuestJob, entry: OutputEntry) -> bytes | Path | None:
+        """Give what an output holds, or the file in which that lies; None where it never came."""
+        if entry.content is not None:
+            return entry.content
+        path = GuestFiles(job, {}, self._outputs(job), 0).place(entry.name, entry.sha256)
         return path if path.is_file() else None
 
     def last_line(self, vm: str) -> str:

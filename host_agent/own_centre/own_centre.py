@@ -36,6 +36,9 @@ from schemas.jobs import (
     JobRequest,
     JobWithdraw,
     Outcome,
+    OutputEntry,
+    ToldFile,
+    ToldRef,
 )
 
 log = logging.getLogger(__name__)
@@ -62,6 +65,26 @@ class OwnCentre:
         self._asking: int | None = None
         self._assigned: asyncio.Future[None] | None = None
         self._words = TokenBuckets(WORDS, WORDS_PER_S)
+        #: By name, as it was told of: files that are to go, and outputs that are wanted early.
+        self._removes: dict[str, ToldFile] = {}
+        self._wants: dict[str, ToldFile] = {}
+
+    def told(self, name: str) -> ToldFile | None:
+        """Give a file of the job's as the guest has told of it last; None where there is none, or the job has ended."""
+        return next((one for one in self.holding.told if one.name == name), None) if self.holding is not None else None
+
+    def remove(self, told: ToldFile) -> None:
+        """Have a file removed in the guest, as it was told of; one that has changed since stays."""
+        self._removes[told.name] = told
+
+    def want(self, told: ToldFile) -> None:
+        """Have an output now, as it was told of; ``early`` gives it once it has come."""
+        self._wants[told.name] = told
+
+    def early(self, name: str) -> OutputEntry | None:
+        """Give an output that was wanted and has come; None before that."""
+        stored = self.holding.stored if self.holding is not None else []
+        return next((one for one in stored if one.name == name and self._files.is_here(one)), None)
 
     @property
     def end(self) -> GuestJobEnd | None:
@@ -132,9 +155,25 @@ class OwnCentre:
         stop = self._order.look(held, counts=is_there)
         ours = [one for one in beat.holding if one.attempt == self._order.attempt and one.job == self._order.job.ref]
         self.holding = ours[0] if ours else None
-        self._say(road, JobBeatAnswer(call=beat.id, server_time_ms=_now_ms(), stop=stop))
+        answer = JobBeatAnswer(
+            call=beat.id,
+            server_time_ms=_now_ms(),
+            stop=stop,
+            removes=self._refs(self._removes),
+            wants=[ref for ref in self._refs(self._wants) if self.early(ref.name) is None],
+        )
+        self._say(road, answer)
         self._assign(road)
         self.on_change()
+
+    def _refs(self, of: dict[str, ToldFile]) -> list[ToldRef]:
+        """Name files by the attempt that counts; those that are as they were told of no more are forgotten."""
+        for name, told in [*of.items()]:
+            now = self.told(name)
+            if now is None or (of is self._removes and now.mtime_ns != told.mtime_ns):
+                del of[name]
+        job, attempt = self._order.job.ref, self._order.attempt
+        return [ToldRef(job=job, attempt=attempt, name=name, mtime_ns=told.mtime_ns) for name, told in of.items()]
 
     def _on_completion(self, road: Road, completion: JobCompletion) -> None:
         lacking = [entry.name for entry in completion.outputs if not self._files.is_here(entry)]
@@ -175,7 +214,7 @@ class OwnCentre:
             outputs=list(job.outputs),
             wall_time_s=job.wall_time_s,
             grace_s=job.grace_s,
-            fraction_done=job.fraction_done,
+            tells=list(job.tells),
         )
         self._asking = None
         self._assigned = self._say(road, assign)

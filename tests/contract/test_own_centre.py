@@ -123,12 +123,33 @@ async def test_one_that_fails_says_how(alone: Alone) -> None:
     assert "7" in end.cause
 
 
-async def test_how_much_is_done_comes_with_the_beats(alone: Alone, tmp_path: Path) -> None:
-    job = script("echo 0.25 > done; while [ ! -e go ]; do sleep 0.1; done", fraction_done="done")
+async def test_files_are_told_of_removed_and_had_early_while_the_job_runs(alone: Alone) -> None:
+    job = script(
+        "mkdir d; echo 0.25 > d/done; head -c 100000 /dev/zero > early; ln -s /etc/passwd out; while [ -e d/done ]; do"
+        " sleep 0.1; done; echo it went",
+        tells=("d/done", "early", "out", "not-there"),
+        outputs=(Output(name="early"),),
+    )
     centre = await alone.order(job)
     await alone.start()
 
-    await eventually(lambda: centre.holding is not None and centre.holding.fraction_done == 0.25)
+    await eventually(lambda: centre.told("d/done") is not None and centre.told("early") is not None)
+    done, early = centre.told("d/done"), centre.told("early")
+    assert done is not None
+    assert early is not None
+    assert (done.content, early.size, centre.told("not-there")) == (b"0.25\n", 100_000, None)
+    assert centre.told("out") is None, "a link leads out of the job's directory"
+    centre.want(early)
+    await eventually(lambda: centre.early("early") is not None)
+    entry = centre.early("early")
+    assert entry is not None
+    content = alone.host.content(job, entry)
+    assert isinstance(content, Path)
+    assert content.read_bytes() == bytes(100_000)
+    centre.remove(done)
+
+    end = await ended(centre)
+    assert (end.outcome, alone.read(job, end, "stdout")) == (Outcome.DONE, b"it went\n")
 
 
 async def test_the_job_goes_on_where_the_host_agent_is_another_one(alone: Alone) -> None:
