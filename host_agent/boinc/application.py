@@ -185,12 +185,14 @@ class _Session:
         guests = self._guests(progress, arguments, wakeup) if plan.guests else None
         if guests is not None:
             cpu.meters.append(lambda: guests.cpu_s)
+            family.machines = guests.processes
         self._at_work = WrapperRun(
             plan,
             self._names,
             programs,
             progress,
             self._link,
+            family,
             wakeup,
             disk_bytes=self._data.disk_bound_bytes,
             holds_up_softly=arguments.uses_tstp,

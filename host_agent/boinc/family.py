@@ -1,8 +1,8 @@
 """All processes that belong to a task: what was started for it, and what those have started, in whatever way.
 
 They bear the mark of the slot, or are linked to what does; one that has shed both is our child as soon as its parent
-has ended, since we inherit orphans. A process that is not ours to signal is left, and told of. Those of a virtual
-machine bear the mark of that, and are its driver's.
+has ended, since we inherit orphans. A process that is not ours to signal is left, and told of. Those of virtual machines
+are their driver's; by no mark that anybody could bear, but as that knows them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,6 @@ def inherit_orphans() -> None:
 class _Marks(NamedTuple):
     is_ours: bool = False
     is_daemon: bool = False
-    #: It is of a virtual machine of this slot.
-    is_machine: bool = False
 
 
 class Family:
@@ -62,6 +60,8 @@ class Family:
     def __init__(self, slot: Path) -> None:
         self._slot = slot
         self._mark = f"{MARK}={slot}".encode()
+        #: Gives the processes of virtual machines.
+        self.machines: Callable[[], set[int]] = set
         #: Of processes by pid and start, what marks they bear.
         self._known: dict[tuple[int, int], _Marks] = {}
 
@@ -81,7 +81,7 @@ class Family:
         me = os.getpid()
         stats = {one.pid: one for one in all_processes() if not one.is_dead and one.pid != me}
         self._known = {(pid, stat.started): self._marks(stat) for pid, stat in stats.items()}
-        machines = {pid for pid, stat in stats.items() if self._known[pid, stat.started].is_machine}
+        machines = self.machines()
         members = {pid for pid, stat in stats.items() if stat.parent == me or self._known[pid, stat.started].is_ours}
         members -= machines
         while grown := {
@@ -105,8 +105,7 @@ class Family:
         except OSError:  # another user's, or gone
             return _Marks()
         is_ours = self._mark in environment
-        is_machine = any(one.startswith(self._mark + b"/") for one in environment)
-        return _Marks(is_ours, is_ours and OF_DAEMON.encode() in environment, is_machine)
+        return _Marks(is_ours, is_ours and OF_DAEMON.encode() in environment)
 
     def cpu_s(self) -> float:
         """Add up the CPU time of all, and of those that have ended, seconds. Parents are looked at first: what a child

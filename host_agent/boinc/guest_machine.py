@@ -54,6 +54,10 @@ class GuestMachine:
 
     async def up(self) -> None:
         """Have it run or stand still, with all that can be had of what it did before. Raises HostError."""
+        await self._bring_up()
+        await self.look()
+
+    async def _bring_up(self) -> None:
         state = await self._host.statuses.state(self.vm)
         if state is VmState.SAVED:
             if await self._tried(Verb.START, "goes on from its saved state"):

@@ -107,6 +107,10 @@ class GuestRun:
         """CPU time of all machines that is counted nowhere else, seconds."""
         return sum(machine.cpu_s for machine in self._machines.values())
 
+    def processes(self) -> set[int]:
+        """Give the processes of the machines."""
+        return {machine.pid for machine in self._machines.values()} - {0}
+
     async def open(self) -> None:
         """Find what an earlier run has left. Raises HostError, OSError."""
         await self._host.open()

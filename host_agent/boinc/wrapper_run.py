@@ -54,6 +54,7 @@ class WrapperRun:
         programs: Programs,
         progress: Progress,
         link: ClientLink,
+        family: Family,
         wakeup: Wakeup,
         *,
         disk_bytes: float = 0.0,
@@ -64,7 +65,7 @@ class WrapperRun:
         self._progress, self._link = progress, link
         self._archives = ArchiveWork(plan, names, link, disk_bytes)
         self._holds_up_softly = holds_up_softly
-        self._slot, self._family = names.slot, Family(names.slot)
+        self._slot, self._family = names.slot, family
         self._wakeup, self._guests = wakeup, guests
         self._orphans = Orphans()
         if guests is not None:
