@@ -63,7 +63,7 @@ def _plan(words: list[str]) -> NoReturn:
             sys.exit(f"{file}: {error}")
         except OSError as error:
             sys.exit(f"{file}: {error.strerror}; name a job file of BOINC's, such as job.xml")
-        for warned in plan.warnings:
+        for warned in (*plan.refused, *plan.warnings):
             print(f"{file}: {warned}", file=sys.stderr)  # noqa: T201
         print(msgspec.json.format(msgspec.json.encode(plan), indent=2).decode())  # noqa: T201
     sys.exit(0)

@@ -26,7 +26,8 @@ from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, Reserve, SlotEnding, finished, put_off
 from host_agent.boinc.family import Family, inherit_orphans
 from host_agent.boinc.frozen import clear_unpacked, end_with_starter
-from host_agent.boinc.guest_run import GuestRun, needs_of
+from host_agent.boinc.guest_needs import needs_of
+from host_agent.boinc.guest_run import GuestRun
 from host_agent.boinc.guest_tasks import GuestTasks
 from host_agent.boinc.init_data import InitData, read_init_data
 from host_agent.boinc.job_files import read_plan
@@ -159,7 +160,7 @@ class _Session:
         end_with_starter()
         try:
             plan, file = read_plan(self._names)
-            passes_all = any(task.appends_arguments for task in plan.runs)
+            passes_all = plan.is_vbox or any(task.appends_arguments for task in plan.tasks)
             arguments = read_arguments(words, passes_all=passes_all)
         except JobFileError as error:
             return finished(ExitCode.JOB_FILE, str(error))
@@ -167,6 +168,8 @@ class _Session:
             return finished(ExitCode.INIT_FAILURE, str(error))
         for warned in plan.warnings:
             log.warning("job file: %s", warned)
+        if plan.refused:
+            return finished(ExitCode.JOB_FILE, f"job file: {plan.refused[0]}")
         try:
             return await self._carry_out(plan, file, arguments)
         except OSError as error:
@@ -212,7 +215,7 @@ class _Session:
             GuestTasks(self._names, self._data, arguments),
             progress,
             self._link,
-            needs_of(self._data, arguments.nthreads),
+            needs_of(self._data, arguments),
             CheckpointTurn(self._names.project),
             wakeup,
         )

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from host_agent.errors import WrongArguments
 
+#: Words of vboxwrapper's with a number.
+_OF_VBOX = ("--memory_size_mb", "--vmimage")
 _PASS_ON = "--passthrough_child"
 USAGE = (
     "host_agent under BOINC takes --nthreads N, --device N, --trickle SECONDS, --use_tstp, "
@@ -25,6 +27,8 @@ class Arguments(Struct, frozen=True, kw_only=True):
     trickle_s: float = 0.0
     #: Hold tasks up by a signal that they may refuse.
     uses_tstp: bool = False
+    #: Memory of a virtual machine, MiB; 0: what its job file says.
+    memory_mib: int = 0
     #: For tasks that take arguments of ours.
     passed_on: tuple[str, ...] = ()
 
@@ -50,7 +54,7 @@ def _read(words: list[str], *, is_strict: bool, passed_on: tuple[str, ...]) -> A
     rest = list(words)
     while rest:
         word = rest.pop(0)
-        if word in ("--nthreads", "--device", "--trickle"):
+        if word in ("--nthreads", "--device", "--trickle") or (word in _OF_VBOX and not is_strict):
             value = _number(rest[0] if rest else "")
             if value is None and is_strict:
                 raise WrongArguments(f"{word} {''.join(rest[:1])[:40]!r}: must be a number from 0 to 1e9; {USAGE}")
@@ -66,6 +70,7 @@ def _read(words: list[str], *, is_strict: bool, passed_on: tuple[str, ...]) -> A
         device=int(found.get("--device", -1)),
         trickle_s=float(found.get("--trickle", 0.0)),
         uses_tstp="--use_tstp" in found,
+        memory_mib=int(found.get("--memory_size_mb", 0)),
         passed_on=passed_on,
     )
 

@@ -53,6 +53,10 @@ class SlotEnding(Struct, frozen=True, kw_only=True):
     is_finished: bool = False
     #: Seconds until the client tries again; 0: as soon as it likes.
     delay_s: int = 0
+    #: The reason is shown to the volunteer as a notice.
+    is_notice: bool = False
+    #: What runs has got on, and is saved: it is put off by its own will.
+    is_saved: bool = False
 
     @property
     def is_for_good(self) -> bool:
@@ -62,9 +66,12 @@ class SlotEnding(Struct, frozen=True, kw_only=True):
     def leave(self, slot: Path) -> None:
         """Leave word of it in the slot, where word is due. Raises OSError: then the client starts us again."""
         if self.is_finished:
-            durable.replace(slot / FINISHED, finish_text(self.status, self.reason).encode(), mode=0o644)
+            durable.replace(
+                slot / FINISHED, finish_text(self.status, self.reason, is_notice=self.is_notice).encode(), mode=0o644
+            )
         elif self.delay_s:
-            durable.replace(slot / TEMPORARY_EXIT, temporary_exit_text(self.delay_s, self.reason).encode(), mode=0o644)
+            text = temporary_exit_text(self.delay_s, self.reason, is_notice=self.is_notice)
+            durable.replace(slot / TEMPORARY_EXIT, text.encode(), mode=0o644)
 
 
 def finished(status: int = 0, reason: str = "") -> SlotEnding:

@@ -1,8 +1,8 @@
 """All processes that belong to a task: what was started for it, and what those have started, in whatever way.
 
 They bear the mark of the slot, or are linked to what does; one that has shed both is our child as soon as its parent
-has ended, since we inherit orphans. A process that is not ours to signal is left, and told of. Those of virtual machines
-are their driver's; by no mark that anybody could bear, but as that knows them.
+has ended, since we inherit orphans. A process that is not ours to signal is left, and told of. Those of virtual
+machines are their driver's: by no mark, which anybody could bear, but as that knows them.
 """
 
 from __future__ import annotations

@@ -13,66 +13,31 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
-
-from msgspec import Struct
 
 from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.checkpoint_turn import CheckpointTurn
 from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
+from host_agent.boinc.guest_care import STEP_S, GuestCare
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, fraction_in, status_of
-from host_agent.boinc.init_data import InitData
-from host_agent.boinc.plan import GuestPlan, TaskPlan
+from host_agent.boinc.guest_needs import GuestNeeds
+from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, status_of
+from host_agent.boinc.plan import GuestPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.project_images import DEFAULT_IMAGE
-from host_agent.errors import GuestSilent, HostError, Interrupted, UnknownVm
+from host_agent.boinc.triggers import Triggers, ending_of
+from host_agent.errors import HostError, Interrupted, UnknownVm
 from host_agent.own_centre.guest_job import GuestJob, GuestJobEnd
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.own_centre.own_centre import OwnCentre
-from host_agent.verbs import AT_REST
-from schemas.jobs import Outcome
+from schemas.jobs import Outcome, OutputEntry
 from schemas.plain_text import plain
 from schemas.vms import VmCreate, VmState
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-#: Between two steps where nothing happens, and between two looks at what takes long, seconds.
-STEP_S, LOOK_S = 0.5, 0.1
-#: The client kills who has not ended a minute after it was told to: so long a machine may take to be saved, seconds.
+#: The client kills who has not ended a minute after it was told to: so long machines may take to be saved, seconds.
 SAVE_S = 45.0
-#: A guest that says nothing for so long while its machine runs is as good as dead, seconds: it may boot meanwhile.
-SILENT_S = 1200.0
-#: Ends of its own without a checkpoint between them, after which a machine is left for later.
-MOST_CRASHES = 3
-#: How often a machine that stands still for want of something is let go on again, seconds; and until it is left.
-STUCK_AGAIN_S, STUCK_S = 10.0, 300.0
-#: Memory of the volunteer's that stays free, MiB, and the disk of a guest, as large as it may grow.
-SPARE_MIB, DISK_MIB = 64, 8192
-
-
-class GuestNeeds(Struct, frozen=True, kw_only=True):
-    """What guests of a task may have."""
-
-    cpus: int = 1
-    disk_mib: int = DISK_MIB
-    output_bytes: int = 64 << 30
-    checkpoint_s: float = 0.0
-
-
-def needs_of(data: InitData, nthreads: int) -> GuestNeeds:
-    """Say what the client lets the guests of a task have."""
-    bound_mib = int(data.disk_bound_bytes) >> 20
-    cpus = nthreads or max(1, round(data.ncpus))
-    return GuestNeeds(
-        cpus=min(cpus, 32),
-        disk_mib=max(1024, min(bound_mib, DISK_MIB)) if bound_mib else DISK_MIB,
-        output_bytes=int(data.disk_bound_bytes) or (64 << 30),
-        checkpoint_s=data.checkpoint_period_s,
-    )
 
 
 class GuestRun:
@@ -90,12 +55,10 @@ class GuestRun:
     ) -> None:
         self._host, self._tasks, self._progress, self._link = host, tasks, progress, link
         self._needs, self._turn, self._wakeup = needs, turn, wakeup
+        self._care = GuestCare(host, link, wakeup)
         host.on_change = wakeup.wake
         self._machines: dict[str, GuestMachine] = {}
-        self._machine: GuestMachine | None = None
-        self._crashes = 0
-        self._heard_s = self._since_s = time.monotonic()
-        self._stuck_since_s: float | None = None
+        self._since_s = time.monotonic()
         self._trouble = ""
         #: Called in each step: what else there is to be seen to.
         self.on_step: Callable[[], Awaitable[None]] = _nothing
@@ -121,7 +84,7 @@ class GuestRun:
         try:
             if ending.is_for_good:
                 await self._each("removed", GuestMachine.delete)
-            elif not ending.delay_s:
+            elif not ending.delay_s or ending.is_saved:
                 await self._each("saved", _saved)
         finally:
             with contextlib.suppress(HostError):
@@ -131,12 +94,16 @@ class GuestRun:
     async def run(self, task: TaskPlan, guest: GuestPlan, number: int, *, is_last: bool) -> SlotEnding | None:
         """Carry out one task, the ``number``-th; None when it is done, and else how all of it ends. Raises HostError,
         OSError, and Interrupted where the client wants an end."""
+        guest = await asyncio.to_thread(self._tasks.settle, task, guest)
         job = self._tasks.job(task, guest, number)
         machine = await self._made(guest)
         centre = await self._host.order(machine.vm, job, most_bytes=self._needs.output_bytes)
         if centre.end is None:
-            await self._unless_ending(machine.up())
-            await self._follow(machine, task, guest, centre)
+            await self._care.unless_ending(machine.up())
+            ending = await self._follow(machine, task, guest, job, centre)
+            if ending is not None:
+                await self._take_early(task, guest, job, centre)
+                return ending
         end = centre.end
         assert end is not None
         ending = await self._conclude(task, guest, job, end)
@@ -150,53 +117,65 @@ class GuestRun:
             wanted = VmCreate(
                 name=f"machine-{len(self._machines) + 1}",
                 cpus=self._needs.cpus,
-                memory_mib=guest.memory_mib,
+                memory_mib=self._needs.memory_mib or guest.memory_mib,
                 disk_mib=self._needs.disk_mib,
                 image=guest.image or DEFAULT_IMAGE,
             )
             machine = self._machines[guest.name] = GuestMachine(self._host, wanted)
-            await self._unless_ending(machine.make())
-        self._machine = self._machines[guest.name]
-        return self._machine
+            await self._care.unless_ending(machine.make())
+        return self._machines[guest.name]
 
-    async def _follow(self, machine: GuestMachine, task: TaskPlan, guest: GuestPlan, centre: OwnCentre) -> None:
-        """See to the machine until its job has ended."""
+    async def _follow(
+        self, machine: GuestMachine, task: TaskPlan, guest: GuestPlan, job: GuestJob, centre: OwnCentre
+    ) -> SlotEnding | None:
+        """See to the machine until its job has ended: None then, and else how all of it ends."""
         every_s = max(guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
         due_s = time.monotonic() + every_s + random.uniform(0, every_s)
-        self._heard_s = self._since_s = time.monotonic()
+        triggers = self._triggers(guest, job, centre)
+        self._care.begin()
+        self._since_s = time.monotonic()
         while centre.end is None:
-            self._refuse_to_go_on()
+            self._care.refuse_to_go_on()
             await self.on_step()
-            state = await self._step(machine, task, centre)
-            if state is VmState.RUNNING and time.monotonic() >= due_s and self._turn.take():
+            state = await self._care.step(machine)
+            self._take_time(state)
+            self._tell(machine, task, centre, triggers)
+            if triggers is not None and (ending := triggers.look(self._progress.runtime_s)) is not None:
+                return ending
+            if state is VmState.RUNNING and guest.checkpoint_s and time.monotonic() >= due_s and self._turn.take():
                 try:
-                    await self._unless_ending(self._checkpoint(machine))
+                    await self._care.unless_ending(self._checkpoint(machine))
                 finally:
                     self._turn.give_back()
                     due_s = time.monotonic() + every_s
             await self._wakeup.sleep(STEP_S)
+        return None
 
-    async def _step(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre) -> VmState:
-        state = await machine.look()
-        self._take_time(state)
-        self._tell(machine, task, centre)
-        if state in AT_REST or state is VmState.SAVED:
-            await self._bring_back(machine)
-        elif state is VmState.STUCK:
-            await self._free(machine)
-        else:
-            self._stuck_since_s = None
-            await self._follow_suspension(machine, state)
-        self._listen(machine, centre, state)
-        return state
+    def _triggers(self, guest: GuestPlan, job: GuestJob, centre: OwnCentre) -> Triggers | None:
+        if guest.shared is None:
+            return None
 
-    def _tell(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre) -> None:
+        def upload(name: str, entry: OutputEntry) -> str:
+            return self._tasks.place_early(guest, name, self._host.content(job, entry))
+
+        return Triggers(guest.shared, guest.outputs, centre, self._link.outgoing, upload)
+
+    async def _take_early(self, task: TaskPlan, guest: GuestPlan, job: GuestJob, centre: OwnCentre) -> None:
+        """Put the outputs where they belong that have come before an end that the job did not make itself."""
+        early = ((name, centre.early(name)) for name in guest.outputs)
+        found = {name: self._host.content(job, entry) for name, entry in early if entry is not None}
+        await asyncio.to_thread(self._tasks.place, task, guest, found)
+
+    def _tell(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre, triggers: Triggers | None) -> None:
         """Tell the client how far it is, and people what is in the way."""
         held = centre.holding
         self._progress.status.other_pid = machine.pid
-        told = centre.told(task.fraction_done) if task.fraction_done else None
-        self._progress.look(fraction_in(told.content) if told is not None else 0.0)
+        if triggers is not None:
+            fraction = triggers.fraction(task.fraction_done, self._progress.runtime_s)
+        else:
+            fraction = self._tasks.fraction(task, centre)
+        self._progress.look(fraction)
         trouble = centre.trouble or (plain(held.trouble) if held is not None else "")
         if trouble != self._trouble:
             log.warning("the job in the guest waits: %s", trouble or "no more")
@@ -207,57 +186,6 @@ class GuestRun:
         if state is VmState.RUNNING:
             self._progress.runtime_s += now_s - self._since_s
         self._since_s = now_s
-
-    async def _follow_suspension(self, machine: GuestMachine, state: VmState) -> None:
-        wanted = self._link.will.is_suspended
-        try:
-            if wanted and state is VmState.RUNNING:
-                await machine.pause()
-                log.info("suspended: the virtual machine stands still")
-            elif not wanted and state is VmState.PAUSED:
-                await self._unless_ending(machine.resume())
-                self._heard_s = time.monotonic()
-                log.info("resumed: the virtual machine goes on")
-        except Interrupted:
-            raise
-        except HostError as error:
-            # The next step looks how it is, and tries again.
-            log.error("the virtual machine does not obey: %s", error)
-
-    async def _bring_back(self, machine: GuestMachine) -> None:
-        self._crashes += 1
-        if self._crashes > MOST_CRASHES:
-            raise GuestSilent(f"the virtual machine has ended by itself {self._crashes} times without getting on")
-        log.warning("the virtual machine has ended by itself (%d of %d)", self._crashes, MOST_CRASHES)
-        await self._unless_ending(machine.up())
-        self._heard_s = time.monotonic()
-
-    async def _free(self, machine: GuestMachine) -> None:
-        """A machine stands still for want of something of this host's, as a disk: let it go on as soon as it may."""
-        now_s = time.monotonic()
-        if self._stuck_since_s is None:
-            self._stuck_since_s = now_s
-            log.warning("the virtual machine waits for this computer: is the disk full?")
-        elif now_s - self._stuck_since_s > STUCK_S:
-            raise GuestSilent("the virtual machine waits for this computer for minutes: is the disk full?")
-        try:
-            await self._unless_ending(machine.resume())
-        except Interrupted:
-            raise
-        except HostError:
-            deadline = now_s + STUCK_AGAIN_S
-            while time.monotonic() < deadline:
-                self._refuse_to_go_on()
-                await self._wakeup.sleep(STEP_S)
-
-    def _listen(self, machine: GuestMachine, centre: OwnCentre, state: VmState) -> None:
-        """Count for how long a guest has said nothing. Raises GuestSilent."""
-        now_s = time.monotonic()
-        if state is not VmState.RUNNING or self._host.guests.facts(machine.vm) is not None:
-            self._heard_s = now_s
-        elif now_s - self._heard_s > SILENT_S:
-            last = self._host.last_line(machine.vm)
-            raise GuestSilent(f"the guest says nothing for {SILENT_S / 60:g} minutes; its console ended with: {last!r}")
 
     async def _checkpoint(self, machine: GuestMachine) -> None:
         """Keep the machine as it is. What comes between is told, and the last one stands."""
@@ -273,42 +201,29 @@ class GuestRun:
                 last = await machine.last_checkpoint()
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
             return
-        self._crashes = 0
+        self._care.got_on()
         self.on_progress()
         self._progress.checkpoint()
         log.info("%s is written, in %.1f s", name, time.monotonic() - began_s)
 
     async def _conclude(self, task: TaskPlan, guest: GuestPlan, job: GuestJob, end: GuestJobEnd) -> SlotEnding | None:
         """Put the outputs where they belong, and say how all of it ends; None where the next task comes."""
-        found = {name: self._host.output(job, end, name) for name in (STATUS, STDOUT, STDERR, *guest.outputs)}
+        shared = guest.shared or SharedPlan()
+        wanted = (STATUS, STDOUT, STDERR, *guest.outputs, *filter(None, [shared.completion]))
+        found = {name: self._host.output(job, end, name) for name in wanted}
         lacking = await asyncio.to_thread(self._tasks.place, task, guest, found)
         where = f"{task.application} (line {task.line} of the job file)"
         status = status_of(found[STATUS])
+        if (said := found.get(shared.completion)) is not None:
+            return ending_of(said if isinstance(said, bytes) else said.read_bytes()[:_MOST_OF_A_TRIGGER])
         if end.outcome is not Outcome.DONE or status is None:
             return finished(ExitCode.CHILD_FAILED, f"{where} did not end well in its guest: {plain(end.cause)}")
         if status != 0:
             return finished(ExitCode.CHILD_FAILED, f"{where} ended with status {status}; {_last_line(found[STDERR])}")
-        if lacking:
+        if lacking and guest.shared is None:
             return finished(ExitCode.NO_OUTPUT, f"{where} has not made {', '.join(lacking)}")
         log.info("%s has ended well, in attempt %d", task.application, end.attempt)
         return None
-
-    def _refuse_to_go_on(self) -> None:
-        if self._link.will.must_end:
-            raise Interrupted("the client wants an end")
-
-    async def _unless_ending(self, work: Awaitable[T]) -> T:
-        """Do what takes long, and break it off when the client wants an end. Raises Interrupted then."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done():
-                self._refuse_to_go_on()
-                await asyncio.wait([task], timeout=LOOK_S)
-            return await task
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
 
     async def _each(self, how: str, act: Callable[[GuestMachine], Awaitable[None]]) -> None:
         deadline = asyncio.get_running_loop().time() + SAVE_S
@@ -324,6 +239,9 @@ class GuestRun:
                     last = await machine.last_checkpoint()
                 text = str(error) or f"it takes longer than {SAVE_S:g} s"
                 log.error("the virtual machine is not %s: %s; %s stands", how, text, last or "the beginning")
+
+
+_MOST_OF_A_TRIGGER = 16 << 10
 
 
 async def _saved(machine: GuestMachine) -> None:

@@ -18,10 +18,14 @@ from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.command_words import MOST_BYTES, MOST_WORDS, expand, split
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import GuestPlan, TaskPlan
+from host_agent.boinc.shared_directory import SharedDirectory
 from host_agent.boinc.slot_names import SlotNames, open_plain
+from host_agent.boinc.vbox_job import SHARED
 from host_agent.errors import BadName, JobFileError
 from host_agent.own_centre.guest_job import GivenFile, GuestJob
+from host_agent.own_centre.own_centre import OwnCentre
 from schemas.description import Output
+from schemas.jobs import MOST_TOLD
 
 #: What the agent keeps in a job's directory: how the program ended, and what it printed.
 STATUS, STDOUT, STDERR = "vc.status", "vc.stdout", "vc.stderr"
@@ -38,6 +42,17 @@ class GuestTasks:
 
     def __init__(self, names: SlotNames, data: InitData, arguments: Arguments) -> None:
         self._names, self._data, self._arguments = names, data, arguments
+        self._shared = SharedDirectory(names, arguments)
+
+    def settle(self, task: TaskPlan, guest: GuestPlan) -> GuestPlan:
+        """Give the plan with all that goes in and comes out, as far as that is known only now. Blocking. Raises
+        JobFileError, OSError."""
+        return guest if guest.shared is None else self._shared.settle(guest, guest.shared, task.line)
+
+    def fraction(self, task: TaskPlan, centre: OwnCentre) -> float:
+        """Say how much is done, as the job says."""
+        told = centre.told(task.fraction_done) if task.fraction_done else None
+        return fraction_in(told.content) if told is not None else 0.0
 
     def job(self, task: TaskPlan, guest: GuestPlan, number: int) -> GuestJob:
         """Make the job of a guest of the task that is the ``number``-th. Raises JobFileError, OSError."""
@@ -51,9 +66,9 @@ class GuestTasks:
             inputs=tuple(self._inputs(task, guest)),
             outputs=(
                 Output(name=STATUS),
-                *(Output(name=name, optional=True) for name in (STDOUT, STDERR, *guest.outputs)),
+                *(Output(name=name, optional=True) for name in _outputs(guest)),
             ),
-            tells=(task.fraction_done,) if task.fraction_done else (),
+            tells=_tells(task, guest),
         )
 
     def place(self, task: TaskPlan, guest: GuestPlan, found: Mapping[str, bytes | Path | None]) -> list[str]:
@@ -66,15 +81,24 @@ class GuestTasks:
         for name in guest.outputs:
             if (content := found.get(name)) is not None:
                 with _naming(task, "copy_file_from_VM"):
-                    _write(self._names.target(name), content, os.O_TRUNC)
+                    _write(self._names.target(self._logical(guest, name)), content, os.O_TRUNC)
         return [name for name in guest.outputs if found.get(name) is None]
 
-    def placed(self) -> None:
-        """What was placed is counted: the next task's goes behind it. Raises OSError."""
-        (self._names.slot / _BEFORE).unlink(missing_ok=True)
+    def place_early(self, guest: GuestPlan, name: str, content: bytes | Path | None) -> str:
+        """Put an output where it belongs before the end, and give its logical name; empty where it is none by which the
+        client could be asked for it. Raises OSError."""
+        logical = self._logical(guest, name)
+        if content is None or "/" in logical or not self._shared.is_output(logical):
+            return ""
+        _write(self._names.target(logical), content, os.O_TRUNC)
+        return logical
+
+    def _logical(self, guest: GuestPlan, name: str) -> str:
+        return name if guest.shared is None else self._shared.logical(name)
 
     def _program(self, task: TaskPlan, guest: GuestPlan) -> str:
-        return f"./{task.application.removeprefix('./')}" if guest.copies_application else task.application
+        is_file = guest.copies_application or guest.shared is not None
+        return f"./{task.application.removeprefix('./')}" if is_file else task.application
 
     def _inputs(self, task: TaskPlan, guest: GuestPlan) -> list[GivenFile]:
         names = dict.fromkeys(guest.inputs, "copy_file_to_VM")
@@ -82,11 +106,11 @@ class GuestTasks:
             names.setdefault(task.stdin, "stdin_filename")
         if guest.copies_application:
             names[task.application.removeprefix("./")] = "application"
-        return [self._given(task, tag, name) for name, tag in names.items()]
+        return [self._given(task, guest, tag, name) for name, tag in names.items()]
 
-    def _given(self, task: TaskPlan, tag: str, name: str) -> GivenFile:
+    def _given(self, task: TaskPlan, guest: GuestPlan, tag: str, name: str) -> GivenFile:
         with _naming(task, tag):
-            path = self._names.source(name)
+            path = self._names.source(name if guest.shared is None else f"{SHARED}/{name}")
             os.close(open_plain(path, os.O_RDONLY))
             # What goes into a guest may be run there: it is not this machine's.
             return GivenFile(name=name, path=path, is_executable=True)
@@ -118,6 +142,18 @@ class GuestTasks:
             before[key] = target.stat().st_size if target.exists() else 0
             durable.replace(path, msgspec.json.encode(before))
         _write(target, content or b"", 0, at=before[key])
+
+
+def _outputs(guest: GuestPlan) -> tuple[str, ...]:
+    shared = guest.shared
+    more = (shared.completion,) if shared is not None and shared.completion else ()
+    return tuple(dict.fromkeys((STDOUT, STDERR, *guest.outputs, *more)))
+
+
+def _tells(task: TaskPlan, guest: GuestPlan) -> tuple[str, ...]:
+    """Name the files of which the host is told while the job runs; of outputs as many as there is room for."""
+    speaks = (task.fraction_done, *(guest.shared.names + guest.outputs if guest.shared is not None else ()))
+    return tuple(dict.fromkeys(name for name in speaks if name))[:MOST_TOLD]
 
 
 def status_of(content: bytes | Path | None) -> int | None:

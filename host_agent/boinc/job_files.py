@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 
 from host_agent.boinc.job_xml import read_job_xml
-from host_agent.boinc.markup import MOST_BYTES
+from host_agent.boinc.markup import MOST_BYTES, root_of
 from host_agent.boinc.plan import RunPlan
 from host_agent.boinc.slot_files import JOB, VBOX_JOB
 from host_agent.boinc.slot_names import SlotNames, open_plain
+from host_agent.boinc.vbox_job import ROOT as VBOX_ROOT
+from host_agent.boinc.vbox_job import read_vbox_job
 from host_agent.errors import BadName, JobFileError
 
 
@@ -34,6 +36,5 @@ def read_plan_file(path: Path, name: str = "") -> RunPlan:
     """Read a job file; ``name`` is what the job calls it. Raises JobFileError, BadName, OSError."""
     with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
         body = file.read(MOST_BYTES + 1)
-    if (name or path.name).startswith("vbox_job"):
-        raise JobFileError(0, "", f"{name or path.name}: job files of vboxwrapper are not carried out by this version")
-    return read_job_xml(body)
+    is_vbox = name == VBOX_JOB or (not name and root_of(body) == VBOX_ROOT)
+    return read_vbox_job(body) if is_vbox else read_job_xml(body)

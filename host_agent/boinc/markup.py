@@ -70,6 +70,15 @@ def read_root(body: bytes, roots: Collection[str]) -> Tag:
     raise JobFileError(1, "", f"there is no {_or(roots)}; is this a job file?")
 
 
+def root_of(body: bytes) -> str:
+    """Name the first tag; empty where there is none that can be read."""
+    try:
+        text = _text(body)
+        return next((token["name"] for _, token in _tokens(text, _Lines(text)) if token is not None), "")
+    except JobFileError:
+        return ""
+
+
 def _take(opened: list[_Open], name: str, line: int, *, is_end: bool, is_empty: bool) -> Tag | None:
     """Let a tag begin or end; give the root once it has ended."""
     if is_end:

@@ -7,6 +7,33 @@ import msgspec
 from host_agent.boinc.fields import Warned
 
 
+class SharedPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a guest shares with the slot, as vboxwrapper's do: a directory in which its job runs, and files in it by
+    which the job speaks. Names are those in that directory."""
+
+    #: Files of the slot that are copied there once.
+    copies: tuple[str, ...] = ()
+    #: The arguments are in the file ``cmdline`` there.
+    has_arguments: bool = False
+    #: When it has run for so long it has succeeded, seconds; 0: when it ends.
+    duration_s: float = 0.0
+    #: A file that must change while it runs, at least so often, seconds.
+    heartbeat: str = ""
+    heartbeat_s: float = 600.0
+    #: When it is there the job has ended, with the status that is in it; and is put off, for as long as it says.
+    completion: str = ""
+    temporary_exit: str = ""
+    #: What is written there goes to the project, each time; and as soon as it is there, once.
+    trickles: tuple[str, ...] = ()
+    uploads: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All files by which the job speaks."""
+        all_names = (self.heartbeat, self.completion, self.temporary_exit, *self.trickles, *self.uploads)
+        return tuple(name for name in all_names if name)
+
+
 class GuestPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The virtual machine in which a task runs, and what goes in and comes out. Names are logical."""
 
@@ -19,8 +46,10 @@ class GuestPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     memory_mib: int = 512
-    #: Time between two checkpoints at least, seconds.
+    #: Time between two checkpoints at least, seconds; 0: there are none but at the end.
     checkpoint_s: float = 600.0
+    #: None: the job is a program with files that go in and come out.
+    shared: SharedPlan | None = None
 
 
 class TaskPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,7 +94,8 @@ class ZipOutput(msgspec.Struct, frozen=True, kw_only=True):
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """See the module."""
 
-    #: ``wrapper``, BOINC's own job.xml, or ``VMwrapper``, which has tasks for virtual machines.
+    #: ``wrapper``, BOINC's own job.xml, or ``VMwrapper``, which has tasks for virtual machines, or
+    #: ``vboxwrapper``, whose one task is the machine.
     format: str
     #: Archives that are unpacked into the slot once, before all else.
     unzip: tuple[str, ...] = ()
@@ -75,6 +105,13 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The state is told to a program that shows it.
     has_graphics: bool = False
     warnings: tuple[Warned, ...] = ()
+    #: What cannot be on any driver that there is; the job is not begun then.
+    refused: tuple[Warned, ...] = ()
+
+    @property
+    def is_vbox(self) -> bool:
+        """Whether it is a job file of vboxwrapper's."""
+        return self.format == "vboxwrapper"
 
     @property
     def weight(self) -> float:

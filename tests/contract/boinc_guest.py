@@ -64,9 +64,15 @@ class GuestSlot(FakeClient):
         task = TASK.format(words=words, checkpoint_s=checkpoint_s, more=more)
         self.add("job.xml", f"<job_desc>{task}</job_desc>".encode())
 
-    def run(self) -> None:
+    def vbox_job(self, script: str, tags: str) -> None:
+        """Have a job of vboxwrapper's, whose program this is."""
+        self.add("vbox_job.xml", f"<vbox_job><enable_shared_directory/>{tags}</vbox_job>".encode())
+        self.add("shared/boinc_app", f"#!/bin/sh\n{script}\n".encode())
+        self.link("shared/late", "task_1_late")
+
+    def run(self, *words: str) -> None:
         """Start the agent."""
-        self.start([*AGENT], {**os.environ, "PYTHONPATH": str(ROOT)})
+        self.start([*AGENT, *words], {**os.environ, "PYTHONPATH": str(ROOT)})
 
     def until_done(self, fraction: float, patience_s: float = 120.0) -> None:
         self.until(lambda: self.last("fraction_done") >= fraction, f"{fraction} is done", patience_s)

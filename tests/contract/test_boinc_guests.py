@@ -194,3 +194,82 @@ def test_an_image_that_is_not_whole_is_told_with_what_to_do(
     assert code == "206"
     assert why in reason
     assert "project" in reason
+
+
+def test_a_job_of_vboxwrapper_speaks_by_files_in_its_shared_directory(make: Make) -> None:
+    slot = make()
+    (slot.slot / "out").unlink()
+    slot.vbox_job(
+        "cat cmdline copied > late; echo 0.5 > frac; echo news > told; echo early > out"
+        "; while [ -e told ]; do sleep 0.2; done"
+        "; echo more >> late; sleep 1; printf '7\\n1\\nit is over\\n' > shutdown; sleep 600",
+        "<copy_to_shared>copied</copy_to_shared><copy_cmdline_to_shared/><memory_size_mb>256</memory_size_mb>"
+        "<completion_trigger_file>shutdown</completion_trigger_file><trickle_trigger_file>told</trickle_trigger_file>"
+        "<fraction_done_filename>frac</fraction_done_filename><disable_automatic_checkpoints/>"
+        "<intermediate_upload_file>out</intermediate_upload_file>",
+    )
+    slot.add("copied", b"of the slot\n")
+    slot.link("out", "task_1_0")
+    slot.run("--nthreads", "1", "a b")
+    slot.until(lambda: slot.trickles, "a trickle comes", 120)
+    slot.until(lambda: slot.uploads, "an upload is asked for", 60)
+    slot.until_done(0.5)
+
+    slot.end(120)
+
+    assert finished(slot) == "7\nit is over\nnotice\n", slot.stderr
+    assert slot.trickles == ["<variety>told</variety>\nnews\n"]
+    assert (slot.uploads, slot.out.read_text()) == (["out"], "early\n")
+    assert (slot.project / "task_1_late").read_text() == "--nthreads 1 a bof the slot\nmore\n"
+
+
+def test_a_job_of_vboxwrapper_is_put_off_by_its_own_will_and_goes_on(make: Make) -> None:
+    slot = make()
+    slot.vbox_job(
+        "echo one > late; printf '90\\n0\\nno work now\\n' > later; while [ -e later ]; do sleep 0.2; done"
+        "; echo two >> late; touch hb; n=0; while [ $n -lt 6 ]; do sleep 1; n=$((n+1)); done; echo three >> late",
+        "<temporary_exit_trigger_file>later</temporary_exit_trigger_file><job_duration>86400</job_duration>"
+        "<disable_automatic_checkpoints/>",
+    )
+    slot.run()
+    assert slot.end(120) == 0
+
+    path = slot.slot / TEMPORARY_EXIT
+    assert path.read_text() == "90\nno work now\n\n", slot.stderr
+    path.unlink()
+    assert slot.machines() == set()
+    slot.run()
+    assert slot.end(120) == 0, slot.stderr
+
+    assert finished(slot) == "0\n"
+    assert (slot.project / "task_1_late").read_text() == "one\ntwo\nthree\n"
+    assert "goes on from its saved state" in slot.stderr
+
+
+def test_a_job_of_vboxwrapper_that_has_run_for_its_time_or_stands_still_is_ended(make: Make) -> None:
+    done, dead = make(), make()
+    done.vbox_job("echo whole > late; sleep 600", "<job_duration>12</job_duration><disable_automatic_checkpoints/>")
+    dead.vbox_job(
+        "touch hb; sleep 600",
+        "<heartbeat_filename>hb</heartbeat_filename><minimum_heartbeat_interval>6</minimum_heartbeat_interval>",
+    )
+    done.run()
+    dead.run()
+
+    assert done.end(120) == 0, done.stderr
+    dead.end(120)
+
+    assert (finished(done), (done.project / "task_1_late").read_text()) == ("0\n", "whole\n"), done.stderr
+    assert finished(dead).startswith("194\nthe job's hb has not changed for 6 s of running"), dead.stderr
+
+
+def test_what_cannot_be_on_this_driver_is_told_before_anything_is_made(make: Make) -> None:
+    slot = make()
+    slot.vbox_job("true", "<enable_network/>")
+    slot.run()
+
+    slot.end(60)
+
+    code, reason, *_ = finished(slot).splitlines()
+    assert (code, "<enable_network>: cannot be on this driver" in reason) == ("1", True)
+    assert not list((slot.slot).glob("host_agent_machines/hypervisor/vms/*"))
