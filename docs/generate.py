@@ -22,8 +22,10 @@ from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
-from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VSPHERE
+from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VMWRAPPER_MEANINGS, VSPHERE
 from guest_agent.job_loop import Timing
+from host_agent.boinc.job_xml import IN_GUEST_TAGS, NOT_IN_GUEST, TASK_TAGS, VMWRAPPER_TAGS
+from host_agent.boinc.vbox_job import TAGS, VboxTag
 from host_agent.config import HostConfig, Limits, WantedVm
 from host_agent.hypervisors import fake, process, qemu
 from host_agent.hypervisors.contract import Capabilities
@@ -513,6 +515,36 @@ def xmlrpc_page() -> str:
     )
 
 
+# -- job files of BOINC's
+
+
+def boinc_page() -> str:
+    """Describe what becomes of each tag of a job file that runs in a virtual machine, by driver."""
+    heads = ("tag", "meaning", "qemu", "process, fake")
+    vbox = [(_code(name), tag.meaning, _heeded(tag), "never: they isolate nothing") for name, tag in TAGS.items()]
+    task = [
+        (_code(name), VMWRAPPER_MEANINGS[name], NOT_IN_GUEST.get(name, OFFERED), "never: they isolate nothing")
+        for name in dict.fromkeys((*VMWRAPPER_TAGS, *TASK_TAGS, *IN_GUEST_TAGS))
+    ]
+    return _page(
+        "Tags of BOINC's job files, in virtual machines",
+        "What becomes of each tag where a task runs in a virtual machine. `ok`: it is heeded. What is refused ends the "
+        "task before anything is made, with the tag and its line. Images for VirtualBox's shared folders or guest "
+        "additions need the driver `virtualbox`, which does not exist yet. "
+        "[What a project does with them](../howto/boinc.md).",
+        "## `vbox_job.xml`, of vboxwrapper",
+        table(heads, vbox),
+        "## A `<task>` of `job.xml` with `<virtualmachine>`, of VMwrapper",
+        table(heads, task),
+    )
+
+
+def _heeded(tag: VboxTag) -> str:
+    if tag.refused:
+        return f"refused: {tag.refused}"
+    return f"passed over: {tag.passed}" if tag.passed else OFFERED
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
@@ -523,6 +555,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "python.md": python_page,
     "xmlrpc.md": xmlrpc_page,
+    "boinc.md": boinc_page,
 }
 
 

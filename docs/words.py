@@ -99,3 +99,32 @@ MEANINGS = {
     "Message.v": "Version of the wire.",
     "Message.trace": "For tracing; kept as it is.",
 }
+
+#: Tags of a task that runs in a virtual machine.
+VMWRAPPER_MEANINGS = {
+    "virtualmachine": "its name: tasks of one name share one machine; without it a task runs on the volunteer's",
+    "image": "logical name of the image's manifest, or of a qcow2 disk that boots itself; `image.json` without it",
+    "copy_app_to_VM": "the application is a file that goes in; without it a program of the image",
+    "copy_stdin_to_VM": "nothing changes: what `stdin_filename` names goes in anyway",
+    "copy_file_to_VM": "a file that goes in, several times; it has its logical name there, and may be run",
+    "copy_file_from_VM": "a file that comes out, several times; one that is missing ends the task with status 4",
+    "app_pathVM": "nothing",
+    "application": "the program",
+    "command_line": "its arguments; `$NTHREADS` and `boinc_resolve(NAME)`, which is the file's name there, are put in",
+    "stdin_filename": "what it reads",
+    "stdout_filename": "what it prints is put behind what is there, once, however long it is and however it ends",
+    "stderr_filename": "the same of its errors",
+    "setenv": "`NAME=value`, beside the few variables that programs take for granted",
+    "exec_dir": "where it runs",
+    "weight": "its share of the progress, 1",
+    "checkpoint_filename": "VMwrapper's name of a snapshot",
+    "fraction_done_filename": "the last number in it is how much of the task is done; a file in the job's directory",
+    "daemon": "refused: a daemon runs on the volunteer's machine",
+    "append_cmdline_args": "it gets what stands behind `--passthrough_child` too",
+    "multi_process": "nothing changes",
+    "forward_slashes": "nothing changes",
+    "time_limit": "seconds of running",
+    "priority": "how far it gives way",
+    "memory_size_mb": "memory of the machine, MiB, 512; vboxwrapper's word, ours here",
+    "minimum_checkpoint_interval": "seconds between two checkpoints at least, 600; vboxwrapper's word, ours here",
+}

@@ -7,6 +7,7 @@ right is noted in the slot, with what the file system says of the file; a file t
 from __future__ import annotations
 
 import logging
+import struct
 from pathlib import Path
 
 import msgspec
@@ -46,9 +47,11 @@ class ProjectImages:
         """Give the files of the image that has this logical name. Blocking. Raises ImageError saying what is wrong."""
         path = self._file(image, "the image")
         if not image.endswith(".json"):
+            _refuse_chain(path, image)
             return ImageFiles(id=image, disk=path)
         manifest = read_manifest(path)
         files = {file.name: self._verified(file) for file in manifest.files}
+        _refuse_chain(files[manifest.disk.name], manifest.disk.name)
         kernel, initrd = manifest.kernel, manifest.initrd
         return ImageFiles(
             id=manifest.id,
@@ -96,3 +99,24 @@ class ProjectImages:
             durable.replace(self._note, msgspec.json.encode(self._seen() | {name: seen}))
         except OSError as error:
             log.warning("the image is read through again at the next start: %s", error)
+
+
+def _refuse_chain(disk: Path, name: str) -> None:
+    """A disk is a whole one: what it lay over, or kept its data in, could be any file of the volunteer's. Raises
+    ImageError."""
+    try:
+        with disk.open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise ImageError(f"the image's file {name} cannot be read: {error}") from error
+    if len(head) < _HEADER_BYTES or head[:4] != _MAGIC:
+        raise ImageError(f"the image's file {name} is no qcow2 disk; convert it with qemu-img")
+    version, base_at = struct.unpack_from(">IQ", head, 4)
+    (features,) = struct.unpack_from(">Q", head, _FEATURES_AT) if version >= 3 else (0,)
+    if base_at or features & _EXTERNAL_DATA or version not in (2, 3):
+        text = "lies over another file, or keeps its data in one: make one whole disk of it with qemu-img convert"
+        raise ImageError(f"the image's file {name} {text}")
+
+
+#: A qcow2's header, as far as it is looked at: QEMU's docs/interop/qcow2.txt.
+_MAGIC, _HEADER_BYTES, _FEATURES_AT, _EXTERNAL_DATA = b"QFI\xfb", 80, 72, 1 << 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -273,3 +274,20 @@ def test_what_cannot_be_on_this_driver_is_told_before_anything_is_made(make: Mak
     code, reason, *_ = finished(slot).splitlines()
     assert (code, "<enable_network>: cannot be on this driver" in reason) == ("1", True)
     assert not list((slot.slot).glob("host_agent_machines/hypervisor/vms/*"))
+
+
+@pytest.mark.parametrize("option", ["-b", "data_file"])
+def test_a_disk_that_leads_to_a_file_of_the_volunteers_is_refused(make: Make, tmp_path: Path, option: str) -> None:
+    secret, disk = tmp_path / "secret", tmp_path / "evil.qcow2"
+    secret.write_bytes(b"of the volunteer's" * 1000)
+    more = ["-b", str(secret), "-F", "raw"] if option == "-b" else ["-o", f"data_file={secret},data_file_raw=on"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, str(disk), "10M"], check=True)
+    slot = make()
+    slot.job("1", more="<image>evil</image>")
+    slot.add("evil", disk.read_bytes())
+    slot.run()
+
+    slot.end(60)
+
+    code, reason, *_ = finished(slot).splitlines()
+    assert (code, "lies over another file" in reason) == ("206", True), reason

@@ -13,6 +13,7 @@ from host_agent.boinc import job_xml
 from host_agent.boinc.job_xml import read_job_xml
 from host_agent.boinc.markup import MOST_BYTES, read_root
 from host_agent.boinc.plan import TaskPlan, ZipOutput
+from host_agent.boinc.vbox_job import read_vbox_job
 from host_agent.errors import JobFileError
 from tests.unit.test_floors import ROOT
 
@@ -151,7 +152,11 @@ def test_what_is_no_job_file_is_refused_with_its_line(body: bytes, why: str) -> 
         ("setenv", "novalue", "must be NAME=value"),
         ("time_limit", "1e99", "must be a number from 0 to"),
         ("command_line", "x" * 20000, "20000 characters; at most 16384"),
-        ("virtualmachine", "vm", "this is a job file of VMwrapper"),
+        ("copy_file_to_VM", "data", "there is no <virtualmachine> in this task"),
+        ("copy_file_from_VM", "*.root", "must be the name of one file, not a pattern"),
+        ("copy_file_from_VM", "stdout", "is a name of BOINC's or of the agent's"),
+        ("copy_file_from_VM", "vc.status", "is a name of BOINC's or of the agent's"),
+        ("copy_file_to_VM", "../../x", "must be the name of a file in the slot directory"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_with_line_and_tag(tag: str, value: str, why: str) -> None:
@@ -186,8 +191,18 @@ PIECES = [
     b"<weight>", b"</weight>", b"1", b"-1e308", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"<?", b"?>", b"<!", b"<", b">",
     b"&lt;", b"&#0;", b"&#xD800;", b"&#1114111;", b"&", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xff", b"../", b"\n",
     b"<setenv>", b"</setenv>", b"=", b"<unzip_input>", b"</unzip_input>", b"<zipfilename>", b"</zipfilename>",
+    b"<virtualmachine>m</virtualmachine>", b"<copy_file_to_VM>", b"</copy_file_to_VM>", b"<memory_size_mb>",
+    b"</memory_size_mb>", b"<port_forward>", b"</port_forward>", b"<job_duration>", b"</job_duration>", b"1e999",
+    b"<trickle_trigger_file>t</trickle_trigger_file>", b"<enable_network/>", b"<unzip_task>", b"</unzip_task>",
     b"<zip_output>", b"</zip_output>", b"<filename>", b"</filename>", b"(a+)+$", b"[", b"<daemon/>", b"x" * 5000,
 ]  # fmt: skip
+
+
+WHOLE_ONES = (
+    b"<job_desc><task><application>a</application>%b</task></job_desc>",
+    b"<job_desc><task><virtualmachine>m</virtualmachine><application>a</application>%b</task></job_desc>",
+    b"<vbox_job>%b</vbox_job>",
+)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -197,12 +212,13 @@ def test_fuzzed_files_raise_nothing_but_our_error_and_soon(seed: int) -> None:
     for _ in range(250):
         body = b"".join(choose.choices(PIECES, k=choose.randrange(60)))
         if choose.random() < 0.5:
-            body = b"<job_desc><task><application>a</application>" + body + b"</task></job_desc>"
+            body = choose.choice(WHOLE_ONES) % body
         if choose.random() < 0.02:
             body = (body or b"<") * (MOST_BYTES // (len(body) or 1) + 1)
         began = time.thread_time()
-        with contextlib.suppress(JobFileError):
-            read_job_xml(body)
+        for read in (read_job_xml, read_vbox_job):
+            with contextlib.suppress(JobFileError):
+                read(body)
         slowest = max(slowest, time.thread_time() - began)
 
     assert slowest < 0.5, "seconds of processor time, ten times what it may be on a machine of its own"
@@ -216,7 +232,8 @@ def test_text_between_tags_and_cdata_is_kept_and_comments_are_not() -> None:
 
 
 def test_every_tag_has_its_meaning_in_the_page_and_no_other_has() -> None:
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "howto" / "boinc.md").read_text(), re.MULTILINE)
+    page = (ROOT / "docs" / "howto" / "boinc.md").read_text().partition("## What a job file may say")[2]
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
     told = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
     assert told == {*job_xml.TASK_TAGS, *job_xml.ROOT_TAGS, "zipfilename", "filename"} - {"task"}

@@ -52,7 +52,13 @@ STRAYS = {
 }
 #: Words that are BOINC's own, and where its words are used.
 BOINCS_WORDS = {"heartbeat", r"\bcredits?\b", "destroy", r"\bsuspend(?!ed\b)", r"\bworkunits?\b"}
-BOINCS_ROOMS = ("host_agent/boinc/", "deploy/boinc/", "benchmarks/boinc/", "docs/howto/boinc.md")
+BOINCS_ROOMS = (
+    "host_agent/boinc/",
+    "deploy/boinc/",
+    "benchmarks/boinc/",
+    "docs/howto/boinc.md",
+    "docs/reference/boinc.md",
+)
 
 
 def name_of(path: Path) -> str:
