@@ -1,0 +1,103 @@
+"""The real BOINC client and a task in a virtual machine: killed, throttled, taken out of memory, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.boinc.version import image_files
+from host_agent.hypervisors.contract import ImageFiles
+from host_agent.hypervisors.detached import all_processes
+from tests.contract.boinc_guest import TASK, WORKER
+from tests.contract.conftest import guest_image  # noqa: F401  a fixture
+from tests.system.boinc_rig import BoincRig
+from tests.unit.test_floors import ROOT
+
+pytestmark = pytest.mark.qemu
+
+#: The main program of the version: the agent from its sources; the client puts nothing of ours into the environment.
+AGENT = f"""#!/bin/sh
+PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.main "$@"
+""".encode()
+EVENTS = 24
+
+
+@pytest.fixture
+def rig(tmp_path: Path, guest_image: ImageFiles) -> Iterator[BoincRig]:  # noqa: F811
+    if shutil.which("boinc") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
+    assert guest_image.disk is not None
+    image = image_files(guest_image.disk.parent / "manifest.json")
+    job = f"<job_desc>{TASK.format(words=EVENTS, checkpoint_s=2, more='')}</job_desc>".encode()
+    inputs = {name: path.read_bytes() for name, path in image.items()}
+    files = {"host_agent_1": AGENT, "worker": WORKER}
+    made = BoincRig(tmp_path / "boinc", files, inputs | {"job.xml": job, "in": b"given\n"}, ["out", "result"])
+    yield made
+    slot = made.slot
+    left = machines(slot)
+    made.close()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def machines(slot: Path) -> set[int]:
+    """Find the machines of a slot."""
+    return {stat.pid for stat in all_processes() if not stat.is_dead and is_of(stat.pid, slot)}
+
+
+def is_of(pid: int, slot: Path) -> bool:
+    try:
+        return b"VOLCLOUD_VM=" + os.fsencode(slot) + b"/" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def agents(rig: BoincRig) -> list[int]:
+    """Find the agent: the machine's process is in another directory."""
+    return [pid for pid in rig.agents() if pid not in machines(rig.slot)]
+
+
+@pytest.mark.timeout(400)
+def test_a_machine_outlives_whoever_is_killed_and_what_the_volunteer_prefers(rig: BoincRig) -> None:
+    rig.start()
+    rig.until(lambda: rig.number("CPU time at last checkpoint") > 0 and "given its job" in rig.stderr(), "a checkpoint")
+    rig.until(lambda: rig.number("fraction done") > 0.05, "progress is shown")
+
+    # The agent is killed: the client kills the machine, which is none of the agent's descendants then, and goes on.
+    for pid in agents(rig):
+        os.kill(pid, signal.SIGKILL)
+    rig.until(lambda: "goes back to checkpoint-" in rig.stderr(), "it goes back to a checkpoint")
+
+    # The client is killed: the agent finds out, saves the machine, and ends.
+    rig.until(lambda: rig.number("fraction done") > 0.1, "it gets on")
+    rig.kill()
+    rig.until(lambda: not rig.agents() and not machines(rig.slot), "nobody is left")
+    rig.start()
+    rig.until(lambda: "goes on from its saved state" in rig.stderr(), "it goes on")
+
+    # Throttled, the client suspends and resumes it all the time.
+    rig.prefer(cpu_usage_limit=50)
+    rig.ask("--read_global_prefs_override")
+    rig.until(lambda: rig.stderr().count("stands still") >= 4, "it is suspended again and again")
+
+    # Taken out of memory while it is suspended.
+    rig.prefer(leave_apps_in_memory=0)
+    rig.ask("--read_global_prefs_override")
+    rig.task("suspend")
+    rig.until(lambda: not rig.agents() and not machines(rig.slot), "it is taken out of memory")
+    rig.task("resume")
+    rig.until(lambda: rig.tasks().get("ready to report") == "yes", "it is done", 200)
+
+    printed = (rig.project / "task_1_out").read_text().splitlines()
+    assert printed == ["given", *(f"event {number}" for number in range(1, EVENTS + 1))]
+    rig.quit()
+    report = rig.report()
+    assert "<exit_status>0</exit_status>" in report
+    assert report.count("is given its job") == 1, "it never began anew"
