@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat as stat_module
+from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from broker.errors import TransferFailed
 from guest_agent import outputs
 from guest_agent.directory import Directory
-from guest_agent.errors import GuestError
+from guest_agent.errors import BadPath, GuestError
 from guest_agent.resources import Store
 from schemas.jobs import (
     MOST_OF_ALL_TOLD_BYTES,
     MOST_OF_TOLD_BYTES,
-    MOST_TOLD,
     JobAssign,
     OutputEntry,
     ToldFile,
@@ -42,13 +45,25 @@ class ToldFiles:
         """Give those that are there, as they are now."""
         found, room = list[ToldFile](), MOST_OF_ALL_TOLD_BYTES
         for name in self._assign.tells:
-            with contextlib.suppress(OSError, GuestError), outputs.opened(held, name, self._uid) as descriptor:
+            with contextlib.suppress(OSError, GuestError), self._opened(held, name) as descriptor:
                 stat = os.fstat(descriptor)
+                if not _can_be_told(stat):
+                    continue
                 length = min(stat.st_size, MOST_OF_TOLD_BYTES, room)
                 content = os.pread(descriptor, length, stat.st_size - length)
                 room -= len(content)
                 found.append(ToldFile(name=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns, content=content))
         return found
+
+    @contextlib.contextmanager
+    def _opened(self, held: Directory, name: str) -> Iterator[int]:
+        """Open one that is no link, and behind none: what is told of is what is removed."""
+        directory, _, last = name.rpartition("/")
+        with held.at(directory) as parent:
+            if stat_module.S_ISLNK(os.stat(last, dir_fd=parent.descriptor, follow_symlinks=False).st_mode):
+                raise BadPath(f"{name}: is a link")
+            with outputs.opened(parent, last, self._uid) as descriptor:
+                yield descriptor
 
     def remove(self, held: Directory, ref: ToldRef) -> None:
         """Remove one that has had its effect, unless it is another one by now."""
@@ -61,15 +76,24 @@ class ToldFiles:
                 os.unlink(last, dir_fd=parent.descriptor)
 
     async def store(self, held: Directory, ref: ToldRef) -> None:
-        """Have the centre have one now. What cannot be is told, and may be wanted again."""
-        if ref.name not in self._assign.tells or ref.name in self._on_their_way or len(self.stored) >= MOST_TOLD:
+        """Have the centre have one as it is now. What cannot be is told, and may be wanted again."""
+        if ref.name not in self._assign.tells or ref.name in self._on_their_way:
             return
         self._on_their_way.add(ref.name)
         try:
-            with outputs.opened(held, ref.name, self._uid) as descriptor:
+            with self._opened(held, ref.name) as descriptor:
                 entry = await self._store(Path(f"/proc/self/fd/{descriptor}"), ref.name)
             self.stored = [one for one in self.stored if one.name != ref.name] + [entry]
         except (OSError, GuestError, TransferFailed) as error:
             log.warning("output not stored early", extra={"job": self._assign.job, "why": str(error)})
         finally:
             self._on_their_way.discard(ref.name)
+
+
+def _can_be_told(found: os.stat_result) -> bool:
+    """Whether the wire takes a file's numbers: whose it is decides them."""
+    try:
+        msgspec.convert({"name": "", "size": found.st_size, "mtime_ns": found.st_mtime_ns}, ToldFile)
+    except msgspec.ValidationError:
+        return False
+    return True

@@ -10,6 +10,7 @@ import http.client
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,10 +23,19 @@ _SILENCE_S = 60.0
 _SCHEMES = frozenset({"file", "http", "https"})
 
 
-def sha256_of(path: Path) -> str:
-    """Read a file for its digest. Raises OSError."""
+#: Read at a time, bytes.
+_PIECE_BYTES = 1 << 20
+
+
+def sha256_of(path: Path, refuse: Callable[[], None] = lambda: None) -> str:
+    """Read a file for its digest; ``refuse`` is called for each piece, to break it off. Raises OSError, and what that
+    raises."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE_BYTES):
+            refuse()
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_url(url: str, most_bytes: int) -> bytes:

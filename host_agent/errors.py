@@ -12,7 +12,8 @@ HostError
 ├── IllegalVerb              the VM is in a state from which the verb is not allowed
 ├── OverLimit                the host's limits leave no room for the VM; delete or end another, or raise them
 ├── Interrupted              another verb cut this one short; look at the VM, then ask again
-├── GuestSilent              a guest, or its machine, does not get on; try again later
+├── GuestSilent              a guest, or its machine, does not get on; go back further, and try again later
+├── GuestStuck               a machine waits for something of its host's, such as its disk; mend that, try again later
 ├── NotRun                   a command in a guest was not run to its end; it may have begun
 ├── ImageError               an image is unknown, not allowed, or does not match its SHA-256
 ├── DirectoryTaken           another agent works in this directory; end it, or use another directory
@@ -20,6 +21,7 @@ HostError
 ├── BadName                  a name in a job of BOINC's leads where nothing of it may be; the project mends it
 ├── BadArchive               an archive of a BOINC job cannot be unpacked, or packed; the project mends it
 ├── JobFileError             a job file of BOINC's cannot be carried out; the project mends the line that is named
+├── JobRefused               a job for a guest is none that one could take; make it smaller, or mend it
 ├── CentreUnreadable         what a host keeps of its guest's job is damaged; remove it, and the job begins anew
 └── RegistryUnreadable       the list of the VMs is damaged; restore it, or move it away and adopt the VMs
 
@@ -120,6 +122,10 @@ class GuestSilent(HostError):
     """A virtual machine does not get on with its job; the message says why, as far as anybody knows."""
 
 
+class GuestStuck(HostError):
+    """A virtual machine stands still for want of something of its host's."""
+
+
 class NotRun(HostError):
     """A command was not run in a guest, or not to its end; the broker's error is chained."""
 
@@ -160,6 +166,10 @@ class JobFileError(HostError):
     def __init__(self, line: int, tag: str, text: str) -> None:
         super().__init__("".join([f"line {line}: " if line else "", f"<{tag}>: " if tag else "", text]))
         self.line, self.tag = line, tag
+
+
+class JobRefused(HostError):
+    """A host's own job for its guest is not one that the wire takes."""
 
 
 class CentreUnreadable(HostError):

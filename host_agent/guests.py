@@ -121,11 +121,17 @@ class Guests:
                     await self._begin(vm)
         self._looked.set()
 
-    async def meet_anew(self, vm: str) -> None:
-        """Have another road to a VM that has one: somebody else is its guest's centre now."""
+    async def meet_anew(self, vm: str, centre: HostAsCentre | None) -> None:
+        """Have somebody else, or nobody here, be a guest's centre, by another road if there is one."""
         async with self._changing:
-            if vm in self._guests:
+            has_road = vm in self._guests
+            if has_road:
                 await self._leave(vm)
+            if centre is not None:
+                self.centres[vm] = centre
+            else:
+                self.centres.pop(vm, None)
+            if has_road:
                 await self._begin(vm)
 
     async def close(self) -> None:

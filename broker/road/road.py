@@ -62,6 +62,7 @@ class Road:
         self._session = Session(bounds)
         self._publisher = RoadPublisher(self._session, self._wire.write)
         self._dispatcher = Dispatcher(self._session, self._wire.write, speaks_for or (lambda said: peer), otherwise)
+        self._publisher.on_flood = lambda: self._wire.breach("it lets nothing be said to it")
         if not is_ours:
             self._dispatcher.on_offence = self.offend
         self._hellos, self._offences = TokenBuckets(HELLOS, HELLOS_PER_S), TokenBuckets(OFFENCES, OFFENCES_PER_S)

@@ -41,7 +41,7 @@ from host_agent.boinc.slot_files import INIT_DATA
 from host_agent.boinc.slot_lock import LOOK_S, PATIENCE_S, SlotLock
 from host_agent.boinc.slot_names import SlotNames
 from host_agent.boinc.wrapper_run import PUT_OFF_S, WrapperRun
-from host_agent.errors import JobFileError, WrongArguments
+from host_agent.errors import Interrupted, JobFileError, WrongArguments
 from host_agent.facts import AGENT_VERSION
 from host_agent.hypervisors.drivers import make_driver
 from host_agent.own_centre.lone_host import LoneHost
@@ -185,7 +185,7 @@ class _Session:
         family, wakeup = Family(self._names.slot), Wakeup()
         cpu = CpuMeters([family.cpu_s])
         progress = Progress(self._slot, plan, self._data, self._link, cpu.total_s, arguments.trickle_s)
-        guests = self._guests(progress, arguments, wakeup) if plan.guests else None
+        guests = self._guests(plan, progress, arguments, wakeup) if plan.guests else None
         if guests is not None:
             cpu.meters.append(lambda: guests.cpu_s)
             family.machines = guests.processes
@@ -203,14 +203,15 @@ class _Session:
         )
         return await self._at_work.run()
 
-    def _guests(self, progress: Progress, arguments: Arguments, wakeup: Wakeup) -> GuestRun:
+    def _guests(self, plan: RunPlan, progress: Progress, arguments: Arguments, wakeup: Wakeup) -> GuestRun:
         """Put together what runs virtual machines here. Raises HostError."""
         directory = self._names.slot / MACHINES
         niceness = LOWEST if self._data.may_change_priority else 0
         # Who the client runs as, VMs run as: there is no account beside it that could enter the slot.
         driver = make_driver({"kind": "qemu", "niceness": niceness, "uids": 0}, directory / "hypervisor", "hypervisor")
-        host = LoneHost(directory, driver, ProjectImages(self._names), settings={})
+        host = LoneHost(directory, driver, ProjectImages(self._names, self._refuse), settings={})
         return GuestRun(
+            plan,
             host,
             GuestTasks(self._names, self._data, arguments),
             progress,
@@ -219,6 +220,11 @@ class _Session:
             CheckpointTurn(self._names.project),
             wakeup,
         )
+
+    def _refuse(self) -> None:
+        """In a thread: break off what takes long when the client wants an end."""
+        if self._link.will.must_end:
+            raise Interrupted("the client wants an end")
 
     def _on_change(self) -> None:
         """In the link's thread."""

@@ -55,8 +55,8 @@ class SlotEnding(Struct, frozen=True, kw_only=True):
     delay_s: int = 0
     #: The reason is shown to the volunteer as a notice.
     is_notice: bool = False
-    #: What runs has got on, and is saved: it is put off by its own will.
-    is_saved: bool = False
+    #: What runs does not get on: its state is not worth saving.
+    is_without_state: bool = False
 
     @property
     def is_for_good(self) -> bool:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import time
 
 from broker.daemon.process_stat import read_stat
 from host_agent.errors import HostDiskFull, HostError, HypervisorError
@@ -24,15 +23,21 @@ log = logging.getLogger(__name__)
 
 #: Checkpoints that are kept.
 KEPT = 2
+#: Between two looks at what is at work on it, seconds.
+LOOK_S = 0.2
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,9})")
 
 
 class GuestMachine:
-    """See the module. ``up`` before all else."""
+    """See the module. ``make`` before all else, where the VM is not known."""
 
-    def __init__(self, host: LoneHost, wanted: VmCreate) -> None:
+    def __init__(self, host: LoneHost, wanted: VmCreate, vm: str = "") -> None:
         self._host, self._wanted = host, wanted
-        self.vm = ""
+        self.vm = vm
+        #: Why it stands still, where that is known.
+        self.reason = ""
+        #: The checkpoint that it went back to, while it has written none since.
+        self._back_to = ""
         #: Its process; 0 while there is none.
         self.pid = 0
         self._cpu = GuestCpu()
@@ -50,7 +55,9 @@ class GuestMachine:
         if known is not None and await self._host.statuses.state(known.vm) is VmState.MISSING:
             log.warning("the virtual machine has gone, with all that was kept of it: it is made anew")
             await self._host.control.delete(known.vm)
-        self.vm = (await self._host.control.create(self._wanted)).vm
+            known = None
+        # One that is there stays as it was made, whatever the client gives the task by now.
+        self.vm = known.vm if known is not None else (await self._host.control.create(self._wanted)).vm
 
     async def up(self) -> None:
         """Have it run or stand still, with all that can be had of what it did before. Raises HostError."""
@@ -68,6 +75,7 @@ class GuestMachine:
             for snapshot in reversed(await self._checkpoints()):
                 more, what = More(snapshot=snapshot.name), f"goes back to {snapshot.name}"
                 if await self._tried(Verb.RESTORE_SNAPSHOT, what, more):
+                    self._back_to = snapshot.name
                     return
             await self._host.control.act(Verb.START, self.vm)
             log.info("the virtual machine boots")
@@ -79,7 +87,7 @@ class GuestMachine:
     async def look(self) -> VmState:
         """Say how it is, and count its CPU time. Raises HostError."""
         status = await self._host.statuses.one(self.vm)
-        self.pid = status.pid
+        self.pid, self.reason = status.pid, status.reason
         self._cpu.look(status.pid, status.cpu_seconds)
         return status.state
 
@@ -103,6 +111,7 @@ class GuestMachine:
                 raise
             await self._drop(kept[0])
             await self._host.control.act(Verb.TAKE_SNAPSHOT, self.vm, More(snapshot=name))
+        self._back_to = ""
         for old in (await self._checkpoints())[:-KEPT]:
             await self._drop(old)
         return name
@@ -112,10 +121,29 @@ class GuestMachine:
         kept = await self._checkpoints()
         return kept[-1].name if kept else ""
 
-    async def save(self) -> None:
-        """Save its state and end it; one that has ended already stays as it is. Raises HostError."""
-        if await self._host.statuses.state(self.vm) in (VmState.RUNNING, VmState.PAUSED):
-            await self._host.control.act(Verb.SAVESTATE, self.vm)
+    async def save(self) -> bool:
+        """Save its state and end it, once what is at work on it has ended; one that has ended stays as it is. Gives
+        whether its state is saved. Waits for as long as it takes. Raises HostError."""
+        while True:
+            state = await self.look()
+            if state in (VmState.RUNNING, VmState.PAUSED):
+                await self._host.control.act(Verb.SAVESTATE, self.vm)
+                await self.look()
+                return True
+            if state in AT_REST or state in (VmState.SAVED, VmState.MISSING):
+                return state is VmState.SAVED
+            await asyncio.sleep(LOOK_S)
+
+    async def doubt_checkpoint(self) -> None:
+        """It did not get on from the checkpoint that it went back to: let go of that one, if there is an older one."""
+        kept = await self._checkpoints()
+        if self._back_to and len(kept) > 1 and kept[-1].name == self._back_to:
+            log.warning("%s is let go of: nothing got on from it", self._back_to)
+            await self._drop(kept[-1])
+
+    async def may_go_on(self) -> bool:
+        """Whether what it stands still for can be mended outside of it. Raises HostError."""
+        return (await self._host.hypervisor.facts(self.vm)).may_go_on
 
     async def off(self) -> None:
         """End it; its checkpoints stand. Raises HostError."""
@@ -154,13 +182,14 @@ class GuestCpu:
     ended. Of one that was there before us only what it does from now on counts: the rest was told before."""
 
     def __init__(self) -> None:
-        self._began_s = time.time()
         self._pid, self._is_child, self._first_s, self._last_s = 0, False, 0.0, 0.0
         self._ended_s = 0.0
 
     @property
     def total_s(self) -> float:
         """What there is to be added, seconds."""
+        if self._is_child and not _lives(self._pid):
+            return self._ended_s
         return self._ended_s + self._last_s - self._first_s
 
     def look(self, pid: int, cpu_s: float) -> None:
@@ -172,6 +201,11 @@ class GuestCpu:
             self._is_child = stat is not None and stat.parent == os.getpid()
             self._pid, self._last_s, self._first_s = pid, 0.0, 0.0 if self._is_child else cpu_s
         self._last_s = max(self._last_s, cpu_s, self._first_s)
+
+
+def _lives(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and not stat.is_dead
 
 
 def _number(name: str) -> int:

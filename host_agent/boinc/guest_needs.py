@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from msgspec import Struct
 
 from host_agent.boinc.arguments import Arguments
@@ -12,6 +14,8 @@ DISK_MIB, LEAST_DISK_MIB = 8192, 1024
 #: What outputs may take where nobody bounds them, bytes.
 _OUTPUT_BYTES = 64 << 30
 _MOST_CPUS = 32
+#: Memory of this computer that stays with others, MiB.
+SPARE_MIB = 128
 
 
 class GuestNeeds(Struct, frozen=True, kw_only=True):
@@ -24,6 +28,13 @@ class GuestNeeds(Struct, frozen=True, kw_only=True):
     checkpoint_s: float = 0.0
     #: In place of what the job file says, MiB; 0: as it says.
     memory_mib: int = 0
+
+
+def memory_mib() -> tuple[int, int]:
+    """Give this computer's memory, and what of it could be had now, MiB."""
+    lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+    told = {words[0].rstrip(":"): int(words[1]) >> 10 for words in lines if len(words) > 1}
+    return told.get("MemTotal", 0), told.get("MemAvailable", told.get("MemFree", 0))
 
 
 def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.checkpoint_turn import CheckpointTurn
@@ -20,16 +21,17 @@ from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
 from host_agent.boinc.guest_care import STEP_S, GuestCare
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_needs import GuestNeeds
+from host_agent.boinc.guest_needs import SPARE_MIB, GuestNeeds, memory_mib
 from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, status_of
-from host_agent.boinc.plan import GuestPlan, SharedPlan, TaskPlan
+from host_agent.boinc.plan import GuestPlan, RunPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
-from host_agent.boinc.project_images import DEFAULT_IMAGE
+from host_agent.boinc.project_images import DEFAULT_IMAGE, disk_mib
 from host_agent.boinc.triggers import Triggers, ending_of
-from host_agent.errors import HostError, Interrupted, UnknownVm
+from host_agent.errors import GuestSilent, GuestStuck, HostError, ImageError, Interrupted, UnknownVm
 from host_agent.own_centre.guest_job import GuestJob, GuestJobEnd
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.own_centre.own_centre import OwnCentre
+from schemas.codec import clip
 from schemas.jobs import Outcome, OutputEntry
 from schemas.plain_text import plain
 from schemas.vms import VmCreate, VmState
@@ -37,7 +39,20 @@ from schemas.vms import VmCreate, VmState
 log = logging.getLogger(__name__)
 
 #: The client kills who has not ended a minute after it was told to: so long machines may take to be saved, seconds.
-SAVE_S = 45.0
+SAVE_S = 40.0
+#: What is told of a guest's trouble, characters, and how often, seconds.
+_MOST_OF_TROUBLE, TROUBLE_S = 300, 10.0
+
+
+class GuestWork(NamedTuple):
+    """One task at work in a guest."""
+
+    number: int
+    task: TaskPlan
+    guest: GuestPlan
+    job: GuestJob
+    machine: GuestMachine
+    centre: OwnCentre
 
 
 class GuestRun:
@@ -45,6 +60,7 @@ class GuestRun:
 
     def __init__(
         self,
+        plan: RunPlan,
         host: LoneHost,
         tasks: GuestTasks,
         progress: Progress,
@@ -53,13 +69,18 @@ class GuestRun:
         turn: CheckpointTurn,
         wakeup: Wakeup,
     ) -> None:
+        self._plan = plan
         self._host, self._tasks, self._progress, self._link = host, tasks, progress, link
+        host.refuse = tasks.refuse = self._refuse
+        self._is_open = self._is_ending = False
         self._needs, self._turn, self._wakeup = needs, turn, wakeup
         self._care = GuestCare(host, link, wakeup)
         host.on_change = wakeup.wake
         self._machines: dict[str, GuestMachine] = {}
         self._since_s = time.monotonic()
-        self._trouble = ""
+        #: The VM and the job of the task that ended last, until that is counted.
+        self._done_with: tuple[str, GuestJob] | None = None
+        self._trouble, self._troubled_s = "", 0.0
         #: Called in each step: what else there is to be seen to.
         self.on_step: Callable[[], Awaitable[None]] = _nothing
         #: Called when a machine has got on.
@@ -76,110 +97,148 @@ class GuestRun:
 
     async def open(self) -> None:
         """Find what an earlier run has left. Raises HostError, OSError."""
+        self._is_open = True
         await self._host.open()
 
     async def close(self, ending: SlotEnding) -> None:
-        """End all machines: removed where the task has come to its end, powered off where it does not get on, and else
-        saved. Nothing of them runs then."""
+        """End all machines, those too that were not looked at: removed where the task has come to its end, powered off
+        where it does not get on, and else saved. Nothing of them runs then."""
+        if not self._is_open:
+            return
+        self._is_ending = True
         try:
             if ending.is_for_good:
                 await self._each("removed", GuestMachine.delete)
-            elif not ending.delay_s or ending.is_saved:
-                await self._each("saved", _saved)
+            elif not ending.is_without_state:
+                await self._each("saved", self._save)
         finally:
-            with contextlib.suppress(HostError):
+            try:
                 await self._host.control.poweroff_all()
-            await self._host.close()
+            except HostError as error:
+                log.error("a virtual machine is not ended: %s", error)
+            finally:
+                await self._host.close()
 
-    async def run(self, task: TaskPlan, guest: GuestPlan, number: int, *, is_last: bool) -> SlotEnding | None:
-        """Carry out one task, the ``number``-th; None when it is done, and else how all of it ends. Raises HostError,
-        OSError, and Interrupted where the client wants an end."""
-        guest = await asyncio.to_thread(self._tasks.settle, task, guest)
+    async def run(self, number: int) -> SlotEnding | None:
+        """Carry out one task, the ``number``-th of the plan; None when it is done, and else how all of it ends. Raises
+        HostError, OSError, and Interrupted where the client wants an end."""
+        task = self._plan.tasks[number - 1]
+        assert task.guest is not None
+        guest = await asyncio.to_thread(self._tasks.settle, task, task.guest)
         job = self._tasks.job(task, guest, number)
         machine = await self._made(guest)
         centre = await self._host.order(machine.vm, job, most_bytes=self._needs.output_bytes)
-        if centre.end is None:
-            await self._care.unless_ending(machine.up())
-            ending = await self._follow(machine, task, guest, job, centre)
-            if ending is not None:
-                await self._take_early(task, guest, job, centre)
-                return ending
-        end = centre.end
-        assert end is not None
-        ending = await self._conclude(task, guest, job, end)
-        if ending is None and not is_last:
-            await self._checkpoint(machine)
-        await asyncio.to_thread(self._host.forget, job)
+        work = GuestWork(number, task, guest, job, machine, centre)
+        try:
+            ending = await self._carry_out(work)
+        except GuestSilent:
+            await machine.doubt_checkpoint()
+            raise
+        if ending is None:
+            await self._put_by(number, machine)
+        self._done_with = machine.vm, job
         return ending
+
+    async def forget_done(self) -> None:
+        """The task that ended last is counted: let go of what was kept of its job."""
+        if self._done_with is not None:
+            done_with, self._done_with = self._done_with, None
+            await self._host.forget(*done_with)
+
+    async def _carry_out(self, work: GuestWork) -> SlotEnding | None:
+        if work.centre.end is None:
+            await self._care.unless_ending(work.machine.up())
+            ending = await self._follow(work)
+            if ending is not None:
+                await self._take_early(work)
+                return ending
+        assert work.centre.end is not None
+        return await self._conclude(work, work.centre.end)
+
+    async def _put_by(self, number: int, machine: GuestMachine) -> None:
+        """A task has ended. Its machine, if it is wanted again, is kept as it is; it runs on for the next task only."""
+        later = [task.guest.name if task.guest is not None else "" for task in self._plan.tasks[number:]]
+        name = next(name for name, one in self._machines.items() if one is machine)
+        if name not in later or (await self._checkpoint(machine) and later[0] != name):
+            await machine.off()
+        elif later[0] != name:
+            await machine.pause()
 
     async def _made(self, guest: GuestPlan) -> GuestMachine:
         if guest.name not in self._machines:
+            image = await asyncio.to_thread(self._host.images.resolve, guest.image or DEFAULT_IMAGE)
             wanted = VmCreate(
-                name=f"machine-{len(self._machines) + 1}",
+                name=f"machine-{self._plan.machines.index(guest.name) + 1}",
                 cpus=self._needs.cpus,
-                memory_mib=self._needs.memory_mib or guest.memory_mib,
-                disk_mib=self._needs.disk_mib,
+                memory_mib=demand_memory(self._needs.memory_mib or guest.memory_mib),
+                disk_mib=max(self._needs.disk_mib, disk_mib(image.disk) if image.disk is not None else 0),
                 image=guest.image or DEFAULT_IMAGE,
             )
             machine = self._machines[guest.name] = GuestMachine(self._host, wanted)
             await self._care.unless_ending(machine.make())
         return self._machines[guest.name]
 
-    async def _follow(
-        self, machine: GuestMachine, task: TaskPlan, guest: GuestPlan, job: GuestJob, centre: OwnCentre
-    ) -> SlotEnding | None:
+    async def _save(self, machine: GuestMachine) -> None:
+        """Save a machine, and count what it has done: it goes on from there."""
+        if await machine.save():
+            self._progress.checkpoint()
+            log.info("the virtual machine is saved")
+
+    async def _follow(self, work: GuestWork) -> SlotEnding | None:
         """See to the machine until its job has ended: None then, and else how all of it ends."""
-        every_s = max(guest.checkpoint_s, self._needs.checkpoint_s)
+        every_s = max(work.guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
         due_s = time.monotonic() + every_s + random.uniform(0, every_s)
-        triggers = self._triggers(guest, job, centre)
+        triggers = self._triggers(work)
         self._care.begin()
         self._since_s = time.monotonic()
-        while centre.end is None:
+        while work.centre.end is None:
             self._care.refuse_to_go_on()
             await self.on_step()
-            state = await self._care.step(machine)
+            state = await self._care.step(work.machine, work.centre)
             self._take_time(state)
-            self._tell(machine, task, centre, triggers)
+            self._tell(work, triggers)
             if triggers is not None and (ending := triggers.look(self._progress.runtime_s)) is not None:
                 return ending
-            if state is VmState.RUNNING and guest.checkpoint_s and time.monotonic() >= due_s and self._turn.take():
+            is_due = work.guest.checkpoint_s and time.monotonic() >= due_s
+            if state is VmState.RUNNING and is_due and self._turn.take():
                 try:
-                    await self._care.unless_ending(self._checkpoint(machine))
+                    await self._care.unless_ending(self._checkpoint(work.machine))
                 finally:
                     self._turn.give_back()
                     due_s = time.monotonic() + every_s
             await self._wakeup.sleep(STEP_S)
         return None
 
-    def _triggers(self, guest: GuestPlan, job: GuestJob, centre: OwnCentre) -> Triggers | None:
-        if guest.shared is None:
+    def _triggers(self, work: GuestWork) -> Triggers | None:
+        if work.guest.shared is None:
             return None
 
         def upload(name: str, entry: OutputEntry) -> str:
-            return self._tasks.place_early(guest, name, self._host.content(job, entry))
+            return self._tasks.place_early(work.guest, name, self._host.content(work.job, entry))
 
-        return Triggers(guest.shared, guest.outputs, centre, self._link.outgoing, upload)
+        return Triggers(work.guest.shared, work.guest.outputs, work.centre, self._link.outgoing, upload)
 
-    async def _take_early(self, task: TaskPlan, guest: GuestPlan, job: GuestJob, centre: OwnCentre) -> None:
+    async def _take_early(self, work: GuestWork) -> None:
         """Put the outputs where they belong that have come before an end that the job did not make itself."""
-        early = ((name, centre.early(name)) for name in guest.outputs)
-        found = {name: self._host.content(job, entry) for name, entry in early if entry is not None}
-        await asyncio.to_thread(self._tasks.place, task, guest, found)
+        early = ((name, work.centre.early(name)) for name in work.guest.outputs)
+        found = {name: self._host.content(work.job, entry) for name, entry in early if entry is not None}
+        await asyncio.to_thread(self._tasks.place, work.task, work.guest, found, work.number)
 
-    def _tell(self, machine: GuestMachine, task: TaskPlan, centre: OwnCentre, triggers: Triggers | None) -> None:
+    def _tell(self, work: GuestWork, triggers: Triggers | None) -> None:
         """Tell the client how far it is, and people what is in the way."""
-        held = centre.holding
-        self._progress.status.other_pid = machine.pid
+        centre, held = work.centre, work.centre.holding
+        self._progress.status.other_pid = work.machine.pid
         if triggers is not None:
-            fraction = triggers.fraction(task.fraction_done, self._progress.runtime_s)
+            fraction = triggers.fraction(work.task.fraction_done, self._progress.runtime_s)
         else:
-            fraction = self._tasks.fraction(task, centre)
+            fraction = self._tasks.fraction(work.task, centre)
         self._progress.look(fraction)
-        trouble = centre.trouble or (plain(held.trouble) if held is not None else "")
-        if trouble != self._trouble:
+        trouble = centre.trouble or (plain(clip(held.trouble, _MOST_OF_TROUBLE)) if held is not None else "")
+        if trouble != self._trouble and time.monotonic() - self._troubled_s > TROUBLE_S:
+            self._troubled_s = time.monotonic()
             log.warning("the job in the guest waits: %s", trouble or "no more")
-        self._trouble = trouble
+            self._trouble = trouble
 
     def _take_time(self, state: VmState) -> None:
         now_s = time.monotonic()
@@ -187,10 +246,10 @@ class GuestRun:
             self._progress.runtime_s += now_s - self._since_s
         self._since_s = now_s
 
-    async def _checkpoint(self, machine: GuestMachine) -> None:
-        """Keep the machine as it is. What comes between is told, and the last one stands."""
+    async def _checkpoint(self, machine: GuestMachine) -> bool:
+        """Keep the machine as it is; whether it is kept. What comes between is told, and the last one stands."""
         if self._host.hypervisor.capabilities.snapshots is None:
-            return
+            return False
         began_s = time.monotonic()
         try:
             name = await machine.checkpoint()
@@ -200,24 +259,27 @@ class GuestRun:
             with contextlib.suppress(HostError):
                 last = await machine.last_checkpoint()
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
-            return
+            return False
         self._care.got_on()
         self.on_progress()
         self._progress.checkpoint()
         log.info("%s is written, in %.1f s", name, time.monotonic() - began_s)
+        return True
 
-    async def _conclude(self, task: TaskPlan, guest: GuestPlan, job: GuestJob, end: GuestJobEnd) -> SlotEnding | None:
+    async def _conclude(self, work: GuestWork, end: GuestJobEnd) -> SlotEnding | None:
         """Put the outputs where they belong, and say how all of it ends; None where the next task comes."""
+        task, guest = work.task, work.guest
         shared = guest.shared or SharedPlan()
         wanted = (STATUS, STDOUT, STDERR, *guest.outputs, *filter(None, [shared.completion]))
-        found = {name: self._host.output(job, end, name) for name in wanted}
-        lacking = await asyncio.to_thread(self._tasks.place, task, guest, found)
+        found = {name: self._host.output(work.job, end, name) for name in wanted}
+        lacking = await asyncio.to_thread(self._tasks.place, task, guest, found, work.number)
         where = f"{task.application} (line {task.line} of the job file)"
         status = status_of(found[STATUS])
         if (said := found.get(shared.completion)) is not None:
             return ending_of(said if isinstance(said, bytes) else said.read_bytes()[:_MOST_OF_A_TRIGGER])
         if end.outcome is not Outcome.DONE or status is None:
-            return finished(ExitCode.CHILD_FAILED, f"{where} did not end well in its guest: {plain(end.cause)}")
+            cause = plain(clip(end.cause, _MOST_OF_TROUBLE))
+            return finished(ExitCode.CHILD_FAILED, f"{where} did not end well in its guest: {cause}")
         if status != 0:
             return finished(ExitCode.CHILD_FAILED, f"{where} ended with status {status}; {_last_line(found[STDERR])}")
         if lacking and guest.shared is None:
@@ -226,10 +288,11 @@ class GuestRun:
         return None
 
     async def _each(self, how: str, act: Callable[[GuestMachine], Awaitable[None]]) -> None:
+        """Do something with every machine that there is, within what the client leaves us."""
         deadline = asyncio.get_running_loop().time() + SAVE_S
-        for machine in self._machines.values():
-            if not machine.vm:
-                continue
+        ours = {machine.vm: machine for machine in self._machines.values()}
+        for record in self._host.registry.all():
+            machine = ours.get(record.vm) or GuestMachine(self._host, VmCreate(name=record.name), record.vm)
             try:
                 async with asyncio.timeout_at(deadline):
                     await act(machine)
@@ -240,13 +303,23 @@ class GuestRun:
                 text = str(error) or f"it takes longer than {SAVE_S:g} s"
                 log.error("the virtual machine is not %s: %s; %s stands", how, text, last or "the beginning")
 
+    def _refuse(self) -> None:
+        """In a thread: break off what takes long when the client wants an end. An end that is at work goes on."""
+        if self._link.will.must_end and not self._is_ending:
+            raise Interrupted("the client wants an end")
+
 
 _MOST_OF_A_TRIGGER = 16 << 10
 
 
-async def _saved(machine: GuestMachine) -> None:
-    await machine.save()
-    log.info("the virtual machine is saved")
+def demand_memory(wanted_mib: int) -> int:
+    """Give it back, where this computer has it. Raises ImageError where it never has, GuestStuck where it may later."""
+    whole_mib, free_mib = memory_mib()
+    if wanted_mib + SPARE_MIB > whole_mib:
+        raise ImageError(f"the virtual machine needs {wanted_mib} MiB of memory; this computer has {whole_mib}")
+    if wanted_mib + SPARE_MIB > free_mib:
+        raise GuestStuck(f"the virtual machine needs {wanted_mib} MiB of memory; {free_mib} are free just now")
+    return wanted_mib
 
 
 async def _nothing() -> None:

@@ -8,8 +8,9 @@ import contextlib
 import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -43,6 +44,8 @@ class GuestTasks:
     def __init__(self, names: SlotNames, data: InitData, arguments: Arguments) -> None:
         self._names, self._data, self._arguments = names, data, arguments
         self._shared = SharedDirectory(names, arguments)
+        #: Called between pieces of what takes long: raises what breaks it off.
+        self.refuse: Callable[[], None] = lambda: None
 
     def settle(self, task: TaskPlan, guest: GuestPlan) -> GuestPlan:
         """Give the plan with all that goes in and comes out, as far as that is known only now. Blocking. Raises
@@ -55,7 +58,11 @@ class GuestTasks:
         return fraction_in(told.content) if told is not None else 0.0
 
     def job(self, task: TaskPlan, guest: GuestPlan, number: int) -> GuestJob:
-        """Make the job of a guest of the task that is the ``number``-th. Raises JobFileError, OSError."""
+        """Make the job of a guest of the task that is the ``number``-th. Raises JobFileError, also where an output
+        could not be put where it is to be; OSError."""
+        for name in guest.outputs:
+            with _naming(task, "copy_file_from_VM"):
+                self._names.target(self._logical(guest, name))
         stdin = f"<{shlex.quote(task.stdin)}" if task.stdin else "</dev/null"
         script = _SCRIPT.format(stdin=stdin, stdout=STDOUT, stderr=STDERR, status=STATUS)
         return GuestJob(
@@ -71,17 +78,23 @@ class GuestTasks:
             tells=_tells(task, guest),
         )
 
-    def place(self, task: TaskPlan, guest: GuestPlan, found: Mapping[str, bytes | Path | None]) -> list[str]:
-        """Put the outputs of a task where the job wants them; done again, it is as done once. Gives the names of those
-        that the task has not made. Raises JobFileError, OSError."""
+    def place(
+        self, task: TaskPlan, guest: GuestPlan, found: Mapping[str, bytes | Path | None], number: int
+    ) -> list[str]:
+        """Put the outputs of the ``number``-th task where the job wants them; done again, it is as done once. Gives the
+        names of those that the task has not made. Raises JobFileError, OSError, and what ``refuse`` raises."""
+        printed: dict[Path, list[bytes | Path]] = {}
         for tag, kept, name in (("stdout_filename", STDOUT, task.stdout), ("stderr_filename", STDERR, task.stderr)):
             if name:
                 with _naming(task, tag):
-                    self._append(task, self._names.target(name), found.get(kept))
+                    printed.setdefault(self._names.target(name), []).append(found.get(kept) or b"")
+        for target, contents in printed.items():
+            with _naming(task, "stdout_filename"):
+                self._append(number, target, contents)
         for name in guest.outputs:
             if (content := found.get(name)) is not None:
                 with _naming(task, "copy_file_from_VM"):
-                    _write(self._names.target(self._logical(guest, name)), content, os.O_TRUNC)
+                    self._write(self._names.target(self._logical(guest, name)), [content])
         return [name for name in guest.outputs if found.get(name) is None]
 
     def place_early(self, guest: GuestPlan, name: str, content: bytes | Path | None) -> str:
@@ -90,7 +103,7 @@ class GuestTasks:
         logical = self._logical(guest, name)
         if content is None or "/" in logical or not self._shared.is_output(logical):
             return ""
-        _write(self._names.target(logical), content, os.O_TRUNC)
+        self._write(self._names.target(logical), [content])
         return logical
 
     def _logical(self, guest: GuestPlan, name: str) -> str:
@@ -133,15 +146,36 @@ class GuestTasks:
         macros = {"$PROJECT_DIR": ".", "$NTHREADS": str(threads), "$PWD": ".", "$GPU_DEVICE_NUM": ""}
         return expand(text, macros, lambda name: name)
 
-    def _append(self, task: TaskPlan, target: Path, content: bytes | Path | None) -> None:
+    def _append(self, number: int, target: Path, contents: Sequence[bytes | Path]) -> None:
         """Put it behind what was there before this task, and nothing twice."""
         path = self._names.slot / _BEFORE
         before = _read_before(path)
-        key = f"{task.line} {target.name}"
+        key = f"{number} {target}"
         if key not in before:
             before[key] = target.stat().st_size if target.exists() else 0
             durable.replace(path, msgspec.json.encode(before))
-        _write(target, content or b"", 0, at=before[key])
+        self._write(target, contents, at=before[key])
+
+    def _write(self, target: Path, contents: Sequence[bytes | Path], *, at: int = 0) -> None:
+        """Write into a file from a place on, and nothing behind it, durably. Raises BadName, OSError, and what
+        ``refuse`` raises."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(open_plain(target, os.O_WRONLY | os.O_CREAT), "wb") as file:
+            file.truncate(at)
+            file.seek(at)
+            for content in contents:
+                self._write_one(file, content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write_one(self, file: BinaryIO, content: bytes | Path) -> None:
+        if isinstance(content, bytes):
+            file.write(content)
+            return
+        with content.open("rb") as source:
+            while piece := source.read(_PIECE_BYTES):
+                self.refuse()
+                file.write(piece)
 
 
 def _outputs(guest: GuestPlan) -> tuple[str, ...]:
@@ -177,22 +211,6 @@ def _read_before(path: Path) -> dict[str, int]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, int])
     except (FileNotFoundError, msgspec.MsgspecError):
         return {}
-
-
-def _write(target: Path, content: bytes | Path, flags: int, *, at: int = 0) -> None:
-    """Write into a file, from a place on, durably. Raises BadName, OSError."""
-    with contextlib.ExitStack() as closing:
-        file = closing.enter_context(os.fdopen(open_plain(target, os.O_WRONLY | os.O_CREAT | flags), "wb"))
-        file.truncate(at)
-        file.seek(at)
-        if isinstance(content, bytes):
-            file.write(content)
-        else:
-            source = closing.enter_context(content.open("rb"))
-            while piece := source.read(_PIECE_BYTES):
-                file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager

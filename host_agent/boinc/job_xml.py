@@ -76,6 +76,10 @@ def _task(tag: Tag, warnings: list[Warned]) -> TaskPlan:
     known = TASK_TAGS | VMWRAPPER_TAGS | (IN_GUEST_TAGS if machine is not None else {})
     fields = Fields(tag, known, warnings)
     guest = _guest(tag, fields, warnings) if machine is not None else None
+    if guest is not None and guest.copies_application:
+        for inner in tag.tags:
+            if inner.name == "application":
+                name_in_guest(inner)
     if guest is None:
         refuse_guest_words(tag)
     environment = _of(fields, "setenv", str)
@@ -271,7 +275,7 @@ VMWRAPPER_TAGS = {
 #: What is read otherwise, or besides, in a task that has a virtual machine; the last two are vboxwrapper's.
 IN_GUEST_TAGS = {
     "application": text,
-    "stdin_filename": name_or_none,
+    "stdin_filename": lambda tag: name_in_guest(tag) if tag.text else "",
     "fraction_done_filename": lambda tag: name_in_guest(tag) if tag.text else "",
     "checkpoint_filename": text,
     "memory_size_mb": whole(128, 1 << 20),

@@ -124,6 +124,11 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return tuple(task for task in self.daemons + self.tasks if task.guest is None)
 
     @property
+    def machines(self) -> tuple[str, ...]:
+        """The virtual machines by name, in the order of the tasks: what tells them apart over restarts."""
+        return tuple(dict.fromkeys(task.guest.name for task in self.tasks if task.guest is not None))
+
+    @property
     def guests(self) -> tuple[TaskPlan, ...]:
         """All that is run in a virtual machine."""
         return tuple(task for task in self.tasks if task.guest is not None)

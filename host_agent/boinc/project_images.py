@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -39,8 +40,9 @@ class _Seen(msgspec.Struct, frozen=True):
 class ProjectImages:
     """See the module."""
 
-    def __init__(self, names: SlotNames) -> None:
-        self._names = names
+    def __init__(self, names: SlotNames, refuse: Callable[[], None] = lambda: None) -> None:
+        """``refuse`` is called between pieces of what is read, to break it off."""
+        self._names, self._refuse = names, refuse
         self._note = names.slot / _NOTE
 
     def resolve(self, image: str) -> ImageFiles:
@@ -63,9 +65,13 @@ class ProjectImages:
 
     def _file(self, name: str, what: str) -> Path:
         try:
-            path = self._names.source(name)
+            path = self._names.linked(name) if self._names.has_client else self._names.source(name)
         except (BadName, OSError) as error:
             raise ImageError(f"{what} {name}: {error}") from error
+        if path is None or self._names.is_output(path):
+            # What lies in the slot, or is an output, the job could change while its machine stands on it.
+            text = "must be a file of the project's, by a link of the client's; give it no <copy_file/>"
+            raise ImageError(f"{what} {name}: {text}")
         if not path.is_file():
             raise ImageError(f"{what} {name} is not there: {path}; the project is to send it with the application")
         return path.resolve()
@@ -80,7 +86,7 @@ class ProjectImages:
             if found.st_size != file.size:
                 text = f"has {found.st_size} bytes and not {file.size}: it is cut off, or another one"
                 raise ImageError(f"the image's file {file.name} {text}; reset the project, and the client gets it anew")
-            if (digest := sha256_of(path)) != file.sha256:
+            if (digest := sha256_of(path, self._refuse)) != file.sha256:
                 text = f"has SHA-256 {digest} and not {file.sha256}: it is damaged, or another one"
                 raise ImageError(f"the image's file {file.name} {text}; reset the project, and the client gets it anew")
         except OSError as error:
@@ -101,6 +107,14 @@ class ProjectImages:
             log.warning("the image is read through again at the next start: %s", error)
 
 
+def disk_mib(disk: Path) -> int:
+    """Give the size of a qcow2 disk as its guest sees it, MiB. Raises OSError."""
+    with disk.open("rb") as file:
+        head = file.read(_HEADER_BYTES)
+    (size,) = struct.unpack_from(">Q", head, _SIZE_AT)
+    return -(-int(size) >> 20)
+
+
 def _refuse_chain(disk: Path, name: str) -> None:
     """A disk is a whole one: what it lay over, or kept its data in, could be any file of the volunteer's. Raises
     ImageError."""
@@ -119,4 +133,4 @@ def _refuse_chain(disk: Path, name: str) -> None:
 
 
 #: A qcow2's header, as far as it is looked at: QEMU's docs/interop/qcow2.txt.
-_MAGIC, _HEADER_BYTES, _FEATURES_AT, _EXTERNAL_DATA = b"QFI\xfb", 80, 72, 1 << 2
+_MAGIC, _HEADER_BYTES, _SIZE_AT, _FEATURES_AT, _EXTERNAL_DATA = b"QFI\xfb", 80, 24, 72, 1 << 2

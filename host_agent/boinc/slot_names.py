@@ -55,7 +55,17 @@ class SlotNames:
         """Give the file that is read under a name. Raises BadName, also where the account's secret is; OSError."""
         if self.has_client and Path(name).name == INIT_DATA:
             raise BadName(f"{name}: is the client's word to the agent, and is handed to nobody")
-        return self.linked(name) or self.slot / name
+        if self.has_client and not self.is_inside((self.slot / name).parent):
+            raise BadName(f"{name}: leads out of the slot directory")
+        if (linked := self.linked(name)) is not None:
+            return linked
+        if self.has_client and not self.is_inside(self.slot / name):
+            raise BadName(f"{name}: is a link out of the slot directory that is none of the client's")
+        return self.slot / name
+
+    def is_output(self, path: Path) -> bool:
+        """Whether a file of the project's directory is an output of this result: what it holds the job decides."""
+        return bool(self._result) and path.name.startswith(self._result)
 
     def target(self, name: str) -> Path:
         """Give the file that is written under a name: one of this result's in the project's directory, or one in the
@@ -70,7 +80,7 @@ class SlotNames:
             return path
         if linked.name in self.app_files:
             raise BadName(f"{name}: leads to {linked.name}, which the project has signed: nothing is written there")
-        if not self._result or not linked.name.startswith(self._result):
+        if not self.is_output(linked):
             raise BadName(f"{name}: leads to {linked.name}, which is no output of {self._result or 'this result'}")
         return linked
 

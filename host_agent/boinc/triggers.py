@@ -99,7 +99,7 @@ class Triggers:
             said = read_trigger(told.content)
             delay_s = said.number if said.number is not None and 0 < said.number <= MOST_DELAY_S else _DELAY_S
             reason = said.words or "the job asks to be put off"
-            put_off = SlotEnding(delay_s=delay_s, reason=reason, is_notice=said.is_notice, is_saved=True)
+            put_off = SlotEnding(delay_s=delay_s, reason=reason, is_notice=said.is_notice)
             self._leaving = runtime_s, put_off
             self._centre.remove(told)
         elif self._shared.duration_s and runtime_s >= self._shared.duration_s:

@@ -13,7 +13,10 @@ import math
 import signal
 import time
 
+import msgspec
+
 from broker.daemon.wakeup import Wakeup
+from broker.errors import BrokerError
 from host_agent.boinc.archive_work import ArchiveWork
 from host_agent.boinc.archives import note_first_files
 from host_agent.boinc.client_link import ClientLink
@@ -25,7 +28,17 @@ from host_agent.boinc.programs import Programs, TaskProgram, last_number
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.retries import Retries
 from host_agent.boinc.slot_names import SlotNames
-from host_agent.errors import BadArchive, BadName, HostError, HypervisorError, ImageError, Interrupted, JobFileError
+from host_agent.errors import (
+    BadArchive,
+    BadName,
+    GuestSilent,
+    HostError,
+    HypervisorError,
+    ImageError,
+    Interrupted,
+    JobFileError,
+    JobRefused,
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,28 +105,42 @@ class WrapperRun:
             ending = await self._judged()
             return ending
         finally:
-            if self._guests is not None:
-                await self._guests.close(ending or put_off(PUT_OFF_S, "the agent failed"))
-            loop.remove_signal_handler(signal.SIGCHLD)
-            await self._leave_nobody()
+            try:
+                await self._close_guests(ending or put_off(PUT_OFF_S, "the agent was broken off"))
+            finally:
+                loop.remove_signal_handler(signal.SIGCHLD)
+                await self._leave_nobody()
+
+    async def _close_guests(self, ending: SlotEnding) -> None:
+        """End the machines. What goes wrong with that does not change how the task ends."""
+        if self._guests is not None:
+            try:
+                await self._guests.close(ending)
+            except (HostError, BrokerError, OSError) as error:
+                log.error("the virtual machines are not left as they should be: %s", error)
 
     async def _judged(self) -> SlotEnding:
         try:
             return await self._run()
-        except JobFileError as error:
+        except (JobFileError, JobRefused) as error:
             return finished(ExitCode.JOB_FILE, str(error))
-        except (BadArchive, BadName) as error:
+        except (BadArchive, BadName, ImageError) as error:
             return finished(ExitCode.INIT_FAILURE, str(error))
         except Interrupted as error:
-            return self._wanted_end() or away(str(error))
+            ending = self._wanted_end() or away(str(error))
+            return await self._obey(ending) if self._daemons else ending
         except (RuntimeError, MemoryError) as error:
             return put_off(PUT_OFF_S, f"the machine has no room for it: {error!r}")
-        except ImageError as error:
-            return finished(ExitCode.INIT_FAILURE, str(error))
-        except HostError as error:
+        except GuestSilent as error:
+            ending = put_off(self._retries.next_delay_s(), str(error))
+            return msgspec.structs.replace(ending, is_without_state=True)
+        except (HostError, BrokerError) as error:
             return put_off(self._retries.next_delay_s(), str(error))
         except OSError as error:
             return put_off(PUT_OFF_S, f"{error.filename or self._slot}: {error.strerror or error}")
+        except Exception as error:  # a task is never burnt for a fault of ours
+            log.exception("not foreseen")
+            return put_off(self._retries.next_delay_s(), f"the agent did not foresee this: {error!r}")
 
     async def _run(self) -> SlotEnding:
         await self._family.kill()  # what a run that was killed has left
@@ -125,24 +152,24 @@ class WrapperRun:
         self._progress.take_up()
         if self._guests is not None:
             await self._guests.open()
-        for task in self._plan.tasks[self._progress.done :]:
-            ending = await self._run_one(task)
+        for number, task in enumerate(self._plan.tasks[self._progress.done :], self._progress.done + 1):
+            ending = await self._run_one(number, task)
             if ending is not None:
                 return ending
             await self._family.kill(spares_daemons=True)
             self._progress.task_done()
+            if self._guests is not None:
+                await self._guests.forget_done()
         await self._end_all()
         for output in self._plan.zips:
             await self._archives.pack(output)
         self._progress.look(is_due=True)
         return finished()
 
-    async def _run_one(self, task: TaskPlan) -> SlotEnding | None:
+    async def _run_one(self, number: int, task: TaskPlan) -> SlotEnding | None:
         if task.guest is None or self._guests is None:
             return await self._run_task(task)
-        number = self._plan.tasks.index(task) + 1
-        is_last = not any(later.guest for later in self._plan.tasks[number:])
-        return await self._guests.run(task, task.guest, number, is_last=is_last)
+        return await self._guests.run(number)
 
     async def _beside_guests(self) -> None:
         """See to the programs beside a task in a virtual machine."""

@@ -1,13 +1,15 @@
 """The one job that a guest has of its host, and which attempt of it counts: what the ledger is to a centre, for one job
 of one guest. Kept in a file, whole, before anybody hears of it.
 
-Nobody but this guest can hold the job, so an attempt that it holds is the one: also one that came back with the memory
-of an earlier time. It is lost only when the guest has said twice, after it had it, that it does not hold it.
+Nobody but this guest can hold the job, so an attempt that is at work there is the one: also one that came back with the
+memory of an earlier time. It is lost when the guest says so, or when it has said twice, after it had it, that it does
+not hold it; the next one comes after a while, and not for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,30 +18,39 @@ from broker import durable
 from host_agent.errors import CentreUnreadable
 from host_agent.own_centre.guest_job import GuestJob, GuestJobEnd
 from schemas.ids import JobRef
-from schemas.jobs import AttemptRef, JobCompletion, Outcome
+from schemas.jobs import AttemptRef, Holding, JobCompletion, Outcome, Phase
 
-#: Attempts that are lost, with the guest or without, before the job is given up.
+#: Attempts that are lost before the job is given up.
 MOST_LOST = 20
 #: Looks at what a guest holds in which the attempt is missing, until it is lost.
 LOOKS = 2
+#: The wait after the first loss, and the longest, seconds.
+AFTER_LOSS_S, MOST_AFTER_LOSS_S = 1.0, 300.0
+#: An attempt that is in one of these is at work: one that is not may wait for the answer to its end.
+_AT_WORK = frozenset({Phase.STAGE_IN, Phase.RUNNING, Phase.VALIDATING})
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the file holds."""
 
     job: JobRef
+    #: The attempt that counts, and the highest that was handed out.
     attempt: int = 0
+    highest: int = 0
+    #: Attempts of which the guest has said that they are lost, or has shown it.
+    lost: list[int] = []
     end: GuestJobEnd | None = None
 
 
 class JobOrder:
     """See the module. Blocking, small."""
 
-    def __init__(self, path: Path, job: GuestJob) -> None:
+    def __init__(self, path: Path, job: GuestJob, clock: Callable[[], float] = time.monotonic) -> None:
         """Take up what is kept of this job. Raises CentreUnreadable, OSError."""
-        self._path, self.job = path, job
+        self._path, self.job, self._clock = path, job, clock
         self._kept = self._read()
         self._missed = 0
+        self._not_before_s = 0.0
 
     @property
     def attempt(self) -> int:
@@ -52,33 +63,61 @@ class JobOrder:
         return self._kept.end
 
     def is_due(self) -> bool:
-        """Whether the guest is to be given it now: it never had it, or has lost it."""
-        return self.end is None and (self.attempt == 0 or self._missed >= LOOKS)
+        """Whether the guest is to be given it now: it never had it, or has lost it, a while ago. Raises OSError."""
+        if self.end is not None:
+            return False
+        if self._missed >= LOOKS and self.attempt not in (0, *self._kept.lost):
+            self._lose("the guest does not know it any more")
+        is_without = self.attempt == 0 or self.attempt in self._kept.lost
+        return self.end is None and is_without and self._clock() >= self._not_before_s
 
     def hand_out(self) -> int:
         """Give the number of the next attempt, durably. Raises OSError."""
-        self._keep(msgspec.structs.replace(self._kept, attempt=self.attempt + 1))
+        number = self._kept.highest + 1
+        self._keep(msgspec.structs.replace(self._kept, attempt=number, highest=number))
         self._missed = 0
-        return self.attempt
+        return number
 
-    def look(self, holding: Sequence[AttemptRef], *, counts: bool) -> list[AttemptRef]:
+    def look(self, holding: Sequence[Holding], *, counts: bool) -> list[AttemptRef]:
         """Take what the guest holds; give what of it is of no use to anybody. Only what was said after the attempt had
         come to the guest ``counts`` where that is missing. Raises OSError."""
-        ours = [one.attempt for one in holding if one.job == self.job.ref] if self.end is None else []
-        if ours and self.attempt not in ours:
-            self._keep(msgspec.structs.replace(self._kept, attempt=max(ours)))
-        self._missed = 0 if ours else self._missed + counts
-        return [one for one in holding if (one.job, one.attempt) != (self.job.ref, self.attempt) or self.end]
+        ours = [one for one in holding if one.job == self.job.ref and 0 < one.attempt <= self._kept.highest]
+        held = [one.attempt for one in ours if one.attempt not in self._kept.lost or one.phase in _AT_WORK]
+        if held and self.end is None and self.attempt not in held:
+            back = max(held)
+            lost = [number for number in self._kept.lost if number != back]
+            self._keep(msgspec.structs.replace(self._kept, attempt=back, lost=lost))
+        self._missed = 0 if self.attempt in held else self._missed + counts
+        useless = [one for one in holding if self.end or (one.job, one.attempt) != (self.job.ref, self.attempt)]
+        return [AttemptRef(job=one.job, attempt=one.attempt) for one in useless]
 
     def conclude(self, completion: JobCompletion) -> bool:
         """Take the end of an attempt, durably. False: it counts for nothing. Raises OSError."""
-        if completion.job != self.job.ref or self.end is not None:
+        if not self.is_open_to(completion):
             return False
-        if completion.outcome is not Outcome.DONE and completion.attempt != self.attempt:
-            return False
-        if completion.outcome in (Outcome.LOST, Outcome.RETURNED) and self.attempt < MOST_LOST:
-            self._missed = LOOKS
+        if completion.outcome not in (Outcome.DONE, Outcome.FAILED):
+            # Nobody cancels a host's own job: one that was cancelled was none that counted, when it was stopped.
+            if completion.attempt == self.attempt and self.attempt not in self._kept.lost:
+                self._lose(completion.cause)
             return True
+        if completion.outcome is Outcome.FAILED and completion.attempt != self.attempt and not self._missed:
+            return False
+        self._end(completion)
+        return True
+
+    def is_open_to(self, completion: JobCompletion) -> bool:
+        """Whether the end of an attempt of this job could count."""
+        return completion.job == self.job.ref and self.end is None and 0 < completion.attempt <= self._kept.highest
+
+    def _lose(self, cause: str) -> None:
+        lost = [*self._kept.lost, self.attempt]
+        self._keep(msgspec.structs.replace(self._kept, lost=lost))
+        self._not_before_s = self._clock() + min(AFTER_LOSS_S * 2 ** (len(lost) - 1), MOST_AFTER_LOSS_S)
+        if len(lost) >= MOST_LOST:
+            text = f"lost {len(lost)} times; the last time: {cause or 'nobody knows why'}"
+            self._end(JobCompletion(job=self.job.ref, attempt=self.attempt, outcome=Outcome.LOST, cause=text))
+
+    def _end(self, completion: JobCompletion) -> None:
         end = GuestJobEnd(
             outcome=completion.outcome,
             attempt=completion.attempt,
@@ -88,7 +127,6 @@ class JobOrder:
             outputs=tuple(completion.outputs),
         )
         self._keep(msgspec.structs.replace(self._kept, end=end))
-        return True
 
     def _read(self) -> _Kept:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from broker import durable
 from host_agent.downloads import sha256_of
+from host_agent.errors import CentreUnreadable, RegistryUnreadable
 from host_agent.guests import Guests
 from host_agent.house import HouseRules, VmHouse
 from host_agent.hypervisors.contract import Hypervisor, ImageSource
@@ -18,7 +19,7 @@ from host_agent.lock import DirectoryLock
 from host_agent.own_centre.guest_job import GivenFile, GuestJob, GuestJobEnd
 from host_agent.own_centre.job_order import JobOrder
 from host_agent.own_centre.own_centre import OwnCentre
-from host_agent.own_centre.storage import GuestFiles, refuse_patterns
+from host_agent.own_centre.storage import GuestFiles
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, no_broker
 from schemas.description import MAX_INLINE_INPUT_BYTES, Input
@@ -52,9 +53,12 @@ class LoneHost:
         self._house = VmHouse(directory, hypervisor, registry, no_broker, rules)
         self.hypervisor, self.control, self.statuses = hypervisor, self._house.control, self._house.statuses
         self.registry, self.images = registry, images
+        # Nobody waits until a guest has heard the time: it may not be there yet.
+        self.control.on_wake = lambda vm, is_new: self._house.guests.back(vm, is_new_generation=True)
         self._lock = DirectoryLock(directory)
         self._watching: asyncio.Task[None] | None = None
-        self._centres: dict[str, OwnCentre] = {}
+        #: Called between pieces of what takes long, in a thread: raises what breaks it off.
+        self.refuse: Callable[[], None] = lambda: None
         #: Called when something has happened to a VM, or its job.
         self.on_change: Callable[[], None] = lambda: None
 
@@ -68,11 +72,22 @@ class LoneHost:
         durable.make_directory(self._directory)
         self._lock.take()
         try:
-            await self._house.open(self._on_state)
+            await self._open()
         except BaseException:
             self._lock.release()
             raise
         self._watching = asyncio.create_task(self._house.guests.watch(self.statuses.states), name="guests")
+
+    async def _open(self) -> None:
+        """Open the house. A list of VMs that is damaged is worth nothing here: what belongs to it is removed."""
+        try:
+            await self._house.open(self._on_state)
+        except RegistryUnreadable as error:
+            log.error("%s: what it lists is removed", error)
+            (self._directory / "vms.json").unlink()
+            await self._house.open(self._on_state)
+        for vm in self._house.aside.ids():
+            await self.control.discard(vm)
 
     async def close(self) -> None:
         """Let go of all VMs; they live on."""
@@ -86,16 +101,25 @@ class LoneHost:
 
     async def order(self, vm: str, job: GuestJob, *, most_bytes: int) -> OwnCentre:
         """Have a guest do a job, whose outputs may take ``most_bytes``; one that it had before it is no matter any
-        more. Before its VM runs, or as soon as it does. Raises CentreUnreadable, ValueError, OSError."""
-        refuse_patterns(job)
-        order = await asyncio.to_thread(JobOrder, self._job_directory(job) / "order.json", job)
-        inputs, paths = await asyncio.to_thread(_given, job.inputs)
-        files = GuestFiles(job, paths, self._outputs(job), most_bytes)
+        more. Before its VM runs, or as soon as it does. Raises JobRefused, OSError, and what ``refuse`` raises."""
+        order = await asyncio.to_thread(self._order, job)
+        inputs, paths = await asyncio.to_thread(_given, job.inputs, self.refuse)
+        files = GuestFiles(job, paths, self._outputs(job), most_bytes, lambda: order.end is not None)
         centre = OwnCentre(vm, ME, order, inputs, files)
+        centre.check()
         centre.on_change = self._changed
-        self._centres[vm] = self._house.guests.centres[vm] = centre
-        await self._house.guests.meet_anew(vm)
+        await self._house.guests.meet_anew(vm, centre)
         return centre
+
+    def _order(self, job: GuestJob) -> JobOrder:
+        """Take up what is kept of a job; where that is damaged it begins anew."""
+        path = self._job_directory(job) / "order.json"
+        try:
+            return JobOrder(path, job)
+        except CentreUnreadable as error:
+            log.error("%s", error)
+            path.unlink()
+            return JobOrder(path, job)
 
     def output(self, job: GuestJob, end: GuestJobEnd, name: str) -> bytes | Path | None:
         """Give an output of a job that has ended, or the file in which it lies; None where it has left none."""
@@ -122,10 +146,15 @@ class LoneHost:
                     return plain(lines[-1])
         return ""
 
-    def forget(self, job: GuestJob) -> None:
-        """Remove what is kept of a job. Raises OSError. Blocking."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._job_directory(job))
+    async def forget(self, vm: str, job: GuestJob) -> None:
+        """Be its guest's centre no more, and remove what is kept of a job. What cannot be removed is told."""
+        await self._house.guests.meet_anew(vm, None)
+        try:
+            await asyncio.to_thread(shutil.rmtree, self._job_directory(job))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("what was kept of a job is not removed: %s", error)
 
     def _job_directory(self, job: GuestJob) -> Path:
         return self._directory / "jobs" / job.ref.replace("/", "_")
@@ -141,9 +170,9 @@ class LoneHost:
         self.on_change()
 
 
-def _given(files: Sequence[GivenFile]) -> tuple[list[Input], dict[str, Path]]:
+def _given(files: Sequence[GivenFile], refuse: Callable[[], None]) -> tuple[list[Input], dict[str, Path]]:
     """Give inputs as the guest is told of them, and by their SHA-256 those that it fetches: small ones ride along, as
-    long as there is room for them. Raises OSError. Blocking."""
+    long as there is room for them. Raises OSError, and what ``refuse`` raises. Blocking."""
     inputs, paths, room = list[Input](), dict[str, Path](), MAX_INLINE_INPUT_BYTES
     for file in files:
         size = file.path.stat().st_size
@@ -151,7 +180,7 @@ def _given(files: Sequence[GivenFile]) -> tuple[list[Input], dict[str, Path]]:
             room -= size
             inputs.append(Input(name=file.name, size=size, content=content, executable=file.is_executable))
         else:
-            sha256 = sha256_of(file.path)
+            sha256 = sha256_of(file.path, refuse)
             paths[sha256] = file.path
             inputs.append(Input(name=file.name, size=size, sha256=sha256, executable=file.is_executable))
     return inputs, paths

@@ -14,19 +14,20 @@ from collections.abc import Callable
 import msgspec
 
 from broker.delivery import Delivery
-from broker.inbound import Refusal, take_in
-from broker.outbound import send
+from broker.inbound import Refusal, recall, take_in
+from broker.outbound import body_of, send
 from broker.road import Road
 from broker.routes import UP, down, queue_of
 from broker.token_buckets import TokenBuckets
+from host_agent.errors import JobRefused
 from host_agent.own_centre.guest_job import GuestJobEnd
 from host_agent.own_centre.job_order import JobOrder
 from host_agent.own_centre.storage import GuestFiles, OwnStorage
 from schemas.description import Input
 from schemas.envelope import Message
+from schemas.errors import DecodeError
 from schemas.jobs import (
     AgentHello,
-    AttemptRef,
     Holding,
     JobAssign,
     JobBeat,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 #: What a guest says to its centre, as the ends of keys.
 KINDS = ("request", "beat", "completion", "offer")
+#: A link is so old before it counts what a guest does not hold, seconds: its journal may be at it.
+SETTLED_S = 5.0
 #: Words of a guest that are answered: so many at once, and a second.
 WORDS, WORDS_PER_S = 60, 5.0
 
@@ -63,6 +66,7 @@ class OwnCentre:
         self._road: Road | None = None
         self._storage: OwnStorage | None = None
         self._asking: int | None = None
+        self._up_s = time.monotonic()
         self._assigned: asyncio.Future[None] | None = None
         self._words = TokenBuckets(WORDS, WORDS_PER_S)
         #: By name, as it was told of: files that are to go, and outputs that are wanted early.
@@ -110,6 +114,9 @@ class OwnCentre:
 
     def _on_up(self) -> None:
         self._asking = self._assigned = None
+        self._up_s = time.monotonic()
+        if self._storage is not None:
+            self._storage.begin_anew()
 
     def _on_delivery(self, delivery: Delivery) -> None:
         letter = take_in(delivery)
@@ -126,7 +133,6 @@ class OwnCentre:
     def _take(self, road: Road, message: Message) -> None:
         try:
             self._answer(road, message)
-            self.trouble = ""
         except OSError as error:
             # It says so again: a completion until it is answered, all else with the next beat.
             self.trouble = f"what the guest does cannot be written down: {error}"
@@ -136,10 +142,9 @@ class OwnCentre:
         match message:
             case JobRequest():
                 self._asking = message.slot
-                self._order.look(message.holding, counts=False)
                 self._assign(road)
             case AgentHello():
-                self._order.look(message.holding, counts=False)
+                pass  # the next beat says in what state is what it holds
             case JobWithdraw():
                 self._asking = None
             case JobBeat():
@@ -150,9 +155,8 @@ class OwnCentre:
                 road.offend("what no guest tells its centre")
 
     def _on_beat(self, road: Road, beat: JobBeat) -> None:
-        held = [AttemptRef(job=one.job, attempt=one.attempt) for one in beat.holding]
         is_there = self._assigned is None or _succeeded(self._assigned)
-        stop = self._order.look(held, counts=is_there)
+        stop = self._order.look(beat.holding, counts=is_there and time.monotonic() - self._up_s > SETTLED_S)
         ours = [one for one in beat.holding if one.attempt == self._order.attempt and one.job == self._order.job.ref]
         self.holding = ours[0] if ours else None
         answer = JobBeatAnswer(
@@ -164,6 +168,7 @@ class OwnCentre:
         )
         self._say(road, answer)
         self._assign(road)
+        self.trouble = ""
         self.on_change()
 
     def _refs(self, of: dict[str, ToldFile]) -> list[ToldRef]:
@@ -176,11 +181,12 @@ class OwnCentre:
         return [ToldRef(job=job, attempt=attempt, name=name, mtime_ns=told.mtime_ns) for name, told in of.items()]
 
     def _on_completion(self, road: Road, completion: JobCompletion) -> None:
-        lacking = [entry.name for entry in completion.outputs if not self._files.is_here(entry)]
-        if lacking and completion.outcome is Outcome.DONE:
-            log.warning("the guest says that it is done, and has not sent %s: it does it again", lacking[:10])
+        is_whole = completion.outcome is not Outcome.DONE or all(map(self._files.is_here, completion.outputs))
+        if not is_whole and self._order.is_open_to(completion):
+            log.warning("the guest says that it is done, and has not sent all that it has made: it does it again")
             # As good as lost: what counts is answered with its own id, whatever is made of it.
-            completion = msgspec.structs.replace(completion, outcome=Outcome.LOST, outputs=[])
+            cause = "it said that it was done, and had not sent its outputs"
+            completion = msgspec.structs.replace(completion, outcome=Outcome.LOST, outputs=[], cause=cause)
         counted = self._order.conclude(completion)
         answer = JobCompletionAnswer(
             call=completion.id,
@@ -191,7 +197,8 @@ class OwnCentre:
             reason="" if counted else "superseded, or no job of this guest",
         )
         self._say(road, answer)
-        self.holding = None
+        if counted:
+            self.holding = None
         if completion.request is not None:
             self._asking = completion.request.slot
             self._assign(road)
@@ -201,12 +208,25 @@ class OwnCentre:
         """Hand the job out, if it is due and the guest asks."""
         if self._asking is None or not self._order.is_due():
             return
-        job, attempt = self._order.job, self._order.hand_out()
-        assign = JobAssign(
+        attempt, slot = self._order.hand_out(), self._asking
+        self._asking = None
+        self._assigned = self._say(road, self._assignment(attempt, slot))
+        log.info("the guest is given its job, attempt %d", attempt)
+
+    def check(self) -> None:
+        """Raise JobRefused where the job is none that a guest could read."""
+        try:
+            recall(body_of(self._assignment(1, 0)))
+        except DecodeError as error:
+            raise JobRefused(f"the job for the guest: {error}") from error
+
+    def _assignment(self, attempt: int, slot: int) -> JobAssign:
+        job = self._order.job
+        return JobAssign(
             target=self._vm,
             job=job.ref,
             attempt=attempt,
-            slot=self._asking,
+            slot=slot,
             executable=job.executable,
             arguments=list(job.arguments),
             environment=job.environment,
@@ -216,9 +236,6 @@ class OwnCentre:
             grace_s=job.grace_s,
             tells=list(job.tells),
         )
-        self._asking = None
-        self._assigned = self._say(road, assign)
-        log.info("the guest is given its job, attempt %d", attempt)
 
     def _say(self, road: Road, message: Message) -> asyncio.Future[None]:
         return send(road, down(self._vm), message)

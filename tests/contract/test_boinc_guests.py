@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -291,3 +292,81 @@ def test_a_disk_that_leads_to_a_file_of_the_volunteers_is_refused(make: Make, tm
 
     code, reason, *_ = finished(slot).splitlines()
     assert (code, "lies over another file" in reason) == ("206", True), reason
+
+
+def test_tasks_in_two_machines_and_on_the_host_share_an_output_and_outlive_restarts(make: Make) -> None:
+    slot = make()
+    slot.add("tool", b"#!/bin/sh\necho from the host\n")
+    slot.signed.append("tool")
+    slot.write_init_data()
+    guest = (
+        "<task><virtualmachine>{name}</virtualmachine><application>/bin/sh</application>"
+        "<command_line>-c '{script}'</command_line><stdout_filename>out</stdout_filename>"
+        "<stderr_filename>out</stderr_filename><memory_size_mb>256</memory_size_mb></task>"
+    )
+    tasks = [
+        guest.format(name="a", script="echo one; echo two >&2; echo kept > /var/tmp/kept; echo kept > kept"),
+        "<task><application>tool</application><stdout_filename>out</stdout_filename></task>",
+        guest.format(name="b", script="echo b; sleep 6; echo b ends"),
+        guest.format(name="a", script="echo last; hostname"),
+    ]
+    # On one line, as programs write them.
+    slot.add("job.xml", f"<job_desc>{''.join(tasks)}</job_desc>".encode())
+    slot.run()
+    # The wrapper's own count: the third task runs.
+    slot.until(lambda: slot.stderr.count("is given its job") == 2, "the second machine has its job", 120)
+    cpu_s = slot.last("current_cpu_time")
+    slot.want("quit")
+    assert slot.end(60) == 0
+    slot.init_data["ncpus"] = 2  # the volunteer gives it more: the machines stay as they are
+    slot.init_data["wu_cpu_time"] = slot.last("checkpoint_cpu_time")
+    slot.write_init_data()
+    slot.run()
+    slot.until(lambda: slot.last("current_cpu_time") >= 0, "it says how it is")
+    assert slot.end(180) == 0, slot.stderr
+
+    assert finished(slot) == "0\n", slot.stderr
+    assert slot.out.read_text() == "one\ntwo\nfrom the host\nb\nb ends\nlast\nguest\n"
+    assert slot.last("current_cpu_time") > cpu_s > 0
+    assert slot.stderr.count("is given its job") == 3, "none was begun anew"
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../projects/example.org/job.xml", "init_data.xml", "leads-out"])
+def test_no_file_of_the_volunteers_goes_into_a_guest(make: Make, name: str) -> None:
+    slot = make()
+    (slot.slot / "leads-out").symlink_to("/etc/passwd")
+    task = f"<virtualmachine>m</virtualmachine><application>{name}</application><copy_app_to_VM/>"
+    slot.add("job.xml", f"<job_desc><task>{task}</task></job_desc>".encode())
+    slot.run()
+
+    slot.end(60)
+
+    code, reason, *_ = finished(slot).splitlines()
+    assert code == "1", reason
+    assert "<application>" in reason
+    assert slot.machines() == set()
+
+
+def test_an_image_that_the_job_could_change_is_refused(make: Make) -> None:
+    slot = make()
+    slot.job("1", more="<copy_file_from_VM>disk.qcow2</copy_file_from_VM>")
+    link = slot.slot / "disk.qcow2"
+    disk = slot.project / "image_1_disk.qcow2"
+    link.unlink()
+    shutil.copyfile(disk, link)  # as the client does for <copy_file/>
+    slot.run()
+
+    slot.end(60)
+
+    assert finished(slot).startswith("206\nthe image's file disk.qcow2: must be a file of the project's"), slot.stderr
+
+
+def test_a_machine_that_needs_more_memory_than_there_is_says_so(make: Make) -> None:
+    slot = make()
+    task = "<virtualmachine>m</virtualmachine><application>true</application><memory_size_mb>1000000</memory_size_mb>"
+    slot.add("job.xml", f"<job_desc><task>{task}</task></job_desc>".encode())
+    slot.run()
+
+    slot.end(60)
+
+    assert "needs 1000000 MiB of memory; this computer has" in finished(slot)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.errors import Disconnected
 from broker.road import Road, wire
 from broker.road.session import Session
 from broker.road.slip import wrap
@@ -131,7 +132,7 @@ async def test_who_attacks_is_cut_off_and_named(
 
 
 async def test_who_takes_nothing_costs_the_host_what_was_said_and_no_more(guest: Guest) -> None:
-    saying = [guest.host.send("vc.down", "vm.a", bytes(1 << 20), message_id="m") for _ in range(100)]
+    saying = [guest.host.send("vc.down", "vm.a", bytes(1 << 20), message_id="m") for _ in range(60)]
     for _ in range(20):
         await asyncio.sleep(0)
     stream = guest.host._wire._stream
@@ -140,3 +141,16 @@ async def test_who_takes_nothing_costs_the_host_what_was_said_and_no_more(guest:
     assert stream.writer.transport.get_write_buffer_size() <= 10 << 20
     for future in saying:
         future.cancel()
+
+
+async def test_who_lets_nothing_be_said_is_cut_off_before_too_much_waits_for_him(guest: Guest) -> None:
+    guest.host.send("vc.down", "vm.a", bytes(1 << 20), message_id="m")
+    before = guest.host.breaches
+    saying = [guest.host.send("vc.down", "vm.a", bytes(1 << 20), message_id="m") for _ in range(200)]
+    waiting = guest.host._publisher._waiting
+
+    assert sum(len(one.body) for one in waiting.values()) <= 64 << 20
+    await until(lambda: guest.host.breaches == before + 1)
+    assert not waiting or not guest.host._publisher._waiting
+    done = await asyncio.gather(*saying, return_exceptions=True)
+    assert all(isinstance(one, Disconnected) for one in done)

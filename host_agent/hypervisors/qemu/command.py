@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -106,7 +106,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         # A guest that reboots by itself would find a used seed, and one that powers off while nobody watches must be
         # told from a crash: both leave QEMU stopped, in state "shutdown", for the driver to see.
         *("-action", "reboot=shutdown,shutdown=pause"),
-        *_disk(),
+        *_disk(spec),
         *("-netdev", network([sys.executable, _RELAY, spec.broker] if spec.broker else [])),
         # No boot from the network: it costs a second and there is nothing to boot from.
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
@@ -157,8 +157,8 @@ def decode_seed(content: bytes, where: str = SEED_FILE) -> bytes:
         raise HypervisorError(f"{where} is damaged: {error}; {advice}") from error
 
 
-def _disk() -> list[str]:
-    node = {
+def _disk(spec: VmSpec) -> list[str]:
+    node: dict[str, Any] = {
         "driver": "qcow2",
         "node-name": DISK,
         # What the guest frees goes back to the host: both nodes must be told.
@@ -166,6 +166,10 @@ def _disk() -> list[str]:
         "detect-zeroes": "unmap",
         "file": {"driver": "file", "filename": OVERLAY, "discard": "unmap"},
     }
+    if spec.image is not None and spec.image.disk is not None:
+        # Whatever is written in the overlay, or in the image, of what it lies over: it is this file and no other.
+        base = {"driver": "file", "filename": str(spec.image.disk), "read-only": True}
+        node["backing"] = {"driver": "qcow2", "read-only": True, "file": base, "backing": None}
     # A read or write that fails stops the guest, which can go on once the host's disk is mended; told to the guest
     # instead, it would leave it with a file system that it trusts no more.
     return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={DISK},werror=stop,rerror=stop"]
