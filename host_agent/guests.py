@@ -63,6 +63,29 @@ class HostAsCentre(Protocol):
         """The road is left. Idempotent."""
 
 
+class Rarely:
+    """Calls something a while after it was asked to, however often it is asked meanwhile."""
+
+    def __init__(self, after_s: float, call: Callable[[], None]) -> None:
+        self._after_s, self._call = after_s, call
+        self._due: asyncio.TimerHandle | None = None
+
+    def soon(self) -> None:
+        """Have it called."""
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(self._after_s, self._now)
+
+    def cancel(self) -> None:
+        """Call it no more for what it was asked until now."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def _now(self) -> None:
+        self._due = None
+        self._call()
+
+
 class _Guest(Struct):
     road: Road
     facts: GuestFacts | None = None
@@ -79,7 +102,7 @@ class Guests:
         self._hypervisor, self._me = hypervisor, me
         self.on_change: Callable[[], None] = lambda: None
         self._guests: dict[str, _Guest] = {}
-        self._change: asyncio.TimerHandle | None = None
+        self._change = Rarely(CHANGE_S, lambda: self.on_change())
         self._tasks = OwnedTasks("guests")
         #: Roads are begun and left one at a time, so that none is begun twice.
         self._changing = asyncio.Lock()
@@ -115,7 +138,7 @@ class Guests:
                 if self.inputs is not None:
                     self.inputs.leave(vm)
                 await self._leave(vm)
-                self._change_soon()
+                self._change.soon()
             for vm in running:
                 if vm not in self._guests:
                     await self._begin(vm)
@@ -138,8 +161,7 @@ class Guests:
         """Leave all roads."""
         await self._tasks.cancel()
         await self.look(())
-        if self._change is not None:
-            self._change.cancel()
+        self._change.cancel()
 
     def facts(self, vm: str) -> GuestFacts | None:
         """Give what a VM's agent has said of itself of late; None where it has not."""
@@ -240,7 +262,7 @@ class Guests:
         if self.inputs is not None:
             self.inputs.meet(vm, guest.road)
         self._tell_time(vm, guest)
-        self._change_soon()
+        self._change.soon()
 
     def _tell_time(self, vm: str, guest: _Guest) -> None:
         """Tell a guest the host's time: by it the deadlines are judged of what the host asks for. It is told again with
@@ -248,14 +270,6 @@ class Guests:
         if guest.time_told is None or guest.time_told.done():
             word = ServerTime(call=uuid7(), server_time_ms=int(time.time() * 1000))
             guest.time_told = send(guest.road, down(vm), word)
-
-    def _change_soon(self) -> None:
-        if self._change is None:
-            self._change = asyncio.get_running_loop().call_later(CHANGE_S, self._tell_change)
-
-    def _tell_change(self) -> None:
-        self._change = None
-        self.on_change()
 
     def _on_word(self, vm: str, guest: _Guest, delivery: Delivery) -> None:
         letter = take_in(delivery)
@@ -274,7 +288,7 @@ class Guests:
         was, guest.facts, guest.at = guest.facts, facts, time.monotonic()
         self._tell_time(vm, guest)
         if was is None or (was.is_connected, was.holding) != (facts.is_connected, facts.holding):
-            self._change_soon()
+            self._change.soon()
 
     def _note(self, vm: str, guest: _Guest, letter: Letter) -> None:
         guest.road.offend("refusals" if isinstance(letter.message, Refused) else "what no guest tells its host")

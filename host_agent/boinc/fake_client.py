@@ -25,14 +25,16 @@ LOOK_S = 0.02
 
 
 class FakeClient:
-    """One task of a project, in a directory of its own; ``signed`` are the names of the files that it has signed."""
+    """One task of a project, in a directory of its own, or in another slot of one that there is; ``signed`` are the
+    names of the files that it has signed."""
 
-    def __init__(self, directory: Path, signed: Sequence[str] = (), **init_data: object) -> None:
-        self.slot, self.project = directory / "slots" / "0", directory / "projects" / "example.org"
+    def __init__(self, directory: Path, signed: Sequence[str] = (), number: int = 0, **init_data: object) -> None:
+        self.slot, self.project = directory / "slots" / str(number), directory / "projects" / "example.org"
         self.slot.mkdir(parents=True)
-        self.project.mkdir(parents=True)
+        self.project.mkdir(parents=True, exist_ok=True)
         self.signed = list(signed)
-        ours = {"shm_key": -1, "client_pid": os.getpid(), "fraction_done_end": 1, "result_name": "task_1"}
+        result = f"task_{number + 1}"
+        ours = {"shm_key": -1, "client_pid": os.getpid(), "fraction_done_end": 1, "result_name": result}
         self.init_data = {**ours, **init_data}
         self.process: subprocess.Popen[bytes] | None = None
         #: Every status that came, whole.
@@ -138,6 +140,7 @@ class FakeClient:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._memory.close()
         shutil.rmtree(self.slot.parent.parent, ignore_errors=True)
 
     @property

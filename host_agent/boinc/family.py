@@ -169,10 +169,14 @@ class Orphans:
 
     def __init__(self) -> None:
         self._dead_since: dict[int, float] = {}
+        self._looked_s = 0.0
 
     def bury(self) -> None:
-        """Bury who has lain long enough."""
+        """Bury who has lain long enough; asked often, it looks now and then."""
         me, now_s = os.getpid(), time.monotonic()
+        if now_s - self._looked_s < UNBURIED_S:
+            return
+        self._looked_s = now_s
         dead = {one.pid for one in all_processes() if one.parent == me and one.is_dead}
         self._dead_since = {pid: self._dead_since.get(pid, now_s) for pid in dead}
         for pid, since_s in self._dead_since.items():

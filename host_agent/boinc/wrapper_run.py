@@ -12,6 +12,7 @@ import logging
 import math
 import signal
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 STEP_S, LOOK_S = 0.5, 0.1
 #: How long programs may take to end when they are asked to, seconds; then they are killed.
 END_S = 10.0
-#: How often children of others are looked for that have ended, seconds.
-ORPHANS_S = 2.0
 #: A disk that is full, or a process that does not obey, is given so long, seconds.
 PUT_OFF_S = 300
 #: An end of the machine's reaches programs and us one after another, within this time, seconds; and by these signals.
@@ -87,7 +86,7 @@ class WrapperRun:
         #: None: some stand still, and some may not.
         self._is_held_up: bool | None = False
         self._trouble = ""
-        self._since_s = self._buried_s = time.monotonic()
+        self._since_s = time.monotonic()
         self._retries = Retries(self._slot)
         if guests is not None:
             guests.on_progress = self._retries.forget
@@ -173,7 +172,7 @@ class WrapperRun:
 
     async def _beside_guests(self) -> None:
         """See to the programs beside a task in a virtual machine."""
-        self._bury_orphans()
+        self._orphans.bury()
         if self._daemons is None and self._plan.daemons:
             self._daemons = [self._programs.start(daemon) for daemon in self._plan.daemons]
         if self._plan.daemons:
@@ -182,35 +181,24 @@ class WrapperRun:
     async def _run_task(self, task: TaskPlan) -> SlotEnding | None:
         """Run one task; None when it is done, and else how all of it ends."""
         program: TaskProgram | None = None
-        self._forget_fraction(task)
-        mark, marked_s = self._mark(task), 0.0
+        _forget_fraction(task, self._names)
+        mark, marked_s = _mark(task, self._slot), 0.0
         while True:
             ending = self._wanted_end()
             if ending is not None:
                 return await self._obey(ending)
-            self._bury_orphans()
+            self._orphans.bury()
             await self._follow_suspension()
             if program is None and self._is_held_up is False:
                 program = self._start(task)
             if program is not None:
                 status = self._look_at(program)
-                if self._mark(task) != mark and time.monotonic() - marked_s >= CHECKPOINT_S:
-                    mark, marked_s = self._mark(task), time.monotonic()
+                if _mark(task, self._slot) != mark and time.monotonic() - marked_s >= CHECKPOINT_S:
+                    mark, marked_s = _mark(task, self._slot), time.monotonic()
                     self._progress.checkpoint()
                 if status is not None:
                     return await self._wanted_soon(status) or _judged(task, status)
             await self._wakeup.sleep(STEP_S)
-
-    def _forget_fraction(self, task: TaskPlan) -> None:
-        """Remove what an earlier run has said of how much is done."""
-        if task.fraction_done:
-            try:
-                if task.fraction_done in self._names.kept:
-                    raise BadName("came out of an archive that the project has signed")
-                (self._slot / task.fraction_done).unlink(missing_ok=True)
-            except (OSError, BadName) as error:
-                text = f"{task.fraction_done}: {getattr(error, 'strerror', '') or error}"
-                raise JobFileError(task.line, "fraction_done_filename", text) from error
 
     def _start(self, task: TaskPlan) -> TaskProgram:
         if self._daemons is None:
@@ -222,16 +210,11 @@ class WrapperRun:
         """Take the time and the progress of a task; give its exit status once it has ended, or has had its time."""
         self._take_time(program)
         task, status = program.task, program.exit_status
-        self._progress.look(self._fraction_of(task), is_due=status is not None)
+        self._progress.look(_fraction_of(task, self._slot), is_due=status is not None)
         if status is None and task.time_limit_s and program.elapsed_s >= task.time_limit_s:
             log.info("%s has run for its %g s: that is its success", task.application, task.time_limit_s)
             return 0
         return status
-
-    def _bury_orphans(self) -> None:
-        if time.monotonic() - self._buried_s > ORPHANS_S:
-            self._buried_s = time.monotonic()
-            self._orphans.bury()
 
     def _wanted_end(self) -> SlotEnding | None:
         return wanted_end(self._link.will)
@@ -278,17 +261,6 @@ class WrapperRun:
             program.elapsed_s += now_s - self._since_s
         self._since_s = now_s
 
-    def _fraction_of(self, task: TaskPlan) -> float:
-        told = last_number(self._slot / task.fraction_done) if task.fraction_done else None
-        return min(max(told, 0.0), 1.0) if told is not None and not math.isnan(told) else 0.0
-
-    def _mark(self, task: TaskPlan) -> int:
-        """Say when a task has made a checkpoint of its own last, in whatever clock; 0: never."""
-        if task.checkpoint:
-            with contextlib.suppress(OSError):
-                return (self._slot / task.checkpoint).stat().st_mtime_ns
-        return 0
-
     async def _end_all(self) -> None:
         """Ask who runs to end, and wait a while; whoever does not is killed."""
         members = self._family.members()
@@ -325,3 +297,28 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _forget_fraction(task: TaskPlan, names: SlotNames) -> None:
+    """Remove what an earlier run has said of how much is done. Raises JobFileError."""
+    if task.fraction_done:
+        try:
+            if task.fraction_done in names.kept:
+                raise BadName("came out of an archive that the project has signed")
+            (names.slot / task.fraction_done).unlink(missing_ok=True)
+        except (OSError, BadName) as error:
+            text = f"{task.fraction_done}: {getattr(error, 'strerror', '') or error}"
+            raise JobFileError(task.line, "fraction_done_filename", text) from error
+
+
+def _fraction_of(task: TaskPlan, slot: Path) -> float:
+    told = last_number(slot / task.fraction_done) if task.fraction_done else None
+    return min(max(told, 0.0), 1.0) if told is not None and not math.isnan(told) else 0.0
+
+
+def _mark(task: TaskPlan, slot: Path) -> int:
+    """Say when a task has made a checkpoint of its own last, in whatever clock; 0: never."""
+    if task.checkpoint:
+        with contextlib.suppress(OSError):
+            return (slot / task.checkpoint).stat().st_mtime_ns
+    return 0

@@ -44,19 +44,21 @@ PHYSICAL = "image_1_{name}"
 class GuestSlot(FakeClient):
     """See the module."""
 
-    def __init__(self, directory: Path, image: ImageFiles, **init_data: object) -> None:
-        super().__init__(directory, ["worker"], **{"ncpus": 1, **init_data})
+    def __init__(self, directory: Path, image: ImageFiles, number: int = 0, **init_data: object) -> None:
+        super().__init__(directory, ["worker"], number, **{"ncpus": 1, **init_data})
         assert image.disk is not None
         for path in image.disk.parent.iterdir():
             self.add_image_file(path)
         self.add("worker", WORKER)
         self.add("in", b"given\n")
-        self.out, self.result = self.link("out", "task_1_0"), self.link("result", "task_1_1")
+        result = self.init_data["result_name"]
+        self.out, self.result = self.link("out", f"{result}_0"), self.link("result", f"{result}_1")
 
     def add_image_file(self, path: Path) -> None:
         logical = "image.json" if path.name == "manifest.json" else path.name
         physical = PHYSICAL.format(name=path.name)
-        shutil.copyfile(path, self.project / physical)
+        if not (self.project / physical).exists():
+            shutil.copyfile(path, self.project / physical)
         self.link(logical, physical)
 
     def job(self, words: str, *, checkpoint_s: float = 3600, more: str = "") -> None:

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ done
 def make(tmp_path: Path) -> Iterator[Make]:
     clients: list[FakeClient] = []
 
-    def made(job: str, *signed: str, **init_data: object) -> FakeClient:
+    def made(job: str, *signed: str, **init_data: Any) -> FakeClient:
         client = FakeClient(tmp_path / "client", ["worker", "helper", "signed.zip", *signed], **init_data)
         clients.append(client)
         for program in ("worker", "helper"):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.daemon.process_stat import read_stat
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
+from host_agent.downloads import sha256_of
 from host_agent.hypervisors.contract import ImageFiles
-from tests.contract.boinc_guest import GuestSlot
+from tests.contract.boinc_guest import AGENT, GuestSlot
+from tests.unit.disks import fill, small_disk
+from tests.unit.test_floors import ROOT
 
 pytestmark = pytest.mark.qemu
 
@@ -26,8 +32,8 @@ Make = Callable[..., GuestSlot]
 def make(tmp_path: Path, guest_image: ImageFiles) -> Iterator[Make]:
     slots: list[GuestSlot] = []
 
-    def made(**init_data: object) -> GuestSlot:
-        slot = GuestSlot(tmp_path / f"client-{len(slots)}", guest_image, **init_data)
+    def made(directory: Path | None = None, **init_data: Any) -> GuestSlot:
+        slot = GuestSlot(directory or tmp_path / f"client-{len(slots)}", guest_image, **init_data)
         slots.append(slot)
         return slot
 
@@ -370,3 +376,66 @@ def test_a_machine_that_needs_more_memory_than_there_is_says_so(make: Make) -> N
     slot.end(60)
 
     assert "needs 1000000 MiB of memory; this computer has" in finished(slot)
+
+
+def test_two_tasks_of_one_project_do_each_other_no_harm(make: Make, tmp_path: Path) -> None:
+    one, other = make(tmp_path / "client"), make(tmp_path / "client", number=1)
+    image = one.project / "image_1_disk.qcow2"
+    before = sha256_of(image)
+    one.job("100")
+    other.job("4")
+    one.run()
+    other.run()
+    one.until(lambda: one.machines() and other.machines(), "both have a machine", 60)
+    one.until_done(0.01)
+    assert one.machines().isdisjoint(other.machines())
+
+    assert one.process is not None
+    for pid in (one.process.pid, *one.machines()):
+        os.kill(pid, signal.SIGKILL)
+    one.process.wait()
+
+    assert other.end(120) == 0, other.stderr
+    assert other.events() == [f"event {n}" for n in range(1, 5)]
+    assert (other.result.name, other.result.read_text()) == ("task_2_1", "4 events\n")
+    assert sha256_of(image) == before
+
+
+def test_a_disk_that_is_full_costs_a_checkpoint_and_no_more(make: Make, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 500 << 20) as disk:
+        slot = make(disk / "client")
+        try:
+            slot.job("14", checkpoint_s=1)
+            slot.run()
+            slot.until(lambda: "checkpoint-1 is written" in slot.stderr, "a checkpoint is written", 120)
+            with contextlib.suppress(OSError):  # the machine writes too
+                fill(disk, leaving=4 << 20)
+            slot.until(lambda: "no checkpoint: " in slot.stderr, "there is no room for another one", 60)
+            assert re.search(r"no checkpoint: .*; checkpoint-\d+ stands", slot.stderr), slot.stderr
+            (disk / "ballast").unlink()
+
+            assert slot.end(240) == 0, slot.stderr
+            assert slot.events() == [f"event {n}" for n in range(1, 15)]
+        finally:
+            for pid in slot.machines():
+                os.kill(pid, signal.SIGKILL)
+            slot.close()
+
+
+@pytest.mark.parametrize("missing", ["qemu-system-x86_64", "qemu-img"])
+def test_without_a_hypervisor_the_task_is_put_off_longer_each_time(make: Make, tmp_path: Path, missing: str) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in {"sh", "nice", "flock", "qemu-system-x86_64", "qemu-img"} - {missing}:
+        (tools / name).symlink_to(shutil.which(name) or "/none")
+    slot = make()
+    slot.job("1")
+    delays = []
+    for _ in range(3):
+        slot.start([*AGENT], {"PATH": str(tools), "PYTHONPATH": str(ROOT)})
+        assert slot.end(60) == 0
+        delay, reason, *_ = (slot.slot / TEMPORARY_EXIT).read_text().splitlines()
+        assert reason == f"{missing} is not installed: on Debian, qemu-system-x86 and qemu-utils"
+        delays.append(int(delay))
+
+    assert delays == [60, 120, 300]
