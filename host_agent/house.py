@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from host_agent.aside import SetAside
 from host_agent.config import Limits
 from host_agent.control import VmControl
 from host_agent.guests import Guests
-from host_agent.hypervisors.contract import Hypervisor, ImageSource, StateListener
+from host_agent.hypervisors.contract import GuestPorts, Hypervisor, ImageSource, StateListener
 from host_agent.making import VmMaking
 from host_agent.registry import VmRegistry
 from host_agent.seeding import AccessOf, GuestSettings, Seeding
@@ -28,6 +29,8 @@ class HouseRules(Struct, frozen=True, kw_only=True):
     images: ImageSource
     default_image: str = ""
     limits: Limits = Limits()
+    #: Says of a VM's name what of its guest is reached from this host.
+    ports_of: Callable[[str], GuestPorts] = lambda name: GuestPorts()
 
 
 class VmHouse:
@@ -39,7 +42,16 @@ class VmHouse:
         self.directory, self.hypervisor, self.registry = directory, hypervisor, registry
         seeding = Seeding(hypervisor, registry, rules.guests, access)
         self.aside = SetAside(hypervisor, registry, seeding)
-        making = VmMaking(hypervisor, registry, self.aside, rules.images, rules.default_image, rules.broker, rules.host)
+        making = VmMaking(
+            hypervisor,
+            registry,
+            self.aside,
+            rules.images,
+            rules.default_image,
+            rules.broker,
+            rules.host,
+            rules.ports_of,
+        )
         self.statuses = VmStatuses(hypervisor, registry, self.aside)
         self.control = VmControl(hypervisor, registry, self.aside, making, seeding, self.statuses, rules.limits)
         self.guests = Guests(hypervisor, rules.host)

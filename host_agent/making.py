@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from host_agent.aside import SetAside
 from host_agent.errors import IllegalVerb, ImageError, naming_disk
-from host_agent.hypervisors.contract import Hypervisor, ImageFiles, ImageSource, VmSpec
+from host_agent.hypervisors.contract import GuestPorts, Hypervisor, ImageFiles, ImageSource, VmSpec
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vm import Wish
 from schemas.ids import new_vm
@@ -29,11 +30,13 @@ class VmMaking:
         default_image: str,
         broker: Path | None,
         host: str,
+        ports_of: Callable[[str], GuestPorts] = lambda name: GuestPorts(),
     ) -> None:
-        """``host`` is whose VMs they are: its name is in theirs. ``broker`` None: there is none."""
+        """``host`` is whose VMs they are: its name is in theirs. ``broker`` None: there is none.
+        ``ports_of`` says of a VM's name what of its guest is reached from this host."""
         self._hypervisor, self._registry, self._aside = hypervisor, registry, aside
         self._images, self._default_image = images, default_image
-        self._broker, self._host = broker, host
+        self._broker, self._host, self._ports_of = broker, host, ports_of
 
     async def make(self, wanted: VmCreate, wish: Wish) -> str:
         """Make a VM, powered off, and give its id. The same name with the same size again succeeds.
@@ -90,6 +93,7 @@ class VmMaking:
             disk_mib=record.disk_mib,
             image=image,
             broker=str(self._broker) if self._broker is not None else "",
+            ports=self._ports_of(record.name),
         )
 
 

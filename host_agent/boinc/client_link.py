@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -38,6 +38,7 @@ class ClientLink:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._will, self._status = ClientWill(), AppStatus()
+        self._shown: list[str] = []
         self._ending = threading.Event()
         self._said_s = self._lived_s = 0.0
         self._trouble = ""
@@ -64,6 +65,11 @@ class ClientLink:
         """Say this of us, from now on."""
         with self._lock:
             self._status = msgspec.structs.replace(status)
+
+    def show(self, words: Sequence[str]) -> None:
+        """Tell the client what it may show the volunteer: ``page_words``, ``screen_words``, one after another."""
+        with self._lock:
+            self._shown = list(words)
 
     def close(self) -> None:
         """Say the last word, wait a moment until it is taken, with what was to be sent, and end."""
@@ -92,6 +98,7 @@ class ClientLink:
             if not self.will.is_suspended:
                 self._say()
             self._send_files(now_s)
+            self._show()
         if self.will != before:
             self._on_change()
 
@@ -125,6 +132,11 @@ class ClientLink:
             text = self._status.render()
         return send(self._memory, Channel.APP_STATUS, text)
 
+    def _show(self) -> None:
+        with self._lock:
+            if self._memory is not None and self._shown and send(self._memory, Channel.GRAPHICS_REPLY, self._shown[0]):
+                self._shown.pop(0)
+
     def _send_files(self, now_s: float) -> None:
         """Lay down what is to be sent; what the disk does not take is tried again, and told once."""
         if self._memory is None:
@@ -151,3 +163,13 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
+
+
+def page_words(port: int) -> str:
+    """Say where a page is that the volunteer may look at."""
+    return f"<web_graphics_url>http://localhost:{port}</web_graphics_url>"
+
+
+def screen_words(port: int) -> str:
+    """Say where a screen is."""
+    return f"<remote_desktop_addr>localhost:{port}</remote_desktop_addr>"

@@ -14,6 +14,7 @@ import re
 
 from broker.daemon.process_stat import read_stat
 from host_agent.errors import HostDiskFull, HostError, HypervisorError
+from host_agent.hypervisors.contract import GuestPorts
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.verbs import AT_REST, More
 from host_agent.vm import Verb
@@ -90,6 +91,10 @@ class GuestMachine:
         self.pid, self.reason = status.pid, status.reason
         self._cpu.look(status.pid, status.cpu_seconds)
         return status.state
+
+    def ports(self) -> GuestPorts:
+        """Say what of its guest is reached from this computer. Raises HypervisorError."""
+        return self._host.hypervisor.spec(self.vm).ports
 
     async def pause(self) -> None:
         """Have it stand still. Raises HostError."""

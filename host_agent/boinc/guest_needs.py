@@ -6,8 +6,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from broker.ports import free_ports
 from host_agent.boinc.arguments import Arguments
 from host_agent.boinc.init_data import InitData
+from host_agent.boinc.plan import GuestPlan
+from host_agent.errors import GuestStuck, ImageError
+from host_agent.hypervisors.contract import GuestPorts
 
 #: The disk of a guest, as large as it may grow, where nobody bounds it, MiB; and the least that one has.
 DISK_MIB, LEAST_DISK_MIB = 8192, 1024
@@ -37,6 +41,16 @@ def memory_mib() -> tuple[int, int]:
     return told.get("MemTotal", 0), told.get("MemAvailable", told.get("MemFree", 0))
 
 
+def demand_memory(wanted_mib: int) -> int:
+    """Give it back, where this computer has it. Raises ImageError where it never has, GuestStuck where it may later."""
+    whole_mib, free_mib = memory_mib()
+    if wanted_mib + SPARE_MIB > whole_mib:
+        raise ImageError(f"the virtual machine needs {wanted_mib} MiB of memory; this computer has {whole_mib}")
+    if wanted_mib + SPARE_MIB > free_mib:
+        raise GuestStuck(f"the virtual machine needs {wanted_mib} MiB of memory; {free_mib} are free just now")
+    return wanted_mib
+
+
 def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:
     """Read it off what the client tells. A bound of 0 is none."""
     bound_mib = int(data.disk_bound_bytes) >> 20
@@ -48,3 +62,12 @@ def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:
         checkpoint_s=data.checkpoint_period_s,
         memory_mib=arguments.memory_mib,
     )
+
+
+def ports_of(guest: GuestPlan) -> GuestPorts:
+    """Choose ports of this computer for what of a guest is reached from it. They stay its own for as long as it is
+    there: one that somebody else has when it starts again keeps it from starting. Raises OSError."""
+    wanted = [of_host for of_host, _ in guest.forwards] + ([0] if guest.has_screen else [])
+    chosen = free_ports("127.0.0.1", wanted) if wanted else []
+    forwards = tuple((of_host, of_guest) for of_host, (_, of_guest) in zip(chosen, guest.forwards, strict=False))
+    return GuestPorts(forwards=forwards, screen=chosen[-1] if guest.has_screen else 0)

@@ -17,17 +17,18 @@ from typing import NamedTuple
 
 from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.checkpoint_turn import CheckpointTurn
-from host_agent.boinc.client_link import ClientLink
+from host_agent.boinc.client_link import ClientLink, page_words, screen_words
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
 from host_agent.boinc.guest_care import STEP_S, GuestCare
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_needs import SPARE_MIB, GuestNeeds, memory_mib
+from host_agent.boinc.guest_needs import GuestNeeds, demand_memory, ports_of
 from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, status_of
 from host_agent.boinc.plan import GuestPlan, RunPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.project_images import DEFAULT_IMAGE, disk_mib
 from host_agent.boinc.triggers import Triggers, ending_of
-from host_agent.errors import GuestSilent, GuestStuck, HostError, ImageError, Interrupted, UnknownVm
+from host_agent.errors import GuestSilent, HostError, Interrupted, UnknownVm
+from host_agent.hypervisors.contract import GuestPorts
 from host_agent.own_centre.guest_job import GuestJob, GuestJobEnd
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.own_centre.own_centre import OwnCentre
@@ -148,6 +149,7 @@ class GuestRun:
     async def _carry_out(self, work: GuestWork) -> SlotEnding | None:
         if work.centre.end is None:
             await self._care.unless_ending(work.machine.up())
+            self._link.show(_shown(work.guest, work.machine.ports()))
             ending = await self._follow(work)
             if ending is not None:
                 await self._take_early(work)
@@ -174,6 +176,7 @@ class GuestRun:
                 disk_mib=max(self._needs.disk_mib, disk_mib(image.disk) if image.disk is not None else 0),
                 image=guest.image or DEFAULT_IMAGE,
             )
+            self._host.ports[wanted.name] = ports_of(guest)
             machine = self._machines[guest.name] = GuestMachine(self._host, wanted)
             await self._care.unless_ending(machine.make())
         return self._machines[guest.name]
@@ -312,16 +315,6 @@ class GuestRun:
 _MOST_OF_A_TRIGGER = 16 << 10
 
 
-def demand_memory(wanted_mib: int) -> int:
-    """Give it back, where this computer has it. Raises ImageError where it never has, GuestStuck where it may later."""
-    whole_mib, free_mib = memory_mib()
-    if wanted_mib + SPARE_MIB > whole_mib:
-        raise ImageError(f"the virtual machine needs {wanted_mib} MiB of memory; this computer has {whole_mib}")
-    if wanted_mib + SPARE_MIB > free_mib:
-        raise GuestStuck(f"the virtual machine needs {wanted_mib} MiB of memory; {free_mib} are free just now")
-    return wanted_mib
-
-
 async def _nothing() -> None:
     return None
 
@@ -334,3 +327,9 @@ def _last_line(content: bytes | Path | None) -> str:
             content = file.read(1000)
     lines = (content or b"").decode(errors="replace").strip().splitlines()
     return f"its last line: {plain(lines[-1])}" if lines else "it printed no error"
+
+
+def _shown(guest: GuestPlan, ports: GuestPorts) -> list[str]:
+    """Say what the client may show the volunteer."""
+    page = [page_words(ports.forwards[0][0])] if guest.has_page and ports.forwards else []
+    return page + ([screen_words(ports.screen)] if ports.screen else [])

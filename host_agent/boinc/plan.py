@@ -48,6 +48,12 @@ class GuestPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_mib: int = 512
     #: Time between two checkpoints at least, seconds; 0: there are none but at the end.
     checkpoint_s: float = 600.0
+    #: Ports of the volunteer's machine, 0: any one, each with the guest's to which it leads; the first is a page that
+    #: the volunteer is shown.
+    forwards: tuple[tuple[int, int], ...] = ()
+    has_page: bool = False
+    #: The volunteer may look at the screen.
+    has_screen: bool = False
     #: None: the job is a program with files that go in and come out.
     shared: SharedPlan | None = None
 

@@ -24,6 +24,7 @@ LEAST_MIB = 512
 _MOST_S = 366 * 86_400.0
 #: Files of one kind by which a job speaks.
 _MOST_FILES = 20
+_MOST_PORT, _MOST_FORWARDS = 65535, 64
 
 
 class VboxTag(msgspec.Struct, frozen=True):
@@ -44,6 +45,12 @@ def _itself(tag: Tag) -> Tag:
     return tag
 
 
+_FORWARD_TAGS: Mapping[str, Callable[[Tag], object]] = {
+    "host_port": whole(0, 65535),
+    "guest_port": whole(1, 65535),
+    "is_remote": flag,
+    "nports": whole(1, 1024),
+}
 _NO_NETWORK = "guests have no network here: they reach their host's agent and nobody else"
 _NO_SHARE = "guests share the directory `shared` with the slot and no other"
 _HARDWARE = "the machine has the devices that its image knows"
@@ -58,10 +65,10 @@ TAGS: Mapping[str, VboxTag] = {
     "enable_network": VboxTag(flag, "the guest reaches the network", refused=_NO_NETWORK),
     "network_bridged_mode": VboxTag(flag, "the guest is in the host's network", refused=_NO_NETWORK),
     "enable_nat_dns_host_resolver": VboxTag(flag, "names are the host's to resolve", passed=_NO_NETWORK),
-    "pf_guest_port": VboxTag(whole(0, 65535), "port of a page that the guest serves", passed=_NO_NETWORK),
-    "pf_host_port": VboxTag(whole(0, 65535), "port of that page on the host", passed=_NO_NETWORK),
-    "port_forward": VboxTag(_itself, "ports of the host that lead to the guest", passed=_NO_NETWORK),
-    "enable_remotedesktop": VboxTag(flag, "the screen may be looked at from afar", passed="the screen stays here"),
+    "pf_guest_port": VboxTag(whole(0, 65535), "port of a page that the guest serves, and the volunteer is shown"),
+    "pf_host_port": VboxTag(whole(0, 65535), "port of that page on this computer; 0: any one"),
+    "port_forward": VboxTag(_itself, "ports of this computer that lead to the guest, from loopback alone"),
+    "enable_remotedesktop": VboxTag(flag, "the screen may be looked at, on this computer, by VNC"),
     "enable_shared_directory": VboxTag(flag, "`shared` in the slot is the job's directory in the guest"),
     "share_slot_dir": VboxTag(flag, "the slot itself is", refused=_NO_SHARE),
     "enable_scratch_directory": VboxTag(flag, "a directory that outlives jobs", passed=_NO_SHARE),
@@ -99,6 +106,9 @@ def read_vbox_job(body: bytes) -> RunPlan:
         name="vbox",
         memory_mib=max(int(fields.one("memory_size_mb", 0.0)), LEAST_MIB),
         checkpoint_s=_checkpoint_s(fields),
+        forwards=_forwards(root, fields, warnings),
+        has_page=fields.one("pf_guest_port", 0) > 0,
+        has_screen=fields.one("enable_remotedesktop", False),
         shared=_shared(root, fields),
     )
     task = TaskPlan(
@@ -125,6 +135,27 @@ def _judge(root: Tag, fields: Fields, warnings: list[Warned]) -> tuple[Warned, .
         if known.passed and len(warnings) < MOST_WARNINGS:
             warnings.append(Warned(tag.line, tag.name, f"is passed over: {known.passed}"))
     return tuple(refused)
+
+
+def _forwards(root: Tag, fields: Fields, warnings: list[Warned]) -> tuple[tuple[int, int], ...]:
+    """Give the ports that lead to the guest, that of its page first. Raises JobFileError."""
+    found: list[tuple[int, int]] = []
+    if page := fields.one("pf_guest_port", 0):
+        found.append((fields.one("pf_host_port", 0), page))
+    for tag in fields.all("port_forward"):
+        assert isinstance(tag, Tag)
+        inner = Fields(tag, _FORWARD_TAGS, warnings)
+        if not inner.has("guest_port"):
+            raise JobFileError(tag.line, "port_forward", "there is no <guest_port> in it: where does it lead?")
+        if inner.one("is_remote", False) and len(warnings) < MOST_WARNINGS:
+            warnings.append(Warned(tag.line, "is_remote", "is passed over: ports lead from this computer alone"))
+        of_host, of_guest, count = inner.one("host_port", 0), inner.one("guest_port", 1), inner.one("nports", 1)
+        found += [(of_host + n if of_host else 0, of_guest + n) for n in range(count)]
+    if bad := [pair for pair in found if max(pair) > _MOST_PORT]:
+        raise JobFileError(root.line, "port_forward", f"port {max(bad[0])}: at most {_MOST_PORT}")
+    if len(found) > _MOST_FORWARDS:
+        raise JobFileError(root.line, "port_forward", f"{len(found)} ports; at most {_MOST_FORWARDS}")
+    return tuple(found)
 
 
 def _is_on(fields: Fields, name: str) -> bool:

@@ -41,6 +41,15 @@ class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
     cmdline: str = ""
 
 
+class GuestPorts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What of a guest can be reached from its host, at loopback ports of that."""
+
+    #: Ports of the host, each with the guest's to which it leads.
+    forwards: tuple[tuple[int, int], ...] = ()
+    #: Port at which the guest's screen may be looked at and typed to, as VNC; 0: none.
+    screen: int = 0
+
+
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What to create. ``id`` is the principal's name (``vm-…``) and names everything that the driver makes."""
 
@@ -55,6 +64,8 @@ class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: read at each connection: a broker that has moved is found, also by a memory that was saved before. Empty: there
     #: is none, and the guest reaches nobody but its host.
     broker: str
+    #: Of drivers that can.
+    ports: GuestPorts = GuestPorts()
 
 
 class VmFacts(msgspec.Struct, frozen=True, kw_only=True):

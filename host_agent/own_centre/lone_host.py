@@ -14,7 +14,7 @@ from host_agent.downloads import sha256_of
 from host_agent.errors import CentreUnreadable, RegistryUnreadable
 from host_agent.guests import Guests
 from host_agent.house import HouseRules, VmHouse
-from host_agent.hypervisors.contract import Hypervisor, ImageSource
+from host_agent.hypervisors.contract import GuestPorts, Hypervisor, ImageSource
 from host_agent.lock import DirectoryLock
 from host_agent.own_centre.guest_job import GivenFile, GuestJob, GuestJobEnd
 from host_agent.own_centre.job_order import JobOrder
@@ -49,7 +49,10 @@ class LoneHost:
         self._directory = directory
         guests = GuestSettings(1, {"beat_s": BEAT_S, **settings})
         registry = VmRegistry(directory / "vms.json")
-        rules = HouseRules(host=ME, broker=None, guests=guests, images=images)
+        #: By a VM's name, before it is made: what of its guest is reached from this host.
+        self.ports: dict[str, GuestPorts] = {}
+        ports_of = lambda name: self.ports.get(name, GuestPorts())  # noqa: E731
+        rules = HouseRules(host=ME, broker=None, guests=guests, images=images, ports_of=ports_of)
         self._house = VmHouse(directory, hypervisor, registry, no_broker, rules)
         self.hypervisor, self.control, self.statuses = hypervisor, self._house.control, self._house.statuses
         self.registry, self.images = registry, images

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -439,3 +441,36 @@ def test_without_a_hypervisor_the_task_is_put_off_longer_each_time(make: Make, t
         delays.append(int(delay))
 
     assert delays == [60, 120, 300]
+
+
+def test_the_volunteer_is_shown_a_page_of_the_guest_and_its_screen(make: Make) -> None:
+    slot = make()
+    slot.vbox_job(
+        "echo from the guest > index.html; exec python3 -m http.server 8080",
+        "<pf_guest_port>8080</pf_guest_port><enable_remotedesktop/><memory_size_mb>256</memory_size_mb>",
+    )
+    slot.run()
+    slot.until(lambda: len(slot.graphics) == 2, "the client is told of both", 60)
+    page, screen = (re.sub("<[^>]*>", "", words) for words in slot.graphics)
+    assert slot.graphics[0].startswith("<web_graphics_url>http://localhost:")
+    assert slot.graphics[1].startswith("<remote_desktop_addr>localhost:")
+
+    slot.until(lambda: got(page) == b"from the guest\n", "the page is there", 120)
+    with socket.create_connection(("127.0.0.1", int(screen.rpartition(":")[2])), timeout=10) as viewer:
+        assert viewer.recv(4) == b"RFB ", "VNC"
+    slot.want("quit")
+    assert slot.end(60) == 0
+    slot.run()
+    slot.until(lambda: len(slot.graphics) == 4, "the client is told again", 60)
+    assert slot.graphics[2:] == slot.graphics[:2]
+    slot.until(lambda: got(page) == b"from the guest\n", "the page is there again", 60)
+    slot.want("abort")
+    slot.end(60)
+
+
+def got(page: str) -> bytes:
+    try:
+        with urllib.request.urlopen(f"{page}/index.html", timeout=5) as answer:
+            return bytes(answer.read())
+    except OSError:
+        return b""

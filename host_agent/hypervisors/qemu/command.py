@@ -18,7 +18,7 @@ import msgspec
 
 from host_agent import relay
 from host_agent.errors import HypervisorError
-from host_agent.hypervisors.contract import ImageFiles, VmSpec
+from host_agent.hypervisors.contract import GuestPorts, ImageFiles, VmSpec
 
 OVERLAY = "root.qcow2"
 #: The overlay among QEMU's block nodes.
@@ -50,6 +50,8 @@ BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
 #: How the option of a VM's network begins.
 NETWORK = "user,id=net0,"
+#: VNC counts its displays from this port.
+_FIRST_VNC_PORT = 5900
 #: Nothing leads out of it but what is said to be forwarded.
 _RESTRICTION = "restrict=on"
 
@@ -107,7 +109,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         # told from a crash: both leave QEMU stopped, in state "shutdown", for the driver to see.
         *("-action", "reboot=shutdown,shutdown=pause"),
         *_disk(spec),
-        *("-netdev", network([sys.executable, _RELAY, spec.broker] if spec.broker else [])),
+        *("-netdev", network([sys.executable, _RELAY, spec.broker] if spec.broker else [], spec.ports)),
         # No boot from the network: it costs a second and there is nothing to boot from.
         *("-device", "virtio-net-pci,netdev=net0,romfile="),
         *("-device", "virtio-rng-pci"),
@@ -117,6 +119,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         # Behind all others, whose places on the bus are then what they were without.
         *_DISPLAYS[devices.display],
+        *_screen(spec.ports),
         *_inputs(),
         *_boot(spec, devices),
     ]
@@ -175,12 +178,18 @@ def _disk(spec: VmSpec) -> list[str]:
     return ["-blockdev", json.dumps(node), "-device", f"virtio-blk-pci,drive={DISK},werror=stop,rerror=stop"]
 
 
-def network(relay: list[str]) -> str:
-    """Give the option of a VM's network, in which is the broker or nobody; see ``relay_command``."""
-    if not relay:
-        return f"{NETWORK}{_RESTRICTION}"
-    forward = f"guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(relay))}"
-    return f"{NETWORK}{_RESTRICTION},{forward}"
+def network(relay: list[str], ports: GuestPorts) -> str:
+    """Give the option of a VM's network, in which is the broker or nobody; see ``relay_command``. What is forwarded to
+    the guest lets it reach nobody either."""
+    options = [f"{NETWORK}{_RESTRICTION}"]
+    if relay:
+        options.append(f"guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(relay))}")
+    options += [f"hostfwd=tcp:127.0.0.1:{of_host}-:{of_guest}" for of_host, of_guest in ports.forwards]
+    return ",".join(options)
+
+
+def _screen(ports: GuestPorts) -> list[str]:
+    return ["-vnc", f"127.0.0.1:{ports.screen - _FIRST_VNC_PORT}"] if ports.screen else []
 
 
 def relay_command(relay: list[str]) -> str:

@@ -68,7 +68,7 @@ def handing(arguments: Sequence[str], home: Path, spec: VmSpec, relay: list[str]
     change: dict[str, Callable[[str], str]] = {
         "-chardev": lambda value: _socket(value, home, files),
         "-blockdev": lambda value: _over_image(value) if spec.image and spec.image.disk else value,
-        "-netdev": lambda value: network(relay) if value.startswith(NETWORK) else value,
+        "-netdev": lambda value: network(relay, spec.ports) if value.startswith(NETWORK) else value,
         "-kernel": lambda value: boot_file(value, files),
         "-initrd": lambda value: boot_file(value, files),
     }
