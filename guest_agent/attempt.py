@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -22,8 +22,8 @@ from guest_agent.sandbox import Sandbox
 from guest_agent.stage_in import StageIn
 from guest_agent.stage_out import StageOut
 from guest_agent.step_clock import StepClock
-from guest_agent.told_files import ToldFiles
-from schemas.jobs import Holding, JobAssign, JobCompletion, Outcome, Phase, ToldRef
+from guest_agent.told_files import FileWishes, ToldFiles
+from schemas.jobs import Holding, JobAssign, JobCompletion, Outcome, Phase
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +72,18 @@ class Attempt:
             trouble=self.trouble,
             told=self._told.look(self._sandbox.directory) if self.phase is Phase.RUNNING else [],
             stored=[*self._told.stored],
+            handed=[*self._told.handed],
         )
 
-    def on_wishes(self, removes: Sequence[ToldRef], wants: Sequence[ToldRef]) -> list[Coroutine[Any, Any, None]]:
-        """Do what the centre wants of files that it was told of; give what takes longer."""
+    def on_wishes(self, wishes: FileWishes) -> list[Coroutine[Any, Any, None]]:
+        """Do what the centre wants of the job's files; give what takes longer."""
         if self.phase is not Phase.RUNNING:
             return []
-        for ref in removes:
+        for file in wishes.hands:
+            self._told.put(self._sandbox.directory, file, self._sandbox.slot_directory.owner)
+        for ref in wishes.removes:
             self._told.remove(self._sandbox.directory, ref)
-        return [self._told.store(self._sandbox.directory, ref) for ref in wants]
+        return [self._told.store(self._sandbox.directory, ref) for ref in wishes.wants]
 
     def stop(self, reason: str) -> None:
         """End it: cancelled, or superseded. A payload that runs has its grace. Idempotent."""

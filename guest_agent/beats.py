@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Never
 
 from broker.backoff import backoff
@@ -14,9 +14,10 @@ from broker.errors import NotDelivered
 from broker.rpc import Call, ServerClock, Uplink
 from guest_agent.machine import load
 from guest_agent.requests import Requests
+from guest_agent.told_files import FileWishes
 from guest_agent.wall_clock import WallClock
 from schemas.envelope import Reply
-from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer, ToldRef
+from schemas.jobs import AttemptRef, Holding, JobBeat, JobBeatAnswer
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +36,11 @@ class JobBeats:
         *,
         holding: Callable[[], list[Holding]],
         stop: Callable[[AttemptRef], None],
-        wish: Callable[[Sequence[ToldRef], Sequence[ToldRef]], None],
+        wish: Callable[[FileWishes], None],
         refused: Callable[[], dict[str, int]],
         wall_clock: WallClock,
     ) -> None:
-        """``stop`` is called for each attempt that the centre wants ended, ``wish`` with files that it wants removed,
-        and stored."""
+        """``stop`` is called for each attempt that the centre wants ended, ``wish`` with what it wants of files."""
         self._uplink, self._requests, self._clock = uplink, requests, clock
         self._holding, self._refused = holding, refused
         self._stop, self._wish, self._wall_clock = stop, wish, wall_clock
@@ -77,5 +77,5 @@ class JobBeats:
             self._wall_clock.follow(message.server_time_ms, time.monotonic() - self._sent_s)
         for ref in message.stop:
             self._stop(ref)
-        self._wish(message.removes, message.wants)
+        self._wish(FileWishes(message.removes, message.wants, message.hands))
         return None

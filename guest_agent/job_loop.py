@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from guest_agent.requests import Requests
 from guest_agent.resources import Resources, Store
 from guest_agent.slot import Slot
 from guest_agent.slot_worker import SlotWorker
+from guest_agent.told_files import FileWishes
 from guest_agent.wall_clock import WallClock
 from schemas.envelope import Failed, Message, Reply
 from schemas.files import OutputFile
@@ -38,7 +39,6 @@ from schemas.jobs import (
     JobStop,
     Machine,
     Outcome,
-    ToldRef,
 )
 
 log = logging.getLogger(__name__)
@@ -218,10 +218,9 @@ class JobLoop:
         if held is not None:
             self._stop(held, "superseded or cancelled at the centre")
 
-    def _on_wishes(self, removes: Sequence[ToldRef], wants: Sequence[ToldRef]) -> None:
-        for key in {(ref.job, ref.attempt) for ref in (*removes, *wants)} & self._held.keys():
-            ours = [[ref for ref in refs if (ref.job, ref.attempt) == key] for refs in (removes, wants)]
-            for work in self._held[key].on_wishes(*ours):
+    def _on_wishes(self, wishes: FileWishes) -> None:
+        for key in {(one.job, one.attempt) for each in wishes for one in each} & self._held.keys():
+            for work in self._held[key].on_wishes(wishes.of(*key)):
                 self._tasks.spawn(work)
 
     async def _repair(self) -> None:

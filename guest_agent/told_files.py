@@ -10,19 +10,23 @@ import contextlib
 import logging
 import os
 import stat as stat_module
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
+from broker import durable
 from broker.errors import TransferFailed
 from guest_agent import outputs
-from guest_agent.directory import Directory
+from guest_agent.directory import Directory, parts_of
 from guest_agent.errors import BadPath, GuestError
 from guest_agent.resources import Store
 from schemas.jobs import (
     MOST_OF_ALL_TOLD_BYTES,
     MOST_OF_TOLD_BYTES,
+    MOST_TOLD,
+    HandedFile,
     JobAssign,
     OutputEntry,
     ToldFile,
@@ -30,6 +34,23 @@ from schemas.jobs import (
 )
 
 log = logging.getLogger(__name__)
+
+
+class FileWishes(NamedTuple):
+    """What a centre wants of a job's files."""
+
+    removes: Sequence[ToldRef] = ()
+    wants: Sequence[ToldRef] = ()
+    hands: Sequence[HandedFile] = ()
+
+    def of(self, job: str, attempt: int) -> FileWishes:
+        """Give those that are about one attempt."""
+        key = job, attempt
+        return FileWishes(
+            [one for one in self.removes if (one.job, one.attempt) == key],
+            [one for one in self.wants if (one.job, one.attempt) == key],
+            [one for one in self.hands if (one.job, one.attempt) == key],
+        )
 
 
 class ToldFiles:
@@ -40,6 +61,8 @@ class ToldFiles:
         #: Outputs that the centre wanted, and has, as they were then.
         self.stored: list[OutputEntry] = []
         self._on_their_way: set[str] = set()
+        #: Files that the job was handed while it ran, the last ones.
+        self.handed: list[str] = []
 
     def look(self, held: Directory) -> list[ToldFile]:
         """Give those that are there, as they are now."""
@@ -74,6 +97,23 @@ class ToldFiles:
             found = os.stat(last, dir_fd=parent.descriptor, follow_symlinks=False)
             if found.st_mtime_ns == ref.mtime_ns:
                 os.unlink(last, dir_fd=parent.descriptor)
+
+    def put(self, held: Directory, file: HandedFile, owner: tuple[int, int] | None) -> None:
+        """Have a file stand in the job's directory, once. What cannot be put there is told, and tried when it comes
+        again."""
+        if file.name in self.handed:
+            return
+        try:
+            parts_of(file.name)
+            with contextlib.suppress(FileExistsError):
+                descriptor = held.create(file.name, owner=owner, mode=0o644)
+                try:
+                    durable.write_all(descriptor, file.content)
+                finally:
+                    os.close(descriptor)
+            self.handed = [*self.handed, file.name][-MOST_TOLD:]
+        except (OSError, GuestError) as error:
+            log.warning("file not handed to the job", extra={"job": self._assign.job, "why": str(error)})
 
     async def store(self, held: Directory, ref: ToldRef) -> None:
         """Have the centre have one as it is now. What cannot be is told, and may be wanted again."""

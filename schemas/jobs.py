@@ -121,6 +121,15 @@ class ToldRef(Struct, frozen=True, kw_only=True):
     mtime_ns: Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 
 
+class HandedFile(Struct, frozen=True, kw_only=True):
+    """A file that a job is handed while it runs: it stands in the job's directory from then on."""
+
+    job: JobRef
+    attempt: Attempt
+    name: Annotated[str, Meta(max_length=200)]
+    content: Annotated[bytes, Meta(max_length=MOST_OF_TOLD_BYTES)]
+
+
 class OutputEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An output of an attempt: inline, or already in the store under the attempt's area."""
 
@@ -145,6 +154,8 @@ class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
     told: Annotated[list[ToldFile], Meta(max_length=MOST_TOLD)] = []
     #: Outputs that the centre wanted before the end, and that it has now.
     stored: Annotated[list[OutputEntry], Meta(max_length=MOST_TOLD)] = []
+    #: Files that it was handed.
+    handed: Annotated[list[Annotated[str, Meta(max_length=200)]], Meta(max_length=MOST_TOLD)] = []
 
 
 class JobRequest(Message, frozen=True, kw_only=True, tag="job.request"):
@@ -220,6 +231,8 @@ class JobBeatAnswer(Reply, frozen=True, kw_only=True, tag="job.beat_answer"):
     removes: Annotated[list[ToldRef], Meta(max_length=MOST_TOLD)] = []
     #: Outputs that are wanted as they are now.
     wants: Annotated[list[ToldRef], Meta(max_length=MOST_TOLD)] = []
+    #: Files that jobs are handed; one that is there already stays as it is.
+    hands: Annotated[list[HandedFile], Meta(max_length=MOST_TOLD)] = []
 
 
 class Steps(Struct, frozen=True, kw_only=True, omit_defaults=True):

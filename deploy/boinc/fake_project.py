@@ -86,7 +86,7 @@ class FakeProject:
     def add(self, job: FakeJob) -> None:
         """Hand a job out to whoever asks next."""
         with self._lock:
-            self._downloads |= {f"{job.name}_{name}": body for name, body in job.inputs.items()}
+            self._downloads |= {_input(job, name): body for name, body in job.inputs.items()}
             self._waiting.append(job)
 
     def _reply(self, request: str) -> str:
@@ -125,7 +125,7 @@ class FakeProject:
         return f"<trickle_down>\n{told}</trickle_down>\n"
 
     def _hand_out(self, job: FakeJob) -> str:
-        inputs, outputs = [f"{job.name}_{name}" for name in job.inputs], [_output(job, name) for name in job.outputs]
+        inputs, outputs = [_input(job, name) for name in job.inputs], [_output(job, name) for name in job.outputs]
         files = [self._described(name, is_program=True) for name in self._files]
         files += [self._described(name) for name in inputs]
         files += [
@@ -146,7 +146,7 @@ class FakeProject:
             f"<workunit>\n<name>{job.name}</name>\n<app_name>{_APP}</app_name>\n{words}"
             "<rsc_fpops_est>1e10</rsc_fpops_est>\n<rsc_fpops_bound>1e18</rsc_fpops_bound>\n"
             "<rsc_memory_bound>1e9</rsc_memory_bound>\n<rsc_disk_bound>1e10</rsc_disk_bound>\n"
-            f"{''.join(_ref(f'{job.name}_{name}', name) for name in job.inputs)}</workunit>\n"
+            f"{''.join(_ref(_input(job, name), name) for name in job.inputs)}</workunit>\n"
             f"<result>\n<name>{job.name}_0</name>\n<wu_name>{job.name}</wu_name>\n<platform>{PLATFORM}</platform>\n"
             f"<version_num>100</version_num>\n<report_deadline>{int(time.time()) + 10**6}</report_deadline>\n"
             f"{''.join(_ref(_output(job, name), name) for name in job.outputs)}</result>\n"
@@ -202,7 +202,16 @@ class FakeProject:
 
 def _output(job: FakeJob, name: str) -> str:
     """Name an output as a server does, after its result: what is written elsewhere the agent takes for an attack."""
-    return f"{job.name}_0_{name}"
+    return f"{job.name}_0_{_flat(name)}"
+
+
+def _input(job: FakeJob, name: str) -> str:
+    return f"{job.name}_{_flat(name)}"
+
+
+def _flat(logical: str) -> str:
+    """Files of a project lie in one directory, whatever directories their logical names have."""
+    return logical.replace("/", "_")
 
 
 def attach(home: Path, project: FakeProject) -> None:

@@ -26,6 +26,7 @@ from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, sta
 from host_agent.boinc.plan import GuestPlan, RunPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.project_images import DEFAULT_IMAGE, disk_mib
+from host_agent.boinc.trickles_down import TricklesDown
 from host_agent.boinc.triggers import Triggers, ending_of
 from host_agent.errors import GuestSilent, HostError, Interrupted, UnknownVm
 from host_agent.hypervisors.contract import GuestPorts
@@ -70,7 +71,7 @@ class GuestRun:
         turn: CheckpointTurn,
         wakeup: Wakeup,
     ) -> None:
-        self._plan = plan
+        self._plan, self._slot = plan, tasks.slot
         self._host, self._tasks, self._progress, self._link = host, tasks, progress, link
         host.refuse = tasks.refuse = self._refuse
         self._is_open = self._is_ending = False
@@ -192,7 +193,7 @@ class GuestRun:
         every_s = max(work.guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
         due_s = time.monotonic() + every_s + random.uniform(0, every_s)
-        triggers = self._triggers(work)
+        triggers, trickles = self._triggers(work), TricklesDown(self._slot, work.centre)
         self._care.begin()
         self._since_s = time.monotonic()
         while work.centre.end is None:
@@ -201,6 +202,7 @@ class GuestRun:
             state = await self._care.step(work.machine, work.centre)
             self._take_time(state)
             self._tell(work, triggers)
+            trickles.step()
             if triggers is not None and (ending := triggers.look(self._progress.runtime_s)) is not None:
                 return ending
             is_due = work.guest.checkpoint_s and time.monotonic() >= due_s

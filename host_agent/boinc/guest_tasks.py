@@ -43,6 +43,7 @@ class GuestTasks:
 
     def __init__(self, names: SlotNames, data: InitData, arguments: Arguments) -> None:
         self._names, self._data, self._arguments = names, data, arguments
+        self.slot = names.slot
         self._shared = SharedDirectory(names, arguments)
         #: Called between pieces of what takes long: raises what breaks it off.
         self.refuse: Callable[[], None] = lambda: None

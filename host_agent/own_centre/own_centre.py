@@ -28,6 +28,7 @@ from schemas.envelope import Message
 from schemas.errors import DecodeError
 from schemas.jobs import (
     AgentHello,
+    HandedFile,
     Holding,
     JobAssign,
     JobBeat,
@@ -46,6 +47,8 @@ log = logging.getLogger(__name__)
 
 #: What a guest says to its centre, as the ends of keys.
 KINDS = ("request", "beat", "completion", "offer")
+#: Files that go with one answer.
+_MOST_HANDED = 8
 #: A link is so old before it counts what a guest does not hold, seconds: its journal may be at it.
 SETTLED_S = 5.0
 #: Words of a guest that are answered: so many at once, and a second.
@@ -72,6 +75,8 @@ class OwnCentre:
         #: By name, as it was told of: files that are to go, and outputs that are wanted early.
         self._removes: dict[str, ToldFile] = {}
         self._wants: dict[str, ToldFile] = {}
+        #: By name, what the job is handed while it runs.
+        self._hands: dict[str, bytes] = {}
 
     def told(self, name: str) -> ToldFile | None:
         """Give a file of the job's as the guest has told of it last; None where there is none, or the job has ended."""
@@ -84,6 +89,14 @@ class OwnCentre:
     def want(self, told: ToldFile) -> None:
         """Have an output now, as it was told of; ``early`` gives it once it has come."""
         self._wants[told.name] = told
+
+    def hand(self, name: str, content: bytes) -> None:
+        """Have a file stand in the job's directory, now or as soon as it runs; ``has`` tells when it does."""
+        self._hands[name] = content
+
+    def has(self, name: str) -> bool:
+        """Whether the job was handed a file."""
+        return self.holding is not None and name in self.holding.handed
 
     def early(self, name: str) -> OutputEntry | None:
         """Give an output that was wanted and has come; None before that."""
@@ -166,10 +179,17 @@ class OwnCentre:
             removes=self._refs(self._removes),
             wants=[ref for ref in self._refs(self._wants) if self.early(ref.name) is None],
         )
-        self._say(road, answer)
+        self._say(road, msgspec.structs.replace(answer, hands=self._files_to_hand()))
         self._assign(road)
         self.trouble = ""
         self.on_change()
+
+    def _files_to_hand(self) -> list[HandedFile]:
+        """Give what the attempt that counts was not handed yet, a few at a time."""
+        self._hands = {name: content for name, content in self._hands.items() if not self.has(name)}
+        job, attempt = self._order.job.ref, self._order.attempt
+        files = [HandedFile(job=job, attempt=attempt, name=name, content=one) for name, one in self._hands.items()]
+        return files[:_MOST_HANDED] if self.holding is not None else []
 
     def _refs(self, of: dict[str, ToldFile]) -> list[ToldRef]:
         """Name files by the attempt that counts; those that are as they were told of no more are forgotten."""

@@ -152,6 +152,21 @@ async def test_files_are_told_of_removed_and_had_early_while_the_job_runs(alone:
     assert (end.outcome, alone.read(job, end, "stdout")) == (Outcome.DONE, b"it went\n")
 
 
+async def test_a_job_is_handed_files_while_it_runs_and_keeps_what_it_has(alone: Alone) -> None:
+    job = script("echo mine > there; while [ ! -e d/news ]; do sleep 0.1; done; cat there d/news")
+    centre = await alone.order(job)
+    centre.hand("there", b"not mine\n")
+    centre.hand("d/news", b"from the centre\n")
+    centre.hand("../../out", b"x")
+    await alone.start()
+
+    end = await ended(centre)
+
+    assert end.outcome is Outcome.DONE
+    assert alone.read(job, end, "stdout").splitlines()[-1] == b"from the centre"
+    assert not list(alone.directory.rglob("out"))
+
+
 async def test_the_job_goes_on_where_the_host_agent_is_another_one(alone: Alone) -> None:
     job = script("sleep 3; echo once")
     centre = await alone.order(job)

@@ -6,10 +6,12 @@ Without a project ``unsigned_apps_ok`` takes the place of signatures, and turns 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -150,6 +152,25 @@ class BoincClient:
         """Give what the client is to report of the task, its standard error included."""
         text = (self.home / "client_state.xml").read_text(errors="replace")
         return text.partition("<result>")[2].partition("</result>")[0]
+
+    def results(self) -> str:
+        """Give what the client tells of its results to programs with windows, by its own protocol."""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE_S) as link:
+            nonce = re.search(r"<nonce>([^<]*)<", self._call(link, "<auth1/>"))
+            digest = hashlib.md5(f"{nonce[1] if nonce else ''}{_PASSWORD}".encode(), usedforsecurity=False).hexdigest()
+            self._call(link, f"<auth2>\n<nonce_hash>{digest}</nonce_hash>\n</auth2>")
+            return self._call(link, "<get_results/>")
+
+    @staticmethod
+    def _call(link: socket.socket, words: str) -> str:
+        link.sendall(f"<boinc_gui_rpc_request>\n{words}\n</boinc_gui_rpc_request>\n\3".encode())
+        answer = b""
+        while not answer.endswith(b"\3"):
+            piece = link.recv(65536)
+            if not piece:
+                break
+            answer += piece
+        return answer.decode(errors="replace")
 
     def until(self, is_so: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
         """Poll until it is so."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from deploy.boinc.fake_project import FakeJob, FakeProject
 from deploy.boinc.version import image_files
 from host_agent.hypervisors.contract import ImageFiles
 from host_agent.hypervisors.detached import all_processes
 from tests.contract.boinc_guest import TASK, WORKER
 from tests.contract.conftest import guest_image  # noqa: F401  a fixture
-from tests.system.boinc_rig import BoincRig
+from tests.system.boinc_rig import AttachedRig, BoincRig
 from tests.unit.test_floors import ROOT
 
 pytestmark = pytest.mark.qemu
@@ -101,3 +102,55 @@ def test_a_machine_outlives_whoever_is_killed_and_what_the_volunteer_prefers(rig
     report = rig.report()
     assert "<exit_status>0</exit_status>" in report
     assert report.count("is given its job") == 1, "it never began anew"
+
+
+SPEAKER = """#!/bin/sh
+echo early > out
+echo a page > index.html
+python3 -m http.server 8080 2>/dev/null &
+echo up > told
+while ! ls trickle_down_* >/dev/null 2>&1; do sleep 0.2; done
+cat trickle_down_* > late
+printf '0\\n\\n' > done
+sleep 600
+"""
+SPEAKING = b"""<vbox_job><enable_shared_directory/><memory_size_mb>256</memory_size_mb>
+<pf_guest_port>8080</pf_guest_port><enable_remotedesktop/>
+<trickle_trigger_file>told</trickle_trigger_file><intermediate_upload_file>out</intermediate_upload_file>
+<completion_trigger_file>done</completion_trigger_file></vbox_job>"""
+
+
+@pytest.mark.timeout(400)
+def test_a_guest_speaks_with_its_project_through_the_client(
+    tmp_path: Path,
+    guest_image: ImageFiles,  # noqa: F811
+) -> None:
+    """Trickles up and down, an upload before the end, a page, a screen, and the process that is none of ours."""
+    if shutil.which("boinc") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
+    assert guest_image.disk is not None
+    image = image_files(guest_image.disk.parent / "manifest.json")
+    files = {"host_agent": AGENT, **{name: path.read_bytes() for name, path in image.items()}}
+    inputs = {"vbox_job.xml": SPEAKING, "shared/boinc_app": SPEAKER.encode()}
+    with FakeProject(files) as project:
+        project.add(FakeJob("work", inputs, ["out", "shared/late"]))
+        rig = AttachedRig(tmp_path / "boinc", project, "work")
+        try:
+            rig.start()
+            rig.until(lambda: "<web_graphics_url>http://localhost:" in rig.results(), "its page is known")
+            rig.until(lambda: "<remote_desktop_addr>localhost:" in rig.results(), "its screen is known")
+            rig.until(lambda: "work_0_out" in project.uploads, "an output comes before the end")
+            rig.until(lambda: project.trickles, "a trickle comes")
+            assert not project.reports
+            assert len(machines(rig.slot)) == 1
+            project.trickles_down["work_0"] = "<news>for the guest</news>"
+            rig.ask("--project", project.url, "update")
+            rig.until(lambda: project.reports, "the result is reported", 200)
+        finally:
+            rig.close()
+
+    (report,) = project.reports.values()
+    assert "<exit_status>0</exit_status>" in report, report
+    assert "<variety>told</variety>" in project.trickles[0]
+    assert project.uploads["work_0_out"] == b"early\n"
+    assert b"for the guest" in project.uploads["work_0_shared_late"]
