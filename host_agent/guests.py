@@ -26,9 +26,8 @@ from broker.road.streams import to_socket
 from broker.routes import UP, down, sender_of
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import Hypervisor
-from host_agent.inputs.inputs import HostInputs
 from schemas.codec import clip
-from schemas.envelope import Refused, ServerTime
+from schemas.envelope import Message, Refused, ServerTime
 from schemas.ids import uuid7
 from schemas.road import Say
 from schemas.vms import GuestFacts, GuestReport, VmState
@@ -51,6 +50,23 @@ CHANGE_S = 5.0
 LEAST_BETWEEN_S = 1.0
 #: For how long a guest's word on itself holds, seconds.
 WORD_S = 20.0
+
+
+class InputsForGuests(Protocol):
+    """What has inputs for guests; see ``HostInputs``."""
+
+    @property
+    def serves(self) -> bool:
+        """Guests may ask for inputs."""
+
+    def meet(self, vm: str, road: Road) -> None:
+        """A guest's agent is there, a new one or anew."""
+
+    def leave(self, vm: str) -> None:
+        """A guest has gone. Idempotent."""
+
+    def on_message(self, vm: str, message: Message) -> bool:
+        """Take what a guest says. False: it is nothing about inputs, or too much of it."""
 
 
 class HostAsCentre(Protocol):
@@ -113,7 +129,7 @@ class Guests:
         #: Takes what a guest says to others than its host: the answers to what was passed on to it.
         self.otherwise: Otherwise = _nobody
         #: Has inputs for guests; None: they fetch for themselves.
-        self.inputs: HostInputs | None = None
+        self.inputs: InputsForGuests | None = None
         #: By VM, what is the centre of its guest on this host; of others the broker leads to it.
         self.centres: dict[str, HostAsCentre] = {}
 

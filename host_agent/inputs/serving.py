@@ -11,6 +11,8 @@ import contextlib
 import logging
 import os
 import time
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -22,9 +24,7 @@ from broker.routes import DOWN, Route, queue_of
 from broker.token_buckets import TokenBuckets
 from host_agent.errors import HostError
 from host_agent.hypervisors.contract import InputMedium
-from host_agent.inputs.centre import CentreInputs
-from host_agent.inputs.fetches import InputFetches
-from host_agent.inputs.store import InputStore, KeptInput
+from host_agent.inputs.store import KeptInput
 from host_agent.inputs.sums import InputSums
 from schemas.codec import clip
 from schemas.envelope import Message
@@ -58,13 +58,43 @@ class Served(Struct):
     refused: int = 0
 
 
+class KeptInputs(Protocol):
+    """Where inputs are kept on this host; see ``InputStore``."""
+
+    def lend(self, sha256: str) -> AbstractContextManager[None]:
+        """Keep a file for as long as the block lasts."""
+
+    def find(self, sha256: str) -> KeptInput | None:
+        """Give a file. Raises OSError."""
+
+    def discard_damaged(self, kept: KeptInput) -> None:
+        """Do away with a file that is not what its name says. Raises OSError."""
+
+
+class FetchedInputs(Protocol):
+    """Where an input comes from that is not kept here; see ``InputFetches``."""
+
+    async def fetch(self, sha256: str, vm: str) -> KeptInput:
+        """Have one kept here, for a VM. Raises TransferFailed."""
+
+    def received(self, sha256: str) -> int:
+        """Say how many bytes of one have come."""
+
+
+class RightsOnInputs(Protocol):
+    """Who may have what; see ``CentreInputs``."""
+
+    async def demand_right(self, vm: str, sha256: str) -> None:
+        """Return where a VM may have an input. Raises TransferFailed."""
+
+
 class InputHouse(Struct, frozen=True):
     """What all guests of a host share."""
 
-    store: InputStore
-    fetches: InputFetches
+    store: KeptInputs
+    fetches: FetchedInputs
     sums: InputSums
-    centre: CentreInputs
+    centre: RightsOnInputs
     medium: InputMedium
     served: Served
     wants: TokenBuckets
