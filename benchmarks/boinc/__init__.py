@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.alternation import alternate, say
+from benchmarks.boinc import guest
 from benchmarks.figures import Figure
 from broker.daemon.process_stat import ProcessStat, read_stat
 from deploy.boinc.freeze import freeze
@@ -42,6 +43,7 @@ def run(*, quick: bool) -> list[Figure]:
             share, memory_mb = _use(client, watched_s)
             held_s = [_held_up_s(client) for _ in range(runs)]
             quit_s = _timed(client, lambda: client.want("quit"), lambda: not _agents(client))
+        in_guest = guest.run(source, watched_s, runs)
     return [
         Figure(name="boinc start to first status", unit="s", ours=starts["ours"], peer=starts["peer"]),
         Figure(name="boinc start, frozen", unit="s", ours=starts["ours"], goal=3.0),
@@ -49,6 +51,7 @@ def run(*, quick: bool) -> list[Figure]:
         Figure(name="boinc agent, memory", unit="MB", ours=(memory_mb,), goal=60.0),
         Figure(name="boinc suspended to standing still", unit="s", ours=tuple(held_s), goal=2.0),
         Figure(name="boinc quit to gone", unit="s", ours=(quit_s,), goal=10.0),
+        *in_guest,
     ]
 
 

@@ -33,7 +33,7 @@ from host_agent.boinc.init_data import InitData, read_init_data
 from host_agent.boinc.job_files import read_plan
 from host_agent.boinc.plan import RunPlan
 from host_agent.boinc.programs import Programs
-from host_agent.boinc.progress import CpuMeters, Progress
+from host_agent.boinc.progress import CpuMeters, Progress, SlowMeter
 from host_agent.boinc.project_images import ProjectImages
 from host_agent.boinc.segment import attach
 from host_agent.boinc.signed_files import SignedFiles
@@ -55,6 +55,8 @@ NO_WORD_S = 10.0
 #: Where virtual machines are, in the slot; and how far they give way to all else.
 MACHINES = "host_agent_machines"
 LOWEST = 19
+#: How often CPU time is measured of programs that a job does not have, seconds.
+SELDOM_S = 30.0
 #: Who tells each step of a machine's life, of which the project sees only the last 63 KiB.
 _TOO_MUCH = ("host_agent.control", "host_agent.making", "host_agent.hypervisors", "broker")
 #: What a person, a terminal or a system that goes down ends us by.
@@ -183,7 +185,8 @@ class _Session:
         is_signed_job = not self._names.has_client or signed.is_signed(file)
         programs = Programs(self._names, signed, self._data, arguments, is_signed_job=is_signed_job)
         family, wakeup = Family(self._names.slot), Wakeup()
-        cpu = CpuMeters([family.cpu_s])
+        # For one of our own programs all processes are looked through; where none runs, seldom.
+        cpu = CpuMeters([family.cpu_s if plan.runs else SlowMeter(family.cpu_s, SELDOM_S)])
         progress = Progress(self._slot, plan, self._data, self._link, cpu.total_s, arguments.trickle_s)
         guests = self._guests(plan, progress, arguments, wakeup) if plan.guests else None
         if guests is not None:

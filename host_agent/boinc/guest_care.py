@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Between two steps where nothing happens, and between two looks at what takes long, seconds.
-STEP_S, LOOK_S = 0.5, 0.1
+STEP_S, LOOK_S = 1.0, 0.1
 #: A guest that says nothing for so long while its machine runs is as good as dead, seconds: it may boot meanwhile.
 SILENT_S = 1200.0
 #: A machine of which its hypervisor says nothing for so long, or that is on its way, is ended, seconds.

@@ -23,6 +23,20 @@ log = logging.getLogger(__name__)
 CPU_S = 2.0
 
 
+class SlowMeter:
+    """One that is read now and then only: reading it costs more than it changes."""
+
+    def __init__(self, measure: Callable[[], float], every_s: float) -> None:
+        self._measure, self._every_s = measure, every_s
+        self._last, self._read_s = 0.0, -every_s
+
+    def __call__(self) -> float:
+        """Give what was read last, seconds."""
+        if time.monotonic() - self._read_s >= self._every_s:
+            self._last, self._read_s = self._measure(), time.monotonic()
+        return self._last
+
+
 class CpuMeters:
     """What the CPU time of a task is added up of."""
 

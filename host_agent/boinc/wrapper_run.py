@@ -172,7 +172,8 @@ class WrapperRun:
 
     async def _beside_guests(self) -> None:
         """See to the programs beside a task in a virtual machine."""
-        self._orphans.bury()
+        if self._plan.runs:
+            self._orphans.bury()
         if self._daemons is None and self._plan.daemons:
             self._daemons = [self._programs.start(daemon) for daemon in self._plan.daemons]
         if self._plan.daemons:

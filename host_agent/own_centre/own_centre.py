@@ -56,7 +56,7 @@ WORDS, WORDS_PER_S = 60, 5.0
 
 
 class OwnCentre:
-    """See the module. ``on_change`` is called when the job has begun, gone on, or ended."""
+    """See the module. ``on_change`` is called when an attempt of the job has ended."""
 
     def __init__(self, vm: str, me: str, order: JobOrder, inputs: list[Input], files: GuestFiles) -> None:
         """``inputs`` is what the job is given, as an assignment has it."""
@@ -182,7 +182,6 @@ class OwnCentre:
         self._say(road, msgspec.structs.replace(answer, hands=self._files_to_hand()))
         self._assign(road)
         self.trouble = ""
-        self.on_change()
 
     def _files_to_hand(self) -> list[HandedFile]:
         """Give what the attempt that counts was not handed yet, a few at a time."""
