@@ -19,6 +19,9 @@ from schemas.inputs import Medium
 #: QEMU's name of what lies in the drive.
 _NODE = "input"
 
+#: A guest may move the tray of its drive as it likes: so often it is opened again.
+_TRIES = 5
+
 
 class QemuInputs:
     """See the contract. ``find`` gives a VM by its id."""
@@ -49,8 +52,14 @@ class QemuInputs:
         await self._empty(self._find(vm).running().machine.monitor)
 
     async def _empty(self, monitor: Monitor) -> None:
-        await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
-        await monitor.execute("blockdev-remove-medium", {"id": INPUT_DRIVE})
+        for left in reversed(range(_TRIES)):
+            await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
+            try:
+                await monitor.execute("blockdev-remove-medium", {"id": INPUT_DRIVE})
+                break
+            except HypervisorError:  # a guest that boots may have closed the tray in between
+                if not left:
+                    raise
         await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
         with contextlib.suppress(HypervisorError):  # there was none
             await monitor.execute("blockdev-del", {"node-name": _NODE})
