@@ -37,7 +37,7 @@ from guest_agent.slot_directory import PASS, SlotDirectory
 from guest_agent.wall_clock import WallClock
 from schemas.files import FileGet, FileOffer, InputFile, OutputFile
 from schemas.ids import uuid7
-from schemas.jobs import AgentHello, Machine, OutputEntry
+from schemas.jobs import TELLS, AgentHello, Machine, OutputEntry
 from schemas.vms import MOST_OF_A_JOB, GuestFacts
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class GuestAgent:
     def _features(self) -> list[str]:
         """Say what holds payloads together here, so that jobs may ask for it: slots are alike, once they are open."""
         known = next((one for one in self._containers if one.is_open), self._containers[0])
-        return [f"contained:{part}" for part in known.parts]
+        return [TELLS, *(f"contained:{part}" for part in known.parts)]
 
     async def _fetch(self, sha256: str, target: Path, partial: Path) -> None:
         """From the host, which has it for all its guests, or else from the centre."""

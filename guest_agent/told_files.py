@@ -19,7 +19,7 @@ import msgspec
 from broker import durable
 from broker.errors import TransferFailed
 from guest_agent import outputs
-from guest_agent.directory import Directory, parts_of
+from guest_agent.directory import Directory
 from guest_agent.errors import BadPath, GuestError
 from guest_agent.resources import Store
 from schemas.jobs import (
@@ -58,14 +58,16 @@ class ToldFiles:
 
     def __init__(self, assign: JobAssign, uid: int, store: Store) -> None:
         self._assign, self._uid, self._store = assign, uid, store
-        #: Outputs that the centre wanted, and has, as they were then.
-        self.stored: list[OutputEntry] = []
+        #: Outputs that the centre wanted and has, by name, with the time at which each was written.
+        self._stored: dict[str, tuple[OutputEntry, int]] = {}
+        self._times: dict[str, int] = {}
         self._on_their_way: set[str] = set()
         #: Files that the job was handed while it ran, the last ones.
         self.handed: list[str] = []
 
     def look(self, held: Directory) -> list[ToldFile]:
         """Give those that are there, as they are now."""
+        self._times = {}
         found, room = list[ToldFile](), MOST_OF_ALL_TOLD_BYTES
         for name in self._assign.tells:
             with contextlib.suppress(OSError, GuestError), self._opened(held, name) as descriptor:
@@ -75,8 +77,14 @@ class ToldFiles:
                 length = min(stat.st_size, MOST_OF_TOLD_BYTES, room)
                 content = os.pread(descriptor, length, stat.st_size - length)
                 room -= len(content)
+                self._times[name] = stat.st_mtime_ns
                 found.append(ToldFile(name=name, size=stat.st_size, mtime_ns=stat.st_mtime_ns, content=content))
         return found
+
+    @property
+    def stored(self) -> list[OutputEntry]:
+        """Outputs that the centre wanted, and has as they are by now."""
+        return [entry for name, (entry, written) in self._stored.items() if self._times.get(name) == written]
 
     @contextlib.contextmanager
     def _opened(self, held: Directory, name: str) -> Iterator[int]:
@@ -104,13 +112,9 @@ class ToldFiles:
         if file.name in self.handed:
             return
         try:
-            parts_of(file.name)
-            with contextlib.suppress(FileExistsError):
-                descriptor = held.create(file.name, owner=owner, mode=0o644)
-                try:
-                    durable.write_all(descriptor, file.content)
-                finally:
-                    os.close(descriptor)
+            here, last = held.make_way(file.name, owner=owner)
+            with here:
+                _put_whole(here, last, file.content, owner)
             self.handed = [*self.handed, file.name][-MOST_TOLD:]
         except (OSError, GuestError) as error:
             log.warning("file not handed to the job", extra={"job": self._assign.job, "why": str(error)})
@@ -122,8 +126,9 @@ class ToldFiles:
         self._on_their_way.add(ref.name)
         try:
             with self._opened(held, ref.name) as descriptor:
+                written = os.fstat(descriptor).st_mtime_ns
                 entry = await self._store(Path(f"/proc/self/fd/{descriptor}"), ref.name)
-            self.stored = [one for one in self.stored if one.name != ref.name] + [entry]
+            self._stored[ref.name] = entry, written
         except (OSError, GuestError, TransferFailed) as error:
             log.warning("output not stored early", extra={"job": self._assign.job, "why": str(error)})
         finally:
@@ -137,3 +142,18 @@ def _can_be_told(found: os.stat_result) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _put_whole(here: Directory, name: str, content: bytes, owner: tuple[int, int] | None) -> None:
+    """Have a file appear with all that is in it; one that is there stays. Raises OSError: then there is none."""
+    beside = f".{name[:100]}.vc"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside, dir_fd=here.descriptor)
+    descriptor = here.create(beside, owner=owner, mode=0o644)
+    try:
+        durable.write_all(descriptor, content)
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, name, src_dir_fd=here.descriptor, dst_dir_fd=here.descriptor, follow_symlinks=False)
+    finally:
+        os.close(descriptor)
+        os.unlink(beside, dir_fd=here.descriptor)

@@ -101,6 +101,10 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 MOST_TOLD, MOST_OF_TOLD_BYTES, MOST_OF_ALL_TOLD_BYTES = 64, 16 << 10, 256 << 10
 
 
+#: The feature of a machine whose agent tells of files.
+TELLS = "tells"
+
+
 class ToldFile(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A file of a job that runs, as it is now."""
 

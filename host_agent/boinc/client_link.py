@@ -50,6 +50,11 @@ class ClientLink:
         self._thread.start()
 
     @property
+    def has_client(self) -> bool:
+        """There is somebody to speak with."""
+        return self._memory is not None
+
+    @property
     def will(self) -> ClientWill:
         """What the client wants now."""
         with self._lock:

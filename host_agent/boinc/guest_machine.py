@@ -13,7 +13,7 @@ import os
 import re
 
 from broker.daemon.process_stat import read_stat
-from host_agent.errors import HostDiskFull, HostError, HypervisorError
+from host_agent.errors import GuestStuck, HostDiskFull, HostError, HypervisorError
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.verbs import AT_REST, More
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 KEPT = 2
 #: Between two looks at what is at work on it, seconds.
 LOOK_S = 0.2
+#: What QEMU says of ports that somebody else has: what was kept of a machine is not at fault.
+_PORT_TAKEN = re.compile("host forwarding rule|[Vv][Nn][Cc]|address already in use", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,9})")
 
 
@@ -166,6 +168,8 @@ class GuestMachine:
         except HostDiskFull:
             raise  # it is not the state that is at fault
         except HypervisorError as error:
+            if _PORT_TAKEN.search(str(error)):
+                raise GuestStuck(f"a port of this computer that the guest has is taken just now: {error}") from error
             log.error("the virtual machine does not: %s: %s", what, error)
             return False
         log.info("the virtual machine: %s", what)

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from broker.ports import free_ports
 from host_agent.boinc.arguments import Arguments
+from host_agent.boinc.client_link import page_words, screen_words
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import GuestPlan
 from host_agent.errors import GuestStuck, ImageError
@@ -20,6 +21,8 @@ _OUTPUT_BYTES = 64 << 30
 _MOST_CPUS = 32
 #: Memory of this computer that stays with others, MiB.
 SPARE_MIB = 128
+#: Ports below are the system's.
+LEAST_PORT = 1024
 
 
 class GuestNeeds(Struct, frozen=True, kw_only=True):
@@ -67,7 +70,15 @@ def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:
 def ports_of(guest: GuestPlan) -> GuestPorts:
     """Choose ports of this computer for what of a guest is reached from it. They stay its own for as long as it is
     there: one that somebody else has when it starts again keeps it from starting. Raises OSError."""
-    wanted = [of_host for of_host, _ in guest.forwards] + ([0] if guest.has_screen else [])
+    # A job takes no port that programs of this computer are looked for at.
+    wanted = [of_host if of_host >= LEAST_PORT else 0 for of_host, _ in guest.forwards]
+    wanted += [0] if guest.has_screen else []
     chosen = free_ports("127.0.0.1", wanted) if wanted else []
     forwards = tuple((of_host, of_guest) for of_host, (_, of_guest) in zip(chosen, guest.forwards, strict=False))
     return GuestPorts(forwards=forwards, screen=chosen[-1] if guest.has_screen else 0)
+
+
+def shown(guest: GuestPlan, ports: GuestPorts) -> list[str]:
+    """Say what the client may show the volunteer."""
+    page = [page_words(ports.forwards[0][0])] if guest.has_page and ports.forwards else []
+    return page + ([screen_words(ports.screen)] if ports.screen else [])

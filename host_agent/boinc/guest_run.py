@@ -12,29 +12,27 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from broker.daemon.wakeup import Wakeup
 from host_agent.boinc.checkpoint_turn import CheckpointTurn
-from host_agent.boinc.client_link import ClientLink, page_words, screen_words
+from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
 from host_agent.boinc.guest_care import STEP_S, GuestCare
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_needs import GuestNeeds, demand_memory, ports_of
-from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, status_of
+from host_agent.boinc.guest_needs import GuestNeeds, demand_memory, ports_of, shown
+from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, beginning_of, last_line, status_of
 from host_agent.boinc.plan import GuestPlan, RunPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
 from host_agent.boinc.project_images import DEFAULT_IMAGE, disk_mib
 from host_agent.boinc.trickles_down import TricklesDown
 from host_agent.boinc.triggers import Triggers, ending_of
-from host_agent.errors import GuestSilent, HostError, Interrupted, UnknownVm
-from host_agent.hypervisors.contract import GuestPorts
+from host_agent.errors import GuestSilent, HostError, ImageError, Interrupted, UnknownVm
 from host_agent.own_centre.guest_job import GuestJob, GuestJobEnd
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.own_centre.own_centre import OwnCentre
 from schemas.codec import clip
-from schemas.jobs import Outcome, OutputEntry
+from schemas.jobs import TELLS, Outcome
 from schemas.plain_text import plain
 from schemas.vms import VmCreate, VmState
 
@@ -42,6 +40,8 @@ log = logging.getLogger(__name__)
 
 #: The client kills who has not ended a minute after it was told to: so long machines may take to be saved, seconds.
 SAVE_S = 40.0
+#: How long what is on its way to the project holds up an end, seconds.
+SENT_S = 10.0
 #: What is told of a guest's trouble, characters, and how often, seconds.
 _MOST_OF_TROUBLE, TROUBLE_S = 300, 10.0
 
@@ -80,6 +80,7 @@ class GuestRun:
         host.on_change = wakeup.wake
         self._machines: dict[str, GuestMachine] = {}
         self._since_s = time.monotonic()
+        self._trickles: TricklesDown | None = None
         #: The VM and the job of the task that ended last, until that is counted.
         self._done_with: tuple[str, GuestJob] | None = None
         self._trouble, self._troubled_s = "", 0.0
@@ -150,7 +151,7 @@ class GuestRun:
     async def _carry_out(self, work: GuestWork) -> SlotEnding | None:
         if work.centre.end is None:
             await self._care.unless_ending(work.machine.up())
-            self._link.show(_shown(work.guest, work.machine.ports()))
+            self._link.show(shown(work.guest, work.machine.ports()))
             ending = await self._follow(work)
             if ending is not None:
                 await self._take_early(work)
@@ -186,6 +187,7 @@ class GuestRun:
         """Save a machine, and count what it has done: it goes on from there."""
         if await machine.save():
             self._progress.checkpoint()
+            self._note_kept()
             log.info("the virtual machine is saved")
 
     async def _follow(self, work: GuestWork) -> SlotEnding | None:
@@ -193,7 +195,7 @@ class GuestRun:
         every_s = max(work.guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
         due_s = time.monotonic() + every_s + random.uniform(0, every_s)
-        triggers, trickles = self._triggers(work), TricklesDown(self._slot, work.centre)
+        triggers, self._trickles = self._triggers(work), TricklesDown(self._slot, work.centre)
         self._care.begin()
         self._since_s = time.monotonic()
         while work.centre.end is None:
@@ -202,8 +204,8 @@ class GuestRun:
             state = await self._care.step(work.machine, work.centre)
             self._take_time(state)
             self._tell(work, triggers)
-            trickles.step()
-            if triggers is not None and (ending := triggers.look(self._progress.runtime_s)) is not None:
+            self._trickles.step()
+            if triggers is not None and (ending := await self._heed(work, triggers)) is not None:
                 return ending
             is_due = work.guest.checkpoint_s and time.monotonic() >= due_s
             if state is VmState.RUNNING and is_due and self._turn.take():
@@ -216,13 +218,20 @@ class GuestRun:
         return None
 
     def _triggers(self, work: GuestWork) -> Triggers | None:
-        if work.guest.shared is None:
+        shared = work.guest.shared
+        if shared is None:
             return None
+        return Triggers(shared, work.guest.outputs, work.centre, self._link.outgoing, self._slot)
 
-        def upload(name: str, entry: OutputEntry) -> str:
-            return self._tasks.place_early(work.guest, name, self._host.content(work.job, entry))
-
-        return Triggers(work.guest.shared, work.guest.outputs, work.centre, self._link.outgoing, upload)
+    async def _heed(self, work: GuestWork, triggers: Triggers) -> SlotEnding | None:
+        """Do what the job asks for by its files; give how all of it ends, once it does. Raises ImageError, OSError."""
+        features = work.centre.features
+        if features is not None and TELLS not in features:
+            raise ImageError("the agent in the image is too old for a job that speaks by files: make the image anew")
+        for name, entry in triggers.due_uploads():
+            content = self._host.content(work.job, entry)
+            triggers.note_upload(name, await asyncio.to_thread(self._tasks.place_early, work.guest, name, content))
+        return triggers.look(self._progress.runtime_s)
 
     async def _take_early(self, work: GuestWork) -> None:
         """Put the outputs where they belong that have come before an end that the job did not make itself."""
@@ -266,6 +275,7 @@ class GuestRun:
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
             return False
         self._care.got_on()
+        self._note_kept()
         self.on_progress()
         self._progress.checkpoint()
         log.info("%s is written, in %.1f s", name, time.monotonic() - began_s)
@@ -276,21 +286,28 @@ class GuestRun:
         task, guest = work.task, work.guest
         shared = guest.shared or SharedPlan()
         wanted = (STATUS, STDOUT, STDERR, *guest.outputs, *filter(None, [shared.completion]))
+        await self._send_all()
         found = {name: self._host.output(work.job, end, name) for name in wanted}
         lacking = await asyncio.to_thread(self._tasks.place, task, guest, found, work.number)
         where = f"{task.application} (line {task.line} of the job file)"
         status = status_of(found[STATUS])
         if (said := found.get(shared.completion)) is not None:
-            return ending_of(said if isinstance(said, bytes) else said.read_bytes()[:_MOST_OF_A_TRIGGER])
+            return ending_of(beginning_of(said, _MOST_OF_A_TRIGGER))
         if end.outcome is not Outcome.DONE or status is None:
             cause = plain(clip(end.cause, _MOST_OF_TROUBLE))
             return finished(ExitCode.CHILD_FAILED, f"{where} did not end well in its guest: {cause}")
         if status != 0:
-            return finished(ExitCode.CHILD_FAILED, f"{where} ended with status {status}; {_last_line(found[STDERR])}")
+            return finished(ExitCode.CHILD_FAILED, f"{where} ended with status {status}; {last_line(found[STDERR])}")
         if lacking and guest.shared is None:
             return finished(ExitCode.NO_OUTPUT, f"{where} has not made {', '.join(lacking)}")
         log.info("%s has ended well, in attempt %d", task.application, end.attempt)
         return None
+
+    async def _send_all(self) -> None:
+        """Let the client take what is on its way to the project, for a moment."""
+        deadline = time.monotonic() + SENT_S
+        while self._link.has_client and not self._link.outgoing.is_idle and time.monotonic() < deadline:
+            await self._wakeup.sleep(STEP_S)
 
     async def _each(self, how: str, act: Callable[[GuestMachine], Awaitable[None]]) -> None:
         """Do something with every machine that there is, within what the client leaves us."""
@@ -308,6 +325,10 @@ class GuestRun:
                 text = str(error) or f"it takes longer than {SAVE_S:g} s"
                 log.error("the virtual machine is not %s: %s; %s stands", how, text, last or "the beginning")
 
+    def _note_kept(self) -> None:
+        if self._trickles is not None:
+            self._trickles.kept()
+
     def _refuse(self) -> None:
         """In a thread: break off what takes long when the client wants an end. An end that is at work goes on."""
         if self._link.will.must_end and not self._is_ending:
@@ -319,19 +340,3 @@ _MOST_OF_A_TRIGGER = 16 << 10
 
 async def _nothing() -> None:
     return None
-
-
-def _last_line(content: bytes | Path | None) -> str:
-    """Give the last line that a program has printed, for people."""
-    if isinstance(content, Path):
-        with content.open("rb") as file:
-            file.seek(max(0, content.stat().st_size - 1000))
-            content = file.read(1000)
-    lines = (content or b"").decode(errors="replace").strip().splitlines()
-    return f"its last line: {plain(lines[-1])}" if lines else "it printed no error"
-
-
-def _shown(guest: GuestPlan, ports: GuestPorts) -> list[str]:
-    """Say what the client may show the volunteer."""
-    page = [page_words(ports.forwards[0][0])] if guest.has_page and ports.forwards else []
-    return page + ([screen_words(ports.screen)] if ports.screen else [])

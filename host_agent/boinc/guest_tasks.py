@@ -27,6 +27,7 @@ from host_agent.own_centre.guest_job import GivenFile, GuestJob
 from host_agent.own_centre.own_centre import OwnCentre
 from schemas.description import Output
 from schemas.jobs import MOST_TOLD
+from schemas.plain_text import plain
 
 #: What the agent keeps in a job's directory: how the program ended, and what it printed.
 STATUS, STDOUT, STDERR = "vc.status", "vc.stdout", "vc.stderr"
@@ -104,7 +105,12 @@ class GuestTasks:
         logical = self._logical(guest, name)
         if content is None or "/" in logical or not self._shared.is_output(logical):
             return ""
-        self._write(self._names.target(logical), [content])
+        target = self._names.target(logical)
+        # At once and whole: the client may be at it.
+        if isinstance(content, bytes):
+            durable.replace(target, content, mode=0o644)
+        else:
+            durable.copy(content, target, mode=0o644)
         return logical
 
     def _logical(self, guest: GuestPlan, name: str) -> str:
@@ -194,8 +200,26 @@ def _tells(task: TaskPlan, guest: GuestPlan) -> tuple[str, ...]:
 def status_of(content: bytes | Path | None) -> int | None:
     """Give how a program ended, as it was noted in the guest; None where nothing was noted."""
     with contextlib.suppress(OSError, ValueError):
-        return int((content.read_bytes() if isinstance(content, Path) else content or b"")[:20])
+        return int(beginning_of(content or b"", 20))
     return None
+
+
+def beginning_of(content: bytes | Path, octets: int) -> bytes:
+    """Give how an output begins, however long it is. Raises OSError."""
+    if isinstance(content, bytes):
+        return content[:octets]
+    with content.open("rb") as file:
+        return file.read(octets)
+
+
+def last_line(content: bytes | Path | None) -> str:
+    """Give the last line that a program has printed, for people."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            file.seek(max(0, content.stat().st_size - 1000))
+            content = file.read(1000)
+    lines = (content or b"").decode(errors="replace").strip().splitlines()
+    return f"its last line: {plain(lines[-1])}" if lines else "it printed no error"
 
 
 def fraction_in(content: bytes) -> float:

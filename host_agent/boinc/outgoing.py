@@ -34,6 +34,10 @@ class Outgoing:
         #: What has been laid down, here or by who was here before us, and the client has not been told.
         self._untold = {_TRICKLE} if (slot / TRICKLE_UP).exists() else set()
         self._taken_s: float | None = None
+        #: Trickles that were given here, and those that the client has taken, or that are lost; what lies may be of
+        #: somebody before us.
+        self._given = self._gone = 0
+        self._is_ours = False
         self._is_lying = bool(self._untold)
 
     @property
@@ -41,12 +45,19 @@ class Outgoing:
         """Whether the client has taken all."""
         return not (self._trickles or self._uploads or self._untold or self._is_lying)
 
-    def trickle(self, variety: str, body: str) -> None:
-        """Send a trickle up, after those before it. Where too many wait, the oldest goes."""
+    def trickle(self, variety: str, body: str) -> int:
+        """Send a trickle up, after those before it; give its number. Where too many wait, the oldest goes."""
         self._trickles.append((variety, body))
+        self._given += 1
         while len(self._trickles) > MOST_WAITING:
             log.warning("the client does not take trickles: one is lost")
             self._trickles.popleft()
+            self._gone += 1
+        return self._given
+
+    def is_taken(self, number: int) -> bool:
+        """Whether the client has taken a trickle, or it was lost."""
+        return self._gone >= number
 
     def upload(self, name: str) -> None:
         """Have an output uploaded before the end, by its logical name; once where it is asked for again meanwhile."""
@@ -59,10 +70,12 @@ class Outgoing:
             self._untold = set()
         if self._is_lying and not (self._slot / TRICKLE_UP).exists():
             self._is_lying, self._taken_s = False, now_s
+            self._gone += self._is_ours
+            self._is_ours = False
         if self._trickles and not self._is_lying and (self._taken_s is None or now_s - self._taken_s >= APART_S):
             durable.replace(self._slot / TRICKLE_UP, trickle_text(*self._trickles[0]).encode(), mode=0o644)
             self._trickles.popleft()
-            self._is_lying = True
+            self._is_lying = self._is_ours = True
             self._untold.add(_TRICKLE)
         if self._uploads:
             durable.replace(self._slot / f"{UPLOAD_NOW}{self._uploads[0]}", b"", mode=0o644)

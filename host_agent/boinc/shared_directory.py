@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from host_agent.boinc.slot_names import SlotNames, open_plain
 from host_agent.boinc.vbox_job import PROGRAM, SHARED
 from host_agent.errors import BadName, JobFileError
 from schemas.description import MAX_INPUTS
+from schemas.jobs import MOST_TOLD
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,18 @@ class SharedDirectory:
         except BadName as error:
             raise JobFileError(line, "copy_to_shared", str(error)) from error
         inputs, outputs = list[str](), list[str]()
+        speaks = frozenset(shared.names)
         for name in self._found(line):
+            if name in speaks:
+                continue  # what a job of before has said
             (outputs if self.is_output(f"{SHARED}/{name}") else inputs).append(name)
         if PROGRAM not in inputs:
             text = f"there is no {PROGRAM} in {SHARED}: that is what is run; other images are VirtualBox's"
             raise JobFileError(line, "enable_shared_directory", text)
         wanted = tuple(dict.fromkeys((*outputs, *shared.uploads)))
+        if len(told := {*shared.names, *wanted}) >= MOST_TOLD:
+            text = f"{len(told)} outputs and files by which the job speaks; at most {MOST_TOLD - 1}"
+            raise JobFileError(line, SHARED, text)
         return msgspec.structs.replace(guest, inputs=tuple(inputs), outputs=wanted)
 
     def logical(self, name: str) -> str:
@@ -68,11 +74,10 @@ class SharedDirectory:
         target = self._target(name)
         if target.exists():
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.new")
-        with os.fdopen(open_plain(self._names.source(name), os.O_RDONLY), "rb") as source, beside.open("wb") as copy:
-            shutil.copyfileobj(source, copy)
-        beside.replace(target)
+        source = self._names.source(name)
+        os.close(open_plain(source, os.O_RDONLY))
+        durable.make_directory(target.parent)
+        durable.copy(source, target, mode=0o644)
 
     def _target(self, name: str) -> Path:
         (self._names.slot / SHARED).mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -20,12 +21,18 @@ class TricklesDown:
         self._told: set[str] = set()
 
     def step(self) -> None:
-        """Hand on what has come, and remove what the job has. Raises OSError."""
+        """Hand on what has come. Raises OSError."""
         for path in sorted(self._slot.glob(f"{TRICKLE_DOWN}*")):
-            if self._centre.has(path.name):
-                path.unlink(missing_ok=True)
-            elif path.is_file() and not path.is_symlink():
+            if not self._centre.has(path.name) and path.is_file() and not path.is_symlink():
                 self._hand(path)
+
+    def kept(self) -> None:
+        """The guest is kept as it is: remove what it has by now. Before that it could go back to a time before it had
+        them."""
+        for path in self._slot.glob(f"{TRICKLE_DOWN}*"):
+            if self._centre.has(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
 
     def _hand(self, path: Path) -> None:
         if path.stat().st_size <= MOST_OF_TOLD_BYTES:

@@ -4,17 +4,22 @@ races the job's own end. What the guest says is bounded, and plain text for whoe
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 
+from broker import durable
 from host_agent.boinc.endings import ExitCode, SlotEnding
 from host_agent.boinc.guest_tasks import fraction_in
 from host_agent.boinc.outgoing import Outgoing
 from host_agent.boinc.plan import SharedPlan
 from host_agent.boinc.slot_files import MOST_DELAY_S
 from host_agent.own_centre.own_centre import OwnCentre
-from schemas.jobs import OutputEntry, ToldFile
+from schemas.jobs import OutputEntry, Phase, ToldFile
 from schemas.plain_text import plain
 
 log = logging.getLogger(__name__)
@@ -25,6 +30,14 @@ GATHER_S, GONE_S = 600.0, 30.0
 #: A delay that a job names and that is none.
 _DELAY_S = 300
 _MOST_WORDS = 1000
+#: The least one: each costs a memory written and read.
+LEAST_DELAY_S = 60
+#: Beats in which a completion file is the same before it is believed, and one that is empty.
+SAME_BEATS, EMPTY_BEATS = 1, 5
+#: What one beat of the guest's stands for at most, seconds.
+MOST_BETWEEN_BEATS_S = 5.0
+#: The outputs that were uploaded early, in the slot.
+_UPLOADED = "host_agent_uploaded.json"
 
 
 class Trigger(Struct, frozen=True):
@@ -50,6 +63,8 @@ def ending_of(content: bytes) -> SlotEnding:
     """Say how a job has ended that has written this into its completion file."""
     said = read_trigger(content)
     status = said.number if said.number is not None else 0
+    if status and not status & 0xFF:
+        status = ExitCode.CHILD_FAILED  # the client sees eight bits of it
     return SlotEnding(status=status & 0xFF, reason=said.words, is_finished=True, is_notice=said.is_notice)
 
 
@@ -58,21 +73,18 @@ class Triggers:
     does."""
 
     def __init__(
-        self,
-        shared: SharedPlan,
-        outputs: tuple[str, ...],
-        centre: OwnCentre,
-        outgoing: Outgoing,
-        upload: Callable[[str, OutputEntry], str],
+        self, shared: SharedPlan, outputs: tuple[str, ...], centre: OwnCentre, outgoing: Outgoing, slot: Path
     ) -> None:
-        """``outputs`` are had before an end that the guest's job does not make itself; ``upload`` puts one where it
-        belongs and gives the name under which it is uploaded, empty where it is none."""
+        """``outputs`` are had before an end that the guest's job does not make itself."""
         self._shared, self._outputs, self._centre, self._outgoing = shared, outputs, centre, outgoing
-        self._upload = upload
-        self._sent: dict[str, int] = {}
-        self._uploaded: set[str] = set()
-        self._beat: tuple[int, float] | None = None
-        self._gathering: tuple[float, SlotEnding] | None = None
+        self._note = slot / _UPLOADED
+        #: By name, the number of the trickle that is on its way.
+        self._trickles: dict[str, tuple[int, ToldFile]] = {}
+        self._uploaded = _read_names(self._note)
+        self._beat = Heartbeat(shared)
+        #: The completion file as it was seen last, and for how many beats.
+        self._seen: tuple[int, int, int] | None = None
+        self._gathering: _Gathering | None = None
         self._leaving: tuple[float, SlotEnding] | None = None
 
     def fraction(self, name: str, runtime_s: float) -> float:
@@ -83,80 +95,18 @@ class Triggers:
         return runtime_s / self._shared.duration_s if self._shared.duration_s else 0.0
 
     def look(self, runtime_s: float) -> SlotEnding | None:
-        """Do what the files ask for. Raises OSError."""
-        if self._centre.holding is None:
+        """Do what the files ask for."""
+        held = self._centre.holding
+        if held is None or held.phase is not Phase.RUNNING:
+            self._beat.forget()
+            # What has ended by itself brings all that it has made, and what it has said.
             return None
         self._send_trickles()
-        self._send_uploads()
         return self._left(runtime_s) or self._gathered(runtime_s) or self._judge(runtime_s)
 
-    def _judge(self, runtime_s: float) -> SlotEnding | None:
-        if self._gathering is not None or self._leaving is not None:
-            return None
-        if (told := self._told(self._shared.completion)) is not None:
-            self._gathering = runtime_s, ending_of(told.content)
-        elif (told := self._told(self._shared.temporary_exit)) is not None:
-            said = read_trigger(told.content)
-            delay_s = said.number if said.number is not None and 0 < said.number <= MOST_DELAY_S else _DELAY_S
-            reason = said.words or "the job asks to be put off"
-            put_off = SlotEnding(delay_s=delay_s, reason=reason, is_notice=said.is_notice)
-            self._leaving = runtime_s, put_off
-            self._centre.remove(told)
-        elif self._shared.duration_s and runtime_s >= self._shared.duration_s:
-            log.info("the job has run for its %g s: that is its success", self._shared.duration_s)
-            self._gathering = runtime_s, SlotEnding(is_finished=True)
-        else:
-            return self._miss_heartbeat(runtime_s)
-        return None
-
-    def _gathered(self, runtime_s: float) -> SlotEnding | None:
-        """Have the outputs that are there, then end."""
-        if self._gathering is None:
-            return None
-        since_s, ending = self._gathering
-        missing = [told for told in map(self._told, self._outputs) if told and self._centre.early(told.name) is None]
-        for told in missing:
-            self._centre.want(told)
-        if missing and runtime_s - since_s < GATHER_S:
-            return None
-        if missing:
-            log.error("the guest did not send %s", ", ".join(told.name for told in missing))
-        return ending
-
-    def _left(self, runtime_s: float) -> SlotEnding | None:
-        """Be put off once the file that asks for it has gone: the job finds it no more when it goes on."""
-        if self._leaving is None:
-            return None
-        since_s, ending = self._leaving
-        is_gone = self._told(self._shared.temporary_exit) is None
-        return ending if is_gone or runtime_s - since_s > GONE_S else None
-
-    def _miss_heartbeat(self, runtime_s: float) -> SlotEnding | None:
-        if not self._shared.heartbeat:
-            return None
-        told = self._told(self._shared.heartbeat)
-        mark = told.mtime_ns if told is not None else 0
-        if self._beat is None or self._beat[0] != mark:
-            self._beat = mark, runtime_s
-        if runtime_s - self._beat[1] <= self._shared.heartbeat_s:
-            return None
-        text = f"the job's {self._shared.heartbeat} has not changed for {self._shared.heartbeat_s:g} s of running"
-        return SlotEnding(status=ExitCode.ABORTED_BY_CLIENT, reason=text, is_finished=True)
-
-    def _send_trickles(self) -> None:
-        for name in self._shared.trickles:
-            told = self._told(name)
-            if told is None or self._sent.get(name) == told.mtime_ns:
-                continue
-            self._sent[name] = told.mtime_ns
-            if told.size > len(told.content):
-                log.warning(
-                    "the trickle %s has %d bytes, and is cut to its last %d", name, told.size, len(told.content)
-                )
-            self._outgoing.trickle(name, told.content.decode(errors="replace"))
-            self._centre.remove(told)
-
-    def _send_uploads(self) -> None:
+    def due_uploads(self) -> list[tuple[str, OutputEntry]]:
+        """Give the outputs that are to be uploaded now, and have come; each until it is noted."""
+        due = []
         for name in self._shared.uploads:
             told = self._told(name)
             if told is None or name in self._uploaded:
@@ -164,12 +114,133 @@ class Triggers:
             entry = self._centre.early(name)
             if entry is None:
                 self._centre.want(told)
-                continue
-            self._uploaded.add(name)
-            if logical := self._upload(name, entry):
-                self._outgoing.upload(logical)
             else:
-                log.warning("%s is no output of this task: it is not uploaded early", name)
+                due.append((name, entry))
+        return due
+
+    def note_upload(self, name: str, logical: str) -> None:
+        """One was put where it belongs: it is uploaded under that name, once. Raises OSError."""
+        self._uploaded.add(name)
+        durable.replace(self._note, msgspec.json.encode(sorted(self._uploaded)))
+        if logical:
+            self._outgoing.upload(logical)
+        else:
+            log.warning("%s is no output of this task: it is not uploaded early", name)
+
+    def _judge(self, runtime_s: float) -> SlotEnding | None:
+        if self._gathering is not None or self._leaving is not None:
+            return None
+        if self._is_complete():
+            self._gathering = _Gathering(runtime_s, None, self._there())
+        elif (told := self._told(self._shared.temporary_exit)) is not None:
+            said = read_trigger(told.content)
+            delay_s = said.number if said.number is not None and 0 < said.number <= MOST_DELAY_S else _DELAY_S
+            reason = said.words or "the job asks to be put off"
+            put_off = SlotEnding(delay_s=max(delay_s, LEAST_DELAY_S), reason=reason, is_notice=said.is_notice)
+            self._leaving = runtime_s, put_off
+            self._centre.remove(told)
+        elif self._shared.duration_s and runtime_s >= self._shared.duration_s:
+            log.info("the job has run for its %g s: that is its success", self._shared.duration_s)
+            self._gathering = _Gathering(runtime_s, SlotEnding(is_finished=True), self._there())
+        elif self._beat.is_missed(self._told(self._shared.heartbeat), self._centre.beats):
+            text = f"the job's {self._shared.heartbeat} has not changed for {self._shared.heartbeat_s:g} s of running"
+            return SlotEnding(status=ExitCode.ABORTED_BY_CLIENT, reason=text, is_finished=True)
+        return None
+
+    def _is_complete(self) -> bool:
+        """Whether the completion file is there, and is not being written: it is the same for some beats."""
+        told = self._told(self._shared.completion)
+        if told is None:
+            self._seen = None
+            return False
+        mark = told.mtime_ns, told.size
+        if self._seen is None or self._seen[:2] != mark:
+            self._seen = *mark, self._centre.beats
+        return self._centre.beats - self._seen[2] >= (SAME_BEATS if told.size else EMPTY_BEATS)
+
+    def _there(self) -> frozenset[str]:
+        return frozenset(name for name in self._outputs if self._told(name) is not None)
+
+    def _gathered(self, runtime_s: float) -> SlotEnding | None:
+        """Have the outputs that are there, and what is on its way to the project, then end."""
+        if self._gathering is None:
+            return None
+        since_s, ending, names = self._gathering
+        missing = [told for told in map(self._told, sorted(names)) if told and self._centre.early(told.name) is None]
+        for told in missing:
+            self._centre.want(told)
+        if (missing or self._trickles) and runtime_s - since_s < GATHER_S:
+            return None
+        if missing:
+            log.error("the guest did not send %s", ", ".join(told.name for told in missing))
+        completion = self._told(self._shared.completion)
+        return ending or ending_of(completion.content if completion is not None else b"")
+
+    def _left(self, runtime_s: float) -> SlotEnding | None:
+        """Be put off once the file that asks for it has gone: the job finds it no more when it goes on."""
+        if self._leaving is None:
+            return None
+        since_s, ending = self._leaving
+        is_gone = self._told(self._shared.temporary_exit) is None
+        return ending if (is_gone and not self._trickles) or runtime_s - since_s > GONE_S else None
+
+    def _send_trickles(self) -> None:
+        """Send what is there, one of each name at a time; it goes in the guest once the client has it."""
+        for name, (number, told) in [*self._trickles.items()]:
+            if self._outgoing.is_taken(number):
+                self._centre.remove(told)
+                if (now := self._told(name)) is None or now.mtime_ns != told.mtime_ns:
+                    del self._trickles[name]
+        for name in self._shared.trickles:
+            told_now = self._told(name)
+            if told_now is None or name in self._trickles:
+                continue
+            size, content = told_now.size, told_now.content
+            if size > len(content):
+                log.warning("the trickle %s, of %d bytes, is cut to its last %d", name, size, len(content))
+            body = content.decode(errors="replace").replace("\0", "")
+            self._trickles[name] = self._outgoing.trickle(name, body), told_now
 
     def _told(self, name: str) -> ToldFile | None:
         return self._centre.told(name) if name else None
+
+
+class Heartbeat:
+    """Counts for how long a job's file has not changed while it ran and was heard: no silence of the guest's, or of
+    ours, is the job's fault."""
+
+    def __init__(self, shared: SharedPlan, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shared, self._clock = shared, clock
+        self._mark = self._beats = -1
+        self._same_s = self._looked_s = 0.0
+
+    def forget(self) -> None:
+        """Nothing is known of the time until now."""
+        self._mark = -1
+
+    def is_missed(self, told: ToldFile | None, beats: int) -> bool:
+        """Take the file as it is with the guest's ``beats``-th beat; say whether it has been so for too long."""
+        if not self._shared.heartbeat or beats == self._beats:
+            return False
+        now_s, mark = self._clock(), told.mtime_ns if told is not None else 0
+        if mark == self._mark:
+            self._same_s += min(now_s - self._looked_s, MOST_BETWEEN_BEATS_S)
+        else:
+            self._mark, self._same_s = mark, 0.0
+        self._beats, self._looked_s = beats, now_s
+        return self._same_s > self._shared.heartbeat_s
+
+
+class _Gathering(NamedTuple):
+    since_s: float
+    #: None: what the completion file says in the end.
+    ending: SlotEnding | None
+    #: Outputs that were there.
+    names: frozenset[str]
+
+
+def _read_names(path: Path) -> set[str]:
+    try:
+        return set(msgspec.json.decode(path.read_bytes(), type=list[str]))
+    except (OSError, msgspec.MsgspecError):
+        return set()

@@ -106,6 +106,8 @@ class WrapperRun:
         finally:
             try:
                 await self._close_guests(ending or put_off(PUT_OFF_S, "the agent was broken off"))
+                if self._daemons and ending is not None and not ending.is_for_good:
+                    await self._end_all()
             finally:
                 loop.remove_signal_handler(signal.SIGCHLD)
                 await self._leave_nobody()
@@ -126,8 +128,7 @@ class WrapperRun:
         except (BadArchive, BadName, ImageError) as error:
             return finished(ExitCode.INIT_FAILURE, str(error))
         except Interrupted as error:
-            ending = self._wanted_end() or away(str(error))
-            return await self._obey(ending) if self._daemons else ending
+            return self._wanted_end() or away(str(error))
         except (RuntimeError, MemoryError) as error:
             return put_off(PUT_OFF_S, f"the machine has no room for it: {error!r}")
         except GuestSilent as error:

@@ -64,6 +64,9 @@ class OwnCentre:
         self.on_change: Callable[[], None] = lambda: None
         #: What the guest has said of the job last.
         self.holding: Holding | None = None
+        #: Counts what was heard of it; and what the guest's agent can, None before it has said so.
+        self.beats = 0
+        self.features: frozenset[str] | None = None
         #: Why the job does not go on here, in words; empty while it does.
         self.trouble = ""
         self._road: Road | None = None
@@ -121,12 +124,12 @@ class OwnCentre:
     async def leave(self) -> None:
         """The road is left: what was asked for by it is void. Idempotent."""
         storage, self._storage, self._road = self._storage, None, None
-        self._asking = self._assigned = None
+        self._asking = self._assigned = self.holding = None
         if storage is not None:
             await storage.close()
 
     def _on_up(self) -> None:
-        self._asking = self._assigned = None
+        self._asking = self._assigned = self.holding = None
         self._up_s = time.monotonic()
         if self._storage is not None:
             self._storage.begin_anew()
@@ -154,10 +157,11 @@ class OwnCentre:
     def _answer(self, road: Road, message: Message) -> None:
         match message:
             case JobRequest():
-                self._asking = message.slot
+                self._asking, self.features = message.slot, frozenset(message.machine.features)
                 self._assign(road)
             case AgentHello():
-                pass  # the next beat says in what state is what it holds
+                # The next beat says in what state is what it holds.
+                self.features = frozenset(message.machine.features)
             case JobWithdraw():
                 self._asking = None
             case JobBeat():
@@ -172,6 +176,7 @@ class OwnCentre:
         stop = self._order.look(beat.holding, counts=is_there and time.monotonic() - self._up_s > SETTLED_S)
         ours = [one for one in beat.holding if one.attempt == self._order.attempt and one.job == self._order.job.ref]
         self.holding = ours[0] if ours else None
+        self.beats += 1
         answer = JobBeatAnswer(
             call=beat.id,
             server_time_ms=_now_ms(),
