@@ -187,7 +187,7 @@ class GuestRun:
         """Save a machine, and count what it has done: it goes on from there."""
         if await machine.save():
             self._progress.checkpoint()
-            self._note_kept()
+            _note_kept(self._trickles)
             log.info("the virtual machine is saved")
 
     async def _follow(self, work: GuestWork) -> SlotEnding | None:
@@ -195,7 +195,10 @@ class GuestRun:
         every_s = max(work.guest.checkpoint_s, self._needs.checkpoint_s)
         # Not all tasks of a host at once: the first one comes after a while that chance decides.
         due_s = time.monotonic() + every_s + random.uniform(0, every_s)
-        triggers, self._trickles = self._triggers(work), TricklesDown(self._slot, work.centre)
+        shared, heard = work.guest.shared, work.centre.heard
+        triggers, self._trickles = None, TricklesDown(self._slot, heard)
+        if shared is not None:
+            triggers = Triggers(shared, work.guest.outputs, heard, self._link.outgoing, self._slot)
         self._care.begin()
         self._since_s = time.monotonic()
         while work.centre.end is None:
@@ -217,12 +220,6 @@ class GuestRun:
             await self._wakeup.sleep(STEP_S)
         return None
 
-    def _triggers(self, work: GuestWork) -> Triggers | None:
-        shared = work.guest.shared
-        if shared is None:
-            return None
-        return Triggers(shared, work.guest.outputs, work.centre, self._link.outgoing, self._slot)
-
     async def _heed(self, work: GuestWork, triggers: Triggers) -> SlotEnding | None:
         """Do what the job asks for by its files; give how all of it ends, once it does. Raises ImageError, OSError."""
         features = work.centre.features
@@ -235,7 +232,7 @@ class GuestRun:
 
     async def _take_early(self, work: GuestWork) -> None:
         """Put the outputs where they belong that have come before an end that the job did not make itself."""
-        early = ((name, work.centre.early(name)) for name in work.guest.outputs)
+        early = ((name, work.centre.heard.early(name)) for name in work.guest.outputs)
         found = {name: self._host.content(work.job, entry) for name, entry in early if entry is not None}
         await asyncio.to_thread(self._tasks.place, work.task, work.guest, found, work.number)
 
@@ -275,7 +272,7 @@ class GuestRun:
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
             return False
         self._care.got_on()
-        self._note_kept()
+        _note_kept(self._trickles)
         self.on_progress()
         self._progress.checkpoint()
         log.info("%s is written, in %.1f s", name, time.monotonic() - began_s)
@@ -286,7 +283,7 @@ class GuestRun:
         task, guest = work.task, work.guest
         shared = guest.shared or SharedPlan()
         wanted = (STATUS, STDOUT, STDERR, *guest.outputs, *filter(None, [shared.completion]))
-        await self._send_all()
+        await _send_all(self._link, self._wakeup)
         found = {name: self._host.output(work.job, end, name) for name in wanted}
         lacking = await asyncio.to_thread(self._tasks.place, task, guest, found, work.number)
         where = f"{task.application} (line {task.line} of the job file)"
@@ -302,12 +299,6 @@ class GuestRun:
             return finished(ExitCode.NO_OUTPUT, f"{where} has not made {', '.join(lacking)}")
         log.info("%s has ended well, in attempt %d", task.application, end.attempt)
         return None
-
-    async def _send_all(self) -> None:
-        """Let the client take what is on its way to the project, for a moment."""
-        deadline = time.monotonic() + SENT_S
-        while self._link.has_client and not self._link.outgoing.is_idle and time.monotonic() < deadline:
-            await self._wakeup.sleep(STEP_S)
 
     async def _each(self, how: str, act: Callable[[GuestMachine], Awaitable[None]]) -> None:
         """Do something with every machine that there is, within what the client leaves us."""
@@ -325,10 +316,6 @@ class GuestRun:
                 text = str(error) or f"it takes longer than {SAVE_S:g} s"
                 log.error("the virtual machine is not %s: %s; %s stands", how, text, last or "the beginning")
 
-    def _note_kept(self) -> None:
-        if self._trickles is not None:
-            self._trickles.kept()
-
     def _refuse(self) -> None:
         """In a thread: break off what takes long when the client wants an end. An end that is at work goes on."""
         if self._link.will.must_end and not self._is_ending:
@@ -340,3 +327,15 @@ _MOST_OF_A_TRIGGER = 16 << 10
 
 async def _nothing() -> None:
     return None
+
+
+async def _send_all(link: ClientLink, wakeup: Wakeup) -> None:
+    """Let the client take what is on its way to the project, for a moment."""
+    deadline = time.monotonic() + SENT_S
+    while link.has_client and not link.outgoing.is_idle and time.monotonic() < deadline:
+        await wakeup.sleep(STEP_S)
+
+
+def _note_kept(trickles: TricklesDown | None) -> None:
+    if trickles is not None:
+        trickles.kept()

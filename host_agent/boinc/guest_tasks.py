@@ -56,7 +56,7 @@ class GuestTasks:
 
     def fraction(self, task: TaskPlan, centre: OwnCentre) -> float:
         """Say how much is done, as the job says."""
-        told = centre.told(task.fraction_done) if task.fraction_done else None
+        told = centre.heard.told(task.fraction_done) if task.fraction_done else None
         return fraction_in(told.content) if told is not None else 0.0
 
     def job(self, task: TaskPlan, guest: GuestPlan, number: int) -> GuestJob:

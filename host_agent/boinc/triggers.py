@@ -18,7 +18,7 @@ from host_agent.boinc.guest_tasks import fraction_in
 from host_agent.boinc.outgoing import Outgoing
 from host_agent.boinc.plan import SharedPlan
 from host_agent.boinc.slot_files import MOST_DELAY_S
-from host_agent.own_centre.own_centre import OwnCentre
+from host_agent.own_centre.heard_job import HeardJob
 from schemas.jobs import OutputEntry, Phase, ToldFile
 from schemas.plain_text import plain
 
@@ -73,10 +73,10 @@ class Triggers:
     does."""
 
     def __init__(
-        self, shared: SharedPlan, outputs: tuple[str, ...], centre: OwnCentre, outgoing: Outgoing, slot: Path
+        self, shared: SharedPlan, outputs: tuple[str, ...], heard: HeardJob, outgoing: Outgoing, slot: Path
     ) -> None:
         """``outputs`` are had before an end that the guest's job does not make itself."""
-        self._shared, self._outputs, self._centre, self._outgoing = shared, outputs, centre, outgoing
+        self._shared, self._outputs, self._heard, self._outgoing = shared, outputs, heard, outgoing
         self._note = slot / _UPLOADED
         #: By name, the number of the trickle that is on its way.
         self._trickles: dict[str, tuple[int, ToldFile]] = {}
@@ -90,13 +90,13 @@ class Triggers:
     def fraction(self, name: str, runtime_s: float) -> float:
         """Say how much is done: what the job says, or how much of its time has gone."""
         if name:
-            told = self._centre.told(name)
+            told = self._heard.told(name)
             return fraction_in(told.content) if told is not None else 0.0
         return runtime_s / self._shared.duration_s if self._shared.duration_s else 0.0
 
     def look(self, runtime_s: float) -> SlotEnding | None:
         """Do what the files ask for."""
-        held = self._centre.holding
+        held = self._heard.holding
         if held is None or held.phase is not Phase.RUNNING:
             self._beat.forget()
             # What has ended by itself brings all that it has made, and what it has said.
@@ -111,9 +111,9 @@ class Triggers:
             told = self._told(name)
             if told is None or name in self._uploaded:
                 continue
-            entry = self._centre.early(name)
+            entry = self._heard.early(name)
             if entry is None:
-                self._centre.want(told)
+                self._heard.want(told)
             else:
                 due.append((name, entry))
         return due
@@ -138,11 +138,11 @@ class Triggers:
             reason = said.words or "the job asks to be put off"
             put_off = SlotEnding(delay_s=max(delay_s, LEAST_DELAY_S), reason=reason, is_notice=said.is_notice)
             self._leaving = runtime_s, put_off
-            self._centre.remove(told)
+            self._heard.remove(told)
         elif self._shared.duration_s and runtime_s >= self._shared.duration_s:
             log.info("the job has run for its %g s: that is its success", self._shared.duration_s)
             self._gathering = _Gathering(runtime_s, SlotEnding(is_finished=True), self._there())
-        elif self._beat.is_missed(self._told(self._shared.heartbeat), self._centre.beats):
+        elif self._beat.is_missed(self._told(self._shared.heartbeat), self._heard.beats):
             text = f"the job's {self._shared.heartbeat} has not changed for {self._shared.heartbeat_s:g} s of running"
             return SlotEnding(status=ExitCode.ABORTED_BY_CLIENT, reason=text, is_finished=True)
         return None
@@ -155,8 +155,8 @@ class Triggers:
             return False
         mark = told.mtime_ns, told.size
         if self._seen is None or self._seen[:2] != mark:
-            self._seen = *mark, self._centre.beats
-        return self._centre.beats - self._seen[2] >= (SAME_BEATS if told.size else EMPTY_BEATS)
+            self._seen = *mark, self._heard.beats
+        return self._heard.beats - self._seen[2] >= (SAME_BEATS if told.size else EMPTY_BEATS)
 
     def _there(self) -> frozenset[str]:
         return frozenset(name for name in self._outputs if self._told(name) is not None)
@@ -166,9 +166,9 @@ class Triggers:
         if self._gathering is None:
             return None
         since_s, ending, names = self._gathering
-        missing = [told for told in map(self._told, sorted(names)) if told and self._centre.early(told.name) is None]
+        missing = [told for told in map(self._told, sorted(names)) if told and self._heard.early(told.name) is None]
         for told in missing:
-            self._centre.want(told)
+            self._heard.want(told)
         if (missing or self._trickles) and runtime_s - since_s < GATHER_S:
             return None
         if missing:
@@ -188,7 +188,7 @@ class Triggers:
         """Send what is there, one of each name at a time; it goes in the guest once the client has it."""
         for name, (number, told) in [*self._trickles.items()]:
             if self._outgoing.is_taken(number):
-                self._centre.remove(told)
+                self._heard.remove(told)
                 if (now := self._told(name)) is None or now.mtime_ns != told.mtime_ns:
                     del self._trickles[name]
         for name in self._shared.trickles:
@@ -202,7 +202,7 @@ class Triggers:
             self._trickles[name] = self._outgoing.trickle(name, body), told_now
 
     def _told(self, name: str) -> ToldFile | None:
-        return self._centre.told(name) if name else None
+        return self._heard.told(name) if name else None
 
 
 class Heartbeat:

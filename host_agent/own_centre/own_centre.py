@@ -21,6 +21,7 @@ from broker.routes import UP, down, queue_of
 from broker.token_buckets import TokenBuckets
 from host_agent.errors import JobRefused
 from host_agent.own_centre.guest_job import GuestJobEnd
+from host_agent.own_centre.heard_job import HeardJob
 from host_agent.own_centre.job_order import JobOrder
 from host_agent.own_centre.storage import GuestFiles, OwnStorage
 from schemas.description import Input
@@ -28,7 +29,6 @@ from schemas.envelope import Message
 from schemas.errors import DecodeError
 from schemas.jobs import (
     AgentHello,
-    HandedFile,
     Holding,
     JobAssign,
     JobBeat,
@@ -38,17 +38,12 @@ from schemas.jobs import (
     JobRequest,
     JobWithdraw,
     Outcome,
-    OutputEntry,
-    ToldFile,
-    ToldRef,
 )
 
 log = logging.getLogger(__name__)
 
 #: What a guest says to its centre, as the ends of keys.
 KINDS = ("request", "beat", "completion", "offer")
-#: Files that go with one answer.
-_MOST_HANDED = 8
 #: A link is so old before it counts what a guest does not hold, seconds: its journal may be at it.
 SETTLED_S = 5.0
 #: Words of a guest that are answered: so many at once, and a second.
@@ -62,10 +57,8 @@ class OwnCentre:
         """``inputs`` is what the job is given, as an assignment has it."""
         self._vm, self._me, self._order, self._inputs, self._files = vm, me, order, inputs, files
         self.on_change: Callable[[], None] = lambda: None
-        #: What the guest has said of the job last.
-        self.holding: Holding | None = None
-        #: Counts what was heard of it; and what the guest's agent can, None before it has said so.
-        self.beats = 0
+        self.heard = HeardJob(order.job.ref, files)
+        #: What the guest's agent can; None before it has said so.
         self.features: frozenset[str] | None = None
         #: Why the job does not go on here, in words; empty while it does.
         self.trouble = ""
@@ -75,36 +68,11 @@ class OwnCentre:
         self._up_s = time.monotonic()
         self._assigned: asyncio.Future[None] | None = None
         self._words = TokenBuckets(WORDS, WORDS_PER_S)
-        #: By name, as it was told of: files that are to go, and outputs that are wanted early.
-        self._removes: dict[str, ToldFile] = {}
-        self._wants: dict[str, ToldFile] = {}
-        #: By name, what the job is handed while it runs.
-        self._hands: dict[str, bytes] = {}
 
-    def told(self, name: str) -> ToldFile | None:
-        """Give a file of the job's as the guest has told of it last; None where there is none, or the job has ended."""
-        return next((one for one in self.holding.told if one.name == name), None) if self.holding is not None else None
-
-    def remove(self, told: ToldFile) -> None:
-        """Have a file removed in the guest, as it was told of; one that has changed since stays."""
-        self._removes[told.name] = told
-
-    def want(self, told: ToldFile) -> None:
-        """Have an output now, as it was told of; ``early`` gives it once it has come."""
-        self._wants[told.name] = told
-
-    def hand(self, name: str, content: bytes) -> None:
-        """Have a file stand in the job's directory, now or as soon as it runs; ``has`` tells when it does."""
-        self._hands[name] = content
-
-    def has(self, name: str) -> bool:
-        """Whether the job was handed a file."""
-        return self.holding is not None and name in self.holding.handed
-
-    def early(self, name: str) -> OutputEntry | None:
-        """Give an output that was wanted and has come; None before that."""
-        stored = self.holding.stored if self.holding is not None else []
-        return next((one for one in stored if one.name == name and self._files.is_here(one)), None)
+    @property
+    def holding(self) -> Holding | None:
+        """What the guest has said of the job last."""
+        return self.heard.holding
 
     @property
     def end(self) -> GuestJobEnd | None:
@@ -124,12 +92,12 @@ class OwnCentre:
     async def leave(self) -> None:
         """The road is left: what was asked for by it is void. Idempotent."""
         storage, self._storage, self._road = self._storage, None, None
-        self._asking = self._assigned = self.holding = None
+        self._asking = self._assigned = self.heard.holding = None
         if storage is not None:
             await storage.close()
 
     def _on_up(self) -> None:
-        self._asking = self._assigned = self.holding = None
+        self._asking = self._assigned = self.heard.holding = None
         self._up_s = time.monotonic()
         if self._storage is not None:
             self._storage.begin_anew()
@@ -175,34 +143,11 @@ class OwnCentre:
         is_there = self._assigned is None or _succeeded(self._assigned)
         stop = self._order.look(beat.holding, counts=is_there and time.monotonic() - self._up_s > SETTLED_S)
         ours = [one for one in beat.holding if one.attempt == self._order.attempt and one.job == self._order.job.ref]
-        self.holding = ours[0] if ours else None
-        self.beats += 1
-        answer = JobBeatAnswer(
-            call=beat.id,
-            server_time_ms=_now_ms(),
-            stop=stop,
-            removes=self._refs(self._removes),
-            wants=[ref for ref in self._refs(self._wants) if self.early(ref.name) is None],
-        )
-        self._say(road, msgspec.structs.replace(answer, hands=self._files_to_hand()))
+        self.heard.hear(ours[0] if ours else None)
+        answer = JobBeatAnswer(call=beat.id, server_time_ms=_now_ms(), stop=stop)
+        self._say(road, self.heard.wishes(answer, self._order.attempt))
         self._assign(road)
         self.trouble = ""
-
-    def _files_to_hand(self) -> list[HandedFile]:
-        """Give what the attempt that counts was not handed yet, a few at a time."""
-        self._hands = {name: content for name, content in self._hands.items() if not self.has(name)}
-        job, attempt = self._order.job.ref, self._order.attempt
-        files = [HandedFile(job=job, attempt=attempt, name=name, content=one) for name, one in self._hands.items()]
-        return files[:_MOST_HANDED] if self.holding is not None else []
-
-    def _refs(self, of: dict[str, ToldFile]) -> list[ToldRef]:
-        """Name files by the attempt that counts; those that are as they were told of no more are forgotten."""
-        for name, told in [*of.items()]:
-            now = self.told(name)
-            if now is None or (of is self._removes and now.mtime_ns != told.mtime_ns):
-                del of[name]
-        job, attempt = self._order.job.ref, self._order.attempt
-        return [ToldRef(job=job, attempt=attempt, name=name, mtime_ns=told.mtime_ns) for name, told in of.items()]
 
     def _on_completion(self, road: Road, completion: JobCompletion) -> None:
         is_whole = completion.outcome is not Outcome.DONE or all(map(self._files.is_here, completion.outputs))
@@ -222,7 +167,7 @@ class OwnCentre:
         )
         self._say(road, answer)
         if counted:
-            self.holding = None
+            self.heard.holding = None
         if completion.request is not None:
             self._asking = completion.request.slot
             self._assign(road)

@@ -133,20 +133,20 @@ async def test_files_are_told_of_removed_and_had_early_while_the_job_runs(alone:
     centre = await alone.order(job)
     await alone.start()
 
-    await eventually(lambda: centre.told("d/done") is not None and centre.told("early") is not None)
-    done, early = centre.told("d/done"), centre.told("early")
+    await eventually(lambda: centre.heard.told("d/done") is not None and centre.heard.told("early") is not None)
+    done, early = centre.heard.told("d/done"), centre.heard.told("early")
     assert done is not None
     assert early is not None
-    assert (done.content, early.size, centre.told("not-there")) == (b"0.25\n", 100_000, None)
-    assert centre.told("out") is None, "a link leads out of the job's directory"
-    centre.want(early)
-    await eventually(lambda: centre.early("early") is not None)
-    entry = centre.early("early")
+    assert (done.content, early.size, centre.heard.told("not-there")) == (b"0.25\n", 100_000, None)
+    assert centre.heard.told("out") is None, "a link leads out of the job's directory"
+    centre.heard.want(early)
+    await eventually(lambda: centre.heard.early("early") is not None)
+    entry = centre.heard.early("early")
     assert entry is not None
     content = alone.host.content(job, entry)
     assert isinstance(content, Path)
     assert content.read_bytes() == bytes(100_000)
-    centre.remove(done)
+    centre.heard.remove(done)
 
     end = await ended(centre)
     assert (end.outcome, alone.read(job, end, "stdout")) == (Outcome.DONE, b"it went\n")
@@ -155,9 +155,9 @@ async def test_files_are_told_of_removed_and_had_early_while_the_job_runs(alone:
 async def test_a_job_is_handed_files_while_it_runs_and_keeps_what_it_has(alone: Alone) -> None:
     job = script("echo mine > there; while [ ! -e d/news ]; do sleep 0.1; done; cat there d/news")
     centre = await alone.order(job)
-    centre.hand("there", b"not mine\n")
-    centre.hand("d/news", b"from the centre\n")
-    centre.hand("../../out", b"x")
+    centre.heard.hand("there", b"not mine\n")
+    centre.heard.hand("d/news", b"from the centre\n")
+    centre.heard.hand("../../out", b"x")
     await alone.start()
 
     end = await ended(centre)

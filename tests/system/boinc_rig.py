@@ -178,7 +178,8 @@ class BoincClient:
         while not is_so():
             if time.monotonic() > deadline:
                 log = (self.home / "client.log").read_text(errors="replace")[-3000:]
-                raise TimeoutError(f"not within {patience_s:g} s: {what}; {self.tasks()}; the client's log:\n{log}")
+                told = f"{what}; {self.tasks()}; the agent said:\n{self.stderr()[-3000:]}\nthe client's log:\n{log}"
+                raise TimeoutError(f"not within {patience_s:g} s: {told}")
             time.sleep(_LOOK_S)
 
     def _ask(self, *words: str) -> str:

@@ -145,7 +145,7 @@ def test_a_guest_speaks_with_its_project_through_the_client(
             assert len(machines(rig.slot)) == 1
             project.trickles_down["work_0"] = "<news>for the guest</news>"
             rig.ask("--project", project.url, "update")
-            rig.until(lambda: project.reports, "the result is reported", 200)
+            rig.until(lambda: project.reports, "the result is reported", 70)
         finally:
             rig.close()
 
