@@ -125,6 +125,7 @@ def test_many_tasks_with_faults(
         one = Soaked(tmp_path / f"task-{number}", guest_image, f"{SEED}-{number}")
         try:
             ended = one.run()
+            print(f"task {number} of {TASKS}: {ended[:200]} after {', '.join(one.faults) or 'no fault'}", flush=True)
             return number, ended, one.faults, "" if ended in ("result", "reason") else one.slot.stderr[-4000:]
         except (TimeoutError, AssertionError, OSError) as error:
             return number, f"{type(error).__name__}: {error}"[:3000], one.faults, ""
