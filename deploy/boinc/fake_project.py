@@ -46,7 +46,6 @@ class FakeProject:
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer((LOOPBACK, 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, name="project", daemon=True)
-        self._has_told_key = False
         self._downloads = {name: body for name, (_, body) in self._files.items()}
         #: Results that were reported: by name, as the client wrote them.
         self.reports: dict[str, str] = {}
@@ -98,9 +97,8 @@ class FakeProject:
             "<userid>1</userid>\n<hostid>1</hostid>\n",
         ]
         with self._lock:
-            if not self._has_told_key:
+            if self._key.public.strip() not in request:
                 parts.append(f"<code_sign_key>\n{self._key.public}</code_sign_key>\n")
-                self._has_told_key = True
             parts += self._take_reports(request)
             parts += [self._trickle_down(name, body) for name, body in self.trickles_down.items()]
             self.trickles_down.clear()

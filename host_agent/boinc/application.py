@@ -122,9 +122,12 @@ def _with_slot(slot: Path, words: Sequence[str]) -> SlotEnding:
 
 def _read_init_data(slot: Path) -> InitData | None:
     try:
-        return read_init_data((slot / INIT_DATA).read_bytes())
+        data = read_init_data((slot / INIT_DATA).read_bytes())
     except FileNotFoundError:
         return None
+    for note in data.notes:
+        log.warning("%s: %s", INIT_DATA, note)
+    return data
 
 
 def _attached(slot: Path, data: InitData | None) -> tuple[Memory | None, SlotEnding | None]:

@@ -32,6 +32,10 @@ class Arguments(Struct, frozen=True, kw_only=True):
     #: For tasks that take arguments of ours.
     passed_on: tuple[str, ...] = ()
 
+    def threads(self, ncpus: float) -> int:
+        """Say how many threads a task has that the client gives so many CPUs."""
+        return self.nthreads or max(1, round(ncpus))
+
 
 def read_arguments(words: Sequence[str], *, passes_all: bool) -> Arguments:
     """Read them. ``passes_all``: a task takes arguments as it was before 26019, where there is no word for it: then all

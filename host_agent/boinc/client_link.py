@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -71,10 +71,12 @@ class ClientLink:
         with self._lock:
             self._status = msgspec.structs.replace(status)
 
-    def show(self, words: Sequence[str]) -> None:
-        """Tell the client what it may show the volunteer: ``page_words``, ``screen_words``, one after another."""
+    def show(self, page: int | None, screen: int | None) -> None:
+        """Tell the client at which ports of this computer the volunteer may look at a page, and at a screen."""
+        words = [f"<web_graphics_url>http://localhost:{page}</web_graphics_url>"] if page is not None else []
+        words += [f"<remote_desktop_addr>localhost:{screen}</remote_desktop_addr>"] if screen is not None else []
         with self._lock:
-            self._shown = list(words)
+            self._shown = words
 
     def close(self) -> None:
         """Say the last word, wait a moment until it is taken, with what was to be sent, and end."""
@@ -168,13 +170,3 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def page_words(port: int) -> str:
-    """Say where a page is that the volunteer may look at."""
-    return f"<web_graphics_url>http://localhost:{port}</web_graphics_url>"
-
-
-def screen_words(port: int) -> str:
-    """Say where a screen is."""
-    return f"<remote_desktop_addr>localhost:{port}</remote_desktop_addr>"

@@ -80,7 +80,7 @@ class GuestCare:
             self._known_s = now_s
             await self.unless_ending(machine.off())
 
-    def refuse_to_go_on(self) -> None:
+    def demand_no_end(self) -> None:
         """Raise Interrupted where the client wants an end."""
         if self._link.will.must_end:
             raise Interrupted("the client wants an end")
@@ -90,7 +90,7 @@ class GuestCare:
         task = asyncio.ensure_future(work)
         try:
             while not task.done():
-                self.refuse_to_go_on()
+                self.demand_no_end()
                 await asyncio.wait([task], timeout=LOOK_S)
             return await task
         finally:

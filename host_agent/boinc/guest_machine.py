@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 KEPT = 2
 #: Between two looks at what is at work on it, seconds.
 LOOK_S = 0.2
-#: What QEMU says of ports that somebody else has: what was kept of a machine is not at fault.
+#: What QEMU says of ports that somebody has taken just now: what was kept of a machine is not at fault.
 _PORT_TAKEN = re.compile("host forwarding rule|[Vv][Nn][Cc]|address already in use", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,9})")
 
@@ -62,6 +62,10 @@ class GuestMachine:
         # One that is there stays as it was made, whatever the client gives the task by now.
         self.vm = known.vm if known is not None else (await self._host.control.create(self._wanted)).vm
 
+    async def is_down(self) -> bool:
+        """Whether it takes no memory of this computer. Raises HostError."""
+        return await self._host.statuses.state(self.vm) in (*AT_REST, VmState.SAVED)
+
     async def up(self) -> None:
         """Have it run or stand still, with all that can be had of what it did before. Raises HostError."""
         await self._bring_up()
@@ -94,9 +98,9 @@ class GuestMachine:
         self._cpu.look(status.pid, status.cpu_seconds)
         return status.state
 
-    def ports(self) -> GuestPorts:
+    async def ports(self) -> GuestPorts:
         """Say what of its guest is reached from this computer. Raises HypervisorError."""
-        return self._host.hypervisor.spec(self.vm).ports
+        return (await self._host.hypervisor.facts(self.vm)).ports
 
     async def pause(self) -> None:
         """Have it stand still. Raises HostError."""

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from broker.ports import free_ports
 from host_agent.boinc.arguments import Arguments
-from host_agent.boinc.client_link import page_words, screen_words
 from host_agent.boinc.init_data import InitData
 from host_agent.boinc.plan import GuestPlan
 from host_agent.errors import GuestStuck, ImageError
@@ -44,20 +42,19 @@ def memory_mib() -> tuple[int, int]:
     return told.get("MemTotal", 0), told.get("MemAvailable", told.get("MemFree", 0))
 
 
-def demand_memory(wanted_mib: int) -> int:
-    """Give it back, where this computer has it. Raises ImageError where it never has, GuestStuck where it may later."""
+def demand_memory(wanted_mib: int) -> None:
+    """Return where this computer has it. Raises ImageError where it never has, GuestStuck where it may later."""
     whole_mib, free_mib = memory_mib()
     if wanted_mib + SPARE_MIB > whole_mib:
         raise ImageError(f"the virtual machine needs {wanted_mib} MiB of memory; this computer has {whole_mib}")
     if wanted_mib + SPARE_MIB > free_mib:
         raise GuestStuck(f"the virtual machine needs {wanted_mib} MiB of memory; {free_mib} are free just now")
-    return wanted_mib
 
 
 def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:
     """Read it off what the client tells. A bound of 0 is none."""
     bound_mib = int(data.disk_bound_bytes) >> 20
-    cpus = arguments.nthreads or max(1, round(data.ncpus))
+    cpus = arguments.threads(data.ncpus)
     return GuestNeeds(
         cpus=min(cpus, _MOST_CPUS),
         disk_mib=max(LEAST_DISK_MIB, min(bound_mib, DISK_MIB)) if bound_mib else DISK_MIB,
@@ -68,17 +65,7 @@ def needs_of(data: InitData, arguments: Arguments) -> GuestNeeds:
 
 
 def ports_of(guest: GuestPlan) -> GuestPorts:
-    """Choose ports of this computer for what of a guest is reached from it. They stay its own for as long as it is
-    there: one that somebody else has when it starts again keeps it from starting. Raises OSError."""
+    """Say at which ports of this computer a guest is to be reached."""
     # A job takes no port that programs of this computer are looked for at.
-    wanted = [of_host if of_host >= LEAST_PORT else 0 for of_host, _ in guest.forwards]
-    wanted += [0] if guest.has_screen else []
-    chosen = free_ports("127.0.0.1", wanted) if wanted else []
-    forwards = tuple((of_host, of_guest) for of_host, (_, of_guest) in zip(chosen, guest.forwards, strict=False))
-    return GuestPorts(forwards=forwards, screen=chosen[-1] if guest.has_screen else 0)
-
-
-def shown(guest: GuestPlan, ports: GuestPorts) -> list[str]:
-    """Say what the client may show the volunteer."""
-    page = [page_words(ports.forwards[0][0])] if guest.has_page and ports.forwards else []
-    return page + ([screen_words(ports.screen)] if ports.screen else [])
+    forwards = tuple((of_host if of_host >= LEAST_PORT else 0, of_guest) for of_host, of_guest in guest.forwards)
+    return GuestPorts(forwards=forwards, screen=0 if guest.has_screen else None)

@@ -20,11 +20,11 @@ from host_agent.boinc.client_link import ClientLink
 from host_agent.boinc.endings import ExitCode, SlotEnding, finished
 from host_agent.boinc.guest_care import STEP_S, GuestCare
 from host_agent.boinc.guest_machine import GuestMachine
-from host_agent.boinc.guest_needs import GuestNeeds, demand_memory, ports_of, shown
+from host_agent.boinc.guest_machines import GuestMachines
+from host_agent.boinc.guest_needs import GuestNeeds
 from host_agent.boinc.guest_tasks import STATUS, STDERR, STDOUT, GuestTasks, beginning_of, last_line, status_of
 from host_agent.boinc.plan import GuestPlan, RunPlan, SharedPlan, TaskPlan
 from host_agent.boinc.progress import Progress
-from host_agent.boinc.project_images import DEFAULT_IMAGE, disk_mib
 from host_agent.boinc.trickles_down import TricklesDown
 from host_agent.boinc.triggers import Triggers, ending_of
 from host_agent.errors import GuestSilent, HostError, ImageError, Interrupted, UnknownVm
@@ -34,12 +34,10 @@ from host_agent.own_centre.own_centre import OwnCentre
 from schemas.codec import clip
 from schemas.jobs import TELLS, Outcome
 from schemas.plain_text import plain
-from schemas.vms import VmCreate, VmState
+from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 
-#: The client kills who has not ended a minute after it was told to: so long machines may take to be saved, seconds.
-SAVE_S = 40.0
 #: How long what is on its way to the project holds up an end, seconds.
 SENT_S = 10.0
 #: What is told of a guest's trouble, characters, and how often, seconds.
@@ -78,7 +76,7 @@ class GuestRun:
         self._needs, self._turn, self._wakeup = needs, turn, wakeup
         self._care = GuestCare(host, link, wakeup)
         host.on_change = wakeup.wake
-        self._machines: dict[str, GuestMachine] = {}
+        self._machines = GuestMachines(host, needs, plan.machines)
         self._since_s = time.monotonic()
         self._trickles: TricklesDown | None = None
         #: The VM and the job of the task that ended last, until that is counted.
@@ -92,11 +90,11 @@ class GuestRun:
     @property
     def cpu_s(self) -> float:
         """CPU time of all machines that is counted nowhere else, seconds."""
-        return sum(machine.cpu_s for machine in self._machines.values())
+        return self._machines.cpu_s
 
     def processes(self) -> set[int]:
         """Give the processes of the machines."""
-        return {machine.pid for machine in self._machines.values()} - {0}
+        return self._machines.processes()
 
     async def open(self) -> None:
         """Find what an earlier run has left. Raises HostError, OSError."""
@@ -111,9 +109,9 @@ class GuestRun:
         self._is_ending = True
         try:
             if ending.is_for_good:
-                await self._each("removed", GuestMachine.delete)
+                await self._machines.each("removed", GuestMachine.delete)
             elif not ending.is_without_state:
-                await self._each("saved", self._save)
+                await self._machines.each("saved", self._save)
         finally:
             try:
                 await self._host.control.poweroff_all()
@@ -129,7 +127,7 @@ class GuestRun:
         assert task.guest is not None
         guest = await asyncio.to_thread(self._tasks.settle, task, task.guest)
         job = self._tasks.job(task, guest, number)
-        machine = await self._made(guest)
+        machine = await self._care.unless_ending(self._machines.have(guest))
         centre = await self._host.order(machine.vm, job, most_bytes=self._needs.output_bytes)
         work = GuestWork(number, task, guest, job, machine, centre)
         try:
@@ -138,7 +136,7 @@ class GuestRun:
             await machine.doubt_checkpoint()
             raise
         if ending is None:
-            await self._put_by(number, machine)
+            await self._put_by(work)
         self._done_with = machine.vm, job
         return ending
 
@@ -151,7 +149,6 @@ class GuestRun:
     async def _carry_out(self, work: GuestWork) -> SlotEnding | None:
         if work.centre.end is None:
             await self._care.unless_ending(work.machine.up())
-            self._link.show(shown(work.guest, work.machine.ports()))
             ending = await self._follow(work)
             if ending is not None:
                 await self._take_early(work)
@@ -159,35 +156,21 @@ class GuestRun:
         assert work.centre.end is not None
         return await self._conclude(work, work.centre.end)
 
-    async def _put_by(self, number: int, machine: GuestMachine) -> None:
+    async def _put_by(self, work: GuestWork) -> None:
         """A task has ended. Its machine, if it is wanted again, is kept as it is; it runs on for the next task only."""
-        later = [task.guest.name if task.guest is not None else "" for task in self._plan.tasks[number:]]
-        name = next(name for name, one in self._machines.items() if one is machine)
-        if name not in later or (await self._checkpoint(machine) and later[0] != name):
-            await machine.off()
+        later = [task.guest.name if task.guest is not None else "" for task in self._plan.tasks[work.number :]]
+        name = work.guest.name
+        if name not in later or (await self._checkpoint(work.machine) and later[0] != name):
+            await work.machine.off()
         elif later[0] != name:
-            await machine.pause()
-
-    async def _made(self, guest: GuestPlan) -> GuestMachine:
-        if guest.name not in self._machines:
-            image = await asyncio.to_thread(self._host.images.resolve, guest.image or DEFAULT_IMAGE)
-            wanted = VmCreate(
-                name=f"machine-{self._plan.machines.index(guest.name) + 1}",
-                cpus=self._needs.cpus,
-                memory_mib=demand_memory(self._needs.memory_mib or guest.memory_mib),
-                disk_mib=max(self._needs.disk_mib, disk_mib(image.disk) if image.disk is not None else 0),
-                image=guest.image or DEFAULT_IMAGE,
-            )
-            self._host.ports[wanted.name] = ports_of(guest)
-            machine = self._machines[guest.name] = GuestMachine(self._host, wanted)
-            await self._care.unless_ending(machine.make())
-        return self._machines[guest.name]
+            await work.machine.pause()
 
     async def _save(self, machine: GuestMachine) -> None:
         """Save a machine, and count what it has done: it goes on from there."""
         if await machine.save():
             self._progress.checkpoint()
-            _note_kept(self._trickles)
+            if self._trickles is not None:
+                self._trickles.kept()
             log.info("the virtual machine is saved")
 
     async def _follow(self, work: GuestWork) -> SlotEnding | None:
@@ -200,11 +183,14 @@ class GuestRun:
         if shared is not None:
             triggers = Triggers(shared, work.guest.outputs, heard, self._link.outgoing, self._slot)
         self._care.begin()
-        self._since_s = time.monotonic()
+        self._since_s, shown = time.monotonic(), 0
         while work.centre.end is None:
-            self._care.refuse_to_go_on()
+            self._care.demand_no_end()
             await self.on_step()
             state = await self._care.step(work.machine, work.centre)
+            if work.machine.pid != shown:
+                shown = work.machine.pid
+                await self._show(work)
             self._take_time(state)
             self._tell(work, triggers)
             self._trickles.step()
@@ -251,6 +237,12 @@ class GuestRun:
             log.warning("the job in the guest waits: %s", trouble or "no more")
             self._trouble = trouble
 
+    async def _show(self, work: GuestWork) -> None:
+        """Tell the client what it may show the volunteer: a machine that has begun anew may have other ports."""
+        ports = await work.machine.ports()
+        has_page = work.guest.has_page and ports.forwards
+        self._link.show(ports.forwards[0][0] if has_page else None, ports.screen)
+
     def _take_time(self, state: VmState) -> None:
         now_s = time.monotonic()
         if state is VmState.RUNNING:
@@ -272,7 +264,8 @@ class GuestRun:
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
             return False
         self._care.got_on()
-        _note_kept(self._trickles)
+        if self._trickles is not None:
+            self._trickles.kept()
         self.on_progress()
         self._progress.checkpoint()
         log.info("%s is written, in %.1f s", name, time.monotonic() - began_s)
@@ -300,22 +293,6 @@ class GuestRun:
         log.info("%s has ended well, in attempt %d", task.application, end.attempt)
         return None
 
-    async def _each(self, how: str, act: Callable[[GuestMachine], Awaitable[None]]) -> None:
-        """Do something with every machine that there is, within what the client leaves us."""
-        deadline = asyncio.get_running_loop().time() + SAVE_S
-        ours = {machine.vm: machine for machine in self._machines.values()}
-        for record in self._host.registry.all():
-            machine = ours.get(record.vm) or GuestMachine(self._host, VmCreate(name=record.name), record.vm)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await act(machine)
-            except (HostError, OSError, TimeoutError) as error:
-                last = ""
-                with contextlib.suppress(HostError):
-                    last = await machine.last_checkpoint()
-                text = str(error) or f"it takes longer than {SAVE_S:g} s"
-                log.error("the virtual machine is not %s: %s; %s stands", how, text, last or "the beginning")
-
     def _refuse(self) -> None:
         """In a thread: break off what takes long when the client wants an end. An end that is at work goes on."""
         if self._link.will.must_end and not self._is_ending:
@@ -334,8 +311,3 @@ async def _send_all(link: ClientLink, wakeup: Wakeup) -> None:
     deadline = time.monotonic() + SENT_S
     while link.has_client and not link.outgoing.is_idle and time.monotonic() < deadline:
         await wakeup.sleep(STEP_S)
-
-
-def _note_kept(trickles: TricklesDown | None) -> None:
-    if trickles is not None:
-        trickles.kept()

@@ -149,7 +149,7 @@ class GuestTasks:
 
     def _expanded(self, text: str) -> str:
         """Put in what macros stand for: a guest sees no directory of the volunteer's, and files by their names."""
-        threads = self._arguments.nthreads or max(1, round(self._data.ncpus))
+        threads = self._arguments.threads(self._data.ncpus)
         macros = {"$PROJECT_DIR": ".", "$NTHREADS": str(threads), "$PWD": ".", "$GPU_DEVICE_NUM": ""}
         return expand(text, macros, lambda name: name)
 

@@ -56,13 +56,15 @@ class InitData(Struct, frozen=True, kw_only=True):
     process_priority: int = 0
     #: Physical names of the files of the application's version: what the project has signed.
     app_files: tuple[str, ...] = ()
+    #: What of it could not be obeyed, for people.
+    notes: tuple[str, ...] = ()
 
 
 def read_init_data(body: bytes) -> InitData:
     """Read the file's content. Never fails."""
     ours = _OTHERS.sub("", body[:MOST_BYTES].decode("utf-8", "surrogateescape"))
     number, word, whole = _reader(ours, _float), _reader(ours, str), _reader(ours, _int)
-    priority = whole("process_priority", -1)
+    priority, ncpus = whole("process_priority", -1), number("ncpus", 1.0)
     return InitData(
         version=".".join(str(whole(part, 0)) for part in ("major_version", "minor_version", "release")),
         app_name=word("app_name", ""),
@@ -79,13 +81,14 @@ def read_init_data(body: bytes) -> InitData:
         checkpoint_period_s=max(0.0, number("checkpoint_period", 0.0)),
         fraction_done_start=_within(number("fraction_done_start", 0.0), 0.0),
         fraction_done_end=_within(number("fraction_done_end", 1.0), 1.0),
-        ncpus=number("ncpus", 1.0) if number("ncpus", 1.0) > 0 else 1.0,
+        ncpus=ncpus if ncpus > 0 else 1.0,
         gpu_device_num=whole("gpu_device_num", -1),
         memory_bound_bytes=max(0.0, number("rsc_memory_bound", 0.0)),
         disk_bound_bytes=max(0.0, number("rsc_disk_bound", 0.0)),
         may_change_priority=not whole("no_priority_change", 0) and "<no_priority_change/>" not in ours,
         process_priority=priority + 1 if 0 <= priority <= 4 else 0,
         app_files=tuple(match[1] for match in _APP_FILE.finditer(ours))[:_MOST_FILES],
+        notes=() if ncpus > 0 else (f"<ncpus>: {ncpus:g}: a task has more than 0 CPUs; this one has 1",),
     )
 
 

@@ -116,7 +116,7 @@ class Programs:
         device = data.gpu_device_num if data.gpu_device_num >= 0 else arguments.device
         macros = {
             "$PROJECT_DIR": data.project_dir,
-            "$NTHREADS": str(arguments.nthreads or max(1, round(data.ncpus))),
+            "$NTHREADS": str(arguments.threads(data.ncpus)),
             "$PWD": str(self._slot),
             "$GPU_DEVICE_NUM": str(device) if device >= 0 else "",
         }

@@ -42,12 +42,13 @@ class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GuestPorts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What of a guest can be reached from its host, at loopback ports of that."""
+    """What of a guest can be reached from its host, at loopback ports of that. Where it is wanted: 0 is any port, and
+    one that somebody else has when the VM starts becomes another."""
 
     #: Ports of the host, each with the guest's to which it leads.
     forwards: tuple[tuple[int, int], ...] = ()
-    #: Port at which the guest's screen may be looked at and typed to, as VNC; 0: none.
-    screen: int = 0
+    #: Port at which the guest's screen may be looked at and typed to, as VNC; None: it may not.
+    screen: int | None = None
 
 
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +79,8 @@ class VmFacts(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     #: It is stuck on something that can be mended outside of it, such as a full disk: ``resume`` may let it go on.
     may_go_on: bool = False
+    #: Where its guest is reached.
+    ports: GuestPorts = GuestPorts()
 
 
 class VmStatistics(msgspec.Struct, frozen=True, kw_only=True):

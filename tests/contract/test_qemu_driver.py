@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import signal
+import socket
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.detached import send_signal
 from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
@@ -94,3 +97,39 @@ async def test_kvm_is_believed_only_after_a_boot_and_the_answer_is_kept(tmp_path
 
     assert answer in (KVM, TCG)
     assert remembered == answer
+
+
+def shows_a_screen(port: int | None) -> bool:
+    with socket.create_connection(("127.0.0.1", port or 0), timeout=20) as viewer:
+        return viewer.recv(4) == b"RFB "
+
+
+async def test_a_port_that_somebody_has_taken_becomes_another_whatever_the_vm_goes_on_from(qemu_rig):
+    driver = await qemu_rig.open()
+    wanted = GuestPorts(forwards=((0, 8080), (0, 8081)), screen=0)
+    await driver.create(msgspec.structs.replace(qemu_rig.spec("vm-a"), ports=wanted))
+    await driver.start("vm-a", SEED)
+    first = (await driver.facts("vm-a")).ports
+    assert [of_guest for _, of_guest in first.forwards] == [8080, 8081]
+    assert await asyncio.to_thread(shows_a_screen, first.screen)
+    await snapshots_of(driver).take("vm-a", "kept")
+    await snapshots_of(driver).savestate("vm-a")
+
+    with contextlib.ExitStack() as held:
+        for port in (first.forwards[0][0], first.screen):
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+        await driver.start("vm-a", SEED)
+        second = (await driver.facts("vm-a")).ports
+        assert first.forwards[0] != second.forwards[0]
+        assert first.forwards[1] == second.forwards[1], "what is free stays"
+        assert first.screen != second.screen
+        assert await asyncio.to_thread(shows_a_screen, second.screen)
+        await driver.close()
+        driver = await qemu_rig.open()
+        assert (await driver.facts("vm-a")).ports == second, "the next agent knows them"
+
+        await snapshots_of(driver).restore("vm-a", "kept", SEED)
+        third = (await driver.facts("vm-a")).ports
+        assert third == second
+        socket.create_connection(("127.0.0.1", third.forwards[0][0]), timeout=20).close()
+    await driver.poweroff("vm-a")

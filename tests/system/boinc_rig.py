@@ -208,11 +208,13 @@ class BoincRig(BoincClient):
 
 
 class AttachedRig(BoincClient):
-    """One client that is attached to a project, and the task that it gets of it."""
+    """One client that is attached to a project, and the task that it gets of it; with more ``cpus`` it gets more."""
 
-    def __init__(self, home: Path, project: FakeProject, job: str, within: Sequence[str] = ()) -> None:
+    def __init__(
+        self, home: Path, project: FakeProject, job: str, within: Sequence[str] = (), *, cpus: int = 1
+    ) -> None:
         super().__init__(home, project.url, project.directory, f"{job}_0", within)
-        (home / "cc_config.xml").write_text(_cc_config())
+        (home / "cc_config.xml").write_text(_cc_config(cpus=cpus))
         attach(home, project)
 
 
@@ -223,12 +225,11 @@ def _leads_to(link: Path, place: Path) -> bool:
         return False
 
 
-def _cc_config(*more: str) -> str:
+def _cc_config(*more: str, cpus: int = 1) -> str:
     flags = "".join(f"<{name}>1</{name}>" for name in ("task", "task_debug", "app_msg_receive", "checkpoint_debug"))
     options = "".join(f"<{name}>1</{name}>\n" for name in (*_OPTIONS, *more))
-    return (
-        f"<cc_config>\n<log_flags>{flags}</log_flags>\n<options>\n{options}<ncpus>1</ncpus>\n</options>\n</cc_config>\n"
-    )
+    options += f"<ncpus>{cpus}</ncpus>\n"
+    return f"<cc_config>\n<log_flags>{flags}</log_flags>\n<options>\n{options}</options>\n</cc_config>\n"
 
 
 def _state(files: dict[str, bytes], inputs: dict[str, bytes], outputs: Sequence[str]) -> str:

@@ -156,6 +156,56 @@ def test_a_guest_speaks_with_its_project_through_the_client(
     assert b"for the guest" in project.uploads["work_0_shared_late"]
 
 
+@pytest.mark.timeout(400)
+def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
+    tmp_path: Path,
+    guest_image: ImageFiles,  # noqa: F811
+) -> None:
+    """Two tasks at once of one client, and one of another: one's machine is killed, and the task given up."""
+    if shutil.which("boinc") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
+    assert guest_image.disk is not None
+    image = image_files(guest_image.disk.parent / "manifest.json")
+    files = {"host_agent": AGENT, "worker": WORKER, **{name: path.read_bytes() for name, path in image.items()}}
+    with FakeProject(files) as project:
+        for name, events in (("long", 1000), ("short", 2)):
+            project.add(counting(name, events))
+        one = AttachedRig(tmp_path / "one", project, "long", cpus=2)
+        other = AttachedRig(tmp_path / "other", project, "third")
+        try:
+            one.start()
+            slots = [one.slot, one.home / "slots" / "1"]
+            one.until(lambda: all(machines(slot) for slot in slots), "both tasks have a machine")
+            one.ask("--project", project.url, "nomorework")
+            project.add(counting("third", 2))
+            other.start()
+            other.until(lambda: machines(other.slot), "the other client's task has one too")
+            found = [machines(slot) for slot in (*slots, other.slot)]
+            assert len(set().union(*found)) == 3, found
+
+            doomed = next(slot for slot in slots if "long_in" in (slot / "in").read_text())
+            for pid in machines(doomed):
+                os.kill(pid, signal.SIGKILL)
+            one.until(lambda: "has ended by itself" in (doomed / "stderr.txt").read_text(), "it is brought back")
+            one.task("abort")
+            one.until(lambda: len(project.reports) == 3, "all are reported", 300)
+        finally:
+            one.close()
+            other.close()
+
+    for name in ("short_0", "third_0"):
+        assert "<exit_status>0</exit_status>" in project.reports[name]
+        assert project.uploads[f"{name}_out"] == b"given\nevent 1\nevent 2\n"
+    assert project.reports["long_0"].count("has ended by itself") == 1
+    assert not any(machines(slot) for slot in (*slots, other.slot))
+
+
+def counting(name: str, events: int) -> FakeJob:
+    """A job for the worker."""
+    job = f"<job_desc>{TASK.format(words=events, checkpoint_s=3600, more='')}</job_desc>".encode()
+    return FakeJob(name, {"job.xml": job, "in": b"given\n"}, ["out", "result"])
+
+
 def has_asked(rig: AttachedRig, project: FakeProject) -> bool:
     """Have the client ask its project, again while it is at something else; whether it has."""
     if project.trickles_down:

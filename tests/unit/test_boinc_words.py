@@ -158,6 +158,7 @@ def test_no_init_data_keeps_a_task_from_running(body: bytes) -> None:
     data = read_init_data(b"<slot>1</slot>\n<ncpus>-3</ncpus>\n" + body)
 
     assert (data.slot, data.ncpus) == (1, 1.0)
+    assert data.notes == ("<ncpus>: -3: a task has more than 0 CPUs; this one has 1",)
 
 
 def names_in(home: Path, *signed: str) -> SlotNames:

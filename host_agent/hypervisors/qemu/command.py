@@ -19,6 +19,7 @@ import msgspec
 from host_agent import relay
 from host_agent.errors import HypervisorError
 from host_agent.hypervisors.contract import GuestPorts, ImageFiles, VmSpec
+from host_agent.hypervisors.qemu.ports import forwarded, screen_option
 
 OVERLAY = "root.qcow2"
 #: The overlay among QEMU's block nodes.
@@ -50,8 +51,6 @@ BROKER_ADDRESS = "10.0.2.100"
 BROKER_PORT = 5672
 #: How the option of a VM's network begins.
 NETWORK = "user,id=net0,"
-#: VNC counts its displays from this port.
-_FIRST_VNC_PORT = 5900
 #: Nothing leads out of it but what is said to be forwarded.
 _RESTRICTION = "restrict=on"
 
@@ -119,7 +118,7 @@ def build(binary: str, machine: str, accelerator: str, spec: VmSpec, devices: Vm
         *("-chardev", f"socket,id=qmp,path={QMP_SOCKET},server=on,wait=off", "-mon", "chardev=qmp,mode=control"),
         # Behind all others, whose places on the bus are then what they were without.
         *_DISPLAYS[devices.display],
-        *_screen(spec.ports),
+        *screen_option(spec.ports),
         *_inputs(),
         *_boot(spec, devices),
     ]
@@ -184,12 +183,7 @@ def network(relay: list[str], ports: GuestPorts) -> str:
     options = [f"{NETWORK}{_RESTRICTION}"]
     if relay:
         options.append(f"guestfwd=tcp:{BROKER_ADDRESS}:{BROKER_PORT}-cmd:{_escape(relay_command(relay))}")
-    options += [f"hostfwd=tcp:127.0.0.1:{of_host}-:{of_guest}" for of_host, of_guest in ports.forwards]
-    return ",".join(options)
-
-
-def _screen(ports: GuestPorts) -> list[str]:
-    return ["-vnc", f"127.0.0.1:{ports.screen - _FIRST_VNC_PORT}"] if ports.screen else []
+    return ",".join(options) + forwarded(ports)
 
 
 def relay_command(relay: list[str]) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from broker import durable
 from host_agent.errors import HypervisorError, naming_disk
+from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.directory import VmDirectories, read_record, write_record
 from host_agent.hypervisors.kept_log import KeptLog, trim
 from host_agent.hypervisors.qemu.command import (
@@ -29,6 +30,7 @@ from schemas.vms import VmState
 
 _COMMAND = "command.json"
 _DEVICES = "devices.json"
+_PORTS = "ports.json"
 _SAVING = "saving.json"
 #: The kernel counts a file's blocks so, bytes.
 _BLOCK_BYTES = 512
@@ -83,6 +85,16 @@ class QemuFiles(VmDirectories):
     def devices(self, vm: str) -> VmDevices:
         """Say which devices a VM was made with. Raises HypervisorError."""
         return read_record(self.path(vm) / _DEVICES, VmDevices) or VmDevices()
+
+    def ports(self, vm: str) -> GuestPorts:
+        """Say at which ports its guest is reached since the last start; before one, at which it is to be. Raises
+        HypervisorError."""
+        return read_record(self.path(vm) / _PORTS, GuestPorts) or self.spec(vm).ports
+
+    def note_ports(self, vm: str, ports: GuestPorts) -> None:
+        """Note at which ports it is reached from now on. Raises OSError."""
+        if ports != self.ports(vm):
+            write_record(self.path(vm) / _PORTS, ports)
 
     def command(self, vm: str) -> MachineCommand | None:
         """Give the command line of the last boot."""

@@ -8,8 +8,11 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from host_agent.advice import command
 from host_agent.errors import HypervisorError
+from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
 from host_agent.hypervisors.qemu.accounts import for_kvm
@@ -20,6 +23,7 @@ from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
+from host_agent.hypervisors.qemu.ports import at_ports, settle
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
 from schemas.vms import VmState
@@ -87,12 +91,15 @@ class QemuStart:
         home, python = self._files.path(vm), await self._program.python()
         account = self._program.accounts.hand_over(home)
         relays.forget(home, account)
+        ports = await asyncio.to_thread(settle, self._files.ports(vm))
+        self._files.note_ports(vm, ports)
+        arguments = at_ports(arguments, ports)
         with contextlib.ExitStack() as closing:
             start = functools.partial(spawn, niceness=self._niceness)
             if account is not None:
                 account = for_kvm(account) if uses_kvm(arguments) else account
                 files = closing.enter_context(HandedFiles(account))
-                arguments = self._handing(vm, home, arguments, files, python)
+                arguments = self._handing(vm, home, arguments, files, python, ports)
                 start = functools.partial(start, account=account, handed=files.descriptors)
             confined = [*arguments, *self._program.confinement]
             process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
@@ -101,8 +108,10 @@ class QemuStart:
         await machine.monitor.wait_connected(START_TIMEOUT_S)
         return machine
 
-    def _handing(self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles, python: str) -> list[str]:
+    def _handing(
+        self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles, python: str, ports: GuestPorts
+    ) -> list[str]:
         """Give the command line of a QEMU that runs as the VM's account, its relays by that ``python``."""
-        spec = self._files.spec(vm)
+        spec = msgspec.structs.replace(self._files.spec(vm), ports=ports)
         relay = [python, *account_relays.equip(home, Path(spec.broker))] if spec.broker else []
         return handing(arguments, home, spec, relay, files)

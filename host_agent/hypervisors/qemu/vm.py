@@ -10,7 +10,7 @@ from pathlib import Path
 
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
-from host_agent.hypervisors.contract import VmFacts
+from host_agent.hypervisors.contract import GuestPorts, VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
@@ -221,4 +221,5 @@ def _facts_of(files: QemuFiles, vm: str, life: Life | None) -> VmFacts:
         accelerator=command.accelerator,
         reason=(life.why_stuck() if life is not None else "") or flaw,
         may_go_on=life is not None and life.may_go_on(),
+        ports=files.ports(vm) if not flaw else GuestPorts(),
     )

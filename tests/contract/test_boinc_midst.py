@@ -1,0 +1,83 @@
+"""A machine under BOINC, ended in the very midst of writing what it would go on from: the one before is taken."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from host_agent.boinc import guest_machines
+from host_agent.hypervisors.contract import ImageFiles
+from host_agent.hypervisors.qemu.memory import MEMORY_BEING_WRITTEN
+from tests.contract.boinc_guest import GuestSlot
+from tests.unit.test_floors import ROOT
+
+pytestmark = pytest.mark.qemu
+
+EVENTS = 8
+#: The client kills an agent that has not ended so long after it was told to, seconds.
+KILLED_S = 60.0
+#: An agent that waits only so long for a machine to be saved.
+SAVE_S = 4
+IMPATIENT = f"""
+from host_agent.boinc import guest_machines
+guest_machines.SAVE_S = {SAVE_S}
+from host_agent.main import main
+main()
+"""
+
+
+def caught(slot: GuestSlot, pattern: str) -> list[Path]:
+    """Have the machine stand still as soon as there is such a file in its directory, and give the files."""
+    home = slot.slot / "host_agent_machines" / "hypervisor" / "vms"
+    deadline = time.monotonic() + 120
+    while not (found := list(home.glob(f"*/{pattern}"))):
+        assert time.monotonic() < deadline, slot.stderr
+        time.sleep(0.001)
+    for pid in slot.machines():
+        os.kill(pid, signal.SIGSTOP)
+    return [path for path in found if path.exists()]
+
+
+def test_one_killed_in_the_midst_of_a_snapshot_or_too_slow_to_be_saved_goes_on_from_the_last_whole_one(
+    tmp_path: Path, guest_image: ImageFiles
+) -> None:
+    slot = GuestSlot(tmp_path / "client", guest_image)
+    slot.job(str(EVENTS), checkpoint_s=2)
+    try:
+        slot.run()
+        slot.until(lambda: "checkpoint-1 is written" in slot.stderr, "a checkpoint is written", 120)
+        assert caught(slot, "*.void-snapshot"), "the second one was there before it could be caught"
+        assert slot.process is not None
+        for pid in (slot.process.pid, *slot.machines()):
+            os.kill(pid, signal.SIGKILL)
+        slot.process.wait()
+        assert "checkpoint-2 is written" not in slot.stderr
+
+        slot.write_init_data()
+        slot.start([sys.executable, "-c", IMPATIENT], {**os.environ, "PYTHONPATH": str(ROOT)})
+        slot.until(lambda: "goes back to checkpoint-1" in slot.stderr, "it goes back", 60)
+        slot.until(lambda: slot.stderr.count("is written") >= 2, "it writes checkpoints again", 60)
+        slot.want("quit")
+        assert caught(slot, MEMORY_BEING_WRITTEN), "its state was saved before it could be caught"
+        began_s = time.monotonic()
+        assert slot.end(60) == 0
+        assert time.monotonic() - began_s < SAVE_S + KILLED_S - guest_machines.SAVE_S, "the client would have killed it"
+        assert slot.machines() == set()
+        assert f"is not saved: it takes longer than {SAVE_S} s; checkpoint-" in slot.stderr
+
+        slot.run()
+        assert slot.end(180) == 0, slot.stderr
+
+        assert slot.events() == [f"event {number}" for number in range(1, EVENTS + 1)], slot.stderr
+        assert slot.stderr.count("goes back to checkpoint-") == 2
+        assert slot.stderr.count("is given its job") == 1, "it never began anew"
+    finally:
+        left = slot.machines()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        slot.close()
