@@ -90,7 +90,7 @@ class HostAgent:
             limit_bytes=config.inputs_mib << 20,
             spare_bytes=config.inputs_spare_mib << 20,
         )
-        self._guests.inputs = self._inputs
+        self._guests.inputs = self._inputs.guests
         self._beats.inputs = self._inputs.facts
         self._front = Front(directory, self._me, self._guests)
 

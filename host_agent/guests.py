@@ -53,7 +53,7 @@ WORD_S = 20.0
 
 
 class InputsForGuests(Protocol):
-    """What has inputs for guests; see ``HostInputs``."""
+    """What has inputs for guests; see ``InputGuests``."""
 
     @property
     def serves(self) -> bool:

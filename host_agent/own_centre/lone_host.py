@@ -19,7 +19,7 @@ from host_agent.lock import DirectoryLock
 from host_agent.own_centre.guest_job import GivenFile, GuestJob, GuestJobEnd
 from host_agent.own_centre.job_order import JobOrder
 from host_agent.own_centre.own_centre import OwnCentre
-from host_agent.own_centre.own_inputs import OwnInputs
+from host_agent.own_centre.own_inputs import OwnFiles, serve
 from host_agent.own_centre.storage import GuestFiles
 from host_agent.registry import VmRegistry
 from host_agent.seeding import GuestSettings, no_broker
@@ -59,8 +59,8 @@ class LoneHost:
         self.registry, self.images = registry, images
         # Nobody waits until a guest has heard the time: it may not be there yet.
         self.control.on_wake = lambda vm, is_new: self._house.guests.back(vm, is_new_generation=True)
-        self._inputs = OwnInputs(hypervisor.capabilities.inputs)
-        self._house.guests.inputs = self._inputs
+        self._files = OwnFiles()
+        self._inputs = self._house.guests.inputs = serve(self._files, hypervisor.capabilities.inputs)
         self._lock = DirectoryLock(directory)
         self._watching: asyncio.Task[None] | None = None
         #: Called between pieces of what takes long, in a thread: raises what breaks it off.
@@ -114,7 +114,7 @@ class LoneHost:
         files = GuestFiles(job, paths, self._outputs(job), most_bytes, lambda: order.end is not None)
         centre = OwnCentre(vm, ME, order, inputs, files)
         centre.check()
-        self._inputs.files.by_vm[vm] = paths
+        self._files.by_vm[vm] = paths
         centre.on_change = self._changed
         await self._house.guests.meet_anew(vm, centre)
         return centre
@@ -156,7 +156,7 @@ class LoneHost:
 
     async def forget(self, vm: str, job: GuestJob) -> None:
         """Be its guest's centre no more, and remove what is kept of a job. What cannot be removed is told."""
-        self._inputs.files.by_vm.pop(vm, None)
+        self._files.by_vm.pop(vm, None)
         await self._house.guests.meet_anew(vm, None)
         try:
             await asyncio.to_thread(shutil.rmtree, self._job_directory(job))

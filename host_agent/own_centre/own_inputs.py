@@ -3,21 +3,17 @@ where they lie, and of each guest those of its own job. A host without a medium 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from weakref import WeakValueDictionary
 
-from broker.daemon.tasks import OwnedTasks
 from broker.errors import TransferFailed
-from broker.road import Road
 from broker.token_buckets import TokenBuckets
 from host_agent.hypervisors.contract import InputMedium
-from host_agent.inputs.serving import DOUBTS, DOUBTS_PER_S, WANTS, WANTS_PER_S, GuestInputs, InputHouse, Served
+from host_agent.inputs.guests import InputGuests
+from host_agent.inputs.serving import DOUBTS, DOUBTS_PER_S, WANTS, WANTS_PER_S, InputHouse, Served
 from host_agent.inputs.store import KeptInput
 from host_agent.inputs.sums import InputSums
-from schemas.envelope import Message
 from schemas.errors import ErrorCode
 
 
@@ -55,40 +51,9 @@ class OwnFiles:
         return 0
 
 
-class OwnInputs:
-    """See the module. Belongs to one loop."""
-
-    def __init__(self, medium: InputMedium | None) -> None:
-        self.files = OwnFiles()
-        self.serves = medium is not None
-        self._clearing = OwnedTasks("inputs of guests that have gone")
-        self._guests: dict[str, GuestInputs] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        if medium is not None:
-            wants, doubts = TokenBuckets(WANTS, WANTS_PER_S), TokenBuckets(DOUBTS, DOUBTS_PER_S)
-            files = self.files
-            self._house = InputHouse(files, files, InputSums(), files, medium, Served(), wants, doubts)
-
-    def meet(self, vm: str, road: Road) -> None:
-        """A guest's agent is there, a new one or anew."""
-        if self.serves:
-            self.leave(vm)
-            guest = self._guests[vm] = GuestInputs(self._house, vm, road, self._turns.setdefault(vm, asyncio.Lock()))
-            self._clearing.spawn(guest.clear())
-
-    def leave(self, vm: str) -> None:
-        """A guest has gone, or nobody knows what it heard. Idempotent."""
-        gone = self._guests.pop(vm, None)
-        if gone is not None:
-            self._clearing.spawn(gone.close())
-
-    def on_message(self, vm: str, message: Message) -> bool:
-        """Take what a guest says. False: it is nothing about inputs, or too much of it."""
-        guest = self._guests.get(vm)
-        return guest is not None and guest.on_message(message)
-
-    async def close(self) -> None:
-        """Give up what is at work. Idempotent."""
-        guests, self._guests = self._guests, {}
-        await asyncio.gather(*(one.close() for one in guests.values()), return_exceptions=True)
-        await self._clearing.finish()
+def serve(files: OwnFiles, medium: InputMedium | None) -> InputGuests:
+    """Give what serves these to guests."""
+    if medium is None:
+        return InputGuests()
+    wants, doubts = TokenBuckets(WANTS, WANTS_PER_S), TokenBuckets(DOUBTS, DOUBTS_PER_S)
+    return InputGuests(InputHouse(files, files, InputSums(), files, medium, Served(), wants, doubts))

@@ -107,7 +107,7 @@ async def met(directory: Path, *, serves: bool = True, **bounds: int) -> AsyncIt
     await world.driver.create(VmSpec(id=VM, name="w", cpus=1, memory_mib=64, disk_mib=1024, image=None, broker=""))
     if serves:
         await world.inputs.open()
-        world.guests.inputs = world.inputs
+        world.guests.inputs = world.inputs.guests
     await world.from_host.meet(world.road)
     world.road.start()
     await world.guests.look({VM})
