@@ -6,7 +6,6 @@ second, is in no figure. The program that the agent runs computes all the time, 
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -15,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.alternation import alternate, say
-from benchmarks.boinc import guest
+from benchmarks.boinc import generator, guest
+from benchmarks.boinc.slot import ROOT
 from benchmarks.figures import Figure
 from broker.daemon.process_stat import ProcessStat, read_stat
 from deploy.boinc.freeze import freeze
@@ -25,7 +25,6 @@ from host_agent.hypervisors.detached import all_processes, find_tree
 #: For how long the agent's own use is measured, and of a quick run, seconds.
 WATCHED_S, QUICK_WATCHED_S = 60.0, 5.0
 RUNS, QUICK_RUNS = 5, 1
-_ROOT = Path(__file__).parents[2]
 _WORKER = b"#!/bin/sh\nwhile :; do :; done\n"
 _JOB = b"<job_desc><task><application>worker</application></task></job_desc>"
 
@@ -43,7 +42,7 @@ def run(*, quick: bool) -> list[Figure]:
             share, memory_mb = _use(client, watched_s)
             held_s = [_held_up_s(client) for _ in range(runs)]
             quit_s = _timed(client, lambda: client.want("quit"), lambda: not _agents(client))
-        in_guest = guest.run(source, watched_s, runs)
+        in_guest = guest.run(source, watched_s, runs) + generator.run(source, runs=runs, quick=quick)
     return [
         Figure(name="boinc start to first status", unit="s", ours=starts["ours"], peer=starts["peer"]),
         Figure(name="boinc start, frozen", unit="s", ours=starts["ours"], goal=3.0),
@@ -61,15 +60,12 @@ def _at_work(home: Path, command: list[str]) -> Iterator[FakeClient]:
         client = FakeClient(Path(name) / "client", ["worker"])
         client.add("worker", _WORKER)
         client.add("job.xml", _JOB)
-        client.start(command, {**os.environ, "PYTHONPATH": str(_ROOT)})
+        client.start_from(ROOT, command)
         try:
             client.until(lambda: client.said, "it says how it is")
             yield client
         finally:
-            if client.process is not None and client.process.poll() is None:
-                client.want("abort")
-                client.end()
-            client.close()
+            client.give_up()
 
 
 def _start_s(home: Path, command: list[str]) -> float:

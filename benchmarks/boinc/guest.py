@@ -6,7 +6,6 @@ KVM.
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import time
@@ -15,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.alternation import say
+from benchmarks.boinc.slot import IMAGE_CACHE, ROOT, with_image
 from benchmarks.figures import Figure
 from broker.daemon.process_stat import read_stat
-from deploy.boinc.version import image_files
 from deploy.image.build import Request, build
 from host_agent.boinc.fake_client import FakeClient
 
@@ -25,7 +24,6 @@ _JOB = b"""<job_desc><task><virtualmachine>guest</virtualmachine><application>/b
 <command_line>-c 'while :; do :; done'</command_line><memory_size_mb>512</memory_size_mb>
 <minimum_checkpoint_interval>8</minimum_checkpoint_interval></task></job_desc>"""
 _WRITTEN = re.compile(r"checkpoint-\d+ is written, in ([\d.]+) s")
-_ROOT = Path(__file__).parents[2]
 #: A machine stands still once it has used no time for so long, seconds.
 STILL_S = 0.2
 
@@ -35,7 +33,7 @@ def run(command: list[str], watched_s: float, runs: int) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="volcloud-bench-") as name:
         home = Path(name)
         say("building the guest's image")
-        manifest = build(Request(output=home / "image", cache=_ROOT / ".cache" / "guest-image"))
+        manifest = build(Request(output=home / "image", cache=IMAGE_CACHE))
         with _at_work(home, manifest, command) as client:
             client.until(lambda: "is given its job" in client.stderr, "the guest has its job", 300)
             share, memory_mb = _use(client, watched_s)
@@ -58,18 +56,13 @@ def run(command: list[str], watched_s: float, runs: int) -> list[Figure]:
 @contextmanager
 def _at_work(home: Path, manifest: Path, command: list[str]) -> Iterator[FakeClient]:
     client = FakeClient(home / "client", [], ncpus=1)
-    for logical, path in image_files(manifest).items():
-        (client.project / path.name).symlink_to(path)
-        client.link(logical, path.name)
+    with_image(client, manifest)
     client.add("job.xml", _JOB)
-    client.start(command, {**os.environ, "PYTHONPATH": str(_ROOT)})
+    client.start_from(ROOT, command)
     try:
         yield client
     finally:
-        if client.process is not None and client.process.poll() is None:
-            client.want("abort")
-            client.end()
-        client.close()
+        client.give_up()
 
 
 def _use(client: FakeClient, for_s: float) -> tuple[float, float]:

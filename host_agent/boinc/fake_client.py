@@ -85,6 +85,10 @@ class FakeClient:
                 start_new_session=True,
             )
 
+    def start_from(self, source: Path, command: Sequence[str]) -> None:
+        """Start an application whose modules of Python lie there."""
+        self.start(command, {**os.environ, "PYTHONPATH": str(source)})
+
     def want(self, tag: str) -> None:
         """Say ``suspend``, ``resume``, ``quit``, ``abort`` or ``reread_app_info``, once the last word was read."""
         self.until(lambda: send(self._memory, Channel.CONTROL_REQUEST, f"<{tag}/>\n"), f"<{tag}/> can be said")
@@ -134,6 +138,13 @@ class FakeClient:
         self.until(lambda: process.poll() is not None, "the application ends", patience_s)
         self.poll()
         return process.wait()
+
+    def give_up(self) -> None:
+        """Have the application end, if it runs, with all that it has started, and remove the slot."""
+        if self.process is not None and self.process.poll() is None:
+            self.want("abort")
+            self.end()
+        self.close()
 
     def close(self) -> None:
         """Kill what runs, and remove the slot."""

@@ -56,15 +56,7 @@ def test_the_client_of_another_debian_runs_it(
         project.add(FakeJob("work", {"in": b"given\n"}, ["out", "result"]))
         rig = AttachedRig(home, project, "work", within=in_tree(tree, home))
         try:
-            rig.start()
-            rig.until(lambda: rig.number("fraction done") > 0.1, "progress is shown", 300)
-            rig.task("suspend")
-            rig.until(lambda: "stands still" in rig.stderr(), "it stands still")
-            rig.task("resume")
-            rig.until(lambda: "goes on" in rig.stderr(), "it goes on")
-            rig.quit()
-            rig.start()
-            rig.until(lambda: project.reports, "the result is reported", 400)
+            rig.run_with_interruptions(project, 400)
         finally:
             rig.close()
 

@@ -217,6 +217,18 @@ class AttachedRig(BoincClient):
         (home / "cc_config.xml").write_text(_cc_config(cpus=cpus))
         attach(home, project)
 
+    def run_with_interruptions(self, project: FakeProject, patience_s: float) -> None:
+        """Have the task done: held up in its midst and let go on, the client ended and started again."""
+        self.start()
+        self.until(lambda: self.number("fraction done") > 0, "progress is shown", patience_s)
+        self.task("suspend")
+        self.until(lambda: "stands still" in self.stderr(), "it stands still")
+        self.task("resume")
+        self.until(lambda: "goes on" in self.stderr(), "it goes on")
+        self.quit()
+        self.start()
+        self.until(lambda: project.reports, "the result is reported", patience_s)
+
 
 def _leads_to(link: Path, place: Path) -> bool:
     try:

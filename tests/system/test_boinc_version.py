@@ -230,15 +230,7 @@ async def test_the_real_client_without_any_python_has_the_generator_run_in_a_gue
         project.add(FakeJob("work", inputs, ["out", "result.json"]))
         rig = AttachedRig(tmp_path / "boinc", project, "work", within=WITHOUT_PYTHON)
         try:
-            rig.start()
-            rig.until(lambda: rig.number("fraction done") > 0, "progress is shown")
-            rig.task("suspend")
-            rig.until(lambda: "stands still" in rig.stderr(), "it stands still")
-            rig.task("resume")
-            rig.until(lambda: "goes on" in rig.stderr(), "it goes on")
-            rig.quit()
-            rig.start()
-            rig.until(lambda: project.reports, "the result is reported", 170)
+            rig.run_with_interruptions(project, 170)
         finally:
             rig.close()
 
