@@ -14,7 +14,7 @@ _ATTEMPTS = 100
 
 
 def free_ports(host: str, wanted: Sequence[int]) -> list[int]:
-    """Give the wanted ports, others for those that are 0 or taken; distinct, because all are held until all are chosen.
+    """Give the wanted ports, others for those that are 0 or taken; distinct, since all are held until all are chosen.
 
     They are free when this returns, not reserved. Raises NodeError when none is found.
     """
@@ -36,6 +36,7 @@ def _hold(host: str, port: int) -> socket.socket | None:
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         one.bind((host, port))
+        one.listen(1)  # else another one that may reuse addresses could have it, too
     except OSError:
         one.close()
         return None

@@ -55,6 +55,10 @@ class HypervisorError(HostError):
     code = "hypervisor"
 
 
+class PortTaken(HypervisorError):
+    """A port of this host at which a guest was to be reached could not be had; what is kept of its VM is whole."""
+
+
 class LookTimedOut(HypervisorError):
     """A question about a VM was not answered in time."""
 

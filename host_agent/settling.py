@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -41,8 +42,8 @@ def _forget(record: VmRecord, registry: VmRegistry) -> None:
 async def poweroff_all(hypervisor: Hypervisor, name: Callable[[str], str]) -> None:
     """End every VM; ``name`` says what people call one. One that cannot be ended keeps no other running. Raises
     HypervisorError that names all such."""
-    failed = [why for vm in await hypervisor.list() if (why := await _poweroff(hypervisor, vm, name(vm)))]
-    if failed:
+    ended = await asyncio.gather(*(_poweroff(hypervisor, vm, name(vm)) for vm in await hypervisor.list()))
+    if failed := [why for why in ended if why]:
         raise HypervisorError("; ".join(failed))
 
 

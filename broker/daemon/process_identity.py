@@ -59,6 +59,11 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
         stat = self.stat()
         return stat is not None and stat.run_state in "Tt"
 
+    def kill(self) -> None:
+        """Kill it, and nobody else that has its pid by now. Idempotent. Returns before it has ended."""
+        if self.is_alive():
+            _signal(self.pid, signal.SIGKILL)
+
     def end(self, patience_s: float) -> None:
         """Terminate it, and kill its process group when the patience is at its end. Returns when it is gone.
 

@@ -141,10 +141,12 @@ class FakeClient:
 
     def give_up(self) -> None:
         """Have the application end, if it runs, with all that it has started, and remove the slot."""
-        if self.process is not None and self.process.poll() is None:
-            self.want("abort")
-            self.end()
-        self.close()
+        try:
+            if self.process is not None and self.process.poll() is None:
+                self.want("abort")
+                self.end()
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Kill what runs, and remove the slot."""

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 
+from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.process_stat import read_stat
-from host_agent.errors import GuestStuck, HostDiskFull, HostError, HypervisorError
+from host_agent.errors import HostDiskFull, HostError, HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.verbs import AT_REST, More
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 KEPT = 2
 #: Between two looks at what is at work on it, seconds.
 LOOK_S = 0.2
-#: What QEMU says of ports that somebody has taken just now: what was kept of a machine is not at fault.
-_PORT_TAKEN = re.compile("host forwarding rule|[Vv][Nn][Cc]|address already in use", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,9})")
 
 
@@ -43,6 +42,7 @@ class GuestMachine:
         self._back_to = ""
         #: Its process; 0 while there is none.
         self.pid = 0
+        self._process: ProcessIdentity | None = None
         self._cpu = GuestCpu()
 
     @property
@@ -94,6 +94,8 @@ class GuestMachine:
     async def look(self) -> VmState:
         """Say how it is, and count its CPU time. Raises HostError."""
         status = await self._host.statuses.one(self.vm)
+        if status.pid != self.pid:
+            self._process = ProcessIdentity.of(status.pid)
         self.pid, self.reason = status.pid, status.reason
         self._cpu.look(status.pid, status.cpu_seconds)
         return status.state
@@ -156,6 +158,11 @@ class GuestMachine:
         """Whether what it stands still for can be mended outside of it. Raises HostError."""
         return (await self._host.hypervisor.facts(self.vm)).may_go_on
 
+    def kill(self) -> None:
+        """End it at once, whatever is at work on it; what was kept of it before stands. Idempotent."""
+        if self._process is not None:
+            self._process.kill()
+
     async def off(self) -> None:
         """End it; its checkpoints stand. Raises HostError."""
         await self._host.control.act(Verb.POWEROFF, self.vm)
@@ -169,11 +176,9 @@ class GuestMachine:
     async def _tried(self, verb: Verb, what: str, more: More | None = None) -> bool:
         try:
             await self._host.control.act(verb, self.vm, more or More())
-        except HostDiskFull:
+        except (HostDiskFull, PortTaken):
             raise  # it is not the state that is at fault
         except HypervisorError as error:
-            if _PORT_TAKEN.search(str(error)):
-                raise GuestStuck(f"a port of this computer that the guest has is taken just now: {error}") from error
             log.error("the virtual machine does not: %s: %s", what, error)
             return False
         log.info("the virtual machine: %s", what)

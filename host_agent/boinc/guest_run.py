@@ -38,6 +38,8 @@ from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
 
+#: How long it may take to end machines that are saved, or killed, or never were to be, seconds.
+OFF_S = 10.0
 #: How long what is on its way to the project holds up an end, seconds.
 SENT_S = 10.0
 #: What is told of a guest's trouble, characters, and how often, seconds.
@@ -114,9 +116,10 @@ class GuestRun:
                 await self._machines.each("saved", self._save)
         finally:
             try:
-                await self._host.control.poweroff_all()
-            except HostError as error:
-                log.error("a virtual machine is not ended: %s", error)
+                async with asyncio.timeout(OFF_S):
+                    await self._host.control.poweroff_all()
+            except (HostError, TimeoutError) as error:
+                log.error("a virtual machine is not ended: %s", error or f"not within {OFF_S:g} s")
             finally:
                 await self._host.close()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -41,14 +41,18 @@ class ImageFiles(msgspec.Struct, frozen=True, kw_only=True):
     cmdline: str = ""
 
 
+#: Of TCP.
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
 class GuestPorts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What of a guest can be reached from its host, at loopback ports of that. Where it is wanted: 0 is any port, and
-    one that somebody else has when the VM starts becomes another."""
+    one that somebody else has when the VM starts is another for that life of the VM."""
 
     #: Ports of the host, each with the guest's to which it leads.
-    forwards: tuple[tuple[int, int], ...] = ()
+    forwards: tuple[tuple[Port, Port], ...] = ()
     #: Port at which the guest's screen may be looked at and typed to, as VNC; None: it may not.
-    screen: int | None = None
+    screen: Port | None = None
 
 
 class VmSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from host_agent.errors import HypervisorError
+from host_agent.errors import HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.detached import send_signal
+from host_agent.hypervisors.qemu import start
 from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
+from host_agent.hypervisors.qemu.ports import settle
 from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
 from schemas.vms import VmState
 from tests.contract.conftest import snapshots_of
@@ -133,3 +135,25 @@ async def test_a_port_that_somebody_has_taken_becomes_another_whatever_the_vm_go
         assert third == second
         socket.create_connection(("127.0.0.1", third.forwards[0][0]), timeout=20).close()
     await driver.poweroff("vm-a")
+
+
+async def test_a_port_that_is_taken_just_before_qemu_has_it_costs_a_second_start_and_no_state(qemu_rig, monkeypatch):
+    driver = await qemu_rig.open()
+    await driver.create(msgspec.structs.replace(qemu_rig.spec("vm-a"), ports=GuestPorts(forwards=((0, 80),), screen=0)))
+    await driver.start("vm-a", SEED)
+    await snapshots_of(driver).savestate("vm-a")
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        taken = held.getsockname()[1]
+        late = [GuestPorts(forwards=((taken, 80),), screen=6000), GuestPorts(forwards=((0, 80),), screen=taken)]
+        with monkeypatch.context() as changed:
+            changed.setattr(start, "settle", lambda wanted, before: late.pop() if late else settle(wanted, before))
+            await driver.start("vm-a", SEED)
+        assert await driver.state("vm-a") is VmState.RUNNING
+        assert late == []
+        await snapshots_of(driver).savestate("vm-a")
+
+        monkeypatch.setattr(start, "settle", lambda *_: GuestPorts(forwards=((taken, 80),), screen=6000))
+        with pytest.raises(PortTaken):
+            await driver.start("vm-a", SEED)
+    assert await driver.state("vm-a") is VmState.SAVED
+    assert qemu_rig.processes("vm-a") == set()

@@ -176,14 +176,14 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
             one.start()
             slots = [one.slot, one.home / "slots" / "1"]
             one.until(lambda: all(machines(slot) for slot in slots), "both tasks have a machine")
+            doomed = next(slot for slot in slots if "long_in" in (slot / "in").read_text())
+            found = [machines(slot) for slot in slots]
             one.ask("--project", project.url, "nomorework")
             project.add(counting("third", 2))
             other.start()
             other.until(lambda: machines(other.slot), "the other client's task has one too")
-            found = [machines(slot) for slot in (*slots, other.slot)]
-            assert len(set().union(*found)) == 3, found
+            assert len(set().union(*found, machines(other.slot))) == 3, found
 
-            doomed = next(slot for slot in slots if "long_in" in (slot / "in").read_text())
             for pid in machines(doomed):
                 os.kill(pid, signal.SIGKILL)
             one.until(lambda: "has ended by itself" in (doomed / "stderr.txt").read_text(), "it is brought back")

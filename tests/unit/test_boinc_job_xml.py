@@ -215,12 +215,17 @@ def slowest_of_fuzzed(seed: int, files: int) -> float:
             body = choose.choice(WHOLE_ONES) % body
         if choose.random() < 0.02:
             body = ((body or b"<") * (MOST_BYTES // (len(body) or 1) + 1))[: MOST_BYTES + choose.randrange(2)]
-        began = time.thread_time()
-        for read in (read_job_xml, read_vbox_job):
-            with contextlib.suppress(JobFileError):
-                read(body)
-        slowest = max(slowest, time.thread_time() - began)
+        if (took := cost_s(body)) > slowest:  # again: a machine that others use is slow at times
+            slowest = max(slowest, min(took, cost_s(body)))
     return slowest
+
+
+def cost_s(body: bytes) -> float:
+    began = time.thread_time()
+    for read in (read_job_xml, read_vbox_job):
+        with contextlib.suppress(JobFileError):
+            read(body)
+    return time.thread_time() - began
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,6 +7,7 @@ on, since then the disk no longer matches it. Knows files and no QEMU.
 from __future__ import annotations
 
 import contextlib
+import logging
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,8 @@ from host_agent.hypervisors.qemu.command import (
 )
 from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN
 from schemas.vms import VmState
+
+log = logging.getLogger(__name__)
 
 _COMMAND = "command.json"
 _DEVICES = "devices.json"
@@ -86,14 +89,18 @@ class QemuFiles(VmDirectories):
         """Say which devices a VM was made with. Raises HypervisorError."""
         return read_record(self.path(vm) / _DEVICES, VmDevices) or VmDevices()
 
-    def ports(self, vm: str) -> GuestPorts:
-        """Say at which ports its guest is reached since the last start; before one, at which it is to be. Raises
-        HypervisorError."""
-        return read_record(self.path(vm) / _PORTS, GuestPorts) or self.spec(vm).ports
+    def ports(self, vm: str) -> GuestPorts | None:
+        """Say at which ports its guest is reached since the last start; None where none were noted, or that is
+        damaged: the next start chooses others."""
+        try:
+            return read_record(self.path(vm) / _PORTS, GuestPorts)
+        except HypervisorError as error:
+            log.warning("ports_not_known vm=%s error=%s", vm, error)
+            return None
 
     def note_ports(self, vm: str, ports: GuestPorts) -> None:
         """Note at which ports it is reached from now on. Raises OSError."""
-        if ports != self.ports(vm):
+        if ports not in (self.ports(vm), GuestPorts()):
             write_record(self.path(vm) / _PORTS, ports)
 
     def command(self, vm: str) -> MachineCommand | None:

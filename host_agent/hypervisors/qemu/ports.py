@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from broker.errors import NodeError
 from broker.ports import free_ports
-from host_agent.errors import HypervisorError
+from host_agent.errors import PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 
 _LOOPBACK = "127.0.0.1"
@@ -18,6 +18,8 @@ _LOOPBACK = "127.0.0.1"
 _FIRST_VNC_PORT = 5900
 #: In QEMU's options a comma that belongs to a value is doubled.
 _FORWARDED = re.compile(r"(?<!,),hostfwd=[^,]*")
+#: What QEMU says of a port that somebody has taken since it was chosen.
+_TAKEN = re.compile("host forwarding rule|vnc|address already in use", re.IGNORECASE)
 
 
 def forwarded(ports: GuestPorts) -> str:
@@ -30,18 +32,19 @@ def screen_option(ports: GuestPorts) -> list[str]:
     return ["-vnc", _screen_at(ports.screen)] if ports.screen is not None else []
 
 
-def settle(wanted: GuestPorts) -> GuestPorts:
-    """Give these ports, others for those that are taken. Nothing holds them when this returns. Raises HypervisorError
-    where none is free. Blocking, short."""
-    of_host = [port for port, _ in wanted.forwards]
-    if wanted.screen is not None:
-        of_host.append(wanted.screen)
+def settle(wanted: GuestPorts, before: GuestPorts | None) -> GuestPorts:
+    """Give the ports that are wanted, where any is the ones of ``before``, and others for those that are taken. Nothing
+    holds them when this returns. Raises PortTaken where none is free. Blocking, short."""
+    of_host = _of_host(wanted)
     if not of_host:
         return wanted
+    last = _of_host(before) if before is not None else []
+    if len(last) == len(of_host):
+        of_host = [port or old for port, old in zip(of_host, last, strict=True)]
     try:
         chosen = free_ports(_LOOPBACK, of_host)
-    except NodeError as error:
-        raise HypervisorError(f"its guest cannot be reached from this host: {error}") from error
+    except (NodeError, OSError) as error:
+        raise PortTaken(f"its guest cannot be reached from this host: {error}") from error
     forwards = tuple((port, of_guest) for port, (_, of_guest) in zip(chosen, wanted.forwards, strict=False))
     return GuestPorts(forwards=forwards, screen=chosen[-1] if wanted.screen is not None else None)
 
@@ -55,6 +58,15 @@ def at_ports(arguments: Sequence[str], ports: GuestPorts) -> list[str]:
         elif name == "-vnc" and ports.screen is not None:
             given[at + 1] = _screen_at(ports.screen)
     return given
+
+
+def is_of_a_port(words: str) -> bool:
+    """Whether QEMU ended for a port that it could not have."""
+    return _TAKEN.search(words) is not None
+
+
+def _of_host(ports: GuestPorts) -> list[int]:
+    return [port for port, _ in ports.forwards] + ([ports.screen] if ports.screen is not None else [])
 
 
 def _screen_at(port: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from host_agent.advice import command
-from host_agent.errors import HypervisorError
+from host_agent.errors import HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
@@ -23,7 +23,7 @@ from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
-from host_agent.hypervisors.qemu.ports import at_ports, settle
+from host_agent.hypervisors.qemu.ports import at_ports, is_of_a_port, settle
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
 from schemas.vms import VmState
@@ -57,6 +57,8 @@ class QemuStart:
         try:
             machine = await self._launch(vm, life, restoring(self._files.command_of_saved(vm)))
             await read_memory(machine)
+        except PortTaken:
+            raise
         except HypervisorError as error:
             advice = f"{command(Verb.DISCARD, vm)} throws it away, and the VM then boots afresh"
             raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
@@ -91,7 +93,7 @@ class QemuStart:
         home, python = self._files.path(vm), await self._program.python()
         account = self._program.accounts.hand_over(home)
         relays.forget(home, account)
-        ports = await asyncio.to_thread(settle, self._files.ports(vm))
+        ports = await asyncio.to_thread(settle, self._files.spec(vm).ports, self._files.ports(vm))
         self._files.note_ports(vm, ports)
         arguments = at_ports(arguments, ports)
         with contextlib.ExitStack() as closing:
@@ -105,7 +107,12 @@ class QemuStart:
             process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
         machine = life.attach(process)
-        await machine.monitor.wait_connected(START_TIMEOUT_S)
+        try:
+            await machine.monitor.wait_connected(START_TIMEOUT_S)
+        except HypervisorError as error:
+            if is_of_a_port(str(error)):
+                raise PortTaken(str(error)) from error
+            raise
         return machine
 
     def _handing(
