@@ -4,6 +4,7 @@ HostError
 ├── HypervisorError          the driver failed; the message says what the hypervisor said
 │   ├── LookTimedOut         the hypervisor did not tell in time how a VM is; ask again, or power it off
 │   ├── StopTimedOut         the guest did not shut down in time; poweroff is the next step
+│   ├── PortTaken            a port at which the guest is reached is somebody else's; free it, then again
 │   ├── HostDiskFull         the host's disk is full; free some space, then again
 │   └── Unsupported          this driver can never do that; use another one
 ├── UnknownVm                this host has no VM of that id or name; look at the list

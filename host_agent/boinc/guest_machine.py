@@ -1,33 +1,28 @@
 """The virtual machine of a task: brought up from whatever an earlier run has left of it, its checkpoints, its end.
 
-A checkpoint is a snapshot of disk and memory together, and two are kept: the older one is there until the newer has
-been written wholly. A saved state is faster, and lies beside them until it was loaded.
+A saved state is faster than a checkpoint, and lies beside them until it was loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import re
 
 from broker.daemon.process_identity import ProcessIdentity
 from broker.daemon.process_stat import read_stat
-from host_agent.errors import HostDiskFull, HostError, HypervisorError, PortTaken
+from host_agent.boinc.guest_checkpoints import GuestCheckpoints
+from host_agent.errors import HostDiskFull, HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.own_centre.lone_host import LoneHost
 from host_agent.verbs import AT_REST, More
 from host_agent.vm import Verb
-from schemas.vms import VmCreate, VmSnapshot, VmState
+from schemas.vms import VmCreate, VmState
 
 log = logging.getLogger(__name__)
 
-#: Checkpoints that are kept.
-KEPT = 2
 #: Between two looks at what is at work on it, seconds.
 LOOK_S = 0.2
-_CHECKPOINT = re.compile(r"checkpoint-([0-9]{1,9})")
 
 
 class GuestMachine:
@@ -36,6 +31,7 @@ class GuestMachine:
     def __init__(self, host: LoneHost, wanted: VmCreate, vm: str = "") -> None:
         self._host, self._wanted = host, wanted
         self.vm = vm
+        self.checkpoints = GuestCheckpoints(host, vm)
         #: Why it stands still, where that is known.
         self.reason = ""
         #: The checkpoint that it went back to, while it has written none since.
@@ -61,6 +57,7 @@ class GuestMachine:
             known = None
         # One that is there stays as it was made, whatever the client gives the task by now.
         self.vm = known.vm if known is not None else (await self._host.control.create(self._wanted)).vm
+        self.checkpoints = GuestCheckpoints(self._host, self.vm)
 
     async def is_down(self) -> bool:
         """Whether it takes no memory of this computer. Raises HostError."""
@@ -79,7 +76,7 @@ class GuestMachine:
             await self._tried(Verb.DISCARD, "its saved state is thrown away")
             state = await self._host.statuses.state(self.vm)
         if state in AT_REST:
-            for snapshot in reversed(await self._checkpoints()):
+            for snapshot in reversed(await self.checkpoints.kept()):
                 more, what = More(snapshot=snapshot.name), f"goes back to {snapshot.name}"
                 if await self._tried(Verb.RESTORE_SNAPSHOT, what, more):
                     self._back_to = snapshot.name
@@ -113,26 +110,10 @@ class GuestMachine:
         await self._host.control.act(Verb.RESUME, self.vm)
 
     async def checkpoint(self) -> str:
-        """Keep all of it as it is now, and let go of what is older than the one before; give its name. Where there is
-        no room for a third one the oldest gives way. Raises HostError: those that there are stand."""
-        kept = await self._checkpoints()
-        name = f"checkpoint-{_number(kept[-1].name) + 1 if kept else 1}"
-        try:
-            await self._host.control.act(Verb.TAKE_SNAPSHOT, self.vm, More(snapshot=name))
-        except HostDiskFull:
-            if len(kept) < KEPT:
-                raise
-            await self._drop(kept[0])
-            await self._host.control.act(Verb.TAKE_SNAPSHOT, self.vm, More(snapshot=name))
+        """Keep all of it as it is now; give the name of that. Raises HostError: what was kept before stands."""
+        name = await self.checkpoints.write()
         self._back_to = ""
-        for old in (await self._checkpoints())[:-KEPT]:
-            await self._drop(old)
         return name
-
-    async def last_checkpoint(self) -> str:
-        """Name the newest one; empty where there is none. Raises HostError."""
-        kept = await self._checkpoints()
-        return kept[-1].name if kept else ""
 
     async def save(self) -> bool:
         """Save its state and end it, once what is at work on it has ended; one that has ended stays as it is. Gives
@@ -149,10 +130,10 @@ class GuestMachine:
 
     async def doubt_checkpoint(self) -> None:
         """It did not get on from the checkpoint that it went back to: let go of that one, if there is an older one."""
-        kept = await self._checkpoints()
+        kept = await self.checkpoints.kept()
         if self._back_to and len(kept) > 1 and kept[-1].name == self._back_to:
             log.warning("%s is let go of: nothing got on from it", self._back_to)
-            await self._drop(kept[-1])
+            await self.checkpoints.drop(kept[-1])
 
     async def may_go_on(self) -> bool:
         """Whether what it stands still for can be mended outside of it. Raises HostError."""
@@ -184,16 +165,6 @@ class GuestMachine:
         log.info("the virtual machine: %s", what)
         return True
 
-    async def _checkpoints(self) -> list[VmSnapshot]:
-        if self._host.hypervisor.capabilities.snapshots is None:
-            return []
-        found = await self._host.control.snapshots(self.vm)
-        return sorted((one for one in found if _CHECKPOINT.fullmatch(one.name)), key=lambda one: _number(one.name))
-
-    async def _drop(self, snapshot: VmSnapshot) -> None:
-        with contextlib.suppress(HostError):  # the next one sees to it
-            await self._host.control.act(Verb.DELETE_SNAPSHOT, self.vm, More(snapshot=snapshot.name))
-
 
 class GuestCpu:
     """The CPU time of processes one after another, of which our own children are counted elsewhere once they have
@@ -224,8 +195,3 @@ class GuestCpu:
 def _lives(pid: int) -> bool:
     stat = read_stat(pid)
     return stat is not None and not stat.is_dead
-
-
-def _number(name: str) -> int:
-    found = _CHECKPOINT.fullmatch(name)
-    return int(found[1]) if found else 0

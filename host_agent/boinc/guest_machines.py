@@ -84,5 +84,5 @@ async def _within_time(how: str, act: Callable[[GuestMachine], Awaitable[None]],
             await asyncio.wait([task], timeout=LEFT_S)
     last = ""
     with contextlib.suppress(HostError):
-        last = await machine.last_checkpoint()
+        last = await machine.checkpoints.last()
     log.error("the virtual machine is not %s: %s; %s stands", how, why, last or "the beginning")

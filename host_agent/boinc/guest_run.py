@@ -263,7 +263,7 @@ class GuestRun:
             raise
         except (HostError, OSError) as error:
             with contextlib.suppress(HostError):
-                last = await machine.last_checkpoint()
+                last = await machine.checkpoints.last()
                 log.error("no checkpoint: %s; %s stands", error, last or "none is there, and the beginning")
             return False
         self._care.got_on()

@@ -17,6 +17,7 @@ from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY
 from host_agent.hypervisors.qemu.disk import create_overlay
 from host_agent.hypervisors.qemu.files import QemuFiles, note_devices
 from host_agent.hypervisors.qemu.inputs import QemuInputs
+from host_agent.hypervisors.qemu.ports import again_for_ports
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.hypervisors.qemu.roads import QemuRelay, QemuRoads
 from host_agent.hypervisors.qemu.screenshots import QemuLog, QemuScreenshots
@@ -113,7 +114,7 @@ class QemuHypervisor:
 
     async def start(self, vm: str, seed: bytes) -> None:
         """Boot, or load the saved memory and go on."""
-        await self._vm(vm).start(seed)
+        await again_for_ports(lambda: self._vm(vm).start(seed))
 
     async def stop(self, vm: str, timeout_s: float) -> None:
         """Press the power button until the guest obeys."""
@@ -129,7 +130,7 @@ class QemuHypervisor:
 
     async def reset(self, vm: str, seed: bytes) -> None:
         """End the process and start another."""
-        await self._vm(vm).reset(seed)
+        await again_for_ports(lambda: self._vm(vm).reset(seed))
 
     async def poweroff(self, vm: str) -> None:
         """Let QEMU quit, or kill it if it does not."""

@@ -5,14 +5,19 @@ No memory that was saved knows of them, so each start may have others.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from broker.errors import NodeError
 from broker.ports import free_ports
 from host_agent.errors import PortTaken
 from host_agent.hypervisors.contract import GuestPorts
 
+log = logging.getLogger(__name__)
+
+#: Of a start.
+_TRIES = 3
 _LOOPBACK = "127.0.0.1"
 #: VNC counts its displays from this port.
 _FIRST_VNC_PORT = 5900
@@ -63,6 +68,16 @@ def at_ports(arguments: Sequence[str], ports: GuestPorts) -> list[str]:
 def is_of_a_port(words: str) -> bool:
     """Whether QEMU ended for a port that it could not have."""
     return _TAKEN.search(words) is not None
+
+
+async def again_for_ports(start: Callable[[], Awaitable[None]]) -> None:
+    """Start a VM; anew where somebody took one of its ports between our choice and QEMU's start. Raises as it does."""
+    for _ in range(_TRIES - 1):
+        try:
+            return await start()
+        except PortTaken as error:
+            log.info("ports_chosen_anew error=%s", error)
+    return await start()
 
 
 def _of_host(ports: GuestPorts) -> list[int]:

@@ -15,6 +15,7 @@ from host_agent.hypervisors.qemu.files import QemuFiles, Saving, taken_bytes
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords, new_tag
 from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.memory import MEMORY, give_up_writing, write_memory
+from host_agent.hypervisors.qemu.ports import again_for_ports
 from host_agent.hypervisors.qemu.snapshot_jobs import clean, clean_at_rest, clean_live, save
 from host_agent.hypervisors.qemu.vm import QemuVm
 from schemas.vms import VmSnapshot, VmState
@@ -70,7 +71,8 @@ class QemuSnapshots:
 
     async def restore(self, vm: str, name: str, seed: bytes) -> None:
         """End the process and start another, from it: the one that runs may be of another command line."""
-        await self._find(vm).start(seed, self._records(vm).get(name))
+        snapshot = self._records(vm).get(name)
+        await again_for_ports(lambda: self._find(vm).start(seed, snapshot))
 
     async def delete(self, vm: str, name: str) -> None:
         """Make it void, then remove what is."""

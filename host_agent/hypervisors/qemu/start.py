@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from broker.daemon.process_identity import ProcessIdentity
 from host_agent.advice import command
 from host_agent.errors import HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
@@ -23,6 +24,7 @@ from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
+from host_agent.hypervisors.qemu.monitor import last_words
 from host_agent.hypervisors.qemu.ports import at_ports, is_of_a_port, settle
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.vm import Verb
@@ -106,14 +108,12 @@ class QemuStart:
             confined = [*arguments, *self._program.confinement]
             process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
         self._files.remember_process(vm, process)
-        machine = life.attach(process)
         try:
-            await machine.monitor.wait_connected(START_TIMEOUT_S)
+            return await _reached(life, process, home)
         except HypervisorError as error:
             if is_of_a_port(str(error)):
                 raise PortTaken(str(error)) from error
             raise
-        return machine
 
     def _handing(
         self, vm: str, home: Path, arguments: Sequence[str], files: HandedFiles, python: str, ports: GuestPorts
@@ -122,3 +122,13 @@ class QemuStart:
         spec = msgspec.structs.replace(self._files.spec(vm), ports=ports)
         relay = [python, *account_relays.equip(home, Path(spec.broker))] if spec.broker else []
         return handing(arguments, home, spec, relay, files)
+
+
+async def _reached(life: Life, process: ProcessIdentity, home: Path) -> QemuMachine:
+    """Give a QEMU that takes commands. Raises HypervisorError with its words where it has ended, however soon."""
+    try:
+        machine = life.attach(process)
+    except ProcessLookupError as error:
+        raise HypervisorError(f"QEMU ended at once: {last_words(home)}") from error
+    await machine.monitor.wait_connected(START_TIMEOUT_S)
+    return machine

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broker.daemon.process_identity import ProcessIdentity
-from host_agent.errors import HostDiskFull, HypervisorError, PortTaken, StopTimedOut, naming_disk
+from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import GuestPorts, VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
@@ -20,10 +20,6 @@ from host_agent.hypervisors.qemu.strays import QemuStrays
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
-
-
-#: How often a VM is started whose guest's ports somebody takes between our choice and QEMU's start.
-PORT_TRIES = 3
 
 
 class QemuVm:
@@ -79,15 +75,6 @@ class QemuVm:
 
     async def start(self, seed: bytes, snapshot: KeptSnapshot | None = None) -> None:
         """Boot, or load the saved memory and go on; with a ``snapshot``, from whatever state, go back to that."""
-        for left in reversed(range(PORT_TRIES)):
-            try:
-                await self._start_once(seed, snapshot)
-                break
-            except PortTaken:
-                if not left:
-                    raise
-
-    async def _start_once(self, seed: bytes, snapshot: KeptSnapshot | None) -> None:
         self._files.spec(self.id)
         before = self._files.process(self.id)
         self._files.write_seed(self.id, seed)
