@@ -90,8 +90,10 @@ class FakeClient:
         self.start(command, {**os.environ, "PYTHONPATH": str(source)})
 
     def want(self, tag: str) -> None:
-        """Say ``suspend``, ``resume``, ``quit``, ``abort`` or ``reread_app_info``, once the last word was read."""
-        self.until(lambda: send(self._memory, Channel.CONTROL_REQUEST, f"<{tag}/>\n"), f"<{tag}/> can be said")
+        """Say ``suspend``, ``resume``, ``quit``, ``abort`` or ``reread_app_info``, once the last word was read. To an
+        application that has ended meanwhile it is not said."""
+        word = f"<{tag}/>\n"
+        self.until(lambda: self._has_ended or send(self._memory, Channel.CONTROL_REQUEST, word), f"{word} can be said")
 
     def beat(self, text: str = "<heartbeat/>\n") -> None:
         """Say that the client lives, and whatever goes with it."""
@@ -147,6 +149,10 @@ class FakeClient:
                 self.end()
         finally:
             self.close()
+
+    @property
+    def _has_ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
 
     def close(self) -> None:
         """Kill what runs, and remove the slot."""
