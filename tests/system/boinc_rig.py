@@ -14,18 +14,22 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from broker.daemon.process_stat import read_stat
 from broker.ports import free_ports
 from deploy.boinc.fake_project import FakeProject, attach
+from host_agent.hypervisors.detached import all_processes
 
 URL = "http://example.org/project/"
 PROJECT_DIR = "example.org_project"
 #: A client that does what it shall does it in seconds; a machine that others use may take longer.
 PATIENCE_S = 120.0
 _LOOK_S = 0.2
+#: What a machine that stands still may use at most in so many seconds, seconds of CPU time.
+STILL_S, STILL_CPU_S = 5.0, 0.02
 _PASSWORD = "password"
 
 _OPTIONS = [
@@ -123,6 +127,14 @@ class BoincClient:
         """Kill the client."""
         assert self.client is not None
         self.client.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def kill_all(self, others: Iterable[int]) -> None:
+        """Kill the client, what it has started, and others, all at once."""
+        assert self.client is not None
+        for pid in (self.client.pid, *self.agents(), *others):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.wait()
 
     def wait(self) -> None:
@@ -223,11 +235,35 @@ class AttachedRig(BoincClient):
         self.until(lambda: self.number("fraction done") > 0, "progress is shown", patience_s)
         self.task("suspend")
         self.until(lambda: "stands still" in self.stderr(), "it stands still")
+        assert cpu_over(machines(self.slot), STILL_S) < STILL_CPU_S
         self.task("resume")
         self.until(lambda: "goes on" in self.stderr(), "it goes on")
         self.quit()
         self.start()
         self.until(lambda: project.reports, "the result is reported", patience_s)
+
+
+def machines(slot: Path) -> set[int]:
+    """Find the processes of a slot's virtual machines."""
+    return {stat.pid for stat in all_processes() if not stat.is_dead and _is_of(stat.pid, slot)}
+
+
+def _is_of(pid: int, slot: Path) -> bool:
+    try:
+        return b"VOLCLOUD_VM=" + os.fsencode(slot) + b"/" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def cpu_over(pids: Iterable[int], for_s: float) -> float:
+    """Give the CPU time that processes use in so many seconds from now on; there must be one."""
+    before = [read_stat(pid) for pid in sorted(pids)]
+    deadline = time.monotonic() + for_s
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    after = [read_stat(stat.pid) for stat in before if stat is not None]
+    assert after, "no machine is there"
+    return sum(stat.cpu_seconds for stat in after if stat) - sum(stat.cpu_seconds for stat in before if stat)
 
 
 def _leads_to(link: Path, place: Path) -> bool:

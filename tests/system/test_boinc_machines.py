@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,9 @@ import pytest
 from deploy.boinc.fake_project import FakeJob, FakeProject
 from deploy.boinc.version import image_files
 from host_agent.hypervisors.contract import ImageFiles
-from host_agent.hypervisors.detached import all_processes
 from tests.contract.boinc_guest import TASK, WORKER
 from tests.contract.conftest import guest_image  # noqa: F401  a fixture
-from tests.system.boinc_rig import AttachedRig, BoincRig
+from tests.system.boinc_rig import STILL_CPU_S, STILL_S, AttachedRig, BoincRig, cpu_over, machines
 from tests.unit.test_floors import ROOT
 
 pytestmark = pytest.mark.qemu
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.qemu
 AGENT = f"""#!/bin/sh
 PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.main "$@"
 """.encode()
-EVENTS = 24
+EVENTS = 32
 
 
 @pytest.fixture
@@ -48,18 +47,6 @@ def rig(tmp_path: Path, guest_image: ImageFiles) -> Iterator[BoincRig]:  # noqa:
     assert not left
 
 
-def machines(slot: Path) -> set[int]:
-    """Find the machines of a slot."""
-    return {stat.pid for stat in all_processes() if not stat.is_dead and is_of(stat.pid, slot)}
-
-
-def is_of(pid: int, slot: Path) -> bool:
-    try:
-        return b"VOLCLOUD_VM=" + os.fsencode(slot) + b"/" in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-
-
 def agents(rig: BoincRig) -> list[int]:
     """Find the agent: the machine's process is in another directory."""
     return [pid for pid in rig.agents() if pid not in machines(rig.slot)]
@@ -67,26 +54,41 @@ def agents(rig: BoincRig) -> list[int]:
 
 @pytest.mark.timeout(400)
 def test_a_machine_outlives_whoever_is_killed_and_what_the_volunteer_prefers(rig: BoincRig) -> None:
+    # Told to end while its machine boots, before any checkpoint.
     rig.start()
+    rig.until(lambda: machines(rig.slot), "it has a machine")
+    end_and_start(rig, rig.quit)
     rig.until(lambda: rig.number("CPU time at last checkpoint") > 0 and "given its job" in rig.stderr(), "a checkpoint")
     rig.until(lambda: rig.number("fraction done") > 0.05, "progress is shown")
 
+    # Told to end while it is suspended.
+    rig.task("suspend")
+    rig.until(lambda: "stands still" in rig.stderr(), "it stands still")
+    assert cpu_over(machines(rig.slot), STILL_S) < STILL_CPU_S
+    end_and_start(rig, rig.quit, lambda: rig.task("resume"))
+
     # The agent is killed: the client kills the machine, which is none of the agent's descendants then, and goes on.
+    goes_back = said_again(rig, "goes back to checkpoint-")
     for pid in agents(rig):
         os.kill(pid, signal.SIGKILL)
-    rig.until(lambda: "goes back to checkpoint-" in rig.stderr(), "it goes back to a checkpoint")
+    rig.until(goes_back, "it goes back to a checkpoint")
 
     # The client is killed: the agent finds out, saves the machine, and ends.
     rig.until(lambda: rig.number("fraction done") > 0.1, "it gets on")
-    rig.kill()
-    rig.until(lambda: not rig.agents() and not machines(rig.slot), "nobody is left")
+    end_and_start(rig, rig.kill)
+
+    # The power fails: all end at once.
+    rig.until(lambda: rig.number("fraction done") > 0.15, "it gets on")
+    goes_back = said_again(rig, "goes back to checkpoint-")
+    rig.kill_all(machines(rig.slot))
     rig.start()
-    rig.until(lambda: "goes on from its saved state" in rig.stderr(), "it goes on")
+    rig.until(goes_back, "it goes back to a checkpoint")
 
     # Throttled, the client suspends and resumes it all the time.
+    throttled = said_again(rig, "stands still", 4)
     rig.prefer(cpu_usage_limit=50)
     rig.ask("--read_global_prefs_override")
-    rig.until(lambda: rig.stderr().count("stands still") >= 4, "it is suspended again and again")
+    rig.until(throttled, "it is suspended again and again")
 
     # Taken out of memory while it is suspended.
     rig.prefer(leave_apps_in_memory=0)
@@ -102,6 +104,22 @@ def test_a_machine_outlives_whoever_is_killed_and_what_the_volunteer_prefers(rig
     report = rig.report()
     assert "<exit_status>0</exit_status>" in report
     assert report.count("is given its job") == 1, "it never began anew"
+
+
+def said_again(rig: BoincRig, words: str, times: int = 1) -> Callable[[], bool]:
+    """Give what says whether the agent has said these words so many times more than by now."""
+    before = rig.stderr().count(words)
+    return lambda: rig.stderr().count(words) >= before + times
+
+
+def end_and_start(rig: BoincRig, end: Callable[[], None], then: Callable[[], None] = lambda: None) -> None:
+    """End the client, wait until nobody is left, and start it again: the machine goes on where it stood."""
+    goes_on = said_again(rig, "goes on from its saved state")
+    end()
+    rig.until(lambda: not rig.agents() and not machines(rig.slot), "nobody is left")
+    rig.start()
+    then()
+    rig.until(goes_on, "it goes on")
 
 
 SPEAKER = """#!/bin/sh
@@ -189,10 +207,12 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
             one.until(lambda: "has ended by itself" in (doomed / "stderr.txt").read_text(), "it is brought back")
             one.task("abort")
             one.until(lambda: len(project.reports) == 3, "all are reported", 300)
+            disks = [(rig.project / "disk.qcow2_1").read_bytes() for rig in (one, other)]
         finally:
             one.close()
             other.close()
 
+    assert disks == [files["disk.qcow2"]] * 2
     for name in ("short_0", "third_0"):
         assert "<exit_status>0</exit_status>" in project.reports[name]
         assert project.uploads[f"{name}_out"] == b"given\nevent 1\nevent 2\n"
