@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -51,10 +52,15 @@ def usual_umask() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server: by its folder, or because it runs on PostgreSQL."""
+    """Mark what needs a server: by its folder, or because it runs on PostgreSQL. Files whose tests take long come first,
+    so that no worker has a long one left when the other has nothing."""
+    slow: dict[Path, int] = {}
     for item in items:
         if item.nodeid.startswith(WITH_SERVICES) or "postgresql" in getattr(item, "callspec", _None).params.values():
             item.add_marker(pytest.mark.service)
+        weight = 2 * (item.get_closest_marker("qemu") is not None) + (item.get_closest_marker("service") is not None)
+        slow[item.path] = max(slow.get(item.path, 0), weight)
+    items.sort(key=lambda item: -slow[item.path])
 
 
 class _None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from broker.daemon.process_stat import read_stat
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
 from host_agent.hypervisors.contract import ImageFiles
 from tests.contract.boinc_guest import AGENT, GuestSlot
@@ -57,11 +55,6 @@ def finished(slot: GuestSlot) -> str:
     return path.read_text()
 
 
-def cpu_of(slot: GuestSlot) -> float:
-    stat = read_stat(int(slot.last("other_pid")))
-    return stat.cpu_seconds if stat is not None else -1.0
-
-
 def test_a_task_runs_in_a_guest_and_its_outputs_are_where_they_belong(make: Make) -> None:
     slot = make(ncpus=0)  # a preference of none
     slot.job("4")
@@ -84,57 +77,6 @@ def test_a_task_runs_in_a_guest_and_its_outputs_are_where_they_belong(make: Make
     )
 
 
-def test_suspended_it_stands_still_and_told_to_end_it_goes_on_later_where_it_stood(make: Make) -> None:
-    slot = make()
-    slot.job("6")
-    slot.run()
-    slot.until_done(0.15)
-
-    slot.want("suspend")
-    began_s = time.monotonic()
-    slot.until(lambda: "stands still" in slot.stderr, "it is suspended", 10)
-    assert time.monotonic() - began_s < 5
-    before_s = cpu_of(slot)
-    deadline = time.monotonic() + 2
-    slot.until(lambda: time.monotonic() > deadline, "two seconds have gone")
-    assert cpu_of(slot) - before_s < 0.02
-    slot.want("quit")  # while it is suspended
-    assert slot.end(60) == 0
-    assert not (slot.slot / FINISHED).exists()
-    assert not (slot.slot / TEMPORARY_EXIT).exists()
-    assert slot.machines() == set()
-
-    slot.run()
-    assert slot.end(180) == 0, slot.stderr
-
-    assert slot.events() == [f"event {n}" for n in range(1, 7)], slot.stderr
-    assert "goes on from its saved state" in slot.stderr
-    assert slot.stderr.count("is given its job") == 1
-
-
-def test_a_power_cut_costs_what_was_done_since_the_last_checkpoint(make: Make) -> None:
-    slot = make()
-    slot.job("8", checkpoint_s=1)
-    slot.run()
-    slot.until(lambda: "checkpoint-2 is written" in slot.stderr, "two checkpoints are written", 120)
-    slot.until_done(0.3)
-
-    assert slot.process is not None
-    machine = int(slot.last("other_pid"))
-    for pid in (slot.process.pid, machine):
-        os.kill(pid, signal.SIGKILL)
-    slot.process.wait()
-    told_s = slot.last("checkpoint_cpu_time")
-    slot.write_init_data()
-    slot.run()
-    assert slot.end(240) == 0, slot.stderr
-
-    assert "goes back to checkpoint-" in slot.stderr
-    assert slot.events() == [f"event {n}" for n in range(1, 9)], slot.stderr
-    assert slot.stderr.count("is given its job") == 1
-    assert slot.last("current_cpu_time") > told_s > 0
-
-
 def test_a_machine_that_dies_is_brought_back_and_one_whose_agent_dies_is_taken_over(make: Make) -> None:
     slot = make()
     slot.job("6")
@@ -153,19 +95,6 @@ def test_a_machine_that_dies_is_brought_back_and_one_whose_agent_dies_is_taken_o
 
     assert "is taken over" in slot.stderr
     assert slot.events() == [f"event {n}" for n in range(1, 7)], slot.stderr
-
-
-def test_aborted_it_leaves_nothing(make: Make) -> None:
-    slot = make()
-    slot.job("100")
-    slot.run()
-    slot.until_done(0.01)
-
-    slot.want("abort")
-    slot.end(60)
-
-    assert slot.machines() == set()
-    assert not list((slot.slot / "host_agent_machines" / "hypervisor").glob("vms/*"))
 
 
 def test_a_program_that_fails_ends_the_task_with_its_outputs(make: Make) -> None:

@@ -68,6 +68,7 @@ def test_one_killed_in_the_midst_of_a_snapshot_or_too_slow_to_be_saved_goes_on_f
             os.kill(pid, signal.SIGKILL)
         slot.process.wait()
         assert written(slot) == last
+        told_s = slot.last("checkpoint_cpu_time")
 
         slot.write_init_data()
         slot.start([sys.executable, "-c", IMPATIENT], {**os.environ, "PYTHONPATH": str(ROOT)})
@@ -87,6 +88,7 @@ def test_one_killed_in_the_midst_of_a_snapshot_or_too_slow_to_be_saved_goes_on_f
         assert slot.events() == [f"event {number}" for number in range(1, EVENTS + 1)], slot.stderr
         assert slot.stderr.count("goes back to checkpoint-") == 2
         assert slot.stderr.count("is given its job") == 1, "it never began anew"
+        assert slot.last("current_cpu_time") > told_s > 0
     finally:
         left = slot.machines()
         for pid in left:

@@ -86,7 +86,10 @@ class Place:
             assert line, f"it ended: {self.log()}"
 
     def runs_a_job(self, name: str) -> None:
-        self.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--id", name, "--wait")
+        try:
+            self.ok("job", "submit", str(EXAMPLES / "hello.toml"), "--id", name, "--wait")
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(self.volcloud("job", "why", f"{name}.1").stdout) from error
 
     def runs_a_job_of(self, name: str, **description: object) -> None:
         file = self.data.parent / f"{name}.json"

@@ -294,9 +294,9 @@ async def test_what_a_short_payload_prints_is_there_to_the_last_byte(guest: Gues
 
 
 async def test_a_starter_that_hangs_is_given_up_with_its_payload(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(starter_client, "ANSWER_S", 1.0)
     running = asyncio.ensure_future(guest.run("/bin/sleep", "600"))
     await until(lambda: bool(processes_of(guest.directory)))
+    monkeypatch.setattr(starter_client, "ANSWER_S", 1.0)  # now: a machine that others use may take longer to start it
     process = guest.container._starter._process
     assert process is not None
     starters = [process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())]
