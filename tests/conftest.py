@@ -52,8 +52,8 @@ def usual_umask() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server: by its folder, or because it runs on PostgreSQL. Files whose tests take long come first,
-    so that no worker has a long one left when the other has nothing."""
+    """Mark what needs a server: by its folder, or because it runs on PostgreSQL. Files whose tests take long come
+    first, so that no worker has a long one left when the other has nothing."""
     slow: dict[Path, int] = {}
     for item in items:
         if item.nodeid.startswith(WITH_SERVICES) or "postgresql" in getattr(item, "callspec", _None).params.values():
