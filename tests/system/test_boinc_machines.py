@@ -28,16 +28,21 @@ PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.
 EVENTS = 32
 
 
-@pytest.fixture
-def rig(tmp_path: Path, guest_image: ImageFiles) -> Iterator[BoincRig]:  # noqa: F811
+def image_for_client(image: ImageFiles) -> dict[str, bytes]:
+    """Give what an application's version has of an image; without a client nothing of this can be tested."""
     if shutil.which("boinc") is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
-    assert guest_image.disk is not None
-    image = image_files(guest_image.disk.parent / "manifest.json")
+    assert image.disk is not None
+    return {name: path.read_bytes() for name, path in image_files(image.disk.parent / "manifest.json").items()}
+
+
+@pytest.fixture
+def rig(tmp_path: Path, guest_image: ImageFiles) -> Iterator[BoincRig]:  # noqa: F811
     job = f"<job_desc>{TASK.format(words=EVENTS, checkpoint_s=2, more='')}</job_desc>".encode()
-    inputs = {name: path.read_bytes() for name, path in image.items()}
     files = {"host_agent_1": AGENT, "worker": WORKER}
-    made = BoincRig(tmp_path / "boinc", files, inputs | {"job.xml": job, "in": b"given\n"}, ["out", "result"])
+    made = BoincRig(
+        tmp_path / "boinc", files, image_for_client(guest_image) | {"job.xml": job, "in": b"given\n"}, ["out", "result"]
+    )
     yield made
     slot = made.slot
     left = machines(slot)
@@ -144,11 +149,7 @@ def test_a_guest_speaks_with_its_project_through_the_client(
     guest_image: ImageFiles,  # noqa: F811
 ) -> None:
     """Trickles up and down, an upload before the end, a page, a screen, and the process that is none of ours."""
-    if shutil.which("boinc") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
-    assert guest_image.disk is not None
-    image = image_files(guest_image.disk.parent / "manifest.json")
-    files = {"host_agent": AGENT, **{name: path.read_bytes() for name, path in image.items()}}
+    files = {"host_agent": AGENT, **image_for_client(guest_image)}
     inputs = {"vbox_job.xml": SPEAKING, "shared/boinc_app": SPEAKER.encode()}
     with FakeProject(files) as project:
         project.add(FakeJob("work", inputs, ["out", "shared/late"]))
@@ -180,11 +181,7 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
     guest_image: ImageFiles,  # noqa: F811
 ) -> None:
     """Two tasks at once of one client, and one of another: one's machine is killed, and the task given up."""
-    if shutil.which("boinc") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("missing: boinc-client")
-    assert guest_image.disk is not None
-    image = image_files(guest_image.disk.parent / "manifest.json")
-    files = {"host_agent": AGENT, "worker": WORKER, **{name: path.read_bytes() for name, path in image.items()}}
+    files = {"host_agent": AGENT, "worker": WORKER, **image_for_client(guest_image)}
     with FakeProject(files) as project:
         for name, events in (("long", 1000), ("short", 2)):
             project.add(counting(name, events))
