@@ -160,6 +160,10 @@ class BoincClient:
         path = self.slot / "stderr.txt"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def log(self) -> str:
+        """Give what the client has logged."""
+        return (self.home / "client.log").read_text(errors="replace")
+
     def report(self) -> str:
         """Give what the client is to report of the task, its standard error included."""
         text = (self.home / "client_state.xml").read_text(errors="replace")
@@ -189,8 +193,8 @@ class BoincClient:
         deadline = time.monotonic() + patience_s
         while not is_so():
             if time.monotonic() > deadline:
-                log = (self.home / "client.log").read_text(errors="replace")[-3000:]
-                told = f"{what}; {self.tasks()}; the agent said:\n{self.stderr()[-3000:]}\nthe client's log:\n{log}"
+                said = f"the agent said:\n{self.stderr()[-3000:]}\nthe client's log:\n{self.log()[-3000:]}"
+                told = f"{what}; {self.tasks()}; {said}"
                 raise TimeoutError(f"not within {patience_s:g} s: {told}")
             time.sleep(_LOOK_S)
 
