@@ -83,6 +83,6 @@ async def _within_time(how: str, act: Callable[[GuestMachine], Awaitable[None]],
             task.cancel()
             await asyncio.wait([task], timeout=LEFT_S)
     last = ""
-    with contextlib.suppress(HostError):
+    with contextlib.suppress(HostError, OSError):
         last = await machine.checkpoints.last()
     log.error("the virtual machine is not %s: %s; %s stands", how, why, last or "the beginning")

@@ -119,7 +119,7 @@ class GuestRun:
                 async with asyncio.timeout(OFF_S):
                     await self._host.control.poweroff_all()
             except (HostError, TimeoutError) as error:
-                log.error("a virtual machine is not ended: %s", error or f"not within {OFF_S:g} s")
+                log.error("a virtual machine is not ended: %s", str(error) or f"not within {OFF_S:g} s")
             finally:
                 await self._host.close()
 
