@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -34,6 +33,8 @@ _MOST_WORDS = 1000
 LEAST_DELAY_S = 60
 #: Beats in which a completion file is the same before it is believed, and one that is empty.
 SAME_BEATS, EMPTY_BEATS = 1, 5
+#: Beats after which all is told that was there when its time was up: the next one may be on its way.
+FRESH_BEATS = 2
 #: What one beat of the guest's stands for at most, seconds.
 MOST_BETWEEN_BEATS_S = 5.0
 #: The outputs that were uploaded early, in the slot.
@@ -131,7 +132,7 @@ class Triggers:
         if self._gathering is not None or self._leaving is not None:
             return None
         if self._is_complete():
-            self._gathering = _Gathering(runtime_s, None, self._there())
+            self._gathering = _Gathering(runtime_s, None, self._heard.beats)
         elif (told := self._told(self._shared.temporary_exit)) is not None:
             said = read_trigger(told.content)
             delay_s = said.number if said.number is not None and 0 < said.number <= MOST_DELAY_S else _DELAY_S
@@ -141,7 +142,7 @@ class Triggers:
             self._heard.remove(told)
         elif self._shared.duration_s and runtime_s >= self._shared.duration_s:
             log.info("the job has run for its %g s: that is its success", self._shared.duration_s)
-            self._gathering = _Gathering(runtime_s, SlotEnding(is_finished=True), self._there())
+            self._gathering = _Gathering(runtime_s, SlotEnding(is_finished=True), self._heard.beats + FRESH_BEATS)
         elif self._beat.is_missed(self._told(self._shared.heartbeat), self._heard.beats):
             text = f"the job's {self._shared.heartbeat} has not changed for {self._shared.heartbeat_s:g} s of running"
             return SlotEnding(status=ExitCode.ABORTED_BY_CLIENT, reason=text, is_finished=True)
@@ -158,23 +159,26 @@ class Triggers:
             self._seen = *mark, self._heard.beats
         return self._heard.beats - self._seen[2] >= (SAME_BEATS if told.size else EMPTY_BEATS)
 
-    def _there(self) -> frozenset[str]:
-        return frozenset(name for name in self._outputs if self._told(name) is not None)
-
     def _gathered(self, runtime_s: float) -> SlotEnding | None:
         """Have the outputs that are there, and what is on its way to the project, then end."""
         if self._gathering is None:
             return None
-        since_s, ending, names = self._gathering
-        missing = [told for told in map(self._told, sorted(names)) if told and self._heard.early(told.name) is None]
+        gathering = self._gathering
+        may_wait = runtime_s - gathering.since_s < GATHER_S
+        if gathering.names is None and self._heard.beats < gathering.from_beat and may_wait:
+            return None
+        if gathering.names is None:
+            gathering.names = frozenset(name for name in self._outputs if self._told(name) is not None)
+        told_now = [told for told in map(self._told, sorted(gathering.names)) if told is not None]
+        missing = [told for told in told_now if self._heard.early(told.name) is None]
         for told in missing:
             self._heard.want(told)
-        if (missing or self._trickles) and runtime_s - since_s < GATHER_S:
+        if (missing or self._trickles) and may_wait:
             return None
         if missing:
             log.error("the guest did not send %s", ", ".join(told.name for told in missing))
         completion = self._told(self._shared.completion)
-        return ending or ending_of(completion.content if completion is not None else b"")
+        return gathering.ending or ending_of(completion.content if completion is not None else b"")
 
     def _left(self, runtime_s: float) -> SlotEnding | None:
         """Be put off once the file that asks for it has gone: the job finds it no more when it goes on."""
@@ -231,12 +235,14 @@ class Heartbeat:
         return self._same_s > self._shared.heartbeat_s
 
 
-class _Gathering(NamedTuple):
+class _Gathering(Struct):
     since_s: float
     #: None: what the completion file says in the end.
     ending: SlotEnding | None
-    #: Outputs that were there.
-    names: frozenset[str]
+    #: The beat that tells of all that is to be had.
+    from_beat: int
+    #: Outputs that were there with it.
+    names: frozenset[str] | None = None
 
 
 def _read_names(path: Path) -> set[str]:

@@ -66,12 +66,17 @@ def declarer(address: NodeAddress) -> Iterator[Declarer]:
         yield connection
 
 
-@pytest.fixture
-def mint(address: NodeAddress, management: Management, declarer: Declarer) -> Iterator[Mint]:
-    """Make principals that last for one test; it begins with empty queues of the centre, which all tests share."""
+def empty_centre(declarer: Declarer) -> None:
+    """Empty the centre's queues: the files before have left in them what they sent."""
     with declarer.channel() as channel:
         for spec in centre_queues(Profile.SINGLE):
             channel.queue_purge(spec.name)
+
+
+@pytest.fixture
+def mint(address: NodeAddress, management: Management, declarer: Declarer) -> Iterator[Mint]:
+    """Make principals that last for one test; it begins with empty queues of the centre, which all tests share."""
+    empty_centre(declarer)
     made: list[str] = []
 
     def mint_one(kind: str, name: str = "") -> Address:

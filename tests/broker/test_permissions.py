@@ -25,6 +25,7 @@ from broker.node import NodeAddress
 from broker.principals import limits, parse_principal
 from broker.routes import queue_of, reply_queue, sender_of
 from schemas.ids import Kind, kind_of, unguessable
+from tests.broker.conftest import empty_centre
 
 THIEVES = ("vm", "host", "site", "once")
 REPLY_QUEUE = "vc.replies.console-victim.abc"
@@ -72,6 +73,7 @@ def world(address: NodeAddress, management: Management, declarer: Declarer) -> I
         mint(management, declarer, parse_principal(user), password)
         return address.login(user, password)
 
+    empty_centre(declarer)
     thieves = {kind: principal(unguessable(kind)) for kind in THIEVES}
     victims = {kind: principal(unguessable(kind)) for kind in ("vm", "host", "site", "once")}
     victims["console"] = principal("console-victim")

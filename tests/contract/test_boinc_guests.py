@@ -187,7 +187,7 @@ def test_a_job_of_vboxwrapper_is_put_off_by_its_own_will_and_goes_on(make: Make)
 
 def test_a_job_of_vboxwrapper_that_has_run_for_its_time_or_stands_still_is_ended(make: Make) -> None:
     done, dead = make(), make()
-    done.vbox_job("echo whole > late; sleep 600", "<job_duration>12</job_duration><disable_automatic_checkpoints/>")
+    done.vbox_job("echo whole > late; sleep 600", "<job_duration>18</job_duration><disable_automatic_checkpoints/>")
     dead.vbox_job(
         "touch hb; sleep 600",
         "<heartbeat_filename>hb</heartbeat_filename><minimum_heartbeat_interval>6</minimum_heartbeat_interval>",

@@ -92,6 +92,24 @@ def test_outputs_come_before_an_end_and_newer_ones_are_waited_for(rig: Rig) -> N
     assert rig.beat() == SlotEnding(is_finished=True)
 
 
+def test_what_a_job_wrote_just_before_its_time_was_up_comes_though_it_was_not_told_of_then(rig: Rig) -> None:
+    assert rig.beat(1000.0) is None
+    assert rig.beat(1001.0) is None  # was on its way when the time was up
+    rig.centre.write("result", b"x")
+    assert [rig.beat(1002.0), rig.beat(1003.0)] == [None, None]
+    assert rig.centre.wanted == ["result", "result"]
+    rig.centre.stored["result"] = OutputEntry(name="result", size=1, sha256=SHA)
+
+    assert rig.beat(1004.0) == SlotEnding(is_finished=True)
+
+
+def test_a_guest_that_tells_no_more_does_not_keep_a_job_whose_time_is_up(rig: Rig) -> None:
+    assert rig.beat(1000.0) is None
+    assert rig.triggers.look(1599.0) is None
+
+    assert rig.triggers.look(1600.0) == SlotEnding(is_finished=True)
+
+
 def test_a_job_that_ends_by_itself_meanwhile_is_left_to_its_end(rig: Rig) -> None:
     rig.centre.write("result", b"x")
     rig.centre.write("done", b"0\n")
