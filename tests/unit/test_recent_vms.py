@@ -1,4 +1,5 @@
-"""What was said of a VM within the last second serves who gives it one command after another, and nobody else."""
+"""What was said of a VM within the last second serves who gives it one command after another, and nobody else; one
+that was made in the last second is found."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from schemas.ledger import Registry, RegistryRow
 from schemas.vms import VmPause, VmState, VmStatus
 from volcloud.client import vms as vms_module
 from volcloud.client.vms import AsyncVms
+from volcloud.errors import NoSuchVm
 
 
 class Centre:
@@ -19,10 +21,14 @@ class Centre:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.now_ms = 0
+        #: How often it says that it knows none.
+        self.blind = 0
 
     async def ask(self, question: Any, kind: type[Registry]) -> Registry:
         self.asked.append(question.pattern)
+        if self.blind:
+            self.blind -= 1
+            return Registry(call="c", vms=[])
         status = VmStatus(
             vm=f"vm-{question.pattern}",
             name=question.pattern,
@@ -62,6 +68,29 @@ async def test_it_is_asked_for_once_a_second_and_by_the_name_that_is_meant(
     await vms.recent("a")
 
     assert centre.asked == ["a", "b", "a"]
+
+
+async def test_one_whose_making_the_centre_has_not_heard_of_yet_is_found(vms: AsyncVms, centre: Centre) -> None:
+    centre.blind = 3
+
+    assert (await vms.get("new")).status.name == "new"
+
+
+async def test_one_that_there_is_not_is_not_waited_for_long(
+    vms: AsyncVms, centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(vms_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def sleep(for_s: float) -> None:
+        now[0] += for_s
+
+    monkeypatch.setattr(vms_module, "asyncio", SimpleNamespace(sleep=sleep))
+    centre.blind = 1000
+    with pytest.raises(NoSuchVm):
+        await vms.get("none")
+
+    assert now[0] - 100.0 < vms_module.HEARD_S + 0.2
 
 
 async def test_after_a_verb_it_is_asked_for_anew(vms: AsyncVms, centre: Centre) -> None:

@@ -6,6 +6,7 @@ verb gives the VM's status after it, None once the VM is gone.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ from volcloud.rendering.words import span
 VERB_S = 180.0
 #: How long what was said of a VM may be believed by who asks over and over, seconds, and of how many it is kept.
 RECENT_S, MOST_RECENT = 1.0, 1000
+#: Within what time the centre hears of a VM that its host has just made, and how often it is asked, seconds.
+HEARD_S, _HEAR_AGAIN_S = 1.0, 0.1
 #: Names that an error lists of those that there are.
 MOST_NAMED = 10
 #: How long a guest may take to shut down, unless it is said, and at most, seconds.
@@ -79,8 +82,13 @@ class AsyncVms(AsyncVmSnapshots, AsyncVmLooks, AsyncVmHistory):
         return rows
 
     async def find(self, pattern: str) -> Table[RegistryRow]:
-        """As ``list``, at least one. Raises NoSuchVm naming those that there are."""
+        """As ``list``, at least one; one that was made a moment ago is waited for until the centre has heard of it.
+        Raises NoSuchVm naming those that there are."""
+        deadline_s = time.monotonic() + HEARD_S
         rows = await self.list(pattern)
+        while not rows and time.monotonic() < deadline_s:
+            await asyncio.sleep(_HEAR_AGAIN_S)
+            rows = await self.list(pattern)
         if rows:
             return rows
         page = await self._session.centre.ask(RegistryList(limit=MOST_NAMED), Registry)
