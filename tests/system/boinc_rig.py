@@ -28,6 +28,8 @@ PROJECT_DIR = "example.org_project"
 #: A client that does what it shall does it in seconds; a machine that others use may take longer.
 PATIENCE_S = 120.0
 _LOOK_S = 0.2
+#: How often a client is asked to report.
+_ASK_S = 5.0
 #: What a machine that stands still may use at most in so many seconds, seconds of CPU time.
 STILL_S, STILL_CPU_S = 5.0, 0.02
 _PASSWORD = "password"
@@ -244,7 +246,21 @@ class AttachedRig(BoincClient):
         self.until(lambda: "goes on" in self.stderr(), "it goes on")
         self.quit()
         self.start()
-        self.until(lambda: project.reports, "the result is reported", patience_s)
+        self.until_reported(project, patience_s=patience_s)
+
+    def until_reported(self, project: FakeProject, results: int = 1, patience_s: float = PATIENCE_S) -> None:
+        """Poll until the project has so many results; the client, which may put them off for a minute, is asked to
+        report what it has."""
+        asked_s = time.monotonic()
+
+        def are_there() -> bool:
+            nonlocal asked_s
+            if len(project.reports) < results and time.monotonic() - asked_s > _ASK_S:
+                self.ask("--project", project.url, "update")
+                asked_s = time.monotonic()
+            return len(project.reports) >= results
+
+        self.until(are_there, "what is done is reported", patience_s)
 
 
 def machines(slot: Path) -> set[int]:

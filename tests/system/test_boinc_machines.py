@@ -25,7 +25,7 @@ pytestmark = pytest.mark.qemu
 AGENT = f"""#!/bin/sh
 PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.main "$@"
 """.encode()
-EVENTS = 32
+EVENTS = 24
 
 
 def image_for_client(image: ImageFiles) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def test_a_machine_outlives_whoever_is_killed_and_what_the_volunteer_prefers(rig
     rig.until(goes_back, "it goes back to a checkpoint")
 
     # Throttled, the client suspends and resumes it all the time.
-    throttled = said_again(rig, "stands still", 4)
+    throttled = said_again(rig, "stands still", 3)
     rig.prefer(cpu_usage_limit=50)
     rig.ask("--read_global_prefs_override")
     rig.until(throttled, "it is suspended again and again")
@@ -165,7 +165,7 @@ def test_a_guest_speaks_with_its_project_through_the_client(
             assert len(machines(rig.slot)) == 1
             project.trickles_down["work_0"] = "<news>for the guest</news>"
             rig.until(lambda: has_asked(rig, project), "the client has asked for what the project has")
-            rig.until(lambda: project.reports, "the result is reported", 200)
+            rig.until_reported(project, patience_s=200)
         finally:
             rig.close()
 
@@ -204,7 +204,8 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
                 os.kill(pid, signal.SIGKILL)
             one.until(lambda: "has ended by itself" in (doomed / "stderr.txt").read_text(), "it is brought back")
             one.task("abort")
-            one.until(lambda: len(project.reports) == 3, "all are reported", 300)
+            other.until_reported(project, 1, 300)
+            one.until_reported(project, 3, 300)
             disks = [(rig.project / "disk.qcow2_1").read_bytes() for rig in (one, other)]
         finally:
             one.close()

@@ -42,7 +42,7 @@ def test_a_program_that_came_with_the_job_is_not_run(tmp_path: Path) -> None:
             rig.start()
             rig.until(lambda: rig.tasks().get("state") == "compute error", "it has failed")
             rig.ask("--project", project.url, "update")
-            rig.until(lambda: project.reports, "the result is reported")
+            rig.until_reported(project)
         finally:
             rig.close()
 

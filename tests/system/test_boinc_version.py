@@ -203,7 +203,7 @@ def test_the_real_client_downloads_it_signed_and_its_result_output_and_trickles_
         rig = AttachedRig(tmp_path / "boinc", project, "work")
         try:
             rig.start()
-            rig.until(lambda: project.reports, "the result is reported")
+            rig.until_reported(project)
             rig.until(lambda: project.trickles, "a trickle comes")
         finally:
             rig.close()
