@@ -44,6 +44,7 @@ from schemas.vms import VmState
 from volcloud.centre.settings import Settings
 from volcloud.command_line import cli
 from volcloud.errors import VolcloudError
+from volcloud.later import commands_of
 
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
@@ -101,8 +102,8 @@ def commands_page() -> str:
 def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
     yield path, command
     if isinstance(command, click.Group):
-        for name in sorted(command.commands):
-            yield from _commands(command.commands[name], f"{path} {name}")
+        for name, child in commands_of(command).items():
+            yield from _commands(child, f"{path} {name}")
 
 
 def _command(path: str, command: click.Command) -> list[str]:

@@ -7,36 +7,30 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from volcloud.centre.health import LOOK_S, Trouble, at_a_glance, since
-from volcloud.centre.layout import Layout
-from volcloud.commands.broker import broker
-from volcloud.commands.centre import down, status, up
-from volcloud.commands.dead import dead
-from volcloud.commands.detached import attach, kill, ps
-from volcloud.commands.execs import run
-from volcloud.commands.files import pull, push
-from volcloud.commands.hosts import host
-from volcloud.commands.jobs import job
-from volcloud.commands.looks import log, screenshot, stats
-from volcloud.commands.shell import shell
-from volcloud.commands.sites import site
-from volcloud.commands.snapshots import snapshot
-from volcloud.commands.vm_events import events
-from volcloud.commands.vm_show import show
-from volcloud.commands.vms import vm
-from volcloud.commands.xmlrpc import xmlrpc
-from volcloud.errors import Failure
 from volcloud.invocation import Invocation, data_option
-from volcloud.rendering.words import ago, clock
+from volcloud.later import LaterGroup
 from volcloud.telling import is_unreachable, judge, told
 
+#: In which module of ``volcloud.commands`` each is.
+_COMMANDS = {
+    "broker": "broker",
+    "dead": "dead",
+    "down": "centre",
+    "host": "hosts",
+    "job": "jobs",
+    "site": "sites",
+    "status": "centre",
+    "up": "centre",
+    "vm": "vms",
+    "xmlrpc": "xmlrpc",
+}
 
-class Commands(click.Group):
+
+class Commands(LaterGroup):
     """The root. Every command ends here: what went wrong is told, and the exit status says so."""
 
     def main(
@@ -60,23 +54,10 @@ class Commands(click.Group):
             except Exception as error:
                 if not is_unreachable(error):
                     raise
-                raise _blamed(judge(error), context.ensure_object(Invocation).directory) from error
+                # Here: it brings much along, and is for the command that failed.
+                from volcloud.centre.blame import blamed
 
-
-def _blamed(failure: Failure, directory: Path) -> Failure:
-    """Add to what a command says of a system that it cannot reach which of its parts is to blame."""
-    layout = Layout(directory)
-    found = since(layout, at_a_glance(layout))
-    if not found:
-        return failure
-    message = "; ".join([failure.message, *(_told(one) for one in found)])
-    return Failure(failure.exit_status, message, "; ".join(one.mend for one in found))
-
-
-def _told(trouble: Trouble) -> str:
-    """Tell a trouble and since when; one that the supervisor has not seen yet is as young as its last look."""
-    when = f"since {clock(trouble.since_ms)}, {ago(trouble.since_ms)}" if trouble.since_ms else f"within {LOOK_S:.0f} s"
-    return f"{trouble.part} {trouble.what} ({when})"
+                raise blamed(judge(error), context.ensure_object(Invocation).directory) from error
 
 
 def _wants_json(arguments: list[str]) -> bool:
@@ -85,7 +66,11 @@ def _wants_json(arguments: list[str]) -> bool:
     return "--json" in ours
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    later={name: f"volcloud.commands.{module}" for name, module in _COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="volunteer-cloud")
 @data_option
 def cli() -> None:
@@ -98,9 +83,3 @@ def cli() -> None:
     Example:
       volcloud up --detach && volcloud job submit examples/hello.toml --wait && volcloud down
     """
-
-
-for _command in (run, shell, ps, attach, kill, push, pull, snapshot, stats, screenshot, log, show, events):
-    vm.add_command(_command)
-for _command in (up, down, status, broker, host, vm, job, site, dead, xmlrpc):
-    cli.add_command(_command)

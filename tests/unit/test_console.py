@@ -17,6 +17,7 @@ from schemas.errors import ErrorCode
 from volcloud.command_line import cli
 from volcloud.data_directory import credential_path, data_directory
 from volcloud.errors import BadInput, CommandFailed, Unreachable
+from volcloud.later import commands_of
 from volcloud.telling import judge
 
 
@@ -26,7 +27,7 @@ def volcloud(*arguments: str) -> Result:
 
 def leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     if isinstance(command, click.Group):
-        for name, child in command.commands.items():
+        for name, child in commands_of(command).items():
             yield from leaves(child, (*path, name))
     else:
         yield path

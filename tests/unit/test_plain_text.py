@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 import volcloud.commands.broker
+import volcloud.commands.centre
 import volcloud.commands.dead
 from broker.daemon.logs import EventFormatter
 from broker.errors import RemoteError

@@ -16,11 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
 
 from broker import durable
 from broker.errors import BrokerError
@@ -167,7 +164,7 @@ def ask_all(questions: Mapping[str, Question], answer_s: float = ANSWER_S) -> di
 def _ask(part: str, question: Question, said: queue.SimpleQueue[tuple[str, str]]) -> None:
     try:
         said.put((part, question()))
-    except (BrokerError, VolcloudError, OSError, ValueError, SQLAlchemyError, http.client.HTTPException) as error:
+    except (BrokerError, VolcloudError, OSError, ValueError, http.client.HTTPException) as error:
         said.put((part, mask(str(error)) or type(error).__name__))
     except Exception as error:
         # The top of a thread that nobody waits for: whoever asked would hear that nobody answers.
@@ -238,18 +235,10 @@ def _question_of_adapter(port: int) -> Question:
 
 
 def _ask_ledger(plan: Plan) -> str:
-    url = make_url(plan.ledger_url)
-    is_sqlite = url.get_backend_name() == "sqlite"
-    bound: dict[str, Any] = {} if is_sqlite else {"connect_timeout": int(ANSWER_S)}
-    engine = create_engine(url if is_sqlite else url.set(drivername="postgresql+psycopg"), connect_args=bound)
-    try:
-        with engine.connect() as connection:
-            connection.execute(text("SELECT count(*) FROM (SELECT 1 FROM jobs LIMIT 1) AS one"))
-    except SQLAlchemyError as error:
-        return f"its database cannot be used: {mask(str(getattr(error, 'orig', None) or error).strip())}"
-    finally:
-        engine.dispose()
-    return ""
+    # Here: it takes long to load, and most commands ask nobody.
+    from volcloud.centre.ledger_look import look_at
+
+    return look_at(plan.ledger_url, ANSWER_S)
 
 
 def _names(layout: Layout) -> Names | None:

@@ -16,15 +16,32 @@ from volcloud.amounts import Mib, Seconds, Whole
 from volcloud.client.vms import STOP_S
 from volcloud.errors import CommandFailed, Failure, VolcloudError
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
+from volcloud.later import LaterGroup
 from volcloud.rendering.vms import labels_of, render_vms
 from volcloud.rendering.words import state
 from volcloud.telling import judge, tell
 
 #: State of a VM that its host has and its agent does not know.
 _SET_ASIDE = "set_aside"
+#: In which module each is that is not here.
+_ELSEWHERE = {
+    "attach": "detached",
+    "events": "vm_events",
+    "kill": "detached",
+    "log": "looks",
+    "ps": "detached",
+    "pull": "files",
+    "push": "files",
+    "run": "execs",
+    "screenshot": "looks",
+    "shell": "shell",
+    "show": "vm_show",
+    "snapshot": "snapshots",
+    "stats": "looks",
+}
 
 
-@click.group("vm")
+@click.group("vm", cls=LaterGroup, later={name: f"volcloud.commands.{module}" for name, module in _ELSEWHERE.items()})
 def vm() -> None:
     """Drive virtual machines.
 
