@@ -15,6 +15,7 @@ from volcloud import AsyncClient, Client
 from volcloud.client import events, execs, jobs, watched_transfers
 from volcloud.client.looks import LogPage, VmUsage
 from volcloud.client.shown import FACES, JobPage, Table
+from volcloud.executor.executor import VolunteerExecutor
 
 #: Modules with kinds of callbacks, each behind a comment that says what it is called with.
 _CALLBACKS = (watched_transfers, jobs, execs, events)
@@ -31,6 +32,7 @@ def sections() -> Iterator[str]:
     for noun, kind in get_type_hints(Client).items():
         yield from _class(f"`cloud.{noun}`", kind, sys.modules[kind.__module__])
         yield from _of_asyncio_only(kind, get_type_hints(AsyncClient)[noun])
+    yield from _class("`VolunteerExecutor`", VolunteerExecutor, VolunteerExecutor)
     yield f"## Errors\n\n```text\n{_plain(volcloud.errors.__doc__)}\n```"
 
 

@@ -7,9 +7,14 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
 │   ├── WaitTimeout          the jobs did not end in time; they go on
+│   ├── CallFailed           a call in a guest has no result: its job failed, or what it gave does not travel
+│   │   └── RemoteException  a call in a guest raised an exception of a class that is not known here
+│   ├── PythonDiffers        the guest's Python is of another version: what one pickles the other does not read
 │   └── ShellLeft            the person left a shell in a VM; what ran there was ended
 ├── Failure                  an error of any kind as a command tells it; its exit status is its own
 │   └── Terminated           a signal told us to end
+├── CannotTravel             a value of a call in a guest is of no kind that is read at home
+├── RemoteTraceback          where in a guest an exception was raised: the cause of that exception
 ├── ClientNotOpen            the client is closed, or not open yet: connect
 ├── BadInput                 exit status 2: a file or an option is wrong, nothing was sent
 └── Unreachable              exit status 3: no broker, no data directory, no answer
@@ -19,6 +24,8 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Sequence
 
 
 class VolcloudError(Exception):
@@ -58,6 +65,35 @@ class SubmissionRefused(CommandFailed):
 
 class WaitTimeout(CommandFailed):
     """The jobs did not end in time; they go on."""
+
+
+class CallFailed(CommandFailed):
+    """A call in a guest has no result: its job failed, or what it gave does not travel."""
+
+
+class RemoteException(CallFailed):
+    """A call in a guest raised an exception of a class that is not known here; it says which."""
+
+
+class CannotTravel(VolcloudError):
+    """A value that is of no kind that is read at home, or what came is none."""
+
+
+class RemoteTraceback(VolcloudError):
+    """Where in a guest an exception was raised: the cause of that exception."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.message}"""'
+
+
+class PythonDiffers(CommandFailed):
+    """The guest's Python is of another version than ours."""
+
+    def __init__(self, version: Sequence[int]) -> None:
+        theirs, ours = ".".join(map(str, version)), ".".join(map(str, sys.version_info[:3]))
+        text = f"Python is {theirs} in the guest and {ours} here: what one has pickled the other may not read"
+        super().__init__(text, f"use an image with Python {sys.version_info[0]}.{sys.version_info[1]}, or that here")
+        self.version = tuple(version)
 
 
 class ShellLeft(CommandFailed):

@@ -21,6 +21,7 @@ from tests.system.door import open_door
 from tests.system.running import System, running, until
 from tests.unit.trees import make_tree, seen
 from volcloud import Client
+from volcloud.executor import VolunteerExecutor
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
@@ -335,3 +336,12 @@ def test_a_script_of_the_old_controller_saves_a_vm_and_starts_it_again(system: S
         assert proxy.deleteSnapshot(VM, "first") is True
         assert proxy.listSnapshots(VM) == []
         assert output_of(client, "cat", "/proc/sys/kernel/random/boot_id") == boot
+
+
+def test_python_calls_are_made_in_a_guest(system: System) -> None:
+    kernel = os.uname().release
+
+    with VolunteerExecutor(system.directory) as pool:
+        assert [*pool.map(lambda n: (n * n, os.uname().release != kernel), range(6))] == [
+            (n * n, True) for n in range(6)
+        ]

@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, Any] = {
     "on_output": lambda *_: None,
     "order": ExecRun(command=["true"]),
     "page": LogPage(vm="v", host="host-a", boot="", text=b"", next_at=0),
+    "output": "result",
     "path": __file__,
     "pattern": "*",
     "row": ROW,

@@ -186,6 +186,20 @@ class AsyncJobs:
             await self._download(record.job.job, chosen, entry, path, _named(progress, entry.name))
         return destination.paths
 
+    async def output(self, name: str, output: str) -> bytes:
+        """Give what one output of a job holds, of its last attempt that left any. Raises NoSuchJob where that has none
+        of that name."""
+        record = await self._show(name)
+        chosen = _attempt_with_outputs(record, None)
+        entry = next((entry for entry in chosen.outputs if entry.name == output), None)
+        if entry is None:
+            left = ", ".join(entry.name for entry in chosen.outputs)
+            raise NoSuchJob(f"job {record.job.job} has no output {output!r}: it has {left}", "name one of them")
+        with TemporaryDirectory(prefix="volcloud-") as scratch:
+            path = Path(scratch) / "output"
+            await self._download(record.job.job, chosen, entry, path, None)
+            return await asyncio.to_thread(path.read_bytes)
+
     async def _show(self, name: str) -> JobRecord:
         return shown(await self._session.centre.ask(JobShow(job=await self._ref_of(name)), JobRecord))
 
@@ -251,6 +265,7 @@ class BlockingJobs(Blocking[AsyncJobs]):
     delete = blocking(AsyncJobs.delete)
     logs = blocking(AsyncJobs.logs)
     fetch = blocking(AsyncJobs.fetch)
+    output = blocking(AsyncJobs.output)
 
 
 def _unknown(name: JobName) -> NoSuchJob:

@@ -1,0 +1,188 @@
+"""Calls as they are packed, and what becomes of their futures: whoever ends them first."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+import subprocess
+import sys
+import threading
+import zipfile
+from concurrent.futures import CancelledError, wait
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from volcloud.errors import BadInput, CallFailed, PythonDiffers, RemoteException, RemoteTraceback
+from volcloud.executor.archive import build_archive
+from volcloud.executor.batch import Chunk
+from volcloud.executor.packing import lay_out, pickle_calls, pickle_function
+from volcloud.executor.values import write, write_error
+
+HANDLE: Any = None
+
+
+def uses_global() -> Any:
+    return HANDLE.read()
+
+
+def chunk(calls: int = 1) -> tuple[Chunk, list[str]]:
+    cancelled: list[str] = []
+    return Chunk(b"", calls, lambda: cancelled.append("cancelled")), cancelled
+
+
+def told(*calls: dict[str, Any]) -> bytes:
+    return json.dumps({"calls": calls}).encode()
+
+
+def test_an_open_file_is_refused_by_the_name_that_it_has_in_the_call(tmp_path: Path, monkeypatch: Any) -> None:
+    with (tmp_path / "log").open("w") as handle:
+        monkeypatch.setattr(sys.modules[__name__], "HANDLE", handle)
+        for call, place in (
+            ((lambda: handle.write("x"), (), {}), "its variable 'handle'"),
+            ((print, ("x", handle), {}), "argument 2"),
+            ((print, (), {"file": handle}), "argument 'file'"),
+            ((uses_global, (), {}), "its global 'HANDLE'"),
+            ((print, ([handle],), {}), "something that it holds"),
+        ):
+            with pytest.raises(BadInput) as refused:
+                pickle_calls([call])
+            assert f"{place} is the open file '{tmp_path}/log'" in str(refused.value)
+        with pytest.raises(BadInput, match="argument 1 is the open file"):
+            pickle_calls([(None, (1,), {}), (None, (handle,), {})], print)
+
+
+def test_what_does_not_pickle_is_told_with_its_call() -> None:
+    with pytest.raises(BadInput, match=r"^print: cannot travel: .*lock"):
+        pickle_calls([(print, (threading.Lock(),), {})])
+
+
+def test_a_function_of_ones_own_module_travels_by_value_and_one_of_pythons_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_a_person.py").write_text("K = 3\ndef g(x): return K * x\ndef f(x): return g(x) + 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = pickle_function(importlib.import_module("of_a_person").f)
+    read = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(5))"
+
+    elsewhere = subprocess.run([sys.executable, "-c", read], input=own, capture_output=True, check=True)
+
+    assert elsewhere.stdout == b"16\n"
+    assert cloudpickle.list_registry_pickle_by_value() == set()
+    assert pickle.loads(pickle_function(json.dumps)) is json.dumps
+
+
+def test_the_head_says_where_each_chunk_is() -> None:
+    head = json.loads(lay_out(b"ab", [b"c", b"defg"], trusted=False))
+
+    assert (head["shared"], head["chunks"], head["trusted"]) == (2, [1, 4], False)
+    assert head["python"] == list(sys.version_info[:3])
+
+
+def test_the_archive_is_the_same_each_time_and_holds_what_a_guest_has_not() -> None:
+    assert build_archive() == build_archive()
+    names = zipfile.ZipFile(BytesIO(build_archive())).namelist()
+    assert {"__main__.py", "cloudpickle/cloudpickle.py", "volcloud/executor/values.py"} <= {*names}
+
+
+def test_each_call_has_its_own_result() -> None:
+    one, _ = chunk(3)
+    error = {"raised": write_error(ValueError("no", 3)), "traceback": "line 7"}
+    one.end(told({"value": write([1])}, error, {"kept": "a socket.socket"}), trusted=False)
+
+    first, second, third = one.futures
+    assert first.result(0) == [1]
+    with pytest.raises(ValueError, match="no") as raised:
+        second.result(0)
+    assert isinstance(raised.value.__cause__, RemoteTraceback)
+    assert "line 7" in str(raised.value.__cause__)
+    with pytest.raises(CallFailed, match=r"stays in the guest: a socket\.socket"):
+        third.result(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"\xff", b"[]", b"{}", b'{"calls": 3}', b'{"calls": []}', b'{"calls": [{}]}', b'{"calls": [[]]}',
+        b'{"calls": [{"value": 1.5}]}', b'{"calls": [{"raised": 1, "traceback": ""}]}', b"[" * 100_000,
+        b'{"python": "x"}', b'{"python": 7}', b"9" * 10_000, b'{"calls": [{"pickled": "gASVAAAA"}]}',
+        told({"value": 1}, {"value": 2}),
+    ],
+    ids=lambda text: repr(text[:30]),
+)  # fmt: skip
+def test_whatever_a_guest_writes_ends_the_call_in_words(text: bytes) -> None:
+    one, _ = chunk()
+    one.end(text, trusted=False)
+
+    with pytest.raises((CallFailed, PythonDiffers)) as failed:
+        one.futures[0].result(0)
+    assert len(str(failed.value)) < 1500
+    assert failed.value.next_step
+
+
+def test_what_is_pickled_is_read_of_guests_that_are_trusted_alone() -> None:
+    ran: list[str] = []
+    evil = b'{"calls": [{"pickled": "gARLBy4="}]}'
+    trusting, _ = chunk()
+    trusting.end(evil, trusted=True)
+    assert trusting.futures[0].result(0) == 7
+
+    one, _ = chunk()
+    one.end(evil, trusted=False)
+    with pytest.raises(CallFailed):
+        one.futures[0].result(0)
+    assert ran == []
+
+
+def test_another_python_is_told_with_both_versions() -> None:
+    one, _ = chunk()
+    one.end(b'{"python": [3, 9, 2]}', trusted=False)
+
+    ours = ".".join(map(str, sys.version_info[:3]))
+    with pytest.raises(PythonDiffers, match=rf"Python is 3\.9\.2 in the guest and {ours} here"):
+        one.futures[0].result(0)
+
+
+def test_an_exception_of_a_class_that_is_not_here_says_which() -> None:
+    one, _ = chunk()
+    one.end(told({"raised": ["error", "far.away", "Boom", [], {}, "it broke"], "traceback": ""}), trusted=False)
+
+    with pytest.raises(RemoteException, match=r"far\.away\.Boom: it broke"):
+        one.futures[0].result(0)
+
+
+def test_one_that_is_cancelled_stays_so_whatever_comes_then() -> None:
+    one, cancelled = chunk(2)
+    assert one.futures[0].cancel()
+    assert one.futures[0].cancel()
+    assert (cancelled, one.is_cancelled) == (["cancelled"], False)
+    one.end(told({"value": 1}, {"value": 2}), trusted=False)
+
+    assert wait(one.futures, 0).not_done == set()
+    with pytest.raises(CancelledError):
+        one.futures[0].result(0)
+    assert one.futures[1].result(0) == 2
+    assert not one.futures[1].cancel()
+
+
+def test_who_cancels_and_who_brings_the_result_may_come_at_once() -> None:
+    for _ in range(300):
+        one, cancelled = chunk()
+        both = threading.Barrier(2)
+
+        def bring(one: Chunk = one, both: threading.Barrier = both) -> None:
+            both.wait()
+            one.end(told({"value": 1}), trusted=False)
+
+        bringing = threading.Thread(target=bring, daemon=True)
+        bringing.start()
+        both.wait()
+        was_cancelled = one.futures[0].cancel()
+        bringing.join(10)
+
+        assert wait(one.futures, 10).not_done == set()
+        assert one.futures[0].cancelled() == was_cancelled == bool(cancelled)
