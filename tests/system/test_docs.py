@@ -219,6 +219,7 @@ def test_the_pages_that_show_commands_are_run() -> None:
         "docs/howto/dead-letters.md",
         "docs/howto/feed.md",
         "docs/howto/inputs.md",
+        "docs/howto/python.md",
         "docs/howto/retention.md",
         "docs/howto/watch.md",
         "docs/howto/xmlrpc.md",
