@@ -139,7 +139,9 @@ def test_what_an_exception_holds_and_cannot_travel_is_text() -> None:
     assert "object" in read(write_error(ValueError(object))).args[0]
 
 
-@pytest.mark.parametrize("value", [object(), open, sys, lambda: 0, iter([]), type], ids=repr)
+@pytest.mark.parametrize(
+    "value", [object(), open, sys, lambda: 0, iter([]), type], ids=lambda value: type(value).__name__
+)
 def test_what_is_no_data_is_named(value: Any) -> None:
     with pytest.raises(CannotTravel, match=rf"^a {type(value).__module__}\.{type(value).__qualname__}$"):
         write([value])
