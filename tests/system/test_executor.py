@@ -9,12 +9,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
+import pytest_timeout
 
 from schemas.ledger import JobState
 from tests.system.running import System, running, until
-from volcloud.errors import BadInput, CallFailed, PythonDiffers, RemoteTraceback, SubmissionRefused
+from volcloud.errors import BadInput, CallFailed, PythonDiffers, RemoteTraceback
 from volcloud.executor import VolunteerExecutor, call_files
+from volcloud.executor.dispatch import STILL_S
 
 PATIENCE_S = 120.0
 
@@ -115,6 +118,36 @@ def test_a_call_that_takes_its_process_along_is_told_with_its_exit_status(pool: 
     assert failed.value.next_step
 
 
+def test_one_that_needs_what_is_not_in_the_guest_says_so(pool: VolunteerExecutor) -> None:
+    from_here = cloudpickle.Pickler  # of a library that no guest has under this name
+
+    with pytest.raises(ModuleNotFoundError, match="pytest_timeout"):
+        pool.submit(isinstance, pytest_timeout.Settings, from_here).result(PATIENCE_S)
+
+
+def test_a_job_that_somebody_deletes_ends_its_call(pool: VolunteerExecutor, system: System) -> None:
+    future = pool.submit(time.sleep, 3000)
+    until(processes, "it runs", PATIENCE_S)
+    with system.client() as client:
+        job = client.jobs.list()[0].job
+        client.jobs.cancel(job)
+        client.jobs.delete(job)
+
+    with pytest.raises(CallFailed, match=r"is not at the centre any more|is cancelled"):
+        future.result(PATIENCE_S)
+
+
+def test_somebody_who_cannot_be_told_holds_nothing_up(system: System) -> None:
+    def say(text: str) -> None:
+        raise BrokenPipeError
+
+    with VolunteerExecutor(system.directory, say=say, requirements={"memory_mib": 10**8}) as pool:
+        future = pool.submit(square, 1)
+        with pytest.raises(TimeoutError):
+            future.result(STILL_S + 2)
+        future.cancel()
+
+
 def test_a_result_that_cannot_travel_is_named(pool: VolunteerExecutor) -> None:
     with pytest.raises(CallFailed, match=r"stays in the guest: a builtins\.object cannot travel home"):
         pool.submit(object).result(PATIENCE_S)
@@ -161,13 +194,18 @@ def test_what_no_vm_can_take_is_told_and_can_be_given_up(system: System) -> None
 
 
 def test_what_the_centre_refuses_and_what_cannot_be_is_told(system: System, tmp_path: Path) -> None:
-    with VolunteerExecutor(system.directory, requirements={"memory": 1}) as pool:
-        with pytest.raises((BadInput, SubmissionRefused), match="did you mean"):
-            pool.submit(square, 1).result(PATIENCE_S)
-        with pytest.raises(BadInput, match="chunksize = 0"):
+    with pytest.raises(BadInput, match="memory_mib"):
+        VolunteerExecutor(system.directory, requirements={"memory": 1})
+    with pytest.raises(BadInput, match="environment"):
+        VolunteerExecutor(system.directory, environment=["A=1"])  # type: ignore[arg-type]
+    with VolunteerExecutor(system.directory, most_result_mib=0.5) as pool:
+        with pytest.raises(CallFailed, match=r"cannot be brought home: .* at most 524288 are taken"):
+            pool.submit(bytes, 1 << 20).result(PATIENCE_S)
+        with pytest.raises(ValueError, match="chunksize = 0"):
             pool.map(square, [1], chunksize=0)
-    with pytest.raises(RuntimeError, match="shut down"):
-        pool.submit(square, 1)
+    for give in (lambda: pool.submit(square, 1), lambda: pool.map(square, [1])):
+        with pytest.raises(RuntimeError, match="shut down"):
+            give()
     with pytest.raises(BadInput, match="is no file"):
         VolunteerExecutor(system.directory, files=[tmp_path / "none"])
 

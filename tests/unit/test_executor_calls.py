@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import pickle
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from concurrent.futures import CancelledError, wait
 from io import BytesIO
@@ -18,8 +20,10 @@ import cloudpickle
 import pytest
 
 from volcloud.errors import BadInput, CallFailed, PythonDiffers, RemoteException, RemoteTraceback
+from volcloud.executor import executor as executor_module
 from volcloud.executor.archive import build_archive
 from volcloud.executor.batch import Chunk
+from volcloud.executor.executor import _parts, _results
 from volcloud.executor.packing import lay_out, pickle_calls, pickle_function
 from volcloud.executor.values import write, write_error
 
@@ -77,9 +81,9 @@ def test_a_function_of_ones_own_module_travels_by_value_and_one_of_pythons_by_na
 
 
 def test_the_head_says_where_each_chunk_is() -> None:
-    head = json.loads(lay_out(b"ab", [b"c", b"defg"], trusted=False))
+    head = json.loads(lay_out([b"c", b"defg"], has_shared=True, trusted=False))
 
-    assert (head["shared"], head["chunks"], head["trusted"]) == (2, [1, 4], False)
+    assert (head["shared"], head["chunks"], head["trusted"]) == (True, [1, 4], False)
     assert head["python"] == list(sys.version_info[:3])
 
 
@@ -186,3 +190,101 @@ def test_who_cancels_and_who_brings_the_result_may_come_at_once() -> None:
 
         assert wait(one.futures, 10).not_done == set()
         assert one.futures[0].cancelled() == was_cancelled == bool(cancelled)
+
+
+def test_one_result_that_cannot_be_read_costs_no_other_call() -> None:
+    one, _ = chunk(3)
+    one.end(told({"value": 1}, {"value": ["nothing"]}, {"value": 3}), trusted=False)
+
+    assert (one.futures[0].result(0), one.futures[2].result(0)) == (1, 3)
+    with pytest.raises(CallFailed, match="cannot be read"):
+        one.futures[1].result(0)
+
+
+def test_what_was_raised_before_any_call_is_raised_by_each() -> None:
+    one, _ = chunk(2)
+    error = write_error(ModuleNotFoundError("No module named 'mine'", name="mine"))
+    one.end(json.dumps({"raised": error, "traceback": "while it was read"}).encode(), trusted=False)
+
+    for future in one.futures:
+        with pytest.raises(ModuleNotFoundError, match="mine"):
+            future.result(0)
+
+
+def test_callbacks_that_cancel_each_other_from_two_threads_stand_in_nobodys_way() -> None:
+    for _ in range(50):
+        (one, _), (other, _), both = chunk(), chunk(), threading.Barrier(2)
+        first, second = one.futures[0], other.futures[0]
+        first.add_done_callback(lambda _, second=second: second.cancel())  # type: ignore[misc]
+        second.add_done_callback(lambda _, first=first: first.cancel())  # type: ignore[misc]
+
+        def cancel(future: Any, both: threading.Barrier = both) -> None:
+            both.wait()
+            future.cancel()
+
+        threads = [threading.Thread(target=cancel, args=(future,), daemon=True) for future in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert wait([first, second], 0).not_done == set()
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), RuntimeError()], ids=lambda e: type(e).__name__)
+def test_a_callback_that_raises_ends_no_other_call(raised: BaseException) -> None:
+    def raise_it(_: object) -> None:
+        raise raised
+
+    one, _ = chunk(2)
+    one.futures[0].add_done_callback(raise_it)
+    one.end(told({"value": 1}, {"value": 2}), trusted=False)
+
+    assert (one.is_done, one.futures[1].result(0)) == (True, 2)
+
+
+def test_words_of_a_guest_are_plain_and_short() -> None:
+    evil = "\x1b]0;title\x07\x1b[2J" + "x" * 1_000_000
+    one, _ = chunk(3)
+    far = {"raised": ["error", "far.away", "Boom", [], {}, evil], "traceback": evil}
+    one.end(told({"kept": evil}, far, {"value": [evil]}), trusted=False)
+
+    for future in one.futures:
+        error = future.exception(0)
+        for text in (str(error), str(error.__cause__ or "")):
+            assert "\x1b" not in text
+            assert len(text) < 30_000
+
+
+def test_functions_of_ones_own_travel_whatever_they_are_wrapped_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_another.py").write_text("class K:\n    k = 7\ndef f(x, k): return k.k * x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = importlib.import_module("of_another")
+    sent = pickle_calls([(functools.partial(own.f, k=own.K()), (3,), {})])
+    read = "import pickle, sys; [(f, a, k)] = pickle.load(sys.stdin.buffer); print(f(*a, **k))"
+
+    elsewhere = subprocess.run([sys.executable, "-c", read], input=sent, capture_output=True, check=True)
+
+    assert elsewhere.stdout == b"21\n"
+
+
+def test_a_file_that_is_in_memory_alone_travels() -> None:
+    assert pickle.loads(pickle_calls([(len, (BytesIO(b"x"),), {})]))[0][1][0].getvalue() == b"x"
+
+
+def test_results_that_are_not_taken_in_time_are_cancelled_the_one_that_is_waited_for_too() -> None:
+    one, cancelled = chunk(3)
+    results = _results([*one.futures], time.monotonic())
+
+    with pytest.raises(TimeoutError):
+        next(results)
+    assert all(future.cancelled() for future in one.futures)
+    assert len(cancelled) == 3
+
+
+def test_batches_are_divided_by_what_they_weigh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "BATCH_BYTES", 10)
+    chunks = [Chunk(bytes(size), 1, lambda: None) for size in (4, 4, 4, 20, 1)]
+
+    assert [[len(one.pickled) for one in part] for part in _parts(chunks)] == [[4, 4], [4], [20], [1]]

@@ -7,9 +7,11 @@ import decimal
 import enum
 import json
 import math
+import re
 import subprocess
 import sys
 import uuid
+import zoneinfo
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -27,6 +29,34 @@ ME = __name__
 
 class Colour(enum.Enum):
     RED = 1
+
+
+class Power(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Left:
+    def __del__(self) -> None:
+        print("its own code")
+
+
+class Named(Exception):
+    def __new__(cls, *words: str) -> Named:
+        raise RuntimeError("its own code")
+
+
+@dataclass
+class Beside:
+    x: int
+
+    def __post_init__(self) -> None:
+        self.y = self.x
+
+
+@dataclass
+class Listed(list[int]):
+    x: int
 
 
 class Point(NamedTuple):
@@ -97,13 +127,19 @@ def test_data_comes_home_as_it_was(value: Any) -> None:
     [
         math.inf, bytearray(b"x"), range(3, 10**30, 7), datetime.timedelta(-1, 5), decimal.Decimal("1e999"),
         Fraction(1, 3), uuid.UUID(int=7), PurePosixPath("a/b"), Colour.RED, Point(1, 0.1),
-        10**5000, datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+        10**5000, Power.READ | Power.WRITE, re.IGNORECASE,
+        datetime.datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=zoneinfo.ZoneInfo("Europe/Zurich")),
+        datetime.time(1, 2, tzinfo=datetime.timezone(datetime.timedelta(hours=-3))),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_so_does_what_is_less_usual(value: Any) -> None:
-    assert there_and_back(value) == value
-    assert type(there_and_back(value)) is type(value)
+    came = there_and_back(value)
+
+    assert came == value
+    assert type(came) is type(value)
+    assert getattr(came, "fold", 0) == getattr(value, "fold", 0)
 
 
 def test_nan_is_nan() -> None:
@@ -176,6 +212,13 @@ def test_a_guest_names_no_class_that_is_run_or_loaded(tree: Any) -> None:
     [
         ["data", ME, "Broken", {}],
         ["data", "subprocess", "Popen", {}],
+        ["data", ME, "Left", {}],
+        ["flag", ME, "Power", 99],
+        ["flag", ME, "Colour", 1],
+        ["flag", ME, "Power", "READ"],
+        ["fraction", ["0x1", "0x" + "1" * 20_000]],
+        ["datetime", ["2026-01-01T00:00:00", 0, "../../etc/passwd"]],
+        ["datetime", ["2026-01-01T00:00:00", 7, None]],
         ["data", ME, "Track", {"hits": ["list"]}],
         ["named", ME, "Point", [1]],
         ["named", "builtins", "tuple", [1]],

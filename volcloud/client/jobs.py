@@ -44,7 +44,7 @@ from volcloud.client.job_wait import JobWait
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import JobPage, Table, shown
 from volcloud.client.watched_transfers import Progress
-from volcloud.errors import NoSuchJob, SubmissionRefused, Unreachable
+from volcloud.errors import CommandFailed, NoSuchJob, SubmissionRefused, Unreachable
 from volcloud.fetch_destination import FetchDestination
 from volcloud.job_file import prepare
 from volcloud.job_name import JobName, read_job_name
@@ -186,15 +186,18 @@ class AsyncJobs:
             await self._download(record.job.job, chosen, entry, path, _named(progress, entry.name))
         return destination.paths
 
-    async def output(self, name: str, output: str) -> bytes:
+    async def output(self, name: str, output: str, *, most_bytes: int | None = None) -> bytes:
         """Give what one output of a job holds, of its last attempt that left any. Raises NoSuchJob where that has none
-        of that name."""
+        of that name, and CommandFailed, before anything is fetched, where it is larger than ``most_bytes``."""
         record = await self._show(name)
         chosen = _attempt_with_outputs(record, None)
         entry = next((entry for entry in chosen.outputs if entry.name == output), None)
         if entry is None:
             left = ", ".join(entry.name for entry in chosen.outputs)
             raise NoSuchJob(f"job {record.job.job} has no output {output!r}: it has {left}", "name one of them")
+        if most_bytes is not None and entry.size > most_bytes:
+            text = f"output {output!r} of job {record.job.job} has {entry.size} bytes: at most {most_bytes} are taken"
+            raise CommandFailed(text, f"`volcloud job fetch {record.job.job}` takes it whole")
         with TemporaryDirectory(prefix="volcloud-") as scratch:
             path = Path(scratch) / "output"
             await self._download(record.job.job, chosen, entry, path, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 import cloudpickle
 
 from volcloud import errors
-from volcloud.executor import payload, values
+from volcloud.executor import payload, scalars, values
 
 ARCHIVE = "call.pyz"
 #: Begins in whatever Python there is, so it has nothing that an old one does not know. Bytes of code that one version
@@ -49,6 +49,6 @@ def _files() -> dict[str, str]:
     theirs = Path(cloudpickle.__file__).parent
     files = {"__main__.py": _MAIN, "volcloud/__init__.py": "", "volcloud/executor/__init__.py": ""}
     files |= {f"cloudpickle/{path.name}": path.read_text() for path in sorted(theirs.glob("*.py"))}
-    for module in (errors, payload, values):
+    for module in (errors, payload, scalars, values):
         files[f"{module.__name__.replace('.', '/')}.py"] = inspect.getsource(module)
     return files

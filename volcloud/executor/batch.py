@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -12,8 +13,14 @@ from typing import Any
 import cloudpickle
 
 from schemas.ids import uuid7
-from volcloud.errors import CallFailed, CannotTravel, PythonDiffers, RemoteTraceback
+from schemas.plain_text import plain, plain_lines
+from volcloud.errors import CallFailed, CannotTravel, PythonDiffers, RemoteException, RemoteTraceback
 from volcloud.executor import values
+
+log = logging.getLogger(__name__)
+
+#: Of what a guest says, in words for a person, characters.
+_MOST_WORDS, _MOST_TRACEBACK = 2000, 20_000
 
 
 class CallFuture(Future[Any]):
@@ -22,39 +29,53 @@ class CallFuture(Future[Any]):
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()
         self._on_cancel = on_cancel
-        #: Whoever cancels and whoever brings the result are of different threads.
-        self._ending = threading.RLock()
+        #: Whoever cancels and whoever brings the result are of different threads. No callback is called under it.
+        self._ending = threading.Lock()
+        self._is_notified = self._is_cancel_told = False
 
     def cancel(self) -> bool:
-        """Cancel it; its job is ended soon after. False once there is a result."""
+        """Cancel it; its job is ended soon after, once nobody wants any call of it. False once there is a result."""
+        if not super().cancel():
+            return False
         with self._ending:
-            is_new = not self.done()
-            if not super().cancel():
-                return False
-            if is_new:
+            if not self._is_notified:
+                self._is_notified = True
                 self.set_running_or_notify_cancel()
-        if is_new:
+            is_first, self._is_cancel_told = not self._is_cancel_told, True
+        if is_first:
             self._on_cancel()
         return True
 
     def settle(self, value: Any, error: BaseException | None) -> None:
-        """Give it its result, or what was raised; nothing where it was cancelled, or has one."""
+        """Give it its result, or what was raised; nothing where it was cancelled, or has one. Its callbacks are called,
+        and what they raise is logged."""
         with self._ending:
-            if self.done() or not self.set_running_or_notify_cancel():
+            if self.done():
                 return
-        if error is None:
-            self.set_result(value)
-        else:
-            self.set_exception(error)
+            if not self.set_running_or_notify_cancel():
+                self._is_notified = True
+                return
+        try:
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(error)
+        except BaseException:  # a callback of the person's: it ends neither our thread nor other calls
+            log.exception("a callback of a call ended otherwise than with an exception")
 
 
 class Chunk:
-    """Calls that one job makes, one after the other: ``pickled`` until they are sent."""
+    """Calls that one job makes, one after the other: ``pickled`` until they are sent. What ends it calls callbacks: not
+    in an event loop's thread."""
 
     def __init__(self, pickled: bytes, calls: int, on_cancel: Callable[[], None]) -> None:
         self.pickled = pickled
         self.futures = [CallFuture(on_cancel) for _ in range(calls)]
         self.is_done = False
+        #: Its result is being brought home.
+        self.is_coming = False
+        #: Since when that has failed, by the monotonic clock.
+        self.failed_since_s: float | None = None
 
     @property
     def is_cancelled(self) -> bool:
@@ -62,26 +83,23 @@ class Chunk:
         return all(future.cancelled() for future in self.futures)
 
     def end(self, text: bytes, *, trusted: bool) -> None:
-        """Give each call what the job has written. Never fails: what cannot be read is what is given."""
+        """Give each call what the job has written. Never fails: a call whose result cannot be read is told so."""
         try:
-            told = json.loads(text)
-            if "python" in told:
-                return self.fail(_differs(told["python"]))
-            ends = [*map(_reader(trusted), told["calls"])]
+            ends = _ends(json.loads(text), len(self.futures), trusted)
         except Exception as error:  # noqa: BLE001  a guest has written it
-            return self.fail(_unreadable(error))
-        if len(ends) != len(self.futures):
-            return self.fail(_unreadable(ValueError(f"{len(ends)} results for {len(self.futures)} calls")))
-        self.is_done = True
-        for future, end in zip(self.futures, ends, strict=True):
-            future.settle(*end)
-        return None
+            ends = [(None, _unreadable(error))] * len(self.futures)
+        self._settle(ends)
 
     def fail(self, error: BaseException) -> None:
         """Give each call that has no result an error."""
-        self.is_done = True
-        for future in self.futures:
-            future.settle(None, error)
+        self._settle([(None, error)] * len(self.futures))
+
+    def _settle(self, ends: Sequence[End]) -> None:
+        try:
+            for future, end in zip(self.futures, ends, strict=True):
+                future.settle(*end)
+        finally:
+            self.is_done = True
 
 
 class Batch:
@@ -91,6 +109,8 @@ class Batch:
         self.id = f"calls-{uuid7()[-12:]}"
         self.shared, self.chunks = shared, chunks
         self.is_submitted = False
+        #: How many of its jobs were in which state at the last look; None: to be looked at whatever that is.
+        self.counts: dict[str, int] | None = None
 
     def open(self) -> list[tuple[int, Chunk]]:
         """Give the chunks that have not ended, with their jobs' indices."""
@@ -101,8 +121,13 @@ class Batch:
         """All have ended."""
         return all(chunk.is_done for chunk in self.chunks)
 
+    @property
+    def is_unwanted(self) -> bool:
+        """Nobody wants anything of it."""
+        return all(chunk.is_cancelled for chunk in self.chunks)
+
     def fail(self, error: BaseException) -> None:
-        """Give every call that has no result an error."""
+        """Give every call that has no result an error. As with chunks, not in a loop's thread."""
         for chunk in self.chunks:
             chunk.fail(error)
 
@@ -110,30 +135,44 @@ class Batch:
 End = tuple[Any, BaseException | None]
 
 
-def _reader(trusted: bool) -> Callable[[dict[str, Any]], End]:
-    def read(told: dict[str, Any]) -> End:
-        if "raised" in told:
-            error = values.read(told["raised"])
-            if not isinstance(error, BaseException):
-                raise CannotTravel("what was raised is no exception")
-            error.__cause__ = RemoteTraceback(str(told["traceback"]))
-            return None, error
-        if "kept" in told:
-            return None, CallFailed(
-                f"the call has ended well, but what it gave stays in the guest: {told['kept']}",
-                "have it give numbers, text, bytes, containers or arrays; or trust the guests with trust_guests=True",
-            )
-        if trusted and "pickled" in told:
-            return cloudpickle.loads(base64.b64decode(told["pickled"])), None
-        return values.read(told["value"]), None
-
-    return read
+def _ends(told: Any, calls: int, trusted: bool) -> list[End]:
+    """Read a job's result, an end for each call. Raises whatever."""
+    if "python" in told:
+        return [(None, PythonDiffers([int(part) for part in told["python"]][:3]))] * calls
+    if "raised" in told:
+        return [_end(told, trusted) for _ in range(calls)]
+    if len(told["calls"]) != calls:
+        raise CannotTravel(f"{len(told['calls'])} results for {calls} calls")
+    return [_end(one, trusted) for one in told["calls"]]
 
 
-def _differs(version: Sequence[int]) -> PythonDiffers:
-    return PythonDiffers([int(part) for part in version][:3])
+def _end(told: Any, trusted: bool) -> End:
+    try:
+        return _read_end(told, trusted)
+    except Exception as error:  # noqa: BLE001  a guest has written it
+        return None, _unreadable(error)
+
+
+def _read_end(told: dict[str, Any], trusted: bool) -> End:
+    if "raised" in told:
+        error = values.read(told["raised"])
+        if not isinstance(error, Exception):
+            raise CannotTravel("what was raised is no exception")
+        if isinstance(error, RemoteException):
+            error = RemoteException(plain_lines(error.message[:_MOST_WORDS]), error.next_step)
+        error.__cause__ = RemoteTraceback(plain_lines(str(told["traceback"])[-_MOST_TRACEBACK:]))
+        return None, error
+    if "kept" in told:
+        why = plain(str(told["kept"])[:_MOST_WORDS])
+        return None, CallFailed(
+            f"the call has ended well, but what it gave stays in the guest: {why}",
+            "have it give numbers, text, bytes, containers or arrays; or trust the guests with trust_guests=True",
+        )
+    if trusted and "pickled" in told:
+        return cloudpickle.loads(base64.b64decode(told["pickled"])), None
+    return values.read(told["value"]), None
 
 
 def _unreadable(error: Exception) -> CallFailed:
-    text = f"what the guest says came of it cannot be read: {type(error).__name__}: {str(error)[:1000]}"
-    return CallFailed(text, "call it again; a guest that does this again is broken, or hostile")
+    text = f"what the guest says came of it cannot be read: {type(error).__name__}: {plain(str(error)[:_MOST_WORDS])}"
+    return CallFailed(text, "see what it gives; if that is data, the guest is broken, or hostile: call it again")

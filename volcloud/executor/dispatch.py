@@ -1,6 +1,7 @@
-"""Batches on their way: sent to the centre, looked at until their jobs have ended, and their results brought home.
+"""Batches on their way: sent to the centre, looked at until their jobs have ended, and put away.
 
-All of it is in one event loop; ``executor`` is what others call.
+All of it is in one event loop; ``executor`` is what others call. A fault of one job costs the calls of that job, and
+one of the centre, or of a look at it, costs time.
 """
 
 from __future__ import annotations
@@ -9,20 +10,16 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from broker.daemon.tasks import OwnedTasks
-from broker.errors import BrokerError
 from schemas.ledger import MAX_LISTED, SETTLED, JobRow, JobState
-from volcloud.client.async_client import AsyncClient
-from volcloud.client.centre_caller import insist
 from volcloud.errors import CallFailed, CommandFailed, VolcloudError
-from volcloud.executor.batch import Batch, Chunk
+from volcloud.executor.batch import Batch
+from volcloud.executor.call_centre import FAULTS, CallCentre
 from volcloud.executor.call_files import CallFiles, Terms
-from volcloud.executor.payload import RESULT
+from volcloud.executor.homecoming import Homecoming
 
 log = logging.getLogger(__name__)
 
@@ -30,25 +27,28 @@ log = logging.getLogger(__name__)
 MOST_JOBS = MAX_LISTED
 #: Calls that are given one by one travel together if they come within this time, seconds; more as more is under way.
 GATHER_S, GATHER_MOST_S = 0.02, 1.0
-#: Between two rounds of looks, and batches that one of them looks at; questions at once.
+#: Between two rounds of looks, and batches that one of them looks at.
 LOOK_FIRST_S, LOOK_MOST_S = 0.05, 1.0
-LOOKS, AT_ONCE = 50, 8
+LOOKS = 50
 #: Without news for this long, why is told, seconds.
 STILL_S = 5.0
+#: Orders that are given at once.
+_ORDERS = 8
 
 
 class Dispatch:
     """See the module. ``open`` first, ``close`` last."""
 
-    def __init__(self, client: AsyncClient, terms: Terms, say: Callable[[str], None], scratch: Path) -> None:
-        self._client, self._terms, self._say = client, terms, say
+    def __init__(self, centre: CallCentre, terms: Terms, scratch: Path) -> None:
+        self._centre, self._keep = centre, terms.keep
         self._sent = CallFiles(terms, scratch)
         self._tasks = OwnedTasks("executor")
-        #: By id, the one that was not looked at for the longest time first.
+        self._home = Homecoming(centre, terms, self._tasks, self.look_soon)
+        #: By id, the one that was not looked at for the longest time first; and what sends them.
         self._open: dict[str, Batch] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._orders = asyncio.Semaphore(_ORDERS)
         self._news, self._left = asyncio.Event(), asyncio.Event()
-        self._told = ""
         self._changed_s = time.monotonic()
         self._looking: asyncio.Task[None] | None = None
 
@@ -60,11 +60,11 @@ class Dispatch:
     def begin(self, batch: Batch) -> None:
         """Send a batch; its futures tell the rest."""
         self._open[batch.id] = batch
+        self._sending[batch.id] = self._tasks.spawn(self._send(batch), name=batch.id)
         self._news.set()
-        self._tasks.spawn(self._send(batch), name=batch.id)
 
     def look_soon(self) -> None:
-        """Something was cancelled, or sent."""
+        """Something was cancelled, or sent, or has come."""
         self._news.set()
 
     async def open(self) -> None:
@@ -72,14 +72,8 @@ class Dispatch:
         await asyncio.to_thread(self._sent.prepare)
         self._looking = asyncio.create_task(self._look_again(), name="executor looks")
 
-    async def _look_again(self) -> None:
-        pause_s = LOOK_FIRST_S
-        while True:
-            pause_s = LOOK_FIRST_S if await self._round() else min(pause_s * 1.5, LOOK_MOST_S)
-            await self._pause(pause_s)
-
     async def finish(self) -> None:
-        """Wait until all has ended at the centre too, and is put away there."""
+        """Wait until all has ended, and is put away at the centre."""
         while self._open:
             self._left.clear()
             self._news.set()
@@ -92,9 +86,21 @@ class Dispatch:
             self._looking.cancel()
             await asyncio.gather(self._looking, return_exceptions=True)
         await self._tasks.cancel()
-        for batch in self._open.values():
-            batch.fail(CallFailed("the executor was closed before there was a result", "wait for it first"))
-        self._open.clear()
+        left, self._open = [*self._open.values()], {}
+        for batch in left:
+            error = CallFailed("the executor was closed before there was a result", "wait for it first")
+            await asyncio.to_thread(batch.fail, error)
+
+    async def _look_again(self) -> None:
+        pause_s = LOOK_FIRST_S
+        while True:
+            is_news = True
+            try:
+                is_news = await self._round()
+            except Exception:  # nobody else would look: it goes on
+                log.exception("a round of looks at calls failed")
+            pause_s = LOOK_FIRST_S if is_news else min(pause_s * 1.5, LOOK_MOST_S)
+            await self._pause(pause_s)
 
     async def _pause(self, pause_s: float) -> None:
         if not self._open:
@@ -117,109 +123,96 @@ class Dispatch:
             del self._open[batch.id]
             if not batch.is_done:
                 self._open[batch.id] = batch
-        if any(batch.is_done for batch in chosen):
-            self._left.set()
+            else:
+                self._tasks.spawn(self._put_away(batch), name=f"put away {batch.id}")
+                self._left.set()
         if any(found):
-            self._changed_s, self._told = time.monotonic(), ""
+            self._changed_s = time.monotonic()
+            self._centre.news()
         elif self._open and time.monotonic() - self._changed_s > STILL_S:
             self._changed_s = time.monotonic()
-            try:
-                await self._tell_why(next(iter(self._open.values())))
-            except (VolcloudError, BrokerError) as error:
-                self._say(f"why nothing moves cannot be asked: {error}")
+            await self._tell_why(next(iter(self._open)))
         return any(found)
 
     async def _looked_at(self, batch: Batch) -> bool:
+        """Give up what nobody wants of a batch, and have brought home what has ended; whether there was any."""
         try:
-            is_news = await self._look(batch)
-            if batch.is_done and batch.is_submitted and not self._terms.keep:
-                self._tasks.spawn(self._delete(batch), name=f"delete {batch.id}")
-        except Exception as error:  # the top of what nobody else waits for: whoever waits for a call is told
-            if not isinstance(error, VolcloudError | BrokerError | OSError):
-                log.exception("a batch cannot be looked at", extra={"batch": batch.id})
-            batch.fail(_failed(error))
-            return True
-        return is_news
+            is_news = self._give_up_unwanted(batch)
+            return await self._look(batch) or is_news
+        except FAULTS as error:
+            self._centre.tell(f"{batch.id} cannot be looked at, and is again: {error}")
+            return False
 
     async def _look(self, batch: Batch) -> bool:
-        is_cancelled = await self._cancel_unwanted(batch)
         if not batch.is_submitted or batch.is_done:
-            return is_cancelled
-        ended = await self._ended(batch)
-        await asyncio.gather(*(self._bring_home(batch, row, chunk) for row, chunk in ended))
-        return is_cancelled or bool(ended)
-
-    async def _ended(self, batch: Batch) -> list[tuple[JobRow, Chunk]]:
-        """Find the jobs that have ended since the last look."""
-        page = await self._ask(
-            partial(self._client.jobs.list, owner=self._client.user, job=batch.id, states=SETTLED, limit=MOST_JOBS)
-        )
-        open_ones = dict(batch.open())
-        rows = {int(row.job.rpartition(".")[2]): row for row in page.jobs}
-        return [(row, open_ones[index]) for index, row in rows.items() if index in open_ones]
-
-    async def _bring_home(self, batch: Batch, row: JobRow, chunk: Chunk) -> None:
-        if row.state is not JobState.DONE:
-            why = await self._ask(partial(self._client.jobs.why, row.job))
-            chunk.fail(CallFailed(f"job {row.job} is {row.state}: {why.cause or row.reason}", why.next_step))
-            return
-        async with self._turns:
-            text = await self._ask(partial(self._client.jobs.output, row.job, RESULT))
-        await asyncio.to_thread(chunk.end, text, trusted=self._terms.trust_guests)
-
-    async def _cancel_unwanted(self, batch: Batch) -> bool:
-        unwanted = [(index, chunk) for index, chunk in batch.open() if chunk.is_cancelled]
-        if not unwanted or not batch.is_submitted:
             return False
-        if len(unwanted) == len(batch.open()):
-            await self._ask(partial(self._client.jobs.cancel, f"{self._client.user}/{batch.id}"))
-        else:
-            await asyncio.gather(*(self._cancel(batch, index) for index, _ in unwanted))
-        for _, chunk in unwanted:
-            chunk.is_done = True
+        counts = (await self._centre.list(batch.id, limit=1)).counts
+        if counts == batch.counts:
+            return False
+        rows = {_index(row): row for row in await self._centre.list(batch.id, states=SETTLED)}
+        is_short = sum(counts.values()) < len(batch.chunks)
+        there = {_index(row) for row in await self._centre.list(batch.id)} if is_short else None
+        batch.counts = counts
+        for index, chunk in batch.open():
+            if not chunk.is_coming and index in rows:
+                self._home.begin(batch, rows[index], chunk)
+            elif not chunk.is_coming and there is not None and index not in there:
+                text = f"job {batch.id}.{index} is not at the centre any more: somebody has deleted it"
+                self._home.fail(chunk, CallFailed(text, "call it again"))
         return True
 
-    async def _cancel(self, batch: Batch, index: int) -> None:
-        async with self._turns:
-            await self._ask(partial(self._client.jobs.cancel, f"{self._client.user}/{batch.id}.{index}"))
+    def _give_up_unwanted(self, batch: Batch) -> bool:
+        """Leave what nobody wants: one that is not sent yet is not sent, and jobs are cancelled. What is not known of a
+        batch is left for its end."""
+        if batch.is_unwanted and (sending := self._sending.get(batch.id)) is not None:
+            sending.cancel()
+        elif not batch.is_submitted:
+            return False
+        unwanted = [(index, chunk) for index, chunk in batch.open() if chunk.is_cancelled and not chunk.is_coming]
+        for _, chunk in unwanted:
+            chunk.is_done = True
+        for index, _ in unwanted if not batch.is_done else ():
+            self._tasks.spawn(self._cancel(f"{batch.id}.{index}"), name=f"cancel {batch.id}.{index}")
+        return bool(unwanted)
 
-    async def _delete(self, batch: Batch) -> None:
-        try:
-            await self._client.jobs.delete(f"{self._client.user}/{batch.id}")
-        except (VolcloudError, BrokerError) as error:
-            self._say(f"{batch.id} has ended and stays at the centre: {error}")
+    async def _cancel(self, name: str) -> None:
+        async with self._orders:
+            await self._centre.order(self._centre.jobs.cancel, self._centre.name(name))
+
+    async def _put_away(self, batch: Batch) -> None:
+        """End what may run of a batch whose calls have all ended, and delete its jobs unless they are kept."""
+        if batch.is_submitted or batch.is_unwanted:
+            await self._cancel(batch.id)
+            if not self._keep:
+                await self._centre.order(self._centre.jobs.delete, self._centre.name(batch.id))
 
     async def _send(self, batch: Batch) -> None:
         try:
             description = await asyncio.to_thread(self._sent.write, batch)
-            await self._ask(partial(self._client.jobs.submit, description))
-        except (VolcloudError, BrokerError, OSError) as error:
-            batch.fail(_failed(error))
-        else:
+            await self._centre.insist(partial(self._centre.jobs.submit, description))
             batch.is_submitted = True
+        except Exception as error:  # the top of what nobody else waits for: whoever waits for a call is told
+            if not isinstance(error, FAULTS):
+                log.exception("a batch cannot be sent", extra={"batch": batch.id})
+            text = f"the calls could not be sent: {error}"
+            failed = error if isinstance(error, VolcloudError) else CommandFailed(text, "mend that, then call again")
+            await asyncio.to_thread(batch.fail, failed)
         finally:
-            await asyncio.to_thread(self._sent.remove, batch)
+            self._sending.pop(batch.id, None)
+            self._sent.remove(batch)
             self._news.set()
 
-    async def _tell_why(self, batch: Batch) -> None:
+    async def _tell_why(self, batch: str) -> None:
         """Say why there is no news, if that was not said already."""
-        going = [state for state in JobState if state not in SETTLED]
-        rows = await self._ask(
-            partial(self._client.jobs.list, owner=self._client.user, job=batch.id, states=going, limit=1)
-        )
-        for row in rows:
-            why = await self._ask(partial(self._client.jobs.why, row.job))
-            text = f"{row.job} is {why.state}: " + "; ".join(filter(None, [why.cause, *why.waiting_for, why.next_step]))
-            if text != self._told:
-                self._told = text
-                self._say(text)
-
-    async def _ask(self, ask: Callable[[], Any]) -> Any:
-        """Ask for as long as nobody answers, and say so."""
-        return await insist(ask, deadline=None, on_trouble=lambda trouble: self._say(f"{trouble}; asked again"))
+        try:
+            going = [one for one in JobState if one not in SETTLED]
+            for row in await self._centre.list(batch, states=going, limit=1):
+                why = await self._centre.insist(partial(self._centre.jobs.why, row.job))
+                words = "; ".join(filter(None, [why.cause, *why.waiting_for, why.next_step]))
+                self._centre.tell(f"{row.job} is {why.state}: {words}")
+        except FAULTS as error:
+            self._centre.tell(f"why nothing moves cannot be asked: {error}")
 
 
-def _failed(error: Exception) -> Exception:
-    if isinstance(error, VolcloudError):
-        return error
-    return CommandFailed(f"the calls could not be sent: {error}", "mend that, then call again")
+def _index(row: JobRow) -> int:
+    return int(row.job.rpartition(".")[2])

@@ -12,26 +12,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from broker.errors import BrokerError
 from schemas.vms import VmState
 from volcloud.client.async_client import AsyncClient
 from volcloud.data_directory import console_address
-from volcloud.errors import BadInput, ClientNotOpen
+from volcloud.errors import BadInput, ClientNotOpen, VolcloudError
 from volcloud.executor.archive import ARCHIVE
 from volcloud.executor.batch import Batch, CallFuture, Chunk
-from volcloud.executor.call_files import Terms, scratch_directory
+from volcloud.executor.call_centre import CallCentre
+from volcloud.executor.call_files import Terms, describe, scratch_directory
 from volcloud.executor.dispatch import GATHER_MOST_S, GATHER_S, MOST_JOBS, Dispatch
 from volcloud.executor.packing import Call, pickle_calls, pickle_function
-from volcloud.executor.payload import CALLS, RESULT
+from volcloud.executor.payload import CALLS, RESULT, SHARED
+from volcloud.job_file import prepare
 from volcloud.loop_thread import LoopThread
 
 log = logging.getLogger("volcloud.executor")
 
 R = TypeVar("R")
-#: States of VMs that take no job.
-AT_REST = frozenset({VmState.POWEREDOFF, VmState.ABORTED, VmState.SAVED, VmState.MISSING})
+#: As many as one VM is believed to have; its host says it.
+MOST_CPUS = 64
 #: Jobs of one map for each slot that there is, unless it is said how many calls one makes: Python begins in each, and a
 #: slot that is done early takes another. For how long it is known how many slots there are, seconds.
 JOBS_A_SLOT, SLOTS_S = 4, 60.0
+#: The calls of one batch, pickled, unless one of them has more.
+BATCH_BYTES = 16 << 20
 
 
 class VolunteerExecutor(Executor):
@@ -41,7 +46,7 @@ class VolunteerExecutor(Executor):
     as one of ``files``. What it gives travels as data and is never run here: numbers, text, bytes, containers, dates,
     arrays of numpy's, paths, and dataclasses, named tuples, enumerations and exceptions of modules that are loaded
     here. An exception that a call raises is raised by its future, with where in the guest as its cause. A future may be
-    cancelled until there is a result.
+    cancelled until there is a result. Callbacks of futures are called in threads of ours.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class VolunteerExecutor(Executor):
         priority: int = 0,
         python: str = "python3",
         trust_guests: bool = False,
+        most_result_mib: float = 64.0,
         keep: bool = False,
         say: Callable[[str], None] = log.warning,
     ) -> None:
@@ -63,8 +69,8 @@ class VolunteerExecutor(Executor):
         ``files`` stand beside each call; wheels and archives among them can be imported. ``requirements``,
         ``environment``, ``wall_time_s`` and ``priority`` are the jobs', as in a job file; the wall time is for all
         calls of one job. With ``trust_guests`` results are unpickled, so that a guest can run here what it wants.
-        Jobs are deleted once all of a batch have ended, unless ``keep``. ``say`` tells a person what is waited for.
-        Raises Unreachable, BadInput.
+        A job's results that take more than ``most_result_mib`` are not brought home. Jobs are deleted once all of a
+        batch have ended, unless ``keep``. ``say`` tells a person what is waited for. Raises Unreachable, BadInput.
         """
         terms = Terms(
             python=python,
@@ -75,7 +81,9 @@ class VolunteerExecutor(Executor):
             priority=priority,
             trust_guests=trust_guests,
             keep=keep,
+            most_result_bytes=int(most_result_mib * (1 << 20)),
         )
+        prepare(describe(terms, "calls"))
         self._client = AsyncClient(console_address(data))
         self._scratch = scratch_directory()
         self._thread = LoopThread("volcloud executor")
@@ -99,10 +107,16 @@ class VolunteerExecutor(Executor):
         with self._lock:
             self._check_open()
             self._keep(chunk)
-            self._waiting.append(chunk)
-            is_first = len(self._waiting) == 1
-        if is_first:
-            self._thread.start(self._gather())
+            try:
+                self._waiting.append(chunk)
+                if len(self._waiting) == 1:
+                    self._thread.start(self._gather())
+            except BaseException:
+                # Interrupted in the midst: what comes later is not to wait for a gathering that nobody has begun.
+                with suppress(ValueError):
+                    self._waiting.remove(chunk)
+                chunk.futures[0].cancel()
+                raise
         return chunk.futures[0]
 
     def map(
@@ -114,11 +128,13 @@ class VolunteerExecutor(Executor):
     ) -> Iterator[R]:
         """Give ``fn`` of each item in order, as ``map`` does; all are sent at once. ``chunksize`` calls are one job,
         one after the other; unless it is said, as many as give each slot that there is some jobs. Raises as ``submit``
-        does, BadInput for a ``chunksize``, and while the results are taken TimeoutError after ``timeout`` seconds."""
+        does, ValueError for a ``chunksize``, and while the results are taken TimeoutError after ``timeout`` seconds."""
+        if chunksize is not None and chunksize < 1:
+            raise ValueError(f"chunksize = {chunksize}: must be at least 1; leave it out, or give a number of calls")
+        with self._lock:
+            self._check_open()
         ends_s = None if timeout is None else time.monotonic() + timeout
         calls: list[Call] = [(None, args, {}) for args in zip(*iterables, strict=False)]
-        if chunksize is not None and chunksize < 1:
-            raise BadInput(f"chunksize = {chunksize}: must be at least 1", "leave it out, or give a number of calls")
         size = chunksize or max(1, len(calls) // (JOBS_A_SLOT * self._slots()))
         shared = pickle_function(fn)
         chunks = [self._chunk(calls[start : start + size], fn) for start in range(0, len(calls), size)]
@@ -144,7 +160,7 @@ class VolunteerExecutor(Executor):
             threading.Thread(target=self._finish, args=(futures,), name="volcloud executor ends", daemon=True).start()
 
     async def _begin(self, terms: Terms, say: Callable[[str], None]) -> Dispatch:
-        dispatch = Dispatch(self._client, terms, say, Path(self._scratch.name))
+        dispatch = Dispatch(CallCentre(self._client, say), terms, Path(self._scratch.name))
         await dispatch.open()
         return dispatch
 
@@ -152,8 +168,12 @@ class VolunteerExecutor(Executor):
         """Say how many jobs can run at once, at least one."""
         slots, until_s = self._slots_known
         if time.monotonic() > until_s:
-            rows = self._thread.wait_for(self._client.vms.list())
-            slots = sum(row.status.cpus for row in rows if row.status.state not in AT_REST)
+            try:
+                rows = self._thread.wait_for(self._client.vms.list())
+                live = [row.status.cpus for row in rows if row.status.state == VmState.RUNNING]
+                slots = sum(min(cpus, MOST_CPUS) for cpus in live)
+            except (VolcloudError, BrokerError) as error:
+                log.info("how many slots there are cannot be asked", extra={"why": str(error)})
             self._slots_known = slots, time.monotonic() + SLOTS_S
         return max(1, slots)
 
@@ -180,8 +200,8 @@ class VolunteerExecutor(Executor):
         await self._send(b"", chunks)
 
     async def _send(self, shared: bytes, chunks: Sequence[Chunk]) -> None:
-        for start in range(0, len(chunks), MOST_JOBS):
-            self._dispatch.begin(Batch(shared, chunks[start : start + MOST_JOBS]))
+        for part in _parts(chunks):
+            self._dispatch.begin(Batch(shared, part))
 
     def _check_open(self) -> None:
         if self._is_shut:
@@ -209,10 +229,24 @@ def _files(files: Iterable[Path | str]) -> tuple[Path, ...]:
     for path in map(Path, files):
         if not path.is_file():
             raise BadInput(f"files: {str(path)!r} is no file", "name files that are there; of a directory, an archive")
-        if path.name in (ARCHIVE, CALLS, RESULT) or path.name in found:
+        if path.name in (ARCHIVE, CALLS, RESULT, SHARED) or path.name in found:
             raise BadInput(f"files: {str(path)!r}: that name is taken already", "give it another name")
         found[path.name] = path.absolute()
     return tuple(found.values())
+
+
+def _parts(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+    """Divide chunks into batches: all of a batch is in one file, which each VM has that makes any of its calls."""
+    part: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if part and (len(part) == MOST_JOBS or size + len(chunk.pickled) > BATCH_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(chunk)
+        size += len(chunk.pickled)
+    if part:
+        yield part
 
 
 def _results(futures: list[CallFuture], ends_s: float | None) -> Iterator[Any]:
@@ -221,7 +255,9 @@ def _results(futures: list[CallFuture], ends_s: float | None) -> Iterator[Any]:
     try:
         while futures:
             left_s = None if ends_s is None else max(0.0, ends_s - time.monotonic())
-            yield futures.pop().result(left_s)
+            result = futures[-1].result(left_s)
+            futures.pop()
+            yield result
     finally:
         for future in futures:
             future.cancel()

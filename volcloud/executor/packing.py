@@ -1,15 +1,16 @@
-"""Calls as they travel to a guest: pickled by value, checked before anything is sent, laid out in one file."""
+"""Calls as they travel to a guest: pickled by value, checked before anything is sent, laid out in a file."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import json
 import sys
-import sysconfig
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +33,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it says nothing of
 
     def reducer_override(self, obj: Any) -> Any:
         """Refuse open files."""
-        if isinstance(obj, io.IOBase):
+        if isinstance(obj, io.IOBase) and not isinstance(obj, io.BytesIO | io.StringIO):
             self.open_file = obj
             raise CannotTravel(f"an open file: {getattr(obj, 'name', type(obj).__name__)}")
         return super().reducer_override(obj)
@@ -56,12 +57,12 @@ def pickle_calls(calls: Sequence[Call], function: Callable[..., Any] | None = No
         raise
 
 
-def lay_out(shared: bytes, chunks: Sequence[bytes], *, trusted: bool) -> bytes:
-    """Give the head of the file of calls; the shared part and the chunks follow."""
+def lay_out(chunks: Sequence[bytes], *, has_shared: bool, trusted: bool) -> bytes:
+    """Give the head of the file of calls; the chunks follow."""
     head = {
         "python": list(sys.version_info[:3]),
         "trusted": trusted,
-        "shared": len(shared),
+        "shared": has_shared,
         "chunks": [len(chunk) for chunk in chunks],
     }
     return json.dumps(head).encode() + b"\n"
@@ -71,7 +72,7 @@ def _pickled(value: Any, function: Any, args: Sequence[Any], named: Mapping[str,
     written = io.BytesIO()
     pickler = _Pickler(written)
     try:
-        with _by_value(inspect.getmodule(function)):
+        with _by_value(_modules_of([function, *args, *named.values()])):
             pickler.dump(value)
     except Exception as error:  # pickling runs code of the values' own
         if (file := pickler.open_file) is not None:
@@ -104,25 +105,38 @@ def _names(function: Any, args: Sequence[Any], named: Mapping[str, Any]) -> Iter
     yield from ((f"its default {value!r}", value) for value in function.__defaults__ or ())
 
 
+def _modules_of(things: Iterable[Any]) -> set[ModuleType]:
+    """Find the modules that functions, classes and objects are of, also those that a partial function holds."""
+    found: set[ModuleType] = set()
+    for one in things:
+        if isinstance(one, functools.partial):
+            found |= _modules_of([one.func, *one.args, *one.keywords.values()])
+        else:
+            module = inspect.getmodule(one) if callable(one) else sys.modules.get(type(one).__module__)
+            found |= {module} if module is not None else set()
+    return found
+
+
 @contextmanager
-def _by_value(module: ModuleType | None) -> Iterator[None]:
-    """Have a module travel that is the person's own: a guest has what is installed, at best."""
+def _by_value(modules: Iterable[ModuleType]) -> Iterator[None]:
+    """Have modules travel that are the person's own: a guest has what is installed, at best."""
     with _by_value_lock:
-        if module is None or not _is_own(module) or module.__name__ in cloudpickle.list_registry_pickle_by_value():
-            yield
-            return
-        cloudpickle.register_pickle_by_value(module)
+        known = cloudpickle.list_registry_pickle_by_value()
+        own = [module for module in modules if _is_own(module) and module.__name__ not in known]
+        for module in own:
+            cloudpickle.register_pickle_by_value(module)
         try:
             yield
         finally:
-            cloudpickle.unregister_pickle_by_value(module)
+            for module in own:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def _is_own(module: ModuleType) -> bool:
     if module.__name__ == "__main__" or module.__name__.partition(".")[0] in sys.stdlib_module_names:
         return False
-    file, places = getattr(module, "__file__", None), sysconfig.get_paths()
-    return file is not None and not file.startswith((places["purelib"], places["platlib"]))
+    file = getattr(module, "__file__", None)
+    return file is not None and not {"site-packages", "dist-packages"} & {*Path(file).parts}
 
 
 def _name(function: Any) -> str:

@@ -1,8 +1,8 @@
 """The program in the guest: makes the calls of one chunk, and writes what came of them. It has nothing but Python, the
 archive that it is in, and what was sent along.
 
-The file of calls is a line of JSON that says how long what follows is: what is called, if that is shared by all, then
-the chunks. The result is JSON, and where there is none, the job has failed.
+The file of calls is a line of JSON that says how long the chunks are that follow; what all of them call, if that is one
+thing, is a file of its own. The result is JSON, and where there is none, the job has failed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from volcloud.errors import CannotTravel
 from volcloud.executor.values import write, write_error
 
-#: In the job's directory: what is called, and what came of it.
-CALLS, RESULT = "calls", "result"
+#: In the job's directory: the chunks, what all call, and what came of it.
+CALLS, SHARED, RESULT = "calls", "shared", "result"
 
 
 def main(index: int) -> None:
@@ -25,17 +25,15 @@ def main(index: int) -> None:
     sys.setrecursionlimit(10_000)
     with Path(CALLS).open("rb") as calls:
         head = json.loads(calls.readline())
-        shared, (before, length) = calls.tell(), _place(head, index)
-        function = _load(calls.read(head["shared"])) if head["shared"] else None
-        calls.seek(shared + head["shared"] + before)
-        chunk = _load(calls.read(length))
-    made = [_made(function or one, args, named, trusted=head["trusted"]) for one, args, named in chunk]
-    _write({"calls": made})
-
-
-def _place(head: dict[str, Any], index: int) -> tuple[int, int]:
-    lengths = head["chunks"]
-    return sum(lengths[: index - 1]), lengths[index - 1]
+        calls.seek(sum(head["chunks"][: index - 1]), 1)
+        pickled = calls.read(head["chunks"][index - 1])
+    try:
+        shared = _load(Path(SHARED).read_bytes()) if head["shared"] else None
+        chunk = _load(pickled)
+    except BaseException as error:  # noqa: BLE001  what was sent needs what is not here: that is the person's to know
+        return _write({"raised": write_error(error), "traceback": _traceback(error)})
+    calls_of = [(shared if head["shared"] else one, args, named) for one, args, named in chunk]
+    return _write({"calls": [_made(*call, trusted=head["trusted"]) for call in calls_of]})
 
 
 def _load(pickled: bytes) -> Any:

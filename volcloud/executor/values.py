@@ -1,33 +1,31 @@
-"""What a call gives, as it travels home: JSON that says what each thing is: it is read, and nothing of it is run.
+"""What a call gives, as it travels home: JSON that says what each thing is: it is read, and nothing of it is unpickled.
 
-A guest is somebody else's machine, and whoever unpickles what it says runs what it wants. Here an object is made
-without its own code: of a class that this program has loaded already, from plain fields. The guest writes it with this
-same module, and has nothing but Python.
+A guest is somebody else's machine, and whoever unpickles what it says runs what it wants. Here an object is made from
+plain fields, of a class that this program has loaded already, without the class's own ``__new__`` and ``__init__``.
+What is left of its own code is what any container runs: ``__hash__`` and ``__eq__`` of what lies in a set or is a key.
+The guest writes it with this same module, and has nothing but Python.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import datetime
-import decimal
 import enum
 import io
+import math
 import sys
-import uuid
-from collections.abc import Callable, Mapping
-from fractions import Fraction
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from volcloud.errors import CannotTravel, RemoteException
+from volcloud.errors import CannotTravel, RemoteException, VolcloudError
+from volcloud.executor.scalars import MOST_DIGITS, PLAIN, digits, read_int, to_bytes, to_text
 
 #: How deep things may lie in each other; Python reads no deeper JSON.
 MOST_DEEP = 200
 #: Integers that JSON readers take as they are.
 _PLAIN_INT = 1 << 62
-#: The longest integer that is read, hexadecimal digits; the longest decimal number, characters.
-_MOST_DIGITS, _MOST_DECIMAL = 1 << 20, 10_000
+#: From so many keys on at most half may have a hash that another has: a table of such takes the square of their number.
+_MANY_KEYS = 100
 
 
 def write(value: Any, deep: int = 0) -> Any:
@@ -38,15 +36,15 @@ def write(value: Any, deep: int = 0) -> Any:
     if value is None or kind in (bool, str):
         return value
     if kind is int:
-        return value if -_PLAIN_INT < value < _PLAIN_INT else ["int", hex(value)]
+        return value if -_PLAIN_INT < value < _PLAIN_INT else ["int", digits(value, MOST_DIGITS)]
     if kind is float:
         return ["float", value.hex()]
     if kind in _SEQUENCES:
         return [_SEQUENCES[kind], *(write(one, deep + 1) for one in value)]
     if kind is dict:
         return ["dict", *([write(key, deep + 1), write(one, deep + 1)] for key, one in value.items())]
-    if kind in _PLAIN:
-        return [_PLAIN[kind].tag, _PLAIN[kind].write(value)]
+    if kind in PLAIN:
+        return [PLAIN[kind].tag, PLAIN[kind].write(value)]
     return _write_object(value, deep + 1)
 
 
@@ -61,7 +59,8 @@ def read(tree: Any, deep: int = 0) -> Any:
         if tag in _MAKERS:
             return _MAKERS[tag](read(one, deep + 1) for one in parts)
         if tag == "dict":
-            return {read(key, deep + 1): read(one, deep + 1) for key, one in parts}
+            keys = _keys(read(key, deep + 1) for key, _ in parts)
+            return dict(zip(keys, (read(one, deep + 1) for _, one in parts), strict=True))
         if tag in _READERS:
             return _READERS[tag](*parts)
         if tag in _OBJECTS:
@@ -74,7 +73,7 @@ def read(tree: Any, deep: int = 0) -> Any:
 
 
 def write_error(error: BaseException, deep: int = 0) -> Any:
-    """Turn an exception into what JSON has; what it holds that cannot travel goes as text."""
+    """Turn an exception into what JSON has; what it holds that cannot travel goes as text. Never fails."""
     state = {name: one for name, one in vars(error).items() if not name.startswith("__")}
     return [
         "error",
@@ -96,7 +95,7 @@ def _arguments(error: BaseException) -> tuple[Any, ...]:
 def _write_or_text(value: Any, deep: int) -> Any:
     try:
         return write(value, deep)
-    except CannotTravel:
+    except Exception:  # noqa: BLE001  its own code, which may do anything
         return _text(value)
 
 
@@ -111,19 +110,30 @@ def _write_object(value: Any, deep: int) -> Any:
     kind = type(value)
     if isinstance(value, BaseException):
         return write_error(value, deep)
+    if isinstance(value, enum.Flag):
+        return ["flag", *_name_of(kind), value.value]
     if isinstance(value, enum.Enum):
         return ["enum", *_name_of(kind), value.name]
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return ["named", *_name_of(kind), [write(one, deep) for one in value]]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: write(getattr(value, field.name), deep) for field in dataclasses.fields(value)}
-        return ["data", *_name_of(kind), fields]
+        return ["data", *_name_of(kind), {name: write(one, deep) for name, one in _fields_of(value).items()}]
     if isinstance(value, PurePath):
         return ["path", str(value)]
     numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+    if numpy is not None and (kind is numpy.ndarray or isinstance(value, numpy.generic)):
         return _write_array(numpy, value)
     raise CannotTravel(f"a {kind.__module__}.{kind.__qualname__}")
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """Give a dataclass's fields: all that it knows."""
+    found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    beside = getattr(value, "__dict__", {}).keys() - found.keys()
+    if beside or isinstance(value, list | dict | set | tuple | str | bytes | int | float):
+        what = f"with {', '.join(sorted(beside))} beside its fields" if beside else "that is more than its fields"
+        raise CannotTravel(f"a {type(value).__module__}.{type(value).__qualname__} {what}")
+    return found
 
 
 def _write_array(numpy: Any, value: Any) -> Any:
@@ -132,26 +142,37 @@ def _write_array(numpy: Any, value: Any) -> Any:
         numpy.save(written, value, allow_pickle=False)
     except ValueError as error:
         raise CannotTravel(f"a numpy array of {value.dtype}: {error}") from error
-    return ["array" if isinstance(value, numpy.ndarray) else "scalar", _to_text(written.getvalue())]
+    return ["array" if isinstance(value, numpy.ndarray) else "scalar", to_text(written.getvalue())]
 
 
 def _read_array(text: str) -> Any:
-    import numpy  # type: ignore[import-not-found,unused-ignore]  # a result that holds one; the guest had it
-
-    return numpy.load(io.BytesIO(_to_bytes(text)), allow_pickle=False)
+    """Make an array of exactly the bytes that came: what its head says costs nothing."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        raise CannotTravel("an array of numpy's, which is not imported here: import it")
+    came = io.BytesIO(to_bytes(text))
+    form = numpy.lib.format
+    head = form.read_array_header_1_0 if form.read_magic(came) == (1, 0) else form.read_array_header_2_0
+    shape, is_fortran, dtype = head(came)
+    content = came.read()
+    if dtype.hasobject or dtype.itemsize < 1 or math.prod(shape) * dtype.itemsize != len(content):
+        raise CannotTravel(f"an array of {dtype} and shape {_short(shape)} in {len(content)} bytes")
+    return numpy.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C").copy()
 
 
 def _read_error(module: str, name: str, args: list[Any], state: Mapping[str, Any], text: str, deep: int) -> Any:
+    """Make an exception, by the ``__new__`` of the first of Python's own that it is. One that ends programs or
+    iterations, that is of ours, or is not known here is told by its name."""
     found = [read(one, deep) for one in args]
     try:
-        kind = _class(module, name, BaseException)
+        kind = _class(module, name, Exception)
     except CannotTravel:
+        kind = None
+    if kind is None or issubclass(kind, StopIteration | StopAsyncIteration | VolcloudError):
         return RemoteException(f"{module}.{name}: {text}", "import the module that it is of, to have it as it was")
-    # Those of Python itself are made whole; another's own code is not run on what a guest says.
-    if module == "builtins":
-        error = kind(*found)
-    else:
-        error = kind.__new__(kind, *found)
+    base = next(one for one in kind.__mro__ if one.__module__ == "builtins")
+    error = kind(*found) if kind is base else base.__new__(kind, *found)
+    if kind is not base:
         error.args = tuple(found)
     vars(error).update((key, read(one, deep)) for key, one in state.items() if not key.startswith("__"))
     return error
@@ -159,6 +180,12 @@ def _read_error(module: str, name: str, args: list[Any], state: Mapping[str, Any
 
 def _read_enum(module: str, name: str, member: str, deep: int) -> Any:
     return _class(module, name, enum.Enum)[member]
+
+
+def _read_flag(module: str, name: str, value: int, deep: int) -> Any:
+    if type(value) is not int:
+        raise CannotTravel(f"a flag of {_short(value)}")
+    return _class(module, name, enum.Flag)(value)
 
 
 def _read_named(module: str, name: str, items: list[Any], deep: int) -> Any:
@@ -183,9 +210,11 @@ def _class(module: str, name: str, base: type) -> Any:
     """Give a class of a module that is loaded already: nothing is imported because a guest says so."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
-        found = vars(found).get(part) if found is not None and hasattr(found, "__dict__") else None
+        found = object.__getattribute__(found, "__dict__").get(part) if found is not None else None
     if not isinstance(found, type) or not issubclass(found, base) or _name_of(found) != (module, name):
         raise CannotTravel(f"{module}.{name} is no such class here: define it in a module, and import that")
+    if hasattr(found, "__del__"):
+        raise CannotTravel(f"{module}.{name} has a __del__, which would run")
     return found
 
 
@@ -193,57 +222,28 @@ def _name_of(kind: type) -> tuple[str, str]:
     return kind.__module__, kind.__qualname__
 
 
-def _to_text(value: bytes) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _to_bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _int(text: str) -> int:
-    if len(text) > _MOST_DIGITS:
-        raise CannotTravel(f"an integer of more than {_MOST_DIGITS} digits")
-    return int(text, 16)
-
-
-def _decimal(text: str) -> decimal.Decimal:
-    if len(text) > _MOST_DECIMAL:
-        raise CannotTravel(f"a number of more than {_MOST_DECIMAL} characters")
-    return decimal.Decimal(text)
+def _keys(items: Iterable[Any]) -> list[Any]:
+    """Give what is to be keys, or members of a set, where that makes a table of use."""
+    found = list(items)
+    if len(found) > _MANY_KEYS and 2 * len({*map(hash, found)}) < len(found):
+        raise CannotTravel(f"{len(found)} keys of few hashes")
+    return found
 
 
 def _short(value: Any) -> str:
     return repr(value)[:100]
 
 
-class _Kind:
-    """How something without parts is written, and read."""
-
-    def __init__(self, tag: str, write: Callable[[Any], Any], read: Callable[..., Any]) -> None:
-        self.tag, self.write, self.read = tag, write, read
-
-
 _SEQUENCES: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
-_MAKERS: dict[str, Callable[[Any], Any]] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_PLAIN: dict[type, _Kind] = {
-    bytes: _Kind("bytes", _to_text, _to_bytes),
-    bytearray: _Kind("bytearray", _to_text, lambda text: bytearray(_to_bytes(text))),
-    complex: _Kind("complex", lambda z: [z.real.hex(), z.imag.hex()], lambda z: complex(*map(float.fromhex, z))),
-    range: _Kind("range", lambda r: [hex(n) for n in (r.start, r.stop, r.step)], lambda r: range(*map(_int, r))),
-    datetime.datetime: _Kind("datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
-    datetime.date: _Kind("date", datetime.date.isoformat, datetime.date.fromisoformat),
-    datetime.time: _Kind("time", datetime.time.isoformat, datetime.time.fromisoformat),
-    datetime.timedelta: _Kind(
-        "timedelta", lambda t: [t.days, t.seconds, t.microseconds], lambda t: datetime.timedelta(*map(int, t))
-    ),
-    decimal.Decimal: _Kind("decimal", str, _decimal),
-    Fraction: _Kind("fraction", lambda f: [hex(f.numerator), hex(f.denominator)], lambda f: Fraction(*map(_int, f))),
-    uuid.UUID: _Kind("uuid", str, uuid.UUID),
+_MAKERS: dict[str, Callable[[Any], Any]] = {
+    "list": list,
+    "tuple": tuple,
+    "set": lambda items: set(_keys(items)),
+    "frozenset": lambda items: frozenset(_keys(items)),
 }
 _READERS: dict[str, Callable[..., Any]] = {
-    **{kind.tag: kind.read for kind in _PLAIN.values()},
-    "int": _int,
+    **{kind.tag: kind.read for kind in PLAIN.values()},
+    "int": read_int,
     "float": float.fromhex,
     "path": PurePosixPath,
     "array": _read_array,
@@ -252,6 +252,7 @@ _READERS: dict[str, Callable[..., Any]] = {
 _OBJECTS: dict[str, Callable[..., Any]] = {
     "error": _read_error,
     "enum": _read_enum,
+    "flag": _read_flag,
     "named": _read_named,
     "data": _read_data,
 }
