@@ -183,19 +183,19 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
 ) -> None:
     """Two tasks at once of one client, and one of another: one's machine is killed, and the task given up."""
     files = {"host_agent": AGENT, "worker": WORKER, **image_for_client(guest_image)}
-    with FakeProject(files) as project:
+    # Each client has a project of its own: which of two takes a job is theirs.
+    with FakeProject(files) as project, FakeProject(files) as another:
         for name, events in (("long", 1000), ("short", 2)):
             project.add(counting(name, events))
+        another.add(counting("third", 2))
         one = AttachedRig(tmp_path / "one", project, "long", cpus=2)
-        other = AttachedRig(tmp_path / "other", project, "third")
+        other = AttachedRig(tmp_path / "other", another, "third")
         try:
             one.start()
             slots = [one.slot, one.home / "slots" / "1"]
             one.until(lambda: all(machines(slot) for slot in slots), "both tasks have a machine")
             doomed = next(slot for slot in slots if "long_in" in (slot / "in").read_text())
             found = [machines(slot) for slot in slots]
-            one.ask("--project", project.url, "nomorework")
-            project.add(counting("third", 2))
             other.start()
             other.until(lambda: machines(other.slot), "the other client's task has one too")
             assert len(set().union(*found, machines(other.slot))) == 3, found
@@ -204,17 +204,17 @@ def test_tasks_of_one_client_and_of_two_do_each_other_no_harm(
                 os.kill(pid, signal.SIGKILL)
             one.until(lambda: "has ended by itself" in (doomed / "stderr.txt").read_text(), "it is brought back")
             one.task("abort")
-            other.until_reported(project, 1, 300)
-            one.until_reported(project, 3, 300)
+            other.until_reported(another, 1, 300)
+            one.until_reported(project, 2, 300)
             disks = [(rig.project / "disk.qcow2_1").read_bytes() for rig in (one, other)]
         finally:
             one.close()
             other.close()
 
     assert disks == [files["disk.qcow2"]] * 2
-    for name in ("short_0", "third_0"):
-        assert "<exit_status>0</exit_status>" in project.reports[name]
-        assert project.uploads[f"{name}_out"] == b"given\nevent 1\nevent 2\n"
+    for where, name in ((project, "short_0"), (another, "third_0")):
+        assert "<exit_status>0</exit_status>" in where.reports[name]
+        assert where.uploads[f"{name}_out"] == b"given\nevent 1\nevent 2\n"
     assert project.reports["long_0"].count("has ended by itself") == 1
     assert not any(machines(slot) for slot in (*slots, other.slot))
 
