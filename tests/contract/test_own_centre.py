@@ -40,7 +40,7 @@ class Alone:
 
     def _new(self) -> LoneHost:
         driver = ProcessHypervisor(self.directory / "hypervisor")
-        return LoneHost(self.directory, driver, NoImages(), settings={})
+        return LoneHost(self.directory, driver, NoImages(), settings={"beat_s": 0.5})
 
     async def open(self) -> None:
         await self.host.open()

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Disconnected
 from schemas.vms import VmState
 from volcloud.client.async_client import AsyncClient
 from volcloud.data_directory import console_address
@@ -142,8 +142,14 @@ class VolunteerExecutor(Executor):
             self._check_open()
             for chunk in chunks:
                 self._keep(chunk)
-        self._thread.start(self._send(shared, chunks))
-        return _results([future for chunk in chunks for future in chunk.futures], ends_s)
+        futures = [future for chunk in chunks for future in chunk.futures]
+        try:
+            self._thread.start(self._send(shared, chunks))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return _results(futures, ends_s)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; wait until those that were given have ended, and disconnect. Without ``wait`` that
@@ -209,7 +215,7 @@ class VolunteerExecutor(Executor):
 
     def _finish(self, futures: Sequence[Future[Any]]) -> None:
         wait(futures)
-        with suppress(ClientNotOpen):  # it was shut down before
+        with suppress(ClientNotOpen, Disconnected):  # it was shut down before, or is by somebody else meanwhile
             self._thread.wait_for(self._dispatch.finish())
         self._close()
 
