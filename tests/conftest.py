@@ -58,7 +58,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(WITH_SERVICES) or "postgresql" in getattr(item, "callspec", _None).params.values():
             item.add_marker(pytest.mark.service)
-        weight = 2 * (item.get_closest_marker("qemu") is not None) + (item.get_closest_marker("service") is not None)
+        weight = 4 * (item.get_closest_marker("qemu") is not None) + 2 * (
+            item.get_closest_marker("service") is not None
+        )
+        weight += item.nodeid.startswith("tests/contract/")
         slow[item.path] = max(slow.get(item.path, 0), weight)
     items.sort(key=lambda item: -slow[item.path])
 
