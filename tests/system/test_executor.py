@@ -105,10 +105,12 @@ def test_one_that_runs_is_cancelled_and_ends(pool: VolunteerExecutor) -> None:
 
 def test_who_stops_taking_results_cancels_the_rest(pool: VolunteerExecutor) -> None:
     results = pool.map(time.sleep, [0, 3000, 3000, 3000], chunksize=1)
-    next(results)
+    assert next(results) is None
+    until(processes, "others run", PATIENCE_S)
     results.close()  # type: ignore[attr-defined]  # a generator's
 
     until(lambda: not processes(), "no call is left", PATIENCE_S)
+    assert [*results] == []
 
 
 def test_a_call_that_takes_its_process_along_is_told_with_its_exit_status(pool: VolunteerExecutor) -> None:

@@ -157,8 +157,10 @@ async def test_a_slow_result_holds_up_no_other_and_no_cancel(dispatch: Dispatch,
     await ended(other, 1)
     other.chunks[1].futures[0].cancel()
     await until(lambda: other.is_done, PATIENCE_S)
+    assert (result(other, 1), slow.is_done) == (1, False)
     gate.set()
     await ended(slow, 1)
+    assert result(slow, 1) == 1
 
 
 AWAY, INTERNAL = Unreachable("away", ""), RemoteError(ErrorCode.INTERNAL, "the ledger restarts")
