@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
@@ -146,10 +147,21 @@ def _migrated(url: str, cluster: Cluster) -> None:
     engine.dispose()
 
 
+@functools.cache
+def _migrated_file() -> bytes:
+    """Give a database of SQLite with the newest tables and nothing in them."""
+    with tempfile.TemporaryDirectory() as directory:
+        ledger = Ledger(f"sqlite:///{directory}/ledger.db")
+        ledger.open()
+        ledger.close()
+        return Path(directory, "ledger.db").read_bytes()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An own database, of each kind in turn."""
+    """An own database with the newest tables, of each kind in turn."""
     if request.param == "sqlite":
+        (tmp_path / "ledger.db").write_bytes(_migrated_file())
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     cluster: Cluster = request.getfixturevalue("cluster")
     return cluster.create()

@@ -11,7 +11,8 @@ from sqlalchemy import select, text
 from adapters.ledger import claims, deletion, deliveries, retention, submissions, tables
 from adapters.ledger.connections import connect
 from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
-from adapters.ledger.migrations import config, migrate
+from adapters.ledger.migrations import migrate
+from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
 from schemas.description import JobDescription
 from schemas.jobs import Outcome

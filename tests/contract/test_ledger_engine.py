@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, text
 
 from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
@@ -18,7 +19,8 @@ from adapters.ledger import connections, tables
 from adapters.ledger import engine as engine_module
 from adapters.ledger.connections import connect
 from adapters.ledger.engine import Ledger
-from adapters.ledger.migrations import migrate
+from adapters.ledger.migrations import migrate, revisions
+from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.transaction import Tx
 from tests.contract.ledger_fixtures import Cluster, cluster, empty_url, url
 
@@ -51,6 +53,23 @@ def bare(empty_url: str) -> Iterator[Engine]:
     yield engines.durable
     for engine in engines:
         engine.dispose()
+
+
+#: Opens a ledger, and says what of Alembic that has loaded.
+OPEN_AND_TELL = """
+import sys
+from adapters.ledger.engine import Ledger
+Ledger(sys.argv[1]).open()
+print([name for name in sys.modules if name.startswith("alembic")])
+"""
+
+
+def test_the_files_of_the_migrations_are_the_revisions_in_turn() -> None:
+    assert revisions() == [one.revision for one in ScriptDirectory.from_config(config()).walk_revisions()][::-1]
+
+
+def test_a_ledger_that_is_of_this_release_is_opened_without_alembic(url: str) -> None:
+    assert subprocess.run([sys.executable, "-c", OPEN_AND_TELL, url], check=True, capture_output=True).stdout == b"[]\n"
 
 
 def test_the_migrations_make_the_tables_that_the_code_has(bare: Engine) -> None:

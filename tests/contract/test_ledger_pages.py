@@ -14,7 +14,8 @@ from adapters.job.calls import _fitting
 from adapters.ledger import listing, orders, tallies
 from adapters.ledger import registry as pages
 from adapters.ledger.connections import connect
-from adapters.ledger.migrations import config, migrate
+from adapters.ledger.migrations import migrate
+from adapters.ledger.migrations.upgrading import config
 from schemas.codec import decode
 from schemas.description import Requirements
 from schemas.envelope import MAX_BODY_BYTES

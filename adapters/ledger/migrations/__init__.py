@@ -1,27 +1,26 @@
 """The ledger's tables through the releases: Alembic's environment and one file a change, packaged with the code.
 
-``migrate`` is the only way in; there is no alembic.ini. Migrations are never edited once released.
+``migrate`` is the only way in; there is no alembic.ini. Migrations are never edited once released. Each file is named
+for its revision, and the last one is the newest.
 """
 
 from __future__ import annotations
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+import pkgutil
+
 from sqlalchemy import Engine, inspect, text
 
 from adapters.errors import LedgerError
 from adapters.ledger.connections import mapped
+from adapters.ledger.migrations import versions
 
 #: Advisory lock under which PostgreSQL migrates; SQLite has its write lock.
 MIGRATION_LOCK = 0x766F6C636C6F7565
 
 
-def config() -> Config:
-    """Describe where the migrations are, also from an installed wheel."""
-    made = Config()
-    made.set_main_option("script_location", "adapters.ledger:migrations")
-    return made
+def revisions() -> list[str]:
+    """Name the revisions that this release knows, the newest last."""
+    return sorted(module.name[1:5] for module in pkgutil.iter_modules(versions.__path__))
 
 
 def migrate(engine: Engine) -> None:
@@ -30,14 +29,14 @@ def migrate(engine: Engine) -> None:
     with mapped(), engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        script = ScriptDirectory.from_config(config())
         current = None
         if inspect(connection).has_table("alembic_version"):
             current = connection.scalar(text("SELECT version_num FROM alembic_version"))
-        if current == script.get_current_head():
+        known = revisions()
+        if current == known[-1]:
             return
-        if current not in {None, *(revision.revision for revision in script.walk_revisions())}:
+        if current not in {None, *known}:
             raise LedgerError(f"the ledger is at revision {current}, which this release does not know: upgrade it")
-        with_connection = config()
-        with_connection.attributes["connection"] = connection
-        command.upgrade(with_connection, "head")
+        from adapters.ledger.migrations.upgrading import upgrade
+
+        upgrade(connection)

@@ -10,14 +10,13 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
 
 from broker import durable
 from host_agent.errors import HostDiskFull, HypervisorError
-from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.monitor import last_words
 from schemas.vms import VmState
@@ -28,8 +27,8 @@ MEMORY_BEING_WRITTEN = "memory.tmp"
 
 #: Writing or reading the memory of a large guest on a slow disk.
 MEMORY_TIMEOUT_S = 600.0
-#: Between two looks at a migration, which takes 0.15 s for a small guest.
-_LOOK_INTERVAL_S = 0.02
+#: Between two looks at a migration, seconds, and as a part of the time that it has taken: 0.1 s for a small guest.
+_LEAST_LOOK_S, _MOST_LOOK_S, _LOOK_PART = 0.002, 0.1, 0.1
 #: A disk with less is full for our purposes: file systems keep some back.
 LEAST_ROOM_BYTES = 16 * 1024 * 1024
 #: QEMU's words for a migration that has not ended.
@@ -64,9 +63,8 @@ async def write_memory(machine: QemuMachine) -> None:
         await machine.monitor.execute("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_S})
         await machine.monitor.pass_file(MEMORY, descriptor)
         await machine.monitor.execute("migrate", {"uri": f"fd:{MEMORY}"})
-        await _wait_written(machine)
         with durable.naming(scratch):
-            await finished(asyncio.to_thread(os.fsync, descriptor))
+            await _written(machine, descriptor)
         scratch.rename(machine.home / MEMORY)
         durable.sync_directory(machine.home)
     finally:
@@ -81,10 +79,9 @@ async def give_up_writing(machine: QemuMachine, *, runs_on: bool) -> None:
     It refuses to write again until it has run, if only for a moment.
     """
     await machine.monitor.execute("migrate_cancel")
-    for _ in _looks():
+    async for _ in _looks():
         if (await machine.monitor.ask("query-migrate", Migration)).status not in _UNDER_WAY:
             break
-        await asyncio.sleep(_LOOK_INTERVAL_S)
     has_written = await machine.run_state() == "postmigrate"
     if runs_on or has_written:
         await machine.monitor.execute("cont")
@@ -105,15 +102,34 @@ async def read_memory(machine: QemuMachine) -> None:
         raise HypervisorError(f"QEMU could not load the memory: {last_words(machine.home)}")
 
 
+async def _written(machine: QemuMachine, descriptor: int) -> None:
+    """Wait until all of it is on the disk, which is kept at it from the first page on: little is left for the end."""
+    is_whole = asyncio.Event()
+    sync = asyncio.create_task(_sync_until(is_whole, descriptor))
+    try:
+        await _wait_written(machine)
+    finally:
+        is_whole.set()
+        await asyncio.wait([sync])
+    await sync
+
+
+async def _sync_until(is_whole: asyncio.Event, descriptor: int) -> None:
+    """Sync again and again, and once more. An error is told to one call and to none after it: the first one ends it."""
+    while not is_whole.is_set():
+        await asyncio.to_thread(os.fdatasync, descriptor)
+        await asyncio.sleep(_LEAST_LOOK_S)
+    await asyncio.to_thread(os.fsync, descriptor)
+
+
 async def _wait_written(machine: QemuMachine) -> None:
-    for _ in _looks():
+    async for _ in _looks():
         found = await machine.monitor.ask("query-migrate", Migration)
         if found.status == "completed":
             return
         machine.percent_written = percent_of(found)
         if found.status in ("failed", "cancelled"):
             raise _not_written(machine, found)
-        await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"writing the memory took longer than {MEMORY_TIMEOUT_S} s")
 
 
@@ -134,16 +150,16 @@ def _not_written(machine: QemuMachine, found: Migration) -> HypervisorError:
 
 
 async def _wait_read(machine: QemuMachine) -> VmState:
-    for _ in _looks():
+    async for _ in _looks():
         state = await machine.state()
         if state is not VmState.RESTORING:
             return state
-        await asyncio.sleep(_LOOK_INTERVAL_S)
     raise HypervisorError(f"loading the memory took longer than {MEMORY_TIMEOUT_S} s")
 
 
-def _looks() -> Iterator[float]:
+async def _looks() -> AsyncIterator[None]:
     """Yield until the deadline: QEMU announces the end of a migration only to who listened from its start."""
-    deadline = time.monotonic() + MEMORY_TIMEOUT_S
-    while (now := time.monotonic()) < deadline:
-        yield now
+    began = time.monotonic()
+    while (elapsed_s := time.monotonic() - began) < MEMORY_TIMEOUT_S:
+        yield
+        await asyncio.sleep(min(max(_LOOK_PART * elapsed_s, _LEAST_LOOK_S), _MOST_LOOK_S))
