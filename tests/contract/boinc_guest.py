@@ -10,7 +10,7 @@ from pathlib import Path
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.hypervisors.contract import ImageFiles
 from host_agent.hypervisors.detached import all_processes
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 AGENT = [sys.executable, "-m", "host_agent.main"]
 #: Counts to its argument, an event each, in some seconds under emulation; says how far it is, and what it was given.

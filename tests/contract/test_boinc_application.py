@@ -20,7 +20,7 @@ from broker.vm_mark import MARK
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
 from host_agent.hypervisors.detached import all_processes, find_tree
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 AGENT = [sys.executable, "-m", "host_agent.main"]
 Make = Callable[..., FakeClient]

@@ -19,8 +19,8 @@ import pytest
 from host_agent.boinc.slot_files import FINISHED, TEMPORARY_EXIT
 from host_agent.hypervisors.contract import ImageFiles
 from tests.contract.boinc_guest import AGENT, GuestSlot
+from tests.source import ROOT
 from tests.unit.disks import fill, small_disk
-from tests.unit.test_floors import ROOT
 
 pytestmark = pytest.mark.qemu
 

@@ -15,7 +15,7 @@ from host_agent.boinc import guest_machines
 from host_agent.hypervisors.contract import ImageFiles
 from host_agent.hypervisors.qemu.memory import MEMORY_BEING_WRITTEN
 from tests.contract.boinc_guest import GuestSlot
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 pytestmark = pytest.mark.qemu
 

@@ -13,8 +13,8 @@ import pytest
 
 from broker.daemon.process_stat import read_stat
 from host_agent.hypervisors.detached import find_tree
+from tests.source import ROOT
 from tests.system.boinc_rig import BoincRig
-from tests.unit.test_floors import ROOT
 
 #: The main program of the version: the agent from its sources; the client puts nothing of ours into the environment.
 AGENT = f"""#!/bin/sh

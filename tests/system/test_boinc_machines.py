@@ -16,8 +16,8 @@ from deploy.boinc.version import image_files
 from host_agent.hypervisors.contract import ImageFiles
 from tests.contract.boinc_guest import TASK, WORKER
 from tests.contract.conftest import guest_image  # noqa: F401  a fixture
+from tests.source import ROOT
 from tests.system.boinc_rig import STILL_CPU_S, STILL_S, AttachedRig, BoincRig, cpu_over, machines
-from tests.unit.test_floors import ROOT
 
 pytestmark = pytest.mark.qemu
 

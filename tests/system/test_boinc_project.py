@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from deploy.boinc.fake_project import FakeJob, FakeProject
+from tests.source import ROOT
 from tests.system.boinc_rig import AttachedRig
-from tests.unit.test_floors import ROOT
 
 AGENT = f"""#!/bin/sh
 PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executable} -m host_agent.main "$@"

@@ -21,8 +21,8 @@ from deploy.image.build import Request, build
 from host_agent.boinc.fake_client import FakeClient
 from host_agent.hypervisors.detached import all_processes, find_tree
 from tests.contract.conftest import CACHE
+from tests.source import ROOT
 from tests.system.boinc_rig import AttachedRig
-from tests.unit.test_floors import ROOT
 from volcloud.centre.guest_image import cache_directory
 from volcloud.demo.material import WHEEL, provide_wheel
 

@@ -15,7 +15,7 @@ from host_agent.boinc.markup import MOST_BYTES, read_root
 from host_agent.boinc.plan import TaskPlan, ZipOutput
 from host_agent.boinc.vbox_job import read_vbox_job
 from host_agent.errors import JobFileError
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 WHOLE = b"""\xef\xbb\xbf<?xml version="1.0" encoding="UTF-8"?>
 <!-- a comment with a <task> in it -->

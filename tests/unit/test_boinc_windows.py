@@ -13,7 +13,7 @@ import pytest
 from host_agent.boinc.channels import SEGMENT_BYTES, Channel, receive, send
 from host_agent.boinc.init_data import read_init_data
 from host_agent.boinc.windows import WindowsSlotLock, attach, open_standard_error
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 #: What is neither the wire to the client nor a decision needs the system that it is on; these do not.
 CORE = (

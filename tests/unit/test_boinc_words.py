@@ -23,7 +23,7 @@ from host_agent.boinc.init_data import InitData, read_init_data
 from host_agent.boinc.slot_files import link_target, temporary_exit_text
 from host_agent.boinc.slot_names import SlotNames
 from host_agent.errors import BadName, WrongArguments
-from tests.unit.test_floors import ROOT, imports_of
+from tests.source import ROOT, imports_of
 
 #: Modules that decide, and what of the standard library Windows lacks.
 PURE = ["app_status", "arguments", "channels", "client_will", "command_words", "fields", "init_data", "job_xml"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.checksum import crc32
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 
 @given(st.binary(max_size=4096))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from host_agent import errors
 from host_agent.errors import HostError
-from tests.unit.test_floors import ROOT
+from tests.source import ROOT
 
 #: Names by which a class is known to be an error: ours, and Python's.
 KNOWN = {

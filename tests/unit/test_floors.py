@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-FLOOR = {"schemas": 0, "broker": 1, "host_agent": 2, "guest_agent": 2, "adapters": 2, "volcloud": 3}
-MODULES = sorted(path for package in FLOOR for path in (ROOT / package).rglob("*.py"))
+from tests.source import FLOOR, MODULES, ROOT, imports_of
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+def test_a_module_imports_only_its_own_room_and_floors_below() -> None:
+    assert {str(path.relative_to(ROOT)): there for path in MODULES if (there := not_below(path))} == {}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_module_imports_only_its_own_room_and_floors_below(path: Path) -> None:
+def not_below(path: Path) -> list[str]:
+    """Name the floors that a module imports from and may not."""
     here = path.relative_to(ROOT).parts[0]
-
     others = {name.partition(".")[0] for name in imports_of(path)} & set(FLOOR) - {here}
-
-    assert [there for there in others if FLOOR[there] >= FLOOR[here]] == []
+    return sorted(there for there in others if FLOOR[there] >= FLOOR[here])
 
 
 def test_pika_is_imported_in_one_room() -> None:

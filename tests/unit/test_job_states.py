@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
-
-import pytest
 
 from schemas.ledger import AT_WORK, FINAL, SETTLED, UNASSIGNED, JobState
+from tests.source import MODULES, ROOT, lines_where
 
-ROOT = Path(__file__).parents[2]
 HOME = ROOT / "schemas" / "ledger.py"
-MODULES = sorted({path for package in ("schemas", "adapters", "volcloud") for path in (ROOT / package).rglob("*.py")})
 
 
 def test_a_job_is_unassigned_or_at_work_or_has_ended() -> None:
@@ -19,11 +15,13 @@ def test_a_job_is_unassigned_or_at_work_or_has_ended() -> None:
     assert list(SETTLED - FINAL) == [JobState.HELD]
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path != HOME], ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_module_makes_a_set_of_states_of_its_own(path: Path) -> None:
-    collections = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Set | ast.Tuple)]
+def test_no_module_makes_a_set_of_states_of_its_own() -> None:
+    assert lines_where([path for path in MODULES if path != HOME], is_of_states) == []
 
-    assert [node.lineno for node in collections if len(node.elts) > 1 and all(map(is_state, node.elts))] == []
+
+def is_of_states(node: ast.AST) -> bool:
+    """Say whether this is a collection of several states and of nothing else."""
+    return isinstance(node, ast.Set | ast.Tuple) and len(node.elts) > 1 and all(map(is_state, node.elts))
 
 
 def is_state(node: ast.expr) -> bool:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
-import pytest
-
-from tests.unit.test_floors import MODULES
+from tests.source import MODULES, ROOT, lines_where, parsed
 
 MOST_METHODS, MOST_LINES = 20, 350
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_module_and_its_classes_are_small(path: Path) -> None:
-    text = path.read_text()
-    large = {
-        node.name: count
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.ClassDef) and (count := _methods(node)) > MOST_METHODS
-    }
+def test_a_class_is_small() -> None:
+    assert lines_where(MODULES, lambda node: isinstance(node, ast.ClassDef) and _methods(node) > MOST_METHODS) == []
 
-    assert large == {}
-    assert text.count("\n") <= MOST_LINES
+
+def test_a_module_is_small() -> None:
+    lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in MODULES}
+
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def _methods(node: ast.ClassDef) -> int:
@@ -32,7 +26,7 @@ def _methods(node: ast.ClassDef) -> int:
 def test_no_two_classes_have_one_name() -> None:
     rooms: dict[str, list[str]] = {}
     for path in MODULES:
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 rooms.setdefault(node.name, []).append(f"{path.parent.name}/{path.name}")
 

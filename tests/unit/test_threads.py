@@ -8,31 +8,29 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from broker.errors import Disconnected
-from tests.unit.test_floors import MODULES, ROOT
+from tests.source import MODULES, lines_where, modules_in
 from volcloud.errors import ClientNotOpen
 from volcloud.loop_thread import LoopThread
 
-EVERYWHERE = sorted([*MODULES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
+EVERYWHERE = [*MODULES, *modules_in("tests", "benchmarks")]
 
 
-def may_hang(call: ast.Call) -> bool:
+def may_hang(call: ast.AST) -> bool:
     """Say whether this makes a thread that outlives its program, or waits for one for ever."""
+    if not isinstance(call, ast.Call):
+        return False
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name == "Thread":
         return not any(word.arg == "daemon" and getattr(word.value, "value", 0) is True for word in call.keywords)
     return name == "join" and isinstance(call.func, ast.Attribute) and not call.args and not call.keywords
 
 
-@pytest.mark.parametrize("path", EVERYWHERE, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_thread_is_a_daemon_and_is_joined_for_a_time(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-
-    assert [call.lineno for call in calls if may_hang(call)] == []
+def test_a_thread_is_a_daemon_and_is_joined_for_a_time() -> None:
+    assert lines_where(EVERYWHERE, may_hang) == []
 
 
 async def nothing() -> None:

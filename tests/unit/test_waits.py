@@ -13,9 +13,9 @@ from host_agent.leaving import Leaving
 from host_agent.registry import VmRecord, VmRegistry
 from host_agent.vouching import Vouching
 from schemas.enrol import EnrolVouch
-from tests.unit.test_floors import MODULES, ROOT
+from tests.source import MODULES, lines_where, modules_in
 
-OTHERS = sorted(path for place in ("deploy", "benchmarks", "examples") for path in (ROOT / place).rglob("*.py"))
+OTHERS = modules_in("deploy", "benchmarks", "examples")
 
 
 def names_it(node: ast.AST) -> bool:
@@ -28,11 +28,8 @@ def names_it(node: ast.AST) -> bool:
     return False
 
 
-@pytest.mark.parametrize("path", [*MODULES, *OTHERS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_wait_has_a_limit_that_passes_a_cancel_on(path: Path) -> None:
-    found = [getattr(node, "lineno", 0) for node in ast.walk(ast.parse(path.read_text())) if names_it(node)]
-
-    assert found == [], f"{path}: use `async with asyncio.timeout(…)`"
+def test_a_wait_has_a_limit_that_passes_a_cancel_on() -> None:
+    assert lines_where([*MODULES, *OTHERS], names_it) == [], "use `async with asyncio.timeout(…)`"
 
 
 async def ends(work: Callable[[], Awaitable[None]], wake: Callable[[], None], turns: int) -> None:
