@@ -5,8 +5,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 ARGS :=
 
-#: Tests that need neither a server nor a guest.
-QUICK := -m "not service and not qemu" tests/unit tests/contract
+#: Tests that need neither a server nor a guest, nor much time.
+QUICK := -m "not service and not qemu and not slow" tests/unit tests/contract
 
 #: Two at a time, each a file at a time: most tests wait for a process or a disk, and a file shares what it has started.
 #: make test SIDE_BY_SIDE= runs one after the other.
@@ -16,7 +16,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 help:
 	@echo "make demo   the whole system on this machine: four physics jobs in two virtual machines"
-	@echo "make check  ruff, mypy and the tests that need no service: in a minute, at every step"
+	@echo "make check  ruff, mypy and the quick tests that need no service: in a minute, at every step"
 	@echo "make test   every check: ruff, mypy, pytest"
 	@echo "make long   what takes minutes: chaos, floods, big files"
 	@echo "make peers  programs of others that speak with ours"
@@ -36,7 +36,7 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	$(PYTHON) -m mypy --config-file tests/mypy.ini tests
-	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) $(QUICK) $(ARGS)
+	$(PYTHON) -m pytest -q $(SIDE_BY_SIDE) --durations=5 $(QUICK) $(ARGS)
 
 test:
 	@deploy/setup.sh test

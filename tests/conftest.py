@@ -15,6 +15,22 @@ from tests import reaper
 #: Folders whose every test talks to a broker, or is a whole system.
 WITH_SERVICES = ("tests/broker/", "tests/system/", "tests/long/")
 
+#: Files whose tests start processes or wait by the clock, longer than all others together: not at every step.
+SLOW = tuple(
+    f"tests/{name}.py"
+    for name in (
+        *("contract/test_boinc_application", "contract/test_own_centre", "contract/test_local_road"),
+        *("contract/test_mains_on_a_full_disk", "contract/test_host_agent_main", "contract/test_foreign_driver"),
+        *("contract/test_damaged_vms", "contract/test_ledger_outages", "contract/test_ledger_growth"),
+        *("contract/test_ledger_engine", "contract/test_ledger_together", "contract/test_ledger_terms"),
+        *("unit/test_responder", "unit/test_watched_transfers", "unit/test_container", "unit/test_reaper"),
+        *("unit/test_patience", "unit/test_receiving_disk", "unit/test_attempt", "unit/test_waiting_for_room"),
+        *("contract/test_ledger_repute", "contract/test_ledger_events", "contract/test_ledger_portions"),
+        *("contract/test_ledger_rechecks", "unit/test_transfer_core", "unit/test_seed_source", "unit/test_keys"),
+        *("unit/test_slow_centre", "unit/test_settling", "unit/test_full_guest", "unit/test_centre_inputs"),
+    )
+)
+
 
 # On a busy machine an example takes as long as it takes; a test that hangs is ended by its own time limit.
 settings.register_profile("busy", deadline=None)
@@ -52,12 +68,14 @@ def usual_umask() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server: by its folder, or because it runs on PostgreSQL. Files whose tests take long come
-    first, so that no worker has a long one left when the other has nothing."""
+    """Mark what needs a server, by its folder or because it runs on PostgreSQL, and what is slow. Files whose tests
+    take long come first, so that no worker has a long one left when the other has nothing."""
     slow: dict[Path, int] = {}
     for item in items:
         if item.nodeid.startswith(WITH_SERVICES) or "postgresql" in getattr(item, "callspec", _None).params.values():
             item.add_marker(pytest.mark.service)
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         weight = 4 * (item.get_closest_marker("qemu") is not None) + 2 * (
             item.get_closest_marker("service") is not None
         )

@@ -23,8 +23,14 @@ def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@functools.cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Name all that there is in a module, walked once for all tests."""
+    return tuple(ast.walk(parsed(path)))
+
+
 def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(parsed(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -36,6 +42,6 @@ def lines_where(paths: Iterable[Path], breaks: Callable[[ast.AST], bool]) -> lis
     return [
         f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
         for path in paths
-        for node in ast.walk(parsed(path))
+        for node in nodes_of(path)
         if breaks(node)
     ]

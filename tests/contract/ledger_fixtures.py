@@ -147,6 +147,12 @@ def _migrated(url: str, cluster: Cluster) -> None:
     engine.dispose()
 
 
+def fresh_sqlite(directory: Path) -> str:
+    """Give the URL of a database with the newest tables, made there."""
+    (directory / "ledger.db").write_bytes(_migrated_file())
+    return f"sqlite:///{directory}/ledger.db"
+
+
 @functools.cache
 def _migrated_file() -> bytes:
     """Give a database of SQLite with the newest tables and nothing in them."""
@@ -161,8 +167,7 @@ def _migrated_file() -> bytes:
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An own database with the newest tables, of each kind in turn."""
     if request.param == "sqlite":
-        (tmp_path / "ledger.db").write_bytes(_migrated_file())
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        return fresh_sqlite(tmp_path)
     cluster: Cluster = request.getfixturevalue("cluster")
     return cluster.create()
 

@@ -28,6 +28,7 @@ from broker.routes import CALLS, REJECTED, UP, payer_of
 from broker.topology import Profile, centre_queues, queues_of
 from schemas.codec import bundle, encode
 from schemas.jobs import JobBeat
+from tests.contract.ledger_fixtures import fresh_sqlite
 from tests.unit.test_responder import Channel, Content
 
 BEAT = encode(JobBeat(holding=[]))
@@ -206,7 +207,7 @@ class Opened(Exception):
 async def gates(tmp_path: Path) -> dict[str, Gate | None]:
     """The gates of all processes of the centre, by queue."""
     job, store, keys = ListeningWire("adapter-job-1"), ListeningWire("adapter-store-1"), ListeningWire("keys")
-    ledger, files = Ledger(f"sqlite:///{tmp_path}/ledger.db"), FsspecStore(f"file://{tmp_path}/store")
+    ledger, files = Ledger(fresh_sqlite(tmp_path)), FsspecStore(f"file://{tmp_path}/store")
     ledger.open()
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(tmp_path / "staging"))
     with pytest.raises(Opened):

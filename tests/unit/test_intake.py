@@ -65,6 +65,7 @@ from schemas.ledger import (
 )
 from schemas.vms import HostFacts, HostInventory, VmState, VmStatus
 from tests.broker.polling import until
+from tests.contract.ledger_fixtures import fresh_sqlite
 from tests.unit.posts import Post
 
 BEAT = JobBeat(holding=[])
@@ -78,7 +79,7 @@ def wire() -> MemoryCarrier:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger(fresh_sqlite(tmp_path))
     ledger.open()
     yield ledger
     ledger.close()

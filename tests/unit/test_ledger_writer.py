@@ -23,6 +23,7 @@ from schemas.envelope import Message, ServerTime
 from schemas.ids import Kind
 from schemas.jobs import JobBeat, JobStop
 from tests.broker.polling import until
+from tests.contract.ledger_fixtures import fresh_sqlite
 from tests.unit.posts import Post
 
 STOP = JobStop(id="stop", job="site-a/j.1", attempt=1, reason="x")
@@ -30,7 +31,7 @@ STOP = JobStop(id="stop", job="site-a/j.1", attempt=1, reason="x")
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger(fresh_sqlite(tmp_path))
     ledger.open()
     yield ledger
     ledger.close()

@@ -31,6 +31,7 @@ from schemas.codec import MESSAGES, encode
 from schemas.examples import example
 from schemas.jobs import JobCompletion, OutputEntry
 from tests.broker.polling import until
+from tests.contract.ledger_fixtures import fresh_sqlite
 from tests.unit.test_responder import Channel, Content
 
 SENDERS = ("vm-a", "host-a", "site-a", "console-a", "adapter-b", "keys")
@@ -75,7 +76,7 @@ TROUBLES = ("none", "a ledger that breaks", "a full store", "a cut link")
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
+    ledger = Ledger(fresh_sqlite(tmp_path))
     ledger.open()
     yield ledger
     ledger.close()
