@@ -38,15 +38,20 @@ def mint(
 
 def grant(management: Management, principal: Principal, password: str) -> None:
     """Do the part of ``mint`` that is not queues."""
-    rights = permissions(principal)
     with management.together():
         if not management.users.exists(principal.name):
             management.users.put(principal.name, new_password())
-        for exchange, topic in rights.topic.items():
-            management.permissions.put_topic(principal.name, exchange, topic.write, topic.read)
-        management.permissions.put(principal.name, rights.configure, rights.write, rights.read)
+        give_rights(management, principal)
         limit(management, principal)
         management.users.put(principal.name, password)
+
+
+def give_rights(management: Management, principal: Principal) -> None:
+    """Let a principal do what its kind may, whatever it could before. Idempotent. Raises ManagementError."""
+    rights = permissions(principal)
+    for exchange, topic in rights.topic.items():
+        management.permissions.put_topic(principal.name, exchange, topic.write, topic.read)
+    management.permissions.put(principal.name, rights.configure, rights.write, rights.read)
 
 
 def limit(management: Management, principal: Principal) -> None:

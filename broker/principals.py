@@ -21,7 +21,7 @@ TOPIC_EXCHANGES = (UP, DOWN, CALLS, EVENTS)
 NONE = "^$"
 
 #: Queues of the centre that any adapter reads; its own chunks and control come on top.
-_CENTRE_QUEUES = r"vc\.(submissions|requests|beats|completions|offers|inventory|calls|rejected)"
+_CENTRE_QUEUES = r"vc\.(submissions|requests|beats|completions|offers|inventory|asks|reads|calls|rejected)"
 #: The random end of a reply queue and of the key that leads to it: no dash, so ``<console>-<random>`` has one reading.
 _RANDOM = "[a-z0-9]{1,32}"
 _ID = "[a-z0-9-]+"
@@ -126,7 +126,7 @@ def _addressed_to(who: Principal) -> str:
 
 def _site(who: Principal) -> _Rights:
     own = rf"^site\.{re.escape(who.id)}$"
-    return NONE, r"^vc\.up$", own, {UP: TopicPermission(write=rf"^{re.escape(who.name)}\.submit$")}
+    return NONE, r"^vc\.up$", own, {UP: TopicPermission(write=rf"^{re.escape(who.name)}\.(submit|ask|read)$")}
 
 
 def _adapter(who: Principal) -> _Rights:

@@ -114,6 +114,9 @@ _CENTRE = (
     _Row(queue="vc.completions", max_mib=128, from_agents="completion"),
     _Row(queue="vc.offers", max_mib=16, from_agents="offer", from_consoles="offer"),
     _Row(queue="vc.inventory", max_mib=32, from_agents="inventory", fleeting=True),
+    # What a site asks after its jobs, and for their outputs.
+    _Row(queue="vc.asks", max_mib=8, from_agents="ask"),
+    _Row(queue="vc.reads", max_mib=8, from_agents="read"),
     _Row(queue="vc.enrol", max_mib=8, from_agents="enrol", from_consoles="keys"),
 )
 

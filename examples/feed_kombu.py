@@ -1,16 +1,61 @@
-import json  # Submit a job as a grid site: python feed_kombu.py JOB-ID EXECUTABLE [ARGUMENT ...] < LOGIN-FILE
+import json  # Feed a job as a grid site: python feed_kombu.py JOB-ID EXECUTABLE [ARGUMENT ...] < LOGIN-FILE
 import sys
 
 from kombu import Connection, Queue, uuid
 from kombu.common import itermessages
 
 site, (_, job_id, executable, *arguments) = json.load(sys.stdin), sys.argv
-message = {"op": "job.submit", "id": uuid(), "job": {"id": job_id, "executable": executable, "arguments": arguments}}
-where = {"exchange": "vc.up", "routing_key": f"{site['user']}.submit", "user_id": site["user"]}
+me, job, asked = site["user"], f"{site['user']}/{job_id}.1", set()
 url = "amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])
-verdicts = site["user"].replace("-", ".", 1)
+
+
+def say(kind, **message):
+    """Send a message, and give its id, which its answer has as its ``call``."""
+    where = {"exchange": "vc.up", "routing_key": f"{me}.{kind}", "user_id": me}
+    asked.add(name := uuid())
+    broker.Producer(serializer="msgpack").publish(message | {"id": name}, message_id=name, **where)
+    return name
+
+
+def hear(is_wanted):
+    """Take messages out of our queue up to the first that is wanted, and give that."""
+    queue = Queue(me.replace("-", ".", 1), no_declare=True)
+    for message, delivery in itermessages(broker, None, queue, None, 60, accept=["msgpack"]):
+        delivery.ack()
+        if message["op"] == "reply.failed" and message["call"] in asked:
+            sys.exit(message["message"])
+        if is_wanted(message):
+            return message
+    return sys.exit("no answer within a minute")
+
+
+def answer(call):
+    """Wait for the answer to a call."""
+    return hear(lambda message: message.get("call") == call)
+
+
+def has_ended(message):
+    """Say whether the job has: that comes by itself, and as an answer where it had before we asked."""
+    if message["op"] == "reply.job" and message["call"] in asked:
+        return message["job"]["state"] in ("done", "cancelled", "held")
+    return message["op"] == "job.ended" and message["job"] == job
+
+
 with Connection(url, transport_options={"confirm_publish": True}) as broker:
-    broker.Producer(serializer="msgpack").publish(message, message_id=message["id"], **where)
-    for verdict, delivery in itermessages(broker, None, Queue(verdicts, no_declare=True), None, 30, accept=["msgpack"]):
-        if verdict["call"] == message["id"]:
-            sys.exit(delivery.ack() or (print("accepted", job_id) if verdict.get("accepted") else str(verdict)))
+    wanted = {"id": job_id, "executable": executable, "arguments": arguments}
+    verdict = answer(say("submit", op="job.submit", job=wanted))
+    if not verdict["accepted"]:
+        sys.exit("; ".join(verdict["reasons"]))
+    print("accepted", job_id, flush=True)
+
+    say("ask", op="job.show", job=job)
+    end = hear(has_ended)
+    if end["op"] == "reply.job":
+        end = {**end.get("attempts", [{}])[-1], "state": end["job"]["state"]}
+    print(end["state"], end.get("exit_status", -1), flush=True)
+
+    stdout, size = b"", 1
+    while len(stdout) < size:
+        part = answer(say("read", op="output.read", job=job, name="stdout", offset=len(stdout)))
+        stdout, size = stdout + part.get("data", b""), part["size"]
+    sys.stdout.write(stdout.decode())

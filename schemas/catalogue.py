@@ -35,6 +35,8 @@ _TO_VM = Way("console", DOWN, "vm.{id}", "vm.{id}")
 _ADAPTER_TO_VM = Way("adapter", DOWN, "vm.{id}", "vm.{id}")
 _VM_FILES = Way("adapter, console", DOWN, "vm.{id}.files", "vm.{id}.files")
 _CALL = _calls("call", "vc.calls")
+_ASK = _up("site", "ask", "vc.asks")
+_TO_SITE = Way("adapter", DOWN, "site.{id}", "site.{id}")
 _HOST_FILES = Way("adapter", DOWN, "host.{id}.files", "host.{id}.files")
 _TO_FILES = [_VM_FILES, _HOST_FILES, _TO_CONSOLE]
 _OFFERS = [_up("host, vm", "offer", "vc.offers"), _calls("offer", "vc.offers"), *_TO_FILES]
@@ -55,7 +57,7 @@ _HOST_TO_GUEST = [Way("host", ROAD, "vm.{id}.inputs", "")]
 WAYS: dict[str, list[Way]] = {
     "reply.accepted": [_TO_CONSOLE],
     "reply.done": [_TO_CONSOLE, Way("keys", DOWN, "host.{id}", "host.{id}"), _HOST_FILES],
-    "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, Way("adapter", DOWN, "site.{id}", "site.{id}"), _HOST_FILES],
+    "reply.failed": [_TO_CONSOLE, _ADAPTER_TO_VM, _TO_SITE, _HOST_FILES],
     "reply.time": [Way("adapter", DOWN, "host.{id}", "host.{id}")],
     "command.state": [_TO_HOST, _TO_VM],
     # It goes where the message in it goes.
@@ -112,12 +114,13 @@ WAYS: dict[str, list[Way]] = {
     "job.completion": [_up("vm", "completion", "vc.completions")],
     "job.completion_answer": [_ADAPTER_TO_VM],
     "job.submit": [_up("site", "submit", "vc.submissions"), _calls("submit", "vc.submissions")],
-    "job.verdict": [Way("adapter", DOWN, "site.{id}", "site.{id}"), _TO_CONSOLE],
-    **{
-        op: [_CALL]
-        for op in ("job.list", "job.show", "job.cancel", "job.retry", "job.delete", "host.list", "registry.list")
-    },
-    **{op: [_CALL] for op in ("host.show", "vm.show", "event.list")},
-    **{f"reply.{what}": [_TO_CONSOLE] for what in ("jobs", "job", "jobs_changed", "hosts", "registry")},
+    "job.verdict": [_TO_SITE, _TO_CONSOLE],
+    "job.ended": [_TO_SITE],
+    **{op: [_CALL, _ASK] for op in ("job.list", "job.show", "job.cancel", "job.retry", "job.delete")},
+    "output.read": [_up("site", "read", "vc.reads")],
+    "reply.output": [_TO_SITE],
+    **{op: [_CALL] for op in ("host.list", "registry.list", "host.show", "vm.show", "event.list")},
+    **{f"reply.{what}": [_TO_CONSOLE, _TO_SITE] for what in ("jobs", "job", "jobs_changed")},
+    **{f"reply.{what}": [_TO_CONSOLE] for what in ("hosts", "registry")},
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("host", "vm", "events")},
 }

@@ -37,6 +37,7 @@ _MACHINE = jobs.Machine(
 _USAGE = jobs.Usage(cpu_seconds=4.2, wall_seconds=4.9, peak_rss_bytes=104857600)
 _STEPS = jobs.Steps(wait_s=0.01, stage_in_s=0.4, run_s=4.9, stage_out_s=0.02)
 _OUTPUT = jobs.OutputEntry(name="result.json", size=2, sha256=_SHA, content=b"{}")
+_ENTRY = jobs.OutputEntry(name="result.json", size=2, sha256=_SHA)
 _DESCRIPTION = description.JobDescription(
     id="zdecays", executable="python3", arguments=["generate.py", "--seed", "{index}"], environment={"LANG": "C"},
     inputs=[description.Input(name="generate.py", sha256=_SHA, size=5120)],
@@ -183,6 +184,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "job.retry": {"job": "zdecays.3"},
     "job.delete": {"job": "zdecays"},
     "reply.jobs_changed": {"changed": 2, "pending": 1},
+    "job.ended": {
+        "job": _JOB, "state": ledger.JobState.DONE, "attempt": 2, "exit_status": 0, "submitted_ms": 1764000000000,
+        "started_ms": 1764000002000, "ended_ms": 1764000007000, "outputs": [_ENTRY],
+    },
+    "output.read": {"job": _JOB, "name": "result.json", "offset": 262144},
+    "reply.output": {"attempt": 2, "offset": 262144, "size": 262146, "sha256": _SHA, "data": b"{}"},
     "reply.hosts": {"hosts": [_HOST_ROW]},
     "registry.list": {"pattern": "atlas-*"},
     "reply.registry": {

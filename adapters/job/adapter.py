@@ -92,6 +92,7 @@ class JobAdapter:
         rejected = Rejected(self._intake.dead_letters)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
+        await consume("vc.asks", self._calls.on_delivery, prefetch=10, gate=gate("vc.asks"))
         await self._enter()
         await self._connection.open()
         try:

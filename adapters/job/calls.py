@@ -1,5 +1,7 @@
 """What consoles and clients ask of the centre: questions are answered from the ledger, orders carried out in portions.
 
+A site may ask after its own jobs, and order them about, and no others: for it there are none.
+
 Every question is acknowledged, whatever became of its answer: one that cannot be given would be asked again for ever.
 An order is acknowledged when it is done, or after some seconds, with an answer that says that there is more.
 """
@@ -10,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import msgspec
 
@@ -52,9 +54,9 @@ log = logging.getLogger(__name__)
 BRIEF_TEXT = 100
 #: Events of a job in such an answer: the last.
 BRIEF_EVENTS = 100
-SEE_NAMES = "`volcloud job list` shows the names"
+SEE_NAMES, ASK_NAMES = "`volcloud job list` shows the names", "`job.list` tells the names"
 #: What a reading question is answered by.
-ANSWERS: dict[type[Message], Callable[[Tx, Any], Reply]] = {
+ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     JobList: listing.list_jobs,
     JobShow: queries.show,
     HostList: registry.hosts,
@@ -69,12 +71,14 @@ ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobRetry: orders.retry,
     JobDelete: deletion.delete_named,
 }
+#: What a site may ask and order: each takes the owner to whose jobs it is confined.
+OF_SITES = frozenset({JobList, JobShow, JobCancel, JobRetry, JobDelete})
 #: How long an order is worked at before its sender is told that there is more, seconds.
 ORDER_S = 5.0
 
 
 class Calls:
-    """Answers ``vc.calls``."""
+    """Answers ``vc.calls`` and ``vc.asks``."""
 
     def __init__(self, connection: Carrier, writer: LedgerWriter, others: Callable[[Delivery], None]) -> None:
         """``others`` takes what is no call."""
@@ -86,43 +90,44 @@ class Calls:
         if not isinstance(letter, Letter) or not _is_a_call(letter):
             self._others(delivery)
             return
-        sender, message = letter.sender, letter.message
-        answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
-        route = reply(self._connection.user, sender, message.reply)
+        message = letter.message
+        answer = await (self._answer(letter) if type(message) in ANSWERS else self._carry_out(letter))
+        route = reply(self._connection.user, letter.sender, message.reply)
         self._connection.send(*route, _fitting(answer), message_id=answer.id, mandatory=False)
         delivery.ack()
 
-    async def _answer(self, message: Message) -> Reply:
-        work = ANSWERS[type(message)]
+    async def _answer(self, letter: Letter) -> Reply:
+        message = letter.message
+        work = partial(ANSWERS[type(message)], **_confined(letter))
         try:
             answer: Reply = await self._writer.read(
                 lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms)
             )
         except AdapterError as error:
-            return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
+            return _failed(letter, error)
         except Exception as error:
             log.exception("question failed", extra={"op": op_of(message)})
             text = clip(f"{type(error).__name__}: {error}")
             return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="look into the adapter's log")
         return answer
 
-    async def _carry_out(self, sender: str, message: Message) -> Reply:
+    async def _carry_out(self, letter: Letter) -> Reply:
         """Work at an order portion by portion; between them the writer takes what else has come."""
         ends = time.monotonic() + ORDER_S
         changed, pending, portion = 0, 0, None
         while portion is None or (not portion.is_last and time.monotonic() < ends):
             try:
-                portion = await self._portion(sender, message)
+                portion = await self._portion(letter)
             except AdapterError as error:
-                return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
+                return _failed(letter, error)
             changed, pending = changed + portion.changed, pending + portion.pending
-        return JobsChanged(call=message.id, changed=changed, pending=pending, more=not portion.is_last)
+        return JobsChanged(call=letter.message.id, changed=changed, pending=pending, more=not portion.is_last)
 
-    async def _portion(self, sender: str, message: Message) -> Portion:
+    async def _portion(self, letter: Letter) -> Portion:
         """Write one portion; waits for a ledger that is away. Raises LedgerError."""
 
         def work(tx: Tx) -> Portion:
-            done = ORDERS[type(message)](tx, message, by=sender)
+            done = ORDERS[type(letter.message)](tx, letter.message, by=letter.sender, **_confined(letter))
             assignments.match(tx)
             return done
 
@@ -137,7 +142,18 @@ class Calls:
 
 
 def _is_a_call(letter: Letter) -> bool:
-    return letter.kind is Kind.CONSOLE and type(letter.message) in ANSWERS | ORDERS
+    asked = type(letter.message)
+    return asked in OF_SITES if letter.kind is Kind.SITE else letter.kind is Kind.CONSOLE and asked in ANSWERS | ORDERS
+
+
+def _confined(letter: Letter) -> dict[str, str]:
+    """Name the owner to whose jobs the sender is confined, if it is."""
+    return {"owner": letter.sender} if letter.kind is Kind.SITE else {}
+
+
+def _failed(letter: Letter, error: AdapterError) -> Failed:
+    hint = ASK_NAMES if letter.kind is Kind.SITE else SEE_NAMES
+    return Failed(call=letter.message.id, code=error.code, message=str(error), hint=hint)
 
 
 def _fitting(answer: Reply) -> bytes:

@@ -10,16 +10,15 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import BigInteger, Select, bindparam, func, select, update
 
-from adapters.ledger import deliveries, events, repute, tables, tallies
+from adapters.ledger import deliveries, endings, events, repute, tables, tallies
 from adapters.ledger.events import Note
 from adapters.ledger.outcomes import AttemptPlace, Standing, after_loss, after_return
 from adapters.ledger.terms import Term
 from adapters.ledger.transaction import Tx, portions
 from schemas.ids import JobRef
-from schemas.jobs import OutputEntry, Phase, Steps, Usage
+from schemas.jobs import Phase
 from schemas.ledger import FINAL, SETTLED, UNASSIGNED, JobState
 
 _jobs, _attempts, _submissions = tables.jobs, tables.attempts, tables.submissions
@@ -41,14 +40,6 @@ class AttemptState(StrEnum):
 
 #: States that do not say that it has begun: it waits for its turn, or has ended.
 _NOT_BEGUN = frozenset({Phase.ASSIGNED, *AttemptState})
-
-
-class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an attempt used, how long its steps took, what it left; one blob in its row."""
-
-    usage: Usage = Usage()
-    steps: Steps = Steps()
-    outputs: list[OutputEntry] = []
 
 
 class Held(NamedTuple):
@@ -250,6 +241,8 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
     for held, job in standings:
         tallies.move(tx, held.submission, held.owner, held.state, job.state)
     deliveries.put(tx, [held.number for held, job in standings if held.has_edge and job.state in FINAL])
+    settled = [held for held, job in standings if job.state in SETTLED and job.state != held.state]
+    endings.put(tx, [held.number for held in settled if endings.is_told(held.owner)])
     tx.fresh_shapes |= {held.shape for held, job in standings if job.state is JobState.SUBMITTED}
 
 

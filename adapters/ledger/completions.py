@@ -14,7 +14,8 @@ import msgspec
 from sqlalchemy import bindparam, update
 
 from adapters.ledger import attempts, events, outbox, repute, requests, tables
-from adapters.ledger.attempts import AttemptState, Held, Work
+from adapters.ledger.attempt_work import Work
+from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.events import Note, readable
 from adapters.ledger.outcomes import Standing, after_completion
 from adapters.ledger.transaction import Tx

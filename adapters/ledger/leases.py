@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, or_, select, update
 
 from adapters.ledger import attempts, events, guests, outages, outbox, repute, tables, tallies, terms
-from adapters.ledger.attempts import AttemptState, Held, Work
+from adapters.ledger.attempt_work import Work
+from adapters.ledger.attempts import AttemptState, Held
 from adapters.ledger.events import Note, readable
 from adapters.ledger.guests import Guest, Sighting
 from adapters.ledger.outcomes import Standing, after_revival

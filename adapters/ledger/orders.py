@@ -14,7 +14,7 @@ from msgspec import Struct
 from sqlalchemy import ColumnElement, bindparam, select, update
 
 from adapters.errors import Ambiguous, NotFound
-from adapters.ledger import arrays, attempts, deliveries, events, leases, outbox, tables, tallies
+from adapters.ledger import arrays, attempts, deliveries, endings, events, leases, outbox, tables, tallies
 from adapters.ledger.attempts import AttemptState, Given, Held
 from adapters.ledger.events import Note
 from adapters.ledger.transaction import PORTION, Tx, portions
@@ -107,6 +107,7 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
     _change(tx, waiting, state=JobState.CANCELLED, ended_ms=tx.now_ms, since_ms=tx.lease_now_ms, reason=reason)
     events.note_all(tx, [Note(job.number, job.attempt, "cancelled", who) for job in waiting])
     deliveries.put(tx, [job.number for job in waiting])
+    endings.put(tx, [job.number for job in waiting if endings.is_told(job.owner)])
     tx.counts["jobs_cancelled"] += len(waiting)
     at_work = portion_of(tx, found, AT_WORK) if len(waiting) < PORTION else []
     running = [held for held in attempts.latest_of(tx, [job.number for job in at_work]) if held.is_open]

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Row, bindparam, select
 
 from adapters.ledger import assignments, classes, clock, events, tables
-from adapters.ledger.attempts import Work
+from adapters.ledger.attempt_work import Work
 from adapters.ledger.matching import nearest
 from adapters.ledger.transaction import Tx
 from adapters.ledger.why import Facts, explain
@@ -71,7 +71,7 @@ def job_row(row: Row[*tuple[Any, ...]]) -> JobRow:
 
 
 def _attempt_row(row: Row[*tuple[Any, ...]]) -> AttemptRow:
-    work = msgspec.msgpack.decode(row.work, type=Work) if row.work else Work()
+    work = Work.read(row.work)
     status = msgspec.msgpack.decode(row.status, type=VmStatus) if row.status else None
     return AttemptRow(
         attempt=row.attempt,

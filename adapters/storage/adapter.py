@@ -27,6 +27,7 @@ from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.contents import FsspecContents
 from adapters.storage.contract import Store, StoreContents
+from adapters.storage.output_reads import OutputReads
 from adapters.storage.store import FsspecStore
 from adapters.storage.store_cleaner import StoreCleaner, bounds_of
 from adapters.storage.transfer_server import TransferServer
@@ -84,6 +85,7 @@ class StorageAdapter:
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
+        self._output_reads = OutputReads(connection, self._writer, store, metrics, self._intake)
         self._store_cleaner = StoreCleaner(contents, self._writer, bounds_of(config), metrics)
         self._storing = OwnedTasks("storing of completions")
 
@@ -95,6 +97,7 @@ class StorageAdapter:
         await consume("vc.offers", transfer_server.on_opening, prefetch=64, gate=gate("vc.offers"))
         await consume(chunks, transfer_server.on_chunk, prefetch=256, once=True, gate=gate(chunks))
         await consume(control, transfer_server.on_message, prefetch=256, gate=gate(control))
+        await consume("vc.reads", self._output_reads.on_delivery, prefetch=8, gate=gate("vc.reads"))
         completions = "vc.completions"
         await consume(completions, self._on_completion, prefetch=PREFETCH, bundles=True, gate=gate(completions))
         await self._connection.open()

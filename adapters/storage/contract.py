@@ -43,6 +43,9 @@ class Store(Protocol):
     def digest(self, file: StoredFile) -> tuple[int, str]:
         """Read a file: its size and SHA-256. Raises NotStored."""
 
+    def read(self, file: StoredFile, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes of a file, or what there is up to its end. Raises NotStored."""
+
     def has_input(self, sha256: str) -> bool:
         """Say whether an input is there. It is young from then on: what a job is submitted with is not cleared away."""
 

@@ -74,6 +74,11 @@ class FsspecStore:
                 size += len(block)
         return size, digest.hexdigest()
 
+    def read(self, file: StoredFile, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes of a file, or what there is up to its end. Raises NotStored, StoreError."""
+        with mapped(self.url):
+            return bytes(self.system.cat_file(self._path(file), start=offset, end=offset + size))
+
     def has_input(self, sha256: str) -> bool:
         """Say whether an input is there. It is young from then on: what a job is submitted with is not cleared away."""
         path = self._path(InputFile(sha256=sha256))

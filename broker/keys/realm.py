@@ -11,7 +11,7 @@ from broker.address import AdminAddress
 from broker.entities import Declarer, administrator, declare
 from broker.errors import ManagementError
 from broker.management import MAX_CONNECTIONS, ConnectionInfo, Management
-from broker.minting import grant, limit, mint, unmint
+from broker.minting import give_rights, grant, limit, mint, unmint
 from broker.principals import EVENTS, Principal, parse_principal
 from broker.topology import Profile, owner_of
 from schemas.ids import Kind
@@ -54,7 +54,8 @@ class BrokerRealm:
         self._profile = profile
 
     def prepare(self) -> None:
-        """Make virtual host, exchanges and the centre's queues exist. Raises BrokerError saying what is missing."""
+        """Make virtual host, exchanges and the centre's queues exist, and give sites that an earlier release has made
+        the rights of this one. Raises BrokerError saying what is missing."""
         self.management.ensure_vhost()
         if EVENTS not in self.management.topology.exchanges():
             raise ManagementError(
@@ -63,6 +64,9 @@ class BrokerRealm:
             )
         with self._declarer() as connection:
             declare(connection, self._profile)
+        with self.management.together():
+            for site in self.named(Kind.SITE):
+                give_rights(self.management, site)
 
     def mint(self, principal: Principal, password: str) -> None:
         """See ``Realm``; one-time logins and consoles have no queues to declare."""

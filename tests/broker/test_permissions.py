@@ -184,6 +184,8 @@ REFUSED: dict[str, tuple[int, Probe]] = {
     ),
     "speak to another about files": (403, lambda c, me, w: publish(c, "vc.down", f"{victim_queue(w)}.files")),
     "use another's key": (403, lambda c, me, w: publish(c, "vc.up", victim_key(w))),
+    "ask after another's jobs": (403, lambda c, me, w: publish(c, "vc.up", f"{w.victims['site'].user}.ask")),
+    "read another's outputs": (403, lambda c, me, w: publish(c, "vc.up", f"{w.victims['site'].user}.read")),
     "use a key without a name": (403, lambda c, me, w: publish(c, "vc.up", "beat")),
     "use a key that starts like one's own": (403, lambda c, me, w: publish(c, "vc.up", f"{me.user}x.beat")),
     "use one's own key inside another": (403, lambda c, me, w: publish(c, "vc.up", f"x.{own_key(me)}")),
@@ -261,7 +263,8 @@ def changed_since(world: World, before: dict[str, int]) -> set[str]:
 def test_a_copy_reaches_no_agent_and_carries_its_senders_name(world: World, thief: Address, header: str) -> None:
     """3.10 does not authorise the keys in CC and BCC; only queues of the centre are bound where thieves write."""
     victims = [one.user for one in world.victims.values()]
-    keys = [f"{name}.{kind}" for name in victims for kind in ("beat", "submit", "enrol", "reply.console-victim-abc")]
+    kinds = ("beat", "submit", "ask", "read", "enrol", "reply.console-victim-abc")
+    keys = [f"{name}.{kind}" for name in victims for kind in kinds]
     keys += [victim_queue(world), f"{victim_queue(world)}.files", REPLY_QUEUE, "vc.calls", "console-victim.call", "#"]
     before = world.depths()
 
@@ -270,7 +273,7 @@ def test_a_copy_reaches_no_agent_and_carries_its_senders_name(world: World, thie
 
     changed = changed_since(world, before)
     assert REPLY_QUEUE in changed
-    assert changed <= {REPLY_QUEUE, "vc.beats", "vc.submissions", "vc.enrol"}
+    assert changed <= {REPLY_QUEUE, "vc.beats", "vc.submissions", "vc.asks", "vc.reads", "vc.enrol"}
     assert {world.take(queue) for queue in changed} == {thief.user}
 
 
@@ -325,3 +328,15 @@ def test_what_each_is_for_works(world: World, thief: Address) -> None:
             consume(channel, queue_of(thief.user))
 
     assert world.take(LANDS_IN.get(kind_of(thief.user), "vc.beats")) == thief.user
+
+
+@pytest.mark.parametrize("kind", ["submit", "ask", "read"])
+def test_what_a_site_may_say_arrives_under_its_name(world: World, kind: str) -> None:
+    site = world.thieves["site"]
+    with connect(site) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        key = f"{site.user}.{kind}"
+        channel.basic_publish("vc.up", key, b"x", pika.BasicProperties(user_id=site.user), mandatory=True)
+
+    assert world.take({"submit": "vc.submissions", "ask": "vc.asks", "read": "vc.reads"}[kind]) == site.user

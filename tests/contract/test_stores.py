@@ -74,6 +74,13 @@ def test_what_is_stored_is_had_back(place: Place, file: StoredFile, tmp_path: Pa
     assert place.store.has_input(DIGEST) == isinstance(file, InputFile)
 
 
+@pytest.mark.parametrize(("offset", "size"), [(0, 3), (2, 2), (4, 10), (6, 1), (100, 1)])
+def test_a_part_is_read_and_ends_where_the_file_does(place: Place, offset: int, size: int) -> None:
+    place.store.put_bytes(CONTENT, OUTPUT)
+
+    assert place.store.read(OUTPUT, offset, size) == CONTENT[offset : offset + size]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_what_is_not_there_is_said_not_to_be(place: Place, file: StoredFile, tmp_path: Path) -> None:
     for ask in (place.store.size, place.store.digest, place.store.state, place.store.local):
@@ -81,6 +88,8 @@ def test_what_is_not_there_is_said_not_to_be(place: Place, file: StoredFile, tmp
             ask(file)
     with pytest.raises(NotStored):
         place.store.copy(file, tmp_path / "copy")
+    with pytest.raises(NotStored):
+        place.store.read(file, 0, 1)
 
     assert not (tmp_path / "copy").exists()
     assert not place.store.has_input(DIGEST)

@@ -19,6 +19,7 @@ import pytest
 
 from schemas.ledger import JobState
 from tests.system.running import until
+from tests.system.site_client import SiteClient
 from tests.unit.trees import make_tree, seen
 from volcloud import Client
 from volcloud.errors import SubmissionRefused
@@ -421,16 +422,72 @@ def test_a_site_feeds_a_job_with_nothing_of_ours(cloud: System, tmp_path: Path) 
     accepted, again = feed("k-1", "/bin/echo", "hi"), feed("k-1", "/bin/echo", "hi")
     other, wrong = feed("k-1", "/bin/echo", "ho"), feed("k 1", "/bin/echo")
 
-    assert (accepted.returncode, accepted.stdout) == (0, "accepted k-1\n")
-    assert (again.returncode, again.stdout) == (0, "accepted k-1\n")
+    for done in (accepted, again):
+        assert (done.returncode, done.stdout) == (0, "accepted k-1\ndone 0\nhi\n"), done.stderr
     assert other.returncode == 1
     assert "another description" in other.stderr
     assert wrong.returncode == 1
     assert "k 1" in wrong.stderr or "job.id" in wrong.stderr
-    with Client.connect(cloud.data) as client:
-        assert [row.state for row in client.jobs.wait("site-cern/k-1", timeout_s=30)] == [JobState.DONE]
+    failed = feed("k-2", "/bin/sh", "-c", "echo so far; exit 7")
+    assert (failed.returncode, failed.stdout) == (0, "accepted k-2\nheld 7\nso far\n"), failed.stderr
+    large = feed("k-3", "/bin/sh", "-c", "yes 0123456789abcde | head -c 600000")
+    assert large.stdout == "accepted k-3\ndone 0\n" + ("0123456789abcde\n" * 37500)
     cloud.ok("site", "delete", "cern")
-    assert feed("k-2", "/bin/echo").returncode != 0
+    assert feed("k-4", "/bin/echo").returncode != 0
+
+
+def site(cloud: System, name: str, directory: Path) -> SiteClient:
+    """Add a site, and speak for it."""
+    login = directory / f"{name}.json"
+    cloud.ok("site", "add", name, "-o", str(login))
+    return SiteClient(json.loads(login.read_text()))
+
+
+def test_a_site_hears_of_its_own_jobs_and_there_are_no_others_for_it(cloud: System, tmp_path: Path) -> None:
+    with site(cloud, "lyon", tmp_path) as lyon, site(cloud, "oslo", tmp_path) as oslo:
+        assert lyon.submit("mine", "/bin/echo", "hi")["accepted"]
+        end, job = lyon.end_of("mine"), "site-lyon/mine.1"
+
+        shown = lyon.answer(lyon.say("ask", op="job.show", job=job))
+        refused = [
+            oslo.answer(oslo.say("ask", op="job.show", job=job)),
+            oslo.answer(oslo.say("ask", op="job.cancel", job="mine", owner="site-lyon")),
+            oslo.answer(oslo.say("ask", op="job.delete", job=job)),
+            oslo.answer(oslo.say("read", op="output.read", job=job, name="stdout")),
+        ]
+        listed = oslo.answer(oslo.say("ask", op="job.list", owner="site-lyon"))
+        hosts = oslo.answer(oslo.say("ask", op="host.list"))
+
+    assert (end["state"], end["exit_status"]) == ("done", 0)
+    assert [(one["name"], one["size"]) for one in end["outputs"]] == [("stdout", 3), ("stderr", 0)]
+    assert shown["job"]["state"] == "done"
+    assert {(one["op"], one["code"]) for one in refused} == {("reply.failed", "not_found")}
+    assert listed["jobs"] == []
+    assert (hosts["op"], hosts["code"]) == ("reply.failed", "bad_request")
+
+
+def test_a_site_that_never_reads_its_queue_loses_the_oldest_of_it_and_harms_no_other(
+    cloud: System, tmp_path: Path
+) -> None:
+    """It asks for more than its queue holds, and reads nothing of it."""
+    part = 256 << 10
+    with site(cloud, "deaf", tmp_path) as deaf, site(cloud, "quick", tmp_path) as quick:
+        assert deaf.submit("big", "/bin/sh", "-c", f"head -c {part} /dev/zero")["accepted"]
+        deaf.end_of("big")
+        for _ in range(300):
+            deaf.say("read", op="output.read", job="site-deaf/big.1", name="stdout")
+        deadline = time.monotonic() + 60
+        while deaf.waiting() < 200 and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+        assert quick.submit("small", "/bin/echo", "hi")["accepted"]
+        assert quick.end_of("small")["state"] == "done"
+        told = quick.answer(quick.say("read", op="output.read", job="site-quick/small.1", name="stdout"))
+
+        assert told["data"] == b"hi\n"
+        assert 200 <= deaf.waiting() <= (64 << 20) // part
+    for name in ("deaf", "quick", "lyon", "oslo"):
+        cloud.ok("site", "delete", name)
 
 
 def test_what_cannot_be_read_lies_in_the_dead_letters_with_its_reason(cloud: System, tmp_path: Path) -> None:

@@ -87,11 +87,12 @@ def test_a_vms_name_says_whose_it_is(mine: str, other: str) -> None:
 
 
 @given(mine=ids, other=ids, key=words)
-def test_a_site_submits_and_reads_its_verdicts_and_nothing_else(mine: str, other: str, key: str) -> None:
+def test_a_site_submits_asks_and_reads_its_own_queue_and_nothing_else(mine: str, other: str, key: str) -> None:
     rights = permissions(principal("site", mine))
 
     for text in (f"site-{mine}.submit", f"site-{other}.submit", f"site-{mine}.{key}", f"site-{mine}.submit.{key}"):
-        assert allows(rights.topic["vc.up"].write, text) == (text == f"site-{mine}.submit")
+        own = {f"site-{mine}.{kind}" for kind in ("submit", "ask", "read")}
+        assert allows(rights.topic["vc.up"].write, text) == (text in own)
     for queue in (f"site.{mine}", f"site.{other}", f"site.{mine}.files", key):
         assert allows(rights.read, queue) == (queue == f"site.{mine}")
 

@@ -80,6 +80,8 @@ def test_commands_have_one_consumer_at_a_time() -> None:
     ("exchange", "key", "queue"),
     [
         (UP, "site-a.submit", "vc.submissions"),
+        (UP, "site-a.ask", "vc.asks"),
+        (UP, "site-a.read", "vc.reads"),
         (UP, "vm-a.request", "vc.requests"),
         (UP, "vm-a.beat", "vc.beats"),
         (UP, "vm-a.completion", "vc.completions"),
