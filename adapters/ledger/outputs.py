@@ -27,14 +27,14 @@ _LAST = (
 _MOST_NAMES = 20
 
 
-class FoundOutput(NamedTuple):
+class LeftOutput(NamedTuple):
     """An output, and the attempt that left it."""
 
     attempt: int
     entry: OutputEntry
 
 
-def find(tx: Tx, job: JobRef, name: str, owner: str) -> FoundOutput:
+def find(tx: Tx, job: JobRef, name: str, owner: str) -> LeftOutput:
     """Find an output of an owner's job. Raises NotFound, which does not tell another's job from none."""
     row = tx.execute(_LAST, {"of_ref": job}).first()
     if row is None or row.owner != owner:
@@ -42,7 +42,7 @@ def find(tx: Tx, job: JobRef, name: str, owner: str) -> FoundOutput:
     outputs = Work.read(row.work).outputs
     for entry in outputs:
         if entry.name == name:
-            return FoundOutput(row.attempt, entry)
+            return LeftOutput(row.attempt, entry)
     there = ", ".join(sorted(entry.name for entry in outputs)[:_MOST_NAMES])
     says = f"its outputs are {clip(there)}" if there else f"it is {row.state} and has left none"
     raise NotFound(f"name = {clip(name)!r}: {job} has no such output; {says}")

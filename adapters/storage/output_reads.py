@@ -11,7 +11,7 @@ import logging
 from adapters.errors import AdapterError, LedgerError
 from adapters.intake import Intake
 from adapters.ledger import outputs
-from adapters.ledger.outputs import FoundOutput
+from adapters.ledger.outputs import LeftOutput
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.storage.contract import Store
@@ -70,7 +70,7 @@ class OutputReads:
 
     async def _part(self, site: str, message: OutputRead) -> OutputPart:
         """Read a part. Raises AdapterError, OSError."""
-        found: FoundOutput = await self._writer.read(lambda tx: outputs.find(tx, message.job, message.name, site))
+        found: LeftOutput = await self._writer.read(lambda tx: outputs.find(tx, message.job, message.name, site))
         entry, data = found.entry, b""
         if message.offset < entry.size:
             file = OutputFile(job=message.job, attempt=found.attempt, name=entry.name)

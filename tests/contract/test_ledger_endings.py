@@ -6,7 +6,7 @@ import pytest
 
 from adapters.errors import NotFound
 from adapters.ledger import outputs
-from adapters.ledger.outputs import FoundOutput
+from adapters.ledger.outputs import LeftOutput
 from schemas.envelope import MAX_BODY_BYTES
 from schemas.jobs import Outcome, OutputEntry, Steps
 from schemas.ledger import JobState
@@ -104,7 +104,7 @@ def test_an_end_whose_outputs_have_names_beyond_all_bounds_is_told_without_them(
     assert (told.state, told.outputs, told.is_cut) == (JobState.DONE, [], True)
 
 
-def find(desk: Desk, job: str, name: str, owner: str = SITE) -> FoundOutput:
+def find(desk: Desk, job: str, name: str, owner: str = SITE) -> LeftOutput:
     return desk.ledger.read(lambda tx: outputs.find(tx, job, name, owner))
 
 
@@ -115,7 +115,7 @@ def test_an_output_is_of_the_last_attempt(desk: Desk) -> None:
     desk.pass_s(120)
     desk.complete(desk.start("vm-2"), exit_status=0, outputs=[RESULT])
 
-    assert find(desk, f"{SITE}/one.1", "result.json") == FoundOutput(2, RESULT)
+    assert find(desk, f"{SITE}/one.1", "result.json") == LeftOutput(2, RESULT)
 
 
 def test_what_is_not_there_is_told_with_what_is(desk: Desk) -> None:

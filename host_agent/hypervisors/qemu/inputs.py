@@ -38,9 +38,7 @@ class QemuInputs:
         await self.eject(vm)
         await _join(monitor, file)
         try:
-            await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
-            await monitor.execute("blockdev-insert-medium", {"id": INPUT_DRIVE, "node-name": _NODE})
-            await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
+            await _at_open_tray(monitor, "blockdev-insert-medium", {"node-name": _NODE})
         except BaseException:
             with contextlib.suppress(HypervisorError):
                 await self._empty(monitor)
@@ -52,17 +50,22 @@ class QemuInputs:
         await self._empty(self._find(vm).running().machine.monitor)
 
     async def _empty(self, monitor: Monitor) -> None:
-        for left in reversed(range(_TRIES)):
-            await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
-            try:
-                await monitor.execute("blockdev-remove-medium", {"id": INPUT_DRIVE})
-                break
-            except HypervisorError:  # a guest that boots may have closed the tray in between
-                if not left:
-                    raise
-        await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
+        await _at_open_tray(monitor, "blockdev-remove-medium", {})
         with contextlib.suppress(HypervisorError):  # there was none
             await monitor.execute("blockdev-del", {"node-name": _NODE})
+
+
+async def _at_open_tray(monitor: Monitor, command: str, more: dict[str, str]) -> None:
+    """Do it to the drive while its tray is open, and close that. Raises HypervisorError."""
+    for left in reversed(range(_TRIES)):
+        await monitor.execute("blockdev-open-tray", {"id": INPUT_DRIVE, "force": True})
+        try:
+            await monitor.execute(command, {"id": INPUT_DRIVE, **more})
+            break
+        except HypervisorError:  # a guest that boots may have closed the tray in between
+            if not left:
+                raise
+    await monitor.execute("blockdev-close-tray", {"id": INPUT_DRIVE})
 
 
 async def _join(monitor: Monitor, file: Path) -> None:
