@@ -26,7 +26,7 @@ def site() -> None:
 def add(invocation: Invocation, name: str, output: Path | None) -> None:
     """Make the site NAME, or find it; save its login in a file that only you can read.
 
-    The site publishes its jobs with it, and reads the verdicts from its own queue, site.NAME.
+    The site publishes its jobs with it, and reads from its own queue, site.NAME, what becomes of them.
 
     \b
     Example:
