@@ -267,6 +267,7 @@ async def run(config: JobAdapterConfig) -> None:
         beat_s=config.beat_s,
         pause_limit_s=config.pause_limit_s,
         vms_of_host=config.vms_of_host,
+        waiting_of_owner=config.waiting_of_owner,
         staging_s=config.staging_s,
     )
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)

@@ -35,6 +35,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     patience_s: float = 60.0
     #: VMs that one host may have at once.
     vms_of_host: int = 128
+    #: Jobs of one owner that may wait at once.
+    waiting_of_owner: int = 2_000_000
 
     @property
     def lease_ms(self) -> int:

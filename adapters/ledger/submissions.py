@@ -159,8 +159,31 @@ def _insert(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> _Written:
     numbers = classes.shape_numbers(tx, [classes.Brought(one.shape, owner) for (owner, _), one in new.items()])
     full = {key: _too_many(key[0]) for key, one in new.items() if one.shape not in numbers}
     tx.counts["too_many_kinds"] += len(full)
+    full |= _beyond_waiting(tx, {key: one for key, one in new.items() if key not in full})
     rows = [_row(tx, key, new[key], numbers) for key in sorted(new) if key not in full]
     return _Written(_write(tx, new, rows) if rows else {}, full)
+
+
+def _beyond_waiting(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> dict[Key, str]:
+    """Say why those are refused with which their owner would have more jobs waiting than it may. Two adapters at once
+    may let it have as many more as one transaction brings."""
+    most = tx.policy.waiting_of_owner
+    waiting = {owner: tallies.of_owner(tx, owner).get(JobState.SUBMITTED, 0) for owner in {owner for owner, _ in new}}
+    beyond: dict[Key, str] = {}
+    for (owner, name), one in new.items():
+        count = one.message.job.array
+        if waiting[owner] + count > most:
+            beyond[owner, name] = _too_long(owner, waiting[owner], count, most)
+        else:
+            waiting[owner] += count
+    return beyond
+
+
+def _too_long(owner: str, waiting: int, count: int, most: int) -> str:
+    if count > most:
+        return f"array = {count}: of one owner {most} jobs may wait at once: submit several smaller ones"
+    has = f"{owner} has {waiting} jobs that wait, and may have {most}"
+    return f"array = {count}: {has}: submit this again under the same id once others have begun"
 
 
 def _too_many(owner: str) -> str:

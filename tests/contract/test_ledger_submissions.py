@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters.ledger import submissions
+from adapters.ledger.policy import Policy
 from schemas.description import Input, JobDescription
 from schemas.ledger import JobState, JobSubmit
 from tests.contract.ledger_fixtures import Desk, cluster, desk, url
@@ -10,6 +11,7 @@ from tests.contract.ledger_fixtures import Desk, cluster, desk, url
 __all__ = ["cluster", "desk", "url"]
 
 DIGEST = "a" * 64
+FEW = Policy(first_retry_s=0, waiting_of_owner=5)
 
 
 def test_a_submitted_job_waits(desk: Desk) -> None:
@@ -114,3 +116,43 @@ def test_a_job_of_20_000_parts_is_written_in_one_transaction(desk: Desk) -> None
 
     assert desk.states() == {"submitted": 20_000}
     assert desk.counts["jobs_submitted"] == 20_000
+
+
+def test_an_owner_has_so_many_jobs_waiting_and_no_more(url: str) -> None:
+    desk = Desk(url, FEW)
+    assert desk.submit("some", array=4).accepted
+
+    refused, small, other = desk.submit("more", array=2), desk.submit("last"), desk.submit("more", "site-b", array=5)
+    again = desk.submit("some", array=4)
+
+    has = "site-a has 4 jobs that wait, and may have 5"
+    assert refused.reasons == [f"array = 2: {has}: submit this again under the same id once others have begun"]
+    assert (small.accepted, other.accepted, again.accepted) == (True, True, True)
+    assert desk.states() == {"submitted": 10}
+
+    desk.start("vm-1")
+    desk.start("vm-2")
+    assert desk.submit("more", array=2).accepted
+    desk.ledger.close()
+
+
+def test_what_is_sent_together_is_counted_together(url: str) -> None:
+    desk = Desk(url, FEW)
+    checked = [
+        submissions.check(JobSubmit(job=JobDescription(id=f"j{n}", executable="x", array=2)), lambda _: True)
+        for n in range(4)
+    ]
+
+    verdicts = desk.write(lambda tx: submissions.submit_all(tx, [("site-a", one) for one in checked]))
+
+    assert [verdict.accepted for verdict in verdicts] == [True, True, False, False]
+    desk.ledger.close()
+
+
+def test_an_array_that_can_never_wait_is_told_so(url: str) -> None:
+    desk = Desk(url, FEW)
+
+    verdict = desk.submit("vast", array=6)
+
+    assert verdict.reasons == ["array = 6: of one owner 5 jobs may wait at once: submit several smaller ones"]
+    desk.ledger.close()
