@@ -27,7 +27,8 @@ class JobAdapterConfig(Struct, frozen=True, kw_only=True):
     pause_limit_s: Seconds = 7 * 86400.0
     #: VMs that one host may have at once, as the key manager's setting of that name; what it reports beyond is ignored.
     vms_of_host: Annotated[int, Meta(ge=1, le=1000)] = 128
-    #: Jobs of one site or person that may wait at once; a submission that would be beyond that is refused.
+    #: Jobs of one site or person that may wait at once, those counted that were cancelled and are not deleted; a
+    #: submission that would be beyond that is refused.
     waiting_of_owner: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 2_000_000
     #: How long fetching a job's inputs and storing its outputs may take; a VM that keeps it for longer than that and
     #: its wall time loses it.

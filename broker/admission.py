@@ -35,9 +35,9 @@ SHARES: Mapping[str, Share] = {
     # A site has as many jobs as it likes; an array is one message.
     "vc.submissions": Share(50_000, 500.0, 512 * MIB, 8 * MIB),
     # A site hears by itself how its jobs end; it asks when it has missed that.
-    "vc.asks": Share(1_000, 100.0, 16 * MIB, MIB),
-    # A part of a file each: one after the other a site cannot ask faster than it is answered.
-    "vc.reads": Share(4_000, 1_000.0, 16 * MIB, MIB),
+    "vc.asks": Share(200, 20.0, 4 * MIB, MIB // 4),
+    # A part of a file each, of a quarter of a MiB.
+    "vc.reads": Share(400, 200.0, 4 * MIB, MIB // 4),
     # A slot that is free asks once, and again as repair; the list of what its guest holds makes it long.
     "vc.requests": Share(2_000, 50.0, 64 * MIB, 4 * MIB),
     # One each 15 s, of up to 600 KB.
@@ -58,7 +58,7 @@ SHARES: Mapping[str, Share] = {
 
 #: Queues of what honest ends say again until they are heard: after an outage all of it lies there. Beyond the share it
 #: is dropped, and its bytes are charged, but it is no offence.
-SAID_AGAIN = frozenset({"vc.offers", "vc.asks", "vc.reads"})
+SAID_AGAIN = frozenset({"vc.offers"})
 
 
 class _Queue:

@@ -24,7 +24,7 @@ for ($deadline = microtime(true) + 30; microtime(true) < $deadline; usleep(50000
     while ($letter = $channel->basic_get($queue)) { // it may hold verdicts on what was sent before
         $verdict = msgpack_unpack($letter->getBody());
         $letter->ack();
-        if ($verdict["call"] === $id) {
+        if (($verdict["call"] ?? null) === $id) { // what has no call came of itself: job.ended
             $broker->close();
             $is_accepted = $verdict["accepted"] ?? false;
             fwrite($is_accepted ? STDOUT : STDERR, $is_accepted ? "accepted $job_id\n" : json_encode($verdict) . "\n");

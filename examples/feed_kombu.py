@@ -1,11 +1,11 @@
-import json  # Feed a job as a grid site: python feed_kombu.py JOB-ID EXECUTABLE [ARGUMENT ...] < LOGIN-FILE
+import hashlib  # Feed a job as a grid site: python feed_kombu.py JOB-ID EXECUTABLE [ARGUMENT ...] < LOGIN-FILE
+import json
 import sys
 
-from kombu import Connection, Queue, uuid
-from kombu.common import itermessages
+from kombu import Connection, Consumer, Queue, uuid
 
 site, (_, job_id, executable, *arguments) = json.load(sys.stdin), sys.argv
-me, job, asked = site["user"], f"{site['user']}/{job_id}.1", set()
+me, job, asked, heard = site["user"], f"{site['user']}/{job_id}.1", set(), []
 url = "amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])
 
 
@@ -18,15 +18,18 @@ def say(kind, **message):
 
 
 def hear(is_wanted):
-    """Take messages out of our queue up to the first that is wanted, and give that."""
-    queue = Queue(me.replace("-", ".", 1), no_declare=True)
-    for message, delivery in itermessages(broker, None, queue, None, 60, accept=["msgpack"]):
-        delivery.ack()
+    """Take messages up to the first that is wanted, and give that. What else lies in the queue is of an earlier run."""
+    while True:
+        try:
+            while not heard:
+                broker.drain_events(timeout=60)
+        except TimeoutError:
+            sys.exit("nothing was heard for a minute: run it again, with the same id")
+        message = heard.pop(0)
         if message["op"] == "reply.failed" and message["call"] in asked:
-            sys.exit(message["message"])
+            sys.exit(f"{message['message']}: {message.get('hint', '')}")
         if is_wanted(message):
             return message
-    return sys.exit("no answer within a minute")
 
 
 def answer(call):
@@ -41,7 +44,15 @@ def has_ended(message):
     return message["op"] == "job.ended" and message["job"] == job
 
 
+def take(message, delivery):
+    """Keep a message that came, and acknowledge it."""
+    heard.append(message)
+    delivery.ack()
+
+
 with Connection(url, transport_options={"confirm_publish": True}) as broker:
+    own = Queue(me.replace("-", ".", 1), no_declare=True)
+    Consumer(broker.default_channel, own, callbacks=[take], accept=["msgpack"]).consume()
     wanted = {"id": job_id, "executable": executable, "arguments": arguments}
     verdict = answer(say("submit", op="job.submit", job=wanted))
     if not verdict["accepted"]:
@@ -54,8 +65,10 @@ with Connection(url, transport_options={"confirm_publish": True}) as broker:
         end = {**end.get("attempts", [{}])[-1], "state": end["job"]["state"]}
     print(end["state"], end.get("exit_status", -1), flush=True)
 
-    stdout, size = b"", 1
-    while len(stdout) < size:
+    stdout, part = b"", {"total": 1}
+    while len(stdout) < part["total"]:
         part = answer(say("read", op="output.read", job=job, name="stdout", offset=len(stdout)))
-        stdout, size = stdout + part.get("data", b""), part["size"]
-    sys.stdout.write(stdout.decode())
+        stdout += part.get("data", b"")
+    if hashlib.sha256(stdout).hexdigest() != part["sha256"]:
+        sys.exit("stdout is not what was stored: read it again")
+    sys.stdout.buffer.write(stdout)

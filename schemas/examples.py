@@ -189,7 +189,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
         "started_ms": 1764000002000, "ended_ms": 1764000007000, "outputs": [_ENTRY],
     },
     "output.read": {"job": _JOB, "name": "result.json", "offset": 262144},
-    "reply.output": {"attempt": 2, "offset": 262144, "size": 262146, "sha256": _SHA, "data": b"{}"},
+    "reply.output": {"attempt": 2, "offset": 262144, "total": 262146, "sha256": _SHA, "data": b"{}"},
     "reply.hosts": {"hosts": [_HOST_ROW]},
     "registry.list": {"pattern": "atlas-*"},
     "reply.registry": {

@@ -67,7 +67,7 @@ class JobList(Message, frozen=True, kw_only=True, tag="job.list"):
     states: list[JobState] = []
     limit: Annotated[int, Meta(ge=1, le=MAX_LISTED)] = 100
     #: Only jobs whose number is below; the last row's ``number`` of the page before.
-    before: int | None = None
+    before: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
 
 
 class JobRow(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -18,27 +18,28 @@ from schemas.ledger import JobState
 
 
 class JobEnded(Message, frozen=True, kw_only=True, tag="job.ended"):
-    """A job of the site's has ended, or is held for a person. It comes at least once, under one id.
+    """A job of the site's has ended, or is held. It comes at least once, under one id.
 
-    A held job that is retried ends again, and so does one whose guest turns up with its end after all: the last word
-    counts. Times are ms since 1970, 0 = never.
+    A held job may end again: when it is retried, and by itself when a guest that was given up turns up with it after
+    all. Of several the one with the latest ``ended_ms`` counts. Times are ms since 1970, 0 = never.
     """
 
     job: JobRef
     #: ``done``, ``cancelled`` or ``held``.
     state: JobState
-    #: The last attempt: what is said beside the state is of it. 0 = it had none.
+    #: The last attempt, of which exit status, start and outputs are; 0 = it had none.
     attempt: int
     #: -1 = its payload did not run to an end.
     exit_status: int = -1
-    #: Why, in words for a person; empty when all is well.
+    #: Why it is not done, in words for a person.
     cause: str = ""
     submitted_ms: int = 0
     started_ms: int = 0
+    #: Since when the job is in this state.
     ended_ms: int = 0
-    #: What it left, without contents.
+    #: What it left, without contents: names are relative paths of printable characters, chosen where it ran.
     outputs: list[OutputEntry] = []
-    #: There are more outputs than fit: ``job.show`` tells them.
+    #: They are not named here, being more than fits; ``job.show`` may tell them.
     is_cut: bool = False
 
 
@@ -53,10 +54,10 @@ class OutputRead(Message, frozen=True, kw_only=True, tag="output.read"):
 
 
 class OutputPart(Reply, frozen=True, kw_only=True, tag="reply.output"):
-    """A part of an output, and what the whole is: of that size, with that SHA-256."""
+    """A part of an output, and what the whole is: so many bytes in total, with that SHA-256."""
 
     attempt: int
     offset: int
-    size: int
+    total: int
     sha256: Sha256
     data: bytes = b""

@@ -24,6 +24,7 @@ from adapters.job.calls import Calls
 from adapters.job.lease_watch import Advice, LeaseWatch
 from adapters.job.purger import Purger, keep_of
 from adapters.job.rejected import Rejected
+from adapters.job.site_asks import SiteAsks
 from adapters.job.submission_checker import SubmissionChecker
 from adapters.ledger import assignments, clock, inventory, leases, queries, requests, submissions, timetable
 from adapters.ledger.engine import Ledger
@@ -81,6 +82,7 @@ class JobAdapter:
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._intake = Intake(connection, self._writer, kinds(self._checker), metrics, after=assignments.match)
         self._calls = Calls(connection, self._writer, self._intake.on_delivery)
+        self._site_asks = SiteAsks(connection, self._writer, self._intake.refuse)
         self._purger = Purger(self._writer, keep or Keep(), retain_s)
 
     async def run(self, sweep_s: float) -> None:
@@ -92,7 +94,7 @@ class JobAdapter:
         rejected = Rejected(self._intake.dead_letters)
         await consume("vc.rejected", rejected.on_delivery, prefetch=50, gate=gate("vc.rejected"))
         await consume("vc.calls", self._calls.on_delivery, prefetch=50)
-        await consume("vc.asks", self._calls.on_delivery, prefetch=10, gate=gate("vc.asks"))
+        await consume("vc.asks", self._site_asks.door.on_delivery, prefetch=PREFETCH, gate=gate("vc.asks"))
         await self._enter()
         await self._connection.open()
         try:
@@ -101,6 +103,7 @@ class JobAdapter:
                 group.create_task(self._sweeps(sweep_s), name="sweeps")
                 group.create_task(self._purger.run(), name="retention")
         finally:
+            await self._site_asks.door.close()
             await self._connection.close()
             self._checker.close()
             await self._leave()

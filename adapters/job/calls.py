@@ -1,7 +1,5 @@
 """What consoles and clients ask of the centre: questions are answered from the ledger, orders carried out in portions.
 
-A site may ask after its own jobs, and order them about, and no others: for it there are none.
-
 Every question is acknowledged, whatever became of its answer: one that cannot be given would be asked again for ever.
 An order is acknowledged when it is done, or after some seconds, with an answer that says that there is more.
 """
@@ -54,7 +52,7 @@ log = logging.getLogger(__name__)
 BRIEF_TEXT = 100
 #: Events of a job in such an answer: the last.
 BRIEF_EVENTS = 100
-SEE_NAMES, ASK_NAMES = "`volcloud job list` shows the names", "`job.list` tells the names"
+SEE_NAMES = "`volcloud job list` shows the names"
 #: What a reading question is answered by.
 ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     JobList: listing.list_jobs,
@@ -71,14 +69,12 @@ ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobRetry: orders.retry,
     JobDelete: deletion.delete_named,
 }
-#: What a site may ask and order: each takes the owner to whose jobs it is confined.
-OF_SITES = frozenset({JobList, JobShow, JobCancel, JobRetry, JobDelete})
 #: How long an order is worked at before its sender is told that there is more, seconds.
 ORDER_S = 5.0
 
 
 class Calls:
-    """Answers ``vc.calls`` and ``vc.asks``."""
+    """Answers ``vc.calls``."""
 
     def __init__(self, connection: Carrier, writer: LedgerWriter, others: Callable[[Delivery], None]) -> None:
         """``others`` takes what is no call."""
@@ -90,73 +86,69 @@ class Calls:
         if not isinstance(letter, Letter) or not _is_a_call(letter):
             self._others(delivery)
             return
-        message = letter.message
-        answer = await (self._answer(letter) if type(message) in ANSWERS else self._carry_out(letter))
-        route = reply(self._connection.user, letter.sender, message.reply)
-        self._connection.send(*route, _fitting(answer), message_id=answer.id, mandatory=False)
+        sender, message = letter.sender, letter.message
+        answer = await (self._answer(message) if type(message) in ANSWERS else self._carry_out(sender, message))
+        route = reply(self._connection.user, sender, message.reply)
+        self._connection.send(*route, fitting(answer), message_id=answer.id, mandatory=False)
         delivery.ack()
 
-    async def _answer(self, letter: Letter) -> Reply:
-        message = letter.message
-        work = partial(ANSWERS[type(message)], **_confined(letter))
+    async def _answer(self, message: Message) -> Reply:
         try:
-            answer: Reply = await self._writer.read(
-                lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms)
-            )
+            return await answer_of_ledger(self._writer, message)
         except AdapterError as error:
-            return _failed(letter, error)
+            return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
         except Exception as error:
             log.exception("question failed", extra={"op": op_of(message)})
             text = clip(f"{type(error).__name__}: {error}")
             return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="look into the adapter's log")
-        return answer
 
-    async def _carry_out(self, letter: Letter) -> Reply:
+    async def _carry_out(self, sender: str, message: Message) -> Reply:
         """Work at an order portion by portion; between them the writer takes what else has come."""
         ends = time.monotonic() + ORDER_S
         changed, pending, portion = 0, 0, None
         while portion is None or (not portion.is_last and time.monotonic() < ends):
             try:
-                portion = await self._portion(letter)
+                portion = await self._portion(sender, message)
             except AdapterError as error:
-                return _failed(letter, error)
+                return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
             changed, pending = changed + portion.changed, pending + portion.pending
-        return JobsChanged(call=letter.message.id, changed=changed, pending=pending, more=not portion.is_last)
+        return JobsChanged(call=message.id, changed=changed, pending=pending, more=not portion.is_last)
 
-    async def _portion(self, letter: Letter) -> Portion:
+    async def _portion(self, sender: str, message: Message) -> Portion:
         """Write one portion; waits for a ledger that is away. Raises LedgerError."""
-
-        def work(tx: Tx) -> Portion:
-            done = ORDERS[type(letter.message)](tx, letter.message, by=letter.sender, **_confined(letter))
-            assignments.match(tx)
-            return done
-
         for wait_s in backoff(0.2, 10.0):
             try:
-                portion: Portion = await self._writer.write(work)
-                return portion
+                return await portion_of_order(self._writer, sender, message)
             except LedgerUnavailable as error:
                 log.error("ledger unavailable, waiting", extra={"why": str(error)})
                 await asyncio.sleep(wait_s)
         raise AssertionError("backoff has no end")
 
 
+async def answer_of_ledger(writer: LedgerWriter, message: Message, **confined: str) -> Reply:
+    """Read the answer to a question; ``confined`` may name the owner to whose jobs that is. Raises AdapterError."""
+    work = partial(ANSWERS[type(message)], **confined)
+    answer: Reply = await writer.read(lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms))
+    return answer
+
+
+async def portion_of_order(writer: LedgerWriter, by: str, message: Message, **confined: str) -> Portion:
+    """Carry a portion of an order out; ``confined`` as above. Raises LedgerError."""
+
+    def work(tx: Tx) -> Portion:
+        done = ORDERS[type(message)](tx, message, by=by, **confined)
+        assignments.match(tx)
+        return done
+
+    portion: Portion = await writer.write(work)
+    return portion
+
+
 def _is_a_call(letter: Letter) -> bool:
-    asked = type(letter.message)
-    return asked in OF_SITES if letter.kind is Kind.SITE else letter.kind is Kind.CONSOLE and asked in ANSWERS | ORDERS
+    return letter.kind is Kind.CONSOLE and type(letter.message) in ANSWERS | ORDERS
 
 
-def _confined(letter: Letter) -> dict[str, str]:
-    """Name the owner to whose jobs the sender is confined, if it is."""
-    return {"owner": letter.sender} if letter.kind is Kind.SITE else {}
-
-
-def _failed(letter: Letter, error: AdapterError) -> Failed:
-    hint = ASK_NAMES if letter.kind is Kind.SITE else SEE_NAMES
-    return Failed(call=letter.message.id, code=error.code, message=str(error), hint=hint)
-
-
-def _fitting(answer: Reply) -> bytes:
+def fitting(answer: Reply) -> bytes:
     """Render an answer; of one that is too long, what a person misses least is left out, and a page is cut short."""
     shorter = _shorter(answer)
     while not _fits(answer) and shorter != answer:
@@ -190,14 +182,15 @@ def _brief_row(row: JobRow) -> JobRow:
 
 
 def _brief_record(record: JobRecord) -> JobRecord:
-    """The last attempt keeps its outputs: they are the ones to fetch."""
+    """The last attempt keeps its outputs, the ones to fetch, unless nothing else is left that can be left out."""
     replace = msgspec.structs.replace
     attempts = [replace(a, cause=clip(a.cause, BRIEF_TEXT)) for a in record.attempts]
     last = max((a.attempt for a in attempts), default=0)
-    return replace(
+    brief = replace(
         record,
         job=_brief_row(record.job),
         cause=clip(record.cause, BRIEF_TEXT),
         attempts=[a if a.attempt == last else replace(a, outputs=[]) for a in attempts],
         events=[replace(e, detail=clip(e.detail, BRIEF_TEXT)) for e in record.events[-BRIEF_EVENTS:]],
     )
+    return brief if brief != record else replace(record, attempts=[replace(a, outputs=[]) for a in attempts])

@@ -9,26 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-from sqlalchemy import Row, and_, bindparam, select
+from sqlalchemy import Row, and_, bindparam, case, func, select
 
 from adapters.ledger import outbox, tables
 from adapters.ledger.attempt_work import Work
 from adapters.ledger.transaction import Tx, portions
-from broker.outbound import body_of
 from broker.routes import down
 from schemas.codec import clip
-from schemas.errors import DecodeError
 from schemas.ids import Kind, kind_of
 from schemas.ledger import JobState
 from schemas.sites import JobEnded
 
 _jobs, _attempts = tables.jobs, tables.attempts
 
+#: Most of what an attempt has left that is told, bytes of its row: a guest decides that, and a site's queue is finite.
+MOST_BYTES = 16 << 10
 _ENDED = (
     select(
-        *(_jobs.c[name] for name in ("ref", "owner", "state", "attempt", "reason", "submitted_ms")),
-        *(_attempts.c[name] for name in ("exit_status", "cause", "started_ms", "ended_ms", "work")),
+        *(_jobs.c[name] for name in ("ref", "owner", "state", "reason", "submitted_ms")),
+        *(_attempts.c[name] for name in ("attempt", "exit_status", "cause", "started_ms")),
+        (func.length(_attempts.c.work) > MOST_BYTES).label("is_cut"),
+        case((func.length(_attempts.c.work) <= MOST_BYTES, _attempts.c.work)).label("work"),
     )
     .select_from(
         _jobs.outerjoin(_attempts, and_(_attempts.c.job == _jobs.c.number, _attempts.c.attempt == _jobs.c.attempt))
@@ -46,27 +47,20 @@ def is_told(owner: str) -> bool:
 def put(tx: Tx, numbers: Sequence[int]) -> None:
     """Have the ends of these jobs told, as they and their last attempts stand now; all of them of sites."""
     rows = [row for some in portions(numbers) for row in tx.execute(_ENDED, {"numbers": some})]
-    outbox.put_all(tx, [(down(row.owner), _fitting(_ended(tx, row))) for row in rows])
+    outbox.put_all(tx, [(down(row.owner), _ended(tx, row)) for row in rows])
 
 
 def _ended(tx: Tx, row: Row[*tuple[Any, ...]]) -> JobEnded:
+    is_done = row.state == JobState.DONE
     return JobEnded(
         job=row.ref,
         state=JobState(row.state),
-        attempt=row.attempt,
+        attempt=row.attempt or 0,
         exit_status=-1 if row.exit_status is None else row.exit_status,
-        cause=clip(row.reason or row.cause or ""),
+        cause="" if is_done else clip(row.reason or row.cause or ""),
         submitted_ms=row.submitted_ms,
         started_ms=row.started_ms or 0,
-        ended_ms=row.ended_ms or tx.now_ms,
-        outputs=Work.read(row.work).outputs,
+        ended_ms=tx.now_ms,
+        outputs=Work.read(row.work).readable(),
+        is_cut=bool(row.is_cut),
     )
-
-
-def _fitting(message: JobEnded) -> JobEnded:
-    """Leave the outputs out where there are more than a message holds: their names are a guest's to choose."""
-    try:
-        body_of(message)
-    except DecodeError:
-        return msgspec.structs.replace(message, outputs=[], is_cut=True)
-    return message

@@ -29,7 +29,7 @@ _DELETE = delete(_table).where(_table.c.message_id.in_(bindparam("ids", expandin
 _OLDEST = (
     select(_table.c.message_id)
     .where(or_(_table.c.claimed_ms <= bindparam("before_ms"), _table.c.claimed_ms > bindparam("after_ms")))
-    .order_by(_table.c.message_id)
+    .order_by(_table.c.claimed_ms, _table.c.message_id)
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True)
 )
@@ -94,7 +94,7 @@ def fresh(tx: Tx) -> list[OutboxRow]:
 
 
 def stale(tx: Tx, older_than_ms: int, limit: int = 500) -> list[OutboxRow]:
-    """Claim messages that nobody has ticked off for ``older_than_ms``, oldest first.
+    """Claim messages that nobody has ticked off for ``older_than_ms``, those first that were published longest ago.
 
     They count as just published from now on, so that another adapter does not claim them as well.
     """

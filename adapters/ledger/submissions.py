@@ -55,7 +55,7 @@ class CheckedSubmission(Struct, frozen=True):
     shape: str
     #: Why it is refused, if it was not submitted before; empty when it is sound.
     reasons: list[str]
-    #: The edge that brought it, and what it keeps with it; None: its owner did, and sees for itself how jobs end.
+    #: The edge that brought it, and what it keeps with it; None: its owner did.
     origin: Origin | None = None
 
 
@@ -166,9 +166,10 @@ def _insert(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> _Written:
 
 def _beyond_waiting(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> dict[Key, str]:
     """Say why those are refused with which their owner would have more jobs waiting than it may. Two adapters at once
-    may let it have as many more as one transaction brings."""
+    may let it have as many more as one transaction brings. What it has cancelled counts until it is deleted: who
+    submits and cancels in turn would fill the ledger."""
     most = tx.policy.waiting_of_owner
-    waiting = {owner: tallies.of_owner(tx, owner).get(JobState.SUBMITTED, 0) for owner in {owner for owner, _ in new}}
+    waiting = {owner: _wait_or_are_left(tx, owner) for owner in {owner for owner, _ in new}}
     beyond: dict[Key, str] = {}
     for (owner, name), one in new.items():
         count = one.message.job.array
@@ -179,11 +180,16 @@ def _beyond_waiting(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> dict[Key, s
     return beyond
 
 
+def _wait_or_are_left(tx: Tx, owner: str) -> int:
+    counts = tallies.of_owner(tx, owner)
+    return counts.get(JobState.SUBMITTED, 0) + counts.get(JobState.CANCELLED, 0)
+
+
 def _too_long(owner: str, waiting: int, count: int, most: int) -> str:
     if count > most:
         return f"array = {count}: of one owner {most} jobs may wait at once: submit several smaller ones"
-    has = f"{owner} has {waiting} jobs that wait, and may have {most}"
-    return f"array = {count}: {has}: submit this again under the same id once others have begun"
+    has = f"{owner} has {waiting} jobs that wait or were cancelled, and may have {most}"
+    return f"array = {count}: {has}: delete what was cancelled, or submit this again once others have begun"
 
 
 def _too_many(owner: str) -> str:

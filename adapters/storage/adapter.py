@@ -85,7 +85,7 @@ class StorageAdapter:
             most_input_bytes=config.input_mib << 20,
             most_staged_bytes=config.staging_mib << 20,
         )
-        self._output_reads = OutputReads(connection, self._writer, store, metrics, self._intake)
+        self._output_reads = OutputReads(connection, self._writer, store, metrics, self._intake.refuse)
         self._store_cleaner = StoreCleaner(contents, self._writer, bounds_of(config), metrics)
         self._storing = OwnedTasks("storing of completions")
 
@@ -97,7 +97,7 @@ class StorageAdapter:
         await consume("vc.offers", transfer_server.on_opening, prefetch=64, gate=gate("vc.offers"))
         await consume(chunks, transfer_server.on_chunk, prefetch=256, once=True, gate=gate(chunks))
         await consume(control, transfer_server.on_message, prefetch=256, gate=gate(control))
-        await consume("vc.reads", self._output_reads.on_delivery, prefetch=8, gate=gate("vc.reads"))
+        await consume("vc.reads", self._output_reads.door.on_delivery, prefetch=PREFETCH, gate=gate("vc.reads"))
         completions = "vc.completions"
         await consume(completions, self._on_completion, prefetch=PREFETCH, bundles=True, gate=gate(completions))
         await self._connection.open()
@@ -109,6 +109,7 @@ class StorageAdapter:
                 group.create_task(self._store_cleaner.run(), name="store cleaner")
                 group.create_task(self._transfer_server.sweep(), name="staging sweep")
         finally:
+            await self._output_reads.door.close()
             await self._transfer_server.close()
             await self._storing.cancel()
             await self._connection.close()

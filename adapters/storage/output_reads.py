@@ -1,87 +1,71 @@
 """Parts of outputs, read for the sites whose jobs have left them: each is asked for and answered by itself.
 
-Nothing is kept between two parts, so a site may go on after any failure of its own or ours, at any adapter.
+Nothing is kept between two parts but where an output lies, so a site may go on after any failure of its own or ours, at
+any adapter. What a guest has said of an output is compared with what the store has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+from collections import OrderedDict
 
-from adapters.errors import AdapterError, LedgerError
-from adapters.intake import Intake
 from adapters.ledger import outputs
-from adapters.ledger.outputs import LeftOutput
+from adapters.ledger.outputs import LastAttempt
+from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
+from adapters.site_door import Refuse, SiteDoor, failed
 from adapters.storage.contract import Store
 from broker.carrier import Carrier
-from broker.delivery import Delivery
-from broker.inbound import Letter, take_in
-from broker.outbound import send
-from broker.routes import reply
-from schemas.codec import clip
-from schemas.envelope import Failed, Reply
+from schemas.envelope import Message, Reply
 from schemas.errors import ErrorCode
 from schemas.files import OutputFile
-from schemas.ids import Kind
+from schemas.jobs import OutputEntry
 from schemas.sites import OutputPart, OutputRead
 
-log = logging.getLogger(__name__)
-
-_AGAIN = "ask for that part again in a while"
-_ASK = "`job.show` tells what a job has left"
+#: Parts that are read at a time, of different sites; and outputs whose places are remembered.
+AT_ONCE, MOST_KNOWN = 4, 1000
 
 
 class OutputReads:
     """Answers ``vc.reads``."""
 
     def __init__(
-        self, connection: Carrier, writer: LedgerWriter, store: Store, metrics: Metrics, intake: Intake
+        self, connection: Carrier, writer: LedgerWriter, store: Store, metrics: Metrics, refuse: Refuse
     ) -> None:
-        """``intake`` refuses what is no question of a site's."""
-        self._connection, self._writer, self._store = connection, writer, store
-        self._metrics, self._intake = metrics, intake
+        self._writer, self._store, self._metrics = writer, store, metrics
+        self.door = SiteDoor(connection, refuse, frozenset({OutputRead}), self._answer, at_once=AT_ONCE)
+        self._known: OrderedDict[tuple[LastAttempt, str], OutputEntry] = OrderedDict()
 
-    async def on_delivery(self, delivery: Delivery) -> None:
-        """Answer a question, whatever becomes of the answer: one that is lost is asked for again."""
-        letter = take_in(delivery)
-        if not isinstance(letter, Letter) or letter.kind is not Kind.SITE or not isinstance(letter.message, OutputRead):
-            self._intake.on_delivery(delivery)
-            return
-        answer = await self._answer(letter.sender, letter.message)
-        send(self._connection, reply(self._connection.user, letter.sender, ""), answer, mandatory=False)
-        delivery.ack()
-
-    async def _answer(self, site: str, message: OutputRead) -> Reply:
-        try:
-            return await self._part(site, message)
-        except LedgerError as error:
-            hint = _ASK if error.code is ErrorCode.NOT_FOUND else _AGAIN
-            return Failed(call=message.id, code=error.code, message=clip(str(error)), hint=hint)
-        except (AdapterError, OSError) as error:
-            log.error("output not read", extra={"job": message.job, "site": site, "why": str(error)})
-            code = getattr(error, "code", ErrorCode.STORE)
-            return Failed(call=message.id, code=code, message=clip(str(error)), hint=_AGAIN)
-        except Exception as error:
-            log.exception("question failed", extra={"job": message.job, "site": site})
-            text = clip(f"{type(error).__name__}: {error}")
-            return Failed(call=message.id, code=ErrorCode.INTERNAL, message=text, hint="tell the centre's operator")
-
-    async def _part(self, site: str, message: OutputRead) -> OutputPart:
-        """Read a part. Raises AdapterError, OSError."""
-        found: LeftOutput = await self._writer.read(lambda tx: outputs.find(tx, message.job, message.name, site))
-        entry, data = found.entry, b""
-        if message.offset < entry.size:
-            file = OutputFile(job=message.job, attempt=found.attempt, name=entry.name)
-            most = min(message.size, entry.size - message.offset)
-            data = await asyncio.to_thread(self._store.read, file, message.offset, most)
+    async def _answer(self, site: str, message: Message) -> Reply:
+        assert isinstance(message, OutputRead)
+        last, entry = await self._writer.read(lambda tx: self._find(tx, site, message))
+        self._remember((last, message.name), entry)
+        wanted, data = min(message.size, max(0, entry.size - message.offset)), b""
+        if wanted:
+            file = OutputFile(job=message.job, attempt=last.attempt, name=entry.name)
+            data = await asyncio.to_thread(self._store.read, file, message.offset, wanted)
             self._metrics.moved("out", len(data))
+        if len(data) < wanted:
+            text = f"{message.name}: the store has less than the {entry.size} bytes that its guest has told of"
+            return failed(message, ErrorCode.CONFLICT, text, "`job.retry` or a new job makes it")
         return OutputPart(
             call=message.id,
-            attempt=found.attempt,
+            attempt=last.attempt,
             offset=message.offset,
-            size=entry.size,
+            total=entry.size,
             sha256=entry.sha256,
             data=data,
         )
+
+    def _find(self, tx: Tx, site: str, message: OutputRead) -> tuple[LastAttempt, OutputEntry]:
+        """Find what is asked for; the list of what an attempt has left may be long, and is read once for many parts."""
+        last = outputs.last_of(tx, message.job, site)
+        known = self._known.get((last, message.name))
+        return last, known or outputs.find(tx, last, message.name)
+
+    def _remember(self, key: tuple[LastAttempt, str], entry: OutputEntry) -> None:
+        self._known[key] = entry
+        self._known.move_to_end(key)
+        while len(self._known) > MOST_KNOWN:
+            self._known.popitem(last=False)

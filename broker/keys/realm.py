@@ -13,6 +13,7 @@ from broker.errors import ManagementError
 from broker.management import MAX_CONNECTIONS, ConnectionInfo, Management
 from broker.minting import give_rights, grant, limit, mint, unmint
 from broker.principals import EVENTS, Principal, parse_principal
+from broker.routes import queue_of
 from broker.topology import Profile, owner_of
 from schemas.ids import Kind
 
@@ -65,8 +66,10 @@ class BrokerRealm:
         with self._declarer() as connection:
             declare(connection, self._profile)
         with self.management.together():
-            for site in self.named(Kind.SITE):
-                give_rights(self.management, site)
+            queues = {info.name for info in self.management.topology.queues()}
+            for site in filter(None, map(_ours, self.management.users.names())):
+                if site.kind is Kind.SITE and queue_of(site.name) in queues:
+                    give_rights(self.management, site)
 
     def mint(self, principal: Principal, password: str) -> None:
         """See ``Realm``; one-time logins and consoles have no queues to declare."""

@@ -35,11 +35,11 @@ from broker.keys.realm import BrokerRealm
 from broker.keys.registrar import Quotas, Registrar
 from broker.keys.sessions import Sessions
 from broker.keys.store import EnrolmentStore
-from broker.keys.turns import Turns
 from broker.management import MAX_LABEL, ConnectionInfo
 from broker.outbound import deliver
 from broker.principals import EVENTS, Principal, parse_principal
 from broker.routes import Route, reply
+from broker.turns import Turns
 from schemas.codec import clip
 from schemas.enrol import PrincipalCut
 from schemas.envelope import Failed, Message, Reply

@@ -19,11 +19,13 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 from broker.address import VHOST, Address
 from broker.entities import Declarer
+from broker.keys.realm import BrokerRealm
 from broker.management import Management
 from broker.minting import mint, new_password, unmint
 from broker.node import NodeAddress
 from broker.principals import limits, parse_principal
 from broker.routes import queue_of, reply_queue, sender_of
+from broker.topology import Profile
 from schemas.ids import Kind, kind_of, unguessable
 from tests.broker.conftest import empty_centre
 
@@ -340,3 +342,25 @@ def test_what_a_site_may_say_arrives_under_its_name(world: World, kind: str) -> 
         channel.basic_publish("vc.up", key, b"x", pika.BasicProperties(user_id=site.user), mandatory=True)
 
     assert world.take({"submit": "vc.submissions", "ask": "vc.asks", "read": "vc.reads"}[kind]) == site.user
+
+
+def test_a_site_of_an_earlier_release_is_given_the_rights_of_this_one_and_nobody_else_is(
+    address: NodeAddress, management: Management, declarer: Declarer
+) -> None:
+    old, stranger = unguessable("site"), unguessable("site")
+    mint(management, declarer, parse_principal(old), "old")
+    management.permissions.put_topic(old, "vc.up", rf"^{old}\.submit$", "^$")
+    management.users.put(stranger, "stranger")  # a user of another application: it has no queue here
+    try:
+        BrokerRealm(address.administration, Profile.SINGLE).prepare()
+
+        with connect(address.login(old, "old")) as connection:
+            channel = connection.channel()
+            for kind in ("submit", "ask", "read"):
+                publish(channel, "vc.up", f"{old}.{kind}", user_id=old)
+        with pytest.raises(amqp.ProbableAccessDeniedError):
+            connect(address.login(stranger, "stranger"))
+    finally:
+        unmint(management, parse_principal(old))
+        management.users.delete(stranger)
+        empty_centre(declarer)

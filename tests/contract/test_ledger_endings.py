@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 from adapters.errors import NotFound
-from adapters.ledger import outputs
-from adapters.ledger.outputs import LeftOutput
-from schemas.envelope import MAX_BODY_BYTES
+from adapters.ledger import deletion, outputs
+from adapters.ledger.transaction import Tx
 from schemas.jobs import Outcome, OutputEntry, Steps
-from schemas.ledger import JobState
+from schemas.ledger import JobDelete, JobState
 from schemas.sites import JobEnded
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, url
 
@@ -78,7 +77,7 @@ def test_what_is_cancelled_is_told_whether_it_waited_or_ran(desk: Desk) -> None:
     assert {one.ended_ms for one in told.values()} == {desk.now_ms}
 
 
-def test_a_job_that_is_lost_for_good_is_told_and_one_that_waits_again_is_not(desk: Desk) -> None:
+def test_a_job_that_is_lost_and_waits_again_is_not_told(desk: Desk) -> None:
     desk.submit("one")
     desk.complete(desk.start("vm-1"), Outcome.LOST, cause="its VM went")
 
@@ -94,18 +93,71 @@ def test_a_persons_jobs_are_told_to_nobody(desk: Desk) -> None:
     assert ends(desk) == []
 
 
-def test_an_end_whose_outputs_have_names_beyond_all_bounds_is_told_without_them(desk: Desk) -> None:
+def test_an_end_with_more_outputs_than_a_sites_queue_should_hold_is_told_without_them(desk: Desk) -> None:
     desk.submit("one")
-    long_name = OutputEntry(name="x" * (MAX_BODY_BYTES - 200), size=2, sha256="a" * 64)
+    many = [OutputEntry(name=f"histogram-{number}.root", size=2, sha256="a" * 64) for number in range(400)]
 
-    desk.complete(desk.start("vm-1"), exit_status=0, outputs=[long_name])
+    desk.complete(desk.start("vm-1"), exit_status=0, outputs=many)
 
     (told,) = ends(desk)
     assert (told.state, told.outputs, told.is_cut) == (JobState.DONE, [], True)
 
 
-def find(desk: Desk, job: str, name: str, owner: str = SITE) -> LeftOutput:
-    return desk.ledger.read(lambda tx: outputs.find(tx, job, name, owner))
+@pytest.mark.parametrize("name", ["../x", "a/../x", "/etc/passwd", "", ".", "a//b", "x\x1b[2J", "x\n", "y" * 1025])
+def test_a_name_that_only_does_harm_is_told_to_no_site(desk: Desk, name: str) -> None:
+    desk.submit("one")
+    bad, negative = OutputEntry(name=name, size=2, sha256="a" * 64), OutputEntry(name="n", size=-5, sha256="a" * 64)
+
+    desk.complete(desk.start("vm-1"), exit_status=0, outputs=[bad, RESULT, negative, RESULT])
+
+    assert ends(desk)[0].outputs == [RESULT]
+    with pytest.raises(NotFound, match=r"its outputs are result\.json$"):
+        find(desk, f"{SITE}/one.1", name)
+
+
+def test_a_cancel_is_told_with_its_own_time_and_a_done_job_without_a_guests_words(desk: Desk) -> None:
+    desk.submit("one", attempts=3)
+    desk.complete(desk.start("vm-1"), Outcome.FAILED, exit_status=7)
+    desk.pass_s(3600)
+    desk.cancel("one", SITE, by=SITE)
+    desk.submit("two")
+    desk.complete(desk.start("vm-2"), exit_status=0, cause="a guest's own words")
+
+    cancelled, done = ends(desk)
+    assert (cancelled.state, cancelled.ended_ms, cancelled.attempt) == (JobState.CANCELLED, desk.now_ms, 1)
+    assert (done.state, done.cause) == (JobState.DONE, "")
+
+
+def test_a_name_that_is_used_again_and_cancelled_had_no_attempt(desk: Desk) -> None:
+    desk.submit("one")
+    desk.complete(desk.start("vm-1"), exit_status=0)
+    desk.order(lambda tx: deletion.delete_named(tx, JobDelete(job="one"), SITE))
+    desk.submit("one")
+    desk.cancel("one", SITE)
+
+    assert [(one.state, one.attempt) for one in ends(desk)] == [(JobState.DONE, 1), (JobState.CANCELLED, 0)]
+
+
+def test_a_job_whose_guests_fall_silent_too_often_is_told_as_held(desk: Desk) -> None:
+    desk.submit("one")
+    for number in range(desk.policy.loss_limit_anywhere):
+        desk.start(f"vm-{number}")
+        desk.pass_s(desk.policy.lease_s + 1)
+        desk.expire()
+        desk.pass_s(3600)
+        desk.keep_time()
+
+    (told,) = ends(desk)
+    assert (told.state, told.exit_status) == (JobState.HELD, -1)
+    assert "lost_too_often" in told.cause
+
+
+def find(desk: Desk, job: str, name: str, owner: str = SITE) -> tuple[int, OutputEntry]:
+    def work(tx: Tx) -> tuple[int, OutputEntry]:
+        last = outputs.last_of(tx, job, owner)
+        return last.attempt, outputs.find(tx, last, name)
+
+    return desk.ledger.read(work)
 
 
 def test_an_output_is_of_the_last_attempt(desk: Desk) -> None:
@@ -115,17 +167,17 @@ def test_an_output_is_of_the_last_attempt(desk: Desk) -> None:
     desk.pass_s(120)
     desk.complete(desk.start("vm-2"), exit_status=0, outputs=[RESULT])
 
-    assert find(desk, f"{SITE}/one.1", "result.json") == LeftOutput(2, RESULT)
+    assert find(desk, f"{SITE}/one.1", "result.json") == (2, RESULT)
 
 
 def test_what_is_not_there_is_told_with_what_is(desk: Desk) -> None:
     desk.submit("one")
 
-    with pytest.raises(NotFound, match=r"site-a/one\.1 has no such output; it is submitted and has left none"):
+    with pytest.raises(NotFound, match=r"it has no such output; it is submitted and has left none"):
         find(desk, f"{SITE}/one.1", "result.json")
 
     desk.complete(desk.start("vm-1"), exit_status=0, outputs=[RESULT])
-    with pytest.raises(NotFound, match=r"name = 'stdout': .* has no such output; its outputs are result\.json"):
+    with pytest.raises(NotFound, match=r"name = 'stdout': it has no such output; its outputs are result\.json"):
         find(desk, f"{SITE}/one.1", "stdout")
 
 

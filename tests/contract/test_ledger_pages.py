@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, event, text
 
-from adapters.job.calls import _fitting
+from adapters.job.calls import fitting
 from adapters.ledger import listing, orders, tallies
 from adapters.ledger import registry as pages
 from adapters.ledger.connections import connect
@@ -89,7 +89,7 @@ def test_a_page_that_does_not_fit_a_message_is_cut_and_the_next_one_goes_on_ther
         desk.report(f"host-{host}", *(large(number) for number in range(host * 100, host * 100 + 100)))
     whole = desk.ledger.read(lambda tx: pages.vms(tx, RegistryList(limit=1000)))
 
-    first = decode(_fitting(whole))
+    first = decode(fitting(whole))
     assert isinstance(first, Registry)
     rest = desk.ledger.read(lambda tx: pages.vms(tx, RegistryList(limit=1000, after=first.next)))
 
@@ -101,11 +101,11 @@ def test_a_single_row_that_does_not_fit_a_message_is_shown_without_its_details(d
     facts = FACTS.__class__(**{f: getattr(FACTS, f) for f in FACTS.__struct_fields__} | {"images": ["y" * 1000] * 2000})
     row = pages.HostRow(host="host-1", facts=facts, seen_ms=1, present=True, vms=1)
 
-    shown = decode(_fitting(Hosts(call="c", hosts=[row])))
+    shown = decode(fitting(Hosts(call="c", hosts=[row])))
 
     assert isinstance(shown, Hosts)
     assert shown.hosts[0].host == "host-1"
-    assert len(_fitting(Hosts(call="c", hosts=[row]))) < MAX_BODY_BYTES
+    assert len(fitting(Hosts(call="c", hosts=[row]))) < MAX_BODY_BYTES
 
 
 def test_pages_of_an_owners_jobs_are_turned_over_all_states(desk: Desk) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from adapters.ledger import submissions
+from adapters.ledger import deletion, submissions
 from adapters.ledger.policy import Policy
 from schemas.description import Input, JobDescription
-from schemas.ledger import JobState, JobSubmit
+from schemas.ledger import JobDelete, JobState, JobSubmit
 from tests.contract.ledger_fixtures import Desk, cluster, desk, url
 
 __all__ = ["cluster", "desk", "url"]
@@ -125,14 +125,31 @@ def test_an_owner_has_so_many_jobs_waiting_and_no_more(url: str) -> None:
     refused, small, other = desk.submit("more", array=2), desk.submit("last"), desk.submit("more", "site-b", array=5)
     again = desk.submit("some", array=4)
 
-    has = "site-a has 4 jobs that wait, and may have 5"
-    assert refused.reasons == [f"array = 2: {has}: submit this again under the same id once others have begun"]
+    has = "site-a has 4 jobs that wait or were cancelled, and may have 5"
+    assert refused.reasons == [
+        f"array = 2: {has}: delete what was cancelled, or submit this again once others have begun"
+    ]
     assert (small.accepted, other.accepted, again.accepted) == (True, True, True)
     assert desk.states() == {"submitted": 10}
 
     desk.start("vm-1")
     desk.start("vm-2")
     assert desk.submit("more", array=2).accepted
+    desk.ledger.close()
+
+
+def test_who_submits_and_cancels_in_turn_fills_no_ledger(url: str) -> None:
+    desk = Desk(url, FEW)
+    for name in ("one", "two"):
+        desk.submit(name, array=2)
+        desk.cancel(name, "site-a")
+
+    refused = desk.submit("three", array=2)
+    deleted = desk.order(lambda tx: deletion.delete_named(tx, JobDelete(job="one"), "site-a"))
+
+    assert "were cancelled" in refused.reasons[0]
+    assert deleted.changed == 2
+    assert desk.submit("three", array=2).accepted
     desk.ledger.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.keys.turns import Turns
+from broker.turns import Turns
 from tests.broker.polling import until
 
 
