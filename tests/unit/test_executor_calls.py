@@ -255,6 +255,39 @@ def test_words_of_a_guest_are_plain_and_short() -> None:
             assert len(text) < 30_000
 
 
+def test_a_result_of_too_many_parts_is_refused_before_it_is_read() -> None:
+    one, _ = chunk(1)
+
+    one.end(b'{"calls": [{"value": ["list"' + b", []" * 1_100_000 + b"]}]}", trusted=False)
+
+    error = one.futures[0].exception(0)
+    assert isinstance(error, CallFailed)
+    assert "give an array, or bytes" in str(error)
+
+
+def test_what_was_raised_before_any_call_is_read_once() -> None:
+    one, _ = chunk(500)
+    raised = ["error", "builtins", "ValueError", [["list", *range(1000)]], {}, "text"]
+
+    one.end(json.dumps({"raised": raised, "traceback": ""}).encode(), trusted=False)
+
+    assert len({id(future.exception(0)) for future in one.futures}) == 1
+
+
+def test_classes_of_ones_own_travel_also_where_there_are_several_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_mine.py").write_text("class K:\n    k = 7\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = importlib.import_module("of_mine")
+    sent = pickle_calls([(len, ([1],), {}), (len, ([own.K()],), {}), (vars, (own.K(),), {})])
+    read = "import pickle, sys; print(len(pickle.load(sys.stdin.buffer)))"
+
+    elsewhere = subprocess.run([sys.executable, "-c", read], input=sent, capture_output=True, check=False)
+
+    assert elsewhere.stdout == b"3\n", elsewhere.stderr
+
+
 def test_functions_of_ones_own_travel_whatever_they_are_wrapped_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

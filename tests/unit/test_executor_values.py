@@ -263,3 +263,94 @@ def test_a_guest_needs_nothing_but_python_for_it() -> None:
 
     for name in ("msgspec", "click", "cloudpickle", "pika", "schemas", "broker"):
         assert f"'{name}" not in said.stdout
+
+
+P = (1 << 61) - 1  # of a number and any multiple of this Python makes one hash
+
+
+@pytest.mark.parametrize("tag", ["set", "frozenset"])
+def test_keys_that_would_freeze_the_program_are_refused_however_they_are_mixed(tag: str) -> None:
+    alike = [tag, *range(1, 5000), *(["int", hex(P * one)] for one in range(1, 5000))]
+
+    with pytest.raises(CannotTravel, match="have one hash"):
+        read(alike)
+
+
+def test_a_number_that_is_long_to_compare_is_no_key() -> None:
+    for key in (["int", hex(1 << 5000)], ["tuple", 1, ["int", hex(1 << 5000)]], ["decimal", "1E+5000"]):
+        with pytest.raises(CannotTravel, match="a key that is a number"):
+            read(["set", key])
+    assert read(["list", ["int", hex(1 << 5000)]]) == [1 << 5000]
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("UnicodeDecodeError", ["utf8", ["bytes", "YWJj"], -(10**12), 1, "r"]),
+        ("UnicodeDecodeError", ["utf8", ["bytes", "YWJj"], 0, 10**12, "r"]),
+        ("UnicodeEncodeError", ["utf8", "abc", 2, 2, "r"]),
+        ("SyntaxError", ["m", ["tuple", "f", 1, 1, "x = 1", 1, 10**10]]),
+        ("IndentationError", ["m", ["tuple", "f", 1, 1, "x = 1", 1, 10**10]]),
+    ],
+)
+def test_what_python_shows_without_looking_whether_it_is_there_is_told_by_its_name(name: str, args: list[Any]) -> None:
+    error = read(["error", "builtins", name, args, {}, "text"])
+
+    assert isinstance(error, RemoteException)
+    assert str(error).startswith(f"builtins.{name}: text")
+
+
+def test_an_honest_one_of_these_comes_as_it_was() -> None:
+    with pytest.raises(UnicodeDecodeError) as caught:
+        b"\xff".decode()
+
+    home = read(json.loads(json.dumps(write_error(caught.value))))
+
+    assert (type(home), home.args) == (UnicodeDecodeError, caught.value.args)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("concurrent.futures._base", "CancelledError"),
+        ("concurrent.futures._base", "InvalidStateError"),
+        ("asyncio.exceptions", "QueueFull"),
+        ("click.exceptions", "Exit"),
+        ("broker.errors", "Disconnected"),
+    ],
+)
+def test_what_says_something_of_the_program_itself_is_not_a_guests_to_raise(module: str, name: str) -> None:
+    import click.exceptions
+
+    assert click.exceptions.Exit.__module__ in sys.modules
+    error = read(["error", module, name, [], {}, "text"])
+
+    assert type(error) is RemoteException
+
+
+def test_text_of_an_exception_commands_no_terminal_and_is_short() -> None:
+    error = read(["error", "builtins", "ValueError", ["\x1b]0;owned\x07\n" + "x" * 100_000], {"why": "\x1b[2J"}, ""])
+
+    assert type(error) is ValueError
+    assert str(error).startswith("\\x1b]0;owned\\x07\nxxx")
+    assert len(str(error)) < 30_000
+    assert vars(error) == {"why": "\\x1b[2J"}
+
+
+def test_a_flag_is_of_bits_that_there_are_and_leaves_nothing_behind() -> None:
+    before = len(re.RegexFlag._value2member_map_)
+    for value in (1 << 40, -1, re.RegexFlag.IGNORECASE.value | 1 << 50):
+        with pytest.raises(CannotTravel, match="a flag of"):
+            read(["flag", "re", "RegexFlag", value])
+
+    assert read(["flag", "re", "RegexFlag", re.RegexFlag.IGNORECASE.value]) is re.RegexFlag.IGNORECASE
+    assert len(re.RegexFlag._value2member_map_) == before
+
+
+@pytest.mark.filterwarnings("ignore:Stored array in format")
+def test_an_array_whose_fields_have_names_that_would_come_home_as_others_is_refused() -> None:
+    numpy = pytest.importorskip("numpy")
+    written = write(numpy.zeros(2, dtype=[("α", "i4")]))
+
+    with pytest.raises(CannotTravel, match="version"):
+        read(written)

@@ -38,6 +38,7 @@ from schemas.ledger import (
     JobSubmit,
     JobVerdict,
 )
+from schemas.plain_text import plain
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.centre_caller import insist
 from volcloud.client.job_wait import JobWait
@@ -53,6 +54,10 @@ from volcloud.why import Explanation, explain
 _STREAMS = ("stdout", "stderr", "validation.stdout", "validation.stderr")
 #: Called with (output, bytes so far, size).
 FetchProgress = Callable[[str, int, int], None]
+
+
+#: Outputs that an error names.
+_MOST_NAMED = 20
 
 
 class AsyncJobs:
@@ -193,7 +198,7 @@ class AsyncJobs:
         chosen = _attempt_with_outputs(record, None)
         entry = next((entry for entry in chosen.outputs if entry.name == output), None)
         if entry is None:
-            left = ", ".join(entry.name for entry in chosen.outputs)
+            left = ", ".join(plain(entry.name[:100]) for entry in chosen.outputs[:_MOST_NAMED])
             raise NoSuchJob(f"job {record.job.job} has no output {output!r}: it has {left}", "name one of them")
         if most_bytes is not None and entry.size > most_bytes:
             text = f"output {output!r} of job {record.job.job} has {entry.size} bytes: at most {most_bytes} are taken"

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from broker import durable
 from broker.errors import TransferFailed
 from broker.transfer import Transfers, into_file
-from broker.transfer.landing import PART
+from broker.transfer.landing import PART, Open
 from broker.transfer.leftovers import remove_left_behind
 from broker.transfer.peer import ANY_ADAPTER
 from broker.transfer.sending import read_digest
@@ -75,10 +75,7 @@ class WatchedTransfers:
         if entry.content is not None or entry.size == 0:
             await asyncio.to_thread(_write, local, entry.content or b"")
             return
-        offer = await self._take(ANY_ADAPTER, output, local, entry.size, progress)
-        if offer.sha256 != entry.sha256:
-            await asyncio.to_thread(local.unlink, missing_ok=True)
-            raise TransferFailed(ErrorCode.CONFLICT, f"output {entry.name!r}: the store's file is not the job's")
+        await self._take(ANY_ADAPTER, output, local, entry.size, progress, of=entry)
 
     async def _send(self, local: Path, peer: str, name: Callable[[str], FileName], progress: Progress | None) -> str:
         try:
@@ -102,14 +99,29 @@ class WatchedTransfers:
         finally:
             reading.cancel()
 
-    async def _take(self, peer: str, file: FileName, local: Path, size: int, progress: Progress | None) -> FileOffer:
+    async def _take(
+        self,
+        peer: str,
+        file: FileName,
+        local: Path,
+        size: int,
+        progress: Progress | None,
+        of: OutputEntry | None = None,
+    ) -> FileOffer:
+        """Take a file; what is offered of an output is what a job's record says, or is refused before its first byte:
+        a guest wrote that record, and whoever reads it may have bounds."""
         get = FileGet(file=file)
         partial = durable.beside(local, f"{get.id[-12:]}{PART}")
         await asyncio.to_thread(make_partial, partial)
         watch = TransferWatch(size, progress)
+
+        def partial_of(offer: FileOffer) -> Open:
+            if of is not None and (offer.size, offer.sha256) != (of.size, of.sha256):
+                raise TransferFailed(ErrorCode.CONFLICT, f"output {of.name!r}: the store's file is not the job's")
+            return into_file(local, partial, kept=0)
+
         try:
-            land = into_file(local, partial, kept=0)
-            work = self.transfers.fetch_file(get, land, peer, progress=watch.on_bytes)
+            work = self.transfers.fetch(get, partial_of, peer, progress=watch.on_bytes)
             return await self.while_moving(work, get.id, watch, peer, local.name)
         finally:
             await asyncio.to_thread(remove_partials, local, partial)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Of what a guest says, in words for a person, characters.
 _MOST_WORDS, _MOST_TRACEBACK = 2000, 20_000
+#: Commas and brackets of a result: each may become an object of some hundred bytes.
+_MOST_PARTS = 2_000_000
 
 
 class CallFuture(Future[Any]):
@@ -85,6 +87,8 @@ class Chunk:
     def end(self, text: bytes, *, trusted: bool) -> None:
         """Give each call what the job has written. Never fails: a call whose result cannot be read is told so."""
         try:
+            if (parts := text.count(b",") + text.count(b"[")) > _MOST_PARTS:
+                raise CannotTravel(f"{parts} parts, of which {_MOST_PARTS} are taken: give an array, or bytes")
             ends = _ends(json.loads(text), len(self.futures), trusted)
         except Exception as error:  # noqa: BLE001  a guest has written it
             ends = [(None, _unreadable(error))] * len(self.futures)
@@ -109,6 +113,8 @@ class Batch:
         self.id = f"calls-{uuid7()[-12:]}"
         self.shared, self.chunks = shared, chunks
         self.is_submitted = False
+        #: A result of it is at the centre that could not be brought home.
+        self.is_left = False
         #: How many of its jobs were in which state at the last look; None: to be looked at whatever that is.
         self.counts: dict[str, int] | None = None
 
@@ -140,7 +146,7 @@ def _ends(told: Any, calls: int, trusted: bool) -> list[End]:
     if "python" in told:
         return [(None, PythonDiffers([int(part) for part in told["python"]][:3]))] * calls
     if "raised" in told:
-        return [_end(told, trusted) for _ in range(calls)]
+        return [_end(told, trusted)] * calls
     if len(told["calls"]) != calls:
         raise CannotTravel(f"{len(told['calls'])} results for {calls} calls")
     return [_end(one, trusted) for one in told["calls"]]

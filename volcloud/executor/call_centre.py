@@ -67,7 +67,7 @@ class CallCentre:
         self._told = text
         try:
             self._say(plain(text))
-        except Exception:
+        except BaseException:  # it ends neither the loop nor the calls
             log.exception("nobody could be told", extra={"what": text})
 
     def _on_trouble(self, trouble: Exception) -> None:

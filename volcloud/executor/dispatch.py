@@ -183,7 +183,9 @@ class Dispatch:
         """End what may run of a batch whose calls have all ended, and delete its jobs unless they are kept."""
         if batch.is_submitted or batch.is_unwanted:
             await self._cancel(batch.id)
-            if not self._keep:
+            if batch.is_left:
+                self._centre.tell(f"{batch.id} stays at the centre: a result of it could not be brought home")
+            elif not self._keep:
                 await self._centre.order(self._centre.jobs.delete, self._centre.name(batch.id))
 
     async def _send(self, batch: Batch) -> None:

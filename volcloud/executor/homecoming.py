@@ -11,7 +11,7 @@ from functools import partial
 from broker.daemon.tasks import OwnedTasks
 from schemas.ledger import JobRow, JobState
 from schemas.plain_text import plain, plain_lines
-from volcloud.errors import CallFailed, CommandFailed
+from volcloud.errors import CallFailed, CommandFailed, NoSuchJob
 from volcloud.executor.batch import Batch, Chunk
 from volcloud.executor.call_centre import FAULTS, CallCentre
 from volcloud.executor.call_files import Terms
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Results that are brought home at once; for how long one that cannot be is tried again, seconds.
 AT_ONCE, HOME_S = 8, 30.0
+#: Between two tries of one, seconds.
+AGAIN_S = 1.0
 #: Of what a failed job printed, characters.
 _MOST_STDERR = 2000
 
@@ -52,8 +54,10 @@ class Homecoming:
             chunk.failed_since_s = chunk.failed_since_s or time.monotonic()
             may_pass = isinstance(error, FAULTS) and not isinstance(error, CommandFailed)
             if may_pass and time.monotonic() - chunk.failed_since_s < HOME_S:
+                await asyncio.sleep(AGAIN_S)
                 batch.counts = None  # it is looked at again
             else:
+                batch.is_left |= row.state is JobState.DONE and not isinstance(error, NoSuchJob)
                 text = f"the result of job {row.job} cannot be brought home: {error}"
                 failed = CallFailed(text, getattr(error, "next_step", "") or "call it again")
                 await asyncio.to_thread(chunk.fail, failed)

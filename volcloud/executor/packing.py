@@ -49,8 +49,10 @@ def pickle_calls(calls: Sequence[Call], function: Callable[..., Any] | None = No
     called, args, named = calls[0]
     if len(calls) == 1:
         return _pickled([*calls], function or called, args, named)
+    kinds = {type(value): value for _, given, by_name in calls for value in (*given, *by_name.values())}
+    alike = [value for _, given, by_name in calls for value in (*given, *by_name.values()) if callable(value)]
     try:
-        return _pickled([*calls], function or called, (), {})
+        return _pickled([*calls], function or called, [*kinds.values(), *alike], {})
     except BadInput:
         for one in calls:
             pickle_calls([one], function)

@@ -9,23 +9,33 @@ The guest writes it with this same module, and has nothing but Python.
 from __future__ import annotations
 
 import dataclasses
+import decimal
 import enum
 import io
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from pathlib import PurePath, PurePosixPath
 from typing import Any
 
-from volcloud.errors import CannotTravel, RemoteException, VolcloudError
+from volcloud.errors import CannotTravel, RemoteException
 from volcloud.executor.scalars import MOST_DIGITS, PLAIN, digits, read_int, to_bytes, to_text
 
 #: How deep things may lie in each other; Python reads no deeper JSON.
 MOST_DEEP = 200
 #: Integers that JSON readers take as they are.
 _PLAIN_INT = 1 << 62
-#: From so many keys on at most half may have a hash that another has: a table of such takes the square of their number.
-_MANY_KEYS = 100
+#: Keys that may have one hash: a table of such takes the square of their number. And bits of a number that is a key, as
+#: numbers of several kinds are compared by making them one kind.
+_MOST_ALIKE, _MOST_KEY_BITS = 20, 4096
+#: What a ``UnicodeDecodeError`` is made of: encoding, text, start, end, reason.
+_UNICODE_PARTS = 5
+#: Of the text that an exception holds, characters: Python shows it unasked.
+_MOST_WORDS = 20_000
+#: Packages whose exceptions say something of this program itself: from a guest nobody shall take them for that.
+_OF_PROGRAMS = frozenset({"asyncio", "broker", "click", "concurrent", "multiprocessing", "schemas", "volcloud"})
 
 
 def write(value: Any, deep: int = 0) -> Any:
@@ -152,7 +162,10 @@ def _read_array(text: str) -> Any:
         raise CannotTravel("an array of numpy's, which is not imported here: import it")
     came = io.BytesIO(to_bytes(text))
     form = numpy.lib.format
-    head = form.read_array_header_1_0 if form.read_magic(came) == (1, 0) else form.read_array_header_2_0
+    version = form.read_magic(came)
+    if version not in ((1, 0), (2, 0)):
+        raise CannotTravel(f"an array written as version {version}: names of fields have plain letters only")
+    head = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
     shape, is_fortran, dtype = head(came)
     content = came.read()
     if dtype.hasobject or dtype.itemsize < 1 or math.prod(shape) * dtype.itemsize != len(content):
@@ -168,14 +181,42 @@ def _read_error(module: str, name: str, args: list[Any], state: Mapping[str, Any
         kind = _class(module, name, Exception)
     except CannotTravel:
         kind = None
-    if kind is None or issubclass(kind, StopIteration | StopAsyncIteration | VolcloudError):
+    if kind is None or _means_more(kind) or not _is_sound(kind, found):
         return RemoteException(f"{module}.{name}: {text}", "import the module that it is of, to have it as it was")
+    found = [_in_words(one) for one in found]
     base = next(one for one in kind.__mro__ if one.__module__ == "builtins")
     error = kind(*found) if kind is base else base.__new__(kind, *found)
     if kind is not base:
-        error.args = tuple(found)
-    vars(error).update((key, read(one, deep)) for key, one in state.items() if not key.startswith("__"))
+        BaseException.args.__set__(error, tuple(found))  # type: ignore[attr-defined]
+    told = {key: _in_words(read(one, deep)) for key, one in state.items() if not key.startswith("__")}
+    vars(error).update(told)
     return error
+
+
+def _means_more(kind: type) -> bool:
+    """Whether it ends iterations, or says something of the program that has it."""
+    packages = {one.__module__.partition(".")[0] for one in kind.__mro__}
+    return issubclass(kind, StopIteration | StopAsyncIteration) or not _OF_PROGRAMS.isdisjoint(packages)
+
+
+def _is_sound(kind: type, found: list[Any]) -> bool:
+    """Whether Python can show what it is made of: where these two point to nowhere, it does not look."""
+    if issubclass(kind, SyntaxError):
+        return len(found) == 1 and isinstance(found[0], str)
+    if not issubclass(kind, UnicodeError) or kind is UnicodeError:
+        return True
+    if len(found) != _UNICODE_PARTS or not isinstance(found[1], str | bytes):
+        return False
+    _, text, start, end, _ = found
+    return type(start) is int and type(end) is int and 0 <= start < end <= len(text)
+
+
+def _in_words(value: Any) -> Any:
+    """Give text as a terminal may be shown it; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    short = value[:_MOST_WORDS]
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in short)
 
 
 def _read_enum(module: str, name: str, member: str, deep: int) -> Any:
@@ -183,9 +224,10 @@ def _read_enum(module: str, name: str, member: str, deep: int) -> Any:
 
 
 def _read_flag(module: str, name: str, value: int, deep: int) -> Any:
-    if type(value) is not int:
+    kind = _class(module, name, enum.Flag)
+    if type(value) is not int or value & ~kind._flag_mask_:
         raise CannotTravel(f"a flag of {_short(value)}")
-    return _class(module, name, enum.Flag)(value)
+    return kind(value)
 
 
 def _read_named(module: str, name: str, items: list[Any], deep: int) -> Any:
@@ -225,9 +267,21 @@ def _name_of(kind: type) -> tuple[str, str]:
 def _keys(items: Iterable[Any]) -> list[Any]:
     """Give what is to be keys, or members of a set, where that makes a table of use."""
     found = list(items)
-    if len(found) > _MANY_KEYS and 2 * len({*map(hash, found)}) < len(found):
-        raise CannotTravel(f"{len(found)} keys of few hashes")
+    if not all(map(_is_cheap_key, found)):
+        raise CannotTravel(f"a key that is a number of more than {_MOST_KEY_BITS} bits")
+    if found and max(Counter(map(hash, found)).values()) > _MOST_ALIKE:
+        raise CannotTravel(f"more than {_MOST_ALIKE} of {len(found)} keys have one hash")
     return found
+
+
+def _is_cheap_key(key: Any) -> bool:
+    if isinstance(key, tuple | frozenset):
+        return all(map(_is_cheap_key, key))
+    if isinstance(key, Fraction):
+        key = key.numerator | key.denominator
+    if isinstance(key, decimal.Decimal):
+        return len(key.as_tuple().digits) <= _MOST_KEY_BITS // 4 and abs(key.adjusted()) <= _MOST_KEY_BITS // 4
+    return not isinstance(key, int) or key.bit_length() <= _MOST_KEY_BITS
 
 
 def _short(value: Any) -> str:
