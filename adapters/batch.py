@@ -18,6 +18,8 @@ from schemas.vms import HostInventory
 MOST_MESSAGES = 400
 #: Rows that the messages in one transaction are about; a message of more has one to itself.
 MOST_ROWS = 2000
+#: Outputs whose entries cost what a row does.
+OUTPUTS_A_ROW = 10
 
 
 def batch_size(waiting: Iterable[Message]) -> int:
@@ -40,8 +42,8 @@ def rows_of(message: Message) -> int:
             return 1 + len(holding)
         case JobRequest(holding=held, more=more):
             return 1 + len(held) + len(more)
-        case JobCompletion(request=request):
-            return 1 + (rows_of(request) if request else 0)
+        case JobCompletion(request=request, outputs=outputs):
+            return 1 + len(outputs) // OUTPUTS_A_ROW + (rows_of(request) if request else 0)
         case JobWithdraw(slots=slots):
             return len(slots)
         case HostInventory(vms=vms):

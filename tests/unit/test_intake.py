@@ -46,6 +46,7 @@ from schemas.jobs import (
     LeaseMark,
     Machine,
     Outcome,
+    OutputEntry,
     Phase,
 )
 from schemas.ledger import (
@@ -498,6 +499,13 @@ def test_what_a_batch_makes_the_ledger_write_is_bounded_and_not_its_messages_alo
     assert batch_size([BEAT, BEAT, array(100_000), BEAT]) == 2
     assert batch_size([array(900)] * 5) == MOST_ROWS // 900
     assert batch_size([array(1)] * 5) == 5
+
+
+def test_ends_that_have_left_thousands_of_files_are_written_a_few_at_a_time() -> None:
+    entry = OutputEntry(name="x", size=1, sha256="a" * 64)
+    large = JobCompletion(job="site-a/j.1", attempt=1, outcome=Outcome.DONE, outputs=[entry] * 6000)
+
+    assert 1 <= batch_size([large] * 40) <= 4
 
 
 NAMED = [AttemptRef(job="site-a/j.1", attempt=1)] * 4096
