@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -265,6 +266,76 @@ async def test_what_is_cancelled_before_it_is_sent_is_not_waited_for(
         await dispatch.finish()
 
     assert "submit" not in jobs.said
+
+
+async def test_what_is_cancelled_while_it_goes_out_is_ended_once_the_centre_has_it(
+    dispatch: Dispatch, jobs: PlayedJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_going, may_arrive, submit = asyncio.Event(), asyncio.Event(), jobs.submit
+
+    async def slowly(description: dict[str, Any]) -> None:
+        is_going.set()
+        await may_arrive.wait()
+        await submit(description)
+
+    monkeypatch.setattr(jobs, "submit", slowly)
+    batch = batch_of(dispatch, 1)
+    dispatch.begin(batch)
+    await is_going.wait()
+    batch.chunks[0].futures[0].cancel()
+    finishing = asyncio.create_task(dispatch.finish())
+    await until(lambda: batch.is_done, PATIENCE_S)
+    assert jobs.said == []
+    may_arrive.set()
+    async with asyncio.timeout(PATIENCE_S):
+        await finishing
+
+    assert jobs.said == ["submit", "cancel ", "delete "]
+
+
+async def test_one_that_may_still_be_taken_is_named(
+    dispatch: Dispatch, jobs: PlayedJobs, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_centre, "PUT_AWAY_S", 0.1)
+    monkeypatch.setattr(jobs, "submit", lambda _: asyncio.Event().wait())
+    batch = batch_of(dispatch, 1)
+    dispatch.begin(batch)
+    await until(lambda: batch.is_going, PATIENCE_S)
+    batch.chunks[0].futures[0].cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await dispatch.finish()
+
+    assert f"me/{batch.id} may still be taken, and nobody wants it: delete it" in told
+
+
+async def test_a_centre_that_goes_away_holds_up_no_cancel(
+    dispatch: Dispatch, jobs: PlayedJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_centre, "PUT_AWAY_S", 0.1)
+    batch = batch_of(dispatch, 2)
+    dispatch.begin(batch)
+    await until(lambda: batch.is_submitted, PATIENCE_S)
+    jobs.troubles = {what: [Unreachable("away", "")] * 10_000 for what in ("list", "cancel", "delete")}
+    await until(lambda: dispatch._looks, PATIENCE_S)
+    for chunk in batch.chunks:
+        chunk.futures[0].cancel()
+    async with asyncio.timeout(PATIENCE_S):
+        await dispatch.finish()
+
+
+async def test_a_callback_that_ends_the_program_leaves_no_future_that_nobody_hears_of() -> None:
+    told: list[str] = []
+    chunk = Chunk(b"calls", 1, lambda: told.append("cancelled"))
+
+    def leave(_: object) -> None:
+        raise KeyboardInterrupt
+
+    chunk.futures[0].add_done_callback(leave)
+    with pytest.raises(KeyboardInterrupt):
+        chunk.futures[0].cancel()
+
+    assert told == ["cancelled"]
+    assert wait([chunk.futures[0]], timeout=5).done == {chunk.futures[0]}
 
 
 async def test_some_that_are_cancelled_are_cancelled_one_by_one(dispatch: Dispatch, jobs: PlayedJobs) -> None:

@@ -37,16 +37,21 @@ class CallFuture(Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel it; its job is ended soon after, once nobody wants any call of it. False once there is a result."""
-        if not super().cancel():
-            return False
+        try:
+            return super().cancel()
+        finally:  # whatever its callbacks have raised
+            self._tell_cancelled()
+
+    def _tell_cancelled(self) -> None:
         with self._ending:
+            if not self.cancelled():
+                return
             if not self._is_notified:
                 self._is_notified = True
                 self.set_running_or_notify_cancel()
             is_first, self._is_cancel_told = not self._is_cancel_told, True
         if is_first:
             self._on_cancel()
-        return True
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Give it its result, or what was raised; nothing where it was cancelled, or has one. Its callbacks are called,
@@ -112,7 +117,8 @@ class Batch:
     def __init__(self, shared: bytes, chunks: Sequence[Chunk]) -> None:
         self.id = f"calls-{uuid7()[-12:]}"
         self.shared, self.chunks = shared, chunks
-        self.is_submitted = False
+        #: It has gone to the centre, which may have taken it; and it has said so.
+        self.is_going = self.is_submitted = False
         #: A result of it is at the centre that could not be brought home.
         self.is_left = False
         #: How many of its jobs were in which state at the last look; None: to be looked at whatever that is.

@@ -16,6 +16,7 @@ from pathlib import Path
 from broker.daemon.tasks import OwnedTasks
 from schemas.ledger import MAX_LISTED, SETTLED, JobRow, JobState
 from volcloud.errors import CallFailed, CommandFailed, VolcloudError
+from volcloud.executor import call_centre
 from volcloud.executor.batch import Batch
 from volcloud.executor.call_centre import FAULTS, CallCentre
 from volcloud.executor.call_files import CallFiles, Terms
@@ -47,6 +48,10 @@ class Dispatch:
         #: By id, the one that was not looked at for the longest time first; and what sends them.
         self._open: dict[str, Batch] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
+        #: Batches that the centre is asked about, each by itself: who waits for one holds up no other.
+        self._looks: dict[str, asyncio.Task[None]] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._is_news = False
         self._orders = asyncio.Semaphore(_ORDERS)
         self._news, self._left = asyncio.Event(), asyncio.Event()
         self._changed_s = time.monotonic()
@@ -115,33 +120,45 @@ class Dispatch:
         self._news.clear()
 
     async def _round(self) -> bool:
-        """Look at some of the batches, the one that was not looked at for the longest time first; whether there was
-        news."""
-        chosen = [*itertools.islice(self._open.values(), LOOKS)]
-        found = await asyncio.gather(*map(self._looked_at, chosen))
-        for batch in chosen:
-            del self._open[batch.id]
-            if not batch.is_done:
-                self._open[batch.id] = batch
-            else:
-                self._tasks.spawn(self._put_away(batch), name=f"put away {batch.id}")
-                self._left.set()
-        if any(found):
+        """Give up what nobody wants, put away what has ended, and have some of the others looked at, those first that
+        were not for the longest time; whether there was news since the last round."""
+        is_news, self._is_news = self._is_news, False
+        for batch in [*self._open.values()]:
+            is_news |= self._give_up_unwanted(batch)
+            if batch.is_done:
+                self._leave(batch)
+        looks = (batch for batch in [*self._open.values()] if batch.id not in self._looks)
+        for batch in itertools.islice(looks, max(0, LOOKS - len(self._looks))):
+            self._open[batch.id] = self._open.pop(batch.id)
+            self._looks[batch.id] = self._tasks.spawn(self._looked_at(batch), name=f"look at {batch.id}")
+        await asyncio.wait(self._looks.values(), timeout=LOOK_FIRST_S) if self._looks else None
+        if is_news or self._is_news:
             self._changed_s = time.monotonic()
             self._centre.news()
         elif self._open and time.monotonic() - self._changed_s > STILL_S:
             self._changed_s = time.monotonic()
-            await self._tell_why(next(iter(self._open)))
-        return any(found)
+            if self._telling is None or self._telling.done():
+                self._telling = self._tasks.spawn(self._tell_why(next(iter(self._open))), name="why nothing moves")
+        return is_news or self._is_news
 
-    async def _looked_at(self, batch: Batch) -> bool:
-        """Give up what nobody wants of a batch, and have brought home what has ended; whether there was any."""
+    def _leave(self, batch: Batch) -> None:
+        """Be done with a batch: nobody waits for it, and what is asked about it is not waited for."""
+        del self._open[batch.id]
+        if (look := self._looks.get(batch.id)) is not None:
+            look.cancel()
+        if not self._open and self._telling is not None:
+            self._telling.cancel()
+        self._tasks.spawn(self._put_away(batch), name=f"put away {batch.id}")
+        self._left.set()
+
+    async def _looked_at(self, batch: Batch) -> None:
+        """Have brought home what has ended of a batch."""
         try:
-            is_news = self._give_up_unwanted(batch)
-            return await self._look(batch) or is_news
+            self._is_news |= await self._look(batch)
         except FAULTS as error:
             self._centre.tell(f"{batch.id} cannot be looked at, and is again: {error}")
-            return False
+        finally:
+            self._looks.pop(batch.id, None)
 
     async def _look(self, batch: Batch) -> bool:
         if not batch.is_submitted or batch.is_done:
@@ -162,11 +179,8 @@ class Dispatch:
         return True
 
     def _give_up_unwanted(self, batch: Batch) -> bool:
-        """Leave what nobody wants: one that is not sent yet is not sent, and jobs are cancelled. What is not known of a
-        batch is left for its end."""
-        if batch.is_unwanted and (sending := self._sending.get(batch.id)) is not None:
-            sending.cancel()
-        elif not batch.is_submitted:
+        """Leave what nobody wants: a batch as a whole, which is put away then, or jobs of one that is at the centre."""
+        if not batch.is_unwanted and not batch.is_submitted:
             return False
         unwanted = [(index, chunk) for index, chunk in batch.open() if chunk.is_cancelled and not chunk.is_coming]
         for _, chunk in unwanted:
@@ -180,8 +194,15 @@ class Dispatch:
             await self._centre.order(self._centre.jobs.cancel, self._centre.name(name))
 
     async def _put_away(self, batch: Batch) -> None:
-        """End what may run of a batch whose calls have all ended, and delete its jobs unless they are kept."""
-        if batch.is_submitted or batch.is_unwanted:
+        """End what may run of a batch whose calls have all ended, and delete its jobs unless they are kept. One that is
+        on its way is waited for: a cancel that overtakes it finds nothing, and then it runs."""
+        if (sending := self._sending.get(batch.id)) is not None:
+            if batch.is_going:
+                await asyncio.wait({sending}, timeout=call_centre.PUT_AWAY_S)
+            if not sending.done() and batch.is_going:
+                self._centre.tell(f"{self._centre.name(batch.id)} may still be taken, and nobody wants it: delete it")
+            sending.cancel()
+        if batch.is_going:
             await self._cancel(batch.id)
             if batch.is_left:
                 self._centre.tell(f"{batch.id} stays at the centre: a result of it could not be brought home")
@@ -191,6 +212,7 @@ class Dispatch:
     async def _send(self, batch: Batch) -> None:
         try:
             description = await asyncio.to_thread(self._sent.write, batch)
+            batch.is_going = True
             await self._centre.insist(partial(self._centre.jobs.submit, description))
             batch.is_submitted = True
         except Exception as error:  # the top of what nobody else waits for: whoever waits for a call is told
