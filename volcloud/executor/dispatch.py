@@ -131,7 +131,8 @@ class Dispatch:
         for batch in itertools.islice(looks, max(0, LOOKS - len(self._looks))):
             self._open[batch.id] = self._open.pop(batch.id)
             self._looks[batch.id] = self._tasks.spawn(self._looked_at(batch), name=f"look at {batch.id}")
-        await asyncio.wait(self._looks.values(), timeout=LOOK_FIRST_S) if self._looks else None
+        if self._looks:
+            await asyncio.wait(self._looks.values(), timeout=LOOK_FIRST_S)
         if is_news or self._is_news:
             self._changed_s = time.monotonic()
             self._centre.news()

@@ -35,6 +35,9 @@ MOST_CPUS = 64
 #: Jobs of one map for each slot that there is, unless it is said how many calls one makes: Python begins in each, and a
 #: slot that is done early takes another. For how long it is known how many slots there are, seconds.
 JOBS_A_SLOT, SLOTS_S = 4, 60.0
+#: Slots that are taken to be there where there is none at that moment, and calls of one job at most: their results come
+#: together.
+GUESSED_SLOTS, MOST_CALLS = 8, 500
 #: The calls of one batch, pickled, unless one of them has more.
 BATCH_BYTES = 16 << 20
 
@@ -135,7 +138,7 @@ class VolunteerExecutor(Executor):
             self._check_open()
         ends_s = None if timeout is None else time.monotonic() + timeout
         calls: list[Call] = [(None, args, {}) for args in zip(*iterables, strict=False)]
-        size = chunksize or max(1, len(calls) // (JOBS_A_SLOT * self._slots()))
+        size = chunksize or min(MOST_CALLS, max(1, len(calls) // (JOBS_A_SLOT * self._slots())))
         shared = pickle_function(fn)
         chunks = [self._chunk(calls[start : start + size], fn) for start in range(0, len(calls), size)]
         with self._lock:
@@ -171,7 +174,7 @@ class VolunteerExecutor(Executor):
         return dispatch
 
     def _slots(self) -> int:
-        """Say how many jobs can run at once, at least one."""
+        """Say how many jobs can run at once; a guess where none can now, or that cannot be asked."""
         slots, until_s = self._slots_known
         if time.monotonic() > until_s:
             try:
@@ -180,8 +183,8 @@ class VolunteerExecutor(Executor):
                 slots = sum(min(cpus, MOST_CPUS) for cpus in live)
             except (VolcloudError, BrokerError) as error:
                 log.info("how many slots there are cannot be asked", extra={"why": str(error)})
-            self._slots_known = slots, time.monotonic() + SLOTS_S
-        return max(1, slots)
+            self._slots_known = slots, time.monotonic() + (SLOTS_S if slots else 0.0)
+        return slots or GUESSED_SLOTS
 
     def _chunk(self, calls: Sequence[Call], shared: Callable[..., Any] | None = None) -> Chunk:
         return Chunk(pickle_calls(calls, shared), len(calls), self._look_soon)
