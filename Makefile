@@ -8,9 +8,9 @@ ARGS :=
 #: Tests that need neither a server nor a guest, nor much time.
 QUICK := -m "not service and not qemu and not slow" tests/unit tests/contract
 
-#: Two at a time, each a file at a time: most tests wait for a process or a disk, and a file shares what it has started.
+#: Three at a time, each a file at a time: most tests wait for a process or a disk, and a file shares what it has started.
 #: make test SIDE_BY_SIDE= runs one after the other.
-SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo check test long peers lint bench clean
 

@@ -205,6 +205,10 @@ def test_what_the_centre_refuses_and_what_cannot_be_is_told(system: System, tmp_
             pool.submit(bytes, 1 << 20).result(PATIENCE_S)
         with pytest.raises(ValueError, match="chunksize = 0"):
             pool.map(square, [1], chunksize=0)
+    with system.client() as client:  # it stays, to be fetched as the error says
+        (left,) = client.jobs.list()
+        assert client.jobs.fetch(str(left.job), tmp_path)
+        client.jobs.delete(str(left.job).rpartition(".")[0])
     for give in (lambda: pool.submit(square, 1), lambda: pool.map(square, [1])):
         with pytest.raises(RuntimeError, match="shut down"):
             give()
