@@ -9,6 +9,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from adapters.job.calls import ANSWERS, answer_of_ledger, fitting, portion_of_order
+from adapters.ledger.attempt_work import Work
 from adapters.ledger_writer import LedgerWriter
 from adapters.site_door import Refuse, SiteDoor
 from broker.carrier import Carrier
@@ -44,6 +45,6 @@ def _for_a_site(record: JobRecord) -> JobRecord:
     unsaid = {"host": "", "vm_name": "", "boot_id": "", "hypervisor": "", "hypervisor_pid": 0}
     return replace(
         record,
-        attempts=[replace(one, **unsaid) for one in record.attempts],
+        attempts=[replace(one, outputs=Work(outputs=one.outputs).readable(), **unsaid) for one in record.attempts],
         next_step="`job.retry` releases it" if record.job.state is JobState.HELD else "",
     )

@@ -322,6 +322,10 @@ async def test_a_centre_that_goes_away_holds_up_no_cancel(
     async with asyncio.timeout(PATIENCE_S):
         await dispatch.finish()
 
+    assert dispatch.under_way == 0
+    assert all(chunk.futures[0].cancelled() for chunk in batch.chunks)
+    assert jobs.said == ["submit"]
+
 
 async def test_a_callback_that_ends_the_program_leaves_no_future_that_nobody_hears_of() -> None:
     told: list[str] = []

@@ -66,7 +66,7 @@ class Centre:
         job = self.desk.start("vm-1")
         size = len(content) if claims is None else claims
         entry = OutputEntry(name=name, size=size, sha256=sha256(content).hexdigest())
-        if content:
+        if content and name == NAME:
             self.store.put_bytes(content, OutputFile(job=job.job, attempt=job.attempt, name=name))
         self.desk.complete(job, exit_status=0, outputs=[entry])
 
@@ -215,6 +215,16 @@ async def test_a_site_is_told_nothing_of_a_volunteers_machine(tmp_path: Path) ->
     assert isinstance(shown, JobRecord)
     (attempt,) = shown.attempts
     assert (attempt.host, attempt.vm_name, attempt.hypervisor_pid, attempt.vm) == ("", "", 0, "vm-1")
+
+
+async def test_names_that_only_do_harm_are_in_no_answer_to_a_site(tmp_path: Path) -> None:
+    async with centre(tmp_path) as here:
+        here.leave(CONTENT, name="../x\x1b[2J")
+
+        shown = await here.ask("site-a", JobShow(job=JOB))
+
+    assert isinstance(shown, JobRecord)
+    assert shown.attempts[-1].outputs == []
 
 
 async def test_a_large_order_is_carried_out_a_portion_an_answer(
