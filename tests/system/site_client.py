@@ -68,6 +68,9 @@ class SiteClient:
                 return message
         raise AssertionError(f"{self.user} has not heard it in {patience_s:g} s")
 
-    def waiting(self) -> int:
-        """Count what lies in its queue."""
-        return self._channel.queue_declare(self.queue, passive=True).method.message_count
+    def wait_for(self, count: int, patience_s: float = 60.0) -> None:
+        """Wait until so many messages lie in its queue."""
+        deadline = time.monotonic() + patience_s
+        while (waiting := self._channel.queue_declare(self.queue, passive=True).method.message_count) < count:
+            assert time.monotonic() < deadline, f"{waiting} of {count} in {patience_s:g} s"
+            time.sleep(0.05)

@@ -469,23 +469,26 @@ def test_a_site_hears_of_its_own_jobs_and_there_are_no_others_for_it(cloud: Syst
 def test_a_site_that_never_reads_its_queue_loses_the_oldest_of_it_and_harms_no_other(
     cloud: System, tmp_path: Path
 ) -> None:
-    """It asks for more than its queue holds, and reads nothing of it."""
-    part = 256 << 10
+    """It asks for more than its queue holds, never for more at once than is let wait, and reads nothing of it."""
+    part, most = 256 << 10, 64 << 20
     with site(cloud, "deaf", tmp_path) as deaf, site(cloud, "quick", tmp_path) as quick:
         assert deaf.submit("big", "/bin/sh", "-c", f"head -c {part} /dev/zero")["accepted"]
         deaf.end_of("big")
-        for _ in range(300):
-            deaf.say("read", op="output.read", job="site-deaf/big.1", name="stdout")
-        deadline = time.monotonic() + 60
-        while deaf.waiting() < 200 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        calls: list[str] = []
+        while len(calls) < 280:
+            calls += [deaf.say("read", op="output.read", job="site-deaf/big.1", name="stdout") for _ in range(40)]
+            deaf.wait_for(min(len(calls), 240))
 
         assert quick.submit("small", "/bin/echo", "hi")["accepted"]
         assert quick.end_of("small")["state"] == "done"
         told = quick.answer(quick.say("read", op="output.read", job="site-quick/small.1", name="stdout"))
-
         assert told["data"] == b"hi\n"
-        assert 200 <= deaf.waiting() <= (64 << 20) // part
+
+        kept = [deaf.hear(lambda _: True)]
+        while kept[-1]["call"] != calls[-1]:
+            kept.append(deaf.hear(lambda _: True))
+        assert sum(len(one["data"]) for one in kept) <= most
+        assert calls[0] not in {one["call"] for one in kept}
     for name in ("deaf", "quick", "lyon", "oslo"):
         cloud.ok("site", "delete", name)
 
