@@ -12,40 +12,31 @@ slots that it freed, and at those that meet what it let wait. ``match_all`` look
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import accumulate, chain, islice
+from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    Column,
-    ColumnElement,
-    FromClause,
-    Select,
     bindparam,
     delete,
     insert,
-    literal_column,
-    or_,
     select,
     update,
 )
 
-from adapters.ledger import arrays, classes, outbox, tables, tallies, terms
-from adapters.ledger.backlog import Backlog, Backlogs
+from adapters.ledger import arrays, outbox, tables, tallies, terms
 from adapters.ledger.deferred import Deferred
 from adapters.ledger.idle import Idle
-from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair, unmet
+from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair
 from adapters.ledger.transaction import Tx, portions
 from adapters.ledger.vm_pool import VmPool
+from adapters.ledger.waiting_lines import OFFERS, WaitingLines, judged, values
 from broker.routes import down
 from schemas.description import JobDescription
 from schemas.jobs import Phase
 from schemas.ledger import JobState
 
-#: Rows read at a time; a batch seldom needs more.
-PAGE = 64
 #: Jobs that one transaction assigns, some 100 ms of work, and bytes of their descriptions; others go to
 #: ``tx.deferred``.
 MOST_PAIRS, MOST_BYTES = 400, 8 << 20
@@ -60,51 +51,6 @@ _jobs, _requests, _attempts = tables.jobs, tables.requests, tables.attempts
 Described = dict[int, JobDescription]
 
 
-def _distinct(column: Column[Any], condition: ColumnElement[bool]) -> Select[Any]:
-    """List the values of an index's first column by one probe each, however many rows have them."""
-    first = select(column).where(condition).order_by(column).limit(1).scalar_subquery()
-    found = select(first.label("value")).cte("found", recursive=True)
-    after = select(column).where(condition, column > found.c.value).order_by(column).limit(1)
-    step = select(after.correlate(found).scalar_subquery()).where(found.c.value.is_not(None))
-    return select(found.union_all(step).c.value)
-
-
-def _columns_of_waiting() -> list[Column[Any]]:
-    return [_jobs.c[name] for name in Waiting._fields]
-
-
-_SHAPES = _distinct(_jobs.c.shape, tables.IS_WAITING)
-_OFFERS = _distinct(_requests.c.offer, tables.IS_READY)
-_WALK = select(*_columns_of_waiting()).where(tables.IS_WAITING).order_by(_jobs.c.rank, _jobs.c.number).limit(PAGE)
-_OF_SHAPE = _WALK.where(_jobs.c.shape == bindparam("shape"))
-# In two steps, since SQLite finds a row's place in an index by the pair (rank, number) no better than by its rank.
-_OF_RANK = (_jobs.c.rank == bindparam("rank")) & (_jobs.c.number > bindparam("number"))
-_OF_LATER_RANKS = _jobs.c.rank > bindparam("rank")
-_peers = _jobs.alias("peers")
-
-
-def _not_kept_from(rows: FromClause) -> ColumnElement[bool]:
-    """Leave out what is kept from a VM; see ``Waiting.avoids``."""
-    return or_(rows.c.avoid_vm != bindparam("but_for"), rows.c.avoid_until_ms <= bindparam("now_ms"))
-
-
-def _heads(*conditions: ColumnElement[bool]) -> Select[Any]:
-    """Give the first waiting job of each shape, by one probe each."""
-    first = (
-        select(_peers.c.number)
-        .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
-        .where(_peers.c.shape == tables.shapes.c.number, *conditions)
-        .order_by(_peers.c.rank, _peers.c.number)
-        .limit(1)
-        .correlate(tables.shapes)
-        .scalar_subquery()
-    )
-    among = tables.shapes.c.number.in_(bindparam("shapes", expanding=True))
-    return select(*_columns_of_waiting()).where(_jobs.c.number.in_(select(first).where(among)))
-
-
-_HEADS = _heads()
-_HEADS_BUT_FOR = _heads(_not_kept_from(_peers))
 _STILL = (
     select(_jobs.c.number)
     .where(tables.IS_WAITING, _jobs.c.number.in_(bindparam("numbers", expanding=True)))
@@ -142,8 +88,8 @@ def match(tx: Tx) -> int:
     tx.serialise_matching()
     tx.fresh_offers, tx.fresh_shapes = set(), set()
     # Where no slot is new, what has waited fits none: what came now alone is looked at.
-    backlog = _backlog(tx) if offers else _backlog(tx, shapes)
-    made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), backlog)
+    jobs = WaitingLines(tx, None if offers else shapes)
+    made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), jobs)
     if not is_whole:
         tx.deferred.take_over(Deferred(offers, shapes))
     return made
@@ -164,10 +110,10 @@ def match_all(tx: Tx) -> int:
     Of very many classes of free slots each call takes some, in turns.
     """
     tx.serialise_matching()
-    offers = _values(tx, _OFFERS)
+    offers = values(tx, OFFERS)
     start = tx.now_ms // 1000 * MOST_OFFERS % max(1, len(offers))
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
-    made, is_whole = _assign(tx, Idle(tx, turn), _backlog(tx))
+    made, is_whole = _assign(tx, Idle(tx, turn), WaitingLines(tx))
     if not is_whole:
         tx.deferred.offers |= set(turn)
     return made
@@ -175,94 +121,22 @@ def match_all(tx: Tx) -> int:
 
 def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
     """Give the offers of free slots that meet any of these shapes."""
-    offers = _values(tx, _OFFERS) if shapes else []
-    return {offer for (_, offer), meets in _judged(tx, shapes, offers).items() if meets}
+    offers = values(tx, OFFERS) if shapes else []
+    return {offer for (_, offer), meets in judged(tx, shapes, offers).items() if meets}
 
 
-def _backlog(tx: Tx, only: Collection[int] | None = None) -> Backlogs:
-    """Give the jobs that wait, or those of some shapes alone."""
-
-    def fits(shape: int, offer: int) -> bool:
-        known = tx.known.fits.get((shape, offer))
-        return _judged(tx, [shape], [offer])[shape, offer] if known is None else known
-
-    @cache
-    def waiting() -> Collection[int]:
-        return _values(tx, _SHAPES) if only is None else only
-
-    def fitting(offer: int) -> list[int]:
-        return [shape for (shape, _), meets in _judged(tx, waiting(), [offer]).items() if meets]
-
-    def make(vm: str, taken: set[int]) -> Backlog:
-        walk = _waiting(tx, _but_for(vm, _WALK), _kept_off(tx, vm)) if only is None else None
-        kinds = None if only is None else len(only)
-        return Backlog(walk, lambda shapes: _queues(tx, shapes, vm), fitting, fits, kinds, taken)
-
-    return Backlogs(make)
-
-
-def _but_for(vm: str, statement: Select[Any]) -> Select[Any]:
-    return statement.where(_not_kept_from(_jobs)) if vm else statement
-
-
-def _kept_off(tx: Tx, vm: str) -> dict[str, Any]:
-    return {"but_for": vm, "now_ms": tx.lease_now_ms} if vm else {}
-
-
-def _values(tx: Tx, distinct: Select[Any]) -> list[int]:
-    return [value for (value,) in tx.execute(distinct) if value is not None]
-
-
-def _judged(tx: Tx, shapes: Iterable[int], offers: Collection[int]) -> dict[tuple[int, int], bool]:
-    """Say which of these offers meet which of these shapes; each pair of classes is compared once, then known."""
-    found = {(shape, offer): tx.known.fits.get((shape, offer)) for shape in shapes for offer in offers}
-    new = [pair_of for pair_of, meets in found.items() if meets is None]
-    if new:
-        asked = classes.shapes(tx, sorted({shape for shape, _ in new}))
-        offered = classes.offers(tx, sorted({offer for _, offer in new}))
-        compared = {(shape, offer): not unmet(asked[shape], offered[offer]) for shape, offer in new}
-        tx.known.fits.update(compared)
-        found |= compared
-    return {pair_of: bool(meets) for pair_of, meets in found.items()}
-
-
-def _queues(tx: Tx, shapes: Collection[int], vm: str) -> dict[int, Iterator[Waiting]]:
-    """Give the waiting jobs of each of these shapes in order of service, but those kept from this VM; what waits of
-    none is left out."""
-    first, kept_off = _HEADS_BUT_FOR if vm else _HEADS, _kept_off(tx, vm)
-    rows = (row for some in portions(sorted(shapes)) for row in tx.execute(first, {"shapes": some} | kept_off))
-    heads, following = [Waiting._make(row) for row in rows], _but_for(vm, _OF_SHAPE)
-    return {
-        head.shape: chain([head], _waiting(tx, following, {"shape": head.shape} | kept_off, head)) for head in heads
-    }
-
-
-def _waiting(tx: Tx, statement: Select[Any], values: dict[str, Any], after: Waiting | None = None) -> Iterator[Waiting]:
-    """Read waiting jobs in order of service, page by page."""
-    following = [statement] if after is None else []
-    while True:
-        if after is not None:
-            values = values | {"rank": after.rank, "number": after.number}
-            following = [statement.where(_OF_RANK), statement.where(_OF_LATER_RANKS)]
-        page: list[Waiting] = []
-        while following and not page:
-            page = [Waiting._make(row) for row in tx.execute(following.pop(0), values)]
-        if not page:
-            return
-        yield from page
-        after = page[-1]
-
-
-def _assign(tx: Tx, idle: Idle, backlog: Backlogs) -> tuple[int, bool]:
+def _assign(tx: Tx, idle: Idle, jobs: WaitingLines) -> tuple[int, bool]:
     """Give how many pairs were made, and whether these are all that could be."""
     pool = VmPool(tx)
-    found = list(islice(pair(idle, backlog, pool), MOST_PAIRS))
+    found = list(islice(pair(idle, jobs.backlogs, pool), MOST_PAIRS))
     pool.close()
     still = _still_waiting(tx, found)
     if not still:
+        jobs.close([])
         return 0, len(found) < MOST_PAIRS
     described = descriptions(tx, {job.submission for job, _ in still})
     pairs = _within_bytes(still, described)
+    jobs.close(pairs)
     _write_attempts(tx, pairs, pool, described)
     _write_assignments(tx, pairs, pool, described)
     tx.counts["jobs_assigned"] += len(pairs)

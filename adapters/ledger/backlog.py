@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
+from typing import Protocol
 
-from adapters.ledger.matching import Fit, Free, Waiting
+from adapters.ledger.matching import Fit, Free, Waiting, WaitingJobs
 
 #: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
 MOST_PASSED = 64
@@ -53,16 +54,16 @@ class Backlog:
         self._lines: dict[int, Iterator[Waiting]] = {}
         self._heads: dict[int, Waiting | None] = {}
         self._places: dict[int, list[_Place]] = {}
-        #: Jobs that the slot which was looked at last was refused.
-        self._refused = 0
-        self._must_wait = False
+        #: Jobs that the slot which was looked at last was refused; and whether its VM is kept free for one of them.
+        self.refused = 0
+        self.must_wait = False
 
     def first_for(self, free: Free, ask: Ask) -> Waiting | None:
         """Hand out the first job that this slot's machine may have, and that ``ask`` does not refuse its VM.
 
         None when there is none, when too many were refused, or when the VM is to be kept free for one of them.
         """
-        self._refused, self._must_wait = 0, False
+        self.refused, self.must_wait = 0, False
         job = self._among_walked(free.offer, ask)
         if job is None and not self._is_whole and self._may_go_on:
             job = self._among_queues(free.offer, ask)
@@ -73,21 +74,21 @@ class Backlog:
     @property
     def was_refused(self) -> bool:
         """The last slot met the requirements of a job that its VM may not have now: another VM's may have it."""
-        return self._refused > 0
+        return self.refused > 0
 
     @property
     def may_hide_more(self) -> bool:
         """The last slot was refused jobs behind which there may be others that were not looked at."""
-        return self.was_refused and not self._must_wait and not (self._is_whole and self._may_go_on)
+        return self.was_refused and not self.must_wait and not (self._is_whole and self._may_go_on)
 
     @property
     def _may_go_on(self) -> bool:
-        return self._refused < MOST_REFUSED and not self._must_wait
+        return self.refused < MOST_REFUSED and not self.must_wait
 
     def _lets(self, job: Waiting, ask: Ask) -> bool:
         word = ask(job)
-        self._refused += word is not Fit.YES
-        self._must_wait = word is Fit.WAIT
+        self.refused += word is not Fit.YES
+        self.must_wait = word is Fit.WAIT
         return word is Fit.YES
 
     @property
@@ -104,7 +105,7 @@ class Backlog:
             at += 1
             fits = job.number not in self._taken and self._fits(job.shape, offer)
             lets = fits and self._lets(job, ask)
-            if not self._refused:
+            if not self.refused:
                 self._looked[offer] = at
             if lets:
                 self._passed -= 1
@@ -160,15 +161,22 @@ class Backlog:
         return head
 
 
+class HidingJobs(WaitingJobs, Protocol):
+    """Waiting jobs behind which there may be others."""
+
+    @property
+    def may_hide_more(self) -> bool: ...
+
+
 class Backlogs:
     """Waiting jobs as all VMs see them; and as one VM does from which so many are kept that they hide all others."""
 
-    def __init__(self, make: Callable[[str, set[int]], Backlog]) -> None:
+    def __init__(self, make: Callable[[str, set[int]], HidingJobs]) -> None:
         """``make`` gives what a VM is not kept from (empty = everything), beside the set of those handed out."""
         self._make = make
         self._taken: set[int] = set()
         self._whole = self._last = make("", self._taken)
-        self._own: dict[str, Backlog] = {}
+        self._own: dict[str, HidingJobs] = {}
         self._is_kept_off = False
 
     def first_for(self, free: Free, ask: Ask) -> Waiting | None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import bindparam, insert, select, tuple_
 
-from adapters.ledger import arrays, classes, tables, tallies
+from adapters.ledger import accounts, arrays, classes, tables, tallies
 from adapters.ledger.transaction import Tx, portions
 from schemas.description import JobDescription, check_description
 from schemas.envelope import MAX_BODY_BYTES
@@ -168,11 +168,11 @@ def _beyond_waiting(tx: Tx, new: Mapping[Key, CheckedSubmission]) -> dict[Key, s
     """Say why those are refused with which their owner would have more jobs waiting than it may. Two adapters at once
     may let it have as many more as one transaction brings. What it has cancelled counts until it is deleted: who
     submits and cancels in turn would fill the ledger."""
-    most = tx.policy.waiting_of_owner
-    waiting = {owner: _wait_or_are_left(tx, owner) for owner in {owner for owner, _ in new}}
+    most_of = accounts.most_waiting(tx, sorted({owner for owner, _ in new}))
+    waiting = {owner: _wait_or_are_left(tx, owner) for owner in most_of}
     beyond: dict[Key, str] = {}
     for (owner, name), one in new.items():
-        count = one.message.job.array
+        count, most = one.message.job.array, most_of[owner]
         if waiting[owner] + count > most:
             beyond[owner, name] = _too_long(owner, waiting[owner], count, most)
         else:

@@ -132,8 +132,8 @@ def test_an_owner_has_so_many_jobs_waiting_and_no_more(url: str) -> None:
     assert (small.accepted, other.accepted, again.accepted) == (True, True, True)
     assert desk.states() == {"submitted": 10}
 
-    desk.start("vm-1")
-    desk.start("vm-2")
+    for vm in ("vm-1", "vm-2", "vm-3"):
+        desk.start(vm)
     assert desk.submit("more", array=2).accepted
     desk.ledger.close()
 

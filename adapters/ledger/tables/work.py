@@ -110,14 +110,14 @@ IS_SUBMITTED = jobs.c.state == literal_column("'submitted'")
 IS_WAITING = and_(IS_SUBMITTED, jobs.c.not_before_ms == literal_column("0"))
 IS_DELAYED = and_(IS_SUBMITTED, jobs.c.not_before_ms > literal_column("0"))
 
-index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.rank, jobs.c.number)
+index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.owner, jobs.c.rank, jobs.c.number)
 HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
 IS_HELD = jobs.c.state == literal_column("'held'")
 
 index_where("ix_jobs_ended", HAS_ENDED, jobs.c.since_ms, jobs.c.number)
 index_where("ix_jobs_held", IS_HELD, jobs.c.since_ms, jobs.c.number)
-index_where("ix_jobs_order", IS_WAITING, jobs.c.rank, jobs.c.number)
+index_where("ix_jobs_order", IS_WAITING, jobs.c.owner, jobs.c.rank, jobs.c.number)
 index_where("ix_jobs_delayed", IS_DELAYED, jobs.c.not_before_ms)
 
 #: Jobs by state: of each submission, and of each owner in the rows of submission 0. See ``adapters.ledger.tallies``.
@@ -130,6 +130,21 @@ tallies = Table(
     Column("shard", BigInteger, nullable=False),
     Column("count", BigInteger, nullable=False),
     PrimaryKeyConstraint("submission", "owner", "state", "shard", name="pk_tallies"),
+    sqlite_with_rowid=False,
+)
+
+#: What is known of an owner beside its jobs. An owner without a row has every default.
+owners = Table(
+    "owners",
+    metadata,
+    Column("owner", Text, nullable=False),
+    #: Its part of the machines' time beside others', and how many of its jobs may wait; NULL = as the settings say.
+    Column("share", Integer, nullable=False, server_default=text("1")),
+    Column("most_waiting", BigInteger, nullable=True),
+    #: What it has passed, cpu-ms over its share, and what one of its jobs takes on average; see ``fair_share``.
+    Column("passed", BigInteger, nullable=False, server_default=text("0")),
+    Column("takes_ms", BigInteger, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("owner", name="pk_owners"),
     sqlite_with_rowid=False,
 )
 
