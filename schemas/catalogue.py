@@ -102,6 +102,8 @@ WAYS: dict[str, list[Way]] = {
     "reply.credential": [_TO_CONSOLE, Way("keys", "", "amq.rabbitmq.reply-to", "direct reply-to")],
     "keys.mint": [_calls("keys", "vc.enrol")],
     "keys.delete": [_calls("keys", "vc.enrol")],
+    "keys.list": [_calls("keys", "vc.enrol")],
+    "reply.keys": [_TO_CONSOLE],
     "principal.cut": [_up("adapter", "enrol", "vc.enrol")],
     "agent.hello": [_up("vm", "request", "vc.requests")],
     "job.request": [_up("vm", "request", "vc.requests")],
@@ -120,7 +122,8 @@ WAYS: dict[str, list[Way]] = {
     "output.read": [_up("site", "read", "vc.reads")],
     "reply.output": [_TO_SITE],
     **{op: [_CALL] for op in ("host.list", "registry.list", "host.show", "vm.show", "event.list")},
+    **{op: [_CALL] for op in ("owner.list", "owner.set")},
     **{f"reply.{what}": [_TO_CONSOLE, _TO_SITE] for what in ("jobs", "job", "jobs_changed")},
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("hosts", "registry")},
-    **{f"reply.{what}": [_TO_CONSOLE] for what in ("host", "vm", "events")},
+    **{f"reply.{what}": [_TO_CONSOLE] for what in ("host", "vm", "events", "owners")},
 }

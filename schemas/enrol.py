@@ -65,6 +65,16 @@ class KeysMint(Message, frozen=True, kw_only=True, tag="keys.mint"):
     site: SiteName
 
 
+class KeysList(Message, frozen=True, kw_only=True, tag="keys.list"):
+    """A console asks which sites have a login."""
+
+
+class KeysListed(Reply, frozen=True, kw_only=True, tag="reply.keys"):
+    """The principals of sites, by name."""
+
+    sites: list[str]
+
+
 class KeysDelete(Message, frozen=True, kw_only=True, tag="keys.delete"):
     """A console asks that a site's, a host's or a VM's principal be deleted with its queues. Answered by done."""
 

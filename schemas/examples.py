@@ -11,6 +11,8 @@ from schemas import description, events, execs, files, inputs, jobs, ledger, loo
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
+from schemas.ledger import JobState
+from schemas.owners import OwnerRow
 
 _ID = "01936f5e-7b2a-7c3d-8e4f-5a6b7c8d9e0f"
 _OTHER = "01936f5e-7b2b-7c3d-8e4f-5a6b7c8d9e0f"
@@ -152,6 +154,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "reply.credential": {"user": _VM.vm, "password": "secret"},
     "keys.mint": {"site": "lyon"},
     "keys.delete": {"principal": "site-lyon"},
+    "reply.keys": {"sites": ["site-lyon", "site-oslo"]},
+    "owner.list": {"named": ["site-lyon", "site-oslo"]},
+    "owner.set": {"owner": "site-lyon", "share": 3},
+    "reply.owners": {"owners": [
+        OwnerRow(owner="site-lyon", share=3, most_waiting=2_000_000, takes_s=61.5, jobs={JobState.RUNNING: 7}),
+    ]},
     "principal.cut": {"principal": "site-lyon", "reason": "too many messages that nobody can take"},
     "job.assign": {
         "job": _JOB, "attempt": 2, "slot": 0, "executable": "python3", "arguments": ["generate.py", "--seed", "3"],

@@ -4,6 +4,7 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 ├── CommandFailed            it was asked for and it was not done
 │   ├── NoSuchVm             no VM has that name: look at the list
 │   ├── NoSuchHost           no host has that name, or several have: look at the list
+│   ├── NoSuchSite           no site has that name: look at the list, or add it
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
 │   ├── WaitTimeout          the jobs did not end in time; they go on
@@ -49,6 +50,10 @@ class NoSuchVm(CommandFailed):
 
 class NoSuchHost(CommandFailed):
     """No host has that name or id, or several have where one is meant."""
+
+
+class NoSuchSite(CommandFailed):
+    """No site has that name."""
 
 
 class NoSuchJob(CommandFailed):

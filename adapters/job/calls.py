@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
-from adapters.ledger import assignments, deletion, history, listing, orders, queries, registry, showing
+from adapters.ledger import assignments, deletion, history, listing, orders, owners, queries, registry, showing
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -45,6 +45,7 @@ from schemas.ledger import (
     Registry,
     RegistryList,
 )
+from schemas.owners import OwnerList, OwnerSet
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ BRIEF_TEXT = 100
 #: Events of a job in such an answer: the last.
 BRIEF_EVENTS = 100
 SEE_NAMES = "`volcloud job list` shows the names"
-#: What a reading question is answered by.
+#: What a question is answered by.
 ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     JobList: listing.list_jobs,
     JobShow: queries.show,
@@ -62,7 +63,11 @@ ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     HostShow: showing.host,
     VmShow: showing.vm,
     EventList: history.events,
+    OwnerList: owners.listed,
+    OwnerSet: owners.put,
 }
+#: Those of them that change something, and are carried out in one transaction.
+CHANGES: frozenset[type[Message]] = frozenset({OwnerSet})
 #: What carries out a portion of an order.
 ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobCancel: orders.cancel,
@@ -126,9 +131,10 @@ class Calls:
 
 
 async def answer_of_ledger(writer: LedgerWriter, message: Message, **confined: str) -> Reply:
-    """Read the answer to a question; ``confined`` may name the owner to whose jobs that is. Raises AdapterError."""
+    """Give the answer to a question; ``confined`` may name the owner to whose jobs that is. Raises AdapterError."""
     work = partial(ANSWERS[type(message)], **confined)
-    answer: Reply = await writer.read(lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms))
+    in_one = writer.write if type(message) in CHANGES else writer.read
+    answer: Reply = await in_one(lambda tx: msgspec.structs.replace(work(tx, message), server_time_ms=tx.now_ms))
     return answer
 
 

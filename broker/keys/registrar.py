@@ -32,6 +32,8 @@ from schemas.enrol import (
     EnrolTrade,
     EnrolVouch,
     KeysDelete,
+    KeysList,
+    KeysListed,
     KeysMint,
     PrincipalCut,
 )
@@ -73,6 +75,7 @@ class Registrar:
             EnrolVouch: (Kind.HOST, self._vouch),
             KeysMint: (Kind.CONSOLE, self._mint_site),
             KeysDelete: (Kind.CONSOLE, self._delete),
+            KeysList: (Kind.CONSOLE, self._list_sites),
             PrincipalCut: (Kind.ADAPTER, self._cut),
         }
         self.cutting = Cutting(realm)
@@ -195,6 +198,9 @@ class Registrar:
             address = self._ensure(site)
         log.info("site minted", extra={"console": console, "site": address.user})
         return Credential(call=message.id, user=address.user, password=address.password)
+
+    def _list_sites(self, console: str, message: KeysList, _: float) -> Reply:
+        return KeysListed(call=message.id, sites=sorted(site.name for site in self._realm.named(Kind.SITE)))
 
     def _delete(self, console: str, message: KeysDelete, _: float) -> Reply:
         """Delete a principal; with a host go its VMs, since nobody else may ask for them."""

@@ -52,6 +52,12 @@ class SiteClient:
         """Wait for the answer to a call; what else comes is dropped."""
         return self.hear(lambda message: message.get("call") == call)
 
+    def ends_of(self, job_id: str, count: int) -> None:
+        """Wait until all jobs of its array are told to have ended."""
+        left = {f"{self.user}/{job_id}.{index}" for index in range(1, count + 1)}
+        while left:
+            left.discard(self.hear(lambda message: message["op"] == "job.ended")["job"])
+
     def end_of(self, job_id: str) -> Said:
         """Wait until its job is told to have ended."""
         job = f"{self.user}/{job_id}.1"

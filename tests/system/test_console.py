@@ -466,6 +466,45 @@ def test_a_site_hears_of_its_own_jobs_and_there_are_no_others_for_it(cloud: Syst
     assert (hosts["op"], hosts["code"]) == ("reply.failed", "bad_request")
 
 
+def test_a_site_has_a_share_and_a_limit_that_people_set(cloud: System, tmp_path: Path) -> None:
+    with site(cloud, "bern", tmp_path) as bern:
+        cloud.ok("site", "set", "bern", "--share", "3", "--most-waiting", "2")
+        refused = bern.submit("three", "/bin/true", array=3)
+        rows = {row["owner"]: row for row in json.loads(cloud.ok("site", "list", "--json"))}
+        again = json.loads(cloud.ok("site", "set", "bern", "--most-waiting", "default", "--json"))
+
+        assert refused["reasons"] == ["array = 3: of one owner 2 jobs may wait at once: submit several smaller ones"]
+        assert (rows["site-bern"]["share"], rows["site-bern"]["most_waiting"]) == (3, 2)
+        assert (again["share"], again["most_waiting"]) == (3, 2_000_000)
+    wrong, nothing = cloud.volcloud("site", "set", "brn", "--share", "2"), cloud.volcloud("site", "set", "bern")
+    assert (wrong.returncode, nothing.returncode) == (1, 2)
+    assert "no site is called 'brn'; known: bern" in wrong.stderr
+    assert "say what is to be set" in nothing.stderr
+    cloud.ok("site", "delete", "bern")
+
+
+def test_ten_jobs_of_a_site_are_done_beside_thousands_of_another(cloud: System, tmp_path: Path) -> None:
+    """They take turns, so for each of the ten about one of the others ends, whatever its priority; and first those that
+    slots have taken ahead."""
+    job = ("/bin/sh", "-c", "sleep 0.5")
+    with site(cloud, "mass", tmp_path) as mass, site(cloud, "small", tmp_path) as small:
+        assert mass.submit("mass", *job, array=5000, priority=1000)["accepted"]
+        mass.end_of("mass")
+        before = done_of(cloud, "site-mass")
+        assert small.submit("ten", *job, array=10)["accepted"]
+        small.ends_of("ten", 10)
+
+        assert done_of(cloud, "site-mass") - before < 40
+    cloud.ok("job", "cancel", "mass")
+    cloud.ok("site", "delete", "mass")
+    cloud.ok("site", "delete", "small")
+
+
+def done_of(cloud: System, owner: str) -> int:
+    rows = {row["owner"]: row for row in json.loads(cloud.ok("site", "list", "--json"))}
+    return int(rows[owner]["jobs"].get("done", 0))
+
+
 def test_a_site_that_never_reads_its_queue_loses_the_oldest_of_it_and_harms_no_other(
     cloud: System, tmp_path: Path
 ) -> None:

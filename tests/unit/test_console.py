@@ -71,7 +71,8 @@ def test_every_command_of_the_specification_is_there() -> None:
         ("job", verb)
         for verb in ("submit", "list", "show", "why", "logs", "cancel", "retry", "delete", "fetch", "wait")
     }
-    wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")} | {("site", "add"), ("site", "delete")}
+    wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")}
+    wanted |= {("site", verb) for verb in ("add", "list", "set", "delete")}
 
     wanted |= {("xmlrpc",)}
 

@@ -29,6 +29,7 @@ from schemas.enrol import (
     EnrolTrade,
     EnrolVouch,
     KeysDelete,
+    KeysList,
     KeysMint,
     PrincipalCut,
 )
@@ -454,6 +455,15 @@ def test_a_console_mints_a_site_once_and_reads_the_same_credential_each_time(des
     assert second.password == first.password == desk.realm.passwords["site-cern"]
 
 
+def test_a_console_is_told_which_sites_there_are(desk: Desk) -> None:
+    assert desk.ask("console-op", KeysList()).sites == []
+    for name in ("oslo", "cern"):
+        desk.ask("console-op", KeysMint(site=name))
+    desk.registrar.ensure(["host-a"])
+
+    assert desk.ask("console-op", KeysList()).sites == ["site-cern", "site-oslo"]
+
+
 def test_a_console_deletes_a_site_for_good(desk: Desk) -> None:
     first = desk.ask("console-op", KeysMint(site="cern"))
 
@@ -490,6 +500,7 @@ def test_what_a_console_may_not_delete_stays(desk: Desk, name: str) -> None:
         (VM_A, EnrolGrant(vm=VM_B)),
         ("once-1", EnrolGrant(vm=VM_B)),
         ("site-a", KeysMint(site="b")),
+        ("site-a", KeysList()),
         ("host-a", KeysDelete(principal="host-b")),
         (VM_A, EnrolRevoke(vm=VM_A)),
         ("host-a", EnrolTrade()),

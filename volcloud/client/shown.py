@@ -18,6 +18,7 @@ from schemas.enrol import Credential
 from schemas.events import Event, Events, HostDetails, VmDetails
 from schemas.execs import ExecEnded, ExecRow
 from schemas.ledger import HostRow, JobRecord, JobRow, Jobs, JobsChanged, JobVerdict, RegistryRow
+from schemas.owners import OwnerRow
 from schemas.plain_text import plain, plain_all
 from schemas.vms import VmSnapshot, VmStatus
 from volcloud.rendering.events import event_line, render_events
@@ -26,6 +27,7 @@ from volcloud.rendering.hosts import render_hosts
 from volcloud.rendering.html import html
 from volcloud.rendering.jobs import render_job_rows, render_jobs, render_record, render_why, told_counts
 from volcloud.rendering.records import render_host_record, render_vm_record
+from volcloud.rendering.sites import render_owners
 from volcloud.rendering.vms import render_snapshots, render_vm, render_vms
 from volcloud.why import Explanation
 
@@ -103,6 +105,16 @@ class ShownHost(Shown, HostRow, frozen=True, kw_only=True):
 
     def _rendered(self) -> RenderableType:
         return render_hosts([self])
+
+
+class ShownOwner(Shown, OwnerRow, frozen=True, kw_only=True):
+    """A site, or a person, that has jobs."""
+
+    def _summary(self) -> str:
+        return f"owner {self.owner}, share {self.share}, {sum(self.jobs.values())} jobs"
+
+    def _rendered(self) -> RenderableType:
+        return render_owners([self])
 
 
 class ShownHostDetails(Shown, HostDetails, frozen=True, kw_only=True, tag="reply.host"):
@@ -265,6 +277,7 @@ FACES: dict[type, type] = {
     VmStatus: ShownVmStatus,
     VmSnapshot: ShownSnapshot,
     HostRow: ShownHost,
+    OwnerRow: ShownOwner,
     HostDetails: ShownHostDetails,
     VmDetails: ShownVmDetails,
     Event: ShownEvent,
@@ -300,6 +313,8 @@ def _tabled(rows: Sequence[Any]) -> RenderableType:
             return render_snapshots(rows)
         case [HostRow(), *_]:
             return render_hosts(rows)
+        case [OwnerRow(), *_]:
+            return render_owners(rows)
         case [JobRow(), *_]:
             return render_job_rows(rows)
         case [ExecRow(), *_]:

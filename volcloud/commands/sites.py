@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -10,11 +11,27 @@ import msgspec
 from broker.address import write_address
 from volcloud.data_directory import console_address, credential_path
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
+from volcloud.rendering.sites import render_owners
+
+#: Stands for: as many as the centre's settings say.
+DEFAULT = -1
+MOST_WAITING = 1_000_000_000
+
+
+class _Limit(click.IntRange):
+    """A number of jobs, or the word default."""
+
+    def __init__(self) -> None:
+        super().__init__(0, MOST_WAITING)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give the number, or DEFAULT."""
+        return DEFAULT if value in ("default", DEFAULT) else super().convert(value, param, ctx)
 
 
 @click.group("site")
 def site() -> None:
-    """Give grid sites a login, and take it away."""
+    """Grid sites: their logins, and their share of the machines."""
 
 
 @site.command("add")
@@ -42,12 +59,58 @@ def add(invocation: Invocation, name: str, output: Path | None) -> None:
     invocation.show(written, lambda one: f"{one['user']}: {one['file']}")
 
 
+@site.command("list")
+@data_option
+@json_option
+@pass_invocation
+def list_sites(invocation: Invocation) -> None:
+    """List the sites, and who else has jobs: share, limit, and how many jobs wait, are at work, held and done.
+
+    A limit with a * is the owner's own; others are the job adapter's waiting_of_owner.
+
+    \b
+    Example:
+      volcloud site list
+    """
+    with invocation.client() as client:
+        rows = client.sites.list()
+    invocation.show(rows, render_owners)
+
+
+@site.command("set")
+@click.argument("name")
+@click.option("--share", type=click.IntRange(1, 1000), help="Its part of the machines beside others; 1 at first.")
+@click.option("--most-waiting", type=_Limit(), metavar="N|default", help="How many of its jobs may wait at once.")
+@data_option
+@json_option
+@pass_invocation
+def set_site(invocation: Invocation, name: str, share: int | None, most_waiting: int | None) -> None:
+    """Set the share of the site NAME, or how many of its jobs may wait.
+
+    While jobs of several sites wait, a site of share 2 gets twice the machines' time of one of share 1. What is not
+    set stays. A person's jobs are set likewise: NAME is then the owner that `volcloud job list` shows, console-….
+
+    \b
+    Examples:
+      volcloud site set cern --share 3
+      volcloud site set cern --most-waiting 50000
+      volcloud site set cern --most-waiting default
+    """
+    if share is None and most_waiting is None:
+        raise click.UsageError("say what is to be set: --share, --most-waiting, or both")
+    is_default = most_waiting == DEFAULT
+    limit = None if is_default else most_waiting
+    with invocation.client() as client:
+        row = client.sites.set(name, share=share, most_waiting=limit, forget_most_waiting=is_default)
+    invocation.show(row, lambda one: render_owners([one]))
+
+
 @site.command("delete")
 @click.argument("name")
 @data_option
 @pass_invocation
 def delete(invocation: Invocation, name: str) -> None:
-    """Delete the site NAME with its queue; its login is refused from then on. Its jobs stay.
+    """Delete the site NAME with its queue; its login is refused from then on. Its jobs and its share stay.
 
     \b
     Example:

@@ -1,0 +1,23 @@
+"""Sites, and other owners of jobs, as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+
+from schemas.ledger import AT_WORK, JobState
+from schemas.owners import OwnerRow
+from volcloud.rendering.words import span, table
+
+
+def render_owners(rows: Sequence[OwnerRow]) -> RenderableType:
+    """Render a listing of owners."""
+    shown = table("OWNER", "SHARE", "WAIT", "MAY WAIT", "AT WORK", "HELD", "DONE", "A JOB TAKES")
+    for row in rows:
+        at_work = sum(count for state, count in row.jobs.items() if state in AT_WORK)
+        counts = (row.jobs.get(state, 0) for state in (JobState.HELD, JobState.DONE))
+        limit = f"{row.most_waiting:,}{'*' if row.is_limit_own else ''}"
+        numbers = (f"{row.jobs.get(JobState.SUBMITTED, 0):,}", limit, f"{at_work:,}", *(f"{n:,}" for n in counts))
+        shown.add_row(row.owner, str(row.share), *numbers, span(row.takes_s) if row.takes_s else "")
+    return shown
