@@ -10,6 +10,9 @@ AdapterError
 ├── StoreError               the store is full, away, or refusing: the sender keeps the file and tries again
 │   ├── NotStored            there is no such file in the store
 │   └── NoStagingRoom        others on their way have the room that it needs: it passes, who waits spends no patience
+├── SourceError              a grid did not do what it was asked
+│   ├── SourceUnavailable    it is away, slow, or makes no sense: the same again later
+│   └── SourceRefused        it will never have it so: a person looks at the words
 └── TooLarge                 more than may be stored: the job has failed, or the person names another file
 
 SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else, fsspec's
@@ -73,6 +76,18 @@ class NoStagingRoom(StoreError):
     """A file has no room beside others on their way; no byte of it was taken, and it has room when those are there."""
 
     code = ErrorCode.NO_ROOM
+
+
+class SourceError(AdapterError):
+    """A grid did not do it."""
+
+
+class SourceUnavailable(SourceError):
+    """The grid is away, slow, or answered what makes no sense; what it was asked may have been done."""
+
+
+class SourceRefused(SourceError):
+    """The grid has understood, and refuses for good."""
 
 
 class TooLarge(AdapterError):

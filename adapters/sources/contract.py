@@ -1,0 +1,167 @@
+"""What an adapter asks of a grid, and tells it: the port of sources.
+
+Every method blocks, may be called from any thread, several at once, and returns or raises within the source's own time
+limit. SourceUnavailable: the grid is away, slow, or does not make sense; the same is asked again later. SourceRefused:
+the grid has understood and will never have it so; a person must look. Whatever else is raised is taken for the former,
+with a traceback in the log. What a grid's word decides is bounded here: texts are cut, and numbers are put into range.
+
+In the ledger there is, before the call of
+
+* ``acquire``: nothing of the jobs that it gives. They are written down before anything else is done;
+* ``stage_in``: the job as it was acquired, with no row among the jobs;
+* ``beat``: the job, which waits or is at work;
+* ``stage_out``, ``register``, ``finish``: the end of the job, and which of these steps have been done;
+* ``release``: the job as it was acquired, or nothing of it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, Protocol
+
+from msgspec import Meta, Struct
+
+from schemas.description import MAX_ARGUMENTS, MAX_INPUTS, MAX_OUTPUTS, MAX_VARIABLES, Requirements
+from schemas.files import RelativePath
+from schemas.jobs import Machine
+from schemas.ledger import JobState
+
+#: A job's name at its grid, and what its source keeps with it, bytes.
+MOST_ID, MOST_DATA_BYTES = 100, 32 << 10
+
+
+class Offer(NamedTuple):
+    """Slots that ask for work and that nothing which waits here fits."""
+
+    machine: Machine
+    slots: int
+
+
+class GridInput(Struct, frozen=True, kw_only=True):
+    """A file that a job needs: its name beside the executable, and where it is, in words of its source."""
+
+    name: RelativePath
+    where: str
+    executable: bool = False
+
+
+class GridWork(Struct, frozen=True, kw_only=True):
+    """What a grid's job asks to be done: all of it that a guest may ever see.
+
+    A source fills these fields in, one by one; what it does not name here stays at the centre.
+    """
+
+    executable: Annotated[str, Meta(min_length=1, max_length=200)]
+    arguments: Annotated[list[str], Meta(max_length=MAX_ARGUMENTS)] = []
+    environment: Annotated[dict[str, str], Meta(max_length=MAX_VARIABLES)] = {}
+    inputs: Annotated[list[GridInput], Meta(max_length=MAX_INPUTS)] = []
+    #: Names or patterns of what it leaves, beside its standard output and error.
+    outputs: Annotated[list[str], Meta(max_length=MAX_OUTPUTS)] = []
+    requirements: Requirements = Requirements()
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    wall_time_s: Annotated[float, Meta(gt=0, le=31 * 86400)] = 86400.0
+
+
+class GridJob(Struct, frozen=True, kw_only=True):
+    """A job by its name at its grid; ``attempt`` is the grid's own number of the try, from 1."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=MOST_ID)]
+    attempt: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    #: What its source needs to answer for it. It is kept with the job and leaves the centre for the grid alone.
+    data: Annotated[bytes, Meta(max_length=MOST_DATA_BYTES)] = b""
+
+
+class Acquired(Struct, frozen=True, kw_only=True):
+    """A job that a grid has given us; ``flaw``: why it cannot be done, so that the grid is to be told at once."""
+
+    job: GridJob
+    work: GridWork | None
+    flaw: str = ""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a job is."""
+
+    job: GridJob
+    state: JobState
+    #: When its payload began, ms since 1970; 0 = not yet.
+    started_ms: int = 0
+
+
+class Stop(NamedTuple):
+    """A grid's word that a job is to be stopped."""
+
+    id: str
+    attempt: int
+    why: str
+
+
+class Leaving(Struct, frozen=True, kw_only=True):
+    """An output of a job that has ended, and what is known of it elsewhere once it is there."""
+
+    name: str
+    size: int
+    sha256: str
+    #: Eight hexadecimal digits; and where it can be had, of a store that the grid can reach.
+    adler32: str = ""
+    url: str = ""
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a job has ended."""
+
+    job: GridJob
+    #: ``done``, ``held`` (it failed, or was lost too often) or ``cancelled``.
+    state: JobState
+    exit_status: int = -1
+    cause: str = ""
+    started_ms: int = 0
+    ended_ms: int = 0
+    outputs: list[Leaving] = []
+    #: What ``stage_out`` gave.
+    sandbox: str = ""
+
+
+#: Gives the path of an output on this machine, for as long as the call lasts. Raises StoreError.
+LocalFile = Callable[[str], Path]
+
+
+class Source(Protocol):
+    """A grid, spoken to with its own credentials, which nobody else has."""
+
+    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+        """Take up to ``most`` jobs that these slots can do; none = the grid has nothing for them.
+
+        What is given is ours at the grid until it is finished or released. It may be given twice, to us or to another
+        adapter of this source: the ledger keeps it from being done twice. What is lost on the way to the ledger the
+        grid has to notice itself. Not idempotent.
+        """
+
+    def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
+        """Fetch an input into a new file. After a failure there may be a part of it. Idempotent."""
+
+    def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
+        """Tell the grid how far these jobs are, and hear which are to be stopped, also those that were given up there.
+
+        All that are at the grid are named each time, a thousand at most in a call. Idempotent. A stop is said until
+        the job is not named any more.
+        """
+
+    def stage_out(self, ending: Ending, local: LocalFile) -> str:
+        """Store the job's sandbox at the grid, where it has such a thing; gives its name there. Idempotent."""
+
+    def register(self, ending: Ending) -> None:
+        """Have the grid's catalogue know the outputs, where the source has one of its own. Idempotent."""
+
+    def finish(self, endings: Sequence[Ending]) -> Mapping[str, str]:
+        """Set the final status of these jobs; gives why it was not set, by id, of those of which it is known.
+
+        A job whose status is final there, as this or as another, is left as it is. Idempotent.
+        """
+
+    def release(self, jobs: Sequence[GridJob], why: str) -> None:
+        """Give back jobs that nobody has begun. A job that the grid does not know is no error. Idempotent."""
+
+    def close(self) -> None:
+        """Drop connections. Idempotent."""
