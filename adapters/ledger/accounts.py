@@ -74,6 +74,13 @@ def most_waiting(tx: Tx, owners: Sequence[str]) -> dict[str, int]:
     return {owner: said.get(owner, tx.policy.waiting_of_owner) for owner in owners}
 
 
+def shares(tx: Tx, owners: Sequence[str]) -> dict[str, int]:
+    """Give the share of each of these owners."""
+    rows = [row for some in portions(owners) for row in tx.execute(_OF_OWNERS, {"owners": some})]
+    said = {row.owner: row.share for row in rows}
+    return {owner: said.get(owner, 1) for owner in owners}
+
+
 def put(tx: Tx, owner: str, **settings: int | None) -> None:
     """Set an owner's ``share`` or ``most_waiting``; None = as the settings of the centre say. Idempotent."""
     tx.each(_upsert(tx.is_sqlite, tuple(sorted(settings))), [{"owner": owner, **settings}])

@@ -240,7 +240,7 @@ def stand(tx: Tx, standings: Sequence[tuple[Held, Standing]]) -> None:
     tx.each(_STAND, [_standing_row(tx, held.number, job) for held, job in standings])
     for held, job in standings:
         tallies.move(tx, held.submission, held.owner, held.state, job.state)
-    deliveries.put(tx, [held.number for held, job in standings if held.has_edge and job.state in FINAL])
+    deliveries.put(tx, [held.number for held, job in standings if held.has_edge and job.state in SETTLED])
     settled = [held for held, job in standings if job.state in SETTLED and job.state != held.state]
     endings.put(tx, [held.number for held in settled if endings.is_told(held.owner)])
     tx.fresh_shapes |= {held.shape for held, job in standings if job.state is JobState.SUBMITTED}

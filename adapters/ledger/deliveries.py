@@ -1,9 +1,11 @@
 """What the edge that brought a job is to tell its source about it: rows of the ledger until that has been done.
 
-A row is made in the transaction that ends the job, and worked like the outbox: ``take`` claims a portion, and what is
-then neither ``done`` nor ``failed`` is due again, so that a source hears of a job at least once. What fails is tried
-again after growing waits; after ``MOST_TRIES`` it is held, with its last error, for a person. Until then its job is not
-deleted for its age or for room; whoever deletes a job deletes what was to be told of it.
+A row is made in the transaction that ends or holds the job, and worked like the outbox: ``take`` claims a portion, and
+what is then neither ``done`` nor ``failed`` is due again, so that a source hears of a job at least once. What has
+several steps goes on, after any kill, at the one after the last that is written down. What fails is tried again after
+growing waits; after ``MOST_TRIES`` of a step it is held, with its last error, for a person. Until then its job is not
+deleted for its age or for room; whoever deletes a job deletes what was to be told of it. A job that was held and has
+been released meanwhile has not ended: nothing is told until it ends again, and then all of it, from the first step.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from adapters.ledger.events import readable
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 from broker.backoff import backoff
 from schemas.ids import JobRef
+from schemas.ledger import SETTLED
 
 _table, _jobs, _submissions = tables.deliveries, tables.jobs, tables.submissions
 
@@ -51,15 +54,18 @@ class DueDelivery(Struct, frozen=True, kw_only=True):
     job: JobRef
     state: str
     source_data: bytes
-    #: This one included.
+    #: Of this step, this one included.
     tries: int
+    #: The step that was done last, empty = none; and what the steps have given.
+    step: str = ""
+    kept: bytes = b""
 
 
 #: Of a job: nothing waits to be told of it.
 IS_TOLD = ~select(_table.c.job).where(_table.c.job == _jobs.c.number, tables.IS_DUE).exists()
 _IS_KEY = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
 _DUE = (
-    select(_table.c.job, _table.c.what, _table.c.tries)
+    select(*(_table.c[name] for name in ("job", "what", "tries", "step", "kept")))
     .where(tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
     .order_by(_table.c.due_ms, _table.c.job)
     .limit(PORTION)
@@ -72,6 +78,11 @@ _TOLD = (
     .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)))
 )
 _DONE = delete(_table).where(_IS_KEY)
+_STEP = (
+    update(_table)
+    .where(_IS_KEY, tables.IS_DUE)
+    .values(step=bindparam("to_step"), kept=bindparam("to_keep"), tries=0, error="")
+)
 _TRIES = select(_table.c.job, _table.c.what, _table.c.tries).where(
     tables.IS_DUE, _table.c.job.in_(bindparam("numbers", expanding=True))
 )
@@ -100,32 +111,55 @@ def _insert(is_sqlite: bool) -> Insert:
         .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _submissions.c.source_data.is_not(None))
     )
     columns = ["job", "what", "source", "state", "due_ms", "tries", "error"]
-    return insert_into(_table, is_sqlite).from_select(columns, ended).on_conflict_do_nothing()
+    statement = insert_into(_table, is_sqlite).from_select(columns, ended)
+    anew = {name: statement.excluded[name] for name in columns[3:]} | {"step": "", "kept": None}
+    return statement.on_conflict_do_update(index_elements=["job", "what"], set_=anew)
 
 
 def take(tx: Tx, source: str) -> list[DueDelivery]:
     """Claim a portion of what is due to a source, what has been due for longest first."""
     due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
     _again(tx, {Key(row.job, row.what): UNANSWERED for row in due if row.tries >= MOST_TRIES})
-    taken = {Key(row.job, row.what): row.tries + 1 for row in due if row.tries < MOST_TRIES}
-    until_ms = tx.lease_now_ms + CLAIM_MS
-    tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms} for key in taken])
+    taken = {Key(row.job, row.what): row for row in due if row.tries < MOST_TRIES}
     told = {row.number: row for row in tx.execute(_TOLD, {"numbers": sorted({key.job for key in taken})})}
+    done(tx, [key for key in taken if told[key.job].state not in SETTLED])
+    ended = {key: row for key, row in taken.items() if told[key.job].state in SETTLED}
+    until_ms = tx.lease_now_ms + CLAIM_MS
+    tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms} for key in ended])
     return [
         DueDelivery(
             key=key,
             job=told[key.job].ref,
             state=told[key.job].state,
             source_data=told[key.job].source_data,
-            tries=tries,
+            tries=row.tries + 1,
+            step=row.step,
+            kept=row.kept or b"",
         )
-        for key, tries in taken.items()
+        for key, row in ended.items()
     ]
+
+
+def stepped(tx: Tx, key: Key, step: str, kept: bytes) -> None:
+    """Write down that a step has been done, and what the steps until now have given; an unknown key is no error."""
+    tx.each(_STEP, [{**_named(key), "to_step": step, "to_keep": kept}])
 
 
 def done(tx: Tx, keys: Sequence[Key]) -> None:
     """Forget what has been told; unknown keys are no error."""
     tx.each(_DONE, [_named(key) for key in keys])
+
+
+def hold(tx: Tx, errors: Mapping[Key, str]) -> None:
+    """Have a person look at what its source will never take so, see ``release``; unknown keys are no error."""
+    rows = [{**_named(key), "to_state": "held", "until_ms": 0, "why": readable(why)} for key, why in errors.items()]
+    tx.each(_AGAIN, rows)
+
+
+def release(tx: Tx, source: str) -> int:
+    """Have all tried again at once that is held of a source; says how many."""
+    statement = update(_table).where(_table.c.source == source, _table.c.state == "held")
+    return tx.execute(statement.values(state="due", due_ms=tx.lease_now_ms, tries=0)).rowcount
 
 
 def failed(tx: Tx, errors: Mapping[Key, str]) -> None:

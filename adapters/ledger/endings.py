@@ -28,8 +28,9 @@ _ENDED = (
     select(
         *(_jobs.c[name] for name in ("ref", "owner", "state", "reason", "submitted_ms")),
         *(_attempts.c[name] for name in ("attempt", "exit_status", "cause", "started_ms")),
-        (func.length(_attempts.c.work) > MOST_BYTES).label("is_cut"),
-        case((func.length(_attempts.c.work) <= MOST_BYTES, _attempts.c.work)).label("work"),
+        _attempts.c.ended_ms.label("over_ms"),
+        (func.length(_attempts.c.work) > bindparam("most")).label("is_cut"),
+        case((func.length(_attempts.c.work) <= bindparam("most"), _attempts.c.work)).label("work"),
     )
     .select_from(
         _jobs.outerjoin(_attempts, and_(_attempts.c.job == _jobs.c.number, _attempts.c.attempt == _jobs.c.attempt))
@@ -46,11 +47,20 @@ def is_told(owner: str) -> bool:
 
 def put(tx: Tx, numbers: Sequence[int]) -> None:
     """Have the ends of these jobs told, as they and their last attempts stand now; all of them of sites."""
-    rows = [row for some in portions(numbers) for row in tx.execute(_ENDED, {"numbers": some})]
-    outbox.put_all(tx, [(down(row.owner), _ended(tx, row)) for row in rows])
+    rows = _rows(tx, numbers, MOST_BYTES)
+    outbox.put_all(tx, [(down(row.owner), _ended(row, tx.now_ms)) for row in rows])
 
 
-def _ended(tx: Tx, row: Row[*tuple[Any, ...]]) -> JobEnded:
+def of_jobs(tx: Tx, numbers: Sequence[int], most_bytes: int) -> list[JobEnded]:
+    """Tell how these jobs have ended, with what they left as far as its list has no more than so many bytes."""
+    return [_ended(row, row.over_ms or 0) for row in _rows(tx, numbers, most_bytes)]
+
+
+def _rows(tx: Tx, numbers: Sequence[int], most_bytes: int) -> list[Row[*tuple[Any, ...]]]:
+    return [row for some in portions(numbers) for row in tx.execute(_ENDED, {"numbers": some, "most": most_bytes})]
+
+
+def _ended(row: Row[*tuple[Any, ...]], ended_ms: int) -> JobEnded:
     is_done = row.state == JobState.DONE
     return JobEnded(
         job=row.ref,
@@ -60,7 +70,7 @@ def _ended(tx: Tx, row: Row[*tuple[Any, ...]]) -> JobEnded:
         cause="" if is_done else clip(row.reason or row.cause or ""),
         submitted_ms=row.submitted_ms,
         started_ms=row.started_ms or 0,
-        ended_ms=tx.now_ms,
+        ended_ms=ended_ms,
         outputs=Work.read(row.work).readable(),
         is_cut=bool(row.is_cut),
     )

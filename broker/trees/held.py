@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from pathlib import Path
 from types import TracebackType
 
 from schemas.trees import TreeEntry
@@ -84,6 +85,25 @@ def open_regular_at(name: bytes, directory: int) -> int:
         return file
     os.close(file)
     raise FileNotFoundError(2, "no regular file any more", os.fsdecode(name))
+
+
+def open_regular_below(root: Path, path: str) -> int:
+    """Open a regular file below a directory that others may write to: no link in ``path`` is followed, nor ``..``.
+
+    The caller closes it. Raises OSError.
+    """
+    *directories, name = path.split("/")
+    if {"", ".", ".."} & {*directories, name}:
+        raise FileNotFoundError(2, "no path below it", path)
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in directories:
+            inner = os.open(part, AS_DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = inner
+        return open_regular_at(os.fsencode(name), here)
+    finally:
+        os.close(here)
 
 
 def look_at(name: bytes, directory: int) -> os.stat_result | None:

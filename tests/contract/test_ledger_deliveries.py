@@ -70,17 +70,37 @@ def test_a_cancelled_job_has_ended_too(desk: Desk, is_at_work: bool) -> None:
     assert [one.state for one in take(desk)] == ["cancelled"]
 
 
-def test_a_job_that_is_tried_again_or_held_has_not_ended(desk: Desk) -> None:
+def test_a_job_that_is_tried_again_has_not_ended_and_one_that_is_held_has(desk: Desk) -> None:
     bring(desk, attempts=2)
-    for _ in range(2):
-        desk.pass_s(100)
-        end(desk, Outcome.FAILED)
-    while_held = take(desk)
+    end(desk, Outcome.FAILED)
+    while_tried_again = take(desk)
+    desk.pass_s(100)
+    end(desk, Outcome.FAILED)
+    (held,) = take(desk)
+    desk.write(lambda tx: deliveries.stepped(tx, held.key, "uploaded", b"there"))
     desk.retry("one")
+    desk.pass_s(CLAIM_MS / 1000)
+    while_released = take(desk)
     end(desk)
+    (done,) = take(desk)
 
-    assert while_held == []
-    assert [one.state for one in take(desk)] == ["done"]
+    assert (while_tried_again, while_released) == ([], [])
+    assert held.state == "held"
+    assert (done.state, done.step, done.kept, done.tries) == ("done", "", b"", 1)
+
+
+def test_what_is_done_in_steps_goes_on_after_the_last_that_is_written_down(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    (first,) = take(desk)
+    desk.write(lambda tx: deliveries.stepped(tx, first.key, "uploaded", b"there"))
+    fail(desk, first, error="the catalogue is away")
+    desk.pass_s(LATER_S)
+    (second,) = take(desk)
+
+    assert (first.step, first.kept) == ("", b"")
+    assert (second.step, second.kept, second.tries) == ("uploaded", b"there", 1)
+    assert rows(desk)[0][2] == "the catalogue is away"
 
 
 def test_what_a_site_or_a_person_submitted_is_nobodys_to_deliver(desk: Desk) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from adapters.ledger.tables.base import metadata
 from adapters.ledger.tables.files import identity, inputs, removals
+from adapters.ledger.tables.grids import acquisitions, sources
 from adapters.ledger.tables.happenings import happening_budgets, happening_numbers, happenings
 from adapters.ledger.tables.machines import (
     IS_ABSENT,
@@ -62,6 +63,7 @@ __all__ = [
     "IS_THERE",
     "IS_UNMADE",
     "IS_WAITING",
+    "acquisitions",
     "attempts",
     "deleted",
     "deliveries",
@@ -80,6 +82,7 @@ __all__ = [
     "removals",
     "requests",
     "shapes",
+    "sources",
     "submissions",
     "tallies",
     "vms",

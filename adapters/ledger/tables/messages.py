@@ -43,6 +43,9 @@ deliveries = Table(
     Column("due_ms", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("error", Text, nullable=False),
+    #: How far it is, in the words of who delivers, and what the steps until there have given.
+    Column("step", Text, nullable=False, server_default=text("''")),
+    Column("kept", LargeBinary, nullable=True),
     PrimaryKeyConstraint("job", "what", name="pk_deliveries"),
     ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_deliveries_job"),
     sqlite_with_rowid=False,

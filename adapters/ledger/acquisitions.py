@@ -1,0 +1,176 @@
+"""Jobs that grids have given, from then until they are jobs of ours: written down before anything is done with them.
+
+A job of a grid is known by its source, its id there and the grid's number of the try; it becomes one submission of
+ours, whose name says all three, so it is done once however often it is given, and to however many adapters. One that
+cannot be done stays until its source has been told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha256
+from itertools import islice
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from sqlalchemy import BigInteger, bindparam, delete, func, select, tuple_, update
+
+from adapters.ledger import tables
+from adapters.ledger.events import readable
+from adapters.ledger.transaction import Insert, Tx, insert_into, portions
+from broker.backoff import backoff
+
+_table, _submissions = tables.acquisitions, tables.submissions
+
+#: Acquisitions that are taken at once, and for how long whoever has taken some has for them, ms.
+PORTION, CLAIM_MS = 50, 600_000
+#: Bounds of the wait before the next try, seconds; and tries until one is given up: some two hours.
+FIRST_S, LONGEST_S = 5.0, 600.0
+MOST_TRIES = 20
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+class AcquisitionKey(NamedTuple):
+    """An acquisition's name in the ledger."""
+
+    source: str
+    id: str
+    attempt: int
+
+    @property
+    def owner(self) -> str:
+        """Who owns its job here."""
+        return owner_of(self.source)
+
+    @property
+    def job_id(self) -> str:
+        """The id of its job here. A name that no job may have is told by a digest."""
+        plain = self.id if _PLAIN.fullmatch(self.id) else "x" + sha256(self.id.encode()).hexdigest()[:40]
+        return f"{plain}-{self.attempt}"
+
+
+class Acquisition(Struct, frozen=True, kw_only=True):
+    """A job as its grid gave it: ``data`` is its source's own, ``work`` what it asks for, encoded; none with a flaw."""
+
+    key: AcquisitionKey
+    data: bytes
+    work: bytes = b""
+    flaw: str = ""
+    #: This one included.
+    tries: int = 0
+
+
+def owner_of(source: str) -> str:
+    """Name the owner of a source's jobs here; its adapters bear the same name, and a number where there are several."""
+    return f"adapter-source-{source}"
+
+
+_IS_KEY = tuple_(_table.c.source, _table.c.id, _table.c.attempt) == tuple_(
+    bindparam("of_source"), bindparam("of_id"), bindparam("of_attempt")
+)
+_COUNT = select(func.count()).select_from(_table)
+_DUE = (
+    select(_table)
+    .where(_table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
+    .order_by(_table.c.due_ms)
+    .limit(PORTION)
+    .with_for_update(skip_locked=True)
+)
+_CLAIM = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1)
+_AGAIN = (
+    update(_table)
+    .where(_IS_KEY)
+    .values(
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        error=bindparam("why"),
+        flaw=bindparam("its_flaw"),
+        tries=bindparam("so_often"),
+    )
+)
+_FORGET = delete(_table).where(_IS_KEY)
+_THERE = select(_submissions.c.id).where(
+    _submissions.c.owner == bindparam("of_owner"), _submissions.c.id.in_(bindparam("ids", expanding=True))
+)
+
+
+def put(tx: Tx, given: Sequence[Acquisition]) -> int:
+    """Write down what a grid has given; says how much of it is new. What is known, as a job too, changes nothing."""
+    new = [one for one in given if one.key.job_id not in _submitted(tx, given)]
+    statement = _insert(tx.is_sqlite)
+    before = count(tx)
+    tx.each(statement, [_row(tx, one) for one in new])
+    return count(tx) - before
+
+
+def _submitted(tx: Tx, given: Sequence[Acquisition]) -> set[str]:
+    owners = {one.key.owner for one in given}
+    assert len(owners) <= 1, "one source gives what one adapter writes down"
+    ids = sorted({one.key.job_id for one in given})
+    return {
+        job_id
+        for owner in owners
+        for some in portions(ids)
+        for job_id in tx.execute(_THERE, {"of_owner": owner, "ids": some}).scalars()
+    }
+
+
+def count(tx: Tx) -> int:
+    """Count those of all sources."""
+    return int(tx.execute(_COUNT).scalar_one())
+
+
+def take(tx: Tx, source: str) -> list[Acquisition]:
+    """Claim a portion of what is due, what has been due for longest first; see ``again``, ``refuse``, ``forget``."""
+    rows = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
+    until_ms = tx.lease_now_ms + CLAIM_MS
+    tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms} for row in rows])
+    return [_read(row) for row in rows]
+
+
+def again(tx: Tx, one: Acquisition, error: str) -> None:
+    """Have it tried later, and later each time; once it was tried too often it has a flaw, which is to be told."""
+    is_over = one.tries >= MOST_TRIES and not one.flaw
+    wait_s = 0.0 if is_over else next(islice(backoff(FIRST_S, LONGEST_S), min(one.tries, MOST_TRIES), None))
+    flaw = f"given up after {one.tries} tries: {readable(error)}" if is_over else one.flaw
+    _change(tx, one, wait_s, error, flaw, 0 if is_over else one.tries)
+
+
+def refuse(tx: Tx, one: Acquisition, flaw: str) -> None:
+    """Have its source told that it cannot be done, and why."""
+    _change(tx, one, 0.0, flaw, readable(flaw), 0)
+
+
+def _change(tx: Tx, one: Acquisition, wait_s: float, error: str, flaw: str, tries: int) -> None:
+    until_ms = tx.lease_now_ms + int(wait_s * 1000)
+    row = {**_named(one.key), "until_ms": until_ms, "why": readable(error), "its_flaw": flaw, "so_often": tries}
+    tx.each(_AGAIN, [row])
+
+
+def forget(tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
+    """Drop what is a job of ours now, or was told to its source; unknown keys are no error."""
+    tx.each(_FORGET, [_named(key) for key in keys])
+
+
+def _row(tx: Tx, one: Acquisition) -> dict[str, Any]:
+    rest = {"due_ms": tx.lease_now_ms, "tries": 0, "error": ""}
+    return {**one.key._asdict(), "data": one.data, "work": one.work or None, "flaw": readable(one.flaw), **rest}
+
+
+def _key(row: Any) -> AcquisitionKey:
+    return AcquisitionKey(row.source, row.id, row.attempt)
+
+
+def _read(row: Any) -> Acquisition:
+    return Acquisition(key=_key(row), data=row.data, work=row.work or b"", flaw=row.flaw, tries=row.tries + 1)
+
+
+def _named(key: AcquisitionKey) -> dict[str, Any]:
+    return {"of_source": key.source, "of_id": key.id, "of_attempt": key.attempt}
+
+
+@cache
+def _insert(is_sqlite: bool) -> Insert:
+    return insert_into(_table, is_sqlite).on_conflict_do_nothing(index_elements=["source", "id", "attempt"])

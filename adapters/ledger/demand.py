@@ -1,0 +1,100 @@
+"""What sources are asked for: slots that ask for work and that nothing which waits here fits, shared among sources.
+
+Whatever could be paired has been, so a free slot that is left has no job here. Nobody hoards: what a source has been
+asked for, and what was given and is not submitted yet, counts as had. What is left is shared by weight among the
+sources that may have something: one that has just said that it has nothing costs the others nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, func, select
+
+from adapters.ledger import accounts, acquisitions, classes, tables
+from adapters.ledger.acquisitions import owner_of
+from adapters.ledger.transaction import Insert, Tx, insert_into
+from schemas.jobs import Machine
+
+_requests, _sources = tables.requests, tables.sources
+
+#: How long a claim counts that nobody takes back, ms: whoever asks a grid has its answer by then.
+CLAIM_MS = 120_000
+#: Classes of free slots that a grid is told of.
+MOST_OFFERS = 20
+
+_FREE = (
+    select(_requests.c.offer, func.count())
+    .where(tables.IS_READY, _requests.c.ahead == 0)
+    .group_by(_requests.c.offer)
+    .order_by(func.count().desc(), _requests.c.offer)
+    .limit(MOST_OFFERS)
+)
+_ANY = select(_requests.c.vm).where(tables.IS_READY, _requests.c.ahead == 0).limit(1)
+_OTHERS = select(_sources.c.source, _sources.c.claimed, _sources.c.claimed_until_ms, _sources.c.next_ms).where(
+    _sources.c.source != bindparam("of_source")
+)
+
+
+class FreeSlots(NamedTuple):
+    """Equal slots for which a source is to be asked."""
+
+    machine: Machine
+    slots: int
+
+
+def is_any(tx: Tx) -> bool:
+    """Say whether some slot is free."""
+    return tx.execute(_ANY).first() is not None
+
+
+def claim(tx: Tx, source: str, most: int) -> list[FreeSlots]:
+    """Say for which slots a source is to be asked, ``most`` at a time, and count them as had until ``settle``."""
+    tx.serialise_matching()
+    free = [(offer, int(count)) for offer, count in tx.execute(_FREE)]
+    share = min(most, _part(tx, source, sum(count for _, count in free)))
+    told = _first(free, share)
+    _write(tx, source, claimed=share, claimed_until_ms=tx.lease_now_ms + CLAIM_MS)
+    machines = classes.offers(tx, [offer for offer, _ in told])
+    return [FreeSlots(machines[offer], count) for offer, count in told]
+
+
+def settle(tx: Tx, source: str, *, given: int, next_ms: int) -> None:
+    """Note what came of asking a source: how much it gave, and when it will be asked again, ms since 1970."""
+    moments = {"asked_ms": tx.now_ms, "next_ms": next_ms} | ({"given_ms": tx.now_ms} if given else {})
+    _write(tx, source, claimed=0, claimed_until_ms=0, **moments)
+
+
+def _part(tx: Tx, source: str, free: int) -> int:
+    others = list(tx.execute(_OTHERS, {"of_source": source}))
+    claimed = sum(row.claimed for row in others if row.claimed_until_ms > tx.lease_now_ms)
+    left = free - claimed - acquisitions.count(tx)
+    hungry = [source, *(row.source for row in others if row.next_ms <= tx.now_ms)]
+    weights = accounts.shares(tx, [owner_of(one) for one in hungry])
+    part: int = -(-left * weights[owner_of(source)] // sum(weights.values()))
+    return max(0, part)
+
+
+def _first(free: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Cut a list of slots where it has enough."""
+    told = []
+    for offer, count in free:
+        if most > 0:
+            told.append((offer, min(count, most)))
+            most -= count
+    return told
+
+
+def _write(tx: Tx, source: str, **values: int) -> None:
+    row = {"source": source, "kind": "", "seen_ms": tx.now_ms, **values}
+    tx.each(upsert(tx.is_sqlite, tuple(sorted({"seen_ms", *values}))), [row])
+
+
+@cache
+def upsert(is_sqlite: bool, names: tuple[str, ...]) -> Insert:
+    """Write these columns of a source's row."""
+    statement = insert_into(_sources, is_sqlite)
+    changed: dict[str, Any] = {name: statement.excluded[name] for name in names}
+    return statement.on_conflict_do_update(index_elements=["source"], set_=changed)

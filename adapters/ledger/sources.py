@@ -1,0 +1,117 @@
+"""Sources in the ledger: what their adapters say of them, for people; and how far the jobs of each are, for grids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import Integer, bindparam, func, select
+
+from adapters.ledger import tables
+from adapters.ledger.acquisitions import owner_of
+from adapters.ledger.demand import upsert
+from adapters.ledger.events import readable
+from adapters.ledger.transaction import Tx
+from schemas.ids import JobRef
+from schemas.ledger import AT_WORK, JobState
+
+_sources, _jobs, _attempts = tables.sources, tables.jobs, tables.attempts
+_submissions, _acquisitions, _deliveries = tables.submissions, tables.acquisitions, tables.deliveries
+
+#: Jobs of a source that have not ended: read at a time, and in all.
+PORTION, MOST_OPEN = 1000, 50_000
+#: States in which a job is at its grid as one that we have and that has not ended.
+OPEN = frozenset({JobState.SUBMITTED}) | AT_WORK
+
+_OPEN_JOBS = (
+    select(_jobs.c.number, _jobs.c.ref, _jobs.c.state, _submissions.c.source_data, _attempts.c.started_ms)
+    .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
+    .outerjoin(_attempts, (_attempts.c.job == _jobs.c.number) & (_attempts.c.attempt == _jobs.c.attempt))
+    .where(_jobs.c.owner == bindparam("of_owner"), _jobs.c.state == bindparam("in_state"))
+    .where(_jobs.c.number > bindparam("after"), _submissions.c.source_data.is_not(None))
+    .order_by(_jobs.c.number)
+    .limit(bindparam("most", type_=Integer))
+)
+_ALL = select(_sources).order_by(_sources.c.source)
+_GIVEN = select(_acquisitions.c.source, func.count()).group_by(_acquisitions.c.source)
+_OWED = select(_deliveries.c.source, _deliveries.c.state, func.count()).group_by(
+    _deliveries.c.source, _deliveries.c.state
+)
+
+
+class OpenJob(Struct, frozen=True, kw_only=True):
+    """A job of a source that has not ended."""
+
+    number: int
+    job: JobRef
+    state: JobState
+    source_data: bytes
+    #: When its payload began, ms since 1970; 0 = not yet.
+    started_ms: int = 0
+
+
+class SourceSeen(Struct, frozen=True, kw_only=True):
+    """A source as it was last heard of. Times are ms since 1970, 0 = never."""
+
+    source: str
+    kind: str
+    seen_ms: int
+    asked_ms: int
+    given_ms: int
+    next_ms: int
+    trouble: str
+    trouble_ms: int
+    #: Jobs that it has given and that are none here yet; ends that it is to be told, and those that wait for a person.
+    acquired: int = 0
+    owed: int = 0
+    held: int = 0
+
+
+def open_jobs(tx: Tx, source: str) -> list[OpenJob]:
+    """List a source's jobs that wait or are at work here, ``MOST_OPEN`` at most."""
+    return list(islice(_open_jobs(tx, owner_of(source)), MOST_OPEN))
+
+
+def _open_jobs(tx: Tx, owner: str) -> Iterator[OpenJob]:
+    for state in sorted(OPEN):
+        values = {"of_owner": owner, "in_state": state.value, "after": 0, "most": PORTION}
+        while page := tx.execute(_OPEN_JOBS, values).all():
+            yield from (_open_job(row, state) for row in page)
+            values["after"] = page[-1].number
+
+
+def _open_job(row: Any, state: JobState) -> OpenJob:
+    started_ms = 0 if state is JobState.SUBMITTED else row.started_ms or 0
+    return OpenJob(number=row.number, job=row.ref, state=state, source_data=row.source_data, started_ms=started_ms)
+
+
+def seen(tx: Tx, source: str, kind: str, trouble: str) -> None:
+    """Note that a source's adapter is there, and what is wrong with its grid; empty = nothing is."""
+    before = tx.execute(select(_sources.c.trouble, _sources.c.trouble_ms).where(_sources.c.source == source)).first()
+    had = before is not None and bool(before.trouble)
+    since_ms = 0 if not trouble else before.trouble_ms if before is not None and had else tx.now_ms
+    row: dict[str, Any] = {
+        "source": source,
+        "kind": kind,
+        "seen_ms": tx.now_ms,
+        "trouble": readable(trouble),
+        "trouble_ms": since_ms,
+    }
+    tx.each(upsert(tx.is_sqlite, ("kind", "seen_ms", "trouble", "trouble_ms")), [row])
+
+
+def listed(tx: Tx) -> list[SourceSeen]:
+    """List all sources by name."""
+    given = {source: int(count) for source, count in tx.execute(_GIVEN)}
+    owed = {(source, state): int(count) for source, state, count in tx.execute(_OWED)}
+    return [
+        SourceSeen(
+            **{name: getattr(row, name) for name in SourceSeen.__struct_fields__[:8]},
+            acquired=given.get(row.source, 0),
+            owed=owed.get((row.source, "due"), 0),
+            held=owed.get((row.source, "held"), 0),
+        )
+        for row in tx.execute(_ALL)
+    ]

@@ -1,0 +1,125 @@
+"""Asking a grid for jobs: no more than there are free slots for which nothing waits here, and seldom if it has none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from adapters.errors import LedgerUnavailable, SourceError
+from adapters.ledger import acquisitions, demand
+from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
+from adapters.ledger.demand import FreeSlots
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
+from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, Offer, Source
+from adapters.sources.lane import Lane
+from broker.backoff import backoff
+
+log = logging.getLogger(__name__)
+
+#: How often free slots are looked for, seconds; and the first pause after a grid has said that it has nothing.
+LOOK_S, FIRST_PAUSE_S = 1.0, 2.0
+#: Longest description of what a job asks for, bytes.
+MOST_WORK_BYTES = 1 << 20
+#: Bounds of the wait before what was given is written down again, seconds.
+AGAIN_S, LONGEST_AGAIN_S = 0.2, 10.0
+
+
+class Acquiring:
+    """See the module; ``turn`` is the lane's."""
+
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        writer: LedgerWriter,
+        lane: Lane,
+        most: int,
+        longest_pause_s: float,
+        on_given: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``on_given`` hears that jobs were written down."""
+        self._name, self._source, self._writer, self._lane = name, source, writer, lane
+        self._most, self._longest_s, self._on_given = most, longest_pause_s, on_given
+        self._pauses = self._new_pauses()
+
+    async def turn(self) -> float:
+        """Ask once, if there is anybody to ask for."""
+        if not await self._writer.read(demand.is_any):
+            return LOOK_S
+        free: list[FreeSlots] = await self._writer.write(lambda tx: demand.claim(tx, self._name, self._most))
+        if not free:
+            return LOOK_S
+        given = await self._ask(free)
+        pause_s = LOOK_S if given else next(self._pauses)
+        if given:
+            self._pauses = self._new_pauses()
+        await self._write_down(given, pause_s)
+        self._on_given()
+        return pause_s
+
+    async def _ask(self, free: Sequence[FreeSlots]) -> Sequence[Acquired]:
+        offers = [Offer(one.machine, one.slots) for one in free]
+        wanted = sum(one.slots for one in free)
+        try:
+            given = await self._lane.call(self._source.acquire, offers, wanted)
+        except BaseException:
+            await self._writer.write(lambda tx: demand.settle(tx, self._name, given=0, next_ms=_after_ms(LOOK_S)))
+            raise
+        if len(given) > wanted:
+            log.warning("the source gives more than was asked for", extra={"asked": wanted, "given": len(given)})
+        return given
+
+    async def _write_down(self, given: Sequence[Acquired], pause_s: float) -> None:
+        """Write down what was given, for as long as that takes: the grid will not give it again."""
+        rows = [_row(self._name, one) for one in given]
+
+        def work(tx: Tx) -> None:
+            acquisitions.put(tx, rows)
+            demand.settle(tx, self._name, given=len(rows), next_ms=_after_ms(pause_s))
+
+        try:
+            await self._insist(work)
+        except BaseException:
+            await self._give_back([one.job for one in given])
+            raise
+
+    async def _insist(self, work: Callable[[Tx], None]) -> None:
+        for wait_s in backoff(AGAIN_S, LONGEST_AGAIN_S):
+            try:
+                await self._writer.write(work)
+                return
+            except LedgerUnavailable as error:
+                log.error("what the source gave cannot be written down yet", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
+
+    async def _give_back(self, jobs: Sequence[GridJob]) -> None:
+        try:
+            await self._lane.call(self._source.release, jobs, "they could not be written down")
+        except SourceError as error:
+            log.error("not given back", extra={"jobs": [job.id for job in jobs][:20], "why": str(error)})
+
+    def _new_pauses(self) -> Iterator[float]:
+        return backoff(FIRST_PAUSE_S, self._longest_s)
+
+
+def _row(name: str, given: Acquired) -> Acquisition:
+    job = given.job
+    key = AcquisitionKey(name, job.id[:MOST_ID], job.attempt)
+    work = b"" if given.work is None else msgspec.msgpack.encode(given.work)
+    flaw = given.flaw or ("" if given.work else "its source could not say what is to be done")
+    if len(work) > MOST_WORK_BYTES:
+        flaw = (
+            f"what it asks for has {len(work)} bytes: at most {MOST_WORK_BYTES} go into a job; put the rest into files"
+        )
+    if len(job.data) > MOST_DATA_BYTES:
+        flaw = f"its source keeps {len(job.data)} bytes with it: at most {MOST_DATA_BYTES} are kept"
+    return Acquisition(key=key, data=job.data[:MOST_DATA_BYTES], work=b"" if flaw else work, flaw=flaw)
+
+
+def _after_ms(pause_s: float) -> int:
+    return int((time.time() + pause_s) * 1000)

@@ -1,0 +1,114 @@
+"""The source adapter put together: one grid, asked for jobs, told how far they are and how they ended.
+
+It talks to the grid, the ledger and the store, and publishes what the ledger says; it takes no message of anybody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import LedgerError
+from adapters.ledger import sources
+from adapters.ledger.engine import Ledger
+from adapters.ledger.policy import Policy
+from adapters.ledger_writer import LedgerWriter
+from adapters.metrics import Metrics
+from adapters.sources.acquiring import Acquiring
+from adapters.sources.beating import Beating
+from adapters.sources.config import SourceAdapterConfig
+from adapters.sources.contract import Source
+from adapters.sources.delivering import AT_ONCE, Delivering
+from adapters.sources.lane import Lane, Troubles
+from adapters.sources.plugins import make_source
+from adapters.sources.staging import StageIn
+from adapters.storage.contract import Store
+from adapters.storage.store import FsspecStore
+from broker.address import read_address
+from broker.carrier import Carrier
+from broker.connection import CENTRE_WAIT_MOST_S, Connection
+
+log = logging.getLogger(__name__)
+
+#: How often the ledger is told how the source is, seconds.
+TELL_S = 5.0
+
+
+class SourceAdapter:
+    """One instance; several may share a source."""
+
+    def __init__(
+        self,
+        connection: Carrier,
+        ledger: Ledger,
+        store: Store,
+        metrics: Metrics,
+        source: Source,
+        config: SourceAdapterConfig,
+    ) -> None:
+        self._connection, self._source = connection, source
+        self._name, self._kind = config.name, str(config.source.get("kind", ""))
+        self._writer = LedgerWriter(connection, ledger, metrics)
+        self._troubles = Troubles()
+        self._lanes: list[tuple[Lane, Callable[[], Awaitable[float]]]] = []
+        directory = Path(config.staging)
+        directory.mkdir(parents=True, exist_ok=True)
+        acquire, stage = self._lane("acquire"), self._lane("stage-in", AT_ONCE)
+        beat, deliver = self._lane("beat"), self._lane("deliver", AT_ONCE)
+        most, longest_s = config.most_at_once, config.longest_pause_s
+        acquiring = Acquiring(self._name, source, self._writer, acquire, most, longest_s, stage.wake)
+        self._lanes = [
+            (acquire, acquiring.turn),
+            (stage, StageIn(self._name, source, self._writer, store, directory, stage).turn),
+            (beat, Beating(self._name, source, self._writer, beat, config.beat_every_s).turn),
+            (deliver, Delivering(self._name, source, self._writer, store, directory, deliver).turn),
+        ]
+
+    def _lane(self, name: str, threads: int = 1) -> Lane:
+        return Lane(name, self._troubles, threads)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        await self._connection.open()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for lane, turn in self._lanes:
+                    group.create_task(lane.run(turn), name=lane.name)
+                group.create_task(self._tell(), name="tell")
+        finally:
+            for lane, _ in self._lanes:
+                lane.close()
+            await asyncio.to_thread(self._source.close)
+            await self._connection.close()
+            await self._writer.close()
+
+    async def _tell(self) -> None:
+        while True:
+            try:
+                await self._writer.write(lambda tx: sources.seen(tx, self._name, self._kind, str(self._troubles)))
+                await self._writer.publish_stale()
+            except LedgerError as error:
+                log.error("the ledger is not told of the source", extra={"why": str(error)})
+            await asyncio.sleep(TELL_S)
+
+
+async def run(config: SourceAdapterConfig) -> None:
+    """Run an adapter with this configuration until cancelled."""
+    address = read_address(Path(config.credential))
+    metrics = Metrics(address.user, CollectorRegistry())
+    metrics.serve(config.metrics_port, config.metrics_address)
+    source: Any = await asyncio.to_thread(make_source, config.source, config.name)
+    policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
+    ledger = Ledger(config.ledger, instance=address.user, policy=policy)
+    await asyncio.to_thread(ledger.open)
+    connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
+    try:
+        store = FsspecStore(config.store, ledger.served_s)
+        await SourceAdapter(connection, ledger, store, metrics, source, config).run()
+    finally:
+        await asyncio.to_thread(ledger.close)

@@ -1,0 +1,40 @@
+"""Settings of ``source_adapter``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from adapters.config import Port, Seconds
+from schemas.ids import SiteName
+
+
+class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
+    """Settings of ``source_adapter``: one source, whose credential no other process needs."""
+
+    #: File with this adapter's broker credential: ``adapter-source-NAME``, and a number where there are several.
+    credential: str
+    #: SQLAlchemy URL of the ledger.
+    ledger: str
+    #: fsspec URL of the centre's store, as the storage adapters have it.
+    store: str
+    #: Local directory for files on their way from and to the grid.
+    staging: str
+    #: The source's name here: its jobs are ``adapter-source-NAME``'s.
+    name: SiteName
+    #: The source: ``kind``, and what that kind needs.
+    source: dict[str, Any]
+    #: Jobs that are asked for at a time.
+    most_at_once: Annotated[int, Meta(ge=1, le=1000)] = 100
+    #: How often the grid hears how far jobs are, and says which are to be stopped.
+    beat_every_s: Seconds = 5.0
+    #: How long a grid that has said that it has nothing is left alone at most.
+    longest_pause_s: Seconds = 150.0
+    #: As the job adapters have it, for what is matched here.
+    lease_s: Seconds = 90.0
+    beat_s: Seconds = 15.0
+    staging_s: Seconds = 6 * 3600.0
+    #: 0 = no metrics.
+    metrics_port: Port = 0
+    metrics_address: str = "127.0.0.1"

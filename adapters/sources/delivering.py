@@ -1,0 +1,187 @@
+"""Delivering the ends of jobs to their grid: each step by itself, written down when it is done, the final status last.
+
+A job is done once its output is in our store. What comes after is done as often as it takes, whoever is killed in
+between, and never runs the job again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from adapters.errors import AdapterError, SourceRefused
+from adapters.ledger import deliveries, endings
+from adapters.ledger.deliveries import DueDelivery, Key
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
+from adapters.sources.beating import read_grid_job
+from adapters.sources.contract import Ending, Leaving, Source
+from adapters.sources.lane import Lane
+from adapters.storage.contract import Store
+from schemas.files import OutputFile
+from schemas.ledger import JobState
+from schemas.sites import JobEnded
+
+log = logging.getLogger(__name__)
+
+#: How often ends are looked for, seconds; deliveries at work at once; and the most that is read of what a job has left.
+LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the steps of a delivery have given."""
+
+    sandbox: str = ""
+    outputs: list[Leaving] = []
+
+
+#: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
+Step = Callable[[JobEnded, Ending], Kept]
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a job, and how far its delivery is."""
+
+    key: Key
+    ended: JobEnded
+    step: str
+    ending: Ending
+
+
+class Delivering:
+    """See the module; ``turn`` is the lane's."""
+
+    def __init__(
+        self, name: str, source: Source, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+    ) -> None:
+        self._name, self._source, self._writer, self._store = name, source, writer, store
+        self._directory, self._lane = directory, lane
+        self._places = asyncio.Semaphore(AT_ONCE)
+        #: In their order; the final status comes after all of them.
+        self.steps: dict[str, Step] = {"stage-out": self._stage_out, "register": self._register}
+
+    async def turn(self) -> float:
+        """Take a portion of what is due, and see to it; the final statuses go in one call."""
+        due: list[DueDelivery] = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
+        if not due:
+            return LOOK_S
+        found = await asyncio.gather(*map(self._prepare, await self._read(due)))
+        failures = [one for one in found if isinstance(one, Exception)]
+        failures += await self._finish([one for one in found if isinstance(one, Delivery)])
+        if failures:
+            raise failures[0]
+        return 0.0 if len(due) == deliveries.PORTION else LOOK_S
+
+    async def _read(self, due: Sequence[DueDelivery]) -> list[Delivery]:
+        numbers = [one.key.job for one in due]
+        ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
+        by_job = {one.job: one for one in ended}
+        return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
+
+    async def _prepare(self, one: Delivery) -> Delivery | Exception:
+        """Do the steps that are left before the final status; gives why one could not be done."""
+        async with self._places:
+            try:
+                return await self._go_through(one)
+            except (AdapterError, OSError) as error:
+                words, is_final = f"{self._next(one.step) or 'report'}: {error}", isinstance(error, SourceRefused)
+                await self._writer.write(partial(_note, {one.key: words}, is_final))
+                return error if isinstance(error, AdapterError) else SourceRefused(str(error))
+
+    async def _go_through(self, one: Delivery) -> Delivery:
+        while step := self._next(one.step):
+            if one.ended.state is not JobState.CANCELLED:
+                kept = await self._lane.call(self.steps[step], one.ended, one.ending)
+                one = _with(one, step, kept)
+            else:
+                one = _with(one, step, Kept())
+            await self._writer.write(partial(_stepped, one))
+        return one
+
+    def _next(self, step: str) -> str:
+        names = list(self.steps)
+        at = names.index(step) + 1 if step in names else 0
+        return names[at] if at < len(names) else ""
+
+    async def _finish(self, ready: Sequence[Delivery]) -> list[Exception]:
+        if not ready:
+            return []
+        keys = {one.ending.job.id: one.key for one in ready}
+        try:
+            refused = await self._lane.call(self._source.finish, [one.ending for one in ready])
+        except AdapterError as error:
+            words = dict.fromkeys(keys.values(), f"report: {error}")
+            await self._writer.write(partial(_note, words, isinstance(error, SourceRefused)))
+            return [error]
+        failed = {keys[name]: f"report: {why}" for name, why in refused.items() if name in keys}
+        done = [key for name, key in keys.items() if name not in refused]
+        await self._writer.write(partial(_settle, done, failed))
+        return [SourceRefused(f"{len(failed)} final statuses: {next(iter(failed.values()))}")] if failed else []
+
+    def _stage_out(self, ended: JobEnded, ending: Ending) -> Kept:
+        with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
+            local = partial(self.local, ended, Path(directory))
+            return Kept(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
+
+    def _register(self, ended: JobEnded, ending: Ending) -> Kept:
+        self._source.register(ending)
+        return Kept(sandbox=ending.sandbox, outputs=ending.outputs)
+
+    def local(self, ended: JobEnded, directory: Path, name: str) -> Path:
+        """Give an output's path on this machine; one that has to be copied goes into the directory."""
+        file = OutputFile(job=ended.job, attempt=ended.attempt, name=name)
+        there = self._store.local(file)
+        if there is not None:
+            return there
+        target = directory / f"{len(list(directory.iterdir()))}"
+        try:
+            self._store.copy(file, target)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        return target
+
+
+def _delivery(due: DueDelivery, ended: JobEnded) -> Delivery:
+    kept = msgspec.msgpack.decode(due.kept, type=Kept) if due.kept else Kept(outputs=_left(ended))
+    ending = Ending(
+        job=read_grid_job(due.source_data),
+        state=ended.state,
+        exit_status=ended.exit_status,
+        cause=ended.cause,
+        started_ms=ended.started_ms,
+        ended_ms=ended.ended_ms,
+        outputs=kept.outputs,
+        sandbox=kept.sandbox,
+    )
+    return Delivery(key=due.key, ended=ended, step=due.step, ending=ending)
+
+
+def _left(ended: JobEnded) -> list[Leaving]:
+    return [Leaving(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
+
+
+def _with(one: Delivery, step: str, kept: Kept) -> Delivery:
+    ending = msgspec.structs.replace(one.ending, sandbox=kept.sandbox, outputs=kept.outputs)
+    return msgspec.structs.replace(one, step=step, ending=ending)
+
+
+def _stepped(one: Delivery, tx: Tx) -> None:
+    kept = Kept(sandbox=one.ending.sandbox, outputs=one.ending.outputs)
+    deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
+
+
+def _note(words: Mapping[Key, str], is_final: bool, tx: Tx) -> None:
+    (deliveries.hold if is_final else deliveries.failed)(tx, words)
+
+
+def _settle(done: Sequence[Key], failed: Mapping[Key, str], tx: Tx) -> None:
+    deliveries.done(tx, done)
+    deliveries.failed(tx, failed)

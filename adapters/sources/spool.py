@@ -1,0 +1,208 @@
+"""A directory as a grid: whoever can write into it feeds jobs, with no grid, no login and no program of ours.
+
+``new/NAME.json`` is a job: ``executable``, ``arguments``, ``environment``, ``inputs`` (names of files in ``files/``),
+``outputs``, ``requirements``, ``priority``, ``wall_time_s``. It is written elsewhere and renamed into place. What is
+taken is in ``taken/``, with ``NAME.status`` beside it; a file ``taken/NAME.kill`` stops it. In the end there is
+``done/NAME.json`` with state, exit status and cause, once, and ``out/NAME/`` with what it left. A rename is what makes
+a job somebody's, so any number of adapters may share the directory, also over a network file system.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.ledger.events import readable
+from adapters.sources.contract import Acquired, Ending, GridInput, GridJob, GridWork, LocalFile, Offer, Progress, Stop
+from broker import durable
+from broker.daemon.plugins import Plugin, PluginSettings
+from broker.durable import BLOCK_BYTES, sync_directory
+from broker.trees.held import open_regular_below
+from schemas.description import Requirements
+
+#: Longest job file, bytes; and names that a job may have.
+MOST_JOB_BYTES = 4 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+#: Mode of what is told: others read it.
+PUBLIC = 0o644
+NEW, FILES, TAKEN, OUT, DONE = "new", "files", "taken", "out", "done"
+
+
+class SpoolFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job file: as ``GridWork``, with inputs by their names in ``files/``."""
+
+    executable: str
+    arguments: list[str] = []
+    environment: dict[str, str] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    requirements: Requirements = Requirements()
+    priority: int = 0
+    wall_time_s: float = 86400.0
+
+
+class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
+    """Settings of a directory of jobs."""
+
+    directory: Annotated[str, msgspec.Meta(min_length=1)] = "spool"
+
+
+class SpoolSource:
+    """See the module."""
+
+    def __init__(self, directory: Path) -> None:
+        """Makes the directories that are missing. Raises SourceRefused."""
+        self._directory = directory
+        with _told(directory, SourceRefused):
+            for name in (NEW, FILES, TAKEN, OUT, DONE):
+                (directory / name).mkdir(parents=True, exist_ok=True)
+
+    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+        """As the contract: the oldest names first."""
+        with _told(self._directory):
+            names = sorted(path.stem for path in (self._directory / NEW).glob("*.json"))
+            return list(islice(self._acquired(names, offers), most))
+
+    def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
+        """As the contract."""
+        files = self._directory / FILES
+        try:
+            descriptor = open_regular_below(files, wanted.where)
+        except OSError as error:
+            raise SourceRefused(f"input {wanted.name}: {files}/{wanted.where}: {error.strerror}") from error
+        with _told(files), os.fdopen(descriptor, "rb") as there, target.open("xb") as file:
+            shutil.copyfileobj(there, file, BLOCK_BYTES)
+
+    def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
+        """As the contract."""
+        stops = []
+        with _told(self._directory / TAKEN):
+            for one in running:
+                job = self._taken(one.job)
+                told = {"state": str(one.state), "started_ms": one.started_ms}
+                if job.with_suffix(".kill").exists() or not job.exists():
+                    stops.append(Stop(one.job.id, one.job.attempt, f"{job.with_suffix('.kill').name} is there"))
+                self._write(job.with_suffix(".status"), told)
+        return stops
+
+    def stage_out(self, ending: Ending, local: LocalFile) -> str:
+        """As the contract: a directory that is there whole or not at all."""
+        target = self._directory / OUT / ending.job.id
+        part = self._directory / OUT / f".{ending.job.id}.part"
+        with _told(target):
+            if not target.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                for one in ending.outputs:
+                    place = part / one.name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(local(one.name), place)
+                part.rename(target)
+                sync_directory(target.parent)
+        return f"{OUT}/{ending.job.id}"
+
+    def register(self, ending: Ending) -> None:
+        """As the contract: there is no catalogue."""
+
+    def finish(self, endings: Sequence[Ending]) -> Mapping[str, str]:
+        """As the contract."""
+        with _told(self._directory / DONE):
+            for ending in endings:
+                self._finish(ending)
+        return {}
+
+    def release(self, jobs: Sequence[GridJob], why: str) -> None:
+        """As the contract."""
+        with _told(self._directory / NEW):
+            for one in jobs:
+                taken = self._taken(one)
+                if taken.exists():
+                    taken.rename(self._directory / NEW / taken.name)
+
+    def close(self) -> None:
+        """As the contract: nothing is open."""
+
+    def _acquired(self, names: Sequence[str], offers: Sequence[Offer]) -> Iterator[Acquired]:
+        for name in names:
+            new = self._directory / NEW / f"{name}.json"
+            found = _read(new.parent, name)
+            if found is None or (found.work and not _fits(found.work, offers)):
+                continue
+            try:
+                new.rename(self._directory / TAKEN / new.name)
+            except FileNotFoundError:
+                continue  # another adapter's
+            yield found
+
+    def _finish(self, ending: Ending) -> None:
+        final = self._directory / DONE / f"{ending.job.id}.json"
+        if not final.exists():
+            told = {"state": str(ending.state), "exit_status": ending.exit_status, "cause": ending.cause}
+            outputs = [{"name": one.name, "size": one.size, "sha256": one.sha256} for one in ending.outputs]
+            self._write(final, told | {"outputs": outputs, "sandbox": ending.sandbox})
+        taken = self._taken(ending.job)
+        for path in (taken, taken.with_suffix(".status"), taken.with_suffix(".kill")):
+            path.unlink(missing_ok=True)
+
+    def _taken(self, job: GridJob) -> Path:
+        return self._directory / TAKEN / f"{job.id}.json"
+
+    def _write(self, path: Path, value: Any) -> None:
+        durable.replace(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=PUBLIC)
+
+
+def _read(directory: Path, name: str) -> Acquired | None:
+    """Read a job file; one that makes no sense is a job with a flaw. None: another adapter has taken it."""
+    if not NAME.fullmatch(name):
+        return None
+    job, file_name = GridJob(id=name), f"{name}.json"
+    try:
+        with os.fdopen(open_regular_below(directory, file_name), "rb") as file:
+            content = file.read(MOST_JOB_BYTES + 1)
+    except OSError:
+        return None  # another adapter's by now, or no file
+    if len(content) > MOST_JOB_BYTES:
+        return Acquired(job=job, work=None, flaw=f"{file_name} has more than {MOST_JOB_BYTES} bytes")
+    try:
+        return Acquired(job=job, work=_work(msgspec.json.decode(content, type=SpoolFile)))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        return Acquired(job=job, work=None, flaw=readable(f"{file_name}: {error}"))
+
+
+def _work(asked: SpoolFile) -> GridWork:
+    """Take over what a job file asks for. Raises ValueError for what no job may ask."""
+    for name in asked.inputs:
+        if name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"inputs: {name!r} must be a path below files/, without ..")
+    inputs = [GridInput(name=name.rpartition("/")[2], where=name) for name in asked.inputs]
+    fields = {field: getattr(asked, field) for field in SpoolFile.__struct_fields__} | {"inputs": inputs}
+    return msgspec.convert(msgspec.to_builtins(fields), GridWork)
+
+
+def _fits(work: GridWork, offers: Sequence[Offer]) -> bool:
+    asked = work.requirements
+    return any(one.machine.cpus >= asked.cpus and one.machine.memory_mib >= asked.memory_mib for one in offers)
+
+
+@contextmanager
+def _told(path: Path, kind: type[Exception] = SourceUnavailable) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{error.filename or path}: {error.strerror}") from error
+
+
+def _make(settings: SpoolSettings, name: str) -> SpoolSource:
+    return SpoolSource(Path(settings.directory))
+
+
+plugin = Plugin(SpoolSettings, _make)

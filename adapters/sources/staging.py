@@ -1,0 +1,147 @@
+"""What a grid has given becomes a job of ours: its inputs are fetched into the store, then it is submitted.
+
+A job that cannot be done is told its grid as failed, with the reason, and nothing of it remains here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from adapters.errors import AdapterError, SourceRefused
+from adapters.ledger import acquisitions, assignments, submissions
+from adapters.ledger.acquisitions import Acquisition
+from adapters.ledger.submissions import CheckedSubmission, Origin
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
+from adapters.sources.contract import Ending, GridInput, GridJob, GridWork, Source
+from adapters.sources.lane import Lane
+from adapters.storage.contract import Store
+from schemas.description import Input, JobDescription, Output
+from schemas.files import InputFile
+from schemas.ids import Sha256
+from schemas.ledger import JobState, JobSubmit
+from schemas.wanted import explain
+
+log = logging.getLogger(__name__)
+
+#: How often what was given is looked for, seconds, and how many jobs' inputs are fetched at once.
+LOOK_S, AT_ONCE = 2.0, 4
+#: Bytes that are read at a time for a digest.
+BLOCK = 1 << 20
+
+
+class StageIn:
+    """See the module; ``turn`` is the lane's."""
+
+    def __init__(
+        self, name: str, source: Source, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+    ) -> None:
+        self._name, self._source, self._writer, self._store = name, source, writer, store
+        self._directory, self._lane = directory, lane
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def turn(self) -> float:
+        """Take a portion of what was given, and see to each; one's failure is its own."""
+        taken: list[Acquisition] = await self._writer.write(lambda tx: acquisitions.take(tx, self._name))
+        failures = [why for why in await asyncio.gather(*map(self._see_to, taken)) if why is not None]
+        if failures:
+            raise failures[0]
+        return 0.0 if len(taken) == acquisitions.PORTION else LOOK_S
+
+    async def _see_to(self, one: Acquisition) -> Exception | None:
+        async with self._places:
+            try:
+                await (self._tell_flaw(one) if one.flaw else self._bring(one))
+            except SourceRefused as error:
+                await self._refused(one, str(error))
+            except (AdapterError, OSError) as error:
+                why = str(error)
+                await self._writer.write(lambda tx: acquisitions.again(tx, one, why))
+                return error if isinstance(error, AdapterError) else SourceRefused(f"{self._directory}: {error}")
+        return None
+
+    async def _refused(self, one: Acquisition, why: str) -> None:
+        """The grid refuses what this job needs; one that refuses to hear of a flaw has nothing to hear any more."""
+        if not one.flaw:
+            await self._writer.write(lambda tx: acquisitions.refuse(tx, one, why))
+            self._lane.wake()
+            return
+        log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
+        await self._writer.write(lambda tx: acquisitions.forget(tx, [one.key]))
+
+    async def _tell_flaw(self, one: Acquisition) -> None:
+        ending = Ending(job=grid_job(one), state=JobState.HELD, cause=one.flaw)
+        refusals = await self._lane.call(self._source.finish, [ending])
+        if words := refusals.get(one.key.id):
+            raise SourceRefused(words)
+        log.warning("a job of the grid cannot be done", extra={"job": one.key.id, "why": one.flaw})
+        await self._writer.write(lambda tx: acquisitions.forget(tx, [one.key]))
+
+    async def _bring(self, one: Acquisition) -> None:
+        try:
+            work = msgspec.msgpack.decode(one.work, type=GridWork)
+        except msgspec.DecodeError as error:
+            raise SourceRefused(f"what it asks for cannot be read: {error}") from error
+        inputs = [await self._lane.call(self._fetch, grid_job(one), wanted) for wanted in work.inputs]
+        message = JobSubmit(job=described(one, work, inputs))
+        origin = Origin(self._name, msgspec.msgpack.encode(grid_job(one)))
+        checked = await asyncio.to_thread(submissions.check, message, self._store.has_input, origin)
+        await self._writer.write(lambda tx: submit(tx, one, checked))
+
+    def _fetch(self, job: GridJob, wanted: GridInput) -> Input:
+        """Fetch a file of the grid into the store; in a thread."""
+        with tempfile.TemporaryDirectory(prefix="in-", dir=self._directory) as directory:
+            target = Path(directory) / "file"
+            self._source.stage_in(job, wanted, target)
+            size, sha256 = target.stat().st_size, _digest(target)
+            if not self._store.has_input(sha256):
+                self._store.put(target, InputFile(sha256=sha256))
+        return Input(name=wanted.name, sha256=sha256, size=size, executable=wanted.executable)
+
+
+def grid_job(one: Acquisition) -> GridJob:
+    """Give the grid's name of a job, as its source is told it."""
+    return GridJob(id=one.key.id, attempt=one.key.attempt, data=one.data)
+
+
+def described(one: Acquisition, work: GridWork, inputs: list[Input]) -> JobDescription:
+    """Describe a grid's job as one of ours: this is all of it that leaves the centre. Raises SourceRefused."""
+    job = JobDescription(
+        id=one.key.job_id,
+        executable=work.executable,
+        arguments=work.arguments,
+        environment=work.environment,
+        inputs=inputs,
+        outputs=[Output(name=name, optional=True) for name in work.outputs],
+        requirements=work.requirements,
+        priority=work.priority,
+        wall_time_s=work.wall_time_s,
+    )
+    try:
+        return msgspec.convert(msgspec.to_builtins(job), JobDescription)
+    except msgspec.ValidationError as error:
+        raise SourceRefused(explain(str(error), JobDescription, msgspec.to_builtins(job))) from error
+
+
+def submit(tx: Tx, one: Acquisition, checked: CheckedSubmission) -> None:
+    """Make a job of ours of what a grid has given, or have it told why that cannot be."""
+    verdict = submissions.submit(tx, one.key.owner, checked)
+    if verdict.accepted:
+        acquisitions.forget(tx, [one.key])
+        assignments.match(tx)
+    else:
+        acquisitions.refuse(tx, one, "; ".join(verdict.reasons))
+
+
+def _digest(path: Path) -> Sha256:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
