@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import bindparam, select
 
 from adapters.ledger import tables
-from adapters.ledger.fair_share import Account, FairShare
+from adapters.ledger.fair_share import FairShare, OwnerAccount
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 
 _owners = tables.owners
@@ -21,7 +21,7 @@ _owners = tables.owners
 #: Stands in the place of an owner in the row that says what that one had passed that was served last.
 LAST_SERVED = ""
 
-_OF_OWNERS = select(*(_owners.c[name] for name in Account._fields)).where(
+_OF_OWNERS = select(*(_owners.c[name] for name in OwnerAccount._fields)).where(
     _owners.c.owner.in_(bindparam("owners", expanding=True))
 )
 _MOST_WAITING = select(_owners.c.owner, _owners.c.most_waiting).where(
@@ -36,10 +36,10 @@ class Accounts:
         self._tx = tx
         names = [*owners, LAST_SERVED] if len(owners) > 1 else []
         rows = (row for some in portions(names) for row in tx.execute(_OF_OWNERS, {"owners": some}))
-        known = {row.owner: Account._make(row) for row in rows}
-        last = known.pop(LAST_SERVED, Account(LAST_SERVED))
+        known = {row.owner: OwnerAccount._make(row) for row in rows}
+        last = known.pop(LAST_SERVED, OwnerAccount(LAST_SERVED))
         self._at = last.passed
-        self._found = [known.get(owner, Account(owner)) for owner in owners]
+        self._found = [known.get(owner, OwnerAccount(owner)) for owner in owners]
 
     @property
     def are_several(self) -> bool:
@@ -63,7 +63,7 @@ class Accounts:
                 after[owner] = after[owner].learnt(took_ms)
         changed = [one for one, before in zip(after.values(), self._found, strict=True) if one != before]
         if turns.at != self._at:
-            changed.append(Account(LAST_SERVED, passed=turns.at))
+            changed.append(OwnerAccount(LAST_SERVED, passed=turns.at))
         self._tx.each(_upsert(self._tx.is_sqlite, ("passed", "takes_ms")), [one._asdict() for one in changed])
 
 

@@ -17,7 +17,7 @@ UNKNOWN_MS, LEAST_MS, MOST_MS = 60_000, 1000, 7 * 86_400_000
 WEIGHT, MOST_AVERAGES = 16, 16
 
 
-class Account(NamedTuple):
+class OwnerAccount(NamedTuple):
     """What is known of an owner: its share, what it has passed, and what its jobs take on average; 0 = unknown."""
 
     owner: str
@@ -25,7 +25,7 @@ class Account(NamedTuple):
     passed: int = 0
     takes_ms: int = 0
 
-    def learnt(self, took_ms: int) -> Account:
+    def learnt(self, took_ms: int) -> OwnerAccount:
         """Put what one of its jobs took into the average. One that its VM kept for days is not believed at once."""
         took_ms = min(max(took_ms, LEAST_MS), MOST_MS)
         if not self.takes_ms:
@@ -37,7 +37,7 @@ class Account(NamedTuple):
 class FairShare:
     """Owners in the order in which they are served. Iterate, and say each time who was."""
 
-    def __init__(self, accounts: Iterable[Account], at: int = 0) -> None:
+    def __init__(self, accounts: Iterable[OwnerAccount], at: int = 0) -> None:
         """``at`` is what the owner had passed that was served last."""
         self._accounts = {one.owner: one for one in accounts}
         self._unknown_ms = max((one.takes_ms for one in self._accounts.values()), default=0) or UNKNOWN_MS
@@ -58,6 +58,6 @@ class FairShare:
         self._passed[owner] = passed + max(1, (account.takes_ms or self._unknown_ms) * cpus // account.share)
         insort(self._order, (self._passed[owner], owner))
 
-    def accounts(self) -> list[Account]:
+    def accounts(self) -> list[OwnerAccount]:
         """Give the accounts as they are now."""
         return [one._replace(passed=self._passed[owner]) for owner, one in self._accounts.items()]

@@ -15,7 +15,7 @@ from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
 from adapters.ledger.demand import FreeSlots
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, Offer, Source
+from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, GridSource, Offer
 from adapters.sources.lane import Lane
 from broker.backoff import backoff
 
@@ -35,7 +35,7 @@ class Acquiring:
     def __init__(
         self,
         name: str,
-        source: Source,
+        source: GridSource,
         writer: LedgerWriter,
         lane: Lane,
         most: int,
@@ -113,9 +113,7 @@ def _row(name: str, given: Acquired) -> Acquisition:
     work = b"" if given.work is None else msgspec.msgpack.encode(given.work)
     flaw = given.flaw or ("" if given.work else "its source could not say what is to be done")
     if len(work) > MOST_WORK_BYTES:
-        flaw = (
-            f"what it asks for has {len(work)} bytes: at most {MOST_WORK_BYTES} go into a job; put the rest into files"
-        )
+        flaw = f"what it asks for has {len(work)} bytes: at most {MOST_WORK_BYTES} go into a job"
     if len(job.data) > MOST_DATA_BYTES:
         flaw = f"its source keeps {len(job.data)} bytes with it: at most {MOST_DATA_BYTES} are kept"
     return Acquisition(key=key, data=job.data[:MOST_DATA_BYTES], work=b"" if flaw else work, flaw=flaw)

@@ -22,11 +22,11 @@ from adapters.metrics import Metrics
 from adapters.sources.acquiring import Acquiring
 from adapters.sources.beating import Beating
 from adapters.sources.config import SourceAdapterConfig
-from adapters.sources.contract import Source
+from adapters.sources.contract import GridSource
 from adapters.sources.delivering import AT_ONCE, Delivering
 from adapters.sources.lane import Lane, Troubles
 from adapters.sources.plugins import make_source
-from adapters.sources.staging import StageIn
+from adapters.sources.staging import GridStageIn
 from adapters.storage.contract import Store
 from adapters.storage.store import FsspecStore
 from broker.address import read_address
@@ -48,7 +48,7 @@ class SourceAdapter:
         ledger: Ledger,
         store: Store,
         metrics: Metrics,
-        source: Source,
+        source: GridSource,
         config: SourceAdapterConfig,
     ) -> None:
         self._connection, self._source = connection, source
@@ -64,7 +64,7 @@ class SourceAdapter:
         acquiring = Acquiring(self._name, source, self._writer, acquire, most, longest_s, stage.wake)
         self._lanes = [
             (acquire, acquiring.turn),
-            (stage, StageIn(self._name, source, self._writer, store, directory, stage).turn),
+            (stage, GridStageIn(self._name, source, self._writer, store, directory, stage).turn),
             (beat, Beating(self._name, source, self._writer, beat, config.beat_every_s).turn),
             (deliver, Delivering(self._name, source, self._writer, store, directory, deliver).turn),
         ]

@@ -12,7 +12,7 @@ from adapters.ledger import assignments, orders, sources
 from adapters.ledger.sources import OpenJob
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.contract import GridJob, Progress, Source, Stop
+from adapters.sources.contract import GridJob, GridProgress, GridSource, Stop
 from adapters.sources.lane import Lane
 from schemas.codec import clip
 from schemas.ids import JobRef
@@ -27,7 +27,7 @@ PORTION = 1000
 class Beating:
     """See the module; ``turn`` is the lane's."""
 
-    def __init__(self, name: str, source: Source, writer: LedgerWriter, lane: Lane, every_s: float) -> None:
+    def __init__(self, name: str, source: GridSource, writer: LedgerWriter, lane: Lane, every_s: float) -> None:
         self._name, self._source, self._writer, self._lane = name, source, writer, lane
         self._every_s = every_s
 
@@ -40,7 +40,7 @@ class Beating:
 
     async def _tell(self, jobs: Sequence[OpenJob]) -> None:
         named = {(grid.id, grid.attempt): (one, grid) for one in jobs for grid in [read_grid_job(one.source_data)]}
-        told = [Progress(job=grid, state=one.state, started_ms=one.started_ms) for one, grid in named.values()]
+        told = [GridProgress(job=grid, state=one.state, started_ms=one.started_ms) for one, grid in named.values()]
         for stop in await self._lane.call(self._source.beat, told):
             found = named.get((stop.id, stop.attempt))
             if found is not None:

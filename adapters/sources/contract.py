@@ -80,7 +80,7 @@ class Acquired(Struct, frozen=True, kw_only=True):
     flaw: str = ""
 
 
-class Progress(Struct, frozen=True, kw_only=True):
+class GridProgress(Struct, frozen=True, kw_only=True):
     """How far a job is."""
 
     job: GridJob
@@ -97,7 +97,7 @@ class Stop(NamedTuple):
     why: str
 
 
-class Leaving(Struct, frozen=True, kw_only=True):
+class GridOutput(Struct, frozen=True, kw_only=True):
     """An output of a job that has ended, and what is known of it elsewhere once it is there."""
 
     name: str
@@ -108,7 +108,7 @@ class Leaving(Struct, frozen=True, kw_only=True):
     url: str = ""
 
 
-class Ending(Struct, frozen=True, kw_only=True):
+class GridEnding(Struct, frozen=True, kw_only=True):
     """How a job has ended."""
 
     job: GridJob
@@ -118,7 +118,7 @@ class Ending(Struct, frozen=True, kw_only=True):
     cause: str = ""
     started_ms: int = 0
     ended_ms: int = 0
-    outputs: list[Leaving] = []
+    outputs: list[GridOutput] = []
     #: What ``stage_out`` gave.
     sandbox: str = ""
 
@@ -127,7 +127,7 @@ class Ending(Struct, frozen=True, kw_only=True):
 LocalFile = Callable[[str], Path]
 
 
-class Source(Protocol):
+class GridSource(Protocol):
     """A grid, spoken to with its own credentials, which nobody else has."""
 
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
@@ -141,20 +141,20 @@ class Source(Protocol):
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """Fetch an input into a new file. After a failure there may be a part of it. Idempotent."""
 
-    def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
+    def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """Tell the grid how far these jobs are, and hear which are to be stopped, also those that were given up there.
 
         All that are at the grid are named each time, a thousand at most in a call. Idempotent. A stop is said until
         the job is not named any more.
         """
 
-    def stage_out(self, ending: Ending, local: LocalFile) -> str:
+    def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """Store the job's sandbox at the grid, where it has such a thing; gives its name there. Idempotent."""
 
-    def register(self, ending: Ending) -> None:
+    def register(self, ending: GridEnding) -> None:
         """Have the grid's catalogue know the outputs, where the source has one of its own. Idempotent."""
 
-    def finish(self, endings: Sequence[Ending]) -> Mapping[str, str]:
+    def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """Set the final status of these jobs; gives why it was not set, by id, of those of which it is known.
 
         A job whose status is final there, as this or as another, is left as it is. Idempotent.

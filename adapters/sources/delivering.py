@@ -22,7 +22,7 @@ from adapters.ledger.deliveries import DueDelivery, Key
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.sources.beating import read_grid_job
-from adapters.sources.contract import Ending, Leaving, Source
+from adapters.sources.contract import GridEnding, GridOutput, GridSource
 from adapters.sources.lane import Lane
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
@@ -39,27 +39,27 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the steps of a delivery have given."""
 
     sandbox: str = ""
-    outputs: list[Leaving] = []
+    outputs: list[GridOutput] = []
 
 
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
-Step = Callable[[JobEnded, Ending], Kept]
+Step = Callable[[JobEnded, GridEnding], Kept]
 
 
-class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+class EndDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a job, and how far its delivery is."""
 
     key: Key
     ended: JobEnded
     step: str
-    ending: Ending
+    ending: GridEnding
 
 
 class Delivering:
     """See the module; ``turn`` is the lane's."""
 
     def __init__(
-        self, name: str, source: Source, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+        self, name: str, source: GridSource, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
     ) -> None:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
@@ -74,18 +74,18 @@ class Delivering:
             return LOOK_S
         found = await asyncio.gather(*map(self._prepare, await self._read(due)))
         failures = [one for one in found if isinstance(one, Exception)]
-        failures += await self._finish([one for one in found if isinstance(one, Delivery)])
+        failures += await self._finish([one for one in found if isinstance(one, EndDelivery)])
         if failures:
             raise failures[0]
         return 0.0 if len(due) == deliveries.PORTION else LOOK_S
 
-    async def _read(self, due: Sequence[DueDelivery]) -> list[Delivery]:
+    async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]
         ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
         by_job = {one.job: one for one in ended}
         return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
 
-    async def _prepare(self, one: Delivery) -> Delivery | Exception:
+    async def _prepare(self, one: EndDelivery) -> EndDelivery | Exception:
         """Do the steps that are left before the final status; gives why one could not be done."""
         async with self._places:
             try:
@@ -95,7 +95,7 @@ class Delivering:
                 await self._writer.write(partial(_note, {one.key: words}, is_final))
                 return error if isinstance(error, AdapterError) else SourceRefused(str(error))
 
-    async def _go_through(self, one: Delivery) -> Delivery:
+    async def _go_through(self, one: EndDelivery) -> EndDelivery:
         while step := self._next(one.step):
             if one.ended.state is not JobState.CANCELLED:
                 kept = await self._lane.call(self.steps[step], one.ended, one.ending)
@@ -110,7 +110,7 @@ class Delivering:
         at = names.index(step) + 1 if step in names else 0
         return names[at] if at < len(names) else ""
 
-    async def _finish(self, ready: Sequence[Delivery]) -> list[Exception]:
+    async def _finish(self, ready: Sequence[EndDelivery]) -> list[Exception]:
         if not ready:
             return []
         keys = {one.ending.job.id: one.key for one in ready}
@@ -125,12 +125,12 @@ class Delivering:
         await self._writer.write(partial(_settle, done, failed))
         return [SourceRefused(f"{len(failed)} final statuses: {next(iter(failed.values()))}")] if failed else []
 
-    def _stage_out(self, ended: JobEnded, ending: Ending) -> Kept:
+    def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Kept:
         with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
             local = partial(self.local, ended, Path(directory))
             return Kept(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
 
-    def _register(self, ended: JobEnded, ending: Ending) -> Kept:
+    def _register(self, ended: JobEnded, ending: GridEnding) -> Kept:
         self._source.register(ending)
         return Kept(sandbox=ending.sandbox, outputs=ending.outputs)
 
@@ -149,9 +149,9 @@ class Delivering:
         return target
 
 
-def _delivery(due: DueDelivery, ended: JobEnded) -> Delivery:
+def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
     kept = msgspec.msgpack.decode(due.kept, type=Kept) if due.kept else Kept(outputs=_left(ended))
-    ending = Ending(
+    ending = GridEnding(
         job=read_grid_job(due.source_data),
         state=ended.state,
         exit_status=ended.exit_status,
@@ -161,19 +161,19 @@ def _delivery(due: DueDelivery, ended: JobEnded) -> Delivery:
         outputs=kept.outputs,
         sandbox=kept.sandbox,
     )
-    return Delivery(key=due.key, ended=ended, step=due.step, ending=ending)
+    return EndDelivery(key=due.key, ended=ended, step=due.step, ending=ending)
 
 
-def _left(ended: JobEnded) -> list[Leaving]:
-    return [Leaving(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
+def _left(ended: JobEnded) -> list[GridOutput]:
+    return [GridOutput(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
 
 
-def _with(one: Delivery, step: str, kept: Kept) -> Delivery:
+def _with(one: EndDelivery, step: str, kept: Kept) -> EndDelivery:
     ending = msgspec.structs.replace(one.ending, sandbox=kept.sandbox, outputs=kept.outputs)
     return msgspec.structs.replace(one, step=step, ending=ending)
 
 
-def _stepped(one: Delivery, tx: Tx) -> None:
+def _stepped(one: EndDelivery, tx: Tx) -> None:
     kept = Kept(sandbox=one.ending.sandbox, outputs=one.ending.outputs)
     deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
 

@@ -65,7 +65,8 @@ class Lane:
             pause_s = await self._once(turn)
             self._woken.clear()
             try:
-                await asyncio.wait_for(self._woken.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._woken.wait()
             except TimeoutError:
                 continue
 

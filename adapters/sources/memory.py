@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters.errors import SourceRefused
-from adapters.sources.contract import Acquired, Ending, GridInput, GridJob, GridWork, LocalFile, Offer, Progress, Stop
+from adapters.sources.contract import (
+    Acquired,
+    GridEnding,
+    GridInput,
+    GridJob,
+    GridProgress,
+    GridWork,
+    LocalFile,
+    Offer,
+    Stop,
+)
 from broker.daemon.plugins import Plugin, PluginSettings
 from schemas.ledger import JobState
 
@@ -36,11 +46,11 @@ class MemoryJob:
     state: str = WAITING
     attempt: int = 1
     #: Each final status that was set, once; what its sandbox holds; what was registered.
-    finals: list[Ending] = field(default_factory=list)
+    finals: list[GridEnding] = field(default_factory=list)
     outputs: dict[str, bytes] = field(default_factory=dict)
     registered: int = 0
     #: The last that was heard of it while it had not ended.
-    progress: Progress | None = None
+    progress: GridProgress | None = None
     stop: str = ""
 
 
@@ -72,7 +82,7 @@ class MemoryGrid:
 
 
 class MemorySource:
-    """A ``Source`` for a ``MemoryGrid``."""
+    """A ``GridSource`` for a ``MemoryGrid``."""
 
     def __init__(self, grid: MemoryGrid) -> None:
         self.grid = grid
@@ -93,7 +103,7 @@ class MemorySource:
             raise SourceRefused(f"input {wanted.name}: the grid has no file {wanted.where}")
         target.write_bytes(files[wanted.where])
 
-    def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
+    def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """As the contract."""
         with self.grid.lock:
             self.grid.calls["beat"] += 1
@@ -108,18 +118,18 @@ class MemorySource:
                     stops.append(Stop(job.id, job.attempt, job.stop))
             return stops
 
-    def stage_out(self, ending: Ending, local: LocalFile) -> str:
+    def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """As the contract."""
         job = self._of(ending.job)
         job.outputs = {one.name: local(one.name).read_bytes() for one in ending.outputs}
         return f"sandbox-of-{job.id}"
 
-    def register(self, ending: Ending) -> None:
+    def register(self, ending: GridEnding) -> None:
         """As the contract."""
         job = self._of(ending.job)
         job.registered = 1
 
-    def finish(self, endings: Sequence[Ending]) -> Mapping[str, str]:
+    def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """As the contract."""
         with self.grid.lock:
             self.grid.calls["finish"] += 1

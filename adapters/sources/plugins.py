@@ -1,6 +1,6 @@
 """Sources by kind, ours and those that others install: an entry point of ``volunteer_cloud.sources``.
 
-It leads to a ``Plugin`` whose ``make`` is given the source's settings and its name, and gives a ``Source``.
+It leads to a ``Plugin`` whose ``make`` is given the source's settings and its name, and gives a ``GridSource``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.errors import SourceRefused
-from adapters.sources.contract import Source
+from adapters.sources.contract import GridSource
 from broker.daemon.plugins import Plugins
 
 GROUP = "volunteer_cloud.sources"
@@ -17,7 +17,7 @@ GROUP = "volunteer_cloud.sources"
 SOURCES = Plugins(GROUP, "source", SourceRefused)
 
 
-def make_source(table: Mapping[str, Any], name: str) -> Source:
+def make_source(table: Mapping[str, Any], name: str) -> GridSource:
     """Make the source that the table ``source`` of the settings names. Raises ConfigError and SourceRefused."""
-    source: Source = SOURCES.make(table, "source", name)
+    source: GridSource = SOURCES.make(table, "source", name)
     return source

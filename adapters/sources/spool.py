@@ -22,7 +22,17 @@ import msgspec
 
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.ledger.events import readable
-from adapters.sources.contract import Acquired, Ending, GridInput, GridJob, GridWork, LocalFile, Offer, Progress, Stop
+from adapters.sources.contract import (
+    Acquired,
+    GridEnding,
+    GridInput,
+    GridJob,
+    GridProgress,
+    GridWork,
+    LocalFile,
+    Offer,
+    Stop,
+)
 from broker import durable
 from broker.daemon.plugins import Plugin, PluginSettings
 from broker.durable import BLOCK_BYTES, sync_directory
@@ -82,7 +92,7 @@ class SpoolSource:
         with _told(files), os.fdopen(descriptor, "rb") as there, target.open("xb") as file:
             shutil.copyfileobj(there, file, BLOCK_BYTES)
 
-    def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
+    def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """As the contract."""
         stops = []
         with _told(self._directory / TAKEN):
@@ -94,7 +104,7 @@ class SpoolSource:
                 self._write(job.with_suffix(".status"), told)
         return stops
 
-    def stage_out(self, ending: Ending, local: LocalFile) -> str:
+    def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """As the contract: a directory that is there whole or not at all."""
         target = self._directory / OUT / ending.job.id
         part = self._directory / OUT / f".{ending.job.id}.part"
@@ -110,10 +120,10 @@ class SpoolSource:
                 sync_directory(target.parent)
         return f"{OUT}/{ending.job.id}"
 
-    def register(self, ending: Ending) -> None:
+    def register(self, ending: GridEnding) -> None:
         """As the contract: there is no catalogue."""
 
-    def finish(self, endings: Sequence[Ending]) -> Mapping[str, str]:
+    def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """As the contract."""
         with _told(self._directory / DONE):
             for ending in endings:
@@ -143,7 +153,7 @@ class SpoolSource:
                 continue  # another adapter's
             yield found
 
-    def _finish(self, ending: Ending) -> None:
+    def _finish(self, ending: GridEnding) -> None:
         final = self._directory / DONE / f"{ending.job.id}.json"
         if not final.exists():
             told = {"state": str(ending.state), "exit_status": ending.exit_status, "cause": ending.cause}

@@ -19,7 +19,7 @@ from adapters.ledger.acquisitions import Acquisition
 from adapters.ledger.submissions import CheckedSubmission, Origin
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.contract import Ending, GridInput, GridJob, GridWork, Source
+from adapters.sources.contract import GridEnding, GridInput, GridJob, GridSource, GridWork
 from adapters.sources.lane import Lane
 from adapters.storage.contract import Store
 from schemas.description import Input, JobDescription, Output
@@ -36,11 +36,11 @@ LOOK_S, AT_ONCE = 2.0, 4
 BLOCK = 1 << 20
 
 
-class StageIn:
+class GridStageIn:
     """See the module; ``turn`` is the lane's."""
 
     def __init__(
-        self, name: str, source: Source, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+        self, name: str, source: GridSource, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
     ) -> None:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
@@ -76,7 +76,7 @@ class StageIn:
         await self._writer.write(lambda tx: acquisitions.forget(tx, [one.key]))
 
     async def _tell_flaw(self, one: Acquisition) -> None:
-        ending = Ending(job=grid_job(one), state=JobState.HELD, cause=one.flaw)
+        ending = GridEnding(job=grid_job(one), state=JobState.HELD, cause=one.flaw)
         refusals = await self._lane.call(self._source.finish, [ending])
         if words := refusals.get(one.key.id):
             raise SourceRefused(words)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.ledger.backlog import MOST_REFUSED, Backlog, Backlogs
-from adapters.ledger.fair_share import LEAST_MS, MOST_MS, Account, FairShare
+from adapters.ledger.fair_share import LEAST_MS, MOST_MS, FairShare, OwnerAccount
 from adapters.ledger.matching import Fit, Free, Waiting, pair
 from adapters.ledger.owners_backlog import MOST_IN_VAIN, MOST_REFUSED_IN_ALL, OwnersBacklog
 from tests.unit.test_matching import Anywhere, Jobs, Line, free, refusing
@@ -27,35 +27,37 @@ def served(turns: FairShare, times: int, cpus: Callable[[str], int] = lambda own
 
 
 def test_owners_of_one_share_take_turns() -> None:
-    assert served(FairShare([Account("a"), Account("b"), Account("c")]), 6) == ["a", "b", "c"] * 2
+    assert served(FairShare([OwnerAccount("a"), OwnerAccount("b"), OwnerAccount("c")]), 6) == ["a", "b", "c"] * 2
 
 
 def test_an_owner_of_three_shares_is_served_three_times_as_often() -> None:
-    assert Counter(served(FairShare([Account("a", share=3), Account("b")]), 400)) == {"a": 300, "b": 100}
+    assert Counter(served(FairShare([OwnerAccount("a", share=3), OwnerAccount("b")]), 400)) == {"a": 300, "b": 100}
 
 
 def test_what_takes_long_or_has_many_cpus_counts_for_as_much() -> None:
-    slow = [Account("days", takes_ms=3_600_000), Account("minutes", takes_ms=60_000)]
+    slow = [OwnerAccount("days", takes_ms=3_600_000), OwnerAccount("minutes", takes_ms=60_000)]
     assert Counter(served(FairShare(slow), 610)) == {"days": 10, "minutes": 600}
 
-    wide = served(FairShare([Account("eight"), Account("one")]), 90, lambda owner: 8 if owner == "eight" else 1)
+    wide = served(
+        FairShare([OwnerAccount("eight"), OwnerAccount("one")]), 90, lambda owner: 8 if owner == "eight" else 1
+    )
     assert Counter(wide) == {"eight": 10, "one": 80}
 
 
 def test_of_whom_nothing_is_known_is_taken_to_be_as_slow_as_the_slowest() -> None:
-    known = [Account("days", takes_ms=3_600_000), Account("minutes", takes_ms=60_000), Account("new")]
+    known = [OwnerAccount("days", takes_ms=3_600_000), OwnerAccount("minutes", takes_ms=60_000), OwnerAccount("new")]
 
     assert Counter(served(FairShare(known), 62)) == {"days": 1, "minutes": 60, "new": 1}
 
 
 def test_nobody_saves_up_while_he_has_nothing_that_can_go() -> None:
-    turns = FairShare([Account("a", passed=9_000_000), Account("back", passed=5)], at=9_000_000)
+    turns = FairShare([OwnerAccount("a", passed=9_000_000), OwnerAccount("back", passed=5)], at=9_000_000)
 
     assert served(turns, 4) == ["a", "back", "a", "back"]
 
 
 def test_who_was_served_much_in_advance_waits_until_the_others_have_caught_up() -> None:
-    turns = FairShare([Account("a", passed=600_000), Account("b")])
+    turns = FairShare([OwnerAccount("a", passed=600_000), OwnerAccount("b")])
 
     assert served(turns, 12) == [*"bbbbbbbbbb", "a", "b"]
     assert turns.at == 600_000
@@ -70,7 +72,9 @@ def test_who_was_served_much_in_advance_waits_until_the_others_have_caught_up() 
 def test_no_two_owners_who_can_always_go_are_further_apart_than_one_job(
     shares: list[int], takes: list[int], cpus: list[int], times: int
 ) -> None:
-    accounts = [Account(str(n), share, 0, took) for n, (share, took) in enumerate(zip(shares, takes, strict=False))]
+    accounts = [
+        OwnerAccount(str(n), share, 0, took) for n, (share, took) in enumerate(zip(shares, takes, strict=False))
+    ]
     turns = FairShare(accounts)
 
     counts = Counter(served(turns, times, lambda owner: cpus[int(owner)]))
@@ -81,15 +85,15 @@ def test_no_two_owners_who_can_always_go_are_further_apart_than_one_job(
 
 
 def test_an_average_follows_what_jobs_take_and_believes_no_single_one() -> None:
-    account = Account("a").learnt(60_000)
+    account = OwnerAccount("a").learnt(60_000)
     assert account.takes_ms == 60_000
 
     assert account.learnt(MOST_MS).takes_ms < 2 * 60_000
     for _ in range(100):
         account = account.learnt(5_000)
     assert 5_000 <= account.takes_ms < 6_000
-    assert Account("a").learnt(-5).takes_ms == LEAST_MS
-    assert Account("a").learnt(MOST_MS * 99).takes_ms == MOST_MS
+    assert OwnerAccount("a").learnt(-5).takes_ms == LEAST_MS
+    assert OwnerAccount("a").learnt(MOST_MS * 99).takes_ms == MOST_MS
 
 
 def waiting(owner: str, number: int, rank: int = 0, shape: int = 1) -> Waiting:
@@ -101,7 +105,7 @@ class Owners:
 
     def __init__(self, waits: Sequence[Waiting], fits: Callable[[int, int], bool] = lambda shape, offer: True) -> None:
         self.waits, self.fits, self.asked = waits, fits, list[str]()
-        self.turns = FairShare([Account(owner) for owner in sorted({job.owner for job in waits})])
+        self.turns = FairShare([OwnerAccount(owner) for owner in sorted({job.owner for job in waits})])
 
     def backlog(self, vm: str = "", taken: set[int] | None = None) -> OwnersBacklog:
         return OwnersBacklog(self.turns, lambda owner: self.line(owner, taken), self.fitting, lambda shape: 1)

@@ -61,6 +61,8 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("job", "list"): [],
     ("job", "fetch"): ["x", "-o", "out"],
     ("site", "add"): ["x", "-o", "login.json"],
+    ("site", "list"): [],
+    ("site", "set"): ["console-x", "--share", "2"],
     **{("vm", "snapshot", word): ["x", "y"] for word in ("take", "restore", "delete")},
     ("vm", "list"): [],
 }

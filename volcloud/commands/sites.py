@@ -91,7 +91,7 @@ def set_site(invocation: Invocation, name: str, share: int | None, most_waiting:
     set stays. A person's jobs are set likewise: NAME is then the owner that `volcloud job list` shows, console-….
 
     \b
-    Examples:
+    Example:
       volcloud site set cern --share 3
       volcloud site set cern --most-waiting 50000
       volcloud site set cern --most-waiting default

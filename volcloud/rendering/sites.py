@@ -16,8 +16,12 @@ def render_owners(rows: Sequence[OwnerRow]) -> RenderableType:
     shown = table("OWNER", "SHARE", "WAIT", "MAY WAIT", "AT WORK", "HELD", "DONE", "A JOB TAKES")
     for row in rows:
         at_work = sum(count for state, count in row.jobs.items() if state in AT_WORK)
-        counts = (row.jobs.get(state, 0) for state in (JobState.HELD, JobState.DONE))
+        waits, held, done = (
+            f"{row.jobs.get(JobState.SUBMITTED, 0):,}",
+            f"{row.jobs.get(JobState.HELD, 0):,}",
+            f"{row.jobs.get(JobState.DONE, 0):,}",
+        )
         limit = f"{row.most_waiting:,}{'*' if row.is_limit_own else ''}"
-        numbers = (f"{row.jobs.get(JobState.SUBMITTED, 0):,}", limit, f"{at_work:,}", *(f"{n:,}" for n in counts))
-        shown.add_row(row.owner, str(row.share), *numbers, span(row.takes_s) if row.takes_s else "")
+        takes = span(row.takes_s) if row.takes_s else ""
+        shown.add_row(row.owner, str(row.share), waits, limit, f"{at_work:,}", held, done, takes)
     return shown
