@@ -57,6 +57,9 @@ VM_STATES = (
 STEPS = ("stage_in", "run", "validate", "stage_out")
 #: What goes after its time, or by an order.
 DELETED = ("jobs", "vms", "hosts", "events", "messages", "traces", "shapes", "offers", "outputs", "inputs")
+#: What becomes of what a grid gives, and of telling it how a job ended.
+GIVEN = ("submitted", "refused", "again")
+TOLD = ("done", "failed", "held")
 #: What becomes of a guest's request for work beside an assignment.
 FATES = ("forgotten", "unblocked", "served", "on_its_way", "beyond")
 
@@ -86,6 +89,8 @@ COUNTS: Mapping[str, Target] = {
     "events_left_out": Target("events_left_out"),
     **{f"event_{kind}": Target("events", kind) for kind in EventKind},
     **{f"deleted_{word}": Target("deleted", word) for word in DELETED},
+    **{f"given_{word}": Target("acquired", word) for word in GIVEN},
+    **{f"told_{word}": Target("told", word) for word in TOLD},
     **{f"jobs_{word}": Target("jobs", word) for word in OUTCOMES},
     **{f"attempts_{word}": Target("attempts", word) for word in ATTEMPT_OUTCOMES},
     **{f"submissions_{word}": Target("submissions", word) for word in VERDICTS},
@@ -148,6 +153,8 @@ class Metrics:
         )
         self.outbox_again = make("vc_outbox_republished_total", "Messages published again from the outbox")
         self.transfer = make("vc_transfer_bytes_total", "Bytes of whole files moved", "direction", DIRECTIONS)
+        self.acquired = make("vc_source_jobs_total", "Jobs that the source gave, by what became of them", "fate", GIVEN)
+        self.told = make("vc_source_deliveries_total", "Ends of jobs told to the source, by outcome", "outcome", TOLD)
         self.reconnects = _Reconnects(make("vc_broker_reconnects_total", "Links made after the first one"))
 
     def _make_histograms(self) -> None:
@@ -169,6 +176,7 @@ class Metrics:
         self.store_size = make("vc_store_size_bytes", "Size of the disk that the store is on; 0 = not known")
         self.store_free = make("vc_store_free_bytes", "What is free of the disk that the store is on")
         self.stored_outputs = make("vc_stored_outputs_bytes", "Outputs in the store, when it was last gone through")
+        self.in_trouble = make("vc_source_trouble", "1 while something is wrong with the source")
         self.usable = make("vc_ledger_usable", "1 while the ledger's database does what is asked")
         self.connected = make("vc_broker_connected", "1 while the broker link is up")
         release = version("volunteer-cloud")

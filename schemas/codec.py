@@ -13,7 +13,22 @@ from typing import Annotated, Any
 
 import msgspec
 
-from schemas import enrol, envelope, events, execs, files, inputs, jobs, ledger, looks, owners, signed, sites, vms
+from schemas import (
+    enrol,
+    envelope,
+    events,
+    execs,
+    files,
+    grids,
+    inputs,
+    jobs,
+    ledger,
+    looks,
+    owners,
+    signed,
+    sites,
+    vms,
+)
 from schemas.description import advise
 from schemas.envelope import MAX_BODY_BYTES, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
@@ -41,10 +56,11 @@ def _tags_of(kind: type[Message]) -> set[Any]:
     return {tag} if isinstance(tag, str) and "." in tag else set()
 
 
+_MODULES = (envelope, signed, vms, looks, execs, files, inputs, enrol, jobs, ledger, events, sites, owners, grids)
 #: Every message of the wire by its op. The modules above are imported so that the family is complete.
 MESSAGES: dict[str, type[Message]] = {
     str(kind.__struct_config__.tag): kind
-    for module in (envelope, signed, vms, looks, execs, files, inputs, enrol, jobs, ledger, events, sites, owners)
+    for module in _MODULES
     for kind in _tagged(Message)
     if kind.__module__ == module.__name__
 }

@@ -11,6 +11,7 @@ from schemas import description, events, execs, files, inputs, jobs, ledger, loo
 from schemas.codec import MESSAGES, encode
 from schemas.envelope import Message, Ping
 from schemas.errors import ErrorCode
+from schemas.grids import SourceRow
 from schemas.ledger import JobState
 from schemas.owners import OwnerRow
 
@@ -157,6 +158,8 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "reply.keys": {"sites": ["site-lyon", "site-oslo"]},
     "owner.list": {"named": ["site-lyon", "site-oslo"]},
     "owner.set": {"owner": "site-lyon", "share": 3},
+    "reply.sources": {"sources": [SourceRow(source="lyon", kind="dirac", seen_ms=1764000000000, trouble="beat: 503")]},
+    "source.retry": {"source": "lyon"},
     "reply.owners": {"owners": [
         OwnerRow(owner="site-lyon", share=3, most_waiting=2_000_000, takes_s=61.5, jobs={JobState.RUNNING: 7}),
     ]},

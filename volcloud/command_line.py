@@ -23,6 +23,7 @@ _COMMANDS = {
     "host": "hosts",
     "job": "jobs",
     "site": "sites",
+    "source": "sources",
     "status": "centre",
     "up": "centre",
     "vm": "vms",

@@ -5,6 +5,7 @@ VolcloudError                exit status 1; ``next_step`` says what to do
 │   ├── NoSuchVm             no VM has that name: look at the list
 │   ├── NoSuchHost           no host has that name, or several have: look at the list
 │   ├── NoSuchSite           no site has that name: look at the list, or add it
+│   ├── NoSuchSource         no source has that name: look at the list
 │   ├── NoSuchJob            no job has that name, or it names several: look at the list
 │   ├── SubmissionRefused    the centre refused a job; ``reasons`` says why
 │   ├── WaitTimeout          the jobs did not end in time; they go on
@@ -54,6 +55,10 @@ class NoSuchHost(CommandFailed):
 
 class NoSuchSite(CommandFailed):
     """No site has that name."""
+
+
+class NoSuchSource(CommandFailed):
+    """No source has that name."""
 
 
 class NoSuchJob(CommandFailed):

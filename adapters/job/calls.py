@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from adapters.errors import AdapterError, LedgerUnavailable
-from adapters.ledger import assignments, deletion, history, listing, orders, owners, queries, registry, showing
+from adapters.ledger import assignments, deletion, history, listing, orders, owners, queries, registry, showing, sources
 from adapters.ledger.orders import Portion
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -29,6 +29,7 @@ from schemas.codec import clip, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.events import EventList, HostDetails, HostShow, VmShow
+from schemas.grids import SourceList, SourceRetry
 from schemas.ids import Kind
 from schemas.ledger import (
     HostList,
@@ -65,9 +66,11 @@ ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     EventList: history.events,
     OwnerList: owners.listed,
     OwnerSet: owners.put,
+    SourceList: sources.listed,
+    SourceRetry: sources.retry,
 }
 #: Those of them that change something, and are carried out in one transaction.
-CHANGES: frozenset[type[Message]] = frozenset({OwnerSet})
+CHANGES: frozenset[type[Message]] = frozenset({OwnerSet, SourceRetry})
 #: What carries out a portion of an order.
 ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobCancel: orders.cancel,

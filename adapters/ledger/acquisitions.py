@@ -132,6 +132,7 @@ def take(tx: Tx, source: str) -> list[Acquisition]:
 
 def again(tx: Tx, one: Acquisition, error: str) -> None:
     """Have it tried later, and later each time; once it was tried too often it has a flaw, which is to be told."""
+    tx.counts["given_again"] += 1
     is_over = one.tries >= MOST_TRIES and not one.flaw
     wait_s = 0.0 if is_over else next(islice(backoff(FIRST_S, LONGEST_S), min(one.tries, MOST_TRIES), None))
     flaw = f"given up after {one.tries} tries: {readable(error)}" if is_over else one.flaw

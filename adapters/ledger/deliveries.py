@@ -77,6 +77,7 @@ _TOLD = (
     .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
     .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)))
 )
+_OWED = select(_table).where(_table.c.job == bindparam("of_job")).limit(1)
 _DONE = delete(_table).where(_IS_KEY)
 _STEP = (
     update(_table)
@@ -138,6 +139,19 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
         )
         for key, row in ended.items()
     ]
+
+
+def owed(tx: Tx, job: int) -> tuple[str, bool]:
+    """Say what a job's source has not been told yet of its end, empty = nothing; and whether a person must look."""
+    row = tx.execute(_OWED, {"of_job": job}).first()
+    if row is None:
+        return "", False
+    if not row.error:
+        return f"{row.source} is being told", False
+    if row.state == "held":
+        return f"telling {row.source} was given up: {row.error}", True
+    wait_s = max(0, row.due_ms - tx.lease_now_ms) / 1000
+    return f"telling {row.source} failed, try {row.tries}: {row.error}; again in {wait_s:.0f} s", False
 
 
 def stepped(tx: Tx, key: Key, step: str, kept: bytes) -> None:

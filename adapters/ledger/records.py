@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, bindparam, select
 
-from adapters.ledger import assignments, classes, clock, events, tables
+from adapters.ledger import assignments, classes, clock, deliveries, events, tables
 from adapters.ledger.attempt_work import Work
 from adapters.ledger.matching import nearest
 from adapters.ledger.transaction import Tx
 from adapters.ledger.why import Facts, explain
 from schemas.description import JobDescription
 from schemas.ids import MessageId, split_job_ref
-from schemas.ledger import AT_WORK, UNASSIGNED, AttemptRow, JobEvent, JobRecord, JobRow, JobState
+from schemas.ledger import AT_WORK, SETTLED, UNASSIGNED, AttemptRow, JobEvent, JobRecord, JobRow, JobState
 from schemas.vms import VmStatus
 
 _attempts, _vms = tables.attempts, tables.vms
@@ -122,6 +122,7 @@ def _facts(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription, last
     seen_ms = clock.last_seen_ms(tx, clock.STORAGE)
     state = JobState(row.state)
     waits = state is JobState.SUBMITTED
+    owed, is_owed_held = deliveries.owed(tx, row.number) if state in SETTLED else ("", False)
     return Facts(
         job=row.ref,
         state=state,
@@ -135,6 +136,8 @@ def _facts(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription, last
         lacking=_lacking(tx, description) if waits else [],
         # No longer than the job has been here: the machine's clock may have been set since.
         stage_in_s=min(tx.now_ms - (row.assigned_ms or tx.now_ms), tx.lease_now_ms - row.since_ms) / 1000,
+        owed=owed,
+        is_owed_held=is_owed_held,
         storage_silent_s=(tx.lease_now_ms - seen_ms) / 1000 if seen_ms else None,
     )
 

@@ -9,11 +9,13 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import Integer, bindparam, func, select
 
-from adapters.ledger import tables
+from adapters.errors import NotFound
+from adapters.ledger import deliveries, tables
 from adapters.ledger.acquisitions import owner_of
 from adapters.ledger.demand import upsert
 from adapters.ledger.events import readable
 from adapters.ledger.transaction import Tx
+from schemas.grids import SourceList, SourceRetry, SourceRow, Sources
 from schemas.ids import JobRef
 from schemas.ledger import AT_WORK, JobState
 
@@ -52,23 +54,6 @@ class OpenJob(Struct, frozen=True, kw_only=True):
     started_ms: int = 0
 
 
-class SourceSeen(Struct, frozen=True, kw_only=True):
-    """A source as it was last heard of. Times are ms since 1970, 0 = never."""
-
-    source: str
-    kind: str
-    seen_ms: int
-    asked_ms: int
-    given_ms: int
-    next_ms: int
-    trouble: str
-    trouble_ms: int
-    #: Jobs that it has given and that are none here yet; ends that it is to be told, and those that wait for a person.
-    acquired: int = 0
-    owed: int = 0
-    held: int = 0
-
-
 def open_jobs(tx: Tx, source: str) -> list[OpenJob]:
     """List a source's jobs that wait or are at work here, ``MOST_OPEN`` at most."""
     return list(islice(_open_jobs(tx, owner_of(source)), MOST_OPEN))
@@ -102,13 +87,27 @@ def seen(tx: Tx, source: str, kind: str, trouble: str) -> None:
     tx.each(upsert(tx.is_sqlite, ("kind", "seen_ms", "trouble", "trouble_ms")), [row])
 
 
-def listed(tx: Tx) -> list[SourceSeen]:
+def listed(tx: Tx, message: SourceList) -> Sources:
     """List all sources by name."""
+    return Sources(call=message.id, sources=_rows(tx))
+
+
+def retry(tx: Tx, message: SourceRetry) -> Sources:
+    """Have a source told again of all ends that are held, and give its row. Raises NotFound."""
+    found = [row for row in _rows(tx) if row.source == message.source]
+    if not found:
+        known = ", ".join(row.source for row in _rows(tx)) or "none"
+        raise NotFound(f"source = {message.source!r}: no source bears that name; known: {known}")
+    deliveries.release(tx, message.source)
+    return Sources(call=message.id, sources=[row for row in _rows(tx) if row.source == message.source])
+
+
+def _rows(tx: Tx) -> list[SourceRow]:
     given = {source: int(count) for source, count in tx.execute(_GIVEN)}
     owed = {(source, state): int(count) for source, state, count in tx.execute(_OWED)}
     return [
-        SourceSeen(
-            **{name: getattr(row, name) for name in SourceSeen.__struct_fields__[:8]},
+        SourceRow(
+            **{name: getattr(row, name) for name in SourceRow.__struct_fields__[:8]},
             acquired=given.get(row.source, 0),
             owed=owed.get((row.source, "due"), 0),
             held=owed.get((row.source, "held"), 0),

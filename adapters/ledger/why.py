@@ -38,6 +38,10 @@ class Facts(Struct, frozen=True, kw_only=True):
     lacking: list[str] | None = []
     #: For how long its inputs have been fetched, seconds.
     stage_in_s: float = 0.0
+    #: What its source has not been told of its end yet, in words; empty = nothing, or it has none.
+    owed: str = ""
+    #: A person has to see to it.
+    is_owed_held: bool = False
     #: For how long no storage adapter has been at work, seconds; None: none ever was.
     storage_silent_s: float | None = 0.0
 
@@ -53,6 +57,8 @@ class Why(NamedTuple):
 def explain(facts: Facts) -> Why:
     """Say why a job is where it is, and what a person can do about it."""
     told = facts.reason or facts.event or "nothing has happened to it yet"
+    if facts.owed:
+        return Why(f"{facts.state} here; {facts.owed}", [], _owed(facts))
     match facts.state:
         case JobState.SUBMITTED:
             return _waiting(facts, told)
@@ -63,6 +69,12 @@ def explain(facts: Facts) -> Why:
         case JobState.CANCELLED:
             return Why(told, [], "nothing: it has ended; submit it under a new id to have it run after all")
     return Why(facts.trouble or told, [], _at_work(facts))
+
+
+def _owed(facts: Facts) -> str:
+    if facts.is_owed_held:
+        return "mend what it names, then `volcloud source retry` with the source's name"
+    return "wait: it is tried again by itself; `volcloud source list` tells how the source is"
 
 
 def _waiting(facts: Facts, told: str) -> Why:

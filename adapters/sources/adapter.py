@@ -51,7 +51,7 @@ class SourceAdapter:
         source: GridSource,
         config: SourceAdapterConfig,
     ) -> None:
-        self._connection, self._source = connection, source
+        self._connection, self._source, self._metrics = connection, source, metrics
         self._name, self._kind = config.name, str(config.source.get("kind", ""))
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._troubles = Troubles()
@@ -89,6 +89,9 @@ class SourceAdapter:
 
     async def _tell(self) -> None:
         while True:
+            self._metrics.in_trouble.set(1 if str(self._troubles) else 0)
+            self._metrics.connected.set(1 if self._connection.is_up else 0)
+            self._metrics.reconnects.set(self._connection.links)
             try:
                 await self._writer.write(lambda tx: sources.seen(tx, self._name, self._kind, str(self._troubles)))
                 await self._writer.publish_stale()

@@ -179,9 +179,12 @@ def _stepped(one: EndDelivery, tx: Tx) -> None:
 
 
 def _note(words: Mapping[Key, str], is_final: bool, tx: Tx) -> None:
+    tx.counts["told_held" if is_final else "told_failed"] += len(words)
     (deliveries.hold if is_final else deliveries.failed)(tx, words)
 
 
 def _settle(done: Sequence[Key], failed: Mapping[Key, str], tx: Tx) -> None:
+    tx.counts["told_done"] += len(done)
+    tx.counts["told_failed"] += len(failed)
     deliveries.done(tx, done)
     deliveries.failed(tx, failed)

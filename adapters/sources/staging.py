@@ -132,6 +132,7 @@ def described(one: Acquisition, work: GridWork, inputs: list[Input]) -> JobDescr
 def submit(tx: Tx, one: Acquisition, checked: CheckedSubmission) -> None:
     """Make a job of ours of what a grid has given, or have it told why that cannot be."""
     verdict = submissions.submit(tx, one.key.owner, checked)
+    tx.counts["given_submitted" if verdict.accepted else "given_refused"] += 1
     if verdict.accepted:
         acquisitions.forget(tx, [one.key])
         assignments.match(tx)

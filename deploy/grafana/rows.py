@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploy.grafana.grids import GRIDS
 from deploy.grafana.panels import Panel, Query, Row, graph, stat
 from deploy.grafana.promql import increase, most, quantile, rate, ratio, series
 
@@ -324,7 +325,7 @@ _BROKER = Row(
             "Adapters' memory",
             "bytes",
             "Resident memory of each adapter's process.",
-            Query('sum by (instance) (process_resident_memory_bytes{job=~"(job|storage)-adapter"})', "{{instance}}"),
+            Query('sum by (instance) (process_resident_memory_bytes{job=~".*-adapter"})', "{{instance}}"),
             width=12,
         ),
         graph(
@@ -332,7 +333,7 @@ _BROKER = Row(
             "percentunit",
             "Share of one core that each adapter uses; near 1 it can do no more, start another.",
             Query(
-                'sum by (instance) (rate(process_cpu_seconds_total{job=~"(job|storage)-adapter"}[$__rate_interval]))',
+                'sum by (instance) (rate(process_cpu_seconds_total{job=~".*-adapter"}[$__rate_interval]))',
                 "{{instance}}",
             ),
             width=12,
@@ -364,4 +365,4 @@ _KEPT = Row(
         ),
     ),
 )
-ROWS = (_NOW, _THROUGHPUT, _TIMES, _QUEUES, _LEASES, _MACHINES, _KEPT, _BROKER)
+ROWS = (_NOW, _THROUGHPUT, _TIMES, _QUEUES, _LEASES, _MACHINES, GRIDS, _KEPT, _BROKER)

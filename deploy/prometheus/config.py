@@ -18,6 +18,7 @@ def render_config(
     job_adapters: Sequence[str],
     storage_adapters: Sequence[str],
     brokers: Sequence[str],
+    source_adapters: Sequence[str] = (),
     rules: Sequence[str] = ("rules.yml",),
     interval: str = "15s",
 ) -> str:
@@ -25,6 +26,7 @@ def render_config(
     return Template(package_text("prometheus.yml")).substitute(
         job_adapters=_listed(job_adapters),
         storage_adapters=_listed(storage_adapters),
+        source_adapters=_listed(source_adapters),
         brokers=_listed(brokers),
         rules=_listed(rules),
         interval=interval,

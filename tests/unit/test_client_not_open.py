@@ -43,6 +43,7 @@ ARGUMENTS: dict[str, Any] = {
     "row": ROW,
     "rows": [ROW],
     "site": "cern",
+    "source": "lyon",
     "verb": VmStart,
     "vm": "a",
 }

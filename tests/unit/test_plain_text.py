@@ -62,6 +62,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("job", "fetch"): ["x", "-o", "out"],
     ("site", "add"): ["x", "-o", "login.json"],
     ("site", "list"): [],
+    ("source", "list"): [],
     ("site", "set"): ["console-x", "--share", "2"],
     **{("vm", "snapshot", word): ["x", "y"] for word in ("take", "restore", "delete")},
     ("vm", "list"): [],

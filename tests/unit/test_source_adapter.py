@@ -18,7 +18,6 @@ from sqlalchemy import func, select
 from adapters.errors import SourceUnavailable
 from adapters.ledger import sources, tables
 from adapters.ledger.acquisitions import owner_of
-from adapters.ledger.sources import SourceSeen
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources import acquiring, delivering, lane, staging
@@ -31,6 +30,7 @@ from broker.memory import MemoryCarrier
 from schemas.codec import decode, unbundle
 from schemas.description import Requirements
 from schemas.files import OutputFile
+from schemas.grids import SourceList, SourceRow
 from schemas.jobs import JobAssign, OutputEntry
 from schemas.ledger import JobState
 from tests.broker.polling import until
@@ -86,9 +86,9 @@ class Rig:
         entry = OutputEntry(name=name, size=len(content), sha256=sha256(content).hexdigest())
         self.desk.complete(job, outputs=[entry], **{"exit_status": 0, **more})
 
-    def seen(self) -> SourceSeen:
-        (one,) = self.desk.ledger.read(sources.listed)
-        return one
+    def seen(self) -> SourceRow:
+        page = self.desk.ledger.read(lambda tx: sources.listed(tx, SourceList()))
+        return page.sources[0]
 
     def count(self, table: Any) -> int:
         return int(self.desk.ledger.read(lambda tx: tx.execute(select(func.count()).select_from(table)).scalar_one()))

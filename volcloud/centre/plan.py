@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from adapters.sources.config import SourceAdapterConfig
 from broker import durable
 from broker.keys.config import KeysConfig
 from broker.node import ADMINISTRATION, LOOPBACK
@@ -59,6 +60,9 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
 
 #: The processes that go first and last; the adapters stand between them.
 KEY_MANAGER, HOST_AGENT = "key_manager", "host_agent"
+SOURCE_ADAPTER = "source_adapter"
+#: The word in the names of an adapter's principal, by its process.
+_PRINCIPALS = {"job_adapter": "job", "storage_adapter": "store", SOURCE_ADAPTER: "source"}
 
 
 def job_adapter_names(plan: Plan) -> list[str]:
@@ -71,17 +75,22 @@ def storage_adapter_names(plan: Plan) -> list[str]:
     return [f"storage_adapter-{number}" for number in range(1, plan.storage_adapters + 1)]
 
 
+def source_adapter_names(plan: Plan) -> list[str]:
+    """Name the source adapters' processes, one a source."""
+    return [f"{SOURCE_ADAPTER}-{name}" for name in sorted(plan.sources)]
+
+
 def adapter_names(plan: Plan) -> list[str]:
     """Name the processes of all adapters."""
-    return [*job_adapter_names(plan), *storage_adapter_names(plan)]
+    return [*job_adapter_names(plan), *storage_adapter_names(plan), *source_adapter_names(plan)]
 
 
 def principal_of(process: str, names: Names) -> str:
     """Give the broker user of a process."""
     if process == HOST_AGENT:
         return names.host
-    kind, _, number = process.partition("-")
-    return f"adapter-{'job' if kind == 'job_adapter' else 'store'}-{number}"
+    kind, _, which = process.partition("-")
+    return f"adapter-{_PRINCIPALS[kind]}-{which}"
 
 
 def principals(plan: Plan, names: Names) -> list[str]:
@@ -126,6 +135,7 @@ def daemons(plan: Plan) -> list[Daemon]:
     adapters = [
         *(Daemon(name=n, module="adapters.job.main", has_metrics=True) for n in job_adapter_names(plan)),
         *(Daemon(name=n, module="adapters.storage.main", has_metrics=True) for n in storage_adapter_names(plan)),
+        *(Daemon(name=n, module="adapters.sources.main", has_metrics=True) for n in source_adapter_names(plan)),
     ]
     return [
         Daemon(name=KEY_MANAGER, module="broker.keys.main"),
@@ -191,7 +201,9 @@ def _key_manager(plan: Plan, names: Names) -> KeysConfig:
     )
 
 
-def _adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig | StorageAdapterConfig:
+def _adapter(plan: Plan, names: Names, process: str) -> JobAdapterConfig | StorageAdapterConfig | SourceAdapterConfig:
+    if process in source_adapter_names(plan):
+        return _source_adapter(plan, names, process)
     is_job = process in job_adapter_names(plan)
     return _job_adapter(plan, names, process) if is_job else _storage_adapter(plan, names, process)
 
@@ -216,6 +228,21 @@ def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterCo
         store=_store(plan),
         staging=str(plan.layout.root / "staging"),
         keep_outputs_mib=plan.keep_outputs_gib << 10,
+        lease_s=plan.lease_s,
+        beat_s=plan.beat_s,
+        metrics_port=names.metrics[process],
+    )
+
+
+def _source_adapter(plan: Plan, names: Names, process: str) -> SourceAdapterConfig:
+    name = process.partition("-")[2]
+    return SourceAdapterConfig(
+        credential=str(plan.layout.credential(principal_of(process, names))),
+        ledger=plan.ledger_url,
+        store=_store(plan),
+        staging=str(plan.layout.root / "sources" / name),
+        name=name,
+        source=plan.sources[name],
         lease_s=plan.lease_s,
         beat_s=plan.beat_s,
         metrics_port=names.metrics[process],

@@ -8,7 +8,7 @@ import msgspec
 
 from broker.node import LOOPBACK
 from volcloud.centre.layout import Layout
-from volcloud.centre.plan import Plan, job_adapter_names, read_names, storage_adapter_names
+from volcloud.centre.plan import Plan, job_adapter_names, read_names, source_adapter_names, storage_adapter_names
 from volcloud.centre.settings import read_settings
 
 
@@ -17,6 +17,7 @@ class Targets(msgspec.Struct, frozen=True, kw_only=True):
 
     job_adapters: list[str]
     storage_adapters: list[str]
+    source_adapters: list[str] = []
 
 
 def scrape_targets(data: Path) -> Targets:
@@ -31,4 +32,5 @@ def scrape_targets(data: Path) -> Targets:
     return Targets(
         job_adapters=[f"{LOOPBACK}:{names.metrics[name]}" for name in job_adapter_names(plan)],
         storage_adapters=[f"{LOOPBACK}:{names.metrics[name]}" for name in storage_adapter_names(plan)],
+        source_adapters=[f"{LOOPBACK}:{names.metrics[name]}" for name in source_adapter_names(plan)],
     )

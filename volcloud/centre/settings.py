@@ -19,6 +19,7 @@ from broker import durable
 from broker.daemon.config import read_config
 from broker.errors import ConfigError
 from broker.masking import mask
+from schemas.ids import SiteName
 from schemas.wanted import explain
 from volcloud.centre.toml_text import render_value
 from volcloud.errors import BadInput
@@ -35,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cpus: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     job_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     storage_adapters: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    sources: dict[SiteName, dict[str, Any]] = {}
     ledger: str = ""
     lease_s: Seconds = 90.0
     beat_s: Seconds = 15.0
@@ -53,6 +55,7 @@ TOLD = {
     "cpus": "Processors of each VM; one job each.",
     "job_adapters": "How many job adapters run.",
     "storage_adapters": "How many storage adapters run.",
+    "sources": 'Grids that give jobs, by name: {lyon = {kind = "spool", directory = "/srv/spool"}}.',
     "ledger": "SQLAlchemy URL of the ledger; empty: SQLite in this directory.",
     "lease_s": "How long a job is a VM's that does not beat, seconds.",
     "beat_s": "How often hosts and guests beat, seconds.",

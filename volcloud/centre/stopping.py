@@ -16,7 +16,7 @@ from pathlib import Path
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.hypervisors.detached import find_tree, send_signal
 from volcloud.centre.layout import Layout
-from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER
+from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, SOURCE_ADAPTER
 from volcloud.centre.process_state import BROKER, SUPERVISOR, ProcessState, read_state, read_states
 from volcloud.errors import CommandFailed
 
@@ -46,7 +46,15 @@ def live_processes(layout: Layout) -> list[ProcessState]:
     return sorted(states, key=lambda state: _ORDER.get(state.name.partition("-")[0], 3))
 
 
-_ORDER = {SUPERVISOR: 0, "image_build": 1, HOST_AGENT: 2, "storage_adapter": 3, "job_adapter": 4, KEY_MANAGER: 5}
+_ORDER = {
+    SUPERVISOR: 0,
+    "image_build": 1,
+    HOST_AGENT: 2,
+    SOURCE_ADAPTER: 3,
+    "storage_adapter": 3,
+    "job_adapter": 4,
+    KEY_MANAGER: 5,
+}
 
 
 def node_record(layout: Layout) -> ProcessIdentity | None:

@@ -15,7 +15,7 @@
 
 ``Client`` blocks and may be used from one thread at a time; ``AsyncClient`` is the same for asyncio, each method a
 coroutine. What they ask about is in rooms: ``vms``, ``jobs``, ``files``, ``trees``, ``execs``, ``hosts``, ``sites``,
-``agents``.
+``sources``, ``agents``.
 Errors are ``volcloud.errors`` and ``broker.errors``; each says what to do next.
 """
 

@@ -12,6 +12,7 @@ from volcloud.client.hosts import AsyncHosts
 from volcloud.client.jobs import AsyncJobs
 from volcloud.client.session import ClientSession
 from volcloud.client.sites import AsyncSites
+from volcloud.client.sources import AsyncSources
 from volcloud.client.trees import AsyncTrees
 from volcloud.client.vms import AsyncVms
 from volcloud.client.watched_transfers import Say, say_nothing
@@ -32,6 +33,7 @@ class AsyncClient:
     execs: AsyncExecs
     hosts: AsyncHosts
     sites: AsyncSites
+    sources: AsyncSources
     agents: AsyncAgents
 
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
@@ -39,6 +41,7 @@ class AsyncClient:
         self._session = ClientSession(address, say)
         self.hosts = AsyncHosts(self._session)
         self.sites = AsyncSites(self._session)
+        self.sources = AsyncSources(self._session)
         self.vms = AsyncVms(self._session, self.hosts)
         self.files = AsyncFiles(self._session, self.vms)
         self.trees = AsyncTrees(self._session, self.vms)

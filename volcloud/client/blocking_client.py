@@ -12,6 +12,7 @@ from volcloud.client.files import BlockingFiles
 from volcloud.client.hosts import BlockingHosts
 from volcloud.client.jobs import BlockingJobs
 from volcloud.client.sites import BlockingSites
+from volcloud.client.sources import BlockingSources
 from volcloud.client.trees import BlockingTrees
 from volcloud.client.vms import BlockingVms
 from volcloud.client.watched_transfers import Say, say_nothing
@@ -32,6 +33,7 @@ class Client:
     execs: BlockingExecs
     hosts: BlockingHosts
     sites: BlockingSites
+    sources: BlockingSources
     agents: BlockingAgents
 
     def __init__(self, address: Address, say: Say = say_nothing) -> None:
@@ -47,6 +49,7 @@ class Client:
             raise
         self.hosts = BlockingHosts(self._client.hosts, self._thread)
         self.sites = BlockingSites(self._client.sites, self._thread)
+        self.sources = BlockingSources(self._client.sources, self._thread)
         self.vms = BlockingVms(self._client.vms, self._thread)
         self.files = BlockingFiles(self._client.files, self._thread)
         self.trees = BlockingTrees(self._client.trees, self._thread)

@@ -17,6 +17,7 @@ from rich.text import Text
 from schemas.enrol import Credential
 from schemas.events import Event, Events, HostDetails, VmDetails
 from schemas.execs import ExecEnded, ExecRow
+from schemas.grids import SourceRow
 from schemas.ledger import HostRow, JobRecord, JobRow, Jobs, JobsChanged, JobVerdict, RegistryRow
 from schemas.owners import OwnerRow
 from schemas.plain_text import plain, plain_all
@@ -28,6 +29,7 @@ from volcloud.rendering.html import html
 from volcloud.rendering.jobs import render_job_rows, render_jobs, render_record, render_why, told_counts
 from volcloud.rendering.records import render_host_record, render_vm_record
 from volcloud.rendering.sites import render_owners
+from volcloud.rendering.sources import render_sources
 from volcloud.rendering.vms import render_snapshots, render_vm, render_vms
 from volcloud.why import Explanation
 
@@ -115,6 +117,16 @@ class ShownOwner(Shown, OwnerRow, frozen=True, kw_only=True):
 
     def _rendered(self) -> RenderableType:
         return render_owners([self])
+
+
+class ShownSource(Shown, SourceRow, frozen=True, kw_only=True):
+    """A grid from which jobs are fetched."""
+
+    def _summary(self) -> str:
+        return f"source {self.source} {self.kind}: {self.trouble or 'no trouble'}"
+
+    def _rendered(self) -> RenderableType:
+        return render_sources([self])
 
 
 class ShownHostDetails(Shown, HostDetails, frozen=True, kw_only=True, tag="reply.host"):
@@ -278,6 +290,7 @@ FACES: dict[type, type] = {
     VmSnapshot: ShownSnapshot,
     HostRow: ShownHost,
     OwnerRow: ShownOwner,
+    SourceRow: ShownSource,
     HostDetails: ShownHostDetails,
     VmDetails: ShownVmDetails,
     Event: ShownEvent,
@@ -315,6 +328,8 @@ def _tabled(rows: Sequence[Any]) -> RenderableType:
             return render_hosts(rows)
         case [OwnerRow(), *_]:
             return render_owners(rows)
+        case [SourceRow(), *_]:
+            return render_sources(rows)
         case [JobRow(), *_]:
             return render_job_rows(rows)
         case [ExecRow(), *_]:

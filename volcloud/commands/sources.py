@@ -1,0 +1,46 @@
+"""``volcloud source …``: grids from which jobs are fetched."""
+
+from __future__ import annotations
+
+import click
+
+from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
+from volcloud.rendering.sources import render_sources
+
+
+@click.group("source")
+def source() -> None:
+    """Grids from which jobs are fetched: how they are."""
+
+
+@source.command("list")
+@data_option
+@json_option
+@pass_invocation
+def list_sources(invocation: Invocation) -> None:
+    """List the sources: when each was asked and gave jobs, what it is still to be told, and what is wrong since when.
+
+    \b
+    Example:
+      volcloud source list
+    """
+    with invocation.client() as client:
+        rows = client.sources.list()
+    invocation.show(rows, render_sources)
+
+
+@source.command("retry")
+@click.argument("name")
+@data_option
+@json_option
+@pass_invocation
+def retry(invocation: Invocation, name: str) -> None:
+    """Tell the source NAME again of all ends of jobs that are held, once what kept them from it is mended.
+
+    \b
+    Example:
+      volcloud source retry lyon
+    """
+    with invocation.client() as client:
+        row = client.sources.retry(name)
+    invocation.show(row, lambda one: render_sources([one]))
