@@ -108,7 +108,7 @@ class JobDescription(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     inputs: Annotated[list[Input], Meta(max_length=MAX_INPUTS)] = []
     outputs: Annotated[list[Output], Meta(max_length=MAX_OUTPUTS)] = []
     requirements: Requirements = Requirements()
-    #: Higher runs first; equal ones first come, first served.
+    #: Of one owner's jobs higher runs first; equal ones first come, first served. Owners have shares.
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     wall_time_s: Annotated[float, Meta(gt=0, le=31 * 86400)] = 86400.0
     #: At the wall time and at a cancel the job gets SIGTERM, and this much later SIGKILL.

@@ -161,7 +161,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "reply.sources": {"sources": [SourceRow(source="lyon", kind="dirac", seen_ms=1764000000000, trouble="beat: 503")]},
     "source.retry": {"source": "lyon"},
     "reply.owners": {"owners": [
-        OwnerRow(owner="site-lyon", share=3, most_waiting=2_000_000, takes_s=61.5, jobs={JobState.RUNNING: 7}),
+        OwnerRow(owner="site-lyon", share=3, most_waiting=2_000_000, used_s=61.5, jobs={JobState.RUNNING: 7}),
     ]},
     "principal.cut": {"principal": "site-lyon", "reason": "too many messages that nobody can take"},
     "job.assign": {

@@ -34,8 +34,10 @@ class OwnerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Jobs that it may let wait; ``is_limit_own``: that was set for it, and is not what the centre's settings say.
     most_waiting: int
     is_limit_own: bool = False
-    #: What one of its jobs takes on average, as far as that is known; 0 = not yet. Learnt while others' jobs wait too.
-    takes_s: float = 0.0
+    #: What it has used lately, cpu-seconds, of which half counts after four hours; counted while others' jobs wait too.
+    used_s: float = 0.0
+    #: What it occupies, cpus, as it was counted last.
+    cpus: float = 0.0
     #: Its jobs by state; a state that none is in is left out.
     jobs: dict[JobState, int] = {}
 

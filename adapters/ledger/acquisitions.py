@@ -79,7 +79,11 @@ _DUE = (
     .limit(PORTION)
     .with_for_update(skip_locked=True)
 )
-_CLAIM = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1)
+_CLAIM = (
+    update(_table)
+    .where(_IS_KEY)
+    .values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1, taken_by=bindparam("by"))
+)
 _AGAIN = (
     update(_table)
     .where(_IS_KEY)
@@ -88,6 +92,7 @@ _AGAIN = (
         error=bindparam("why"),
         flaw=bindparam("its_flaw"),
         tries=bindparam("so_often"),
+        taken_by="",
     )
 )
 _FORGET = delete(_table).where(_IS_KEY)
@@ -126,8 +131,14 @@ def take(tx: Tx, source: str) -> list[Acquisition]:
     """Claim a portion of what is due, what has been due for longest first; see ``again``, ``refuse``, ``forget``."""
     rows = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
     until_ms = tx.lease_now_ms + CLAIM_MS
-    tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms} for row in rows])
+    tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms, "by": tx.instance} for row in rows])
     return [_read(row) for row in rows]
+
+
+def take_back(tx: Tx, source: str) -> int:
+    """Have due at once what this adapter had taken before it was started anew; says how much."""
+    statement = update(_table).where(_table.c.source == source, _table.c.taken_by == tx.instance)
+    return tx.execute(statement.values(due_ms=tx.lease_now_ms, taken_by="")).rowcount
 
 
 def again(tx: Tx, one: Acquisition, error: str) -> None:

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from adapters.ledger import arrays, outbox, tables, tallies, terms
+from adapters.ledger import accounts, arrays, outbox, tables, tallies, terms
 from adapters.ledger.deferred import Deferred
 from adapters.ledger.idle import Idle
 from adapters.ledger.matching import Free, Pair, Waiting, assignment, pair
@@ -88,8 +88,7 @@ def match(tx: Tx) -> int:
     tx.serialise_matching()
     tx.fresh_offers, tx.fresh_shapes = set(), set()
     # Where no slot is new, what has waited fits none: what came now alone is looked at.
-    jobs = WaitingLines(tx, None if offers else shapes)
-    made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), jobs)
+    made, is_whole = _assign(tx, Idle(tx, offers | _offers_for(tx, shapes)), None if offers else shapes)
     if not is_whole:
         tx.deferred.take_over(Deferred(offers, shapes))
     return made
@@ -110,10 +109,11 @@ def match_all(tx: Tx) -> int:
     Of very many classes of free slots each call takes some, in turns.
     """
     tx.serialise_matching()
+    accounts.count(tx)
     offers = values(tx, OFFERS)
     start = tx.now_ms // 1000 * MOST_OFFERS % max(1, len(offers))
     turn = [*offers[start:], *offers[:start]][:MOST_OFFERS]
-    made, is_whole = _assign(tx, Idle(tx, turn), WaitingLines(tx))
+    made, is_whole = _assign(tx, Idle(tx, turn))
     if not is_whole:
         tx.deferred.offers |= set(turn)
     return made
@@ -125,14 +125,15 @@ def _offers_for(tx: Tx, shapes: Collection[int]) -> set[int]:
     return {offer for (_, offer), meets in judged(tx, shapes, offers).items() if meets}
 
 
-def _assign(tx: Tx, idle: Idle, jobs: WaitingLines) -> tuple[int, bool]:
-    """Give how many pairs were made, and whether these are all that could be."""
+def _assign(tx: Tx, idle: Idle, only: Collection[int] | None = None) -> tuple[int, bool]:
+    """Give how many pairs were made, of all that waits or of some shapes alone, and whether these are all that could
+    be."""
     pool = VmPool(tx)
+    jobs = WaitingLines(tx, pool, only)
     found = list(islice(pair(idle, jobs.backlogs, pool), MOST_PAIRS))
     pool.close()
     still = _still_waiting(tx, found)
     if not still:
-        jobs.close([])
         return 0, len(found) < MOST_PAIRS
     described = descriptions(tx, {job.submission for job, _ in still})
     pairs = _within_bytes(still, described)

@@ -57,13 +57,19 @@ class Backlog:
         #: Jobs that the slot which was looked at last was refused; and whether its VM is kept free for one of them.
         self.refused = 0
         self.must_wait = False
+        self._most_refused = MOST_REFUSED
+        #: Shapes for which the VM of that slot has no room.
+        self._no_room: set[int] = set()
 
-    def first_for(self, free: Free, ask: Ask) -> Waiting | None:
+    def first_for(self, free: Free, ask: Ask, most_refused: int = MOST_REFUSED) -> Waiting | None:
         """Hand out the first job that this slot's machine may have, and that ``ask`` does not refuse its VM.
 
-        None when there is none, when too many were refused, or when the VM is to be kept free for one of them.
+        None when there is none, when too many were refused, or when the VM is to be kept free for one of them. What has
+        no room there has none for others of its shape, which are not asked for, nor counted.
         """
         self.refused, self.must_wait = 0, False
+        self._most_refused = most_refused
+        self._no_room = set()
         job = self._among_walked(free.offer, ask)
         if job is None and not self._is_whole and self._may_go_on:
             job = self._among_queues(free.offer, ask)
@@ -83,12 +89,16 @@ class Backlog:
 
     @property
     def _may_go_on(self) -> bool:
-        return self.refused < MOST_REFUSED and not self.must_wait
+        return self.refused < self._most_refused and not self.must_wait
 
     def _lets(self, job: Waiting, ask: Ask) -> bool:
+        if job.shape in self._no_room:
+            return False
         word = ask(job)
         self.refused += word is not Fit.YES
         self.must_wait = word is Fit.WAIT
+        if word is Fit.NO:
+            self._no_room.add(job.shape)
         return word is Fit.YES
 
     @property

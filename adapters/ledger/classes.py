@@ -24,7 +24,7 @@ from schemas.jobs import Machine
 MOST_CLASSES = 20_000
 #: Classes of jobs that one owner has made, and of machines that one VM has: it has one at a time, and another one when
 #: it is made anew. What nothing is of any more goes after some hours.
-MOST_OF_OWNER, MOST_OF_VM = 2000, 50
+MOST_OF_OWNER, MOST_OF_VM = 500, 50
 #: Stands for the class of a machine that is one too many: no job fits it.
 NO_CLASS = 0
 #: A machine that no job fits: every job asks for one cpu at least.

@@ -204,8 +204,6 @@ def _measure(tx: Tx, ending: Ending) -> None:
     if ending.outcome is not Outcome.RETURNED and ending.is_heeded:
         tx.counts["jobs_requeued" if job.state is JobState.SUBMITTED else f"jobs_{job.state}"] += 1
     tx.counts[f"attempts_{ending.outcome}"] += 1
-    if ending.outcome in (Outcome.DONE, Outcome.FAILED) and ending.is_heeded:
-        tx.took.append((held.owner, tx.now_ms - (_started_ms(tx, held, message) or tx.now_ms)))
     if ending.outcome is Outcome.DONE:
         tx.observations += [
             ("stage_in", message.steps.stage_in_s),

@@ -71,7 +71,11 @@ _DUE = (
     .limit(PORTION)
     .with_for_update(skip_locked=True)
 )
-_CLAIM = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1)
+_CLAIM = (
+    update(_table)
+    .where(_IS_KEY)
+    .values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1, taken_by=bindparam("by"))
+)
 _TOLD = (
     select(_jobs.c.number, _jobs.c.ref, _jobs.c.state, _submissions.c.source_data)
     .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
@@ -90,7 +94,9 @@ _TRIES = select(_table.c.job, _table.c.what, _table.c.tries).where(
 _AGAIN = (
     update(_table)
     .where(_IS_KEY, tables.IS_DUE)
-    .values(state=bindparam("to_state"), due_ms=bindparam("until_ms", type_=BigInteger), error=bindparam("why"))
+    .values(
+        state=bindparam("to_state"), due_ms=bindparam("until_ms", type_=BigInteger), error=bindparam("why"), taken_by=""
+    )
 )
 
 
@@ -126,7 +132,7 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
     done(tx, [key for key in taken if told[key.job].state not in SETTLED])
     ended = {key: row for key, row in taken.items() if told[key.job].state in SETTLED}
     until_ms = tx.lease_now_ms + CLAIM_MS
-    tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms} for key in ended])
+    tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in ended])
     return [
         DueDelivery(
             key=key,
@@ -139,6 +145,12 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
         )
         for key, row in ended.items()
     ]
+
+
+def take_back(tx: Tx, source: str) -> int:
+    """Have due at once what this adapter had taken before it was started anew; says how much."""
+    statement = update(_table).where(_table.c.source == source, _table.c.taken_by == tx.instance, tables.IS_DUE)
+    return tx.execute(statement.values(due_ms=tx.lease_now_ms, taken_by="")).rowcount
 
 
 def owed(tx: Tx, job: int) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, func, select
 
-from adapters.ledger import accounts, tables
+from adapters.ledger import accounts, tables, tallies
 from adapters.ledger.tallies import WHOLE_OWNER
 from adapters.ledger.transaction import Tx
 from schemas.ledger import JobState
@@ -18,24 +18,21 @@ _owners, _tallies = tables.owners, tables.tallies
 
 _TALLIED = (
     select(_tallies.c.owner, _tallies.c.state, func.sum(_tallies.c.count).label("count"))
-    .where(_tallies.c.submission == WHOLE_OWNER, _tallies.c.owner > bindparam("after"))
+    .where(_tallies.c.submission == WHOLE_OWNER)
     .group_by(_tallies.c.owner, _tallies.c.state)
     .having(func.sum(_tallies.c.count) > 0)
-    .order_by(_tallies.c.owner)
 )
 _SET = select(_owners).where(_owners.c.owner.in_(bindparam("owners", expanding=True)))
-
-#: Sorts before every owner's name.
-_FIRST = ""
 
 
 def listed(tx: Tx, message: OwnerList) -> Owners:
     """List owners by name: those that have jobs, and those that are named."""
-    counts = _counts(tx, message.after)
-    names = sorted({*counts, *(name for name in message.named if name > message.after)})
+    counts = _counts(tx)
+    # The database may have another order of texts than ours.
+    names = sorted(name for name in {*counts, *message.named} if name > message.after)
     page = list(islice(names, message.limit))
     is_last = len(page) == len(names)
-    return Owners(call=message.id, owners=_rows(tx, page, counts), next=_FIRST if is_last else page[-1])
+    return Owners(call=message.id, owners=_rows(tx, page, counts), next="" if is_last else page[-1])
 
 
 def put(tx: Tx, message: OwnerSet) -> Owners:
@@ -47,12 +44,13 @@ def put(tx: Tx, message: OwnerSet) -> Owners:
         settings["most_waiting"] = None if message.forget_most_waiting else message.most_waiting
     if settings:
         accounts.put(tx, message.owner, **settings)
-    return Owners(call=message.id, owners=_rows(tx, [message.owner], _counts(tx, _FIRST)))
+    counts = {JobState(state): count for state, count in tallies.of_owner(tx, message.owner).items()}
+    return Owners(call=message.id, owners=_rows(tx, [message.owner], {message.owner: counts}))
 
 
-def _counts(tx: Tx, after: str) -> dict[str, dict[JobState, int]]:
+def _counts(tx: Tx) -> dict[str, dict[JobState, int]]:
     counts: defaultdict[str, dict[JobState, int]] = defaultdict(dict)
-    for owner, state, count in tx.execute(_TALLIED, {"after": after}):
+    for owner, state, count in tx.execute(_TALLIED):
         counts[owner][JobState(state)] = int(count)
     return counts
 
@@ -71,6 +69,7 @@ def _row(tx: Tx, name: str, known: Any, jobs: dict[JobState, int]) -> OwnerRow:
         share=known.share,
         most_waiting=known.most_waiting if is_own else tx.policy.waiting_of_owner,
         is_limit_own=is_own,
-        takes_s=known.takes_ms / 1000,
+        used_s=known.used / 1000,
+        cpus=known.occupied / 1000,
         jobs=jobs,
     )

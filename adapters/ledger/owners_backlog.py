@@ -1,4 +1,4 @@
-"""Waiting jobs of several owners, handed out by turn: see ``fair_share``. Within an owner's turn, ``backlog``. Pure."""
+"""Waiting jobs of several owners, handed out by share (see ``fair_share``); of one owner see ``backlog``. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from adapters.ledger.matching import Free, Waiting
 
 #: Owners of whom nothing fits an offer, after which it is looked up of whom something does.
 MOST_IN_VAIN = 4
-#: Jobs of all owners together that one slot is refused before it is given none: a few owners' worth.
-MOST_REFUSED_IN_ALL = 4 * MOST_REFUSED
+#: Refusals after which each further owner has ``FEW`` for one slot.
+MANY_REFUSED, FEW = 4 * MOST_REFUSED, 4
 
 
 class OwnersBacklog:
@@ -22,11 +22,11 @@ class OwnersBacklog:
         turns: FairShare,
         line_of: Callable[[str], Backlog],
         fitting: Callable[[int], Collection[str]],
-        cpus: Callable[[int], int],
+        weigh: Callable[[Waiting, Free], int],
     ) -> None:
         """``line_of`` makes an owner's backlog; ``fitting`` names the owners of whose waiting jobs some fit an offer;
-        ``cpus`` says what a shape asks for."""
-        self._turns, self._line_of, self._fitting, self._cpus = turns, line_of, fitting, cpus
+        ``weigh`` says what a job would occupy there."""
+        self._turns, self._line_of, self._fitting, self._weigh = turns, line_of, fitting, weigh
         self._lines: dict[str, Backlog] = {}
         #: Offers with the owners of whom nothing fits them, and with those of whom something does.
         self._in_vain: dict[int, set[str]] = {}
@@ -35,19 +35,20 @@ class OwnersBacklog:
 
     def first_for(self, free: Free, ask: Ask) -> Waiting | None:
         """Hand out the first job of the first owner that has one for this slot; see ``Backlog``."""
-        self._looked_at = []
+        self._looked_at, refused = [], 0
         in_vain = self._in_vain.setdefault(free.offer, set())
         for owner in self._turns:
             if owner in in_vain or not self._may_hope(owner, free.offer):
                 continue
             line = self._line(owner)
-            job = line.first_for(free, ask)
+            job = line.first_for(free, ask, MOST_REFUSED if refused < MANY_REFUSED else FEW)
             self._looked_at.append(line)
             if job is not None:
-                self._turns.serve(owner, self._cpus(job.shape))
+                self._turns.serve(owner, self._weigh(job, free))
                 return job
-            if line.must_wait or self._refused >= MOST_REFUSED_IN_ALL:
+            if line.must_wait:
                 return None
+            refused += line.refused
             if not line.was_refused:
                 in_vain.add(owner)
         return None
@@ -62,16 +63,12 @@ class OwnersBacklog:
         """As ``Backlog``."""
         if not self._looked_at or self._looked_at[-1].must_wait:
             return False
-        return self._refused >= MOST_REFUSED_IN_ALL or any(line.may_hide_more for line in self._looked_at)
+        return any(line.may_hide_more for line in self._looked_at)
 
     @property
     def is_spent(self) -> bool:
         """As ``Backlog``."""
         return all(owner in self._lines and self._lines[owner].is_spent for owner in self._turns)
-
-    @property
-    def _refused(self) -> int:
-        return sum(line.refused for line in self._looked_at)
 
     def _line(self, owner: str) -> Backlog:
         if owner not in self._lines:

@@ -186,6 +186,8 @@ def _wait_or_are_left(tx: Tx, owner: str) -> int:
 
 
 def _too_long(owner: str, waiting: int, count: int, most: int) -> str:
+    if not most:
+        return f"array = {count}: {owner} may let no job wait: an operator has said so, ask him"
     if count > most:
         return f"array = {count}: of one owner {most} jobs may wait at once: submit several smaller ones"
     has = f"{owner} has {waiting} jobs that wait or were cancelled, and may have {most}"

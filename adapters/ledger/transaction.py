@@ -80,8 +80,6 @@ class Tx:
         #: Offers of slots that became free here, and shapes of jobs that wait since here: ``match`` looks at them.
         self.fresh_offers: set[int] = set()
         self.fresh_shapes: set[int] = set()
-        #: What jobs that ended here took, ms, each with its owner; matching puts it into the owners' averages.
-        self.took: list[tuple[str, int]] = []
         #: What was not done here, so that others may write.
         self.deferred = Deferred()
         #: What happened here to VMs and hosts; written at the end.

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from sqlalchemy import bindparam, select
 
 from adapters.ledger import classes, keeping, tables
+from adapters.ledger.accounts import weight
 from adapters.ledger.keeping import KeptVm
 from adapters.ledger.matching import Fit, Free, Waiting
 from adapters.ledger.readiness import NOT_RUNNING
@@ -107,6 +108,10 @@ class VmPool:
         if key not in self._needs:
             self._needs[key] = need(self._asked(shape), self._machine(offer))
         return self._needs[key]
+
+    def weight(self, shape: int, offer: int) -> int:
+        """Say how much of such a VM a job of that shape would occupy, thousandths of a cpu."""
+        return weight(self.need(shape, offer), self._machine(offer))
 
     def place(self, free: Free) -> int:
         """Give the slot that would run it: numbers beyond the slots are lanes."""

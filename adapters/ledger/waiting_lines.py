@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from functools import cache
 from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     ColumnElement,
     FromClause,
     Integer,
     Select,
     bindparam,
+    case,
+    func,
+    literal,
     literal_column,
     or_,
     select,
+    tuple_,
 )
 
 from adapters.ledger import classes, tables
 from adapters.ledger.accounts import Accounts
 from adapters.ledger.backlog import Backlog, Backlogs
-from adapters.ledger.matching import Pair, Waiting, unmet
+from adapters.ledger.matching import Free, Pair, Waiting, unmet
 from adapters.ledger.owners_backlog import OwnersBacklog
 from adapters.ledger.transaction import Tx, portions
+from adapters.ledger.vm_pool import VmPool
 
 #: Rows read at a time; a batch seldom needs more. Of each owner, where there are several, at first fewer.
 PAGE, SHORTEST_PAGE = 64, 4
@@ -45,9 +50,8 @@ def _columns_of_waiting() -> list[Column[Any]]:
     return [_jobs.c[name] for name in Waiting._fields]
 
 
-_SHAPES = _distinct(_jobs.c.shape, tables.IS_WAITING)
 _OWNERS = _distinct(_jobs.c.owner, tables.IS_WAITING)
-_OWNERS_OF_SHAPE = _distinct(_jobs.c.owner, tables.IS_WAITING & (_jobs.c.shape == bindparam("shape")))
+_SHAPES_OF = _distinct(_jobs.c.shape, tables.IS_WAITING & (_jobs.c.owner == bindparam("of_owner")))
 OFFERS = _distinct(_requests.c.offer, tables.IS_READY)
 _WALK = (
     select(*_columns_of_waiting())
@@ -56,7 +60,9 @@ _WALK = (
     .limit(bindparam("most", type_=Integer))
 )
 _OF_SHAPE = _WALK.where(_jobs.c.shape == bindparam("shape"))
-# In two steps, since SQLite finds a row's place in an index by the pair (rank, number) no better than by its rank.
+# SQLite finds a row's place in an index by the pair (rank, number) no better than by its rank, so there it is read in
+# two steps; where it is not, PostgreSQL takes the index of the numbers and passes over other owners' jobs.
+_AFTER = tuple_(_jobs.c.rank, _jobs.c.number) > tuple_(bindparam("rank"), bindparam("number"))
 _OF_RANK = (_jobs.c.rank == bindparam("rank")) & (_jobs.c.number > bindparam("number"))
 _OF_LATER_RANKS = _jobs.c.rank > bindparam("rank")
 _peers = _jobs.alias("peers")
@@ -86,45 +92,84 @@ _HEADS = _heads()
 _HEADS_BUT_FOR = _heads(_not_kept_from(_peers))
 
 
+def _kinds() -> Select[Any]:
+    """List whose jobs of which shapes wait, by some probes each, however many they are."""
+    at, later = _jobs.alias("at"), _jobs.alias("later")
+    first_owner = select(func.min(_jobs.c.owner)).where(tables.IS_WAITING).scalar_subquery()
+    first = select(first_owner.label("owner"), literal(-1, BigInteger).label("shape"))
+    found = first.cte("found", recursive=True)
+
+    def waits(rows: FromClause) -> ColumnElement[bool]:
+        return (rows.c.state == literal_column("'submitted'")) & (rows.c.not_before_ms == literal_column("0"))
+
+    shape = select(func.min(at.c.shape)).where(waits(at), at.c.owner == found.c.owner, at.c.shape > found.c.shape)
+    owner = select(func.min(later.c.owner)).where(waits(later), later.c.owner > found.c.owner)
+    next_shape, next_owner = (one.correlate(found).scalar_subquery() for one in (shape, owner))
+    step = select(
+        case((next_shape.is_not(None), found.c.owner), else_=next_owner), func.coalesce(next_shape, literal(-1))
+    ).where(found.c.owner.is_not(None))
+    whole = found.union_all(step)
+    return select(whole.c.owner, whole.c.shape).where(whole.c.shape >= 0)
+
+
+_KINDS = _kinds()
+
+
 class WaitingLines:
     """All that waits, or what is of some shapes alone, as one transaction sees it."""
 
-    def __init__(self, tx: Tx, only: Collection[int] | None = None) -> None:
-        self._tx, self._only = tx, only
+    def __init__(self, tx: Tx, pool: VmPool, only: Collection[int] | None = None) -> None:
+        self._tx, self._pool, self._only = tx, pool, only
         self._owners = values(tx, _OWNERS)
         self._accounts = Accounts(tx, self._owners)
         self._turns = self._accounts.turns()
-        self._shapes = cache(lambda: values(tx, _SHAPES) if only is None else only)
+        self._known: dict[str, set[int]] = {}
+        self._is_all_known = False
         self.backlogs = Backlogs(self._as_seen_by)
 
     def close(self, pairs: Sequence[Pair]) -> None:
-        """Write down who was served."""
-        self._accounts.close((job.owner, self._cpus(job.shape)) for job, _ in pairs)
+        """Write down what was given to whom."""
+        self._accounts.close((job.owner, self._weigh(job, free)) for job, free in pairs)
 
     def _as_seen_by(self, vm: str, taken: set[int]) -> OwnersBacklog:
         """Give what a VM is not kept from; empty = everything."""
-        return OwnersBacklog(self._turns, lambda owner: self._line(owner, vm, taken), self._owners_of, self._cpus)
+        return OwnersBacklog(self._turns, lambda owner: self._line(owner, vm, taken), self._owners_of, self._weigh)
 
     def _line(self, owner: str, vm: str, taken: set[int]) -> Backlog:
         lines = _LinesOfOwner(self._tx, owner, vm, max(SHORTEST_PAGE, PAGE // len(self._owners)))
         walk = lines.walk() if self._only is None else None
         kinds = None if self._only is None else len(self._only)
-        return Backlog(walk, lines.queues, self._fitting, self._fits, kinds, taken)
+        return Backlog(walk, lines.queues, lambda offer: self._fitting_of(owner, offer), self._fits, kinds, taken)
 
-    def _cpus(self, shape: int) -> int:
-        return classes.shapes(self._tx, [shape])[shape].cpus if self._accounts.are_several else 1
+    def _weigh(self, job: Waiting, free: Free) -> int:
+        return self._pool.weight(job.shape, free.offer) if self._accounts.are_several else 0
 
     def _fits(self, shape: int, offer: int) -> bool:
         known = self._tx.known.fits.get((shape, offer))
         return judged(self._tx, [shape], [offer])[shape, offer] if known is None else known
 
-    def _fitting(self, offer: int) -> list[int]:
-        return [shape for (shape, _), meets in judged(self._tx, self._shapes(), [offer]).items() if meets]
+    def _shapes_of(self, owner: str) -> Collection[int]:
+        """Say of which shapes an owner's jobs wait; read once."""
+        if self._only is not None:
+            return self._only
+        if owner not in self._known:
+            self._known[owner] = set(values(self._tx, _SHAPES_OF, of_owner=owner))
+        return self._known[owner]
+
+    def _fitting_of(self, owner: str, offer: int) -> list[int]:
+        compared = judged(self._tx, self._shapes_of(owner), [offer])
+        return [shape for (shape, _), meets in compared.items() if meets]
 
     def _owners_of(self, offer: int) -> set[str]:
-        """Name the owners of whose waiting jobs some fit an offer."""
-        shapes = self._fitting(offer)
-        return {owner for shape in shapes for owner in values(self._tx, _OWNERS_OF_SHAPE, shape=shape)}
+        """Name the owners of whose waiting jobs some fit an offer. All that waits is looked through once."""
+        if self._only is None and not self._is_all_known:
+            self._known = {owner: set() for owner in self._owners}
+            for owner, shape in self._tx.execute(_KINDS):
+                self._known.setdefault(owner, set()).add(shape)
+            self._is_all_known = True
+        shapes = set().union(*(self._shapes_of(owner) for owner in self._owners))
+        fitting = {shape for (shape, _), meets in judged(self._tx, shapes, [offer]).items() if meets}
+        return {owner for owner in self._owners if not fitting.isdisjoint(self._shapes_of(owner))}
 
 
 class _LinesOfOwner:
@@ -156,7 +201,7 @@ class _LinesOfOwner:
         while True:
             if after is not None:
                 named = named | {"rank": after.rank, "number": after.number}
-                following = [statement.where(_OF_RANK), statement.where(_OF_LATER_RANKS)]
+                following = self._following(statement)
             page: list[Waiting] = []
             while following and not page:
                 page = [Waiting._make(row) for row in self._tx.execute(following.pop(0), named | {"most": most})]
@@ -164,6 +209,11 @@ class _LinesOfOwner:
                 return
             yield from page
             after, most = page[-1], PAGE
+
+    def _following(self, statement: Select[Any]) -> list[Select[Any]]:
+        if self._tx.is_sqlite:
+            return [statement.where(_OF_RANK), statement.where(_OF_LATER_RANKS)]
+        return [statement.where(_AFTER)]
 
 
 def values(tx: Tx, distinct: Select[Any], **named: Any) -> list[Any]:

@@ -14,9 +14,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from adapters.errors import LedgerError
-from adapters.ledger import sources
+from adapters.ledger import acquisitions, deliveries, sources
 from adapters.ledger.engine import Ledger
 from adapters.ledger.policy import Policy
+from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources.acquiring import Acquiring
@@ -30,6 +31,7 @@ from adapters.sources.staging import GridStageIn
 from adapters.storage.contract import Store
 from adapters.storage.store import FsspecStore
 from broker.address import read_address
+from broker.backoff import backoff
 from broker.carrier import Carrier
 from broker.connection import CENTRE_WAIT_MOST_S, Connection
 
@@ -74,6 +76,7 @@ class SourceAdapter:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        await self._take_back()
         await self._connection.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -86,6 +89,21 @@ class SourceAdapter:
             await asyncio.to_thread(self._source.close)
             await self._connection.close()
             await self._writer.close()
+
+    async def _take_back(self) -> None:
+        """Go on at once with what we were at when we were ended. Waits for a ledger that takes no write."""
+
+        def work(tx: Tx) -> None:
+            acquisitions.take_back(tx, self._name)
+            deliveries.take_back(tx, self._name)
+
+        for wait_s in backoff(0.2, 10.0):
+            try:
+                await self._writer.write(work)
+                return
+            except LedgerError as error:
+                log.error("ledger takes no write, waiting", extra={"why": str(error)})
+                await asyncio.sleep(wait_s)
 
     async def _tell(self) -> None:
         while True:

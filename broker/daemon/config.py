@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +32,16 @@ def read_config(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path}: {explain(str(error), kind, fields)}") from error
 
 
+_OF_THE_LOG = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
 def show_config(config: msgspec.Struct) -> dict[str, Any]:
-    """Give a configuration for the log: no secret is in one, credentials are named by their files."""
+    """Give a configuration for the log: no secret is in one, credentials are named by their files.
+
+    A setting whose name the log has for itself is told with a stroke at its end.
+    """
     plain: dict[str, Any] = msgspec.to_builtins(config)
-    return plain
+    return {f"{key}_" if key in _OF_THE_LOG else key: value for key, value in plain.items()}
 
 
 def _refuse_unknown(path: Path, fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:

@@ -220,7 +220,8 @@ def refusing(*refused: tuple[int, str], word: Fit = Fit.NO, closed: Collection[s
 
 
 def given(pool: Anywhere, *slots: str, count: int = 3) -> list[tuple[int, str]]:
-    made = pair(Line(*(free(vm) for vm in slots)), Jobs([waiting(n) for n in range(1, count + 1)]).backlog(), pool)
+    waits = [waiting(n, shape=n) for n in range(1, count + 1)]
+    made = pair(Line(*(free(vm) for vm in slots)), Jobs(waits).backlog(), pool)
     return [(job.number, slot.vm) for job, slot in made]
 
 

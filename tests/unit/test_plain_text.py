@@ -63,7 +63,7 @@ ARGUMENTS: dict[tuple[str, ...], list[str]] = {
     ("site", "add"): ["x", "-o", "login.json"],
     ("site", "list"): [],
     ("source", "list"): [],
-    ("site", "set"): ["console-x", "--share", "2"],
+    ("site", "set"): ["x", "--share", "2"],
     **{("vm", "snapshot", word): ["x", "y"] for word in ("take", "restore", "delete")},
     ("vm", "list"): [],
 }

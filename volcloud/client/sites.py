@@ -1,7 +1,6 @@
 """Grid sites that feed jobs into the queue: their logins, and their part of the machines' time.
 
-Each method raises BadInput for a name that no site may have. What is said of a site holds for a person's jobs as well,
-under the name that owns them, ``console-…``.
+Each method raises BadInput for a name that no site may have.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from volcloud.client.shown import Table, shown
 from volcloud.errors import BadInput, NoSuchSite
 
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
-_PERSON = "console-"
 #: Sites that an error lists.
 MOST_NAMED = 10
 
@@ -57,7 +55,8 @@ class AsyncSites:
         most_waiting: int | None = None,
         forget_most_waiting: bool = False,
     ) -> OwnerRow:
-        """Set a site's share (1 to 1000) or how many of its jobs may wait; give what holds now. What is not said stays.
+        """Set the share (1 to 1000) of a site, or how many of its jobs may wait; give what holds now. What is not said
+        stays. ``site`` may be any owner that ``list`` names.
 
         With ``forget_most_waiting`` as many may wait as the job adapter's settings say. Raises NoSuchSite.
         """
@@ -66,17 +65,19 @@ class AsyncSites:
         page = await self._session.centre.ask(message, Owners)
         return shown(page.owners[0])
 
-    async def _known(self, site: str) -> str:
-        """Give the name of an owner of jobs; a person's is taken as it is written."""
-        name = _checked(site)
-        if name.startswith(_PERSON):
-            return name
+    async def _known(self, name: str) -> str:
+        """Give the owner of jobs that is meant: a site by its name, or whoever has jobs or a login by its principal."""
         sites = await self._logins()
         if f"site-{name}" in sites:
             return f"site-{name}"
+        owners = {row.owner for row in await self.list()}
+        if name in owners:
+            return name
+        if f"site-{name}" in owners:
+            return f"site-{name}"
         known = ", ".join(one.removeprefix("site-") for one in sites[:MOST_NAMED]) or "none"
-        text = f"no site is called {site!r}; known: {known}{', …' * (len(sites) > MOST_NAMED)}"
-        raise NoSuchSite(text, "`volcloud site list` shows them, `volcloud site add` makes one")
+        text = f"no site is called {name!r}; known: {known}{', …' * (len(sites) > MOST_NAMED)}"
+        raise NoSuchSite(text, "`volcloud site list` shows sites and all who have jobs, `volcloud site add` makes one")
 
     async def _logins(self) -> Sequence[str]:
         return (await self._session.centre.ask_keys(KeysList(), KeysListed)).sites

@@ -88,7 +88,7 @@ def set_site(invocation: Invocation, name: str, share: int | None, most_waiting:
     """Set the share of the site NAME, or how many of its jobs may wait.
 
     While jobs of several sites wait, a site of share 2 gets twice the machines' time of one of share 1. What is not
-    set stays. A person's jobs are set likewise: NAME is then the owner that `volcloud job list` shows, console-….
+    set stays. NAME may also be an owner as `volcloud site list` shows it: a person's, console-…, or a source's.
 
     \b
     Example:

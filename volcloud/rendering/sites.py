@@ -8,12 +8,12 @@ from rich.console import RenderableType
 
 from schemas.ledger import AT_WORK, JobState
 from schemas.owners import OwnerRow
-from volcloud.rendering.words import span, table
+from volcloud.rendering.words import table
 
 
 def render_owners(rows: Sequence[OwnerRow]) -> RenderableType:
     """Render a listing of owners."""
-    shown = table("OWNER", "SHARE", "WAIT", "MAY WAIT", "AT WORK", "HELD", "DONE", "A JOB TAKES")
+    shown = table("OWNER", "SHARE", "WAIT", "MAY WAIT", "AT WORK", "HELD", "DONE", "USED LATELY")
     for row in rows:
         at_work = sum(count for state, count in row.jobs.items() if state in AT_WORK)
         waits, held, done = (
@@ -22,6 +22,6 @@ def render_owners(rows: Sequence[OwnerRow]) -> RenderableType:
             f"{row.jobs.get(JobState.DONE, 0):,}",
         )
         limit = f"{row.most_waiting:,}{'*' if row.is_limit_own else ''}"
-        takes = span(row.takes_s) if row.takes_s else ""
-        shown.add_row(row.owner, str(row.share), waits, limit, f"{at_work:,}", held, done, takes)
+        used = f"{row.used_s / 3600:,.1f} cpu-h"
+        shown.add_row(row.owner, str(row.share), waits, limit, f"{at_work:,}", held, done, used)
     return shown

@@ -21,6 +21,8 @@ acquisitions = Table(
     Column("due_ms", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False),
     Column("error", Text, nullable=False),
+    #: The adapter that is at it; empty = none.
+    Column("taken_by", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("source", "id", "attempt", name="pk_acquisitions"),
     Index("ix_acquisitions_due", "source", "due_ms"),
     sqlite_with_rowid=False,

@@ -46,6 +46,8 @@ deliveries = Table(
     #: How far it is, in the words of who delivers, and what the steps until there have given.
     Column("step", Text, nullable=False, server_default=text("''")),
     Column("kept", LargeBinary, nullable=True),
+    #: The adapter that is at it; empty = none.
+    Column("taken_by", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("job", "what", name="pk_deliveries"),
     ForeignKeyConstraint(["job"], ["jobs.number"], name="fk_deliveries_job"),
     sqlite_with_rowid=False,

@@ -110,7 +110,7 @@ IS_SUBMITTED = jobs.c.state == literal_column("'submitted'")
 IS_WAITING = and_(IS_SUBMITTED, jobs.c.not_before_ms == literal_column("0"))
 IS_DELAYED = and_(IS_SUBMITTED, jobs.c.not_before_ms > literal_column("0"))
 
-index_where("ix_jobs_waiting", IS_WAITING, jobs.c.shape, jobs.c.owner, jobs.c.rank, jobs.c.number)
+index_where("ix_jobs_waiting", IS_WAITING, jobs.c.owner, jobs.c.shape, jobs.c.rank, jobs.c.number)
 HAS_ENDED = jobs.c.ended_ms > literal_column("0")
 
 IS_HELD = jobs.c.state == literal_column("'held'")
@@ -141,9 +141,9 @@ owners = Table(
     #: Its part of the machines' time beside others', and how many of its jobs may wait; NULL = as the settings say.
     Column("share", Integer, nullable=False, server_default=text("1")),
     Column("most_waiting", BigInteger, nullable=True),
-    #: What it has passed, cpu-ms over its share, and what one of its jobs takes on average; see ``fair_share``.
-    Column("passed", BigInteger, nullable=False, server_default=text("0")),
-    Column("takes_ms", BigInteger, nullable=False, server_default=text("0")),
+    #: What it has used lately, cpu-ms, and what it occupies, thousandths of a cpu; see ``fair_share``.
+    Column("used", BigInteger, nullable=False, server_default=text("0")),
+    Column("occupied", BigInteger, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("owner", name="pk_owners"),
     sqlite_with_rowid=False,
 )

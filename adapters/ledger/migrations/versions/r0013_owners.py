@@ -18,12 +18,12 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("share", sa.Integer(), nullable=False, server_default=sa.text("1")),
         sa.Column("most_waiting", sa.BigInteger(), nullable=True),
-        sa.Column("passed", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
-        sa.Column("takes_ms", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column("used", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
+        sa.Column("occupied", sa.BigInteger(), nullable=False, server_default=sa.text("0")),
         sa.PrimaryKeyConstraint("owner", name="pk_owners"),
         sqlite_with_rowid=False,
     )
-    for name, first in (("ix_jobs_waiting", ["shape", "owner"]), ("ix_jobs_order", ["owner"])):
+    for name, first in (("ix_jobs_waiting", ["owner", "shape"]), ("ix_jobs_order", ["owner"])):
         op.drop_index(name, table_name="jobs")
         columns = [*first, "rank", "number"]
         op.create_index(name, "jobs", columns, sqlite_where=_WAITING, postgresql_where=_WAITING)

@@ -14,6 +14,7 @@ _EMPTY, _ZERO = sa.text("''"), sa.text("0")
 def upgrade() -> None:
     """Add the tables and the columns."""
     op.add_column("deliveries", sa.Column("step", sa.Text(), nullable=False, server_default=_EMPTY))
+    op.add_column("deliveries", sa.Column("taken_by", sa.Text(), nullable=False, server_default=_EMPTY))
     op.add_column("deliveries", sa.Column("kept", sa.LargeBinary(), nullable=True))
     op.create_table(
         "acquisitions",
@@ -26,6 +27,7 @@ def upgrade() -> None:
         sa.Column("due_ms", sa.BigInteger(), nullable=False),
         sa.Column("tries", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("taken_by", sa.Text(), nullable=False, server_default=_EMPTY),
         sa.PrimaryKeyConstraint("source", "id", "attempt", name="pk_acquisitions"),
         sqlite_with_rowid=False,
     )

@@ -1,0 +1,126 @@
+"""Source adapters of a running system, with a directory as their grid: whoever is killed, each job is done once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.running import System, open_to_all, running, until
+from volcloud.errors import NoSuchSource
+
+
+class Spool:
+    """The directory, as whoever feeds it sees it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def put(self, name: str, **job: object) -> None:
+        """Submit a job."""
+        self.write(f"new/{name}.json", json.dumps(job).encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Have a file appear whole."""
+        path = self.directory / name
+        part = self.directory / f".{path.name}"
+        part.write_bytes(content)
+        part.rename(path)
+
+    def final(self, name: str) -> dict[str, object]:
+        """Wait for a job's final status."""
+        path = self.directory / "done" / f"{name}.json"
+        until(path.exists, f"{name} has ended")
+        told: dict[str, object] = json.loads(path.read_bytes())
+        return told
+
+
+@pytest.fixture(scope="module")
+def spool() -> Iterator[Spool]:
+    """A directory that jobs may write into as well."""
+    with open_to_all() as directory:
+        yield Spool(directory / "spool")
+
+
+@pytest.fixture(scope="module")
+def system(spool: Spool) -> Iterator[System]:
+    where = json.dumps(str(spool.directory))
+    sources = f'sources={{lyon = {{kind = "spool", directory = {where}}}}}'
+    with running("--hypervisor", "process", "--set", sources) as up:
+        yield up
+
+
+def test_a_job_file_is_done_and_what_it_left_is_there(system: System, spool: Spool) -> None:
+    spool.write("files/double.sh", b"#!/bin/sh\necho $(( $1 * 2 )) | tee result.txt\n")
+    spool.put("double", executable="double.sh", arguments=["21"], inputs=["double.sh"], outputs=["result.txt"])
+
+    told = spool.final("double")
+
+    assert (told["state"], told["exit_status"], told["sandbox"]) == ("done", 0, "out/double")
+    assert (spool.directory / "out/double/result.txt").read_bytes() == b"42\n"
+    assert (spool.directory / "out/double/stdout").read_bytes() == b"42\n"
+    assert list((spool.directory / "taken").iterdir()) == []
+
+
+def test_what_fails_or_makes_no_sense_is_told_with_its_reason(spool: Spool) -> None:
+    spool.put("fails", executable="/bin/sh", arguments=["-c", "exit 3"])
+    spool.write("new/nonsense.json", b"{executable")
+    spool.put("unknown", executable="/bin/true", inputs=["gone.txt"])
+    spool.put("leads-out", executable="/bin/true", inputs=["../../etc/passwd"])
+
+    told = {name: spool.final(name) for name in ("fails", "nonsense", "unknown", "leads-out")}
+
+    assert (told["fails"]["state"], told["fails"]["exit_status"]) == ("held", 3)
+    assert "malformed" in str(told["nonsense"]["cause"])
+    assert "gone.txt" in str(told["unknown"]["cause"])
+    assert "'../../etc/passwd' must be a path below files/" in str(told["leads-out"]["cause"])
+
+
+def test_a_kill_stops_a_job_that_runs(system: System, spool: Spool) -> None:
+    spool.put("endless", executable="/bin/sleep", arguments=["10000"])
+    status = spool.directory / "taken/endless.status"
+    until(lambda: status.exists() and json.loads(status.read_bytes())["state"] == "running", "it runs")
+
+    spool.write("taken/endless.kill", b"")
+
+    assert spool.final("endless")["state"] == "cancelled"
+    until(lambda: "sleep 10000" not in processes(), "its process is gone")
+
+
+def test_an_adapter_that_is_killed_again_and_again_does_each_job_once(system: System, spool: Spool) -> None:
+    ran = spool.directory.parent / "ran"
+    ran.mkdir()
+    ran.chmod(0o1777)
+    for number in range(12):
+        mark = f"mktemp {ran}/{number}-XXXXXX"
+        spool.put(f"job-{number}", executable="/bin/sh", arguments=["-c", f"{mark}; echo {number}"])
+    for _ in range(6):
+        system.kill("source_adapter-lyon")
+        before = len(list((spool.directory / "done").iterdir()))
+        until(lambda before=before: len(list((spool.directory / "done").iterdir())) > before, "something has ended")
+
+    for number in range(12):
+        assert spool.final(f"job-{number}")["state"] == "done"
+        assert (spool.directory / f"out/job-{number}/stdout").read_text().endswith(f"\n{number}\n")
+    assert sorted(path.name.partition("-")[0] for path in ran.iterdir()) == sorted(str(n) for n in range(12))
+
+
+def test_people_see_how_a_source_is(system: System) -> None:
+    with system.client() as cloud:
+        (row,) = cloud.sources.list()
+        with pytest.raises(NoSuchSource, match="known: lyon"):
+            cloud.sources.retry("oslo")
+        again = cloud.sources.retry("lyon")
+
+    assert (row.source, row.kind, row.trouble, again.source) == ("lyon", "spool", "", "lyon")
+    assert row.given_ms > 0
+
+
+def processes() -> str:
+    return "\n".join(
+        (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        for path in Path("/proc").iterdir()
+        if path.name.isdigit() and (path / "cmdline").exists()
+    )
