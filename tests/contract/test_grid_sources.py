@@ -1,0 +1,275 @@
+"""What every source does, whatever grid it speaks to: the port of ``adapters.sources.contract``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from adapters.errors import SourceRefused
+from adapters.sources.contract import (
+    Acquired,
+    GridEnding,
+    GridInput,
+    GridJob,
+    GridOutput,
+    GridProgress,
+    GridSource,
+    GridWork,
+    Offer,
+)
+from adapters.sources.memory import MemoryGrid, MemorySource
+from adapters.sources.spool import SpoolSource
+from schemas.description import Requirements
+from schemas.jobs import Machine
+from schemas.ledger import JobState
+
+MACHINE = Machine(cpus=2, memory_mib=2048, disk_mib=8192, platform="linux/x86_64")
+OFFER = Offer(MACHINE, 10)
+
+
+class Grid(Protocol):
+    """A grid as its users see it."""
+
+    def source(self) -> GridSource:
+        """Give one more source for it."""
+
+    def submit(self, work: GridWork, files: dict[str, bytes] | None = None) -> None:
+        """Submit a job; inputs' ``where`` are keys of ``files``."""
+
+    def kill(self, job: GridJob) -> None:
+        """Kill a job."""
+
+    def finals(self) -> list[tuple[str, str]]:
+        """Give every final status that was set, with the job's id."""
+
+    def output(self, job: GridJob, name: str) -> bytes:
+        """Read an output from its sandbox."""
+
+
+class InMemory:
+    def __init__(self, directory: Path) -> None:
+        self.grid = MemoryGrid()
+
+    def source(self) -> GridSource:
+        return MemorySource(self.grid)
+
+    def submit(self, work: GridWork, files: dict[str, bytes] | None = None) -> None:
+        self.grid.submit(work, files)
+
+    def kill(self, job: GridJob) -> None:
+        self.grid.kill(job.id)
+
+    def finals(self) -> list[tuple[str, str]]:
+        return [(job.id, str(one.state)) for job in self.grid.ended() for one in job.finals]
+
+    def output(self, job: GridJob, name: str) -> bytes:
+        return self.grid.jobs[job.id].outputs[name]
+
+
+class Spooled:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "spool"
+        self.count = 0
+        SpoolSource(self.directory)
+
+    def source(self) -> GridSource:
+        return SpoolSource(self.directory)
+
+    def submit(self, work: GridWork, files: dict[str, bytes] | None = None) -> None:
+        for name, content in (files or {}).items():
+            (self.directory / "files" / name).write_bytes(content)
+        self.count += 1
+        told: dict[str, Any] = {
+            "executable": work.executable,
+            "inputs": [one.where for one in work.inputs],
+            "requirements": {"cpus": work.requirements.cpus},
+        }
+        (self.directory / f"new/job-{self.count}.json").write_text(json.dumps(told))
+
+    def kill(self, job: GridJob) -> None:
+        (self.directory / f"taken/{job.id}.kill").touch()
+
+    def finals(self) -> list[tuple[str, str]]:
+        return [(path.stem, json.loads(path.read_text())["state"]) for path in (self.directory / "done").iterdir()]
+
+    def output(self, job: GridJob, name: str) -> bytes:
+        return (self.directory / "out" / job.id / name).read_bytes()
+
+
+@pytest.fixture(params=[InMemory, Spooled], ids=["memory", "spool"])
+def grid(request: pytest.FixtureRequest, tmp_path: Path) -> Grid:
+    made: Grid = request.param(tmp_path)
+    return made
+
+
+TRUE = GridWork(executable="/bin/true")
+
+
+def one(source: GridSource) -> Acquired:
+    (job,) = source.acquire([OFFER], 1)
+    return job
+
+
+def ending(job: GridJob, state: JobState = JobState.DONE, **more: Any) -> GridEnding:
+    return GridEnding(job=job, state=state, exit_status=0, ended_ms=1764000007000, **more)
+
+
+def progress(job: GridJob, state: JobState = JobState.RUNNING) -> GridProgress:
+    return GridProgress(job=job, state=state, started_ms=1764000000000)
+
+
+def test_a_grid_that_has_nothing_gives_nothing(grid: Grid) -> None:
+    assert list(grid.source().acquire([OFFER], 5)) == []
+
+
+def test_no_more_is_given_than_was_asked_for_and_nothing_twice(grid: Grid) -> None:
+    for _ in range(5):
+        grid.submit(TRUE)
+    source, other = grid.source(), grid.source()
+
+    given = [[job.job.id for job in asked.acquire([OFFER], 2)] for asked in (source, other, source, other)]
+
+    assert [len(ids) for ids in given] == [2, 2, 1, 0]
+    assert len({job for ids in given for job in ids}) == 5
+
+
+def test_what_fits_no_offer_is_left_to_others(grid: Grid) -> None:
+    grid.submit(GridWork(executable="/bin/true", requirements=Requirements(cpus=64)))
+
+    assert list(grid.source().acquire([OFFER], 5)) == []
+    assert len(grid.source().acquire([Offer(Machine(cpus=64, memory_mib=1, disk_mib=1, platform=""), 1)], 5)) == 1
+
+
+def test_an_input_comes_whole_and_one_that_is_not_there_is_refused_by_name(grid: Grid, tmp_path: Path) -> None:
+    content = b"\0\xff" * 70_000
+    inputs = [GridInput(name="data", where="data"), GridInput(name="gone", where="gone")]
+    grid.submit(GridWork(executable="/bin/true", inputs=inputs), {"data": content})
+    source = grid.source()
+    job = one(source)
+    assert job.work is not None
+    there, gone = job.work.inputs
+
+    source.stage_in(job.job, there, tmp_path / "a")
+    with pytest.raises(SourceRefused, match="gone"):
+        source.stage_in(job.job, gone, tmp_path / "b")
+
+    assert (tmp_path / "a").read_bytes() == content
+
+
+def test_a_stop_is_said_until_the_job_is_not_named_any_more(grid: Grid) -> None:
+    grid.submit(TRUE)
+    grid.submit(TRUE)
+    source = grid.source()
+    jobs = [job.job for job in source.acquire([OFFER], 2)]
+
+    before = list(source.beat([progress(job) for job in jobs]))
+    grid.kill(jobs[0])
+    after = [[stop.id for stop in source.beat([progress(job) for job in jobs])] for _ in range(2)]
+
+    assert before == []
+    assert after == [[jobs[0].id]] * 2
+    assert [stop.id for stop in source.beat([progress(jobs[1])])] == []
+
+
+def test_a_job_that_its_grid_does_not_know_is_stopped(grid: Grid) -> None:
+    stops = grid.source().beat([progress(GridJob(id="unheard-of"))])
+
+    assert [stop.id for stop in stops] == ["unheard-of"]
+
+
+def test_outputs_are_in_the_sandbox_whole_also_when_they_are_stored_again(grid: Grid, tmp_path: Path) -> None:
+    grid.submit(TRUE)
+    source = grid.source()
+    job = one(source).job
+    contents = {"stdout": b"hi\n", "empty": b"", "large.bin": bytes(range(256)) * 4000}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    outputs = [
+        GridOutput(name=name, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in contents.items()
+    ]
+
+    names = [source.stage_out(ending(job, outputs=outputs), lambda name: tmp_path / name) for _ in range(2)]
+
+    assert names[0] == names[1] != ""
+    assert {name: grid.output(job, name) for name in contents} == contents
+
+
+@pytest.mark.parametrize("state", [JobState.DONE, JobState.HELD, JobState.CANCELLED])
+def test_a_final_status_is_set_once_and_stays(grid: Grid, state: JobState) -> None:
+    grid.submit(TRUE)
+    source = grid.source()
+    job = one(source).job
+    source.beat([progress(job)])
+
+    told = [
+        source.finish([ending(job, state, cause="it said so")]),
+        source.finish([ending(job, state)]),
+        grid.source().finish([ending(job, JobState.DONE)]),
+    ]
+
+    assert [dict(words) for words in told] == [{}, {}, {}]
+    assert grid.finals() == [(job.id, str(state))]
+
+
+def test_one_that_was_given_back_is_given_again(grid: Grid) -> None:
+    grid.submit(TRUE)
+    source = grid.source()
+    job = one(source).job
+
+    for _ in range(2):
+        source.release([job, GridJob(id="unheard-of")], "no VM could take it")
+
+    assert one(grid.source()).job.id == job.id
+
+
+def test_closing_is_done_as_often_as_one_likes(grid: Grid) -> None:
+    source = grid.source()
+
+    source.close()
+    source.close()
+
+
+NONSENSE = {
+    "no JSON": b"{",
+    "a list": b"[]",
+    "deep": b"[" * 100_000,
+    "an unknown key": b'{"executable": "x", "priorty": 1}',
+    "a negative time": b'{"executable": "x", "wall_time_s": -1}',
+    "a path that leads out": b'{"executable": "x", "inputs": ["../a"]}',
+    "no text": b'{"executable": "\xff"}',
+    "too long": b" " * (5 << 20),
+    "too many inputs": json.dumps({"executable": "x", "inputs": ["a"] * 10_000}).encode(),
+}
+
+
+@pytest.mark.parametrize("kind", NONSENSE)
+def test_a_job_file_that_makes_no_sense_is_a_job_with_a_flaw(tmp_path: Path, kind: str) -> None:
+    grid = Spooled(tmp_path)
+    (grid.directory / "new/bad.json").write_bytes(NONSENSE[kind])
+
+    job = one(grid.source())
+
+    assert (job.job.id, job.work) == ("bad", None)
+    assert "bad.json" in job.flaw
+    assert len(job.flaw) < 2000
+
+
+def test_who_may_write_into_a_spool_reads_nothing_else_by_it(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text('{"executable": "secret"}')
+    grid = Spooled(tmp_path)
+    (grid.directory / "new/link.json").symlink_to(secret)
+    (grid.directory / "files/link").symlink_to(secret)
+    (grid.directory / "files/up").symlink_to(tmp_path)
+    source = grid.source()
+
+    assert list(source.acquire([OFFER], 5)) == []
+    for where in ("link", "up/secret", "../../secret", "/etc/passwd"):
+        with pytest.raises(SourceRefused):
+            source.stage_in(GridJob(id="j"), GridInput(name="a", where=where), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
