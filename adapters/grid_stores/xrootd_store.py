@@ -51,14 +51,13 @@ class XrootdStore:
             size = file.seek(0, 2)
         if self._is_there(local, path, size):
             return
-        directory, _, last = path.rpartition("/")
-        fresh = f"{directory}/.{last}.{secrets.token_hex(8)}"
         try:
-            self._upload(local.absolute(), fresh, size)
-            self._bounded(lambda: self._server.rename(fresh, path), self._timeout_s)
-        except GridStoreError:
-            self._forget(fresh)
-            raise
+            self._put(local.absolute(), path, size)
+        except NotInGridStore:  # it came back after a cut to what the server had cleared away by then: begin again
+            try:
+                self._put(local.absolute(), path, size)
+            except NotInGridStore as error:
+                raise GridStoreUnavailable(f"{error}: gone before it was whole; we try again") from error
 
     def stat(self, name: CopyName) -> StoredCopy:
         """Ask the store how large a file is and what its checksum is."""
@@ -83,6 +82,16 @@ class XrootdStore:
 
     def close(self) -> None:
         """Nothing is to be dropped: connections are the process's, and the client closes those that idle."""
+
+    def _put(self, local: Path, path: str, size: int) -> None:
+        directory, _, last = path.rpartition("/")
+        fresh = f"{directory}/.{last}.{secrets.token_hex(8)}"
+        try:
+            self._upload(local, fresh, size)
+            self._bounded(lambda: self._server.rename(fresh, path), self._timeout_s)
+        except GridStoreError:
+            self._forget(fresh)
+            raise
 
     def _is_there(self, local: Path, path: str, size: int) -> bool:
         """Say whether the file is there already. Its checksum is asked for only where the size agrees."""

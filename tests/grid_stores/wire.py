@@ -14,10 +14,10 @@ _PATIENCE_S = 120.0
 class Wire:
     """Between a client and a server's port. ``cut_after`` and ``hold_after`` count what clients have sent, bytes."""
 
-    def __init__(self, port: int, *, cut_after: int = 0, hold_after: int = 0, is_silent: bool = False) -> None:
+    def __init__(self, port: int, cut_after: int, hold_after: int, is_silent: bool, at: int) -> None:
         self._to, self._is_silent = port, is_silent
         self._cut_after, self._hold_after = cut_after, hold_after
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", at))
         self.port: int = self._listener.getsockname()[1]
         self.sent = 0
         self.cuts = 0
@@ -78,9 +78,9 @@ class Wire:
 
 
 @contextlib.contextmanager
-def wire(port: int, *, cut_after: int = 0, hold_after: int = 0, is_silent: bool = False) -> Iterator[Wire]:
-    """Have a relay for as long as the block lasts."""
-    made = Wire(port, cut_after=cut_after, hold_after=hold_after, is_silent=is_silent)
+def wire(port: int, *, cut_after: int = 0, hold_after: int = 0, is_silent: bool = False, at: int = 0) -> Iterator[Wire]:
+    """Have a relay for as long as the block lasts, at a port of one's own or any."""
+    made = Wire(port, cut_after, hold_after, is_silent, at)
     try:
         yield made
     finally:

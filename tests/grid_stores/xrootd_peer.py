@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from tests.unit.disks import small_disk
+
 #: How long the server keeps what was not closed, in case its writer comes back, seconds; Debian's is ten minutes.
 HOLD_S = 3
 #: How long a start may take, seconds.
@@ -46,27 +48,26 @@ class XrootdPeer(Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def xrootd_peer(
-    *, is_read_only: bool = False, checksum: str = "adler32", data: Path | None = None
-) -> Iterator[XrootdPeer]:
-    """Run a server; ``data``: a directory that is there, such as a small disk. Skips without XRootD, which CI has."""
+def xrootd_peer(*, is_read_only: bool = False, checksum: str = "adler32", disk_bytes: int = 0) -> Iterator[XrootdPeer]:
+    """Run a server, on a disk of its own of that size if one is named. Skips without XRootD, which CI has."""
     if shutil.which("xrootd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         assert not os.environ.get("CI"), "CI must have xrootd-server: see deploy/packages.txt"
         pytest.skip("NOT TESTED: there is no xrootd; deploy/setup.sh test installs it")
-    with tempfile.TemporaryDirectory(prefix="xrootd-") as place:
+    with tempfile.TemporaryDirectory(prefix="xrootd-") as place, contextlib.ExitStack() as stack:
         directory = Path(place)
         directory.chmod(0o755)
-        kept = data or directory / "data"
-        for one in (directory, kept, directory / "admin"):
+        peer = XrootdPeer(_free_port(), directory / "data")
+        if disk_bytes:
+            stack.enter_context(small_disk(peer.data, disk_bytes))
+        for one in (directory, peer.data, directory / "admin"):
             one.mkdir(exist_ok=True)
             _give_away(one)
-        peer = XrootdPeer(_free_port(), kept)
         config = directory / "xrootd.cfg"
         config.write_text(_config(peer, directory, is_read_only, checksum))
         log = directory / "log"
-        with _running([*_command(), "-c", str(config), "-l", str(log)], directory) as process:
-            _wait(process, peer.port, log)
-            yield peer
+        process = stack.enter_context(_running([*_command(), "-c", str(config), "-l", str(log)], directory))
+        _wait(process, peer.port, log)
+        yield peer
 
 
 def _config(peer: XrootdPeer, directory: Path, is_read_only: bool, checksum: str) -> str:
