@@ -17,9 +17,9 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta
 
+from adapters.bounded_calls import BoundedCalls
 from adapters.errors import GridStoreError, GridStoreFull, GridStoreRefused, GridStoreUnavailable, NotInGridStore
 from adapters.grid_stores.adler32 import adler32_of, adler32_of_file, blocks_of
-from adapters.grid_stores.bounded import BoundedCalls
 from adapters.grid_stores.contract import GridStore, StoredCopy
 from adapters.grid_stores.names import CopyName, checked
 from broker import durable

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from adapters.bounded_calls import BoundedCalls
 from adapters.errors import GridStoreError, GridStoreRefused, GridStoreUnavailable, NotInGridStore
 from adapters.grid_stores.adler32 import adler32_of, adler32_of_file
-from adapters.grid_stores.bounded import BoundedCalls
 from adapters.grid_stores.contract import StoredCopy
 from adapters.grid_stores.names import CopyName, checked
 from adapters.grid_stores.xrootd_client import XrootdServer

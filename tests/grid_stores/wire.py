@@ -35,6 +35,8 @@ class Wire:
 
     def close(self) -> None:
         self._released.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # or who waits in accept takes one more
         self._listener.close()
         self.cut()
 

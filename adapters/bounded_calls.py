@@ -18,7 +18,7 @@ MOST_HANGING = 8
 
 
 class BoundedCalls:
-    """Makes calls of one store, each in a thread of its own. Thread-safe."""
+    """Makes calls of one peer, each in a thread of its own. Thread-safe."""
 
     def __init__(self, most_hanging: int = MOST_HANGING) -> None:
         self._most = most_hanging
@@ -33,7 +33,7 @@ class BoundedCalls:
             if len(self._hanging) >= self._most:
                 raise TimeoutError(f"{len(self._hanging)} calls from before still hang")
         future: Future[T] = Future()
-        threading.Thread(target=_fulfil, args=(future, call), daemon=True, name="grid-store-call").start()
+        threading.Thread(target=_fulfil, args=(future, call), daemon=True, name="bounded-call").start()
         try:
             return future.result(limit_s)
         except TimeoutError:
