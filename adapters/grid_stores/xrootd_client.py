@@ -22,8 +22,8 @@ T = TypeVar("T")
 #: Of the client's settings: tries of a connection; for how long a server that was away is not tried again; how fine its
 #: clock is, seconds. Left alone it waits half an hour for an answer, and as long before it tries a server again.
 _CLIENT = {"ConnectionRetry": 2, "StreamErrorWindow": 5, "TimeoutResolution": 1}
-#: Longest that making one connection may take, seconds.
-_MOST_CONNECTING_S = 30
+#: Longest that making one connection may take, and how long after a failed try the next one is made, seconds.
+_MOST_CONNECTING_S = 10
 #: Longest limit that the client takes, seconds.
 _MOST_LIMIT_S = 65535
 #: Read at a time, bytes.
