@@ -28,8 +28,9 @@ class RucioSettings(PluginSettings, frozen=True, kw_only=True, tag="rucio"):
     ] = "https://localhost"
     #: Where logins go; empty: to the same.
     auth_url: Annotated[str, Meta(pattern=f"{RUCIO_URL_PATTERN}|^$(?!\\n)")] = ""
-    #: The account for which files are registered, and the scope of their names.
+    #: The account for which files are registered.
     account: Short = ""
+    #: The scope of their names.
     scope: Short = ""
     #: The storage element (RSE) that the grid's store is in Rucio.
     rse: Short = ""

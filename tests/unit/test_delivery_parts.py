@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import configparser
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ from adapters.grid_stores.names import copy_name
 from adapters.grid_stores.plugins import make_grid_store
 from adapters.grid_stores.xrootd_status import error_of
 from broker.errors import ConfigError
-from tests.source import ROOT
+from tests.entry_points import write_entry_points
 
 NAME = copy_name("site-a/run-7.1", 1, "out")
 URL = "root://se.example.org//grid"
@@ -38,15 +37,7 @@ RUCIO = {"kind": "rucio", "url": "https://r.example.org", "account": "a", "usern
 @pytest.fixture(autouse=True)
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the entry points that ``setup.cfg`` names on the path, whatever version is installed."""
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    points = config["options.entry_points"]
-    groups = ("volunteer_cloud.grid_stores", "volunteer_cloud.catalogues")
-    metadata = tmp_path / "packages" / "volunteer_cloud_parts-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: volunteer-cloud-parts\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("".join(f"[{group}]{points[group]}\n" for group in groups))
-    monkeypatch.syspath_prepend(str(metadata.parent))
+    monkeypatch.syspath_prepend(str(write_entry_points(tmp_path / "packages")))
     for variable in ("X509_USER_PROXY", "BEARER_TOKEN_FILE"):
         monkeypatch.delenv(variable, raising=False)
 
