@@ -1,11 +1,12 @@
-"""A real Rucio server on loopback, on SQLite in a directory of its own. It ends with the block; where a run is killed,
-``tests.reaper`` ends it."""
+"""A real Rucio server on loopback, by TLS, on SQLite in a directory of its own. It ends with the block; where a run is
+killed, ``tests.reaper`` ends it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from tests.grid_stores.authority import Authority
 from tests.source import ROOT
 
 PYTHON = ROOT / ".cache" / "rucio" / "bin" / "python"
@@ -42,6 +44,7 @@ lfn2pfn_algorithm_default = hash
 [client]
 rucio_host = {url}
 auth_host = {url}
+ca_cert = {ca}
 auth_type = userpass
 username = vc
 password = the password
@@ -74,6 +77,8 @@ class RucioPeer(Struct, frozen=True):
 
     url: str
     directory: Path
+    #: Who vouches for it, and for those whom it lets in by certificate.
+    authority: Authority
 
     def client(self, code: str) -> str:
         """Run code with Rucio's own client, ``client``; gives what it prints."""
@@ -94,10 +99,11 @@ def rucio_peer(storage_port: int) -> Iterator[RucioPeer]:
         pytest.skip(f"NOT TESTED: there is no Rucio; {INSTALL.relative_to(ROOT)} installs it")
     with tempfile.TemporaryDirectory(prefix="rucio-") as place:
         directory, port = Path(place), _free_port()
-        peer = RucioPeer(f"http://127.0.0.1:{port}", directory)
-        (directory / "rucio.cfg").write_text(_SETTINGS.format(directory=directory, url=peer.url))
+        peer = RucioPeer(f"https://localhost:{port}", directory, Authority(directory / "authority"))
+        settings = _SETTINGS.format(directory=directory, url=peer.url, ca=peer.authority.ca)
+        (directory / "rucio.cfg").write_text(settings)
         (directory / "alembic.ini").write_text(_ALEMBIC.format(directory=directory, scripts=_scripts()))
-        with (directory / "log").open("wb") as log, _running(directory, port, storage_port, log) as process:
+        with (directory / "log").open("wb") as log, _running(peer, port, storage_port, log) as process:
             _wait(process, peer)
             yield peer
 
@@ -113,11 +119,12 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(directory: Path, port: int, storage_port: int, log: object) -> Iterator[subprocess.Popen[bytes]]:
+def _running(peer: RucioPeer, port: int, storage_port: int, log: object) -> Iterator[subprocess.Popen[bytes]]:
     program = str(Path(__file__).with_name("rucio_server.py"))
-    environment = {**os.environ, "RUCIO_CONFIG": str(directory / "rucio.cfg"), "HOME": str(directory)}
-    command = [str(PYTHON), "-W", "ignore", program, str(port), str(storage_port)]
-    process = subprocess.Popen(command, env=environment, cwd=directory, stdout=log, stderr=log)
+    environment = {**os.environ, "RUCIO_CONFIG": str(peer.directory / "rucio.cfg"), "HOME": str(peer.directory)}
+    files = [str(file) for file in (*peer.authority.issue("localhost"), peer.authority.ca)]
+    command = [str(PYTHON), "-W", "ignore", program, str(port), str(storage_port), *files]
+    process = subprocess.Popen(command, env=environment, cwd=peer.directory, stdout=log, stderr=log)
     try:
         yield process
     finally:
@@ -127,9 +134,10 @@ def _running(directory: Path, port: int, storage_port: int, log: object) -> Iter
 
 def _wait(process: subprocess.Popen[bytes], peer: RucioPeer) -> None:
     deadline = time.monotonic() + _START_S
+    trusting = ssl.create_default_context(cafile=peer.authority.ca)
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
-            with urllib.request.urlopen(f"{peer.url}/ping", timeout=10) as answer:
+            with urllib.request.urlopen(f"{peer.url}/ping", timeout=10, context=trusting) as answer:
                 assert b"41.5.1" in answer.read()
                 return
         time.sleep(0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import shutil
 import subprocess
 import threading
 import time
@@ -20,6 +21,7 @@ from adapters.catalogues.rucio import RucioSettings, make_rucio
 from adapters.errors import CatalogueRefused, CatalogueUnavailable
 from adapters.grid_stores.names import CopyName, collection_name, copy_name
 from tests.catalogues.rucio_peer import RucioPeer, rucio_peer
+from tests.grid_stores.authority import Authority
 from tests.grid_stores.places import at_server
 from tests.grid_stores.wire import wire
 from tests.grid_stores.xrootd_peer import XrootdPeer, xrootd_peer
@@ -49,7 +51,13 @@ def settings(peer: RucioPeer, tmp_path: Path) -> RucioSettings:
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
     return RucioSettings(
-        url=peer.url, account="volunteers", username="vc", scope="volunteers", rse=RSE, secret_file=str(secret)
+        url=peer.url,
+        ca=str(peer.authority.ca),
+        account="volunteers",
+        username="vc",
+        scope="volunteers",
+        rse=RSE,
+        secret_file=str(secret),
     )
 
 
@@ -221,6 +229,29 @@ def test_a_token_of_a_file_is_used_and_read_anew(
     file.write_text(peer.client("print(client.auth_token)"))
 
     assert catalogue.register([replica(storage, "token")]) == {}
+
+
+def test_a_proxy_logs_in_and_may_be_another_one_at_the_next_login(
+    settings: RucioSettings, storage: XrootdPeer, peer: RucioPeer, tmp_path: Path
+) -> None:
+    proxy = tmp_path / "proxy"
+    shutil.copy(peer.authority.proxy("volunteer"), proxy)
+    catalogue = make_rucio(msgspec.structs.replace(settings, auth="proxy", username="", secret_file=str(proxy)))
+    assert catalogue.register([replica(storage, "by-proxy")]) == {}
+
+    shutil.copy(peer.authority.proxy("somebody-else"), proxy)
+
+    with pytest.raises(CatalogueRefused, match="does not log us in: Cannot authenticate to account volunteers"):
+        catalogue.try_out()
+
+
+def test_a_server_of_an_authority_that_we_do_not_know_gets_no_password(
+    settings: RucioSettings, storage: XrootdPeer, tmp_path: Path
+) -> None:
+    other = Authority(tmp_path / "another")
+
+    with pytest.raises(CatalogueUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        make_rucio(msgspec.structs.replace(settings, ca=str(other.ca))).try_out()
 
 
 @pytest.mark.parametrize(

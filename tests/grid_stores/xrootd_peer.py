@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from tests.grid_stores.authority import Authority
 from tests.unit.disks import small_disk
 
 #: How long the server keeps what was not closed, in case its writer comes back, seconds; Debian's is ten minutes.
@@ -48,8 +49,11 @@ class XrootdPeer(Struct, frozen=True):
 
 
 @contextlib.contextmanager
-def xrootd_peer(*, is_read_only: bool = False, checksum: str = "adler32", disk_bytes: int = 0) -> Iterator[XrootdPeer]:
-    """Run a server, on a disk of its own of that size if one is named. Skips without XRootD, which CI has."""
+def xrootd_peer(
+    *, is_read_only: bool = False, checksum: str = "adler32", disk_bytes: int = 0, authority: Authority | None = None
+) -> Iterator[XrootdPeer]:
+    """Run a server, on a disk of its own of that size if one is named, and with X.509 logins if an authority is. Skips
+    without XRootD, which CI has."""
     if shutil.which("xrootd", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         assert not os.environ.get("CI"), "CI must have xrootd-server: see deploy/packages.txt"
         pytest.skip("NOT TESTED: there is no xrootd; deploy/setup.sh test installs it")
@@ -63,15 +67,17 @@ def xrootd_peer(*, is_read_only: bool = False, checksum: str = "adler32", disk_b
             one.mkdir(exist_ok=True)
             _give_away(one)
         config = directory / "xrootd.cfg"
-        config.write_text(_config(peer, directory, is_read_only, checksum))
+        logins = _logins(directory, authority) if authority else []
+        config.write_text(_config(peer, directory, is_read_only, checksum, logins))
         log = directory / "log"
         process = stack.enter_context(_running([*_command(), "-c", str(config), "-l", str(log)], directory))
         _wait(process, peer.port, log)
         yield peer
 
 
-def _config(peer: XrootdPeer, directory: Path, is_read_only: bool, checksum: str) -> str:
+def _config(peer: XrootdPeer, directory: Path, is_read_only: bool, checksum: str, logins: list[str]) -> str:
     lines = [
+        *logins,
         f"all.export / {'r/o' if is_read_only else ''}",
         f"oss.localroot {peer.data}",
         f"all.adminpath {directory}/admin",
@@ -82,6 +88,23 @@ def _config(peer: XrootdPeer, directory: Path, is_read_only: bool, checksum: str
         f"xrootd.chksum {checksum}" if checksum else "",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _logins(directory: Path, authority: Authority) -> list[str]:
+    """Let those in that an authority vouches for: the server has its own certificate, and believes that authority."""
+    certificate, key = authority.issue("localhost")
+    place = directory / "gsi"
+    shutil.copytree(authority.trusted, place / "certificates", symlinks=True)
+    for file, mode in ((certificate, 0o444), (key, 0o400)):
+        copy = Path(shutil.copy(file, place))
+        copy.chmod(mode)
+        _give_away(copy)
+    files = f"-cert:{place}/{certificate.name} -key:{place}/{key.name} -certdir:{place}/certificates"
+    return [
+        "xrootd.seclib libXrdSec.so",
+        f"sec.protocol gsi {files} -crl:0 -gmapopt:10 -dlgpxy:0",
+        "sec.protbind * only gsi",
+    ]
 
 
 def _command() -> list[str]:
