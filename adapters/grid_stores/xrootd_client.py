@@ -43,12 +43,17 @@ class XrootdServer:
         self._files = client.FileSystem(url)
 
     def upload(self, local: Path, path: str, limit_s: int) -> None:
-        """Write a local file into a new one, which the server removes again unless it is closed as it should be."""
+        """Write a local file into a new one, which the server removes again unless it is closed as it should be.
+
+        Raises OSError where the local file cannot be read.
+        """
         process = client.CopyProcess()
-        target = f"{self.url}/{path}"
-        process.add_job(f"file://{local}", target, posc=True, mkdir=True, cptimeout=min(limit_s, _MOST_LIMIT_S))
-        self._demand((process.prepare(), True))
-        self._demand((process.run()[0], True))
+        with local.open("rb") as file:
+            # The client takes the name for a URL: of ``a?b`` it would send ``a``.
+            source, target = f"file:///proc/self/fd/{file.fileno()}", f"{self.url}/{path}"
+            process.add_job(source, target, posc=True, mkdir=True, cptimeout=min(limit_s, _MOST_LIMIT_S))
+            self._demand((process.prepare(), True))
+            self._demand((process.run()[0], True))
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name; what was called so is gone."""

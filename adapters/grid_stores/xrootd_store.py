@@ -52,10 +52,10 @@ class XrootdStore:
         if self._is_there(local, path, size):
             return
         try:
-            self._put(local.absolute(), path, size)
+            self._put(local, path, size)
         except NotInGridStore:  # it came back after a cut to what the server had cleared away by then: begin again
             try:
-                self._put(local.absolute(), path, size)
+                self._put(local, path, size)
             except NotInGridStore as error:
                 raise GridStoreUnavailable(f"{error}: gone before it was whole; we try again") from error
 

@@ -144,6 +144,16 @@ def test_whatever_an_output_is_called_it_has_a_place(place: Place, local: Path, 
     assert place.store.url(name).endswith(f"/{name}")
 
 
+@pytest.mark.parametrize("called", ["a?b", "a b%20c#d", "root:", "ü\n", "-", "a?authz=b&c"])
+def test_it_is_the_local_file_that_is_put_whatever_it_is_called(place: Place, tmp_path: Path, called: str) -> None:
+    (tmp_path / "a").write_bytes(b"another file whose name begins alike")
+    (tmp_path / called).write_bytes(CONTENT)
+
+    place.store.put(tmp_path / called, NAME)
+
+    assert place.look(NAME) == CONTENT
+
+
 def test_many_threads_may_put_at_once_also_the_same(place: Place, local: Path) -> None:
     names = [copy_name("site-a/run-7.1", 1, f"out-{number % 4}") for number in range(12)]
 
