@@ -8,7 +8,7 @@ is not liked fails as a whole; it is halved until the file is found.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapters.catalogues.contract import Replica
@@ -47,6 +47,7 @@ class RucioCatalogue:
 
     def _register(self, copies: Sequence[Replica]) -> dict[str, str]:
         refused = self._named_twice(copies)
+        copies = list({copy.name: copy for copy in copies}.values())
         for step in (self._known_otherwise, self._add, self._not_as_it_is, self._gather):
             left = [copy for copy in copies if copy.name not in refused]
             if left:
@@ -124,7 +125,7 @@ class RucioCatalogue:
         return {str(row.get("name")): row for row in answer.rows if row.get("scope") == self._scope}
 
 
-def _found(copies: Sequence[Replica], look: Any) -> dict[str, str]:
+def _found(copies: Sequence[Replica], look: Callable[[Replica], str]) -> dict[str, str]:
     return {copy.name: words for copy in copies if (words := look(copy))}
 
 

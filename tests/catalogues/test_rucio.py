@@ -20,45 +20,17 @@ from adapters.catalogues.contract import Catalogue, Replica
 from adapters.catalogues.rucio import RucioSettings, make_rucio
 from adapters.errors import CatalogueRefused, CatalogueUnavailable
 from adapters.grid_stores.names import CopyName, collection_name, copy_name
-from tests.catalogues.rucio_peer import RucioPeer, rucio_peer
+from tests.catalogues.conftest import PASSWORD
+from tests.catalogues.rucio_peer import RucioPeer
 from tests.grid_stores.authority import Authority
 from tests.grid_stores.places import at_server
 from tests.grid_stores.wire import wire
-from tests.grid_stores.xrootd_peer import XrootdPeer, xrootd_peer
+from tests.grid_stores.xrootd_peer import XrootdPeer
 
 pytestmark = pytest.mark.slow
 
-PASSWORD = "the password"
 JOB = "site-a/run-7.1"
 COLLECTION = collection_name(JOB)
-RSE = "VOLUNTEERS_LOCALGROUPDISK"
-
-
-@pytest.fixture(scope="module")
-def storage() -> Iterator[XrootdPeer]:
-    with xrootd_peer() as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def peer(storage: XrootdPeer) -> Iterator[RucioPeer]:
-    with rucio_peer(storage.port) as one:
-        yield one
-
-
-@pytest.fixture
-def settings(peer: RucioPeer, tmp_path: Path) -> RucioSettings:
-    secret = tmp_path / "password"
-    secret.write_text(f"{PASSWORD}\n")
-    return RucioSettings(
-        url=peer.url,
-        ca=str(peer.authority.ca),
-        account="volunteers",
-        username="vc",
-        scope="volunteers",
-        rse=RSE,
-        secret_file=str(secret),
-    )
 
 
 @pytest.fixture
@@ -181,14 +153,6 @@ def test_a_name_that_a_dataset_has_is_refused(catalogue: Catalogue, storage: Xro
     refused = catalogue.register([Replica(name=taken, size=1, adler32="00000001", url=f"{storage.url}/{taken}")])
 
     assert refused == {taken: "Rucio has a dataset of this name"}
-
-
-def test_two_files_of_one_name_at_once_are_told_apart(catalogue: Catalogue, storage: XrootdPeer) -> None:
-    first = replica(storage, "twice")
-
-    refused = catalogue.register([first, msgspec.structs.replace(first, size=1)])
-
-    assert list(refused) == [first.name]
 
 
 def test_a_file_need_not_be_gathered(catalogue: Catalogue, storage: XrootdPeer, peer: RucioPeer) -> None:
