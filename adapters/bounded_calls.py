@@ -33,7 +33,11 @@ class BoundedCalls:
             if len(self._hanging) >= self._most:
                 raise TimeoutError(f"{len(self._hanging)} calls from before still hang")
         future: Future[T] = Future()
-        threading.Thread(target=_fulfil, args=(future, call), daemon=True, name="bounded-call").start()
+        thread = threading.Thread(target=_fulfil, args=(future, call), daemon=True, name="bounded-call")
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has none to give
+            raise TimeoutError(f"no thread to make the call in: {error}") from error
         try:
             return future.result(limit_s)
         except TimeoutError:

@@ -7,6 +7,7 @@ bounded here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
@@ -26,6 +27,8 @@ T = TypeVar("T")
 SLOWEST_BYTES_S = 256 << 10
 #: How much longer than the client's own limit we wait before we believe that it does not keep it, seconds.
 _GRACE_S = 10
+#: How often an upload is begun: it may come back after a cut to what the server has cleared away by then.
+_TRIES = 2
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +52,13 @@ class XrootdStore:
         path = self._place(name)
         with local.open("rb") as file:
             size = file.seek(0, 2)
-        if self._is_there(local, path, size):
-            return
-        try:
-            self._put(local, path, size)
-        except NotInGridStore:  # it came back after a cut to what the server had cleared away by then: begin again
-            try:
+        for _ in range(_TRIES):
+            if self._is_there(local, path, size):
+                return
+            with contextlib.suppress(NotInGridStore):
                 self._put(local, path, size)
-            except NotInGridStore as error:
-                raise GridStoreUnavailable(f"{error}: gone before it was whole; we try again") from error
+                return
+        raise GridStoreUnavailable(f"grid store {self._root}: {name} was gone before it was whole; we try again")
 
     def stat(self, name: CopyName) -> StoredCopy:
         """Ask the store how large a file is and what its checksum is."""

@@ -14,6 +14,9 @@ from adapters.errors import CatalogueUnavailable
 from adapters.grid_stores.names import collection_name, copy_name
 from tests.grid_stores.xrootd_peer import XrootdPeer
 
+#: The first one may have to install Rucio.
+pytestmark = pytest.mark.timeout(900)
+
 #: So that no test finds what another one has registered.
 _NUMBERS = itertools.count(1)
 

@@ -27,7 +27,8 @@ from tests.grid_stores.places import at_server
 from tests.grid_stores.wire import wire
 from tests.grid_stores.xrootd_peer import XrootdPeer
 
-pytestmark = pytest.mark.slow
+#: The first one may have to install Rucio.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 JOB = "site-a/run-7.1"
 COLLECTION = collection_name(JOB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,23 @@ def test_a_directory_in_the_way_is_refused(tmp_path: Path, local: Path) -> None:
         place.store.put(local, NAME)
 
     assert place.names() == []
+
+
+def test_a_directory_that_hangs_is_given_up_in_time(tmp_path: Path) -> None:
+    fifo = tmp_path / NAME  # whoever opens it waits for a writer
+    fifo.parent.mkdir(parents=True)
+    os.mkfifo(fifo)
+    (tmp_path / "empty").touch()
+    store = LocalGridStore(LocalGridSettings(directory=str(tmp_path), timeout_s=1))
+
+    for ask in (lambda: store.stat(NAME), lambda: store.put(tmp_path / "empty", NAME)):
+        began = time.monotonic()
+        with pytest.raises(GridStoreUnavailable, match="no answer within 1 s"):
+            ask()
+        assert time.monotonic() - began < 20
+
+    os.close(os.open(fifo, os.O_WRONLY))  # both come back
+    store.try_out()
 
 
 def test_others_may_read_what_is_delivered(tmp_path: Path, local: Path) -> None:

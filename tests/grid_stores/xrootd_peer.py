@@ -70,7 +70,8 @@ def xrootd_peer(
         logins = _logins(directory, authority) if authority else []
         config.write_text(_config(peer, directory, is_read_only, checksum, logins))
         log = directory / "log"
-        process = stack.enter_context(_running([*_command(), "-c", str(config), "-l", str(log)], directory))
+        command = [*_command(), "-c", str(config), "-l", str(log), "-s", f"{directory}/admin/pid"]
+        process = stack.enter_context(_running(command, directory))
         _wait(process, peer.port, log)
         yield peer
 
