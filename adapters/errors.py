@@ -13,10 +13,19 @@ AdapterError
 ├── SourceError              a grid did not do what it was asked
 │   ├── SourceUnavailable    it is away, slow, or makes no sense: the same again later
 │   └── SourceRefused        it will never have it so: a person looks at the words
+├── GridStoreError           a grid's store did not do it; nothing under the file's name was changed
+│   ├── GridStoreUnavailable it is away, slow, or makes no sense: the same again later
+│   │   └── GridStoreFull    it has no room, or our quota is used up: again later, and a person may free some
+│   ├── GridStoreRefused     read-only, credentials, a name, a setting: a person looks at the words
+│   └── NotInGridStore       there is no such file in it: put it there
+├── CatalogueError           a catalogue did not do what it was asked; what it was asked may have been done
+│   ├── CatalogueUnavailable it is away, slow, or makes no sense: the same again later
+│   └── CatalogueRefused     credentials, rights, a setting: a person looks at the words
 └── TooLarge                 more than may be stored: the job has failed, or the person names another file
 
 SQLAlchemy's and the drivers' errors are mapped in ``adapters.ledger.connections`` and nowhere else, fsspec's
-in ``adapters.storage.store``.
+in ``adapters.storage.store``, XRootD's in ``adapters.grid_stores.xrootd_status``, those of HTTP in
+``adapters.catalogues.rucio_session``.
 """
 
 from __future__ import annotations
@@ -88,6 +97,44 @@ class SourceUnavailable(SourceError):
 
 class SourceRefused(SourceError):
     """The grid has understood, and refuses for good."""
+
+
+class GridStoreError(AdapterError):
+    """A grid's store did not do it: nothing under the file's name was changed. The words hold the store's URL."""
+
+    code = ErrorCode.STORE
+
+
+class GridStoreUnavailable(GridStoreError):
+    """The store is away, slow, or answered what makes no sense; the same again later."""
+
+
+class GridStoreFull(GridStoreUnavailable):
+    """The store has no room for it, or for us; it may have some later, and a person may make some."""
+
+    code = ErrorCode.NO_ROOM
+
+
+class GridStoreRefused(GridStoreError):
+    """The store cannot be written to by us: it is read-only, does not accept our credentials, or is not set right."""
+
+
+class NotInGridStore(GridStoreError):
+    """The store has no such file."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class CatalogueError(AdapterError):
+    """A catalogue did not do it, as far as is known. The words hold its URL, and never what we log in with."""
+
+
+class CatalogueUnavailable(CatalogueError):
+    """The catalogue is away, slow, or answered what makes no sense; the same again later."""
+
+
+class CatalogueRefused(CatalogueError):
+    """The catalogue does not accept our credentials, or has no such place as the settings name."""
 
 
 class TooLarge(AdapterError):

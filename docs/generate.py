@@ -18,7 +18,10 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from adapters.catalogues.rucio import RucioSettings
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from adapters.grid_stores.local import LocalGridSettings
+from adapters.grid_stores.xrootd import XrootdSettings
 from adapters.metrics import BUCKETS, Metrics
 from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
@@ -48,6 +51,7 @@ from volcloud.later import commands_of
 
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
+GRID_STORES = {"xrootd": XrootdSettings, "local": LocalGridSettings}
 #: What stands in the table of what drivers do.
 OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"
@@ -153,6 +157,8 @@ def settings_page() -> str:
         *((f"host_agent: `hypervisor` of kind `{kind}`", driver.settings, "") for kind, driver in DRIVERS.items()),
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
         ("storage_adapter", StorageAdapterConfig, "At the centre: `storage_adapter --config FILE`."),
+        *((f"a grid store of kind `{kind}`", settings, "") for kind, settings in GRID_STORES.items()),
+        ("a catalogue of kind `rucio`", RucioSettings, ""),
         ("key_manager", KeysConfig, "At the centre: `key_manager --config FILE`."),
     ]
     intro = (

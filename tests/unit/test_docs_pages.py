@@ -11,7 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from adapters.catalogues.rucio import RucioSettings
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from adapters.grid_stores.local import LocalGridSettings
+from adapters.grid_stores.xrootd import XrootdSettings
 from broker.keys.config import KeysConfig
 from docs.generate import HERE, PAGES, _comments, _meaning
 from docs.words import CODES
@@ -30,7 +33,8 @@ TEXTS = [
     *(path for package in PACKAGES for path in sorted((ROOT / package).rglob("*")) if path.suffix in (".py", ".toml")),
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
-SETTINGS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
+DAEMONS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
+SETTINGS = (*DAEMONS, LocalGridSettings, XrootdSettings, RucioSettings)
 DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.
