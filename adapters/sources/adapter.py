@@ -9,11 +9,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from adapters.catalogues.contract import Catalogue
+from adapters.catalogues.plugins import make_catalogue
 from adapters.errors import LedgerError
+from adapters.grid_stores.contract import GridStore
+from adapters.grid_stores.plugins import make_grid_store
 from adapters.ledger import acquisitions, deliveries, sources
 from adapters.ledger.engine import Ledger
 from adapters.ledger.policy import Policy
@@ -52,8 +55,10 @@ class SourceAdapter:
         metrics: Metrics,
         source: GridSource,
         config: SourceAdapterConfig,
+        grid_store: GridStore | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
-        self._connection, self._source, self._metrics = connection, source, metrics
+        self._connection, self._metrics = connection, metrics
         self._name, self._kind = config.name, str(config.source.get("kind", ""))
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._troubles = Troubles()
@@ -64,11 +69,13 @@ class SourceAdapter:
         beat, deliver = self._lane("beat"), self._lane("deliver", AT_ONCE)
         most, longest_s = config.most_at_once, config.longest_pause_s
         acquiring = Acquiring(self._name, source, self._writer, acquire, most, longest_s, stage.wake)
+        delivering = Delivering(self._name, source, self._writer, store, directory, deliver, grid_store, catalogue)
+        self._closing = [one.close for one in (source, grid_store, catalogue) if one is not None]
         self._lanes = [
             (acquire, acquiring.turn),
             (stage, GridStageIn(self._name, source, self._writer, store, directory, stage).turn),
             (beat, Beating(self._name, source, self._writer, beat, config.beat_every_s).turn),
-            (deliver, Delivering(self._name, source, self._writer, store, directory, deliver).turn),
+            (deliver, delivering.turn),
         ]
 
     def _lane(self, name: str, threads: int = 1) -> Lane:
@@ -86,7 +93,8 @@ class SourceAdapter:
         finally:
             for lane, _ in self._lanes:
                 lane.close()
-            await asyncio.to_thread(self._source.close)
+            for close in self._closing:
+                await asyncio.to_thread(close)
             await self._connection.close()
             await self._writer.close()
 
@@ -123,13 +131,16 @@ async def run(config: SourceAdapterConfig) -> None:
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
     metrics.serve(config.metrics_port, config.metrics_address)
-    source: Any = await asyncio.to_thread(make_source, config.source, config.name)
+    source = await asyncio.to_thread(make_source, config.source, config.name)
+    grid_store = await asyncio.to_thread(make_grid_store, config.grid_store) if config.grid_store else None
+    catalogue = await asyncio.to_thread(make_catalogue, config.catalogue) if config.catalogue else None
     policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
     connection = Connection(address, name=address.user, wait_most_s=CENTRE_WAIT_MOST_S)
     try:
         store = FsspecStore(config.store, ledger.served_s)
-        await SourceAdapter(connection, ledger, store, metrics, source, config).run()
+        adapter = SourceAdapter(connection, ledger, store, metrics, source, config, grid_store, catalogue)
+        await adapter.run()
     finally:
         await asyncio.to_thread(ledger.close)

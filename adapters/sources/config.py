@@ -25,6 +25,9 @@ class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     name: SiteName
     #: The source: ``kind``, and what that kind needs.
     source: dict[str, Any]
+    #: Where outputs of jobs that are done go, and where they are made known: ``kind``, and what that kind needs.
+    grid_store: dict[str, Any] | None = None
+    catalogue: dict[str, Any] | None = None
     #: Jobs that are asked for at a time.
     most_at_once: Annotated[int, Meta(ge=1, le=1000)] = 100
     #: How often the grid hears how far jobs are, and says which are to be stopped.

@@ -10,13 +10,25 @@ import asyncio
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from zlib import adler32
 
 import msgspec
 
-from adapters.errors import AdapterError, SourceRefused
+from adapters.catalogues.contract import Catalogue, Replica
+from adapters.errors import (
+    AdapterError,
+    CatalogueRefused,
+    GridStoreRefused,
+    NotInGridStore,
+    SourceRefused,
+    SourceUnavailable,
+)
+from adapters.grid_stores.contract import GridStore
+from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, endings
 from adapters.ledger.deliveries import DueDelivery, Key
 from adapters.ledger.transaction import Tx
@@ -42,6 +54,18 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     outputs: list[GridOutput] = []
 
 
+#: What the same asked again will not change: a person looks.
+FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
+#: The steps, in their order; the final status comes after all of them.
+STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register"
+#: Bytes that are read at a time for a checksum.
+BLOCK = 1 << 20
+
+
+class CopyDiffers(SourceUnavailable):
+    """What a grid's store has is not what was sent: it is sent again."""
+
+
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
 Step = Callable[[JobEnded, GridEnding], Kept]
 
@@ -59,13 +83,23 @@ class Delivering:
     """See the module; ``turn`` is the lane's."""
 
     def __init__(
-        self, name: str, source: GridSource, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+        self,
+        name: str,
+        source: GridSource,
+        writer: LedgerWriter,
+        store: Store,
+        directory: Path,
+        lane: Lane,
+        grid_store: GridStore | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
+        """Without a grid's store outputs go into the sandbox alone."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
+        self._grid_store, self._catalogue = grid_store, catalogue
         self._places = asyncio.Semaphore(AT_ONCE)
-        #: In their order; the final status comes after all of them.
-        self.steps: dict[str, Step] = {"stage-out": self._stage_out, "register": self._register}
+        copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
+        self.steps: dict[str, Step] = {STAGE_OUT: self._stage_out, **copying, REGISTER: self._register}
 
     async def turn(self) -> float:
         """Take a portion of what is due, and see to it; the final statuses go in one call."""
@@ -91,19 +125,26 @@ class Delivering:
             try:
                 return await self._go_through(one)
             except (AdapterError, OSError) as error:
-                words, is_final = f"{self._next(one.step) or 'report'}: {error}", isinstance(error, SourceRefused)
+                words, is_final = f"{self._failed_step(error, one)}: {error}", isinstance(error, FINAL)
                 await self._writer.write(partial(_note, {one.key: words}, is_final))
                 return error if isinstance(error, AdapterError) else SourceRefused(str(error))
 
     async def _go_through(self, one: EndDelivery) -> EndDelivery:
         while step := self._next(one.step):
-            if one.ended.state is not JobState.CANCELLED:
+            try:
                 kept = await self._lane.call(self.steps[step], one.ended, one.ending)
-                one = _with(one, step, kept)
-            else:
-                one = _with(one, step, Kept())
+            except CopyDiffers:
+                await self._writer.write(partial(_stepped, msgspec.structs.replace(one, step=STAGE_OUT)))
+                raise
+            except (AdapterError, OSError) as error:
+                error.add_note(step)
+                raise
+            one = _with(one, step, kept)
             await self._writer.write(partial(_stepped, one))
         return one
+
+    def _failed_step(self, error: Exception, one: EndDelivery) -> str:
+        return next(iter(getattr(error, "__notes__", ())), "") or self._next(one.step) or "report"
 
     def _next(self, step: str) -> str:
         names = list(self.steps)
@@ -118,7 +159,7 @@ class Delivering:
             refused = await self._lane.call(self._source.finish, [one.ending for one in ready])
         except AdapterError as error:
             words = dict.fromkeys(keys.values(), f"report: {error}")
-            await self._writer.write(partial(_note, words, isinstance(error, SourceRefused)))
+            await self._writer.write(partial(_note, words, isinstance(error, FINAL)))
             return [error]
         failed = {keys[name]: f"report: {why}" for name, why in refused.items() if name in keys}
         done = [key for name, key in keys.items() if name not in refused]
@@ -126,13 +167,59 @@ class Delivering:
         return [SourceRefused(f"{len(failed)} final statuses: {next(iter(failed.values()))}")] if failed else []
 
     def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Kept:
-        with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
-            local = partial(self.local, ended, Path(directory))
+        if ended.state is JobState.CANCELLED:
+            return Kept()
+        with self._at_hand() as directory:
+            local = partial(self.local, ended, directory)
             return Kept(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
 
+    def _upload(self, ended: JobEnded, ending: GridEnding) -> Kept:
+        if self._grid_store is None or ended.state is not JobState.DONE:
+            return _kept(ending)
+        sent = []
+        with self._at_hand() as directory:
+            for one in ending.outputs:
+                local, name = self.local(ended, directory, one.name), copy_name(ended.job, ended.attempt, one.name)
+                self._grid_store.put(local, name)
+                sent.append(msgspec.structs.replace(one, url=self._grid_store.url(name), adler32=_adler32(local)))
+        return Kept(sandbox=ending.sandbox, outputs=sent)
+
+    def _verify(self, ended: JobEnded, ending: GridEnding) -> Kept:
+        """Compare what the grid's store says that it has with what was sent."""
+        if self._grid_store is None or ended.state is not JobState.DONE:
+            return _kept(ending)
+        for one in ending.outputs:
+            try:
+                there = self._grid_store.stat(copy_name(ended.job, ended.attempt, one.name))
+            except NotInGridStore as error:
+                raise CopyDiffers(f"it was sent, and is not there any more: {error}") from error
+            if (there.size, there.adler32) != (one.size, one.adler32):
+                text = f"{one.url} has {there.size} bytes, adler32 {there.adler32}; sent were {one.size}, {one.adler32}"
+                raise CopyDiffers(text)
+        return _kept(ending)
+
     def _register(self, ended: JobEnded, ending: GridEnding) -> Kept:
-        self._source.register(ending)
-        return Kept(sandbox=ending.sandbox, outputs=ending.outputs)
+        if ended.state is JobState.DONE:
+            self._source.register(ending)
+            if self._catalogue is not None:
+                self._put_into(self._catalogue, ended, ending)
+        return _kept(ending)
+
+    def _put_into(self, catalogue: Catalogue, ended: JobEnded, ending: GridEnding) -> None:
+        copies = [
+            Replica(name=copy_name(ended.job, ended.attempt, one.name), size=one.size, adler32=one.adler32, url=one.url)
+            for one in ending.outputs
+            if one.url
+        ]
+        refused = catalogue.register(copies) if copies else {}
+        if refused:
+            name, why = next(iter(refused.items()))
+            raise CatalogueRefused(f"{len(refused)} of {len(copies)} files are not registered, as {name}: {why}")
+
+    @contextmanager
+    def _at_hand(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
+            yield Path(directory)
 
     def local(self, ended: JobEnded, directory: Path, name: str) -> Path:
         """Give an output's path on this machine; one that has to be copied goes into the directory."""
@@ -169,6 +256,18 @@ def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
 
 def _left(ended: JobEnded) -> list[GridOutput]:
     return [GridOutput(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
+
+
+def _kept(ending: GridEnding) -> Kept:
+    return Kept(sandbox=ending.sandbox, outputs=ending.outputs)
+
+
+def _adler32(path: Path) -> str:
+    checksum = 1
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            checksum = adler32(block, checksum)
+    return f"{checksum:08x}"
 
 
 def _with(one: EndDelivery, step: str, kept: Kept) -> EndDelivery:

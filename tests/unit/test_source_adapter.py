@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -15,7 +17,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
-from adapters.errors import SourceUnavailable
+from adapters.catalogues.memory import MemoryCatalogue
+from adapters.errors import GridStoreRefused, SourceUnavailable
+from adapters.grid_stores.memory import MemoryGridStore
 from adapters.ledger import sources, tables
 from adapters.ledger.acquisitions import owner_of
 from adapters.ledger_writer import LedgerWriter
@@ -30,7 +34,7 @@ from broker.memory import MemoryCarrier
 from schemas.codec import decode, unbundle
 from schemas.description import Requirements
 from schemas.files import OutputFile
-from schemas.grids import SourceList, SourceRow
+from schemas.grids import SourceList, SourceRetry, SourceRow
 from schemas.jobs import JobAssign, OutputEntry
 from schemas.ledger import JobState
 from tests.broker.polling import until
@@ -49,7 +53,9 @@ class Rig:
         self.wires: list[MemoryCarrier] = []
 
     @asynccontextmanager
-    async def adapter(self, source: Any = None, **settings: Any) -> AsyncIterator[SourceAdapter]:
+    async def adapter(
+        self, source: Any = None, grid_store: Any = None, catalogue: Any = None, **settings: Any
+    ) -> AsyncIterator[SourceAdapter]:
         """Run an adapter for as long as the context lasts; ``source`` is the grid's unless said."""
         fields = {"credential": "", "ledger": "", "store": "", "name": "lyon", "source": {"kind": "memory"}}
         quick = {"staging": str(self.directory / "staging"), "beat_every_s": 0.05, "longest_pause_s": 2.0}
@@ -58,7 +64,8 @@ class Rig:
         self.wires.append(wire)
         metrics = Metrics(wire.user, CollectorRegistry())
         port: GridSource = source or MemorySource(self.grid)
-        adapter = SourceAdapter(wire, self.desk.ledger, self.store, metrics, port, config)
+        parts = (port, config, grid_store, catalogue)
+        adapter = SourceAdapter(wire, self.desk.ledger, self.store, metrics, *parts)
         running = asyncio.create_task(adapter.run())
         try:
             yield adapter
@@ -73,6 +80,15 @@ class Rig:
         self.desk.ask(vm)
         await until(lambda: len(self.assigned(vm)) > before)
         return self.assigned(vm)[-1]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait, while the ledger's clock goes on."""
+
+        def look() -> object:
+            self.desk.pass_s(60)
+            return condition()
+
+        await until(look, 30)
 
     def assigned(self, vm: str) -> list[JobAssign]:
         """Give what a VM was assigned, by the desk's transactions or an adapter's."""
@@ -240,16 +256,103 @@ async def test_a_call_that_fails_or_whose_answer_is_lost_is_made_again_and_count
     faults = Faults(method, when, error=error)
     async with rig.adapter(Failing(MemorySource(rig.grid), faults)):
         rig.desk.ask("vm-1")
-        while not rig.assigned("vm-1"):
-            rig.desk.pass_s(60)
-            await asyncio.sleep(0.01)
+        await rig.until(lambda: rig.assigned("vm-1"))
         await until(lambda: method != "beat" or not faults.left)
         rig.leave(rig.assigned("vm-1")[0])
-        while not rig.grid.ended():
-            rig.desk.pass_s(60)
-            await asyncio.sleep(0.01)
+        await rig.until(rig.grid.ended)
 
     assert faults.left == 0
     assert final_states(rig.grid) == {JobState.DONE: 1}
     assert rig.grid.jobs["1"].outputs == {"stdout": b"hi\n"}
     assert len(rig.assigned("vm-1")) == 1
+
+
+class Stuck:
+    """Holds the first call of a method up, before it is carried out or after, until the test is over."""
+
+    def __init__(self, method: str, when: str) -> None:
+        self.method, self.when, self.is_there, self.over = method, when, False, threading.Event()
+
+    def __call__(self, method: str, when: str) -> Exception | None:
+        if (method, when) == (self.method, self.when) and not self.is_there:
+            self.is_there = True
+            self.over.wait(60)
+            return SourceUnavailable("the adapter is gone")
+        return None
+
+
+#: Where each step of a delivery can be held up: the part that does it, and its method.
+STEPS = {
+    "stage-out": ("source", "stage_out"),
+    "upload": ("store", "put"),
+    "verify": ("store", "stat"),
+    "register": ("catalogue", "register"),
+    "report": ("source", "finish"),
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+async def test_whoever_is_killed_before_or_after_a_step_the_next_one_delivers_each_thing_once(
+    rig: Rig, step: str, when: str
+) -> None:
+    part, method = STEPS[step]
+    stuck = Stuck(method, when)
+    parts: dict[str, Any] = {
+        "source": MemorySource(rig.grid),
+        "store": MemoryGridStore(),
+        "catalogue": MemoryCatalogue(),
+    }
+    faulty = parts | {part: Failing(parts[part], stuck)}
+    name = rig.grid.submit(GridWork(executable="/bin/true"))
+
+    async with rig.adapter(faulty["source"], grid_store=faulty["store"], catalogue=faulty["catalogue"]):
+        job = await rig.start()
+        rig.leave(job)
+        await until(lambda: stuck.is_there)
+    async with rig.adapter(parts["source"], grid_store=parts["store"], catalogue=parts["catalogue"]):
+        await until(lambda: rig.grid.ended() and not rig.count(tables.deliveries))
+    stuck.over.set()
+
+    (told,) = rig.grid.jobs[name].finals
+    ((output,), (known,)) = told.outputs, parts["catalogue"].known.values()
+    assert (told.state, output.name, output.adler32) == (
+        JobState.DONE,
+        "stdout",
+        f"{zlib.adler32(b'hi' + bytes([10])):08x}",
+    )
+    assert (known.url, known.size, known.adler32) == (output.url, 3, output.adler32)
+    assert rig.grid.jobs[name].outputs == {"stdout": b"hi\n"}
+    assert len(rig.assigned("vm-1")) == 1
+
+
+async def test_what_a_grids_store_has_otherwise_than_it_was_sent_is_sent_again(rig: Rig) -> None:
+    store = MemoryGridStore()
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    spoiled: list[str] = []
+
+    def spoil(method: str, when: str) -> None:
+        if (method, when) == ("put", "after") and not spoiled:
+            spoiled.extend(store.files)
+            store.files[spoiled[0]] = b"ho\n"
+
+    async with rig.adapter(grid_store=Failing(store, spoil)):
+        rig.leave(await rig.start())
+        await rig.until(rig.grid.ended)
+
+    assert len(spoiled) == 1
+    assert list(store.files.values()) == [b"hi\n"]
+
+
+async def test_what_a_store_refuses_for_good_is_held_and_told_and_goes_on_once_it_is_released(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    faults = Faults("put", "before", error=lambda: GridStoreRefused("root://se: read-only"))
+    async with rig.adapter(grid_store=Failing(MemoryGridStore(), faults)):
+        rig.leave(await rig.start())
+        await until(lambda: rig.seen().held if rig.count(tables.sources) else 0)
+        why = rig.desk.show("1-1", OWNER)
+        rig.desk.write(lambda tx: sources.retry(tx, SourceRetry(source="lyon")))
+        await until(rig.grid.ended)
+
+    assert why.cause == "done here; telling lyon was given up: upload: root://se: read-only"
+    assert "volcloud source retry" in why.next_step

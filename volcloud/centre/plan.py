@@ -236,13 +236,17 @@ def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterCo
 
 def _source_adapter(plan: Plan, names: Names, process: str) -> SourceAdapterConfig:
     name = process.partition("-")[2]
+    table = dict(plan.sources[name])
+    grid_store, catalogue = table.pop("grid_store", None), table.pop("catalogue", None)
     return SourceAdapterConfig(
         credential=str(plan.layout.credential(principal_of(process, names))),
         ledger=plan.ledger_url,
         store=_store(plan),
         staging=str(plan.layout.root / "sources" / name),
         name=name,
-        source=plan.sources[name],
+        source=table,
+        grid_store=grid_store,
+        catalogue=catalogue,
         lease_s=plan.lease_s,
         beat_s=plan.beat_s,
         metrics_port=names.metrics[process],
