@@ -1,0 +1,1 @@
+"""DIRAC, by the interface of DiracX: jobs of its grids, run on volunteers' machines."""
