@@ -33,6 +33,7 @@ _STOP = re.compile(
 )
 _MEMBER = re.compile(r"[^,{}\"\n]*+")
 _REMARK = re.compile(r"(?<!\S)(?://|#)[^\n]*+")
+_AFTER = re.compile(r"[;\]#]|//|/\*|\Z")
 _BLANKS = re.compile(r"[\s,]*+")
 
 
@@ -202,8 +203,7 @@ class _Reader:
     def _demand_end(self, key: str) -> None:
         """What follows a value that has an end of its own: nothing, a bracket, or another key."""
         self._at = _spaces_after(self._text, self._at)
-        follows = self._text[self._at : self._at + 1]
-        if follows in ("", ";", "]", "\n", "#", "/") or _KEY.match(self._text, self._at):
+        if _AFTER.match(self._text, self._at) or _KEY.match(self._text, self._at):
             return
         self._fail(key, f'{self._rest()} follows the end of its value: a quote within quotes is written as \\"')
 
