@@ -97,7 +97,7 @@ PARAMETERS = ["JobID", "Status", "MinorStatus", "ApplicationStatus", "Site", "Re
 
 
 class DiracClient:
-    """A DiracX server, with the two credentials: the operator's searches and moves sandboxes, the pilot's does the rest.
+    """A DiracX server, with two credentials: the operator's searches and moves sandboxes, the pilot's does the rest.
 
     Every method raises SourceUnavailable and SourceRefused, and may be called from any thread.
     """

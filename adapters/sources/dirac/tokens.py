@@ -1,8 +1,8 @@
 """Credentials in files: what ``dirac login`` has written, or a bare token that something else renews.
 
 A file is read again when it has changed. What ``dirac login`` has written is refreshed here, under the lock that its
-own client takes, and written back in place as that does. A token leaves this module in the request that it is for, and is
-in no error, log or ``repr``. Functions may be called from any thread.
+own client takes, and written back in place as that does. A token leaves this module in the request that it is for, and
+is in no error, log or ``repr``. Methods may be called from any thread.
 """
 
 from __future__ import annotations
