@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from adapters.errors import JdlError
 from adapters.sources.contract import Acquired, Offer
@@ -63,7 +63,7 @@ class SearchMatcher:
     def _waiting(self, budget: Budget) -> list[DiracRow]:
         sites = ["ANY", "Multiple", self._settings.site]
         wanted = {"Status": "Waiting", **self._settings.only}
-        where = [
+        where: list[Mapping[str, Any]] = [
             {"parameter": "Site", "operator": "in", "values": sites},
             *({"parameter": key, "operator": "eq", "value": value} for key, value in wanted.items()),
         ]
