@@ -486,7 +486,7 @@ def test_every_step_is_one_that_the_servers_own_state_machine_takes() -> None:
     demand_diracx()
     ask = (
         "import json; from DIRACCommon.WorkloadManagementSystem.Client.JobStatus import JobsStateMachine as M;"
-        "print(json.dumps({name: state.trans for name, state in M('Waiting').states.items()}))"
+        "print(json.dumps({name: state.stateMap for name, state in M('Waiting').states.items()}))"
     )
     said = subprocess.run([PYTHON, "-c", ask], capture_output=True, check=True, timeout=60).stdout
 

@@ -45,7 +45,7 @@ def _matcher(client: DiracClient, settings: DiracSettings, name: str) -> Matcher
         return SearchMatcher(client, settings, name)
     if not settings.matcher_command:
         raise ConfigError("source.matcher_command is missing: must be the program that asks DIRAC's matcher")
-    return ClassicMatcher(client, settings)
+    return ClassicMatcher(client.look, settings)
 
 
 plugin = Plugin(DiracSettings, make_dirac)

@@ -21,7 +21,7 @@ import selectors
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -29,7 +29,7 @@ from msgspec import Meta, Struct
 
 from adapters.errors import SourceUnavailable
 from adapters.sources.contract import Acquired, Offer
-from adapters.sources.dirac.client import DiracClient, DiracId
+from adapters.sources.dirac.client import DiracId, DiracRow
 from adapters.sources.dirac.http import Budget, shown
 from adapters.sources.dirac.jobs import Kept, given, understood
 from adapters.sources.dirac.settings import DiracSettings
@@ -38,6 +38,9 @@ from adapters.sources.dirac.settings import DiracSettings
 ANSWER_S, MOST_ANSWER_BYTES = 30.0, 16 << 20
 #: How long one that is ended may take for that, seconds.
 _END_S = 2.0
+
+#: Gives jobs as they are at the grid, by number. Raises SourceError.
+Look = Callable[[Sequence[int], Budget], Mapping[int, DiracRow]]
 
 
 class MatchedJob(Struct, frozen=True):
@@ -59,8 +62,9 @@ class MatcherAnswer(Struct, frozen=True):
 class ClassicMatcher:
     """Takes the jobs that DIRAC's matcher gives."""
 
-    def __init__(self, client: DiracClient, settings: DiracSettings) -> None:
-        self._client, self._settings = client, settings
+    def __init__(self, look: Look, settings: DiracSettings) -> None:
+        """``look`` reads how jobs are at the grid."""
+        self._look, self._settings = look, settings
         self._program = MatcherProgram(settings.matcher_command)
 
     def close(self) -> None:
@@ -75,7 +79,7 @@ class ClassicMatcher:
             if len(found) < most:
                 question = self._question(offer, min(offer.slots, most - len(found)))
                 found |= {job.id: job for job in self._program.ask(question, budget)}
-        rows = self._client.look(list(found), budget)
+        rows = self._look(list(found), budget)
         taken = []
         for job in found.values():
             rescheduled = rows[job.id].reschedule_time if job.id in rows else None

@@ -76,7 +76,7 @@ def way(status: str, target: str) -> tuple[str, ...]:
 def told_of(ending: Ending) -> Told:
     """Say how a job has ended, in DIRAC's words and the machine's."""
     status = ENDED.get(ending.state, "Failed")
-    cause = plain(clip(ending.cause, MOST_APPLICATION)) if ending.cause else ""
+    cause = clip(plain(clip(ending.cause, MOST_APPLICATION)), MOST_APPLICATION)
     if status == "Done":
         return Told(status, "Execution Complete", "Application Finished Successfully")
     if status == "Killed":

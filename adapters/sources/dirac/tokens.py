@@ -126,17 +126,17 @@ class Credential:
 
     def _opened(self, flags: int) -> BinaryIO:
         try:
-            file = os.fdopen(os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK), "r+b" if flags else "rb")
+            descriptor = os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             raise self._error("is not there: log in, or have it written") from None
         except PermissionError:
             raise self._error("may not be read by this process: look at its owner and mode") from None
         except OSError as error:
             raise self._error(f"cannot be read: {os.strerror(error.errno or 0)}") from None
-        mode = os.fstat(file.fileno()).st_mode
+        mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode) and not mode & 0o007:
-            return file
-        file.close()
+            return os.fdopen(descriptor, "r+b" if flags else "rb")
+        os.close(descriptor)
         raise self._error(
             f"can be read by everybody on this machine: chmod 600 {self.path}"
             if stat.S_ISREG(mode)
