@@ -19,7 +19,7 @@ help:
 	@echo "make check  ruff, mypy and the quick tests that need no service: in a minute, at every step"
 	@echo "make test   every check: ruff, mypy, pytest"
 	@echo "make long   what takes minutes: chaos, floods, big files"
-	@echo "make peers  programs of others that speak with ours"
+	@echo "make peers  programs of others that speak with ours, and grids that ours speak with"
 	@echo "make bench  ours beside its peers: rpc, jobs, transfer, tree, exec, vm, link, boinc; and how the ledger grows"
 	@echo "make lint   ruff and mypy alone"
 	@echo "make setup  Debian packages and .venv for the demo, and nothing else"
@@ -50,8 +50,8 @@ long:
 	$(PYTHON) -m pytest --durations=20 --timeout=3600 -m long tests/long $(ARGS)
 
 peers:
-	@deploy/setup.sh peers
-	$(PYTHON) -m pytest --durations=20 --timeout=3600 -m peers tests/peers $(ARGS)
+	@deploy/setup.sh peers && deploy/peers/diracx.sh
+	$(PYTHON) -m pytest --durations=20 --timeout=3600 -m peers tests/peers tests/sources $(ARGS)
 
 lint:
 	@deploy/setup.sh test

@@ -13,7 +13,7 @@ from hypothesis import settings
 from tests import reaper
 
 #: Folders whose every test talks to a broker, or is a whole system.
-WITH_SERVICES = ("tests/broker/", "tests/system/", "tests/long/")
+WITH_SERVICES = ("tests/broker/", "tests/sources/", "tests/system/", "tests/long/")
 
 #: Files whose tests start processes or wait by the clock, longer than all others together: not at every step.
 SLOW = tuple(

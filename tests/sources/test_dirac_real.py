@@ -24,6 +24,8 @@ from schemas.ledger import JobState
 from tests.sources.diracx_peer import PYTHON, DiracxPeer, demand_diracx
 from tests.sources.front import Front
 
+pytestmark = pytest.mark.peers
+
 SITE = "CLOUD.Volunteer.org"
 OFFER = Offer(Machine(cpus=4, memory_mib=8000, disk_mib=10_000, platform="linux-x86_64", slots=4), 4)
 MANY = [OFFER._replace(slots=100)]

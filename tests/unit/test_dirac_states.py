@@ -11,8 +11,8 @@ from adapters.errors import SourceRefused
 from adapters.sources.contract import Ending, GridJob
 from adapters.sources.dirac import make_dirac
 from adapters.sources.dirac.client import DiracRow, LoggedStep
+from adapters.sources.dirac.grid_clock import GridClock
 from adapters.sources.dirac.jobs import attempt_of, why_not_ours
-from adapters.sources.dirac.server_clock import ServerClock
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import ENDED, STEPS, WHILE, told_of, way
 from adapters.sources.plugins import make_source
@@ -72,7 +72,7 @@ def test_what_is_told_of_an_end_fits_where_it_goes(state: JobState) -> None:
 
 def test_the_servers_time_is_never_ahead_of_it_and_always_later_than_before() -> None:
     server = datetime(2030, 1, 1, 12, 0, 0, 700_000, tzinfo=UTC)
-    clock = ServerClock()
+    clock = GridClock()
 
     clock.hear("Tue, 01 Jan 2030 12:00:00 GMT", 100.0)
     assert server - timedelta(seconds=1) < clock.now(100.0) <= server
@@ -84,7 +84,7 @@ def test_the_servers_time_is_never_ahead_of_it_and_always_later_than_before() ->
 
 @pytest.mark.parametrize("words", ["", "soon", ",,,", "2030-01-01", "9999-12-31T00:00:00Z", "Tue, 99 Jan 2030 1:2:3"])
 def test_what_is_no_time_is_passed_over(words: str) -> None:
-    clock = ServerClock()
+    clock = GridClock()
 
     clock.hear(words, 1.0)
 

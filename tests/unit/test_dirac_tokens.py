@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SourceUnavailable
-from adapters.sources.dirac.tokens import Credential, TokenAnswer
+from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
 
 NOW_S = 1_000_000.0
 
@@ -30,8 +30,8 @@ def jwt(expiry: float) -> str:
     return f"head.{base64.urlsafe_b64encode(json.dumps({'exp': expiry}).encode()).decode().rstrip('=')}.sign"
 
 
-def credential(path: Path) -> Credential:
-    return Credential(path, "source.pilot_credential", lambda: NOW_S)
+def credential(path: Path) -> TokenFile:
+    return TokenFile(path, "source.pilot_credential", lambda: NOW_S)
 
 
 def never(refresh: str) -> TokenAnswer:

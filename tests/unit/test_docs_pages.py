@@ -35,7 +35,7 @@ DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.
 STRAYS = {
-    r"heartbeat": r"heartbeat_s|heartbeat=|AMQP|missed|starv|connection",
+    r"heartbeat": r"heartbeat_s|heartbeat=|AMQP|missed|starv|connection|/api/jobs/heartbeat",
     r"\bcredits?\b": r"BOINC",
     r"destroy": "",
     r"\bhibernat": "",

@@ -25,14 +25,14 @@ def make_dirac(settings: DiracSettings, name: str) -> Source:
     from adapters.sources.dirac.http import Http
     from adapters.sources.dirac.sandboxes import Sandboxes
     from adapters.sources.dirac.source import DiracSource
-    from adapters.sources.dirac.tokens import Credential
+    from adapters.sources.dirac.tokens import TokenFile
 
     for key in ("operator_credential", "pilot_credential"):
         if not getattr(settings, key):
             raise ConfigError(f"source.{key} is missing: must be the path of a file that `dirac login` has written")
     http = Http(settings.url, settings.client_id, settings.ca_file, settings.timeout_s)
-    operator = Credential(Path(settings.operator_credential), "source.operator_credential")
-    pilot = Credential(Path(settings.pilot_credential), "source.pilot_credential")
+    operator = TokenFile(Path(settings.operator_credential), "source.operator_credential")
+    pilot = TokenFile(Path(settings.pilot_credential), "source.pilot_credential")
     client = DiracClient(http, operator, pilot)
     return DiracSource(client, _matcher(client, settings, name), Sandboxes(client, http), settings.site)
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from adapters.sources.dirac.grid_clock import GridClock
 from adapters.sources.dirac.http import Budget, Http
-from adapters.sources.dirac.server_clock import ServerClock
 from adapters.sources.dirac.states import MOST_APPLICATION, MOST_MINOR, Told
-from adapters.sources.dirac.tokens import Credential
+from adapters.sources.dirac.tokens import TokenFile
 from schemas.codec import clip
 
 #: A job's number at DIRAC.
@@ -102,9 +102,9 @@ class DiracClient:
     Every method raises SourceUnavailable and SourceRefused, and may be called from any thread.
     """
 
-    def __init__(self, http: Http, operator: Credential, pilot: Credential) -> None:
+    def __init__(self, http: Http, operator: TokenFile, pilot: TokenFile) -> None:
         self._http, self._operator, self._pilot = http, operator, pilot
-        self._clock = ServerClock()
+        self._clock = GridClock()
 
     def close(self) -> None:
         """Drop connections. Idempotent."""

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
-from adapters.sources.dirac.tokens import Credential, TokenAnswer
+from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
 from broker.errors import ConfigError
 from broker.masking import mask
 from schemas.codec import clip
@@ -53,7 +53,7 @@ class Budget:
         return left
 
 
-class Answer(Struct, frozen=True):
+class HttpAnswer(Struct, frozen=True):
     """What the server said."""
 
     status: int
@@ -106,14 +106,14 @@ class Http:
 
     def ask(
         self,
-        credential: Credential,
+        credential: TokenFile,
         method: str,
         path: str,
         budget: Budget,
         body: Any = None,
         params: Mapping[str, str | int] | None = None,
         also: frozenset[int] = frozenset(),
-    ) -> Answer:
+    ) -> HttpAnswer:
         """Ask a question with a token; ``also`` names statuses that are answers, beside those of success.
 
         Raises SourceUnavailable, also for a token that cannot be had, and SourceRefused.
@@ -121,7 +121,7 @@ class Http:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         content = msgspec.json.encode(body) if body is not None else None
 
-        def asked(token: str) -> Answer:
+        def asked(token: str) -> HttpAnswer:
             with self._mapped(path):
                 bearer = {**headers, "Authorization": f"Bearer {token}"}
                 request = self._client.build_request(method, path, params=params, content=content, headers=bearer)
@@ -178,7 +178,7 @@ class Http:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SourceUnavailable("the server's answer to a refresh makes no sense") from None
 
-    def _answer(self, request: httpx.Request, budget: Budget) -> Answer:
+    def _answer(self, request: httpx.Request, budget: Budget) -> HttpAnswer:
         with contextlib.closing(self._sent(request, budget)) as response:
             return self._read(response, budget)
 
@@ -187,7 +187,7 @@ class Http:
         request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
         return self._client.send(request, stream=True)
 
-    def _read(self, response: httpx.Response, budget: Budget) -> Answer:
+    def _read(self, response: httpx.Response, budget: Budget) -> HttpAnswer:
         body = bytearray()
         until_s = time.monotonic() + self._timeout_s
         for block in response.iter_bytes(_BLOCK):
@@ -197,7 +197,7 @@ class Http:
             if time.monotonic() > until_s:
                 raise SourceUnavailable(f"an answer took more than {self._timeout_s:g} s")
             budget.left_s()
-        return Answer(response.status_code, bytes(body), response.headers.get("Date", "")[:40], time.monotonic())
+        return HttpAnswer(response.status_code, bytes(body), response.headers.get("Date", "")[:40], time.monotonic())
 
     @contextlib.contextmanager
     def _mapped(self, what: str) -> Iterator[None]:
@@ -222,7 +222,7 @@ def _head(body: bytes) -> str:
     return shown(" ".join(text.split())) if text else "nothing at all"
 
 
-def _refusal(answer: Answer, asked: str) -> SourceError:
+def _refusal(answer: HttpAnswer, asked: str) -> SourceError:
     words = f"{asked}: status {answer.status}: {answer.words()}"
     if answer.status in _FOR_GOOD:
         return SourceRefused(words)

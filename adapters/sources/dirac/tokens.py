@@ -59,7 +59,7 @@ class _Claims(Struct):
 Renew = Callable[[str], TokenAnswer]
 
 
-class Credential:
+class TokenFile:
     """A token of one file."""
 
     def __init__(self, path: Path, what: str, clock_s: Callable[[], float] = time.time) -> None:
@@ -71,7 +71,7 @@ class Credential:
         self._mark: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        return f"Credential({self.what!r}, {str(self.path)!r})"
+        return f"TokenFile({self.what!r}, {str(self.path)!r})"
 
     def bearer(self, renew: Renew) -> str:
         """Give a token that lasts, refreshed where that is due. Raises SourceUnavailable that names the file."""

@@ -17,7 +17,7 @@ _MOST_HEARD = 64
 _DRIFT = 1e-4
 
 
-class ServerClock:
+class GridClock:
     """Tells the server's time from that of its answers; on every call later than on the one before."""
 
     def __init__(self) -> None:
