@@ -24,9 +24,10 @@ class Front:
         self.answerer: Answerer = lambda method, path: None
         self.after: Callable[[str, str], None] = lambda method, path: None
         self.delay_s = 0.0
-        client = httpx.Client(base_url=behind, timeout=60, trust_env=False)
+        kept = httpx.Limits(keepalive_expiry=2)
+        client = httpx.Client(base_url=behind, timeout=60, trust_env=False, limits=kept)
         handler = type("Handler", (_Handler,), {"front": self, "client": client})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
@@ -42,6 +43,11 @@ class Front:
     def says(self, status: int, body: str = "", **headers: str) -> None:
         """Say this to whatever is asked."""
         self.answerer = lambda method, path: (status, headers, body.encode())
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked has gone away."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import tarfile
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -245,6 +249,27 @@ def test_what_is_written_with_quotes_is_read_as_it_was(values: dict[str, str]) -
 
     last = {key.lower(): text for key, text in values.items()}
     assert {key: value.members for key, value in found.values.items()} == {key: (text,) for key, text in last.items()}
+
+
+@pytest.mark.parametrize(
+    ("executable", "said"),
+    [("run.sh", "ran a b|c"), ("./run.sh", "ran a b|c"), ("dir/two.sh", "two a b|c"), ("echo", "a b c")],
+)
+def test_what_is_in_a_sandbox_is_run_and_what_is_not_is_the_machines(
+    tmp_path: Path, executable: str, said: str
+) -> None:
+    for n, (name, body) in enumerate((("run.sh", "echo ran $1\\|$2"), ("dir/two.sh", "echo two $1\\|$2")), 1):
+        with tarfile.open(tmp_path / f"sandbox.{n}.tar", "w") as packed:
+            facts = tarfile.TarInfo(name)
+            content = f"#!/bin/sh\n{body}\n".encode()
+            facts.size = len(content)
+            packed.addfile(facts, io.BytesIO(content))
+    work = work_of(f'Executable = "{executable}"; Arguments = "\'a b\' c"; InputSandbox = "{SANDBOX}";').work
+
+    ended = subprocess.run([work.executable, *work.arguments], cwd=tmp_path, capture_output=True, text=True, timeout=20)
+
+    assert (ended.stdout, ended.stderr, ended.returncode) == (f"{said}\n", "", 0)
+    assert list(tmp_path.glob("*.tar")) == []
 
 
 def test_a_platform_is_known_by_its_word_its_processor_or_what_the_settings_say() -> None:

@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.sources.dirac.deadlines import TimedTransport, ending_within
 from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
 from broker.errors import ConfigError
 from broker.masking import mask
@@ -93,10 +94,9 @@ class Http:
         self._client_id, self._timeout_s = client_id, timeout_s
         self._client = httpx.Client(
             base_url=url,
-            verify=_certificates(ca_file),
+            transport=TimedTransport(_certificates(ca_file)),
             follow_redirects=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=30),
             headers={"User-Agent": "volunteer-cloud", "Accept": "application/json"},
         )
 
@@ -122,10 +122,10 @@ class Http:
         content = msgspec.json.encode(body) if body is not None else None
 
         def asked(token: str) -> HttpAnswer:
-            with self._mapped(path):
+            with self._bounded(path, min(self._timeout_s, budget.left_s())):
                 bearer = {**headers, "Authorization": f"Bearer {token}"}
                 request = self._client.build_request(method, path, params=params, content=content, headers=bearer)
-                return self._answer(request, budget)
+                return self._answer(request)
 
         token = credential.bearer(lambda refresh: self._renewed(refresh, budget))
         answer = asked(token)
@@ -140,9 +140,9 @@ class Http:
 
     def upload(self, url: str, fields: Mapping[str, str], file: BinaryIO, budget: Budget) -> None:
         """Send a file to where the server has said, with no token. Raises SourceError."""
-        with self._mapped("the sandbox store"):
+        with self._bounded("the sandbox store", budget.left_s()):
             request = self._client.build_request("POST", url, data=dict(fields), files={"file": ("sandbox", file)})
-            answer = self._answer(request, budget)
+            answer = self._answer(request)
         if not 200 <= answer.status < 300:
             raise _refusal(answer, "the sandbox store")
 
@@ -150,26 +150,25 @@ class Http:
         """Fetch into a new file from where the server has said, with no token; gives its SHA-256. Raises SourceError;
         there may be a part of the file then."""
         digest, size = hashlib.sha256(), 0
-        with self._mapped("the sandbox store"), target.open("xb") as file:
+        with self._bounded("the sandbox store", budget.left_s()), target.open("xb") as file:
             request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity"})
-            with contextlib.closing(self._sent(request, budget)) as response:
+            with contextlib.closing(self._sent(request)) as response:
                 if response.status_code != 200:
-                    raise _refusal(self._read(response, budget), "the sandbox store")
+                    raise _refusal(self._read(response), "the sandbox store")
                 for block in response.iter_raw(_BLOCK):
                     size += len(block)
                     if size > most_bytes:
                         raise SourceRefused(f"a sandbox of more than {most_bytes >> 20} MiB")
                     digest.update(block)
                     file.write(block)
-                    budget.left_s()
             file.flush()
             os.fsync(file.fileno())
         return digest.hexdigest()
 
     def _renewed(self, refresh_token: str, budget: Budget) -> TokenAnswer:
         form = {"grant_type": "refresh_token", "client_id": self._client_id, "refresh_token": refresh_token}
-        with self._mapped("/api/auth/token"):
-            answer = self._answer(self._client.build_request("POST", "/api/auth/token", data=form), budget)
+        with self._bounded("/api/auth/token", min(self._timeout_s, budget.left_s())):
+            answer = self._answer(self._client.build_request("POST", "/api/auth/token", data=form))
         if answer.status != 200:
             said = answer.words() if answer.status in (400, 401, 403) else f"status {answer.status}"
             raise SourceUnavailable(f"the token has expired, and the server does not refresh it: {said}: log in again")
@@ -178,33 +177,30 @@ class Http:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SourceUnavailable("the server's answer to a refresh makes no sense") from None
 
-    def _answer(self, request: httpx.Request, budget: Budget) -> HttpAnswer:
-        with contextlib.closing(self._sent(request, budget)) as response:
-            return self._read(response, budget)
+    def _answer(self, request: httpx.Request) -> HttpAnswer:
+        with contextlib.closing(self._sent(request)) as response:
+            return self._read(response)
 
-    def _sent(self, request: httpx.Request, budget: Budget) -> httpx.Response:
-        seconds = min(self._timeout_s, budget.left_s())
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+    def _sent(self, request: httpx.Request) -> httpx.Response:
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout_s)
         return self._client.send(request, stream=True)
 
-    def _read(self, response: httpx.Response, budget: Budget) -> HttpAnswer:
+    def _read(self, response: httpx.Response) -> HttpAnswer:
         body = bytearray()
-        until_s = time.monotonic() + self._timeout_s
         for block in response.iter_bytes(_BLOCK):
             body += block
             if len(body) > MOST_ANSWER_BYTES:
                 raise SourceUnavailable(f"an answer of more than {MOST_ANSWER_BYTES >> 20} MiB")
-            if time.monotonic() > until_s:
-                raise SourceUnavailable(f"an answer took more than {self._timeout_s:g} s")
-            budget.left_s()
         return HttpAnswer(response.status_code, bytes(body), response.headers.get("Date", "")[:40], time.monotonic())
 
     @contextlib.contextmanager
-    def _mapped(self, what: str) -> Iterator[None]:
+    def _bounded(self, what: str, seconds: float) -> Iterator[None]:
+        """Have questions end in time, and their errors be ours."""
         try:
-            yield
+            with ending_within(seconds):
+                yield
         except httpx.TimeoutException:
-            raise SourceUnavailable(f"{what}: no answer within {self._timeout_s:g} s") from None
+            raise SourceUnavailable(f"{what}: no answer within {min(seconds, self._timeout_s):.3g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             words = mask(shown(str(error) or type(error).__name__))
             raise SourceUnavailable(f"{what}: cannot be reached: {words}") from None
