@@ -125,11 +125,11 @@ class DiracxPeer:
     def status(self, job: int) -> str:
         return str(self.rows(job)[job]["Status"])
 
-    def upload(self, files: Mapping[str, bytes], user: str = "alice") -> tuple[str, bytes]:
+    def upload(self, files: Mapping[str, bytes], user: str = "alice", ending: str = "tar.bz2") -> tuple[str, bytes]:
         """Upload an input sandbox; gives its name and the archive."""
-        body = archive(files)
+        body = archive(files, ending)
         sha256 = hashlib.sha256(body).hexdigest()
-        facts = {"checksum_algorithm": "sha256", "checksum": sha256, "size": len(body), "format": "tar.bz2"}
+        facts = {"checksum_algorithm": "sha256", "checksum": sha256, "size": len(body), "format": ending}
         place = self.ask(user, "user", "POST", "/api/jobs/sandbox", json=facts).json()
         if place.get("url"):
             sent = httpx.post(place["url"], data=place["fields"], files={"file": ("sandbox", body)}, trust_env=False)
@@ -159,15 +159,17 @@ class DiracxPeer:
         raise AssertionError(f"DiracX did not become ready: {said}")
 
 
-def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files as DIRAC's client does."""
+def archive(files: Mapping[str, bytes], ending: str = "tar.bz2") -> bytes:
+    """Pack files as DIRAC's client does, and as DiracX's does."""
     body = io.BytesIO()
-    with tarfile.open(fileobj=body, mode="w:bz2") as packed:
+    with tarfile.open(fileobj=body, mode="w:bz2" if ending == "tar.bz2" else "w") as packed:
         for name, content in files.items():
             facts = tarfile.TarInfo(name)
             facts.size, facts.mode = len(content), 0o755
             packed.addfile(facts, io.BytesIO(content))
-    return body.getvalue()
+    if ending == "tar.bz2":
+        return body.getvalue()
+    return subprocess.run(["zstd", "-cq"], input=body.getvalue(), capture_output=True, check=True).stdout
 
 
 def _free_ports(count: int) -> list[int]:

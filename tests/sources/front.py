@@ -23,6 +23,8 @@ class Front:
         self.tokens: list[str] = []
         self.answerer: Answerer = lambda method, path: None
         self.after: Callable[[str, str], None] = lambda method, path: None
+        #: Questions that are put to the server, and whose answer is lost, by how many of them come.
+        self.lost: dict[str, int] = {}
         self.delay_s = 0.0
         kept = httpx.Limits(keepalive_expiry=2)
         client = httpx.Client(base_url=behind, timeout=60, trust_env=False, limits=kept)
@@ -76,6 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self.client.request(self.command, self.path, headers=kept, content=body)
             said = answer.status_code, {"Content-Type": answer.headers.get("Content-Type", "")}, answer.content
         self.front.after(self.command, path)
+        if (left := self.front.lost.get(f"{self.command} {path}", 0)) > 0:
+            self.front.lost[f"{self.command} {path}"] = left - 1
+            if left == 1:
+                said = 502, {}, b"Bad Gateway"
         try:
             self._say(*said)
         except OSError:  # who asked has given up

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ import pytest
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, Ending, GridJob, Leaving, Offer, Progress, Source
 from adapters.sources.dirac import make_dirac
+from adapters.sources.dirac.beats import BEAT_S
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import STEPS
 from schemas.jobs import Machine
@@ -88,7 +90,7 @@ def ended(job: GridJob, state: JobState = JobState.DONE, **more: object) -> Endi
     return msgspec.structs.replace(Ending(job=job, state=state, exit_status=0), **more)
 
 
-def by_id(found: list[Acquired]) -> dict[int, Acquired]:
+def by_id(found: Sequence[Acquired]) -> dict[int, Acquired]:
     return {int(one.job.id): one for one in found}
 
 
@@ -282,6 +284,91 @@ def test_two_sources_that_acquire_at_once_take_all_jobs_and_name_each_alike(grid
     for n in range(2):
         progress = [Progress(job=one.job, state=JobState.RUNNING) for one in found[n]]
         assert sources[n].beat(progress) == []
+
+
+@pytest.mark.parametrize("lost", ["PATCH /api/jobs/status", "POST /api/jobs/search", "PATCH /api/jobs/metadata"])
+def test_what_was_taken_when_an_answer_was_lost_is_given_the_next_time(
+    grid: DiracxPeer, front: Front, source: Source, lost: str
+) -> None:
+    jobs = grid.submit(*[ECHO] * 3)
+    front.lost = {lost: 2 if lost == "POST /api/jobs/search" else 1}
+    with pytest.raises(SourceUnavailable):
+        source.acquire(MANY, 10)
+
+    found = source.acquire(MANY, 10)
+
+    assert by_id(found).keys() == set(jobs)
+    assert {row["Site"] for row in grid.rows(*jobs).values()} == {SITE}
+    assert source.beat([Progress(job=one.job, state=JobState.RUNNING) for one in found]) == []
+    assert source.acquire(MANY, 10) == []
+
+
+def test_several_threads_that_acquire_are_given_no_job_twice(grid: DiracxPeer, source: Source) -> None:
+    jobs = grid.submit(*[ECHO] * 12)
+    found: list[Acquired] = []
+    threads = [threading.Thread(target=lambda: found.extend(source.acquire([OFFER], 3))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(int(one.job.id) for one in found) == jobs
+
+
+def test_a_job_that_was_given_up_there_runs_again_with_the_next_beat(grid: DiracxPeer, source: Source) -> None:
+    [job] = grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+    assert source.beat([Progress(job=taken.job, state=JobState.RUNNING)]) == []
+    grid.step([job], "Stalled")
+    assert grid.status(job) == "Stalled"
+    time.sleep(BEAT_S)
+
+    assert source.beat([Progress(job=taken.job, state=JobState.RUNNING)]) == []
+
+    assert grid.status(job) == "Running"
+    grid.step([job], "Stalled")
+    assert source.finish([ended(taken.job)]) == {}
+    assert grid.status(job) == "Done"
+
+
+def test_a_sandbox_of_diracxs_own_client_is_unpacked(grid: DiracxPeer, source: Source, tmp_path: Path) -> None:
+    if shutil.which("zstd") is None:
+        pytest.skip("there is no zstd here")
+    pfn, _ = grid.upload({"run.sh": b"echo"}, ending="tar.zst")
+    grid.submit(f'Executable = "run.sh"; InputSandbox = "{pfn}";')
+    [taken] = source.acquire([OFFER], 1)
+
+    source.stage_in(taken.job, taken.work.inputs[0], tmp_path / "archive")
+
+    with tarfile.open(tmp_path / "archive", "r:") as packed:
+        assert packed.getnames() == ["run.sh"]
+
+
+def test_outputs_that_are_too_large_for_a_sandbox_are_told(grid: DiracxPeer, source: Source, tmp_path: Path) -> None:
+    grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(300 << 20)
+    ending = ended(taken.job, outputs=[Leaving(name="big", size=300 << 20, sha256="")])
+
+    with pytest.raises(SourceRefused, match="300 MiB"):
+        source.stage_out(ending, lambda name: tmp_path / name)
+
+
+def test_a_job_that_left_nothing_has_no_sandbox(grid: DiracxPeer, source: Source) -> None:
+    grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+
+    assert source.stage_out(ended(taken.job), lambda name: Path(name)) == ""
+
+
+def test_only_jobs_with_the_attributes_of_the_settings_are_taken(grid: DiracxPeer, make: Make) -> None:
+    grid.submit(ECHO)
+    [wanted] = grid.submit(ECHO, user="bob")
+
+    found = make(only={"Owner": "bob"}).acquire(MANY, 10)
+
+    assert [int(one.job.id) for one in found] == [wanted]
 
 
 def test_ten_jobs_at_once_cost_no_more_questions_than_one(grid: DiracxPeer, front: Front, source: Source) -> None:

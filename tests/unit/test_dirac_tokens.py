@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SourceUnavailable
+from adapters.sources.dirac import tokens
 from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
 
 NOW_S = 1_000_000.0
@@ -88,6 +90,18 @@ def test_of_many_that_need_it_one_refreshes(tmp_path: Path) -> None:
 
     assert set(found) == {"new-after-again"}
     assert asked == ["again"]
+
+
+def test_a_lock_of_another_program_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "LOCK_S", 0.2)
+    path = written(tmp_path / "c", login(expires_on=NOW_S))
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        with pytest.raises(SourceUnavailable, match="held by another program"):
+            credential(path).bearer(never)
+
+    assert credential(path).bearer(fresh) == "new-after-again"
 
 
 def test_a_refusal_is_answered_with_another_token_or_in_words(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class MatcherProgram:
 
     def ask(self, question: dict[str, Any], budget: Budget) -> list[MatchedJob]:
         """Put a question. Raises SourceUnavailable; the program has ended then, but for an error of its own words."""
-        with self._lock:
+        with budget.holding(self._lock):
             self._asked += 1
             until_s = time.monotonic() + min(self._answer_s, budget.left_s())
             try:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,6 +53,16 @@ class Budget:
         if left <= 0:
             raise SourceUnavailable("the server's answers took too long, all together")
         return left
+
+    @contextlib.contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock. Raises SourceUnavailable where others have it for too long."""
+        if not lock.acquire(timeout=self.left_s()):
+            raise SourceUnavailable("calls before this one took too long")
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class HttpAnswer(Struct, frozen=True):

@@ -8,9 +8,10 @@ settles, as both name the job alike. No job's description is read twice while it
 from __future__ import annotations
 
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from adapters.errors import JdlError
 from adapters.sources.contract import Acquired, Offer
@@ -27,6 +28,8 @@ from schemas.ledger import JobState
 MOST_LOOKED_AT, MOST_READ = 200, 100
 #: Descriptions that are remembered of jobs that wait.
 MOST_REMEMBERED = 5000
+#: Calls whose outcome is not known, of which the jobs are looked for.
+MOST_MARKS = 20
 
 
 class Matcher(Protocol):
@@ -39,26 +42,52 @@ class Matcher(Protocol):
         """End what it has started. Idempotent."""
 
 
+class _Candidate(NamedTuple):
+    """A job that waits, and what it asks for."""
+
+    row: DiracRow
+    asked: JdlWork | JdlError
+
+    def given(self, now: DiracRow) -> Acquired:
+        """Give it as it is once it is ours."""
+        kept = Kept(site=self.row.site or "ANY", rescheduled=now.reschedule_time or "")
+        return given(self.asked, self.row.job, attempt_of(self.row), kept)
+
+
 class SearchMatcher:
-    """Takes jobs that wait, by the operator's search."""
+    """Takes jobs that wait, by the operator's search. Calls of several threads go one after the other."""
 
     def __init__(self, client: DiracClient, settings: DiracSettings, name: str) -> None:
         self._client, self._settings, self._name = client, settings, name
+        self._lock = threading.Lock()
         self._known: OrderedDict[tuple[int, int], JdlWork | JdlError] = OrderedDict()
+        #: Jobs that were to be marked, by the mark, until it has been seen which are.
+        self._marked: OrderedDict[str, dict[int, _Candidate]] = OrderedDict()
         self._page = 1
 
     def close(self) -> None:
         """There is nothing to end."""
 
     def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
-        """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused."""
-        if not offers or most < 1:
-            return []
-        waiting = {row.job: row for row in self._waiting(budget)}
-        self._read(waiting, budget)
-        chosen = self._chosen(waiting, offers, most)
-        self._page = 1 if chosen or len(waiting) < MOST_LOOKED_AT else self._page + 1
-        return self._taken({job: waiting[job] for job in chosen}, budget) if chosen else []
+        """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused; what has been marked by then
+        is given the next time."""
+        with budget.holding(self._lock):
+            found = self._marked_before(most, budget)
+            if found or not offers or most < 1:
+                return found
+            waiting = self._waiting(budget)
+            candidates = self._understood(waiting, budget)
+            chosen = self._chosen(candidates, offers, most)
+            self._page = 1 if chosen or len(waiting) < MOST_LOOKED_AT else self._page + 1
+            return self._taken(chosen, budget) if chosen else []
+
+    def _marked_before(self, most: int, budget: Budget) -> list[Acquired]:
+        """Give the jobs of earlier calls that ended before it was known whether they are ours."""
+        found: list[Acquired] = []
+        for mark, chosen in list(self._marked.items()):
+            if len(chosen) <= most - len(found):
+                found += self._seen(mark, budget)
+        return found
 
     def _waiting(self, budget: Budget) -> list[DiracRow]:
         sites = ["ANY", "Multiple", self._settings.site]
@@ -69,9 +98,9 @@ class SearchMatcher:
         ]
         return self._client.search(where, budget, self._page, MOST_LOOKED_AT)
 
-    def _read(self, waiting: Mapping[int, DiracRow], budget: Budget) -> None:
-        """Read the descriptions of jobs that have not been looked at."""
-        keys = {job: (job, attempt_of(row)) for job, row in waiting.items()}
+    def _understood(self, waiting: Sequence[DiracRow], budget: Budget) -> list[_Candidate]:
+        """Give jobs with what they ask for; the descriptions of those that have not been looked at are read."""
+        keys = {row.job: (row.job, attempt_of(row)) for row in waiting}
         unread = [job for job, key in keys.items() if key not in self._known][:MOST_READ]
         if unread:
             for job, said in self._client.descriptions(unread, budget).items():
@@ -79,15 +108,16 @@ class SearchMatcher:
                     self._known[keys[job]] = understood(said.jdl, job, self._settings.cpu_factor)
         while len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
+        known = [(row, self._known.get(keys[row.job])) for row in waiting]
+        return [_Candidate(row, asked) for row, asked in known if asked is not None]
 
-    def _chosen(self, waiting: Mapping[int, DiracRow], offers: Sequence[Offer], most: int) -> list[int]:
+    def _chosen(self, candidates: Sequence[_Candidate], offers: Sequence[Offer], most: int) -> list[_Candidate]:
         """Choose what the slots can do, in the order of the jobs, each for the first that fits; and what nobody can."""
         free = list(offers)
-        chosen: list[int] = []
-        for job, row in waiting.items():
-            asked = self._known.get((job, attempt_of(row)))
-            if asked is not None and len(chosen) < most and self._finds_room(asked, free):
-                chosen.append(job)
+        chosen: list[_Candidate] = []
+        for one in candidates:
+            if len(chosen) < most and self._finds_room(one.asked, free):
+                chosen.append(one)
         return chosen
 
     def _finds_room(self, asked: JdlWork | JdlError, free: list[Offer]) -> bool:
@@ -110,18 +140,21 @@ class SearchMatcher:
             and fits_platform(asked.platforms, machine.platform, self._settings.platforms)
         )
 
-    def _taken(self, chosen: Mapping[int, DiracRow], budget: Budget) -> list[Acquired]:
+    def _taken(self, chosen: Sequence[_Candidate], budget: Budget) -> list[Acquired]:
         """Mark jobs as ours, and give those that bear our mark."""
         mark = f"{self._name} {secrets.token_hex(4)}"
+        self._marked[mark] = {one.row.job: one for one in chosen}
+        if len(self._marked) > MOST_MARKS:
+            self._marked.popitem(last=False)
         told = WHILE[JobState.SUBMITTED]._replace(application=mark)
-        steps = way("Waiting", "Matched")
-        self._client.set_statuses({job: [told._replace(status=step) for step in steps] for job in chosen}, budget)
+        steps = [told._replace(status=step) for step in way("Waiting", "Matched")]
+        self._client.set_statuses({one.row.job: steps for one in chosen}, budget)
+        return self._seen(mark, budget)
+
+    def _seen(self, mark: str, budget: Budget) -> list[Acquired]:
+        chosen = self._marked[mark]
         seen = self._client.look(list(chosen), budget)
         ours = {job: row for job, row in seen.items() if (row.status, row.application_status) == ("Matched", mark)}
         self._client.set_sites(dict.fromkeys(ours, self._settings.site), budget)
-        found = []
-        for job, row in ours.items():
-            attempt = attempt_of(chosen[job])
-            kept = Kept(site=chosen[job].site or "ANY", rescheduled=row.reschedule_time or "")
-            found.append(given(self._known.pop((job, attempt)), job, attempt, kept))
-        return found
+        del self._marked[mark]
+        return [chosen[job].given(row) for job, row in ours.items()]

@@ -27,6 +27,8 @@ from adapters.errors import SourceUnavailable
 MOST_BYTES = 64 << 10
 #: A token that lasts no longer than this is refreshed before it is used, seconds.
 SPARE_S = 60.0
+#: How long another program may take to refresh one, seconds, and how often it is looked whether it has.
+LOCK_S, _LOCK_LOOKS = 5.0, 50
 
 
 class TokenAnswer(Struct, frozen=True):
@@ -67,6 +69,7 @@ class TokenFile:
         self.path, self.what = path, what
         self._clock_s = clock_s
         self._lock = threading.Lock()
+        self._never = threading.Event()
         self._kept: _Kept | None = None
         self._mark: tuple[int, ...] = ()
 
@@ -110,7 +113,7 @@ class TokenFile:
     def _renewed(self, renew: Renew) -> _Kept:
         """Refresh under the file's lock, unless another process has just done so."""
         with self._opened(os.O_RDWR) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            self._take_lock(file)
             before, kept = self._kept, self._read(file)
             if before is not None and kept.access_token != before.access_token:
                 return kept
@@ -123,6 +126,17 @@ class TokenFile:
             _write_over(file, msgspec.json.encode({name: getattr(fresh, name) for name in fresh.__struct_fields__}))
             self._mark = ()
             return self._read(file)
+
+    def _take_lock(self, file: BinaryIO) -> None:
+        """Lock the file against other programs that refresh it."""
+        for _ in range(_LOCK_LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._never.wait(LOCK_S / _LOCK_LOOKS)
+            else:
+                return
+        raise self._error(f"is held by another program for more than {LOCK_S:g} s")
 
     def _opened(self, flags: int) -> BinaryIO:
         try:
