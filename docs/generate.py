@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.metrics import BUCKETS, Metrics
+from adapters.sources.dirac.settings import DiracSettings
 from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VMWRAPPER_MEANINGS, VSPHERE
@@ -48,6 +49,8 @@ from volcloud.later import commands_of
 
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
+#: Settings of sources of jobs.
+SOURCES: dict[str, type[msgspec.Struct]] = {"dirac": DiracSettings}
 #: What stands in the table of what drivers do.
 OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"
@@ -154,6 +157,7 @@ def settings_page() -> str:
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
         ("storage_adapter", StorageAdapterConfig, "At the centre: `storage_adapter --config FILE`."),
         ("key_manager", KeysConfig, "At the centre: `key_manager --config FILE`."),
+        *((f"`source` of kind `{kind}`", settings, "") for kind, settings in SOURCES.items()),
     ]
     intro = (
         "A daemon reads one TOML file. A setting without a default must be there; an unknown one is refused with the "

@@ -128,13 +128,17 @@ class DiracxPeer:
     def upload(self, files: Mapping[str, bytes], user: str = "alice", ending: str = "tar.bz2") -> tuple[str, bytes]:
         """Upload an input sandbox; gives its name and the archive."""
         body = archive(files, ending)
+        return self.upload_bytes(body, ending, user), body
+
+    def upload_bytes(self, body: bytes, ending: str, user: str = "alice") -> str:
+        """Upload whatever it is as an input sandbox; gives its name."""
         sha256 = hashlib.sha256(body).hexdigest()
         facts = {"checksum_algorithm": "sha256", "checksum": sha256, "size": len(body), "format": ending}
         place = self.ask(user, "user", "POST", "/api/jobs/sandbox", json=facts).json()
         if place.get("url"):
             sent = httpx.post(place["url"], data=place["fields"], files={"file": ("sandbox", body)}, trust_env=False)
             assert sent.is_success, sent.text
-        return place["pfn"], body
+        return str(place["pfn"])
 
     def output_of(self, job: int) -> dict[str, bytes]:
         """Fetch and unpack a job's output sandbox as an operator."""

@@ -427,7 +427,18 @@ def test_a_sandbox_comes_down_with_the_digest_that_its_name_has(
     with tarfile.open(tmp_path / "archive", "r:") as packed:
         assert packed.extractfile("run.sh").read() == b"#!/bin/sh\necho hi\n"
         assert packed.extractfile("dir/data").read() == b"\0" * 100_000
+    source.stage_in(taken.job, wanted, tmp_path / "archive")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["archive", "operator.json", "pilot.json"]
+
+
+def test_a_sandbox_that_is_no_archive_is_refused(grid: DiracxPeer, source: Source, tmp_path: Path) -> None:
+    for ending in ("tar.bz2", "tar.zst"):
+        pfn = grid.upload_bytes(b"no archive at all " * 1000, ending)
+        grid.submit(f'Executable = "run.sh"; InputSandbox = "{pfn}";')
+        [taken] = source.acquire([OFFER], 1)
+
+        with pytest.raises(SourceRefused, match="unpack"):
+            source.stage_in(taken.job, taken.work.inputs[0], tmp_path / "archive")
 
 
 def test_another_sandbox_than_its_name_says_is_not_taken(

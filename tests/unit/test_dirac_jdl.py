@@ -113,6 +113,12 @@ def test_a_key_may_be_set_to_nothing() -> None:
     )
 
 
+def test_two_streams_with_one_name_stay_two() -> None:
+    asked = work_of("Executable = ls; StdOutput = log; StdError = log; OutputSandbox = {log};")
+
+    assert (asked.stdout, asked.stderr, asked.work.outputs) == ("log", "log.err", [])
+
+
 def test_remarks_are_passed_over() -> None:
     text = "# one\n// two\n/* three\n four = 4; */ Executable = ls; // five\nCPUTime = 60 # six\n"
 

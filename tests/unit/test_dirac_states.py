@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from configparser import ConfigParser
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +18,7 @@ from adapters.sources.dirac.grid_clock import GridClock
 from adapters.sources.dirac.jobs import attempt_of, why_not_ours
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import ENDED, STEPS, WHILE, told_of, way
-from adapters.sources.plugins import make_source
+from adapters.sources.plugins import SOURCES, make_source
 from broker.errors import ConfigError
 from schemas.ledger import SETTLED, JobState
 
@@ -119,6 +122,18 @@ def test_certificates_that_are_none_are_told(tmp_path) -> None:
 
     with pytest.raises(SourceRefused, match="ca_file"):
         make_dirac(DiracSettings(**FILES, url="https://x", ca_file=str(tmp_path / "ca.pem")), "dirac")
+
+
+def test_the_package_says_where_the_source_is() -> None:
+    config = ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    points = dict(
+        line.split(" = ") for line in config["options.entry_points"]["volunteer_cloud.sources"].strip().splitlines()
+    )
+
+    plugin = EntryPoint("dirac", points["dirac"], SOURCES.group).load()
+
+    assert plugin.settings is DiracSettings
 
 
 def test_a_good_one_is_made_without_asking_a_server() -> None:

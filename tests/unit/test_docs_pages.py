@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
+from adapters.sources.dirac.settings import DiracSettings
 from broker.keys.config import KeysConfig
 from docs.generate import HERE, PAGES, _comments, _meaning
 from docs.words import CODES
@@ -31,7 +32,7 @@ TEXTS = [
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 SETTINGS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
-DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
+DESCRIBED = (*SETTINGS, DiracSettings, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.
 STRAYS = {

@@ -20,6 +20,7 @@ from adapters.sources.dirac.http import Budget, Http
 from adapters.sources.dirac.states import MOST_APPLICATION, MOST_MINOR, Told
 from adapters.sources.dirac.tokens import TokenFile
 from schemas.codec import clip
+from schemas.plain_text import plain
 
 #: A job's number at DIRAC.
 DiracId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
@@ -220,7 +221,7 @@ class DiracClient:
 def _update(told: Told) -> dict[str, str]:
     return {
         "Status": told.status,
-        "MinorStatus": clip(told.minor, MOST_MINOR),
-        "ApplicationStatus": clip(told.application, MOST_APPLICATION),
+        "MinorStatus": clip(plain(told.minor), MOST_MINOR),
+        "ApplicationStatus": clip(plain(told.application), MOST_APPLICATION),
         "Source": SPEAKER,
     }

@@ -24,8 +24,8 @@ from adapters.sources.dirac.work import JdlWork, fits_platform
 from schemas.jobs import Machine
 from schemas.ledger import JobState
 
-#: Jobs that are looked at in one go, and descriptions that are read in one.
-MOST_LOOKED_AT, MOST_READ = 200, 100
+#: Jobs that are looked at in one go.
+MOST_LOOKED_AT = 100
 #: Descriptions that are remembered of jobs that wait.
 MOST_REMEMBERED = 5000
 #: Calls whose outcome is not known, of which the jobs are looked for.
@@ -60,7 +60,7 @@ class SearchMatcher:
     def __init__(self, client: DiracClient, settings: DiracSettings, name: str) -> None:
         self._client, self._settings, self._name = client, settings, name
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[int, int], JdlWork | JdlError] = OrderedDict()
+        self._known: OrderedDict[tuple[int, int], JdlWork | JdlError | None] = OrderedDict()
         #: Jobs that were to be marked, by the mark, until it has been seen which are.
         self._marked: OrderedDict[str, dict[int, _Candidate]] = OrderedDict()
         self._page = 1
@@ -101,11 +101,12 @@ class SearchMatcher:
     def _understood(self, waiting: Sequence[DiracRow], budget: Budget) -> list[_Candidate]:
         """Give jobs with what they ask for; the descriptions of those that have not been looked at are read."""
         keys = {row.job: (row.job, attempt_of(row)) for row in waiting}
-        unread = [job for job, key in keys.items() if key not in self._known][:MOST_READ]
-        if unread:
-            for job, said in self._client.descriptions(unread, budget).items():
-                if job in keys and said.jdl is not None and said.status == "Waiting":
-                    self._known[keys[job]] = understood(said.jdl, job, self._settings.cpu_factor)
+        unread = [job for job, key in keys.items() if key not in self._known]
+        said = self._client.descriptions(unread, budget) if unread else {}
+        for job in unread:
+            # One that waits and has no description is not asked for it again.
+            text = said[job].jdl if job in said and said[job].status == "Waiting" else None
+            self._known[keys[job]] = None if text is None else understood(text, job, self._settings.cpu_factor)
         while len(self._known) > MOST_REMEMBERED:
             self._known.popitem(last=False)
         known = [(row, self._known.get(keys[row.job])) for row in waiting]

@@ -36,11 +36,14 @@ class Sandboxes:
         self._client, self._http = client, http
 
     def fetch(self, where: str, target: Path, budget: Budget) -> None:
-        """Fetch a sandbox into a new file, as a plain tar archive. Raises SourceError."""
+        """Fetch a sandbox into a new file, in place of what an earlier call has left of it, as a plain tar archive.
+        Raises SourceError."""
         named = SANDBOX.fullmatch(where)
         if named is None:
             raise SourceRefused(f"{where[:200]!r}: is no sandbox of DiracX")
         packed = target.with_name(f"{target.name}.packed")
+        for path in (packed, target):
+            path.unlink(missing_ok=True)
         try:
             digest = self._http.download(self._client.sandbox_url(where, budget), packed, MOST_BYTES, budget)
             if digest != named[1]:
@@ -94,15 +97,19 @@ def _unpack(packed: Path, ending: str, target: Path, budget: Budget) -> None:
     """Write the tar archive that is in a packed one. Raises SourceRefused for what is none, or too much."""
     with target.open("xb") as file, _unpacked(packed, ending) as source:
         size = 0
-        try:
-            while block := source.read(_BLOCK):
-                size += len(block)
-                if size > MOST_UNPACKED_BYTES:
-                    raise SourceRefused(f"a sandbox with more than {MOST_UNPACKED_BYTES >> 30} GiB in it")
-                file.write(block)
-                budget.left_s()
-        except (OSError, EOFError, ValueError) as error:
-            raise SourceRefused(f"a sandbox that cannot be unpacked: {error}") from error
+        while block := _next(source):
+            size += len(block)
+            if size > MOST_UNPACKED_BYTES:
+                raise SourceRefused(f"a sandbox with more than {MOST_UNPACKED_BYTES >> 30} GiB in it")
+            file.write(block)
+            budget.left_s()
+
+
+def _next(source: BinaryIO) -> bytes:
+    try:
+        return source.read(_BLOCK)
+    except (OSError, EOFError, ValueError) as error:
+        raise SourceRefused(f"a sandbox that cannot be unpacked: {error}") from error
 
 
 @contextlib.contextmanager

@@ -24,8 +24,10 @@ from adapters.sources.dirac.states import FINAL, Told, told_of, way
 
 T = TypeVar("T")
 
-#: The time that a call of the port has, seconds: with the answer that is on its way it is a minute at most.
+#: The time that a call of the port has, seconds. No answer takes longer than what is left of it.
 CALL_S = 30.0
+#: One that moves a sandbox has this.
+MOVE_S = 50.0
 #: How long one waits before what was not done is asked for again: within a second the server may pass it over.
 _AGAIN_S = 1.1
 
@@ -52,7 +54,7 @@ class DiracSource:
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """Fetch a sandbox as a plain archive."""
-        self._sandboxes.fetch(wanted.where, target, Budget(CALL_S))
+        self._sandboxes.fetch(wanted.where, target, Budget(MOVE_S))
 
     def beat(self, running: Sequence[Progress]) -> Sequence[Stop]:
         """Say how jobs are, and hear which are to be stopped: those that have ended there, that were rescheduled, that
@@ -65,7 +67,7 @@ class DiracSource:
         kept = kept_of(ending.job)
         names = {"stdout": kept.stdout, "stderr": kept.stderr}
         files = {names.get(one.name, one.name): local(one.name) for one in ending.outputs}
-        return self._sandboxes.store(int(ending.job.id), files, Budget(CALL_S)) if files else ""
+        return self._sandboxes.store(int(ending.job.id), files, Budget(MOVE_S)) if files else ""
 
     def register(self, ending: Ending) -> None:
         """There is no catalogue here."""

@@ -84,6 +84,8 @@ def read_work(jdl: Jdl, job: str, cpu_factor: float = 1.0) -> JdlWork:
     if inputs:
         words = ["/bin/sh", "-c", UNPACK, *words]
     stdout, stderr = _stream(jdl, "StdOutput", USUAL_STDOUT), _stream(jdl, "StdError", USUAL_STDERR)
+    if stderr == stdout:
+        stderr = f"{stdout}.err"
     work = {
         "executable": words[0],
         "arguments": words[1:],
