@@ -10,6 +10,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ import pytest
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, Ending, GridJob, Leaving, Offer, Progress, Source
-from adapters.sources.dirac import make_dirac
+from adapters.sources.dirac import grid_clock, make_dirac
 from adapters.sources.dirac.beats import BEAT_S
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import STEPS
@@ -214,6 +215,26 @@ def test_a_kill_by_its_user_is_heard_until_the_job_is_named_no_more(grid: Diracx
     assert source.beat(running[1:]) == []
     assert source.finish([ended(killed, JobState.CANCELLED)]) == {}
     assert grid.status(int(killed.id)) == "Killed"
+
+
+def test_a_clock_that_is_wrong_here_takes_no_order_from_a_user(
+    grid: DiracxPeer, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(grid_clock, "datetime", Ahead)
+    grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+    running = [Progress(job=taken.job, state=JobState.RUNNING)]
+    assert source.beat(running) == []
+
+    grid.kill(int(taken.job.id))
+
+    assert grid.status(int(taken.job.id)) == "Killed"
+    assert len(source.beat(running)) == 1
 
 
 def test_a_kill_is_heard_in_the_beat_in_which_it_comes(grid: DiracxPeer, front: Front, source: Source) -> None:

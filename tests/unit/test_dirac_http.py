@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +30,8 @@ MACHINE = Machine(cpus=1, memory_mib=1000, disk_mib=1000, platform="linux-x86_64
 
 
 @contextlib.contextmanager
-def server(talk: Talk) -> Iterator[tuple[str, list[bytes]]]:
-    """Talk with whoever connects; gives the address, and what was asked."""
+def server(talk: Talk, *, hears: bool = True) -> Iterator[tuple[str, list[bytes]]]:
+    """Talk with whoever connects; gives the address, and what was asked where it ``hears`` that first."""
     listening = socket.create_server(("127.0.0.1", 0))
     heard: list[bytes] = []
 
@@ -43,7 +45,8 @@ def server(talk: Talk) -> Iterator[tuple[str, list[bytes]]]:
 
     def answer(one: socket.socket) -> None:
         with one, contextlib.suppress(OSError):
-            heard.append(one.recv(1 << 16))
+            if hears:
+                heard.append(one.recv(1 << 16))
             talk(one)
 
     thread = threading.Thread(target=serve, daemon=True)
@@ -149,6 +152,34 @@ def test_no_token_follows_to_another_server(token: TokenFile, status: str) -> No
                 asked(url, token)
 
     assert heard == []
+
+
+def test_a_server_is_spoken_to_by_tls_if_its_certificate_is_good_and_in_time(token: TokenFile, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+
+    def talk(talk_on: Talk) -> Talk:
+        return lambda one: talk_on(context.wrap_socket(one, server_side=True))
+
+    def read_and_say(one: socket.socket) -> None:
+        one.recv(1 << 16)
+        says(b'{"a": 1}')(one)
+
+    for talk_on, ca_file, words in (
+        (read_and_say, str(tmp_path / "ca.pem"), ""),
+        (read_and_say, "", "certificate verify failed"),
+        (drips(b"H"), str(tmp_path / "ca.pem"), "within 1 s"),
+    ):
+        with server(talk(talk_on), hears=False) as (url, _):
+            http = Http(url.replace("http:", "https:"), "client", ca_file, 1.0)
+            if not words:
+                assert http.ask(token, "GET", "/x", Budget(5)).decoded(dict[str, int]) == {"a": 1}
+            else:
+                with pytest.raises(SourceUnavailable, match=words):
+                    http.ask(token, "GET", "/x", Budget(5))
+            http.close()
 
 
 def test_a_file_is_fetched_with_no_token(token: TokenFile, tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_a_token_that_is_about_to_expire_is_refreshed_and_written_back_in_place(
     assert credential(path).bearer(never) == "new-after-again"
 
 
+@pytest.mark.parametrize("token", ["", "two words", "line\n", "\u00e9"])
+def test_an_answer_that_holds_no_token_leaves_the_file_as_it_is(tmp_path: Path, token: str) -> None:
+    path = written(tmp_path / "c", login(expires_on=NOW_S))
+    before = path.read_bytes()
+
+    with pytest.raises(SourceUnavailable, match="holds no token"):
+        credential(path).bearer(lambda refresh: TokenAnswer(token, 1200, "other"))
+
+    assert path.read_bytes() == before
+
+
 def test_of_many_that_need_it_one_refreshes(tmp_path: Path) -> None:
     path = written(tmp_path / "c", login(expires_on=NOW_S - 5))
     asked: list[str] = []

@@ -118,6 +118,8 @@ class TokenFile:
             if before is not None and kept.access_token != before.access_token:
                 return kept
             answer = renew(kept.refresh_token)
+            if not _may_be_token(answer.access_token):
+                raise self._error("was to be refreshed, and the server's answer holds no token")
             fresh = _Kept(
                 answer.access_token,
                 answer.refresh_token or kept.refresh_token,
@@ -166,10 +168,10 @@ class TokenFile:
         except (msgspec.DecodeError, UnicodeDecodeError):
             # What was read is no part of the error: it may be half a token.
             raise self._error("holds neither what `dirac login` writes nor a token") from None
-        if not kept.access_token or not kept.access_token.isascii() or not kept.access_token.isprintable():
-            raise self._error("holds no token")
         if " " in kept.access_token:
             raise self._error("holds more than a token")
+        if not _may_be_token(kept.access_token):
+            raise self._error("holds no token")
         return msgspec.structs.replace(kept, expires_on=kept.expires_on or _expiry(kept.access_token))
 
     def _ago(self, then_s: float) -> str:
@@ -177,6 +179,11 @@ class TokenFile:
 
     def _error(self, words: str) -> SourceUnavailable:
         return SourceUnavailable(f"{self.what}: the credential in {self.path} {words}")
+
+
+def _may_be_token(text: str) -> bool:
+    """Say whether a text can stand in a header as a token."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def _write_over(file: BinaryIO, body: bytes) -> None:
