@@ -161,12 +161,13 @@ def test_a_job_that_failed_says_why(grid: DiracxPeer, source: Source) -> None:
     ]
 
 
-def test_a_job_that_nobody_can_do_is_given_with_its_flaw(grid: DiracxPeer, source: Source) -> None:
-    [job] = grid.submit('Executable = "x.sh"; InputSandbox = {"LFN:/vo/big.root"};')
+def test_a_job_for_us_alone_that_cannot_be_done_is_given_with_its_flaw(grid: DiracxPeer, source: Source) -> None:
+    flawed = 'Executable = "x.sh"; InputSandbox = {"LFN:/vo/big.root"};'
+    [job], [for_others] = grid.submit(f'{flawed} Site = "{SITE}";'), grid.submit(flawed)
 
     [taken] = source.acquire([OFFER], 5)
 
-    assert taken.work is None
+    assert (int(taken.job.id), taken.work, grid.status(for_others)) == (job, None, "Waiting")
     assert "InputSandbox" in taken.flaw
     assert "catalogue" in taken.flaw
     assert source.finish([ended(taken.job, JobState.HELD, exit_status=-1, cause=taken.flaw)]) == {}
@@ -282,6 +283,20 @@ def test_a_job_that_is_not_there_any_more_is_stopped(grid: DiracxPeer, source: S
     assert [stop.id for stop in stops] == [unknown.id]
     assert source.finish([ended(unknown)]) == {unknown.id: "it is not known at the grid"}
     source.release([unknown], "nobody wants it")
+
+
+def test_a_job_that_the_operator_may_not_see_any_more_is_not_stopped_for_that(
+    grid: DiracxPeer, front: Front, source: Source
+) -> None:
+    [job] = grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+    before = grid.rows(job)[job]
+    front.answerer = lambda method, path: (200, {}, b"[]") if path == "/api/jobs/search" else None
+
+    assert source.beat([Progress(job=taken.job, state=JobState.RUNNING)]) == []
+
+    after = grid.rows(job)[job]
+    assert [after[key] for key in ("Status", "MinorStatus")] == [before[key] for key in ("Status", "MinorStatus")]
 
 
 def test_two_sources_that_acquire_at_once_take_all_jobs_and_name_each_alike(grid: DiracxPeer, make: Make) -> None:

@@ -16,6 +16,8 @@ from adapters.sources.dirac.states import WHILE, Told, way
 
 #: A job that is at work is said to be alive no more often than this; one that waits, this often. Seconds.
 BEAT_S, WAITS_S = 2.0, 600.0
+#: What is said of a job that the search does not find, to hear whether it is there: nothing that would change it.
+_UNSEEN = Told("", "", "")
 
 
 class DiracBeats:
@@ -47,9 +49,10 @@ class DiracBeats:
     def _tell(
         self, alive: Mapping[int, Progress], rows: Mapping[int, DiracRow], missing: Iterable[int], budget: Budget
     ) -> dict[int, str]:
-        """Set what has changed. Of jobs that the search does not find it is asked once more whether they are there."""
+        """Set what has changed. Of jobs that the search does not find it is asked once more whether they are there: the
+        operator may have lost the right to see them."""
         steps = {job: told for job, one in alive.items() if (told := self._steps(job, one, rows[job]))}
-        asked = {job: [WHILE_UNSEEN] for job in missing}
+        asked = {job: [_UNSEEN] for job in missing}
         unknown = self._client.set_statuses({**steps, **asked}, budget)
         return dict.fromkeys(unknown & (set(steps) | set(asked)), "it is not at the grid any more")
 
@@ -76,10 +79,6 @@ class DiracBeats:
             return False
         self._told_s[job] = now_s
         return True
-
-
-#: What is said of a job that the search does not find, to hear whether it is there.
-WHILE_UNSEEN = Told("Running", "Application")
 
 
 def not_ours(

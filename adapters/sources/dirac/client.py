@@ -219,9 +219,9 @@ class DiracClient:
 
 
 def _update(told: Told) -> dict[str, str]:
-    return {
+    said = {
         "Status": told.status,
         "MinorStatus": clip(plain(told.minor), MOST_MINOR),
         "ApplicationStatus": clip(plain(told.application), MOST_APPLICATION),
-        "Source": SPEAKER,
     }
+    return {**{key: text for key, text in said.items() if text}, "Source": SPEAKER}

@@ -113,17 +113,20 @@ class SearchMatcher:
         return [_Candidate(row, asked) for row, asked in known if asked is not None]
 
     def _chosen(self, candidates: Sequence[_Candidate], offers: Sequence[Offer], most: int) -> list[_Candidate]:
-        """Choose what the slots can do, in the order of the jobs, each for the first that fits; and what nobody can."""
+        """Choose what the slots can do, in the order of the jobs, each for the first that fits; and what is for this
+        site alone, and cannot be done."""
         free = list(offers)
         chosen: list[_Candidate] = []
         for one in candidates:
-            if len(chosen) < most and self._finds_room(one.asked, free):
+            if len(chosen) < most and self._finds_room(one, free):
                 chosen.append(one)
         return chosen
 
-    def _finds_room(self, asked: JdlWork | JdlError, free: list[Offer]) -> bool:
+    def _finds_room(self, one: _Candidate, free: list[Offer]) -> bool:
+        asked = one.asked
         if isinstance(asked, JdlError):
-            return True
+            # It needs no slot, for its owner to hear the reason. What others may have is theirs: they can do more.
+            return one.row.site == self._settings.site
         if not asked.is_for(self._settings.site):
             return False
         for n, offer in enumerate(free):

@@ -48,8 +48,9 @@ class DiracSource:
         self._is_closed = threading.Event()
 
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
-        """Take jobs that wait and that these slots can do; what cannot be done by anybody is among them, with its
-        flaw. Raises SourceUnavailable and SourceRefused; some may be marked as ours then, which DIRAC notices."""
+        """Take jobs that wait and that these slots can do; what is for this site alone and cannot be done is among
+        them, with its flaw. Raises SourceUnavailable and SourceRefused; what has been taken by then is given the next
+        time."""
         return self._matcher.acquire(offers, most, Budget(CALL_S))
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
