@@ -13,6 +13,7 @@ AdapterError
 ├── SourceError              a grid did not do what it was asked
 │   ├── SourceUnavailable    it is away, slow, or makes no sense: the same again later
 │   └── SourceRefused        it will never have it so: a person looks at the words
+│       └── JdlError         a description is not to be read, or asks for what cannot be: its line and key
 ├── GridStoreError           a grid's store did not do it; nothing under the file's name was changed
 │   ├── GridStoreUnavailable it is away, slow, or makes no sense: the same again later
 │   │   └── GridStoreFull    it has no room, or our quota is used up: again later, and a person may free some
@@ -31,6 +32,7 @@ in ``adapters.storage.store``, XRootD's in ``adapters.grid_stores.xrootd_status`
 from __future__ import annotations
 
 from schemas.errors import ErrorCode
+from schemas.plain_text import plain
 
 
 class AdapterError(Exception):
@@ -97,6 +99,16 @@ class SourceUnavailable(SourceError):
 
 class SourceRefused(SourceError):
     """The grid has understood, and refuses for good."""
+
+
+class JdlError(SourceRefused):
+    """A job's description cannot be read, or asks for what is not to be had; ``line`` 0 = of no line."""
+
+    def __init__(self, line: int, field: str, reason: str) -> None:
+        """``field`` is the key, empty where it is of none."""
+        where = [*([f"line {line}"] if line else []), *([plain(field[:80])] if field else [])]
+        super().__init__(f"{', '.join(where)}: {reason}" if where else reason)
+        self.line, self.field, self.reason = line, field, reason
 
 
 class GridStoreError(AdapterError):

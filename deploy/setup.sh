@@ -145,6 +145,10 @@ install)
 demo | test | peers | bench)
     need_packages
     need_venv
+    if [ "$part" = test ] || [ "$part" = peers ]; then
+        deploy/peers/rucio.sh
+        deploy/peers/diracx.sh
+    fi
     ;;
 *) fail "no such part: $part" ;;
 esac

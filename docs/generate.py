@@ -23,6 +23,9 @@ from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.grid_stores.local import LocalGridSettings
 from adapters.grid_stores.xrootd import XrootdSettings
 from adapters.metrics import BUCKETS, Metrics
+from adapters.sources.config import SourceAdapterConfig
+from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.spool import SpoolSettings
 from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
 from docs.words import CODES, LIBVIRT, MEANINGS, SETTINGS_OF_GUESTS, VMWRAPPER_MEANINGS, VSPHERE
@@ -52,6 +55,8 @@ from volcloud.later import commands_of
 #: Those of ours. Others that are installed here have pages of their own.
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
 GRID_STORES = {"xrootd": XrootdSettings, "local": LocalGridSettings}
+#: Settings of sources of jobs.
+SOURCES: dict[str, type[msgspec.Struct]] = {"dirac": DiracSettings, "spool": SpoolSettings}
 #: What stands in the table of what drivers do.
 OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"
@@ -157,9 +162,11 @@ def settings_page() -> str:
         *((f"host_agent: `hypervisor` of kind `{kind}`", driver.settings, "") for kind, driver in DRIVERS.items()),
         ("job_adapter", JobAdapterConfig, "At the centre: `job_adapter --config FILE`."),
         ("storage_adapter", StorageAdapterConfig, "At the centre: `storage_adapter --config FILE`."),
+        ("source_adapter", SourceAdapterConfig, "At the centre, one a grid: `source_adapter --config FILE`."),
         *((f"a grid store of kind `{kind}`", settings, "") for kind, settings in GRID_STORES.items()),
         ("a catalogue of kind `rucio`", RucioSettings, ""),
         ("key_manager", KeysConfig, "At the centre: `key_manager --config FILE`."),
+        *((f"`source` of kind `{kind}`", settings, "") for kind, settings in SOURCES.items()),
     ]
     intro = (
         "A daemon reads one TOML file. A setting without a default must be there; an unknown one is refused with the "

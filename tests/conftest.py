@@ -13,7 +13,10 @@ from hypothesis import settings
 from tests import reaper
 
 #: Folders whose every test talks to a broker, or is a whole system.
-WITH_SERVICES = ("tests/broker/", "tests/system/", "tests/long/", "tests/grid_stores/", "tests/catalogues/")
+WITH_SERVICES = (
+    *("tests/broker/", "tests/system/", "tests/long/"),
+    *("tests/sources/", "tests/grid_stores/", "tests/catalogues/"),
+)
 
 #: Files whose tests start processes or wait by the clock, longer than all others together: not at every step.
 SLOW = tuple(

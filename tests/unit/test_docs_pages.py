@@ -15,6 +15,8 @@ from adapters.catalogues.rucio import RucioSettings
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.grid_stores.local import LocalGridSettings
 from adapters.grid_stores.xrootd import XrootdSettings
+from adapters.sources.config import SourceAdapterConfig
+from adapters.sources.dirac.settings import DiracSettings
 from broker.keys.config import KeysConfig
 from docs.generate import HERE, PAGES, _comments, _meaning
 from docs.words import CODES
@@ -34,12 +36,12 @@ TEXTS = [
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 DAEMONS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
-SETTINGS = (*DAEMONS, LocalGridSettings, XrootdSettings, RucioSettings)
+SETTINGS = (*DAEMONS, SourceAdapterConfig, LocalGridSettings, XrootdSettings, RucioSettings, DiracSettings)
 DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.
 STRAYS = {
-    r"heartbeat": r"heartbeat_s|heartbeat=|AMQP|missed|starv|connection",
+    r"heartbeat": r"heartbeat_s|heartbeat=|AMQP|missed|starv|connection|/api/jobs/heartbeat",
     r"\bcredits?\b": r"BOINC",
     r"destroy": "",
     r"\bhibernat": "",

@@ -1,0 +1,151 @@
+"""DIRAC as a source of jobs: the port's methods, each within its time.
+
+A job is taken as ``matchers`` say, and how it is there is read each time. Each status that is set is read again: DIRAC
+says success of one that it does not set.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from adapters.errors import SourceUnavailable
+from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
+from adapters.sources.dirac.beats import DiracBeats, not_ours
+from adapters.sources.dirac.client import MOST_AT_ONCE, DiracClient, DiracRow
+from adapters.sources.dirac.http import Budget
+from adapters.sources.dirac.jobs import kept_of
+from adapters.sources.dirac.matchers import Matcher
+from adapters.sources.dirac.sandboxes import Sandboxes
+from adapters.sources.dirac.states import FINAL, Told, told_of, way
+
+T = TypeVar("T")
+
+#: The time that a call of the port has, seconds. No answer takes longer than what is left of it.
+CALL_S = 30.0
+#: One that moves a sandbox has this.
+MOVE_S = 50.0
+#: How long one waits before what was not done is asked for again: within a second the server may pass it over.
+_AGAIN_S = 1.1
+
+
+class DiracSource:
+    """A grid of DIRAC."""
+
+    def __init__(
+        self,
+        client: DiracClient,
+        matcher: Matcher,
+        sandboxes: Sandboxes,
+        site: str,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client, self._matcher, self._sandboxes, self._site = client, matcher, sandboxes, site
+        self._beats = DiracBeats(client, site, clock_s)
+        self._is_closed = threading.Event()
+
+    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+        """Take jobs that wait and that these slots can do; what is for this site alone and cannot be done is among
+        them, with its flaw. Raises SourceUnavailable and SourceRefused; what has been taken by then is given the next
+        time."""
+        return self._matcher.acquire(offers, most, Budget(CALL_S))
+
+    def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
+        """Fetch a sandbox as a plain archive."""
+        self._sandboxes.fetch(wanted.where, target, Budget(MOVE_S))
+
+    def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
+        """Say how jobs are, and hear which are to be stopped: those that have ended there, that were rescheduled, that
+        are at another site, and that are not there any more."""
+        budget = Budget(CALL_S)
+        return [stop for portion in _portions(running) for stop in self._beats.beat(portion, budget)]
+
+    def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
+        """Store what the job has left as its output sandbox, the streams under their names there."""
+        kept = kept_of(ending.job)
+        names = {"stdout": kept.stdout, "stderr": kept.stderr}
+        files = {names.get(one.name, one.name): local(one.name) for one in ending.outputs}
+        return self._sandboxes.store(int(ending.job.id), files, Budget(MOVE_S)) if files else ""
+
+    def register(self, ending: GridEnding) -> None:
+        """There is no catalogue here."""
+
+    def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
+        """Set final statuses, and read them again; gives why one is not set."""
+        budget = Budget(CALL_S)
+        reasons: dict[int, str] = {}
+        for portion in _portions(endings):
+            jobs = {int(one.job.id): one.job for one in portion}
+            targets = {int(one.job.id): told_of(one) for one in portion}
+            foreign, stuck = self._led(jobs, targets, FINAL, budget)
+            reasons |= foreign | stuck
+            self._beats.forget(jobs)
+        return {str(job): why for job, why in reasons.items()}
+
+    def release(self, jobs: Sequence[GridJob], why: str) -> None:
+        """Let jobs wait at the grid again, for the sites that they were for. Raises SourceUnavailable where one does
+        not."""
+        budget = Budget(CALL_S)
+        for portion in _portions(jobs):
+            named = {int(job.id): job for job in portion}
+            target = Told("Waiting", f"Given back: {why}")
+            _, stuck = self._led(named, dict.fromkeys(named, target), FINAL | {"Waiting"}, budget)
+            self._give_back_sites(named, budget)
+            self._beats.forget(named)
+            if stuck:
+                job, words = next(iter(stuck.items()))
+                raise SourceUnavailable(f"{len(stuck)} jobs are not given back, such as {job}: {words}")
+
+    def close(self) -> None:
+        """Drop connections, and end the matcher's program. Idempotent."""
+        self._is_closed.set()
+        self._matcher.close()
+        self._client.close()
+
+    def _led(
+        self, jobs: Mapping[int, GridJob], targets: Mapping[int, Told], ends: frozenset[str], budget: Budget
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """Lead jobs to a status by its steps; gives why some are not ours, and why others did not come there."""
+        rows = self._client.look(list(jobs), budget)
+        open_rows = {job: row for job, row in rows.items() if row.status not in ends}
+        foreign = not_ours(self._client, self._site, jobs, open_rows, budget)
+        left = {
+            job: row
+            for job, row in open_rows.items()
+            if job not in foreign or (row.status == "Rescheduled" and way(row.status, targets[job].status))
+        }
+        foreign = {job: why for job, why in foreign.items() if job not in left}
+        foreign |= {job: "it is not known at the grid" for job in jobs if job not in rows}
+        left = self._stepped(left, targets, ends, budget)
+        if left and not self._is_closed.wait(min(_AGAIN_S, budget.left_s())):
+            left = self._stepped(left, targets, ends, budget)
+        return foreign, {job: f"it stays {row.status} at the grid" for job, row in left.items()}
+
+    def _stepped(
+        self, rows: Mapping[int, DiracRow], targets: Mapping[int, Told], ends: frozenset[str], budget: Budget
+    ) -> dict[int, DiracRow]:
+        """Have jobs take their steps; gives those that have not come to an end."""
+        steps = {
+            job: [targets[job]._replace(status=status) for status in way(row.status, targets[job].status)]
+            for job, row in rows.items()
+        }
+        self._client.set_statuses({job: of_job for job, of_job in steps.items() if of_job}, budget)
+        now = self._client.look(list(rows), budget)
+        return {job: row for job, row in now.items() if row.status not in ends}
+
+    def _give_back_sites(self, jobs: Mapping[int, GridJob], budget: Budget) -> None:
+        rows = self._client.look(list(jobs), budget)
+        sites = {
+            job: kept_of(jobs[job]).site
+            for job, row in rows.items()
+            if row.status == "Waiting" and row.site == self._site
+        }
+        self._client.set_sites({job: site for job, site in sites.items() if site != self._site}, budget)
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for begin in range(0, len(items), MOST_AT_ONCE):
+        yield items[begin : begin + MOST_AT_ONCE]

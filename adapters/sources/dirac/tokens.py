@@ -1,0 +1,206 @@
+"""Credentials in files: what ``dirac login`` has written, or a bare token that something else renews.
+
+A file is read again when it has changed. What ``dirac login`` has written is refreshed here, under the lock that its
+own client takes, and written back in place as that does. A token leaves this module in the request that it is for, and
+is in no error, log or ``repr``. Methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from adapters.errors import SourceUnavailable
+
+#: A file that is longer holds no credential, bytes.
+MOST_BYTES = 64 << 10
+#: A token that lasts no longer than this is refreshed before it is used, seconds.
+SPARE_S = 60.0
+#: How long another program may take to refresh one, seconds, and how often it is looked whether it has.
+LOCK_S, _LOCK_LOOKS = 5.0, 50
+
+
+class TokenAnswer(Struct, frozen=True):
+    """What the server gives for a refresh token."""
+
+    access_token: str
+    expires_in: float
+    refresh_token: str = ""
+
+    def __repr__(self) -> str:
+        return "TokenAnswer(…)"
+
+
+class _Kept(Struct, frozen=True):
+    """A file as it was read."""
+
+    access_token: str
+    refresh_token: str = ""
+    expires_on: float = 0.0
+
+    def __repr__(self) -> str:
+        return "_Kept(…)"
+
+
+class _Claims(Struct):
+    exp: float = 0.0
+
+
+#: Gives the answer to a refresh token. Raises SourceError.
+Renew = Callable[[str], TokenAnswer]
+
+
+class TokenFile:
+    """A token of one file."""
+
+    def __init__(self, path: Path, what: str, clock_s: Callable[[], float] = time.time) -> None:
+        """``what`` says in errors whose it is; ``clock_s`` tells seconds since 1970."""
+        self.path, self.what = path, what
+        self._clock_s = clock_s
+        self._lock = threading.Lock()
+        self._never = threading.Event()
+        self._kept: _Kept | None = None
+        self._mark: tuple[int, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"TokenFile({self.what!r}, {str(self.path)!r})"
+
+    def bearer(self, renew: Renew) -> str:
+        """Give a token that lasts, refreshed where that is due. Raises SourceUnavailable that names the file."""
+        with self._lock:
+            kept = self._current()
+            if kept.expires_on and kept.expires_on - self._clock_s() < SPARE_S:
+                if kept.refresh_token:
+                    kept = self._renewed(renew)
+                elif kept.expires_on <= self._clock_s():
+                    raise self._error(f"expired {self._ago(kept.expires_on)}; whatever renews it has not done so")
+            return kept.access_token
+
+    def after_refusal(self, refused: str, renew: Renew) -> str:
+        """Give another token than one that the server has refused. Raises SourceUnavailable where there is none."""
+        with self._lock:
+            kept = self._current()
+            if kept.access_token != refused:
+                return kept.access_token
+            if not kept.refresh_token:
+                raise self._error("is refused by the server, and has no refresh token: log in again")
+            return self._renewed(renew).access_token
+
+    def _current(self) -> _Kept:
+        """Read the file if it has changed."""
+        with self._opened(os.O_RDONLY) as file:
+            return self._read(file)
+
+    def _read(self, file: BinaryIO) -> _Kept:
+        facts = os.fstat(file.fileno())
+        mark = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        if self._kept is None or mark != self._mark:
+            file.seek(0)
+            self._kept, self._mark = self._parsed(file.read(MOST_BYTES + 1)), mark
+        return self._kept
+
+    def _renewed(self, renew: Renew) -> _Kept:
+        """Refresh under the file's lock, unless another process has just done so."""
+        with self._opened(os.O_RDWR) as file:
+            self._take_lock(file)
+            before, kept = self._kept, self._read(file)
+            if before is not None and kept.access_token != before.access_token:
+                return kept
+            answer = renew(kept.refresh_token)
+            if not _may_be_token(answer.access_token):
+                raise self._error("was to be refreshed, and the server's answer holds no token")
+            fresh = _Kept(
+                answer.access_token,
+                answer.refresh_token or kept.refresh_token,
+                self._clock_s() + answer.expires_in,
+            )
+            _write_over(file, msgspec.json.encode({name: getattr(fresh, name) for name in fresh.__struct_fields__}))
+            self._mark = ()
+            return self._read(file)
+
+    def _take_lock(self, file: BinaryIO) -> None:
+        """Lock the file against other programs that refresh it."""
+        for _ in range(_LOCK_LOOKS):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._never.wait(LOCK_S / _LOCK_LOOKS)
+            else:
+                return
+        raise self._error(f"is held by another program for more than {LOCK_S:g} s")
+
+    def _opened(self, flags: int) -> BinaryIO:
+        try:
+            descriptor = os.open(self.path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise self._error("is not there: log in, or have it written") from None
+        except PermissionError:
+            raise self._error("may not be read by this process: look at its owner and mode") from None
+        except OSError as error:
+            raise self._error(f"cannot be read: {os.strerror(error.errno or 0)}") from None
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode) and not mode & 0o007:
+            return os.fdopen(descriptor, "r+b" if flags else "rb")
+        os.close(descriptor)
+        raise self._error(
+            f"can be read by everybody on this machine: chmod 600 {self.path}"
+            if stat.S_ISREG(mode)
+            else "is no regular file"
+        )
+
+    def _parsed(self, body: bytes) -> _Kept:
+        if len(body) > MOST_BYTES:
+            raise self._error(f"has more than {MOST_BYTES} bytes: it holds no credential")
+        text = body.strip()
+        try:
+            kept = msgspec.json.decode(text, type=_Kept) if text.startswith(b"{") else _Kept(text.decode("ascii"))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # What was read is no part of the error: it may be half a token.
+            raise self._error("holds neither what `dirac login` writes nor a token") from None
+        if " " in kept.access_token:
+            raise self._error("holds more than a token")
+        if not _may_be_token(kept.access_token):
+            raise self._error("holds no token")
+        return msgspec.structs.replace(kept, expires_on=kept.expires_on or _expiry(kept.access_token))
+
+    def _ago(self, then_s: float) -> str:
+        return f"{max(1, round((self._clock_s() - then_s) / 60))} min ago"
+
+    def _error(self, words: str) -> SourceUnavailable:
+        return SourceUnavailable(f"{self.what}: the credential in {self.path} {words}")
+
+
+def _may_be_token(text: str) -> bool:
+    """Say whether a text can stand in a header as a token."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
+def _write_over(file: BinaryIO, body: bytes) -> None:
+    """Write a file anew in place: others hold its lock by this very file."""
+    file.seek(0)
+    file.write(body)
+    file.truncate()
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _expiry(token: str) -> float:
+    """Read from a token until when it lasts, seconds since 1970; 0 where it does not say."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return 0.0
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims).exp
+    except (binascii.Error, msgspec.DecodeError, ValueError):
+        return 0.0

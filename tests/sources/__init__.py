@@ -1,0 +1,1 @@
+"""Sources of jobs against real grids."""

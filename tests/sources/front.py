@@ -1,0 +1,99 @@
+"""A server in front of another, which counts what is asked, and does not always answer as the other does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
+import httpx
+
+#: Gives status, headers and body instead of the server's; None = as the server says.
+Answerer = Callable[[str, str], tuple[int, dict[str, str], bytes] | None]
+
+
+class Front:
+    """It stands on a free port of loopback."""
+
+    def __init__(self, behind: str) -> None:
+        self.asked: Counter[str] = Counter()
+        self.tokens: list[str] = []
+        self.answerer: Answerer = lambda method, path: None
+        self.after: Callable[[str, str], None] = lambda method, path: None
+        #: Questions that are put to the server, and whose answer is lost, by how many of them come.
+        self.lost: dict[str, int] = {}
+        self.delay_s = 0.0
+        kept = httpx.Limits(keepalive_expiry=2)
+        client = httpx.Client(base_url=behind, timeout=60, trust_env=False, limits=kept)
+        handler = type("Handler", (_Handler,), {"front": self, "client": client})
+        self._server = _Server(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        self._client = client
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        self._client.close()
+
+    def says(self, status: int, body: str = "", **headers: str) -> None:
+        """Say this to whatever is asked."""
+        self.answerer = lambda method, path: (status, headers, body.encode())
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked has gone away."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    front: ClassVar[Front]
+    client: ClassVar[httpx.Client]
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._pass_on()
+
+    def do_POST(self) -> None:
+        self._pass_on()
+
+    def do_PATCH(self) -> None:
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        path = self.path.partition("?")[0]
+        self.front.asked[f"{self.command} {path}"] += 1
+        self.front.tokens.append(self.headers.get("Authorization", ""))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        time.sleep(self.front.delay_s)
+        said = self.front.answerer(self.command, path)
+        if said is None:
+            kept = {key: value for key, value in self.headers.items() if key.lower() not in ("host", "content-length")}
+            answer = self.client.request(self.command, self.path, headers=kept, content=body)
+            said = answer.status_code, {"Content-Type": answer.headers.get("Content-Type", "")}, answer.content
+        self.front.after(self.command, path)
+        if (left := self.front.lost.get(f"{self.command} {path}", 0)) > 0:
+            self.front.lost[f"{self.command} {path}"] = left - 1
+            if left == 1:
+                said = 502, {}, b"Bad Gateway"
+        try:
+            self._say(*said)
+        except OSError:  # who asked has given up
+            self.close_connection = True
+
+    def _say(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
