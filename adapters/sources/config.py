@@ -25,8 +25,9 @@ class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     name: SiteName
     #: The source: ``kind``, and what that kind needs.
     source: dict[str, Any]
-    #: Where outputs of jobs that are done go, and where they are made known: ``kind``, and what that kind needs.
+    #: Where outputs of jobs that are done go: ``kind``, and what that kind needs; without it the sandbox alone.
     grid_store: dict[str, Any] | None = None
+    #: Where these are made known: ``kind``, and what that kind needs.
     catalogue: dict[str, Any] | None = None
     #: Jobs that are asked for at a time.
     most_at_once: Annotated[int, Meta(ge=1, le=1000)] = 100
@@ -34,10 +35,13 @@ class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     beat_every_s: Seconds = 5.0
     #: How long a grid that has said that it has nothing is left alone at most.
     longest_pause_s: Seconds = 150.0
-    #: As the job adapters have it, for what is matched here.
+    #: How long an assignment that is made here lives without a beat.
     lease_s: Seconds = 90.0
+    #: How often guests beat: one that has missed three is given nothing.
     beat_s: Seconds = 15.0
+    #: As the job adapters have it: what is assigned here is kept for as long.
     staging_s: Seconds = 6 * 3600.0
     #: 0 = no metrics.
     metrics_port: Port = 0
+    #: Address on which scrapes are answered.
     metrics_address: str = "127.0.0.1"

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the steps of a delivery have given."""
 
     sandbox: str = ""
@@ -67,7 +67,7 @@ class CopyDiffers(SourceUnavailable):
 
 
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
-Step = Callable[[JobEnded, GridEnding], Kept]
+Step = Callable[[JobEnded, GridEnding], Delivered]
 
 
 class EndDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,14 +166,14 @@ class Delivering:
         await self._writer.write(partial(_settle, done, failed))
         return [SourceRefused(f"{len(failed)} final statuses: {next(iter(failed.values()))}")] if failed else []
 
-    def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Kept:
+    def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.CANCELLED:
-            return Kept()
+            return Delivered()
         with self._at_hand() as directory:
             local = partial(self.local, ended, directory)
-            return Kept(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
+            return Delivered(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
 
-    def _upload(self, ended: JobEnded, ending: GridEnding) -> Kept:
+    def _upload(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if self._grid_store is None or ended.state is not JobState.DONE:
             return _kept(ending)
         sent = []
@@ -182,9 +182,9 @@ class Delivering:
                 local, name = self.local(ended, directory, one.name), copy_name(ended.job, ended.attempt, one.name)
                 self._grid_store.put(local, name)
                 sent.append(msgspec.structs.replace(one, url=self._grid_store.url(name), adler32=_adler32(local)))
-        return Kept(sandbox=ending.sandbox, outputs=sent)
+        return Delivered(sandbox=ending.sandbox, outputs=sent)
 
-    def _verify(self, ended: JobEnded, ending: GridEnding) -> Kept:
+    def _verify(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         """Compare what the grid's store says that it has with what was sent."""
         if self._grid_store is None or ended.state is not JobState.DONE:
             return _kept(ending)
@@ -198,7 +198,7 @@ class Delivering:
                 raise CopyDiffers(text)
         return _kept(ending)
 
-    def _register(self, ended: JobEnded, ending: GridEnding) -> Kept:
+    def _register(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.DONE:
             self._source.register(ending)
             if self._catalogue is not None:
@@ -240,7 +240,7 @@ class Delivering:
 
 
 def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
-    kept = msgspec.msgpack.decode(due.kept, type=Kept) if due.kept else Kept(outputs=_left(ended))
+    kept = msgspec.msgpack.decode(due.kept, type=Delivered) if due.kept else Delivered(outputs=_left(ended))
     ending = GridEnding(
         job=read_grid_job(due.source_data),
         state=ended.state,
@@ -258,8 +258,8 @@ def _left(ended: JobEnded) -> list[GridOutput]:
     return [GridOutput(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
 
 
-def _kept(ending: GridEnding) -> Kept:
-    return Kept(sandbox=ending.sandbox, outputs=ending.outputs)
+def _kept(ending: GridEnding) -> Delivered:
+    return Delivered(sandbox=ending.sandbox, outputs=ending.outputs)
 
 
 def _adler32(path: Path) -> str:
@@ -270,13 +270,13 @@ def _adler32(path: Path) -> str:
     return f"{checksum:08x}"
 
 
-def _with(one: EndDelivery, step: str, kept: Kept) -> EndDelivery:
+def _with(one: EndDelivery, step: str, kept: Delivered) -> EndDelivery:
     ending = msgspec.structs.replace(one.ending, sandbox=kept.sandbox, outputs=kept.outputs)
     return msgspec.structs.replace(one, step=step, ending=ending)
 
 
 def _stepped(one: EndDelivery, tx: Tx) -> None:
-    kept = Kept(sandbox=one.ending.sandbox, outputs=one.ending.outputs)
+    kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs)
     deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
 
 

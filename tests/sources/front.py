@@ -39,7 +39,7 @@ class Front:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        self._thread.join(60)
         self._client.close()
 
     def says(self, status: int, body: str = "", **headers: str) -> None:

@@ -305,11 +305,11 @@ def test_two_sources_that_acquire_at_once_take_all_jobs_and_name_each_alike(grid
     def acquire(n: int) -> None:
         found[n] = list(sources[n].acquire(MANY, 100))
 
-    threads = [threading.Thread(target=acquire, args=(n,)) for n in range(2)]
+    threads = [threading.Thread(target=acquire, args=(n,), daemon=True) for n in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
 
     named = {(one.job.id, one.job.attempt) for one in (*found[0], *found[1])}
     assert named == {(str(job), 1) for job in jobs}
@@ -340,11 +340,11 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_the_next_time(
 def test_several_threads_that_acquire_are_given_no_job_twice(grid: DiracxPeer, source: GridSource) -> None:
     jobs = grid.submit(*[ECHO] * 12)
     found: list[Acquired] = []
-    threads = [threading.Thread(target=lambda: found.extend(source.acquire([OFFER], 3))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.extend(source.acquire([OFFER], 3)), daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
 
     assert sorted(int(one.job.id) for one in found) == jobs
 

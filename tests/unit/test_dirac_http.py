@@ -56,7 +56,7 @@ def server(talk: Talk, *, hears: bool = True) -> Iterator[tuple[str, list[bytes]
     finally:
         listening.shutdown(socket.SHUT_RDWR)
         listening.close()
-        thread.join()
+        thread.join(60)
 
 
 def says(body: bytes, status: str = "200 OK", headers: str = "") -> Talk:

@@ -93,11 +93,13 @@ def test_of_many_that_need_it_one_refreshes(tmp_path: Path) -> None:
         return fresh(refresh)
 
     several = [credential(path) for _ in range(4)]
-    threads = [threading.Thread(target=lambda one=one: found.append(one.bearer(renew))) for one in several * 4]
+    threads = [
+        threading.Thread(target=lambda one=one: found.append(one.bearer(renew)), daemon=True) for one in several * 4
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
 
     assert set(found) == {"new-after-again"}
     assert asked == ["again"]
