@@ -18,7 +18,8 @@ AdapterError
 │   ├── GridStoreUnavailable it is away, slow, or makes no sense: the same again later
 │   │   └── GridStoreFull    it has no room, or our quota is used up: again later, and a person may free some
 │   ├── GridStoreRefused     read-only, credentials, a name, a setting: a person looks at the words
-│   └── NotInGridStore       there is no such file in it: put it there
+│   ├── NotInGridStore       there is no such file in it: put it there
+│   └── CopyDiffers          what it has is not what was sent: send it again
 ├── CatalogueError           a catalogue did not do what it was asked; what it was asked may have been done
 │   ├── CatalogueUnavailable it is away, slow, or makes no sense: the same again later
 │   └── CatalogueRefused     credentials, rights, a setting: a person looks at the words
@@ -135,6 +136,10 @@ class NotInGridStore(GridStoreError):
     """The store has no such file."""
 
     code = ErrorCode.NOT_FOUND
+
+
+class CopyDiffers(GridStoreError):
+    """What the store has of a file is not what was sent: it is sent again."""
 
 
 class CatalogueError(AdapterError):

@@ -1,9 +1,9 @@
 """Whose job is served next: owners share the machines by what they have of them, and had lately. Pure.
 
 Each owner *uses* what its attempts occupy of VMs that run, in cpus, by the ledger's own clock; what was used counts
-half after a half-life, so nothing that one is owed or owes lasts. The owner that uses least for its share is next, and what it
-has now counts as if it went on for a while: so slots that come free together are shared, and not all one owner's. No
-word of a guest or of a site decides anything here, and nobody can save up.
+half after a half-life, so nothing that one is owed or owes lasts. The owner that uses least for its share is next, and
+what it has now counts as if it went on for a while: so slots that come free together are shared, and not all one
+owner's. No word of a guest or of a site decides anything here, and nobody can save up.
 """
 
 from __future__ import annotations

@@ -19,14 +19,7 @@ from zlib import adler32
 import msgspec
 
 from adapters.catalogues.contract import Catalogue, Replica
-from adapters.errors import (
-    AdapterError,
-    CatalogueRefused,
-    GridStoreRefused,
-    NotInGridStore,
-    SourceRefused,
-    SourceUnavailable,
-)
+from adapters.errors import AdapterError, CatalogueRefused, CopyDiffers, GridStoreRefused, NotInGridStore, SourceRefused
 from adapters.grid_stores.contract import GridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, endings
@@ -60,10 +53,6 @@ FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register"
 #: Bytes that are read at a time for a checksum.
 BLOCK = 1 << 20
-
-
-class CopyDiffers(SourceUnavailable):
-    """What a grid's store has is not what was sent: it is sent again."""
 
 
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.

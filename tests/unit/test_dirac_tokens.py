@@ -94,7 +94,7 @@ def test_of_many_that_need_it_one_refreshes(tmp_path: Path) -> None:
 
     several = [credential(path) for _ in range(4)]
     threads = [
-        threading.Thread(target=lambda one=one: found.append(one.bearer(renew)), daemon=True) for one in several * 4
+        threading.Thread(target=lambda one=one: found.append(one.bearer(renew)), daemon=True) for one in 4 * several
     ]
     for thread in threads:
         thread.start()
