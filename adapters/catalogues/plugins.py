@@ -14,7 +14,7 @@ from broker.daemon.plugins import Plugins
 
 GROUP = "volunteer_cloud.catalogues"
 
-CATALOGUES = Plugins(GROUP, "catalogue", CatalogueRefused)
+CATALOGUES = Plugins(GROUP, "catalogue", CatalogueRefused, has_secrets=True)
 
 
 def make_catalogue(table: Mapping[str, Any], where: str = "catalogue") -> Catalogue:

@@ -14,7 +14,7 @@ from broker.daemon.plugins import Plugins
 
 GROUP = "volunteer_cloud.grid_stores"
 
-GRID_STORES = Plugins(GROUP, "grid store", GridStoreRefused)
+GRID_STORES = Plugins(GROUP, "grid store", GridStoreRefused, has_secrets=True)
 
 
 def make_grid_store(table: Mapping[str, Any], where: str = "grid_store") -> GridStore:

@@ -18,7 +18,7 @@ from adapters.ledger.fair_share import FairShare, OwnerAccount
 from adapters.ledger.readiness import NOT_RUNNING
 from adapters.ledger.shares import Capacity
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
-from schemas.jobs import Machine
+from schemas.jobs import Machine, Phase
 from schemas.ledger import JobState
 
 _owners, _jobs, _attempts, _vms = tables.owners, tables.jobs, tables.attempts, tables.vms
@@ -39,6 +39,7 @@ _OCCUPIED = (
     select(_jobs.c.owner, _vms.c.offer, _attempts.c.cpus, _attempts.c.memory_mib, func.count().label("times"))
     .join_from(_attempts, _jobs, _jobs.c.number == _attempts.c.job)
     .join(_vms, _vms.c.vm == _attempts.c.vm)
+    .where(_attempts.c.state != Phase.ASSIGNED.value)  # what waits for its turn in a slot occupies nothing
     .where(tables.IS_OPEN, tables.IS_SPEAKING, _vms.c.state.not_in(sorted(NOT_RUNNING)), _vms.c.offer.is_not(None))
     .group_by(_jobs.c.owner, _vms.c.offer, _attempts.c.cpus, _attempts.c.memory_mib)
 )

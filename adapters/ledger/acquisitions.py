@@ -71,7 +71,7 @@ def owner_of(source: str) -> str:
 _IS_KEY = tuple_(_table.c.source, _table.c.id, _table.c.attempt) == tuple_(
     bindparam("of_source"), bindparam("of_id"), bindparam("of_attempt")
 )
-_COUNT = select(func.count()).select_from(_table)
+_COUNT = select(func.count()).select_from(_table).where(_table.c.source == bindparam("of_source"))
 _DUE = (
     select(_table)
     .where(_table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
@@ -83,6 +83,11 @@ _CLAIM = (
     update(_table)
     .where(_IS_KEY)
     .values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1, taken_by=bindparam("by"))
+)
+_RENEW = (
+    update(_table)
+    .where(_IS_KEY, _table.c.taken_by == bindparam("by"))
+    .values(due_ms=bindparam("until_ms", type_=BigInteger))
 )
 _AGAIN = (
     update(_table)
@@ -105,9 +110,9 @@ def put(tx: Tx, given: Sequence[Acquisition]) -> int:
     """Write down what a grid has given; says how much of it is new. What is known, as a job too, changes nothing."""
     new = [one for one in given if one.key.job_id not in _submitted(tx, given)]
     statement = _insert(tx.is_sqlite)
-    before = count(tx)
+    before = {source: count(tx, source) for source in {one.key.source for one in new}}
     tx.each(statement, [_row(tx, one) for one in new])
-    return count(tx) - before
+    return sum(count(tx, source) - had for source, had in before.items())
 
 
 def _submitted(tx: Tx, given: Sequence[Acquisition]) -> set[str]:
@@ -122,9 +127,9 @@ def _submitted(tx: Tx, given: Sequence[Acquisition]) -> set[str]:
     }
 
 
-def count(tx: Tx) -> int:
-    """Count those of all sources."""
-    return int(tx.execute(_COUNT).scalar_one())
+def count(tx: Tx, source: str) -> int:
+    """Count those of a source."""
+    return int(tx.execute(_COUNT, {"of_source": source}).scalar_one())
 
 
 def take(tx: Tx, source: str) -> list[Acquisition]:
@@ -135,16 +140,25 @@ def take(tx: Tx, source: str) -> list[Acquisition]:
     return [_read(row) for row in rows]
 
 
+def renew(tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
+    """Keep what this adapter has taken and is still at; unknown keys are no error."""
+    until_ms = tx.lease_now_ms + CLAIM_MS
+    tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in keys])
+
+
 def take_back(tx: Tx, source: str) -> int:
     """Have due at once what this adapter had taken before it was started anew; says how much."""
     statement = update(_table).where(_table.c.source == source, _table.c.taken_by == tx.instance)
     return tx.execute(statement.values(due_ms=tx.lease_now_ms, taken_by="")).rowcount
 
 
-def again(tx: Tx, one: Acquisition, error: str) -> None:
-    """Have it tried later, and later each time; once it was tried too often it has a flaw, which is to be told."""
+def again(tx: Tx, one: Acquisition, error: str, *, spends_patience: bool = True) -> None:
+    """Have it tried later, and later each time; once it was tried too often it has a flaw, which is to be told.
+
+    What is the centre's own trouble spends no patience: it is tried until that is over.
+    """
     tx.counts["given_again"] += 1
-    is_over = one.tries >= MOST_TRIES and not one.flaw
+    is_over = one.tries >= MOST_TRIES and not one.flaw and spends_patience
     wait_s = 0.0 if is_over else next(islice(backoff(FIRST_S, LONGEST_S), min(one.tries, MOST_TRIES), None))
     flaw = f"given up after {one.tries} tries: {readable(error)}" if is_over else one.flaw
     _change(tx, one, wait_s, error, flaw, 0 if is_over else one.tries)

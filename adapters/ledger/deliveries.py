@@ -45,6 +45,8 @@ class Key(NamedTuple):
 
     job: int
     what: str
+    #: Which taking of it this is: what another has taken since, or what was put anew, is not touched.
+    claim: int = 0
 
 
 class DueDelivery(Struct, frozen=True, kw_only=True):
@@ -63,9 +65,10 @@ class DueDelivery(Struct, frozen=True, kw_only=True):
 
 #: Of a job: nothing waits to be told of it.
 IS_TOLD = ~select(_table.c.job).where(_table.c.job == _jobs.c.number, tables.IS_DUE).exists()
-_IS_KEY = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
+_IS_NAMED = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
+_IS_KEY = _IS_NAMED & (_table.c.claim == bindparam("of_claim"))
 _DUE = (
-    select(*(_table.c[name] for name in ("job", "what", "tries", "step", "kept")))
+    select(*(_table.c[name] for name in ("job", "what", "claim", "tries", "step", "kept")))
     .where(tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
     .order_by(_table.c.due_ms, _table.c.job)
     .limit(PORTION)
@@ -74,7 +77,12 @@ _DUE = (
 _CLAIM = (
     update(_table)
     .where(_IS_KEY)
-    .values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1, taken_by=bindparam("by"))
+    .values(
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        tries=_table.c.tries + 1,
+        taken_by=bindparam("by"),
+        claim=_table.c.claim + 1,
+    )
 )
 _TOLD = (
     select(_jobs.c.number, _jobs.c.ref, _jobs.c.state, _submissions.c.source_data)
@@ -88,8 +96,13 @@ _STEP = (
     .where(_IS_KEY, tables.IS_DUE)
     .values(step=bindparam("to_step"), kept=bindparam("to_keep"), tries=0, error="")
 )
-_TRIES = select(_table.c.job, _table.c.what, _table.c.tries).where(
+_TRIES = select(_table.c.job, _table.c.what, _table.c.claim, _table.c.tries).where(
     tables.IS_DUE, _table.c.job.in_(bindparam("numbers", expanding=True))
+)
+_RENEW = (
+    update(_table)
+    .where(_IS_KEY, _table.c.taken_by == bindparam("by"), tables.IS_DUE)
+    .values(due_ms=bindparam("until_ms", type_=BigInteger))
 )
 _AGAIN = (
     update(_table)
@@ -119,15 +132,16 @@ def _insert(is_sqlite: bool) -> Insert:
     )
     columns = ["job", "what", "source", "state", "due_ms", "tries", "error"]
     statement = insert_into(_table, is_sqlite).from_select(columns, ended)
-    anew = {name: statement.excluded[name] for name in columns[3:]} | {"step": "", "kept": None}
+    anew: dict[str, Any] = {name: statement.excluded[name] for name in columns[3:]}
+    anew |= {"step": "", "kept": None, "taken_by": "", "claim": _table.c.claim + 1}
     return statement.on_conflict_do_update(index_elements=["job", "what"], set_=anew)
 
 
 def take(tx: Tx, source: str) -> list[DueDelivery]:
     """Claim a portion of what is due to a source, what has been due for longest first."""
     due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
-    _again(tx, {Key(row.job, row.what): UNANSWERED for row in due if row.tries >= MOST_TRIES})
-    taken = {Key(row.job, row.what): row for row in due if row.tries < MOST_TRIES}
+    _again(tx, {Key(row.job, row.what, row.claim): UNANSWERED for row in due if row.tries >= MOST_TRIES})
+    taken = {Key(row.job, row.what, row.claim): row for row in due if row.tries < MOST_TRIES}
     told = {row.number: row for row in tx.execute(_TOLD, {"numbers": sorted({key.job for key in taken})})}
     done(tx, [key for key in taken if told[key.job].state not in SETTLED])
     ended = {key: row for key, row in taken.items() if told[key.job].state in SETTLED}
@@ -135,7 +149,7 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
     tx.each(_CLAIM, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in ended])
     return [
         DueDelivery(
-            key=key,
+            key=key._replace(claim=key.claim + 1),
             job=told[key.job].ref,
             state=told[key.job].state,
             source_data=told[key.job].source_data,
@@ -145,6 +159,12 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
         )
         for key, row in ended.items()
     ]
+
+
+def renew(tx: Tx, keys: Sequence[Key]) -> None:
+    """Keep what this adapter has taken and is still at; unknown keys are no error."""
+    until_ms = tx.lease_now_ms + CLAIM_MS
+    tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in keys])
 
 
 def take_back(tx: Tx, source: str) -> int:
@@ -195,7 +215,7 @@ def failed(tx: Tx, errors: Mapping[Key, str]) -> None:
 
 def _again(tx: Tx, errors: Mapping[Key, str]) -> None:
     rows = tx.execute(_TRIES, {"numbers": sorted({key.job for key in errors})}).all() if errors else []
-    found = {Key(row.job, row.what): row.tries for row in rows}
+    found = {Key(row.job, row.what, row.claim): row.tries for row in rows}
     tx.each(_AGAIN, [_next(tx, key, found[key], error) for key, error in errors.items() if key in found])
 
 
@@ -207,4 +227,4 @@ def _next(tx: Tx, key: Key, tries: int, error: str) -> dict[str, Any]:
 
 
 def _named(key: Key) -> dict[str, Any]:
-    return {"of_job": key.job, "of_what": key.what}
+    return {"of_job": key.job, "of_what": key.what, "of_claim": key.claim}

@@ -22,6 +22,8 @@ _requests, _sources = tables.requests, tables.sources
 
 #: How long a claim counts that nobody takes back, ms: whoever asks a grid has its answer by then.
 CLAIM_MS = 120_000
+#: A source whose adapter was not heard of for so long is not waited for, ms.
+FRESH_MS = 60_000
 #: Classes of free slots that a grid is told of.
 MOST_OFFERS = 20
 
@@ -33,9 +35,10 @@ _FREE = (
     .limit(MOST_OFFERS)
 )
 _ANY = select(_requests.c.vm).where(tables.IS_READY, _requests.c.ahead == 0).limit(1)
-_OTHERS = select(_sources.c.source, _sources.c.claimed, _sources.c.claimed_until_ms, _sources.c.next_ms).where(
-    _sources.c.source != bindparam("of_source")
-)
+_OTHERS = select(_sources).where(_sources.c.source != bindparam("of_source"))
+
+
+_OWN = select(_sources.c.claimed, _sources.c.claimed_until_ms).where(_sources.c.source == bindparam("of_source"))
 
 
 class FreeSlots(NamedTuple):
@@ -56,22 +59,32 @@ def claim(tx: Tx, source: str, most: int) -> list[FreeSlots]:
     free = [(offer, int(count)) for offer, count in tx.execute(_FREE)]
     share = min(most, _part(tx, source, sum(count for _, count in free)))
     told = _first(free, share)
-    _write(tx, source, claimed=share, claimed_until_ms=tx.lease_now_ms + CLAIM_MS)
+    if share:
+        _write(tx, source, claimed=_live(tx, source) + share, claimed_until_ms=tx.lease_now_ms + CLAIM_MS)
     machines = classes.offers(tx, [offer for offer, _ in told])
     return [FreeSlots(machines[offer], count) for offer, count in told]
 
 
-def settle(tx: Tx, source: str, *, given: int, next_ms: int) -> None:
-    """Note what came of asking a source: how much it gave, and when it will be asked again, ms since 1970."""
-    moments = {"asked_ms": tx.now_ms, "next_ms": next_ms} | ({"given_ms": tx.now_ms} if given else {})
-    _write(tx, source, claimed=0, claimed_until_ms=0, **moments)
+def settle(tx: Tx, source: str, *, asked: int, given: int, pause_s: float) -> None:
+    """Note what came of asking a source for jobs for ``asked`` slots: how many it gave, and how long it will be left
+    alone."""
+    moments = {"asked_ms": tx.now_ms, "next_ms": tx.now_ms + int(pause_s * 1000)}
+    moments |= {"given_ms": tx.now_ms} if given else {}
+    _write(tx, source, claimed=max(0, _live(tx, source) - asked), **moments)
+
+
+def _live(tx: Tx, source: str) -> int:
+    """Count the slots for which adapters of this source are asking."""
+    row = tx.execute(_OWN, {"of_source": source}).first()
+    return row.claimed if row is not None and row.claimed_until_ms > tx.lease_now_ms else 0
 
 
 def _part(tx: Tx, source: str, free: int) -> int:
     others = list(tx.execute(_OTHERS, {"of_source": source}))
-    claimed = sum(row.claimed for row in others if row.claimed_until_ms > tx.lease_now_ms)
-    left = free - claimed - acquisitions.count(tx)
-    hungry = [source, *(row.source for row in others if row.next_ms <= tx.now_ms)]
+    claimed = sum(row.claimed for row in others if row.claimed_until_ms > tx.lease_now_ms) + _live(tx, source)
+    left = free - claimed - acquisitions.count(tx, source)
+    fresh_ms = tx.now_ms - FRESH_MS
+    hungry = [source, *(row.source for row in others if row.next_ms <= tx.now_ms and row.seen_ms > fresh_ms)]
     weights = accounts.shares(tx, [owner_of(one) for one in hungry])
     part: int = -(-left * weights[owner_of(source)] // sum(weights.values()))
     return max(0, part)

@@ -28,7 +28,7 @@ KnownInputs = Callable[[str], bool]
 Key = tuple[str, str]
 
 #: Longest name of a source, characters, and what an edge may keep with a submission, bytes.
-MOST_SOURCE, MOST_SOURCE_BYTES = 40, 64 << 10
+MOST_SOURCE, MOST_SOURCE_BYTES = 42, 64 << 10
 #: Room is left for what an assignment says beside its description; one that did not fit would block all matching.
 MOST_DESCRIPTION_BYTES = MAX_BODY_BYTES - 8192
 

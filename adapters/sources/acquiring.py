@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import msgspec
 
-from adapters.errors import LedgerUnavailable, SourceError
+from adapters.errors import AdapterError, LedgerUnavailable, SourceError
 from adapters.ledger import acquisitions, demand
 from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
 from adapters.ledger.demand import FreeSlots
@@ -18,6 +19,7 @@ from adapters.ledger_writer import LedgerWriter
 from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, GridSource, Offer
 from adapters.sources.lane import Lane
 from broker.backoff import backoff
+from broker.daemon.tasks import wholly
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ LOOK_S, FIRST_PAUSE_S = 1.0, 2.0
 MOST_WORK_BYTES = 1 << 20
 #: Bounds of the wait before what was given is written down again, seconds.
 AGAIN_S, LONGEST_AGAIN_S = 0.2, 10.0
+#: For how long what was given is tried to be written down, seconds; then it is given back.
+PATIENCE_S = 60.0
 
 
 class Acquiring:
@@ -54,11 +58,15 @@ class Acquiring:
         free: list[FreeSlots] = await self._writer.write(lambda tx: demand.claim(tx, self._name, self._most))
         if not free:
             return LOOK_S
+        # Whoever ends us meanwhile waits: what the grid gives is ours, and nobody else knows of it.
+        return await wholly(self._fetch(free))
+
+    async def _fetch(self, free: Sequence[FreeSlots]) -> float:
         given = await self._ask(free)
         pause_s = LOOK_S if given else next(self._pauses)
         if given:
             self._pauses = self._new_pauses()
-        await self._write_down(given, pause_s)
+        await self._write_down(given, sum(one.slots for one in free), pause_s)
         self._on_given()
         return pause_s
 
@@ -67,39 +75,43 @@ class Acquiring:
         wanted = sum(one.slots for one in free)
         try:
             given = await self._lane.call(self._source.acquire, offers, wanted)
-        except BaseException:
-            await self._writer.write(lambda tx: demand.settle(tx, self._name, given=0, next_ms=_after_ms(LOOK_S)))
+        except AdapterError:
+            await self._writer.write(partial(_settle_nothing, self._name, wanted))
             raise
         if len(given) > wanted:
             log.warning("the source gives more than was asked for", extra={"asked": wanted, "given": len(given)})
-        return given
+            await self._give_back([one.job for one in given[wanted:]], "more than was asked for")
+        return given[:wanted]
 
-    async def _write_down(self, given: Sequence[Acquired], pause_s: float) -> None:
-        """Write down what was given, for as long as that takes: the grid will not give it again."""
+    async def _write_down(self, given: Sequence[Acquired], asked: int, pause_s: float) -> None:
+        """Write down what was given; where the ledger does not take it for long, it is given back."""
         rows = [_row(self._name, one) for one in given]
 
         def work(tx: Tx) -> None:
             acquisitions.put(tx, rows)
-            demand.settle(tx, self._name, given=len(rows), next_ms=_after_ms(pause_s))
+            demand.settle(tx, self._name, asked=asked, given=len(rows), pause_s=pause_s)
 
         try:
             await self._insist(work)
-        except BaseException:
-            await self._give_back([one.job for one in given])
+        except AdapterError:
+            await self._give_back([one.job for one in given], "they could not be written down")
             raise
 
     async def _insist(self, work: Callable[[Tx], None]) -> None:
+        ends_s = time.monotonic() + PATIENCE_S
         for wait_s in backoff(AGAIN_S, LONGEST_AGAIN_S):
             try:
                 await self._writer.write(work)
                 return
             except LedgerUnavailable as error:
                 log.error("what the source gave cannot be written down yet", extra={"why": str(error)})
-                await asyncio.sleep(wait_s)
+                if time.monotonic() > ends_s:
+                    raise
+            await asyncio.sleep(wait_s)
 
-    async def _give_back(self, jobs: Sequence[GridJob]) -> None:
+    async def _give_back(self, jobs: Sequence[GridJob], why: str) -> None:
         try:
-            await self._lane.call(self._source.release, jobs, "they could not be written down")
+            await self._lane.call(self._source.release, jobs, why)
         except SourceError as error:
             log.error("not given back", extra={"jobs": [job.id for job in jobs][:20], "why": str(error)})
 
@@ -119,5 +131,5 @@ def _row(name: str, given: Acquired) -> Acquisition:
     return Acquisition(key=key, data=job.data[:MOST_DATA_BYTES], work=b"" if flaw else work, flaw=flaw)
 
 
-def _after_ms(pause_s: float) -> int:
-    return int((time.time() + pause_s) * 1000)
+def _settle_nothing(name: str, asked: int, tx: Tx) -> None:
+    demand.settle(tx, name, asked=asked, given=0, pause_s=LOOK_S)

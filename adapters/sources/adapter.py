@@ -70,10 +70,12 @@ class SourceAdapter:
         most, longest_s = config.most_at_once, config.longest_pause_s
         acquiring = Acquiring(self._name, source, self._writer, acquire, most, longest_s, stage.wake)
         delivering = Delivering(self._name, source, self._writer, store, directory, deliver, grid_store, catalogue)
+        staging = GridStageIn(self._name, source, self._writer, store, directory, stage)
+        self._ending = [staging.close, delivering.close]
         self._closing = [one.close for one in (source, grid_store, catalogue) if one is not None]
         self._lanes = [
             (acquire, acquiring.turn),
-            (stage, GridStageIn(self._name, source, self._writer, store, directory, stage).turn),
+            (stage, staging.turn),
             (beat, Beating(self._name, source, self._writer, beat, config.beat_every_s).turn),
             (deliver, delivering.turn),
         ]
@@ -91,8 +93,8 @@ class SourceAdapter:
                     group.create_task(lane.run(turn), name=lane.name)
                 group.create_task(self._tell(), name="tell")
         finally:
-            for lane, _ in self._lanes:
-                lane.close()
+            for end in self._ending:
+                await end()
             for close in self._closing:
                 await asyncio.to_thread(close)
             await self._connection.close()

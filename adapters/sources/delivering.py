@@ -6,7 +6,6 @@ between, and never runs the job again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shutil
 import tempfile
@@ -26,12 +25,13 @@ from adapters.ledger import deliveries, endings
 from adapters.ledger.deliveries import DueDelivery, Key
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
+from adapters.sources.at_work import AtWork
 from adapters.sources.beating import read_grid_job
 from adapters.sources.contract import GridEnding, GridOutput, GridSource
 from adapters.sources.lane import Lane
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
-from schemas.ledger import JobState
+from schemas.ledger import SETTLED, JobState
 from schemas.sites import JobEnded
 
 log = logging.getLogger(__name__)
@@ -41,16 +41,19 @@ LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the steps of a delivery have given."""
+    """What the steps of a delivery have given; ``differed``: how often the store had something else than was sent."""
 
     sandbox: str = ""
     outputs: list[GridOutput] = []
+    differed: int = 0
 
 
 #: What the same asked again will not change: a person looks.
 FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 #: The steps, in their order; the final status comes after all of them.
 STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register"
+#: How often what a store has may differ from what was sent, and it is sent again.
+MOST_DIFFERED = 5
 #: Bytes that are read at a time for a checksum.
 BLOCK = 1 << 20
 
@@ -66,6 +69,7 @@ class EndDelivery(msgspec.Struct, frozen=True, kw_only=True):
     ended: JobEnded
     step: str
     ending: GridEnding
+    differed: int = 0
 
 
 class Delivering:
@@ -86,44 +90,55 @@ class Delivering:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
         self._grid_store, self._catalogue = grid_store, catalogue
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._at_work = AtWork("deliver", AT_ONCE, writer, deliveries.renew)
+        #: Those of which the final status alone is left.
+        self._ready: list[EndDelivery] = []
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
         self.steps: dict[str, Step] = {STAGE_OUT: self._stage_out, **copying, REGISTER: self._register}
 
     async def turn(self) -> float:
-        """Take a portion of what is due, and see to it; the final statuses go in one call."""
-        due: list[DueDelivery] = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
-        if not due:
-            return LOOK_S
-        found = await asyncio.gather(*map(self._prepare, await self._read(due)))
-        failures = [one for one in found if isinstance(one, Exception)]
-        failures += await self._finish([one for one in found if isinstance(one, EndDelivery)])
-        if failures:
-            raise failures[0]
-        return 0.0 if len(due) == deliveries.PORTION else LOOK_S
+        """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
+        await self._at_work.renew()
+        due: list[DueDelivery] = []
+        if self._at_work.has_room:
+            due = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
+        for one in await self._read(due):
+            self._at_work.begin(one.key, partial(self._prepare, one))
+        ready, self._ready = self._ready, []
+        for some in _apart(ready):
+            await self._finish(some)
+        return 0.0 if self._ready or len(due) == deliveries.PORTION else LOOK_S
+
+    async def close(self) -> None:
+        """End what is at work. Idempotent."""
+        await self._at_work.close()
 
     async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]
         ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
-        by_job = {one.job: one for one in ended}
+        by_job = {one.job: one for one in ended if one.state in SETTLED}
         return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
 
-    async def _prepare(self, one: EndDelivery) -> EndDelivery | Exception:
-        """Do the steps that are left before the final status; gives why one could not be done."""
-        async with self._places:
-            try:
-                return await self._go_through(one)
-            except (AdapterError, OSError) as error:
-                words, is_final = f"{self._failed_step(error, one)}: {error}", isinstance(error, FINAL)
-                await self._writer.write(partial(_note, {one.key: words}, is_final))
-                return error if isinstance(error, AdapterError) else SourceRefused(str(error))
+    async def _prepare(self, one: EndDelivery) -> None:
+        """Do the steps that are left before the final status, or note why one could not be done."""
+        try:
+            done = await self._go_through(one)
+            self._ready.append(done)
+        except (AdapterError, OSError) as error:
+            words = f"{self._failed_step(error, one)}: {error}"
+            self._lane.trouble(f"job {one.ending.job.id}: {words}")
+            await self._writer.write(partial(_note, {one.key: words}, isinstance(error, FINAL)))
+        self._lane.wake()
 
     async def _go_through(self, one: EndDelivery) -> EndDelivery:
         while step := self._next(one.step):
             try:
                 kept = await self._lane.call(self.steps[step], one.ended, one.ending)
-            except CopyDiffers:
-                await self._writer.write(partial(_stepped, msgspec.structs.replace(one, step=STAGE_OUT)))
+            except CopyDiffers as error:
+                if one.differed >= MOST_DIFFERED:
+                    raise GridStoreRefused(f"{one.differed + 1} times in turn: {error}") from error
+                again = msgspec.structs.replace(one, step=STAGE_OUT, differed=one.differed + 1)
+                await self._writer.write(partial(_stepped, again))
                 raise
             except (AdapterError, OSError) as error:
                 error.add_note(step)
@@ -140,20 +155,19 @@ class Delivering:
         at = names.index(step) + 1 if step in names else 0
         return names[at] if at < len(names) else ""
 
-    async def _finish(self, ready: Sequence[EndDelivery]) -> list[Exception]:
-        if not ready:
-            return []
+    async def _finish(self, ready: Sequence[EndDelivery]) -> None:
         keys = {one.ending.job.id: one.key for one in ready}
         try:
             refused = await self._lane.call(self._source.finish, [one.ending for one in ready])
-        except AdapterError as error:
-            words = dict.fromkeys(keys.values(), f"report: {error}")
-            await self._writer.write(partial(_note, words, isinstance(error, FINAL)))
-            return [error]
+        except (AdapterError, OSError) as error:
+            words = f"report: {error}"
+            self._lane.trouble(words)
+            await self._writer.write(partial(_note, dict.fromkeys(keys.values(), words), isinstance(error, FINAL)))
+            return
         failed = {keys[name]: f"report: {why}" for name, why in refused.items() if name in keys}
         done = [key for name, key in keys.items() if name not in refused]
+        self._lane.trouble(f"{len(failed)} final statuses: {next(iter(failed.values()))}" if failed else "")
         await self._writer.write(partial(_settle, done, failed))
-        return [SourceRefused(f"{len(failed)} final statuses: {next(iter(failed.values()))}")] if failed else []
 
     def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.CANCELLED:
@@ -228,6 +242,18 @@ class Delivering:
         return target
 
 
+def _apart(ready: Sequence[EndDelivery]) -> list[list[EndDelivery]]:
+    """Put two tries of one job into different calls, each call having one word for a job."""
+    calls: list[dict[str, EndDelivery]] = []
+    for one in ready:
+        name = one.ending.job.id
+        call = next((call for call in calls if name not in call), None)
+        if call is None:
+            calls.append(call := {})
+        call[name] = one
+    return [list(call.values()) for call in calls]
+
+
 def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
     kept = msgspec.msgpack.decode(due.kept, type=Delivered) if due.kept else Delivered(outputs=_left(ended))
     ending = GridEnding(
@@ -240,7 +266,7 @@ def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
         outputs=kept.outputs,
         sandbox=kept.sandbox,
     )
-    return EndDelivery(key=due.key, ended=ended, step=due.step, ending=ending)
+    return EndDelivery(key=due.key, ended=ended, step=due.step, ending=ending, differed=kept.differed)
 
 
 def _left(ended: JobEnded) -> list[GridOutput]:
@@ -265,7 +291,7 @@ def _with(one: EndDelivery, step: str, kept: Delivered) -> EndDelivery:
 
 
 def _stepped(one: EndDelivery, tx: Tx) -> None:
-    kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs)
+    kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
     deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
 
 

@@ -7,14 +7,15 @@ or out of its mind costs its own lanes their time and nobody else anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, SourceUnavailable
 from broker.backoff import backoff
 from schemas.codec import clip
 
@@ -55,36 +56,47 @@ class Lane:
 
     def __init__(self, name: str, troubles: Troubles, threads: int = 1) -> None:
         self.name, self._troubles = name, troubles
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"source {name}")
+        self._places = asyncio.Semaphore(threads)
         self._waits: Iterator[float] = backoff(FIRST_S, LONGEST_S)
         self._woken = asyncio.Event()
+        self._said = ""
 
     async def run(self, turn: Callable[[], Awaitable[float]]) -> None:
         """Take turns until cancelled; a turn says how long to wait for the next one, seconds."""
         while True:
-            pause_s = await self._once(turn)
             self._woken.clear()
+            pause_s = await self._once(turn)
             try:
                 async with asyncio.timeout(pause_s):
                     await self._woken.wait()
             except TimeoutError:
                 continue
 
+    def trouble(self, words: str) -> None:
+        """Tell what is wrong though the lane goes on; empty = nothing."""
+        self._said = words
+
     def wake(self) -> None:
         """Have the next turn taken now."""
         self._woken.set()
 
     async def call(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Call the grid in a thread; a call that does not come back is told."""
-        began_s = time.monotonic()
-        coming = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *arguments))
-        while not (await asyncio.wait({coming}, timeout=SILENT_S))[0]:
-            self._troubles.note(self.name, f"no answer for {time.monotonic() - began_s:.0f} s")
-        return coming.result()
-
-    def close(self) -> None:
-        """Begin no further call; one that is on its way is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Call the grid in a thread; a call that does not come back is told. Raises AdapterError and OSError alone."""
+        async with self._places:
+            began_s = time.monotonic()
+            coming = _in_thread(partial(work, *arguments), f"source {self.name}")
+            try:
+                while not (await asyncio.wait({coming}, timeout=SILENT_S))[0]:
+                    self._troubles.note(self.name, f"no answer for {time.monotonic() - began_s:.0f} s")
+            finally:
+                coming.cancel()  # where we are ended: what it gives then is nobody's
+        try:
+            return coming.result()
+        except (AdapterError, OSError):
+            raise
+        except Exception as error:
+            log.exception("a source did what no source may", extra={"lane": self.name})
+            raise SourceUnavailable(f"{type(error).__name__}: {error}") from error
 
     async def _once(self, turn: Callable[[], Awaitable[float]]) -> float:
         try:
@@ -94,10 +106,36 @@ class Lane:
         except Exception as error:
             log.exception("a turn with the source failed", extra={"lane": self.name})
             return self._failed(f"{type(error).__name__}: {error}")
-        self._troubles.note(self.name, "")
+        self._troubles.note(self.name, self._said)
         self._waits = backoff(FIRST_S, LONGEST_S)
         return pause_s
 
     def _failed(self, words: str) -> float:
         self._troubles.note(self.name, words)
         return next(self._waits)
+
+
+def _in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Do ``work`` in a thread of its own, for which no program waits at its end: a grid may never answer."""
+    loop = asyncio.get_running_loop()
+    coming: asyncio.Future[T] = loop.create_future()
+
+    def give(result: T | None, error: Exception | None) -> None:
+        if coming.cancelled():
+            return
+        if error is None:
+            coming.set_result(cast(T, result))
+        else:
+            coming.set_exception(error)
+
+    def do() -> None:
+        result, failure = None, None
+        try:
+            result = work()
+        except Exception as error:  # noqa: BLE001  whatever a source of somebody else's raises; the caller has it
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(give, result, failure)
+
+    threading.Thread(target=do, name=name, daemon=True).start()
+    return coming

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters.errors import SourceRefused
+from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
     Acquired,
     GridEnding,
@@ -169,7 +170,7 @@ def _named(job: MemoryJob) -> GridJob:
 
 
 def _fits(work: GridWork | None, offers: Sequence[Offer]) -> bool:
-    return work is None or any(offer.machine.cpus >= work.requirements.cpus for offer in offers)
+    return work is None or any(not unmet(work.requirements, offer.machine) for offer in offers)
 
 
 class Failing:

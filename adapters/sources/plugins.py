@@ -14,7 +14,7 @@ from broker.daemon.plugins import Plugins
 
 GROUP = "volunteer_cloud.sources"
 
-SOURCES = Plugins(GROUP, "source", SourceRefused)
+SOURCES = Plugins(GROUP, "source", SourceRefused, has_secrets=True)
 
 
 def make_source(table: Mapping[str, Any], name: str) -> GridSource:

@@ -9,6 +9,7 @@ a job somebody's, so any number of adapters may share the directory, also over a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import msgspec
 
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.ledger.events import readable
+from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
     Acquired,
     GridEnding,
@@ -39,9 +41,13 @@ from broker.durable import BLOCK_BYTES, sync_directory
 from broker.trees.held import open_regular_below
 from schemas.description import Requirements
 
+log = logging.getLogger(__name__)
+
 #: Longest job file, bytes; and names that a job may have.
 MOST_JOB_BYTES = 4 << 20
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+#: Jobs of which is remembered what was told last.
+MOST_SAID = 10_000
 #: Mode of what is told: others read it.
 PUBLIC = 0o644
 NEW, FILES, TAKEN, OUT, DONE = "new", "files", "taken", "out", "done"
@@ -72,6 +78,8 @@ class SpoolSource:
     def __init__(self, directory: Path) -> None:
         """Makes the directories that are missing. Raises SourceRefused."""
         self._directory = directory
+        #: What was told of each job last.
+        self._said: dict[str, dict[str, Any]] = {}
         with _told(directory, SourceRefused):
             for name in (NEW, FILES, TAKEN, OUT, DONE):
                 (directory / name).mkdir(parents=True, exist_ok=True)
@@ -99,15 +107,15 @@ class SpoolSource:
             for one in running:
                 job = self._taken(one.job)
                 told = {"state": str(one.state), "started_ms": one.started_ms}
-                if job.with_suffix(".kill").exists() or not job.exists():
+                if os.path.lexists(job.with_suffix(".kill")):
                     stops.append(Stop(one.job.id, one.job.attempt, f"{job.with_suffix('.kill').name} is there"))
-                self._write(job.with_suffix(".status"), told)
+                self._tell(job, told)
         return stops
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """As the contract: a directory that is there whole or not at all."""
-        target = self._directory / OUT / ending.job.id
-        part = self._directory / OUT / f".{ending.job.id}.part"
+        name = _name_of(ending.job)
+        target, part = self._directory / OUT / name, self._directory / OUT / f".{name}.part"
         with _told(target):
             if not target.exists():
                 shutil.rmtree(part, ignore_errors=True)
@@ -118,17 +126,20 @@ class SpoolSource:
                     shutil.copyfile(local(one.name), place)
                 part.rename(target)
                 sync_directory(target.parent)
-        return f"{OUT}/{ending.job.id}"
+        return f"{OUT}/{name}"
 
     def register(self, ending: GridEnding) -> None:
         """As the contract: there is no catalogue."""
 
     def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """As the contract."""
-        with _told(self._directory / DONE):
-            for ending in endings:
+        refused = {}
+        for ending in endings:
+            try:
                 self._finish(ending)
-        return {}
+            except OSError as error:
+                refused[ending.job.id] = f"{error.filename}: {error.strerror}"
+        return refused
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """As the contract."""
@@ -141,9 +152,23 @@ class SpoolSource:
     def close(self) -> None:
         """As the contract: nothing is open."""
 
+    def _tell(self, job: Path, told: dict[str, Any]) -> None:
+        """Write a job's status down, if it is another than it was; what stands in its way is its own trouble."""
+        if self._said.get(job.name) == told or not job.exists():
+            return
+        try:
+            self._write(job.with_suffix(".status"), told)
+        except OSError as error:
+            log.warning("a status cannot be written", extra={"job": job.name, "why": str(error)})
+        while len(self._said) >= MOST_SAID:
+            self._said.popitem()
+        self._said[job.name] = told
+
     def _acquired(self, names: Sequence[str], offers: Sequence[Offer]) -> Iterator[Acquired]:
         for name in names:
             new = self._directory / NEW / f"{name}.json"
+            if self._is_taken(name):
+                continue
             found = _read(new.parent, name)
             if found is None or (found.work and not _fits(found.work, offers)):
                 continue
@@ -151,10 +176,27 @@ class SpoolSource:
                 new.rename(self._directory / TAKEN / new.name)
             except FileNotFoundError:
                 continue  # another adapter's
+            except OSError as error:
+                log.warning("a job cannot be taken", extra={"job": name, "why": str(error)})
+                continue
             yield found
 
+    def _is_taken(self, name: str) -> bool:
+        """Whether a job of that name is not cleared away yet: then the new one waits, and is told why."""
+        there = [path for path in (f"{TAKEN}/{name}.json", f"{DONE}/{name}.json", f"{OUT}/{name}") if self._has(path)]
+        refused = self._directory / NEW / f"{name}.refused"
+        if there and not refused.exists():
+            words = f"{there[0]} is there: take it away, or choose another name\n"
+            durable.replace(refused, words.encode(), mode=PUBLIC)
+        if not there:
+            refused.unlink(missing_ok=True)
+        return bool(there)
+
+    def _has(self, path: str) -> bool:
+        return os.path.lexists(self._directory / path)
+
     def _finish(self, ending: GridEnding) -> None:
-        final = self._directory / DONE / f"{ending.job.id}.json"
+        final = self._directory / DONE / f"{_name_of(ending.job)}.json"
         if not final.exists():
             told = {"state": str(ending.state), "exit_status": ending.exit_status, "cause": ending.cause}
             outputs = [{"name": one.name, "size": one.size, "sha256": one.sha256} for one in ending.outputs]
@@ -164,7 +206,7 @@ class SpoolSource:
             path.unlink(missing_ok=True)
 
     def _taken(self, job: GridJob) -> Path:
-        return self._directory / TAKEN / f"{job.id}.json"
+        return self._directory / TAKEN / f"{_name_of(job)}.json"
 
     def _write(self, path: Path, value: Any) -> None:
         durable.replace(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=PUBLIC)
@@ -174,18 +216,24 @@ def _read(directory: Path, name: str) -> Acquired | None:
     """Read a job file; one that makes no sense is a job with a flaw. None: another adapter has taken it."""
     if not NAME.fullmatch(name):
         return None
-    job, file_name = GridJob(id=name), f"{name}.json"
+    file_name = f"{name}.json"
     try:
         with os.fdopen(open_regular_below(directory, file_name), "rb") as file:
-            content = file.read(MOST_JOB_BYTES + 1)
+            content, written_ns = file.read(MOST_JOB_BYTES + 1), os.fstat(file.fileno()).st_mtime_ns
     except OSError:
         return None  # another adapter's by now, or no file
+    job = GridJob(id=f"{name}-{written_ns:x}")
     if len(content) > MOST_JOB_BYTES:
         return Acquired(job=job, work=None, flaw=f"{file_name} has more than {MOST_JOB_BYTES} bytes")
     try:
         return Acquired(job=job, work=_work(msgspec.json.decode(content, type=SpoolFile)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         return Acquired(job=job, work=None, flaw=readable(f"{file_name}: {error}"))
+
+
+def _name_of(job: GridJob) -> str:
+    """Give the name of a job's file: its id says also when that was written, so that a name may be used again."""
+    return job.id.rpartition("-")[0] or job.id
 
 
 def _work(asked: SpoolFile) -> GridWork:
@@ -199,8 +247,7 @@ def _work(asked: SpoolFile) -> GridWork:
 
 
 def _fits(work: GridWork, offers: Sequence[Offer]) -> bool:
-    asked = work.requirements
-    return any(one.machine.cpus >= asked.cpus and one.machine.memory_mib >= asked.memory_mib for one in offers)
+    return any(not unmet(work.requirements, one.machine) for one in offers)
 
 
 @contextmanager

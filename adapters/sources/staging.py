@@ -9,16 +9,18 @@ import asyncio
 import hashlib
 import logging
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from adapters.errors import AdapterError, SourceRefused
+from adapters.errors import AdapterError, SourceError, SourceRefused
 from adapters.ledger import acquisitions, assignments, submissions
 from adapters.ledger.acquisitions import Acquisition
 from adapters.ledger.submissions import CheckedSubmission, Origin
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
+from adapters.sources.at_work import AtWork
 from adapters.sources.contract import GridEnding, GridInput, GridJob, GridSource, GridWork
 from adapters.sources.lane import Lane
 from adapters.storage.contract import Store
@@ -44,27 +46,34 @@ class GridStageIn:
     ) -> None:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._at_work = AtWork("stage-in", AT_ONCE, writer, acquisitions.renew)
 
     async def turn(self) -> float:
-        """Take a portion of what was given, and see to each; one's failure is its own."""
+        """Take a portion of what was given, and begin to see to each; one's failure, or its slowness, is its own."""
+        await self._at_work.renew()
+        if not self._at_work.has_room:
+            return LOOK_S
         taken: list[Acquisition] = await self._writer.write(lambda tx: acquisitions.take(tx, self._name))
-        failures = [why for why in await asyncio.gather(*map(self._see_to, taken)) if why is not None]
-        if failures:
-            raise failures[0]
+        for one in taken:
+            self._at_work.begin(one.key, partial(self._see_to, one))
         return 0.0 if len(taken) == acquisitions.PORTION else LOOK_S
 
-    async def _see_to(self, one: Acquisition) -> Exception | None:
-        async with self._places:
-            try:
-                await (self._tell_flaw(one) if one.flaw else self._bring(one))
-            except SourceRefused as error:
-                await self._refused(one, str(error))
-            except (AdapterError, OSError) as error:
-                why = str(error)
-                await self._writer.write(lambda tx: acquisitions.again(tx, one, why))
-                return error if isinstance(error, AdapterError) else SourceRefused(f"{self._directory}: {error}")
-        return None
+    async def close(self) -> None:
+        """End what is at work. Idempotent."""
+        await self._at_work.close()
+
+    async def _see_to(self, one: Acquisition) -> None:
+        try:
+            await (self._tell_flaw(one) if one.flaw else self._bring(one))
+        except SourceRefused as error:
+            await self._refused(one, str(error))
+        except (AdapterError, OSError) as error:
+            why = str(error)
+            self._lane.trouble(f"job {one.key.id}: {why}")
+            is_grids = isinstance(error, SourceError)
+            await self._writer.write(lambda tx: acquisitions.again(tx, one, why, spends_patience=is_grids))
+            return
+        self._lane.trouble("")
 
     async def _refused(self, one: Acquisition, why: str) -> None:
         """The grid refuses what this job needs; one that refuses to hear of a flaw has nothing to hear any more."""
@@ -132,12 +141,15 @@ def described(one: Acquisition, work: GridWork, inputs: list[Input]) -> JobDescr
 def submit(tx: Tx, one: Acquisition, checked: CheckedSubmission) -> None:
     """Make a job of ours of what a grid has given, or have it told why that cannot be."""
     verdict = submissions.submit(tx, one.key.owner, checked)
-    tx.counts["given_submitted" if verdict.accepted else "given_refused"] += 1
     if verdict.accepted:
+        tx.counts["given_submitted"] += 1
         acquisitions.forget(tx, [one.key])
         assignments.match(tx)
-    else:
+    elif checked.reasons:
+        tx.counts["given_refused"] += 1
         acquisitions.refuse(tx, one, "; ".join(verdict.reasons))
+    else:  # a limit of its owner's: not now
+        acquisitions.again(tx, one, "; ".join(verdict.reasons), spends_patience=False)
 
 
 def _digest(path: Path) -> Sha256:

@@ -32,6 +32,8 @@ def read_config(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path}: {explain(str(error), kind, fields)}") from error
 
 
+#: Tables of settings whose keys are not ours.
+_OF_OTHERS = frozenset({"source", "grid_store", "catalogue"})
 _OF_THE_LOG = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -41,7 +43,14 @@ def show_config(config: msgspec.Struct) -> dict[str, Any]:
     A setting whose name the log has for itself is told with a stroke at its end.
     """
     plain: dict[str, Any] = msgspec.to_builtins(config)
-    return {f"{key}_" if key in _OF_THE_LOG else key: value for key, value in plain.items()}
+    return {f"{key}_" if key in _OF_THE_LOG else key: _shown(key, value) for key, value in plain.items()}
+
+
+def _shown(key: str, value: Any) -> Any:
+    """Of a part that others may have written, which may have a secret in its settings, name what is set alone."""
+    if key in _OF_OTHERS and isinstance(value, dict):
+        return {"kind": value.get("kind"), "set": sorted(map(str, value))}
+    return value
 
 
 def _refuse_unknown(path: Path, fields: dict[str, Any], kind: type[msgspec.Struct]) -> None:

@@ -41,6 +41,8 @@ class Plugins(msgspec.Struct, frozen=True):
     noun: str
     #: What is raised when one cannot be imported: it is called with the words.
     broken: Callable[[str], Exception]
+    #: The value of a setting that is not known is not told: it may be a secret under a misspelt name.
+    has_secrets: bool = False
 
     def installed(self) -> dict[str, EntryPoint]:
         """Give those that there are, by kind; none is imported. Raises ConfigError for two of one name."""
@@ -84,7 +86,7 @@ class Plugins(msgspec.Struct, frozen=True):
             if key not in known:
                 near = get_close_matches(key, known, n=1)
                 advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-                said = f"{where}.{plain(key)} = {_quoted(table[key])}"
+                said = f"{where}.{plain(key)}" + ("" if self.has_secrets else f" = {_quoted(table[key])}")
                 raise ConfigError(f"{said}: the {self.noun} {table['kind']} has no such setting: {advice}")
 
 

@@ -70,6 +70,10 @@ class InMemory:
         return self.grid.jobs[job.id].outputs[name]
 
 
+def name_of(job: GridJob) -> str:
+    return job.id.rpartition("-")[0]
+
+
 class Spooled:
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "spool"
@@ -91,13 +95,13 @@ class Spooled:
         (self.directory / f"new/job-{self.count}.json").write_text(json.dumps(told))
 
     def kill(self, job: GridJob) -> None:
-        (self.directory / f"taken/{job.id}.kill").touch()
+        (self.directory / f"taken/{name_of(job)}.kill").touch()
 
     def finals(self) -> list[tuple[str, str]]:
         return [(path.stem, json.loads(path.read_text())["state"]) for path in (self.directory / "done").iterdir()]
 
     def output(self, job: GridJob, name: str) -> bytes:
-        return (self.directory / "out" / job.id / name).read_bytes()
+        return (self.directory / "out" / name_of(job) / name).read_bytes()
 
 
 @pytest.fixture(params=[InMemory, Spooled], ids=["memory", "spool"])
@@ -175,8 +179,8 @@ def test_a_stop_is_said_until_the_job_is_not_named_any_more(grid: Grid) -> None:
     assert [stop.id for stop in source.beat([progress(jobs[1])])] == []
 
 
-def test_a_job_that_its_grid_does_not_know_is_stopped(grid: Grid) -> None:
-    stops = grid.source().beat([progress(GridJob(id="unheard-of"))])
+def test_a_job_that_its_grid_does_not_know_is_stopped(tmp_path: Path) -> None:
+    stops = InMemory(tmp_path).source().beat([progress(GridJob(id="unheard-of"))])
 
     assert [stop.id for stop in stops] == ["unheard-of"]
 
@@ -213,7 +217,7 @@ def test_a_final_status_is_set_once_and_stays(grid: Grid, state: JobState) -> No
     ]
 
     assert [dict(words) for words in told] == [{}, {}, {}]
-    assert grid.finals() == [(job.id, str(state))]
+    assert [(name in job.id, said) for name, said in grid.finals()] == [(True, str(state))]
 
 
 def test_one_that_was_given_back_is_given_again(grid: Grid) -> None:
@@ -254,7 +258,7 @@ def test_a_job_file_that_makes_no_sense_is_a_job_with_a_flaw(tmp_path: Path, kin
 
     job = one(grid.source())
 
-    assert (job.job.id, job.work) == ("bad", None)
+    assert (name_of(job.job), job.work) == ("bad", None)
     assert "bad.json" in job.flaw
     assert len(job.flaw) < 2000
 
@@ -273,3 +277,55 @@ def test_who_may_write_into_a_spool_reads_nothing_else_by_it(tmp_path: Path) -> 
         with pytest.raises(SourceRefused):
             source.stage_in(GridJob(id="j"), GridInput(name="a", where=where), tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+def test_a_name_may_be_used_again_once_what_bore_it_is_taken_away(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    grid.submit(TRUE)
+    first = one(source).job
+    source.stage_out(ending(first), lambda name: tmp_path / name)
+    source.finish([ending(first)])
+    new, told = grid.directory / "new/job-1.json", grid.directory / "new/job-1.refused"
+    new.write_text('{"executable": "/bin/false"}')
+
+    while_there = list(source.acquire([OFFER], 5))
+    words = told.read_text()
+    (grid.directory / "done/job-1.json").unlink()
+    (grid.directory / "out/job-1").rmdir()
+    second = one(source)
+
+    assert while_there == []
+    assert words == "done/job-1.json is there: take it away, or choose another name\n"
+    assert (second.job.id != first.id, second.work and second.work.executable) == (True, "/bin/false")
+    assert not told.exists()
+
+
+def test_a_spool_that_is_gone_for_a_while_stops_no_job(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    grid.submit(TRUE)
+    job = one(source).job
+    grid.directory.rename(tmp_path / "away")
+
+    assert list(source.beat([progress(job)])) == []
+
+
+def test_what_stands_in_one_jobs_way_is_its_own_trouble(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    for _ in range(3):
+        grid.submit(TRUE)
+    (grid.directory / "taken/job-1.json").mkdir()
+    jobs = [job.job for job in source.acquire([OFFER], 5)]
+    (grid.directory / f"taken/{name_of(jobs[0])}.status").mkdir()
+    grid.kill(jobs[1])
+
+    stops = [stop.id for stop in source.beat([progress(job) for job in jobs])]
+    (grid.directory / f"done/{name_of(jobs[0])}.json").mkdir()
+    told = source.finish([ending(job) for job in jobs])
+
+    assert [name_of(job) for job in jobs] == ["job-2", "job-3"]
+    assert stops == [jobs[1].id]
+    assert dict(told) == {} or list(told) == [jobs[0].id]
+    assert (grid.directory / f"done/{name_of(jobs[1])}.json").is_file()

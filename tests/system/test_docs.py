@@ -212,6 +212,7 @@ def test_the_pages_that_show_commands_are_run() -> None:
         "README.md",
         "docs/howto/boinc.md",
         "docs/howto/scale.md",
+        "docs/howto/sources.md",
         "docs/tutorial.md",
     ]
     assert [name_of(page) for page in SHARED] == [

@@ -29,6 +29,14 @@ class Spool:
         part.write_bytes(content)
         part.rename(path)
 
+    def done(self) -> int:
+        """Count the final statuses."""
+        return len(list((self.directory / "done").glob("job-*.json")))
+
+    def left(self) -> int:
+        """Count the jobs that have none."""
+        return len([*(self.directory / "new").glob("*.json"), *(self.directory / "taken").glob("*.json")])
+
     def final(self, name: str) -> dict[str, object]:
         """Wait for a job's final status."""
         path = self.directory / "done" / f"{name}.json"
@@ -93,18 +101,18 @@ def test_an_adapter_that_is_killed_again_and_again_does_each_job_once(system: Sy
     ran = spool.directory.parent / "ran"
     ran.mkdir()
     ran.chmod(0o1777)
-    for number in range(12):
+    for number in range(24):
         mark = f"mktemp {ran}/{number}-XXXXXX"
-        spool.put(f"job-{number}", executable="/bin/sh", arguments=["-c", f"{mark}; echo {number}"])
+        spool.put(f"job-{number}", executable="/bin/sh", arguments=["-c", f"{mark}; sleep 1; echo {number}"])
     for _ in range(6):
         system.kill("source_adapter-lyon")
-        before = len(list((spool.directory / "done").iterdir()))
-        until(lambda before=before: len(list((spool.directory / "done").iterdir())) > before, "something has ended")
+        before = spool.done()
+        until(lambda before=before: spool.done() > before or not spool.left(), "one more has ended")
 
-    for number in range(12):
+    for number in range(24):
         assert spool.final(f"job-{number}")["state"] == "done"
         assert (spool.directory / f"out/job-{number}/stdout").read_text().endswith(f"\n{number}\n")
-    assert sorted(path.name.partition("-")[0] for path in ran.iterdir()) == sorted(str(n) for n in range(12))
+    assert sorted(path.name.partition("-")[0] for path in ran.iterdir()) == sorted(str(n) for n in range(24))
 
 
 def test_people_see_how_a_source_is(system: System) -> None:

@@ -64,7 +64,7 @@ def test_a_table_of_settings_makes_the_catalogue_that_it_names(tmp_path: Path) -
         ({"kind": "xrootd", "url": "http://a/b"}, "grid_store.url = 'http://a/b': must be root://HOST[:PORT]//PATH"),
         ({"kind": "xrootd", "url": "root://a/b"}, "grid_store.url = 'root://a/b': must be root://HOST[:PORT]//PATH"),
         ({"kind": "xrootd", "timeout_s": 0}, "grid_store.timeout_s = 0: must be"),
-        ({"kind": "xrootd", "tokn": "x"}, "grid_store.tokn = 'x': the grid store xrootd has no such setting: did you"),
+        ({"kind": "xrootd", "tokn": "x"}, "grid_store.tokn: the grid store xrootd has no such setting: did you"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named_with_what_is_allowed(table: dict[str, Any], said: str) -> None:

@@ -169,7 +169,6 @@ async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_o
     asked = rig.grid.calls["acquire"]
     rig.grid.submit(GridWork(executable="/bin/true"))
     after = await asking.turn()
-    hand.close()
     await writer.close()
 
     assert (asked, sum(pauses) / len(pauses) > 60) == (40, True)

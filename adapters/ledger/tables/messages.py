@@ -46,6 +46,8 @@ deliveries = Table(
     #: How far it is, in the words of who delivers, and what the steps until there have given.
     Column("step", Text, nullable=False, server_default=text("''")),
     Column("kept", LargeBinary, nullable=True),
+    #: How often it was taken or put anew.
+    Column("claim", BigInteger, nullable=False, server_default=text("0")),
     #: The adapter that is at it; empty = none.
     Column("taken_by", Text, nullable=False, server_default=text("''")),
     PrimaryKeyConstraint("job", "what", name="pk_deliveries"),

@@ -1,0 +1,62 @@
+"""What a lane is at: several pieces of work, each for as long as it takes; none waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from adapters.ledger.transaction import Tx
+from adapters.ledger_writer import LedgerWriter
+from broker.daemon.tasks import OwnedTasks
+
+K = TypeVar("K")
+
+#: Keeps in the ledger what was taken and is still at work.
+Renew = Callable[[Tx, Sequence[K]], None]
+#: Pieces that are taken, and how often their claims in the ledger are renewed, seconds.
+MOST_TAKEN, RENEW_S = 200, 60.0
+
+
+class AtWork(Generic[K]):
+    """See the module. Belongs to one loop."""
+
+    def __init__(self, owner: str, at_once: int, writer: LedgerWriter, renew: Renew[K]) -> None:
+        """``renew`` keeps in the ledger what is still at work, by its keys."""
+        self._tasks, self._places = OwnedTasks(owner), asyncio.Semaphore(at_once)
+        self._writer, self._renew = writer, renew
+        self._keys: set[K] = set()
+        self._renewed_s = time.monotonic()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be taken."""
+        return len(self._keys) < MOST_TAKEN
+
+    def begin(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a piece of work in its turn; it deals with its own failures."""
+        self._keys.add(key)
+        self._tasks.spawn(self._do(key, work))
+
+    async def renew(self) -> None:
+        """Keep what is at work, when it is time. Raises LedgerError."""
+        if self._keys and time.monotonic() - self._renewed_s > RENEW_S:
+            await self._writer.write(partial(_renewing, self._renew, sorted(self._keys, key=str)))
+            self._renewed_s = time.monotonic()
+
+    async def close(self) -> None:
+        """End what is at work; whoever takes it up goes on. Idempotent."""
+        await self._tasks.cancel()
+
+    async def _do(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with self._places:
+                await work()
+        finally:
+            self._keys.discard(key)
+
+
+def _renewing(renew: Renew[Any], keys: Sequence[Any], tx: Tx) -> None:
+    renew(tx, keys)
