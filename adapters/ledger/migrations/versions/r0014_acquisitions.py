@@ -14,9 +14,9 @@ _EMPTY, _ZERO = sa.text("''"), sa.text("0")
 def upgrade() -> None:
     """Add the tables and the columns."""
     op.add_column("deliveries", sa.Column("step", sa.Text(), nullable=False, server_default=_EMPTY))
+    op.add_column("deliveries", sa.Column("kept", sa.LargeBinary(), nullable=True))
     op.add_column("deliveries", sa.Column("claim", sa.BigInteger(), nullable=False, server_default=_ZERO))
     op.add_column("deliveries", sa.Column("taken_by", sa.Text(), nullable=False, server_default=_EMPTY))
-    op.add_column("deliveries", sa.Column("kept", sa.LargeBinary(), nullable=True))
     op.create_table(
         "acquisitions",
         sa.Column("source", sa.Text(), nullable=False),
