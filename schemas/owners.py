@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from schemas.envelope import Message, Reply
 from schemas.ids import Principal
-from schemas.ledger import JobState, Rows
+from schemas.ledger import Rows
 
 #: Owners that a question may name.
 MAX_NAMED = 1000
@@ -38,8 +38,8 @@ class OwnerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     used_s: float = 0.0
     #: What it occupies, cpus, as it was counted last.
     cpus: float = 0.0
-    #: Its jobs by state; a state that none is in is left out.
-    jobs: dict[JobState, int] = {}
+    #: Its jobs by state (see ``JobState``); a state that none is in is left out.
+    jobs: dict[str, int] = {}
 
 
 class Owners(Reply, frozen=True, kw_only=True, tag="reply.owners"):

@@ -52,6 +52,8 @@ class Backlog:
         #: How far each offer has looked among the walked jobs: what it has passed over it does not meet.
         self._looked: dict[int, int] = {}
         self._lines: dict[int, Iterator[Waiting]] = {}
+        #: Shapes of which the jobs were asked for; of some there are none.
+        self._asked: set[int] = set()
         self._heads: dict[int, Waiting | None] = {}
         self._places: dict[int, list[_Place]] = {}
         #: Jobs that the slot which was looked at last was refused; and whether its VM is kept free for one of them.
@@ -106,7 +108,7 @@ class Backlog:
         """All jobs have been handed out, as far as that is known."""
         if self._is_whole:
             return self._passed == 0
-        return len(self._lines) == self._kinds and all(self._head(shape) is None for shape in self._lines)
+        return len(self._asked) == self._kinds and all(self._head(shape) is None for shape in self._lines)
 
     def _among_walked(self, offer: int, ask: Ask) -> Waiting | None:
         at = self._looked.get(offer, 0)
@@ -156,7 +158,9 @@ class Backlog:
 
     def _look_through(self, offer: int) -> list[_Place]:
         shapes = self._fitting(offer)
-        self._lines |= self._queues([shape for shape in shapes if shape not in self._lines])
+        new = [shape for shape in shapes if shape not in self._asked]
+        self._asked.update(new)
+        self._lines |= self._queues(new)
         heads = [self._head(shape) for shape in shapes if shape in self._lines]
         places = [_place(head) for head in heads if head is not None]
         heapify(places)

@@ -11,7 +11,6 @@ from sqlalchemy import bindparam, func, select
 from adapters.ledger import accounts, tables, tallies
 from adapters.ledger.tallies import WHOLE_OWNER
 from adapters.ledger.transaction import Tx
-from schemas.ledger import JobState
 from schemas.owners import OwnerList, OwnerRow, Owners, OwnerSet
 
 _owners, _tallies = tables.owners, tables.tallies
@@ -44,23 +43,23 @@ def put(tx: Tx, message: OwnerSet) -> Owners:
         settings["most_waiting"] = None if message.forget_most_waiting else message.most_waiting
     if settings:
         accounts.put(tx, message.owner, **settings)
-    counts = {JobState(state): count for state, count in tallies.of_owner(tx, message.owner).items()}
+    counts = tallies.of_owner(tx, message.owner)
     return Owners(call=message.id, owners=_rows(tx, [message.owner], {message.owner: counts}))
 
 
-def _counts(tx: Tx) -> dict[str, dict[JobState, int]]:
-    counts: defaultdict[str, dict[JobState, int]] = defaultdict(dict)
+def _counts(tx: Tx) -> dict[str, dict[str, int]]:
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for owner, state, count in tx.execute(_TALLIED):
-        counts[owner][JobState(state)] = int(count)
+        counts[owner][str(state)] = int(count)
     return counts
 
 
-def _rows(tx: Tx, names: list[str], counts: dict[str, dict[JobState, int]]) -> list[OwnerRow]:
+def _rows(tx: Tx, names: list[str], counts: dict[str, dict[str, int]]) -> list[OwnerRow]:
     known = {row.owner: row for row in tx.execute(_SET, {"owners": names})}
     return [_row(tx, name, known.get(name), counts.get(name, {})) for name in names]
 
 
-def _row(tx: Tx, name: str, known: Any, jobs: dict[JobState, int]) -> OwnerRow:
+def _row(tx: Tx, name: str, known: Any, jobs: dict[str, int]) -> OwnerRow:
     if known is None:
         return OwnerRow(owner=name, most_waiting=tx.policy.waiting_of_owner, jobs=jobs)
     is_own = known.most_waiting is not None

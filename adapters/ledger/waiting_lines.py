@@ -115,12 +115,28 @@ def _kinds() -> Select[Any]:
 _KINDS = _kinds()
 
 
+def _with_shapes() -> Select[Any]:
+    """List the owners of whom jobs of some shapes wait."""
+    there = _OWNERS.subquery()
+    among = tables.shapes.c.number.in_(bindparam("shapes", expanding=True))
+    job = (
+        select(_peers.c.number)
+        .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
+        .where(_peers.c.owner == there.c.value, _peers.c.shape == tables.shapes.c.number)
+        .exists()
+    )
+    return select(there.c.value).where(select(tables.shapes.c.number).where(among, job).exists())
+
+
+_WITH_SHAPES = _with_shapes()
+
+
 class WaitingLines:
     """All that waits, or what is of some shapes alone, as one transaction sees it."""
 
     def __init__(self, tx: Tx, pool: VmPool, only: Collection[int] | None = None) -> None:
         self._tx, self._pool, self._only = tx, pool, only
-        self._owners = values(tx, _OWNERS)
+        self._owners = values(tx, _OWNERS) if only is None else _owners_of_shapes(tx, only)
         self._accounts = Accounts(tx, self._owners)
         self._turns = self._accounts.turns()
         self._known: dict[str, set[int]] = {}
@@ -170,6 +186,17 @@ class WaitingLines:
         shapes = set().union(*(self._shapes_of(owner) for owner in self._owners))
         fitting = {shape for (shape, _), meets in judged(self._tx, shapes, [offer]).items() if meets}
         return {owner for owner in self._owners if not fitting.isdisjoint(self._shapes_of(owner))}
+
+
+def _owners_of_shapes(tx: Tx, shapes: Collection[int]) -> list[str]:
+    """Name the owners of whom jobs of some of these shapes wait, by a probe for each owner and shape."""
+    found = {
+        owner
+        for some in portions(sorted(shapes))
+        for owner in tx.execute(_WITH_SHAPES, {"shapes": some}).scalars()
+        if owner is not None
+    }
+    return sorted(found)
 
 
 class _LinesOfOwner:
