@@ -15,7 +15,7 @@ from typing import Protocol
 from adapters.ledger.matching import Fit, Free, Waiting, WaitingJobs
 
 #: Jobs at the front that are passed over, since they fit no slot, before kinds are looked through.
-MOST_PASSED = 64
+MOST_PASSED = 16
 #: Jobs that one slot is refused, for its VM's sake, before it is given none.
 MOST_REFUSED = 64
 #: VMs that look by themselves at what is not kept from them, in one transaction: a query or two each.

@@ -200,6 +200,7 @@ def _too_many(owner: str) -> str:
 
 def _write(tx: Tx, new: Mapping[Key, CheckedSubmission], rows: Sequence[dict[str, Any]]) -> dict[Key, str]:
     """Gives the digests of those that another transaction wrote first."""
+    _note_kinds(tx, rows)
     statement = tx.insert(_table).on_conflict_do_nothing(index_elements=["id", "owner"])
     written = tx.connection.execute(
         statement.returning(_table.c.number, _table.c.count, _table.c.owner, _table.c.id), rows
@@ -213,6 +214,14 @@ def _write(tx: Tx, new: Mapping[Key, CheckedSubmission], rows: Sequence[dict[str
         tx.counts["jobs_submitted"] += count
     arrays.begin(tx, by_count)
     return _digests(tx, {(row["owner"], row["id"]) for row in rows} - {(owner, name) for _, _, owner, name in written})
+
+
+def _note_kinds(tx: Tx, rows: Sequence[dict[str, Any]]) -> None:
+    """Note of which shapes an owner has jobs: matching asks that first."""
+    # Sorted: two writers lock new rows in one order.
+    kinds = sorted({(row["owner"], row["shape"]) for row in rows})
+    statement = tx.insert(tables.kinds).on_conflict_do_nothing(index_elements=["owner", "shape"])
+    tx.each(statement, [{"owner": owner, "shape": shape} for owner, shape in kinds])
 
 
 def _note_inputs(tx: Tx, written: Mapping[int, JobDescription]) -> None:

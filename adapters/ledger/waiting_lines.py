@@ -7,16 +7,12 @@ from itertools import chain
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     ColumnElement,
     FromClause,
     Integer,
     Select,
     bindparam,
-    case,
-    func,
-    literal,
     literal_column,
     or_,
     select,
@@ -31,10 +27,11 @@ from adapters.ledger.owners_backlog import OwnersBacklog
 from adapters.ledger.transaction import Tx, portions
 from adapters.ledger.vm_pool import VmPool
 
-#: Rows read at a time; a batch seldom needs more. Of each owner, where there are several, at first fewer.
+#: Rows read at a time; a batch seldom needs more. Of each owner, where there are several, fewer at first, then twice
+#: as many each time.
 PAGE, SHORTEST_PAGE = 64, 4
 
-_jobs, _requests = tables.jobs, tables.requests
+_jobs, _kinds, _requests = tables.jobs, tables.kinds, tables.requests
 
 
 def _distinct(column: Column[Any], condition: ColumnElement[bool]) -> Select[Any]:
@@ -51,7 +48,7 @@ def _columns_of_waiting() -> list[Column[Any]]:
 
 
 _OWNERS = _distinct(_jobs.c.owner, tables.IS_WAITING)
-_SHAPES_OF = _distinct(_jobs.c.shape, tables.IS_WAITING & (_jobs.c.owner == bindparam("of_owner")))
+_KINDS = select(_kinds.c.owner, _kinds.c.shape).where(_kinds.c.owner.in_(bindparam("owners", expanding=True)))
 OFFERS = _distinct(_requests.c.offer, tables.IS_READY)
 _WALK = (
     select(*_columns_of_waiting())
@@ -92,40 +89,16 @@ _HEADS = _heads()
 _HEADS_BUT_FOR = _heads(_not_kept_from(_peers))
 
 
-def _kinds() -> Select[Any]:
-    """List whose jobs of which shapes wait, by some probes each, however many they are."""
-    at, later = _jobs.alias("at"), _jobs.alias("later")
-    first_owner = select(func.min(_jobs.c.owner)).where(tables.IS_WAITING).scalar_subquery()
-    first = select(first_owner.label("owner"), literal(-1, BigInteger).label("shape"))
-    found = first.cte("found", recursive=True)
-
-    def waits(rows: FromClause) -> ColumnElement[bool]:
-        return (rows.c.state == literal_column("'submitted'")) & (rows.c.not_before_ms == literal_column("0"))
-
-    shape = select(func.min(at.c.shape)).where(waits(at), at.c.owner == found.c.owner, at.c.shape > found.c.shape)
-    owner = select(func.min(later.c.owner)).where(waits(later), later.c.owner > found.c.owner)
-    next_shape, next_owner = (one.correlate(found).scalar_subquery() for one in (shape, owner))
-    step = select(
-        case((next_shape.is_not(None), found.c.owner), else_=next_owner), func.coalesce(next_shape, literal(-1))
-    ).where(found.c.owner.is_not(None))
-    whole = found.union_all(step)
-    return select(whole.c.owner, whole.c.shape).where(whole.c.shape >= 0)
-
-
-_KINDS = _kinds()
-
-
 def _with_shapes() -> Select[Any]:
     """List the owners of whom jobs of some shapes wait."""
-    there = _OWNERS.subquery()
-    among = tables.shapes.c.number.in_(bindparam("shapes", expanding=True))
-    job = (
+    waits = (
         select(_peers.c.number)
         .where(_peers.c.state == literal_column("'submitted'"), _peers.c.not_before_ms == literal_column("0"))
-        .where(_peers.c.owner == there.c.value, _peers.c.shape == tables.shapes.c.number)
+        .where(_peers.c.owner == _kinds.c.owner, _peers.c.shape == _kinds.c.shape)
         .exists()
     )
-    return select(there.c.value).where(select(tables.shapes.c.number).where(among, job).exists())
+    among = _kinds.c.shape.in_(bindparam("shapes", expanding=True))
+    return select(_kinds.c.owner).distinct().where(among, waits)
 
 
 _WITH_SHAPES = _with_shapes()
@@ -140,7 +113,6 @@ class WaitingLines:
         self._accounts = Accounts(tx, self._owners)
         self._turns = self._accounts.turns()
         self._known: dict[str, set[int]] = {}
-        self._is_all_known = False
         self.backlogs = Backlogs(self._as_seen_by)
 
     def close(self, pairs: Sequence[Pair]) -> None:
@@ -165,38 +137,36 @@ class WaitingLines:
         return judged(self._tx, [shape], [offer])[shape, offer] if known is None else known
 
     def _shapes_of(self, owner: str) -> Collection[int]:
-        """Say of which shapes an owner's jobs wait; read once."""
+        """Say of which shapes jobs of an owner may wait; read once."""
         if self._only is not None:
             return self._only
-        if owner not in self._known:
-            self._known[owner] = set(values(self._tx, _SHAPES_OF, of_owner=owner))
+        self._read_kinds([owner])
         return self._known[owner]
+
+    def _read_kinds(self, owners: Iterable[str]) -> None:
+        new = [owner for owner in owners if owner not in self._known]
+        self._known |= {owner: set() for owner in new}
+        for some in portions(new):
+            for owner, shape in self._tx.execute(_KINDS, {"owners": some}):
+                self._known[owner].add(shape)
 
     def _fitting_of(self, owner: str, offer: int) -> list[int]:
         compared = judged(self._tx, self._shapes_of(owner), [offer])
         return [shape for (shape, _), meets in compared.items() if meets]
 
     def _owners_of(self, offer: int) -> set[str]:
-        """Name the owners of whose waiting jobs some fit an offer. All that waits is looked through once."""
-        if self._only is None and not self._is_all_known:
-            self._known = {owner: set() for owner in self._owners}
-            for owner, shape in self._tx.execute(_KINDS):
-                self._known.setdefault(owner, set()).add(shape)
-            self._is_all_known = True
+        """Name the owners of whose jobs some may fit an offer. All kinds are looked through once."""
+        if self._only is None:
+            self._read_kinds(self._owners)
         shapes = set().union(*(self._shapes_of(owner) for owner in self._owners))
         fitting = {shape for (shape, _), meets in judged(self._tx, shapes, [offer]).items() if meets}
         return {owner for owner in self._owners if not fitting.isdisjoint(self._shapes_of(owner))}
 
 
 def _owners_of_shapes(tx: Tx, shapes: Collection[int]) -> list[str]:
-    """Name the owners of whom jobs of some of these shapes wait, by a probe for each owner and shape."""
-    found = {
-        owner
-        for some in portions(sorted(shapes))
-        for owner in tx.execute(_WITH_SHAPES, {"shapes": some}).scalars()
-        if owner is not None
-    }
-    return sorted(found)
+    """Name the owners of whom jobs of some of these shapes wait, by a probe for each of their kinds."""
+    some_of = ({"shapes": some} for some in portions(sorted(shapes)))
+    return sorted({owner for some in some_of for owner in tx.execute(_WITH_SHAPES, some).scalars()})
 
 
 class _LinesOfOwner:
@@ -235,7 +205,7 @@ class _LinesOfOwner:
             if not page:
                 return
             yield from page
-            after, most = page[-1], PAGE
+            after, most = page[-1], min(PAGE, 2 * most)
 
     def _following(self, statement: Select[Any]) -> list[Select[Any]]:
         if self._tx.is_sqlite:

@@ -222,12 +222,15 @@ def test_what_an_edge_keeps_with_a_submission_is_bounded(desk: Desk, origin: Ori
     assert said in verdict.reasons[0]
 
 
-def test_of_the_submissions_of_an_older_ledger_their_owner_tells_the_source(empty_url: str) -> None:
+def test_of_an_older_ledgers_submissions_their_owner_tells_the_source_and_kinds_are_known(
+    empty_url: str,
+) -> None:
     engine = connect(empty_url, "FULL").durable
     with engine.begin() as connection:
         made = config()
         made.attributes["connection"] = connection
         command.upgrade(made, "0010")
+        connection.execute(text("INSERT INTO shapes (number, key) VALUES (1, '{}')"))
         for number, owner in enumerate(("site-a", "console-ada"), 1):
             connection.execute(
                 text(
@@ -241,8 +244,10 @@ def test_of_the_submissions_of_an_older_ledger_their_owner_tells_the_source(empt
 
     with engine.begin() as connection:
         found = connection.execute(text("SELECT owner, source, source_data FROM submissions ORDER BY number")).all()
+        kinds = connection.execute(text("SELECT owner, shape FROM kinds ORDER BY owner")).all()
     engine.dispose()
     assert [tuple(row) for row in found] == [("site-a", "", None), ("console-ada", "", None)]
+    assert [tuple(row) for row in kinds] == [("console-ada", 1), ("site-a", 1)]
 
 
 def test_a_job_of_which_its_source_is_still_to_be_told_goes_neither_for_its_age_nor_for_room(desk: Desk) -> None:

@@ -216,7 +216,7 @@ def test_kinds_of_machines_and_jobs_go_once_nothing_is_of_them(desk: Desk) -> No
     desk.ask("vm-1", machine=SMALL)
 
     assert gone["shapes"] == 4
-    assert count(desk, tables.shapes) == 2
+    assert (count(desk, tables.shapes), count(desk, tables.kinds)) == (2, 2)
     assert desk.assigned()[-1].job == f"{SITE}/stays.1"
 
 

@@ -133,6 +133,18 @@ tallies = Table(
     sqlite_with_rowid=False,
 )
 
+#: Of which shapes each owner has submitted jobs, those that are over too; a row stays as long as its shape does.
+kinds = Table(
+    "kinds",
+    metadata,
+    Column("owner", Text, nullable=False),
+    Column("shape", BigInteger, nullable=False),
+    PrimaryKeyConstraint("owner", "shape", name="pk_kinds"),
+    ForeignKeyConstraint(["shape"], ["shapes.number"], name="fk_kinds_shape_shapes", ondelete="CASCADE"),
+    Index("ix_kinds_shape", "shape", "owner"),
+    sqlite_with_rowid=False,
+)
+
 #: What is known of an owner beside its jobs. An owner without a row has every default.
 owners = Table(
     "owners",

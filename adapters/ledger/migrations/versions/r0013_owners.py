@@ -1,4 +1,4 @@
-"""Owners have shares of their own, and are served in turn: waiting jobs are found by their owner."""
+"""Owners have shares of their own, and are served in turn: waiting jobs and kinds are found by their owner."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("owner", name="pk_owners"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "kinds",
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("shape", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "shape", name="pk_kinds"),
+        sa.ForeignKeyConstraint(["shape"], ["shapes.number"], name="fk_kinds_shape_shapes", ondelete="CASCADE"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_kinds_shape", "kinds", ["shape", "owner"])
+    known = "SELECT DISTINCT owner, shape FROM submissions WHERE shape IN (SELECT number FROM shapes)"
+    op.execute(f"INSERT INTO kinds (owner, shape) {known}")
     for name, first in (("ix_jobs_waiting", ["owner", "shape"]), ("ix_jobs_order", ["owner"])):
         op.drop_index(name, table_name="jobs")
         columns = [*first, "rank", "number"]
