@@ -6,7 +6,8 @@ AdapterError
 │   │   └── Contended        others held the rows or the lock for too long: do the same again
 │   ├── Conflict             a rule of the tables forbids it: a fault of the program, look at the chained error
 │   ├── NotFound             no such job: mend the name
-│   └── Ambiguous            the name fits jobs of several owners: name the owner
+│   ├── Ambiguous            the name fits jobs of several owners: name the owner
+│   └── AlreadyTold          its source knows how that job has ended: submit it there again
 ├── StoreError               the store is full, away, or refusing: the sender keeps the file and tries again
 │   ├── NotStored            there is no such file in the store
 │   └── NoStagingRoom        others on their way have the room that it needs: it passes, who waits spends no patience
@@ -70,6 +71,12 @@ class Ambiguous(LedgerError):
     """Several owners have a submission of that id."""
 
     code = ErrorCode.CONFLICT
+
+
+class AlreadyTold(LedgerError):
+    """A job's source has been told how it has ended, or is being told: it does not run again under that name."""
+
+    code = ErrorCode.ILLEGAL_STATE
 
 
 class StoreError(AdapterError):

@@ -4,8 +4,9 @@ A row is made in the transaction that ends or holds the job, and worked like the
 what is then neither ``done`` nor ``failed`` is due again, so that a source hears of a job at least once. What has
 several steps goes on, after any kill, at the one after the last that is written down. What fails is tried again after
 growing waits; after ``MOST_TRIES`` of a step it is held, with its last error, for a person. Until then its job is not
-deleted for its age or for room; whoever deletes a job deletes what was to be told of it. A job that was held and has
-been released meanwhile has not ended: nothing is told until it ends again, and then all of it, from the first step.
+deleted for its age or for room; whoever deletes a job deletes what was to be told of it. A job that was held may be
+released until it has been told: then it has not ended, nothing is told until it ends again, and then all of it, from
+the first step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 from sqlalchemy import BigInteger, bindparam, delete, literal, select, update
 
+from adapters.errors import AlreadyTold
 from adapters.ledger import tables
 from adapters.ledger.events import readable
 from adapters.ledger.transaction import Insert, Tx, insert_into, portions
@@ -88,6 +90,16 @@ _TOLD = (
     select(_jobs.c.number, _jobs.c.ref, _jobs.c.state, _submissions.c.source_data)
     .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
     .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)))
+)
+_BROUGHT = (
+    select(_jobs.c.number, _jobs.c.ref, _submissions.c.source)
+    .join_from(_jobs, _submissions, _submissions.c.number == _jobs.c.submission)
+    .where(_jobs.c.number.in_(bindparam("numbers", expanding=True)), _submissions.c.source_data.is_not(None))
+)
+_UNTOLD = (
+    select(_table.c.job, _table.c.taken_by)
+    .where(_table.c.job.in_(bindparam("numbers", expanding=True)))
+    .with_for_update()
 )
 _OWED = select(_table).where(_table.c.job == bindparam("of_job")).limit(1)
 _DONE = delete(_table).where(_IS_KEY)
@@ -184,6 +196,18 @@ def owed(tx: Tx, job: int) -> tuple[str, bool]:
         return f"telling {row.source} was given up: {row.error}", True
     wait_s = max(0, row.due_ms - tx.lease_now_ms) / 1000
     return f"telling {row.source} failed, try {row.tries}: {row.error}; again in {wait_s:.0f} s", False
+
+
+def demand_untold(tx: Tx, numbers: Sequence[int]) -> None:
+    """Raise AlreadyTold if the end of one of these jobs, which have ended, was told to its source, or is being told."""
+    for some in portions(numbers):
+        brought = tx.execute(_BROUGHT, {"numbers": some}).all()
+        untold = {row.job: row.taken_by for row in tx.execute(_UNTOLD, {"numbers": some})} if brought else {}
+        for row in brought:
+            if row.number not in untold:
+                raise AlreadyTold(f"job = {row.ref}: {row.source} was told that it has failed: submit it there again")
+            if untold[row.number]:
+                raise AlreadyTold(f"job = {row.ref}: {row.source} is just being told that it has failed")
 
 
 def stepped(tx: Tx, key: Key, step: str, kept: bytes) -> None:

@@ -117,9 +117,13 @@ def cancel(tx: Tx, message: JobCancel, owner: str = "", by: str = "") -> Portion
 
 
 def retry(tx: Tx, message: JobRetry, owner: str = "", by: str = "") -> Portion:
-    """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``."""
+    """Release held jobs with their counts at zero; ``match`` is the caller's. Else as ``cancel``.
+
+    Raises AlreadyTold for one whose source knows that it has failed.
+    """
     found = select_jobs(tx, message.job, owner or message.owner)
     ended = portion_of(tx, found, [JobState.HELD])
+    deliveries.demand_untold(tx, [job.number for job in ended])
     counts = {"failures": 0, "losses": 0, "returns": 0, "lost_on": ""}
     clean = {**counts, "reason": "", "ended_ms": 0, "since_ms": tx.lease_now_ms}
     no_wait = {"not_before_ms": 0, "avoid_until_ms": 0, "avoid_vm": ""}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import Integer, bindparam, func, select
 
@@ -17,7 +18,7 @@ from adapters.ledger.events import readable
 from adapters.ledger.transaction import Tx
 from schemas.grids import SourceList, SourceRetry, SourceRow, Sources
 from schemas.ids import JobRef
-from schemas.ledger import AT_WORK, JobState
+from schemas.ledger import AT_WORK, SETTLED, JobState
 
 _sources, _jobs, _attempts = tables.sources, tables.jobs, tables.attempts
 _submissions, _acquisitions, _deliveries = tables.submissions, tables.acquisitions, tables.deliveries
@@ -43,8 +44,20 @@ _OWED = select(_deliveries.c.source, _deliveries.c.state, func.count()).group_by
 )
 
 
+_UNTOLD_JOBS = (
+    select(_jobs.c.number, _jobs.c.ref, _submissions.c.source_data, _attempts.c.started_ms)
+    .join_from(_deliveries, _jobs, _jobs.c.number == _deliveries.c.job)
+    .join(_submissions, _submissions.c.number == _jobs.c.submission)
+    .outerjoin(_attempts, (_attempts.c.job == _jobs.c.number) & (_attempts.c.attempt == _jobs.c.attempt))
+    .where(_deliveries.c.source == bindparam("of_source"), _jobs.c.number > bindparam("after"))
+    .where(_jobs.c.state.in_(SETTLED))
+    .order_by(_jobs.c.number)
+    .limit(bindparam("most", type_=Integer))
+)
+
+
 class OpenJob(Struct, frozen=True, kw_only=True):
-    """A job of a source that has not ended."""
+    """A job of a source that has not ended at its grid; ``has_ended``: it has here."""
 
     number: int
     job: JobRef
@@ -52,11 +65,13 @@ class OpenJob(Struct, frozen=True, kw_only=True):
     source_data: bytes
     #: When its payload began, ms since 1970; 0 = not yet.
     started_ms: int = 0
+    has_ended: bool = False
 
 
 def open_jobs(tx: Tx, source: str) -> list[OpenJob]:
-    """List a source's jobs that wait or are at work here, ``MOST_OPEN`` at most."""
-    return list(islice(_open_jobs(tx, owner_of(source)), MOST_OPEN))
+    """List a source's jobs that wait or are at work here, and those of whose end it is still to be told, as ones that
+    are at ``stage-out``: ``MOST_OPEN`` at most."""
+    return list(islice(chain(_open_jobs(tx, owner_of(source)), _untold_jobs(tx, source)), MOST_OPEN))
 
 
 def _open_jobs(tx: Tx, owner: str) -> Iterator[OpenJob]:
@@ -65,6 +80,15 @@ def _open_jobs(tx: Tx, owner: str) -> Iterator[OpenJob]:
         while page := tx.execute(_OPEN_JOBS, values).all():
             yield from (_open_job(row, state) for row in page)
             values["after"] = page[-1].number
+
+
+def _untold_jobs(tx: Tx, source: str) -> Iterator[OpenJob]:
+    values = {"of_source": source, "after": 0, "most": PORTION}
+    while page := tx.execute(_UNTOLD_JOBS, values).all():
+        for row in page:
+            job = _open_job(row, JobState.STAGE_OUT)
+            yield msgspec.structs.replace(job, has_ended=True)
+        values["after"] = page[-1].number
 
 
 def _open_job(row: Any, state: JobState) -> OpenJob:

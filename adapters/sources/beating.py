@@ -32,7 +32,7 @@ class Beating:
         self._every_s = every_s
 
     async def turn(self) -> float:
-        """Tell of all that wait or are at work."""
+        """Tell of all that wait or are at work, and of those whose end is still to be delivered."""
         there = await self._writer.read(lambda tx: sources.open_jobs(tx, self._name))
         for start in range(0, len(there), PORTION):
             await self._tell(there[start : start + PORTION])
@@ -43,7 +43,7 @@ class Beating:
         told = [GridProgress(job=grid, state=one.state, started_ms=one.started_ms) for one, grid in named.values()]
         for stop in await self._lane.call(self._source.beat, told):
             found = named.get((stop.id, stop.attempt))
-            if found is not None:
+            if found is not None and not found[0].has_ended:
                 await self._stop(found[0].job, stop)
 
     async def _stop(self, job: JobRef, stop: Stop) -> None:

@@ -29,6 +29,8 @@ from schemas.ledger import JobState
 
 #: A job's name at its grid, and what its source keeps with it, bytes.
 MOST_ID, MOST_DATA_BYTES = 100, 32 << 10
+#: Largest input of a grid's job, bytes.
+MOST_INPUT_BYTES = 16 << 30
 
 
 class Offer(NamedTuple):
@@ -139,13 +141,17 @@ class GridSource(Protocol):
         """
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
-        """Fetch an input into a new file. After a failure there may be a part of it. Idempotent."""
+        """Fetch an input into a new file. After a failure there may be a part of it. Idempotent.
+
+        It writes no more than ``MOST_INPUT_BYTES``: what is larger is refused.
+        """
 
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """Tell the grid how far these jobs are, and hear which are to be stopped, also those that were given up there.
 
-        All that are at the grid are named each time, a thousand at most in a call. Idempotent. A stop is said until
-        the job is not named any more.
+        All that are at the grid are named each time, a thousand at most in a call; one that has ended here, and whose
+        end is still to be delivered, is at ``stage-out``, and a stop of it stops nothing. Idempotent. A stop is said
+        until the job is not named any more.
         """
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:

@@ -13,11 +13,12 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 
@@ -25,6 +26,7 @@ from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.ledger.events import readable
 from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
+    MOST_INPUT_BYTES,
     Acquired,
     GridEnding,
     GridInput,
@@ -48,6 +50,8 @@ MOST_JOB_BYTES = 4 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 #: Jobs of which is remembered what was told last.
 MOST_SAID = 10_000
+#: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds.
+SILENT_S = 900.0
 #: Mode of what is told: others read it.
 PUBLIC = 0o644
 NEW, FILES, TAKEN, OUT, DONE = "new", "files", "taken", "out", "done"
@@ -88,7 +92,8 @@ class SpoolSource:
         """As the contract: the oldest names first."""
         with _told(self._directory):
             names = sorted(path.stem for path in (self._directory / NEW).glob("*.json"))
-            return list(islice(self._acquired(names, offers), most))
+            again = chain(self._lost(), self._acquired(names, offers))
+            return list(islice(again, most))
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
@@ -98,7 +103,7 @@ class SpoolSource:
         except OSError as error:
             raise SourceRefused(f"input {wanted.name}: {files}/{wanted.where}: {error.strerror}") from error
         with _told(files), os.fdopen(descriptor, "rb") as there, target.open("xb") as file:
-            shutil.copyfileobj(there, file, BLOCK_BYTES)
+            _copy(there, file, f"input {wanted.name}: {files}/{wanted.where}")
 
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """As the contract."""
@@ -164,6 +169,13 @@ class SpoolSource:
             self._said.popitem()
         self._said[job.name] = told
 
+    def _lost(self) -> Iterator[Acquired]:
+        """Give again what was taken long ago, and of which no adapter speaks: it may never have been written down."""
+        for taken in sorted((self._directory / TAKEN).glob("*.json")):
+            if _is_silent(taken) and (found := _read(taken.parent, taken.stem)) is not None:
+                log.warning("given again: nobody speaks of it", extra={"job": taken.stem})
+                yield found
+
     def _acquired(self, names: Sequence[str], offers: Sequence[Offer]) -> Iterator[Acquired]:
         for name in names:
             new = self._directory / NEW / f"{name}.json"
@@ -210,6 +222,28 @@ class SpoolSource:
 
     def _write(self, path: Path, value: Any) -> None:
         durable.replace(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=PUBLIC)
+
+
+def _is_silent(taken: Path) -> bool:
+    """Whether a job was taken long ago and nobody says how it is. Once that is so it is not for as long again."""
+    try:
+        facts = taken.stat()
+        if taken.with_suffix(".status").exists() or facts.st_ctime > time.time() - SILENT_S:
+            return False
+        os.utime(taken, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    except FileNotFoundError:
+        return False  # another adapter has ended it
+    return True
+
+
+def _copy(there: BinaryIO, file: BinaryIO, name: str) -> None:
+    left = MOST_INPUT_BYTES
+    if os.fstat(there.fileno()).st_size <= left:
+        while left >= 0 and (block := there.read(BLOCK_BYTES)):
+            left -= file.write(block)
+        if left >= 0:
+            return
+    raise SourceRefused(f"{name}: it has more than {MOST_INPUT_BYTES >> 30} GiB")
 
 
 def _read(directory: Path, name: str) -> Acquired | None:

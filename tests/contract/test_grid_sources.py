@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from adapters.errors import SourceRefused
+from adapters.sources import spool
 from adapters.sources.contract import (
+    MOST_INPUT_BYTES,
     Acquired,
     GridEnding,
     GridInput,
@@ -309,6 +312,35 @@ def test_a_spool_that_is_gone_for_a_while_stops_no_job(tmp_path: Path) -> None:
     grid.directory.rename(tmp_path / "away")
 
     assert list(source.beat([progress(job)])) == []
+
+
+def test_what_was_taken_and_of_which_nobody_speaks_is_given_again_under_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Spooled(tmp_path)
+    for _ in range(2):
+        grid.submit(TRUE)
+    lost, spoken_of = (job.job for job in grid.source().acquire([OFFER], 2))
+    source = grid.source()
+    source.beat([progress(spoken_of)])
+    at_once = list(source.acquire([OFFER], 5))
+    later_s = time.time() + spool.SILENT_S + 1
+    monkeypatch.setattr(spool.time, "time", lambda: later_s)
+
+    again = [job.job for job in source.acquire([OFFER], 5)]
+
+    assert at_once == []
+    assert again == [lost]
+
+
+def test_an_input_that_is_too_large_is_refused_and_not_copied(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    with (grid.directory / "files/huge").open("wb") as file:
+        file.truncate(MOST_INPUT_BYTES + 1)
+
+    with pytest.raises(SourceRefused, match=r"input a: .*files/huge: it has more than 16 GiB"):
+        grid.source().stage_in(GridJob(id="j"), GridInput(name="a", where="huge"), tmp_path / "target")
+    assert (tmp_path / "target").stat().st_size == 0
 
 
 def test_what_stands_in_one_jobs_way_is_its_own_trouble(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
+from adapters.errors import AlreadyTold
 from adapters.ledger import claims, deletion, deliveries, retention, submissions, tables
 from adapters.ledger.connections import connect
 from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
@@ -78,6 +79,7 @@ def test_a_job_that_is_tried_again_has_not_ended_and_one_that_is_held_has(desk: 
     end(desk, Outcome.FAILED)
     (held,) = take(desk)
     desk.write(lambda tx: deliveries.stepped(tx, held.key, "uploaded", b"there"))
+    fail(desk, held)
     desk.retry("one")
     desk.pass_s(CLAIM_MS / 1000)
     while_released = take(desk)
@@ -87,6 +89,20 @@ def test_a_job_that_is_tried_again_has_not_ended_and_one_that_is_held_has(desk: 
     assert (while_tried_again, while_released) == ([], [])
     assert held.state == "held"
     assert (done.state, done.step, done.kept, done.tries) == ("done", "", b"", 1)
+
+
+def test_a_job_does_not_run_again_once_its_source_is_told_that_it_failed(desk: Desk) -> None:
+    bring(desk, attempts=1)
+    end(desk, Outcome.FAILED)
+    (held,) = take(desk)
+    with pytest.raises(AlreadyTold, match="dirac is just being told"):
+        desk.retry("one")
+    desk.write(lambda tx: deliveries.done(tx, [held.key]))
+
+    with pytest.raises(AlreadyTold, match=f"job = {SITE}/one.1: dirac was told that it has failed: submit it there"):
+        desk.retry("one")
+
+    assert desk.states() == {"held": 1}
 
 
 def test_what_is_done_in_steps_goes_on_after_the_last_that_is_written_down(desk: Desk) -> None:

@@ -343,15 +343,21 @@ async def test_what_a_grids_store_has_otherwise_than_it_was_sent_is_sent_again(r
     assert list(store.files.values()) == [b"hi\n"]
 
 
-async def test_what_a_store_refuses_for_good_is_held_and_told_and_goes_on_once_it_is_released(rig: Rig) -> None:
+async def test_what_a_store_refuses_for_good_is_held_and_beaten_for_and_goes_on_once_it_is_released(
+    rig: Rig,
+) -> None:
     rig.grid.submit(GridWork(executable="/bin/true"))
     faults = Faults("put", "before", error=lambda: GridStoreRefused("root://se: read-only"))
     async with rig.adapter(grid_store=Failing(MemoryGridStore(), faults)):
         rig.leave(await rig.start())
         await until(lambda: rig.seen().held if rig.count(tables.sources) else 0)
         why = rig.desk.show("1-1", OWNER)
+        rig.grid.kill("1")
+        rig.grid.jobs["1"].progress = None
+        await until(lambda: (at := rig.grid.jobs["1"].progress) and at.state is JobState.STAGE_OUT)
         rig.desk.write(lambda tx: sources.retry(tx, SourceRetry(source="lyon")))
         await until(rig.grid.ended)
 
+    assert final_states(rig.grid) == {JobState.DONE: 1}
     assert why.cause == "done here; telling lyon was given up: upload: root://se: read-only"
     assert "volcloud source retry" in why.next_step
