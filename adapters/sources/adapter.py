@@ -31,6 +31,7 @@ from adapters.sources.delivering import AT_ONCE, Delivering
 from adapters.sources.lane import Lane, Troubles
 from adapters.sources.plugins import make_source
 from adapters.sources.staging import GridStageIn
+from adapters.sources.workplace import Workplace
 from adapters.storage.contract import Store
 from adapters.storage.store import FsspecStore
 from broker.address import read_address
@@ -63,8 +64,8 @@ class SourceAdapter:
         self._writer = LedgerWriter(connection, ledger, metrics)
         self._troubles = Troubles()
         self._lanes: list[tuple[Lane, Callable[[], Awaitable[float]]]] = []
-        directory = Path(config.staging)
-        directory.mkdir(parents=True, exist_ok=True)
+        self._workplace = Workplace(Path(config.staging))
+        directory = self._workplace.path
         acquire, stage = self._lane("acquire"), self._lane("stage-in", AT_ONCE)
         beat, deliver = self._lane("beat"), self._lane("deliver", AT_ONCE)
         most, longest_s = config.most_at_once, config.longest_pause_s
@@ -97,6 +98,7 @@ class SourceAdapter:
                 await end()
             for close in self._closing:
                 await asyncio.to_thread(close)
+            await asyncio.to_thread(self._workplace.close)
             await self._connection.close()
             await self._writer.close()
 

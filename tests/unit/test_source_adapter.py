@@ -29,6 +29,7 @@ from adapters.sources.adapter import SourceAdapter
 from adapters.sources.config import SourceAdapterConfig
 from adapters.sources.contract import GridInput, GridSource, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
+from adapters.sources.workplace import Workplace
 from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
 from schemas.codec import decode, unbundle
@@ -141,6 +142,18 @@ async def test_a_grids_job_runs_here_and_its_grid_has_its_output_and_its_final_s
     assert rig.grid.jobs[name].registered == 1
     assert b"pilot secret" not in msgspec.msgpack.encode(job)
     assert rig.count(tables.acquisitions) == 0
+    assert list((rig.directory / "staging").iterdir()) == []
+
+
+def test_what_a_killed_adapter_has_left_on_its_way_is_gone_and_what_another_has_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "run-killed/in-1").mkdir(parents=True)
+
+    first, second = Workplace(tmp_path), Workplace(tmp_path)
+
+    assert sorted(tmp_path.iterdir()) == sorted([first.path, second.path])
+    for one in (first, second, first):
+        one.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_no_more_is_asked_for_than_there_are_free_slots(rig: Rig) -> None:
