@@ -1,6 +1,7 @@
 """Hiding secrets in what is shown: the one place through which every log line and every word to a person goes.
 
-It knows what a secret looks like where people put them (a URL's password, ``password=…``), not which secrets there are.
+It knows what a secret looks like where people put them (a URL's password, a signature that makes of a URL a key,
+``password=…``), not which secrets there are.
 It hides too much rather than too little.
 """
 
@@ -12,6 +13,8 @@ import re
 MASK = "***"
 #: ``scheme://user:SECRET@host``, up to the last ``@`` of the word: a password may hold one that nobody has quoted.
 _IN_URL = re.compile(r"(\w://[^\s:@/]*:)[^\s]+(?=@)")
+#: ``scheme://host/path?SIGNED``: whoever has such a URL may do what it says.
+_SIGNED = re.compile(r"(\w://[^\s?\"']*\?)(?=[^\s\"']*(?:signature|sig=|credential|authz=))[^\s\"']+", re.IGNORECASE)
 #: ``password=SECRET``, ``"password": "SECRET"``, ``login_password='SECRET'``.
 _NAMED = re.compile(
     r"""(\w*(?:password|passwd|secret|token)\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s"',;&})\]]+)""", re.IGNORECASE
@@ -24,7 +27,7 @@ _WORDS = ("passw", "secret", "token")
 def mask(text: str) -> str:
     """Give the text with a mask in place of every secret that it shows. Idempotent."""
     if "://" in text:
-        text = _IN_URL.sub(rf"\g<1>{MASK}", text)
+        text = _SIGNED.sub(rf"\g<1>{MASK}", _IN_URL.sub(rf"\g<1>{MASK}", text))
     return _NAMED.sub(_masked, text) if _may_name(text) else text
 
 

@@ -21,6 +21,9 @@ from broker.daemon.log_bounds import PrincipalBounds
 from broker.masking import mask
 from schemas.plain_text import plain, plain_lines
 
+#: Whose lines are written from the level on that is asked for. Of libraries' lines warnings alone are: others tell what
+#: they send and are sent, also what is no log's to have.
+OURS = ("__main__", "adapters", "broker", "guest_agent", "host_agent", "schemas", "volcloud")
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 #: A log of this length is put aside before the next line, bytes; of those before it so many are kept. 40 MiB a process.
 LOG_BYTES, LOGS_KEPT = 8 << 20, 4
@@ -115,7 +118,9 @@ def log_to_file(process: str, path: Path, *, level: int = logging.INFO) -> None:
 def _use(handler: logging.Handler, process: str, level: int) -> None:
     handler.setFormatter(EventFormatter(process))
     handler.addFilter(PrincipalBounds())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
 
 
 def _appended_file() -> Path | None:

@@ -44,6 +44,9 @@ def test_a_line_says_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         f"PGPASSWORD={SECRET}",
         f"to\u212aen={SECRET}",
         f"pa\u017fsword={SECRET}",
+        f"GET 'http://s3.example/box?X-Amz-Expires=60&X-Amz-Signature={SECRET}' 200",
+        f"https://blob.example/a/b?sv=2024&sig={SECRET}&se=1",
+        f"root://se.example//a?authz=Bearer%20{SECRET}",
     ],
 )
 def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
@@ -54,9 +57,24 @@ def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
     assert mask(shown) == shown
 
 
-@pytest.mark.parametrize("text", ["sqlite:////srv/ledger.db", "http://127.0.0.1:15672", "no secret", "a@b"])
+@pytest.mark.parametrize(
+    "text", ["sqlite:////srv/ledger.db", "http://127.0.0.1:15672", "http://h/p?page=2", "no secret", "a@b"]
+)
 def test_what_is_no_secret_is_shown(text: str) -> None:
     assert mask(text) == text
+
+
+def test_of_what_libraries_say_warnings_alone_are_written(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    said = "for name in ('adapters.sources', 'httpx'):\n for say in ('info', 'warning'):\n"
+    code = f"from broker.daemon.logs import log_to_stderr\nimport logging\nlog_to_stderr('p')\n{said}"
+    run(f"{code}  getattr(logging.getLogger(name), say)(f'{{name}} {{say}}')\n", log)
+
+    assert [line.partition(" p ")[2] for line in log.read_text().splitlines()] == [
+        "adapters.sources info",
+        "adapters.sources warning",
+        "httpx warning",
+    ]
 
 
 def test_a_secret_in_a_traceback_is_masked() -> None:
@@ -76,7 +94,7 @@ def test_a_log_is_put_aside_while_it_is_written_and_no_line_is_lost(tmp_path: Pa
         logs.LOG_BYTES = 4000
         logs.log_to_stderr("p")
         for n in range(600):
-            logging.getLogger("x").info("line %d", n)
+            logging.getLogger("broker.x").info("line %d", n)
             print("raw", n, file=sys.stderr)
     """
     run(code, tmp_path / "p.log")
@@ -104,7 +122,7 @@ def test_a_log_that_a_full_disk_does_not_let_be_closed_goes_on_in_a_new_file(tmp
             raise OSError(28, "No space left on device")
         handler.stream.close = full
         for n in range(100):
-            logging.getLogger("x").info("line %d", n)
+            logging.getLogger("broker.x").info("line %d", n)
     """
     run(code, tmp_path / "p.log")
 
