@@ -20,6 +20,7 @@ from host_agent.config import HostConfig, Limits, WantedVm
 from schemas.ids import Kind, unguessable
 from volcloud.centre.layout import Layout
 from volcloud.centre.settings import Settings
+from volcloud.centre.source_plan import SOURCE_ADAPTER, source_processes, source_table
 from volcloud.centre.toml_text import render_toml
 from volcloud.data_directory import CONSOLE
 from volcloud.errors import BadInput
@@ -60,7 +61,6 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True):
 
 #: The processes that go first and last; the adapters stand between them.
 KEY_MANAGER, HOST_AGENT = "key_manager", "host_agent"
-SOURCE_ADAPTER = "source_adapter"
 #: The word in the names of an adapter's principal, by its process.
 _PRINCIPALS = {"job_adapter": "job", "storage_adapter": "store", SOURCE_ADAPTER: "source"}
 
@@ -76,8 +76,8 @@ def storage_adapter_names(plan: Plan) -> list[str]:
 
 
 def source_adapter_names(plan: Plan) -> list[str]:
-    """Name the source adapters' processes, one a source."""
-    return [f"{SOURCE_ADAPTER}-{name}" for name in sorted(plan.sources)]
+    """Name the source adapters' processes."""
+    return list(source_processes(plan.sources))
 
 
 def adapter_names(plan: Plan) -> list[str]:
@@ -235,8 +235,8 @@ def _storage_adapter(plan: Plan, names: Names, process: str) -> StorageAdapterCo
 
 
 def _source_adapter(plan: Plan, names: Names, process: str) -> SourceAdapterConfig:
-    name = process.partition("-")[2]
-    table = dict(plan.sources[name])
+    name = source_processes(plan.sources)[process]
+    table = source_table(plan.sources[name])
     grid_store, catalogue = table.pop("grid_store", None), table.pop("catalogue", None)
     return SourceAdapterConfig(
         credential=str(plan.layout.credential(principal_of(process, names))),

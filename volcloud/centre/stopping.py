@@ -16,8 +16,9 @@ from pathlib import Path
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.hypervisors.detached import find_tree, send_signal
 from volcloud.centre.layout import Layout
-from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER, SOURCE_ADAPTER
+from volcloud.centre.plan import HOST_AGENT, KEY_MANAGER
 from volcloud.centre.process_state import BROKER, SUPERVISOR, ProcessState, read_state, read_states
+from volcloud.centre.source_plan import SOURCE_ADAPTER
 from volcloud.errors import CommandFailed
 
 Say = Callable[[str], None]

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 import msgspec
@@ -24,6 +25,7 @@ from volcloud.centre.overview import Overview, QueueView, look
 from volcloud.centre.plan import Plan, read_plan, write_plan
 from volcloud.centre.process_state import SUPERVISOR
 from volcloud.centre.settings import Settings, differences, read_changes, settle, told
+from volcloud.centre.source_plan import check_sources
 from volcloud.centre.stopping import clean_up, live_processes, live_supervisor, node_record
 from volcloud.centre.supervisor import held_up, hold_until_ended
 from volcloud.centre.voice import Voice
@@ -147,8 +149,13 @@ def _plan(invocation: Invocation, given: dict[str, object], changes: dict[str, o
     if live_supervisor(layout) is not None:
         raise held_up(layout)
     layout.make()
-    settings = settle(layout.settings, given, changes, lambda wanted: refuse_unlike(_plan_of(layout, wanted)))
+    settings = settle(layout.settings, given, changes, partial(_check, layout))
     return _plan_of(layout, settings)
+
+
+def _check(layout: Layout, wanted: Settings) -> None:
+    check_sources(wanted.sources)
+    refuse_unlike(_plan_of(layout, wanted))
 
 
 def _plan_of(layout: Layout, settings: Settings) -> Plan:
