@@ -45,20 +45,31 @@ class DiracxPeer:
         self.directory = directory
         port, s3_port = _free_ports(2)
         self.url = f"http://127.0.0.1:{port}"
-        log = (directory / "server.log").open("wb")
         program = Path(__file__).with_name("diracx_server.py")
-        self._server = subprocess.Popen(
-            [str(PYTHON), str(program), str(directory), str(port), str(s3_port)], stdout=log, stderr=log
-        )
-        log.close()
+        self._command = [str(PYTHON), str(program), str(directory), str(port), str(s3_port)]
         self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
         self._tokens: dict[tuple[str, str], dict[str, Any]] = {}
+        self._server = self._started()
         self._wait_until_ready()
 
     def close(self) -> None:
         self._client.close()
         self._server.kill()
         self._server.wait()
+
+    def kill(self) -> None:
+        """End the server as a power cut does; see ``begin_again``."""
+        self._server.kill()
+        self._server.wait()
+
+    def begin_again(self) -> None:
+        """Have the server that was killed back, and wait until it is ready; what was in sandboxes is gone."""
+        self._server = self._started()
+        self._wait_until_ready()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        with (self.directory / "server.log").open("ab") as log:
+            return subprocess.Popen(self._command, stdout=log, stderr=log)
 
     def login(self, user: str, group: str) -> dict[str, Any]:
         """Give a user's tokens, as the server signs them."""
@@ -107,7 +118,7 @@ class DiracxPeer:
         }
         self.ask(user, group, "PATCH", "/api/jobs/status", json={str(job): steps for job in jobs})
 
-    def kill(self, job: int, user: str = "alice") -> None:
+    def kill_job(self, job: int, user: str = "alice") -> None:
         """Kill a job as its owner does."""
         self.step([job], "Killed", user=user, group="user")
 
@@ -116,10 +127,12 @@ class DiracxPeer:
         self.ask(user, "user", "POST", "/api/jobs/reschedule", json={"job_ids": [job]})
         self.step([job], "Checking", "Waiting")
 
-    def rows(self, *jobs: int) -> dict[int, Mapping[str, Any]]:
-        """Read how jobs are, as an operator does."""
+    def rows(self, *jobs: int, history: bool = False) -> dict[int, Mapping[str, Any]]:
+        """Read how jobs are, as an operator does; with their history under ``LoggingInfo``."""
         search = [{"parameter": "JobID", "operator": "in", "values": list(jobs)}]
-        answer = self.ask("operator", "operators", "POST", "/api/jobs/search", json={"search": search})
+        body = {"search": search} | ({"parameters": ["JobID", "Status", "LoggingInfo"]} if history else {})
+        page = {"page": 1, "per_page": max(100, len(jobs))}
+        answer = self.ask("operator", "operators", "POST", "/api/jobs/search", json=body, params=page)
         return {row["JobID"]: row for row in answer.json()}
 
     def status(self, job: int) -> str:

@@ -1,7 +1,8 @@
 """A real DiracX on loopback, with moto as its S3: a program for the virtual environment of deploy/peers/diracx.sh.
 
 It is given a directory, which it fills, and two ports; it makes a grid of one VO with groups for users, pilots and
-operators, and serves until it is killed or whoever started it is gone. Nothing of the project is imported here.
+operators, and serves until it is killed or whoever started it is gone. Started again with the same directory it is the
+same grid; the sandboxes, which are in memory, are gone. Nothing of the project is imported here.
 """
 
 from __future__ import annotations
@@ -84,8 +85,11 @@ def main(directory: Path, port: int, s3_port: int) -> None:
     ThreadedMotoServer(ip_address="127.0.0.1", port=s3_port, verbose=False).start()
     os.environ |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
     os.environ |= {"GIT_COMMITTER_EMAIL": "t@t", "HOME": str(directory), "OTEL_SDK_DISABLED": "true"}
-    make_grid(directory)
-    os.environ |= settings(directory, port, s3_port)
+    kept = directory / "settings.json"
+    if not kept.exists():
+        make_grid(directory)
+        kept.write_text(json.dumps(settings(directory, port, s3_port)))
+    os.environ |= json.loads(kept.read_bytes())
     import uvicorn
 
     uvicorn.run("diracx.testing.routers:create_app", factory=True, host="127.0.0.1", port=port, log_level="warning")

@@ -205,7 +205,7 @@ def test_a_kill_by_its_user_is_heard_until_the_job_is_named_no_more(grid: Diracx
     running = [GridProgress(job=job, state=JobState.RUNNING) for job in (killed, other)]
     assert source.beat(running) == []
 
-    grid.kill(int(killed.id))
+    grid.kill_job(int(killed.id))
 
     for _ in range(3):
         [stop] = source.beat(running)
@@ -230,7 +230,7 @@ def test_a_clock_that_is_wrong_here_takes_no_order_from_a_user(
     running = [GridProgress(job=taken.job, state=JobState.RUNNING)]
     assert source.beat(running) == []
 
-    grid.kill(int(taken.job.id))
+    grid.kill_job(int(taken.job.id))
 
     assert grid.status(int(taken.job.id)) == "Killed"
     assert len(source.beat(running)) == 1
@@ -243,7 +243,7 @@ def test_a_kill_is_heard_in_the_beat_in_which_it_comes(grid: DiracxPeer, front: 
 
     def kill_after_the_look(method: str, path: str) -> None:
         if path == "/api/jobs/search" and kills:
-            grid.kill(kills.pop())
+            grid.kill_job(kills.pop())
 
     front.after = kill_after_the_look
 

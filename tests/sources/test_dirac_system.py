@@ -72,7 +72,7 @@ def test_a_job_that_its_user_kills_stops_in_its_guest_and_never_runs_again(grid:
     until(lambda: grid.status(job) == "Running", "the grid knows that it runs", 60)
 
     began = time.monotonic()
-    grid.kill(job)
+    grid.kill_job(job)
     until(lambda: "sleep 31415" not in processes(), "its process is gone", 60)
     took_s = time.monotonic() - began
 

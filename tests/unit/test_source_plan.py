@@ -9,7 +9,7 @@ import pytest
 from volcloud.centre.source_plan import check_sources, source_processes, source_table
 from volcloud.errors import BadInput
 
-SPOOL = {"kind": "spool", "directory": "/srv/spool"}
+SPOOL: dict[str, Any] = {"kind": "spool", "directory": "/srv/spool"}
 
 
 def test_each_source_has_its_adapters_and_each_is_told_what_is_its_sources_own() -> None:

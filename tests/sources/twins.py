@@ -1,0 +1,165 @@
+"""Two adapters of one real DiracX, and a monkey that kills them, the ledger and the grid by a seed.
+
+A payload notes each time that it begins in a file of its own. What the grid's history says, and what our ledger says,
+is held against that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from tests.contract.ledger_fixtures import Cluster
+from tests.sources.diracx_peer import DiracxPeer
+from tests.system.chaos import insist
+from tests.system.running import System, open_to_all, running, until
+from volcloud import Client
+
+T = TypeVar("T")
+
+SITE = "CLOUD.Volunteer.org"
+OWNER = "adapter-source-biomed"
+#: No VM is killed here: a lease that runs out would be the machine's doing. VMs ask often.
+SYSTEM = ("--hypervisor", "process", "--vms", "4", "--lease-s", "60")
+#: Between two faults, and how long all may take once the monkey rests, seconds.
+BETWEEN_S, RECOVERY_S = (4.0, 10.0), 300.0
+#: Jobs that are submitted in one call.
+PORTION = 50
+
+
+def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: int) -> list[str]:
+    """Run the jobs under a monkey; name what went wrong. Prints the seed and all that the monkey did."""
+    url = cluster.create("template1").replace("postgresql://", "postgresql+psycopg://")
+    dirac = {
+        "kind": "dirac",
+        "adapters": 2,
+        "url": grid.url,
+        "site": SITE,
+        "operator_credential": str(grid.credential(directory / "operator.json", "operator", "operators")),
+        "pilot_credential": str(grid.credential(directory / "pilot.json", "pilot", "pilots")),
+    }
+    table = ", ".join(f"{key} = {json.dumps(value)}" for key, value in dirac.items())
+    with (
+        open_to_all() as runs,
+        running(*SYSTEM, "--ledger", url, "--set", f"sources={{biomed = {{{table}}}}}") as system,
+        system.client() as client,
+    ):
+        names = _submitted(grid, runs, jobs)
+        with _Monkey(system, grid, url, seed) as monkey:
+            most = partial(monkey.left_alone, lambda: _ended(grid, names) > jobs * 0.8)
+            until(most, "most jobs have ended under the monkey", jobs * 6.0 + 180)
+        print(f"seed {seed}, {len(monkey.told)} faults", *monkey.told, sep="\n")
+        until(lambda: _ended(grid, names) == jobs, "all have ended", RECOVERY_S)
+        return [*_faults_at_grid(grid, names), *_faults_here(client, runs, names)]
+
+
+def _submitted(grid: DiracxPeer, runs: Path, jobs: int) -> list[int]:
+    mark = f"mktemp {runs}/%j-XXXXXX; sleep 0.5; echo done"
+    jdl = f'Executable = "/bin/sh"; Arguments = "-c \'{mark}\'"; Site = "{SITE}"; StdOutput = "std.out";'
+    return [name for start in range(0, jobs, PORTION) for name in grid.submit(*([jdl] * min(PORTION, jobs - start)))]
+
+
+def _ended(grid: DiracxPeer, names: list[int]) -> int:
+    """Count those that have a final status."""
+    return sum(row["Status"] in ("Done", "Failed", "Killed") for row in grid.rows(*names).values())
+
+
+def _faults_at_grid(grid: DiracxPeer, names: list[int]) -> Iterator[str]:
+    """Each is Done, once, and was ours once."""
+    for name, row in grid.rows(*names, history=True).items():
+        steps = Counter(_status(step) for step in row["LoggingInfo"])
+        if row["Status"] != "Done" or steps["Done"] != 1:
+            yield f"{name} at the grid: {row['Status']}, its history {dict(steps)}"
+
+
+def _status(step: Any) -> str:
+    return str(step["Status"] if isinstance(step, Mapping) else step[0])
+
+
+def _faults_here(client: Client, runs: Path, names: list[int]) -> Iterator[str]:
+    began = Counter(path.name.partition("-")[0] for path in runs.iterdir())
+    rows = {row.job: row for row in _all_jobs(client)}
+    for name in map(str, names):
+        tries = {ref: row for ref, row in rows.items() if ref.startswith(f"{OWNER}/{name}-")}
+        states = Counter(str(row.state) for row in tries.values())
+        if states != {"done": 1}:
+            yield f"{name} here: {dict(states)}"
+        if began[name] != 1:
+            attempts = [insist(lambda ref=ref: client.jobs.show(ref)).attempts for ref in tries]
+            yield f"{name}: its payload began {began[name]} times; {attempts}"
+
+
+def _all_jobs(client: Client) -> Iterator[Any]:
+    before: int | None = None
+    while page := insist(partial(client.jobs.list, owner=OWNER, limit=500, before=before)):
+        yield from page
+        before = page[-1].number
+
+
+class _Monkey:
+    """Kills an adapter of the source, the database's connections, or the grid, until it is left."""
+
+    def __init__(self, system: System, grid: DiracxPeer, url: str, seed: int) -> None:
+        self.told: list[str] = []
+        self.failed: Exception | None = None
+        self._system, self._grid, self._random = system, grid, random.Random(seed)
+        self._engine = create_engine(url)
+        self._rested, self._grid_is_up = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="monkey", daemon=True)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> _Monkey:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rested.set()
+        self._thread.join(120)
+        self._engine.dispose()
+        if self.failed is not None:
+            raise self.failed
+
+    def left_alone(self, ask: Callable[[], T]) -> T:
+        """Ask the grid while it is left alone."""
+        with self._grid_is_up:
+            return ask()
+
+    def _run(self) -> None:
+        harms: dict[str, Callable[[], None]] = {
+            "source_adapter-biomed": lambda: self._system.kill("source_adapter-biomed"),
+            "source_adapter-biomed-2": lambda: self._system.kill("source_adapter-biomed-2"),
+            "ledger": self._kill_ledger,
+            "grid": self._kill_grid,
+        }
+        try:
+            while not self._rested.wait(self._random.uniform(*BETWEEN_S)):
+                victim = self._random.choice(sorted(harms))
+                self.told.append(f"{time.monotonic() - self._began:6.1f} s: {victim} killed")
+                harms[victim]()
+        except Exception as error:  # noqa: BLE001  whatever it was, the test tells it
+            self.failed = error
+
+    def _kill_ledger(self) -> None:
+        """Kill a process of the database, which ends all its others and recovers from its log."""
+        with contextlib.suppress(SQLAlchemyError, ProcessLookupError), self._engine.connect() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            os.kill(pid, signal.SIGKILL)
+
+    def _kill_grid(self) -> None:
+        with self._grid_is_up:
+            self._grid.kill()
+            self._rested.wait(self._random.uniform(0, 5))
+            self._grid.begin_again()
