@@ -8,7 +8,7 @@ cannot be done stays until its source has been told.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from hashlib import sha256
 from itertools import islice
@@ -89,6 +89,10 @@ _RENEW = (
     .where(_IS_KEY, _table.c.taken_by == bindparam("by"))
     .values(due_ms=bindparam("until_ms", type_=BigInteger))
 )
+_TAKEN = select(_table.c.id, _table.c.attempt).where(
+    _table.c.source == bindparam("of_source"), _table.c.taken_by == bindparam("by")
+)
+_GIVE_BACK = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), taken_by="")
 _AGAIN = (
     update(_table)
     .where(_IS_KEY)
@@ -140,16 +144,14 @@ def take(tx: Tx, source: str) -> list[Acquisition]:
     return [_read(row) for row in rows]
 
 
-def renew(tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
-    """Keep what this adapter has taken and is still at; unknown keys are no error."""
+def renew(tx: Tx, source: str, keys: Collection[AcquisitionKey]) -> None:
+    """Keep what this adapter has taken and is still at, and have due at once what else it has taken; unknown keys are
+    no error. An adapter that is started anew is at nothing."""
+    rows = tx.execute(_TAKEN, {"of_source": source, "by": tx.instance}).all()
+    taken = {AcquisitionKey(source, row.id, row.attempt) for row in rows}
     until_ms = tx.lease_now_ms + CLAIM_MS
-    tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in keys])
-
-
-def take_back(tx: Tx, source: str) -> int:
-    """Have due at once what this adapter had taken before it was started anew; says how much."""
-    statement = update(_table).where(_table.c.source == source, _table.c.taken_by == tx.instance)
-    return tx.execute(statement.values(due_ms=tx.lease_now_ms, taken_by="")).rowcount
+    tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in sorted(taken & set(keys))])
+    tx.each(_GIVE_BACK, [{**_named(key), "until_ms": tx.lease_now_ms} for key in sorted(taken - set(keys))])
 
 
 def again(tx: Tx, one: Acquisition, error: str, *, spends_patience: bool = True) -> None:

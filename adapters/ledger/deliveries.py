@@ -11,7 +11,7 @@ the first step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
@@ -116,6 +116,12 @@ _RENEW = (
     .where(_IS_KEY, _table.c.taken_by == bindparam("by"), tables.IS_DUE)
     .values(due_ms=bindparam("until_ms", type_=BigInteger))
 )
+_TAKEN = select(_table.c.job, _table.c.what, _table.c.claim).where(
+    tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.taken_by == bindparam("by")
+)
+_GIVE_BACK = (
+    update(_table).where(_IS_KEY, tables.IS_DUE).values(due_ms=bindparam("until_ms", type_=BigInteger), taken_by="")
+)
 _AGAIN = (
     update(_table)
     .where(_IS_KEY, tables.IS_DUE)
@@ -173,16 +179,14 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
     ]
 
 
-def renew(tx: Tx, keys: Sequence[Key]) -> None:
-    """Keep what this adapter has taken and is still at; unknown keys are no error."""
+def renew(tx: Tx, source: str, keys: Collection[Key]) -> None:
+    """Keep what this adapter has taken and is still at, and have due at once what else it has taken; unknown keys are
+    no error. An adapter that is started anew is at nothing."""
+    taken = {Key(row.job, row.what, row.claim) for row in tx.execute(_TAKEN, {"of_source": source, "by": tx.instance})}
     until_ms = tx.lease_now_ms + CLAIM_MS
-    tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in keys])
-
-
-def take_back(tx: Tx, source: str) -> int:
-    """Have due at once what this adapter had taken before it was started anew; says how much."""
-    statement = update(_table).where(_table.c.source == source, _table.c.taken_by == tx.instance, tables.IS_DUE)
-    return tx.execute(statement.values(due_ms=tx.lease_now_ms, taken_by="")).rowcount
+    kept = [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in sorted(taken & set(keys))]
+    tx.each(_RENEW, kept)
+    tx.each(_GIVE_BACK, [{**_named(key), "until_ms": tx.lease_now_ms} for key in sorted(taken - set(keys))])
 
 
 def owed(tx: Tx, job: int) -> tuple[str, bool]:

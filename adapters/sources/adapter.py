@@ -106,8 +106,8 @@ class SourceAdapter:
         """Go on at once with what we were at when we were ended. Waits for a ledger that takes no write."""
 
         def work(tx: Tx) -> None:
-            acquisitions.take_back(tx, self._name)
-            deliveries.take_back(tx, self._name)
+            acquisitions.renew(tx, self._name, ())
+            deliveries.renew(tx, self._name, ())
 
         for wait_s in backoff(0.2, 10.0):
             try:

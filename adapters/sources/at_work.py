@@ -1,20 +1,25 @@
-"""What a lane is at: several pieces of work, each for as long as it takes; none waits for another."""
+"""What a lane is at: several pieces of work, each for as long as it takes; none waits for another.
+
+The ledger knows what was taken by whom. Where a word about that was lost, since the ledger was away, it is told anew
+what this lane is at, and has the rest due at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from adapters.errors import AdapterError
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from broker.daemon.tasks import OwnedTasks
 
 K = TypeVar("K")
 
-#: Keeps in the ledger what was taken and is still at work.
+#: Keeps in the ledger what this adapter has taken and is still at, and has due all else that it has taken.
 Renew = Callable[[Tx, Sequence[K]], None]
 #: Pieces that are taken, and how often their claims in the ledger are renewed, seconds.
 MOST_TAKEN, RENEW_S = 200, 60.0
@@ -24,11 +29,13 @@ class AtWork(Generic[K]):
     """See the module. Belongs to one loop."""
 
     def __init__(self, owner: str, at_once: int, writer: LedgerWriter, renew: Renew[K]) -> None:
-        """``renew`` keeps in the ledger what is still at work, by its keys."""
+        """``renew`` tells the ledger what is still at work, by its keys."""
         self._tasks, self._places = OwnedTasks(owner), asyncio.Semaphore(at_once)
         self._writer, self._renew = writer, renew
         self._keys: set[K] = set()
         self._renewed_s = time.monotonic()
+        #: A word about what was taken may not have come to the ledger.
+        self._is_doubtful = False
 
     @property
     def has_room(self) -> bool:
@@ -40,11 +47,27 @@ class AtWork(Generic[K]):
         self._keys.add(key)
         self._tasks.spawn(self._do(key, work))
 
-    async def renew(self) -> None:
-        """Keep what is at work, when it is time. Raises LedgerError."""
-        if self._keys and time.monotonic() - self._renewed_s > RENEW_S:
-            await self._writer.write(partial(_renewing, self._renew, sorted(self._keys, key=str)))
-            self._renewed_s = time.monotonic()
+    async def renew(self, others: Iterable[K] = ()) -> None:
+        """Tell the ledger what is at work, when it is time; ``others`` are what the lane has beside.
+
+        Nothing may be taken meanwhile. Raises LedgerError.
+        """
+        keys = self._keys | set(others)
+        if self._is_doubtful or (keys and time.monotonic() - self._renewed_s > RENEW_S):
+            await self._writer.write(partial(_renewing, self._renew, sorted(keys, key=str)))
+            self._renewed_s, self._is_doubtful = time.monotonic(), False
+
+    def doubt(self) -> None:
+        """Have the ledger told with the next ``renew``: something was taken, and is not at work."""
+        self._is_doubtful = True
+
+    async def write(self, work: Callable[[Tx], Any]) -> Any:
+        """Write the ledger about what is taken, or is done; where that fails it is told later what is at work."""
+        try:
+            return await self._writer.write(work)
+        except AdapterError:
+            self.doubt()
+            raise
 
     async def close(self) -> None:
         """End what is at work; whoever takes it up goes on. Idempotent."""

@@ -90,7 +90,7 @@ class Delivering:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
         self._grid_store, self._catalogue = grid_store, catalogue
-        self._at_work = AtWork("deliver", AT_ONCE, writer, deliveries.renew)
+        self._at_work = AtWork("deliver", AT_ONCE, writer, self._renew)
         #: Those of which the final status alone is left.
         self._ready: list[EndDelivery] = []
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
@@ -98,10 +98,10 @@ class Delivering:
 
     async def turn(self) -> float:
         """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
-        await self._at_work.renew()
+        await self._at_work.renew(one.key for one in self._ready)
         due: list[DueDelivery] = []
         if self._at_work.has_room:
-            due = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
+            due = await self._at_work.write(lambda tx: deliveries.take(tx, self._name))
         for one in await self._read(due):
             self._at_work.begin(one.key, partial(self._prepare, one))
         ready, self._ready = self._ready, []
@@ -113,10 +113,19 @@ class Delivering:
         """End what is at work. Idempotent."""
         await self._at_work.close()
 
+    def _renew(self, tx: Tx, keys: Sequence[Key]) -> None:
+        deliveries.renew(tx, self._name, keys)
+
     async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]
-        ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
+        try:
+            ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
+        except AdapterError:
+            self._at_work.doubt()
+            raise
         by_job = {one.job: one for one in ended if one.state in SETTLED}
+        if len(by_job) < len(due):
+            self._at_work.doubt()  # of jobs that have left much some are read the next time
         return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
 
     async def _prepare(self, one: EndDelivery) -> None:
@@ -127,7 +136,7 @@ class Delivering:
         except (AdapterError, OSError) as error:
             words = f"{self._failed_step(error, one)}: {error}"
             self._lane.trouble(f"job {one.ending.job.id}: {words}")
-            await self._writer.write(partial(_note, {one.key: words}, isinstance(error, FINAL)))
+            await self._at_work.write(partial(_note, {one.key: words}, isinstance(error, FINAL)))
         self._lane.wake()
 
     async def _go_through(self, one: EndDelivery) -> EndDelivery:
@@ -138,13 +147,13 @@ class Delivering:
                 if one.differed >= MOST_DIFFERED:
                     raise GridStoreRefused(f"{one.differed + 1} times in turn: {error}") from error
                 again = msgspec.structs.replace(one, step=STAGE_OUT, differed=one.differed + 1)
-                await self._writer.write(partial(_stepped, again))
+                await self._at_work.write(partial(_stepped, again))
                 raise
             except (AdapterError, OSError) as error:
                 error.add_note(step)
                 raise
             one = _with(one, step, kept)
-            await self._writer.write(partial(_stepped, one))
+            await self._at_work.write(partial(_stepped, one))
         return one
 
     def _failed_step(self, error: Exception, one: EndDelivery) -> str:
@@ -162,12 +171,12 @@ class Delivering:
         except (AdapterError, OSError) as error:
             words = f"report: {error}"
             self._lane.trouble(words)
-            await self._writer.write(partial(_note, dict.fromkeys(keys.values(), words), isinstance(error, FINAL)))
+            await self._at_work.write(partial(_note, dict.fromkeys(keys.values(), words), isinstance(error, FINAL)))
             return
         failed = {keys[name]: f"report: {why}" for name, why in refused.items() if name in keys}
         done = [key for name, key in keys.items() if name not in refused]
         self._lane.trouble(f"{len(failed)} final statuses: {next(iter(failed.values()))}" if failed else "")
-        await self._writer.write(partial(_settle, done, failed))
+        await self._at_work.write(partial(_settle, done, failed))
 
     def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.CANCELLED:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import msgspec
 
 from adapters.errors import AdapterError, SourceError, SourceRefused
 from adapters.ledger import acquisitions, assignments, submissions
-from adapters.ledger.acquisitions import Acquisition
+from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
 from adapters.ledger.submissions import CheckedSubmission, Origin
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -46,14 +47,14 @@ class GridStageIn:
     ) -> None:
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane = directory, lane
-        self._at_work = AtWork("stage-in", AT_ONCE, writer, acquisitions.renew)
+        self._at_work = AtWork("stage-in", AT_ONCE, writer, self._renew)
 
     async def turn(self) -> float:
         """Take a portion of what was given, and begin to see to each; one's failure, or its slowness, is its own."""
         await self._at_work.renew()
         if not self._at_work.has_room:
             return LOOK_S
-        taken: list[Acquisition] = await self._writer.write(lambda tx: acquisitions.take(tx, self._name))
+        taken: list[Acquisition] = await self._at_work.write(lambda tx: acquisitions.take(tx, self._name))
         for one in taken:
             self._at_work.begin(one.key, partial(self._see_to, one))
         return 0.0 if len(taken) == acquisitions.PORTION else LOOK_S
@@ -61,6 +62,9 @@ class GridStageIn:
     async def close(self) -> None:
         """End what is at work. Idempotent."""
         await self._at_work.close()
+
+    def _renew(self, tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
+        acquisitions.renew(tx, self._name, keys)
 
     async def _see_to(self, one: Acquisition) -> None:
         try:
@@ -71,18 +75,18 @@ class GridStageIn:
             why = str(error)
             self._lane.trouble(f"job {one.key.id}: {why}")
             is_grids = isinstance(error, SourceError)
-            await self._writer.write(lambda tx: acquisitions.again(tx, one, why, spends_patience=is_grids))
+            await self._at_work.write(lambda tx: acquisitions.again(tx, one, why, spends_patience=is_grids))
             return
         self._lane.trouble("")
 
     async def _refused(self, one: Acquisition, why: str) -> None:
         """The grid refuses what this job needs; one that refuses to hear of a flaw has nothing to hear any more."""
         if not one.flaw:
-            await self._writer.write(lambda tx: acquisitions.refuse(tx, one, why))
+            await self._at_work.write(lambda tx: acquisitions.refuse(tx, one, why))
             self._lane.wake()
             return
         log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
-        await self._writer.write(lambda tx: acquisitions.forget(tx, [one.key]))
+        await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
 
     async def _tell_flaw(self, one: Acquisition) -> None:
         ending = GridEnding(job=grid_job(one), state=JobState.HELD, cause=one.flaw)
@@ -90,7 +94,7 @@ class GridStageIn:
         if words := refusals.get(one.key.id):
             raise SourceRefused(words)
         log.warning("a job of the grid cannot be done", extra={"job": one.key.id, "why": one.flaw})
-        await self._writer.write(lambda tx: acquisitions.forget(tx, [one.key]))
+        await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
 
     async def _bring(self, one: Acquisition) -> None:
         try:
@@ -101,7 +105,7 @@ class GridStageIn:
         message = JobSubmit(job=described(one, work, inputs))
         origin = Origin(self._name, msgspec.msgpack.encode(grid_job(one)))
         checked = await asyncio.to_thread(submissions.check, message, self._store.has_input, origin)
-        await self._writer.write(lambda tx: submit(tx, one, checked))
+        await self._at_work.write(lambda tx: submit(tx, one, checked))
 
     def _fetch(self, job: GridJob, wanted: GridInput) -> Input:
         """Fetch a file of the grid into the store; in a thread."""

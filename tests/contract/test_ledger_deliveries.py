@@ -282,3 +282,16 @@ def test_a_job_of_which_its_source_is_still_to_be_told_goes_neither_for_its_age_
         == len(desk.ledger.read(lambda tx: claims.ended_first(tx, SITE, None, 10)))
         == 1
     )
+
+
+def test_what_an_adapter_says_that_it_is_not_at_is_due_at_once_and_what_it_is_at_is_kept(desk: Desk) -> None:
+    for name in ("one", "two"):
+        bring(desk, name)
+        end(desk)
+    kept, lost = take(desk)
+
+    desk.write(lambda tx: deliveries.renew(tx, "dirac", [kept.key]))
+    again = take(desk)
+
+    assert [one.job for one in again] == [lost.job]
+    assert again[0].key.claim == lost.key.claim + 1

@@ -47,7 +47,7 @@ class DiracxPeer:
         self.url = f"http://127.0.0.1:{port}"
         program = Path(__file__).with_name("diracx_server.py")
         self._command = [str(PYTHON), str(program), str(directory), str(port), str(s3_port)]
-        self._client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self._client = self._new_client()
         self._tokens: dict[tuple[str, str], dict[str, Any]] = {}
         self._server = self._started()
         self._wait_until_ready()
@@ -61,11 +61,16 @@ class DiracxPeer:
         """End the server as a power cut does; see ``begin_again``."""
         self._server.kill()
         self._server.wait()
+        self._client.close()
+        self._client = self._new_client()
 
     def begin_again(self) -> None:
         """Have the server that was killed back, and wait until it is ready; what was in sandboxes is gone."""
         self._server = self._started()
         self._wait_until_ready()
+
+    def _new_client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
     def _started(self) -> subprocess.Popen[bytes]:
         with (self.directory / "server.log").open("ab") as log:

@@ -18,10 +18,11 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from adapters.catalogues.memory import MemoryCatalogue
-from adapters.errors import GridStoreRefused, SourceUnavailable
+from adapters.errors import GridStoreRefused, LedgerUnavailable, SourceUnavailable
 from adapters.grid_stores.memory import MemoryGridStore
-from adapters.ledger import sources, tables
+from adapters.ledger import deliveries, sources, tables
 from adapters.ledger.acquisitions import owner_of
+from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources import acquiring, delivering, lane, staging
@@ -336,6 +337,27 @@ async def test_whoever_is_killed_before_or_after_a_step_the_next_one_delivers_ea
     assert (known.url, known.size, known.adler32) == (output.url, 3, output.adler32)
     assert rig.grid.jobs[name].outputs == {"stdout": b"hi\n"}
     assert len(rig.assigned("vm-1")) == 1
+
+
+async def test_a_word_that_did_not_come_to_the_ledger_keeps_nothing_waiting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    lost: list[int] = []
+    done = deliveries.done
+
+    def lose(tx: Tx, keys: Any) -> None:
+        done(tx, keys)
+        if keys and not lost:
+            lost.append(1)
+            raise LedgerUnavailable("the database is down")
+
+    monkeypatch.setattr(deliveries, "done", lose)
+    async with rig.adapter():
+        rig.leave(await rig.start())
+        await until(lambda: lost and not rig.count(tables.deliveries))
+
+    assert final_states(rig.grid) == {JobState.DONE: 1}
 
 
 async def test_what_a_grids_store_has_otherwise_than_it_was_sent_is_sent_again(rig: Rig) -> None:
