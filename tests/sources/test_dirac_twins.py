@@ -25,4 +25,4 @@ def test_each_of_twenty_jobs_is_done_once_by_two_adapters(
     finally:
         grid.close()
 
-    assert faults == [], f"CHAOS_SEED={seed} runs the same monkey again"
+    assert faults == [], "\n".join([f"CHAOS_SEED={seed} runs the same monkey again", *faults])

@@ -13,7 +13,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ OWNER = "adapter-source-biomed"
 #: No VM is killed here: a lease that runs out would be the machine's doing. VMs ask often.
 SYSTEM = ("--hypervisor", "process", "--vms", "4", "--lease-s", "60")
 #: Between two faults, and how long all may take once the monkey rests, seconds.
-BETWEEN_S, RECOVERY_S = (2.0, 6.0), 300.0
+BETWEEN_S, RECOVERY_S = (2.0, 6.0), 60.0
+ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
 PORTION = 50
 
@@ -61,7 +62,10 @@ def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: 
             assert time.monotonic() < deadline, f"most jobs have not ended under the monkey, seed {seed}"
             monkey.harm()
         print(f"seed {seed}, {len(monkey.told)} faults", *monkey.told, sep="\n")
-        until(lambda: _ended(grid, names) == jobs, "all have ended", RECOVERY_S)
+        try:
+            until(lambda: _ended(grid, names) == jobs, "all have ended", RECOVERY_S)
+        except AssertionError as late:
+            raise AssertionError("\n".join([str(late), *_left(system, client, grid, names)])) from late
         return [*_faults_at_grid(grid, names), *_faults_here(client, runs, names)]
 
 
@@ -74,20 +78,30 @@ def _submitted(grid: DiracxPeer, runs: Path, jobs: int) -> list[int]:
 
 def _ended(grid: DiracxPeer, names: list[int]) -> int:
     """Count those that have a final status."""
-    return sum(row["Status"] in ("Done", "Failed", "Killed") for row in grid.rows(*names).values())
+    return sum(row["Status"] in ENDS for row in grid.rows(*names).values())
+
+
+def _left(system: System, client: Client, grid: DiracxPeer, names: list[int]) -> Iterator[str]:
+    """Say how those are that have not ended, and what the adapters say."""
+    known = {row.job: str(row.state) for row in _all_jobs(client)}
+    for name, row in grid.rows(*names).items():
+        if row["Status"] not in ENDS:
+            ours = {ref: state for ref, state in known.items() if ref.startswith(f"{OWNER}/{name}-")}
+            owed = [client.jobs.show(ref).cause for ref in ours]
+            yield f"{name} at the grid: {row['Status']}, {row['MinorStatus']}; here {ours} {owed}"
+    yield str(client.sources.list())
+    for log in sorted(system.layout.logs.glob("source_adapter*.log")):
+        yield f"{log.name}: {log.read_text()[-2000:]}"
 
 
 def _faults_at_grid(grid: DiracxPeer, names: list[int]) -> Iterator[str]:
     """Each is Done, and once it was nothing else became of it: a killed adapter's word may be said again, no more."""
     for name, row in grid.rows(*names, history=True).items():
-        steps = [_status(step) for step in row["LoggingInfo"]]
+        steps = [step["Status"] for step in row["LoggingInfo"] if not step["Source"].endswith("(SM)")]
         after = steps[steps.index("Done") :] if "Done" in steps else steps
         if row["Status"] != "Done" or not {*after} <= {"Done", "Completing"}:
-            yield f"{name} at the grid: {row['Status']}, its history {row['LoggingInfo']}"
-
-
-def _status(step: Any) -> str:
-    return str(step["Status"] if isinstance(step, Mapping) else step[0])
+            lines = [f"{step['StatusTime']} {step['Status']} by {step['Source']}" for step in row["LoggingInfo"]]
+            yield "\n".join([f"{name} at the grid: {row['Status']}, its history:", *lines])
 
 
 def _faults_here(client: Client, runs: Path, names: list[int]) -> Iterator[str]:
