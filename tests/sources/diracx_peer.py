@@ -158,6 +158,18 @@ class DiracxPeer:
             assert sent.is_success, sent.text
         return str(place["pfn"])
 
+    def download_output(self, job: int, target: Path) -> None:
+        """Fetch a job's output sandbox as an operator, with DIRAC's own client."""
+        [pfn] = self.ask("operator", "operators", "GET", f"/api/jobs/{job}/sandbox/output").json()
+        target.mkdir()
+        credential = self.credential(self.directory / "download.json", "operator", "operators")
+        env = {"DIRACX_URL": self.url, "DIRACX_CREDENTIALS_PATH": str(credential), "HOME": str(self.directory)}
+        program = "import asyncio, sys; from pathlib import Path; from diracx.api.jobs import download_sandbox;"
+        program += " asyncio.run(download_sandbox(sys.argv[1], Path(sys.argv[2])))"
+        command = [str(PYTHON), "-c", program, pfn, str(target)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+
     def output_of(self, job: int) -> dict[str, bytes]:
         """Fetch and unpack a job's output sandbox as an operator."""
         [pfn] = self.ask("operator", "operators", "GET", f"/api/jobs/{job}/sandbox/output").json()
