@@ -32,7 +32,7 @@ OWNER = "adapter-source-biomed"
 #: No VM is killed here: a lease that runs out would be the machine's doing. VMs ask often.
 SYSTEM = ("--hypervisor", "process", "--vms", "4", "--lease-s", "60")
 #: Between two faults, and how long all may take once the monkey rests, seconds.
-BETWEEN_S, RECOVERY_S = (2.0, 6.0), 60.0
+BETWEEN_S, RECOVERY_S = (2.0, 6.0), 300.0
 ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
 PORTION = 50
@@ -60,7 +60,7 @@ def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: 
         deadline = time.monotonic() + jobs * 6.0 + 180
         while _ended(grid, names) < jobs * 0.8:
             assert time.monotonic() < deadline, f"most jobs have not ended under the monkey, seed {seed}"
-            monkey.harm()
+            monkey.harm_or_wait(most=jobs // 2)
         print(f"seed {seed}, {len(monkey.told)} faults", *monkey.told, sep="\n")
         try:
             until(lambda: _ended(grid, names) == jobs, "all have ended", RECOVERY_S)
@@ -135,8 +135,8 @@ class _Monkey:
         self._system, self._grid, self._url, self._random = system, grid, url, random.Random(seed)
         self._began = time.monotonic()
 
-    def harm(self) -> None:
-        """Wait a little, and do harm once."""
+    def harm_or_wait(self, most: int) -> None:
+        """Wait a little, and do harm once, but no more than ``most`` times in all."""
         harms: dict[str, Callable[[], None]] = {
             "source_adapter-biomed": lambda: self._system.kill("source_adapter-biomed"),
             "source_adapter-biomed-2": lambda: self._system.kill("source_adapter-biomed-2"),
@@ -144,6 +144,8 @@ class _Monkey:
             "grid": self._kill_grid,
         }
         time.sleep(self._random.uniform(*BETWEEN_S))
+        if len(self.told) >= most:
+            return
         victim = self._random.choice(sorted(harms))
         self.told.append(f"{time.monotonic() - self._began:6.1f} s: {victim} killed")
         harms[victim]()
