@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.sources.certificates import Certificates
 from adapters.sources.contract import GridJob, GridProgress, Offer
 from adapters.sources.dirac import make_dirac
-from adapters.sources.dirac.http import Budget, Http, HttpAnswer
 from adapters.sources.dirac.settings import DiracSettings
-from adapters.sources.dirac.tokens import TokenFile
+from adapters.sources.http import Budget, Http, HttpAnswer
+from adapters.sources.tokens import TokenFile
 from schemas.jobs import Machine
 from schemas.ledger import JobState
 
@@ -83,7 +84,7 @@ def token(tmp_path: Path) -> TokenFile:
 
 
 def asked(url: str, token: TokenFile, budget_s: float = 10.0) -> HttpAnswer:
-    http = Http(url, "client", "", 1.0)
+    http = Http(url, Certificates(""), 1.0)
     try:
         return http.ask(token, "GET", "/x", Budget(budget_s))
     finally:
@@ -173,7 +174,7 @@ def test_a_server_is_spoken_to_by_tls_if_its_certificate_is_good_and_in_time(tok
         (drips(b"H"), str(tmp_path / "ca.pem"), "within 1 s"),
     ):
         with server(talk(talk_on), hears=False) as (url, _):
-            http = Http(url.replace("http:", "https:"), "client", ca_file, 1.0)
+            http = Http(url.replace("http:", "https:"), Certificates(ca_file), 1.0)
             if not words:
                 assert http.ask(token, "GET", "/x", Budget(5)).decoded(dict[str, int]) == {"a": 1}
             else:
@@ -184,7 +185,7 @@ def test_a_server_is_spoken_to_by_tls_if_its_certificate_is_good_and_in_time(tok
 
 def test_a_file_is_fetched_with_no_token(token: TokenFile, tmp_path: Path) -> None:
     with server(says(b"body")) as (url, heard):
-        http = Http("https://diracx.example.org", "client", "", 1.0)
+        http = Http("https://diracx.example.org", Certificates(""), 1.0)
         http.download(f"{url}/file?signature=x", tmp_path / "file", 100, Budget(5))
         http.close()
 
@@ -194,7 +195,7 @@ def test_a_file_is_fetched_with_no_token(token: TokenFile, tmp_path: Path) -> No
 
 def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with server(says(b"b" * 1000)) as (url, _):
-        http = Http("https://diracx.example.org", "client", "", 1.0)
+        http = Http("https://diracx.example.org", Certificates(""), 1.0)
         with pytest.raises(SourceRefused, match="more than"):
             http.download(url, tmp_path / "file", 100, Budget(5))
         http.close()

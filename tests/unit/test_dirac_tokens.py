@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SourceUnavailable
-from adapters.sources.dirac import tokens
-from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
+from adapters.sources import tokens
+from adapters.sources.tokens import TokenAnswer, TokenFile
 
 NOW_S = 1_000_000.0
 

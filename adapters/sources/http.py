@@ -1,7 +1,7 @@
 """Questions to a server by HTTP, each with a token, a bound in time and one in bytes; what goes wrong is said in words.
 
-A token goes to the server's own address alone: no redirect is followed. The foreign library's errors are mapped here
-and nowhere else. Nothing is tried twice, but with another token after a 401.
+A credential goes to the server's own address alone: no redirect is followed. The foreign library's errors are mapped
+here and nowhere else. Nothing is tried twice, but with another token where the server has refused the first.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -22,8 +21,9 @@ import msgspec
 from msgspec import Struct
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
-from adapters.sources.dirac.deadlines import TimedTransport, ending_within
-from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
+from adapters.sources.certificates import Certificates
+from adapters.sources.deadlines import RenewedTransport, TimedTransport, ending_within
+from adapters.sources.tokens import TokenAnswer, TokenFile
 from broker.errors import ConfigError
 from broker.masking import mask
 from schemas.codec import clip
@@ -96,36 +96,59 @@ class _Refusal(Struct):
     detail: Any = ""
 
 
-class Http:
-    """A server by its address."""
+class TokenRenewal(NamedTuple):
+    """Where the server renews tokens, as OAuth has it, and by which name it knows us."""
 
-    def __init__(self, url: str, client_id: str, ca_file: str, timeout_s: float) -> None:
-        """Raises ConfigError for an address that cannot be one, and SourceRefused for certificates that are none."""
-        _demand_address(url)
-        self._client_id, self._timeout_s = client_id, timeout_s
-        self._client = httpx.Client(
-            base_url=url,
-            transport=TimedTransport(_certificates(ca_file)),
-            follow_redirects=False,
-            trust_env=False,
-            headers={"User-Agent": "volunteer-cloud", "Accept": "application/json"},
-        )
+    path: str
+    client_id: str
+
+
+#: Says of an answer whether it refuses the token, and not what was asked.
+IsRefused = Callable[[HttpAnswer], bool]
+
+
+class Http:
+    """A server by its address, and stores that it sends us to."""
+
+    def __init__(
+        self,
+        url: str,
+        certificates: Certificates,
+        timeout_s: float,
+        renewal: TokenRenewal | None = None,
+        is_refused: IsRefused = lambda answer: answer.status == 401,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``headers`` go with every question. Raises ConfigError for an address that cannot be one, and SourceRefused
+        for certificates that are none."""
+        demand_address(url, "source.url")
+        self._renewal, self._is_refused, self._timeout_s = renewal, is_refused, timeout_s
+        self._client = _client(RenewedTransport(certificates), url, headers or {})
+        #: Whoever else we are sent to sees no certificate of ours.
+        self._others = _client(TimedTransport(certificates.trusted()), "", {})
 
     def close(self) -> None:
         """Drop connections. Idempotent."""
         self._client.close()
+        self._others.close()
 
     def ask(
         self,
-        credential: TokenFile,
+        credential: TokenFile | None,
         method: str,
         path: str,
         budget: Budget,
         body: Any = None,
-        params: Mapping[str, str | int] | None = None,
+        params: Mapping[str, Any] | None = None,
         also: frozenset[int] = frozenset(),
+        *,
+        file: tuple[str, BinaryIO] | None = None,
+        within_s: float = 0.0,
+        most_bytes: int = MOST_ANSWER_BYTES,
     ) -> HttpAnswer:
-        """Ask a question with a token; ``also`` names statuses that are answers, beside those of success.
+        """Ask a question with a token, where there is one; ``also`` names statuses that are answers, beside those of
+        success. ``file``, a name and what it holds, is sent as the form field of that name in the place of a body;
+        ``within_s`` bounds this answer in the place of the settings.
 
         Raises SourceUnavailable, also for a token that cannot be had, and SourceRefused.
         """
@@ -133,43 +156,56 @@ class Http:
         content = msgspec.json.encode(body) if body is not None else None
 
         def asked(token: str) -> HttpAnswer:
-            with self._bounded(path, min(self._timeout_s, budget.left_s())):
-                bearer = {**headers, "Authorization": f"Bearer {token}"}
-                request = self._client.build_request(method, path, params=params, content=content, headers=bearer)
-                return self._answer(request)
+            seconds = min(within_s or self._timeout_s, budget.left_s())
+            with self._bounded(path, seconds):
+                bearer = {**headers, "Authorization": f"Bearer {token}"} if token else headers
+                files = None if file is None else {"file": file}
+                if file is not None:
+                    file[1].seek(0)
+                request = self._client.build_request(
+                    method, path, params=params, content=content, files=files, headers=bearer
+                )
+                return self._answer(request, self._client, seconds, most_bytes)
 
-        token = credential.bearer(lambda refresh: self._renewed(refresh, budget))
-        answer = asked(token)
-        if answer.status == 401:
-            token = credential.after_refusal(token, lambda refresh: self._renewed(refresh, budget))
-            answer = asked(token)
-        if answer.status == 401:
-            raise SourceUnavailable(f"{credential.what}: the server refuses {credential.path}: {answer.words()}")
+        answer = asked("") if credential is None else self._asked_with(credential, asked, budget)
         if not 200 <= answer.status < 300 and answer.status not in also:
-            raise _refusal(answer, f"{method} {path}, {credential.what}")
+            whose = "" if credential is None else f", {credential.what}"
+            raise _refusal(answer, f"{method} {path}{whose}")
+        return answer
+
+    def _asked_with(self, credential: TokenFile, asked: Callable[[str], HttpAnswer], budget: Budget) -> HttpAnswer:
+        renew = None if self._renewal is None else lambda refresh: self._renewed(refresh, budget)
+        token = credential.bearer(renew)
+        answer = asked(token)
+        if self._is_refused(answer):
+            answer = asked(credential.after_refusal(token, renew))
+        if self._is_refused(answer):
+            raise SourceUnavailable(f"{credential.what}: the server refuses {credential.path}: {answer.words()}")
         return answer
 
     def upload(self, url: str, fields: Mapping[str, str], file: BinaryIO, budget: Budget) -> None:
         """Send a file to where the server has said, with no token. Raises SourceError."""
         with self._bounded("the sandbox store", budget.left_s()):
-            request = self._client.build_request("POST", url, data=dict(fields), files={"file": ("sandbox", file)})
-            answer = self._answer(request)
+            request = self._others.build_request("POST", url, data=dict(fields), files={"file": ("sandbox", file)})
+            answer = self._answer(request, self._others, self._timeout_s)
         if not 200 <= answer.status < 300:
             raise _refusal(answer, "the sandbox store")
 
-    def download(self, url: str, target: Path, most_bytes: int, budget: Budget) -> str:
-        """Fetch into a new file from where the server has said, with no token; gives its SHA-256. Raises SourceError;
-        there may be a part of the file then."""
+    def download(
+        self, url: str, target: Path, most_bytes: int, budget: Budget, where: str = "the sandbox store"
+    ) -> str:
+        """Fetch into a new file from where the server has said, with no token; gives its SHA-256. Raises SourceError,
+        which says ``where``; there may be a part of the file then."""
         digest, size = hashlib.sha256(), 0
-        with self._bounded("the sandbox store", budget.left_s()), target.open("xb") as file:
-            request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity"})
-            with contextlib.closing(self._sent(request)) as response:
+        with self._bounded(where, budget.left_s()), target.open("xb") as file:
+            request = self._others.build_request("GET", url, headers={"Accept-Encoding": "identity"})
+            with contextlib.closing(self._sent(request, self._others, self._timeout_s)) as response:
                 if response.status_code != 200:
-                    raise _refusal(self._read(response), "the sandbox store")
+                    raise _refusal(self._read(response), where)
                 for block in response.iter_raw(_BLOCK):
                     size += len(block)
                     if size > most_bytes:
-                        raise SourceRefused(f"a sandbox of more than {most_bytes >> 20} MiB")
+                        raise SourceRefused(f"{where}: a file of more than {most_bytes >> 20} MiB")
                     digest.update(block)
                     file.write(block)
             file.flush()
@@ -177,9 +213,13 @@ class Http:
         return digest.hexdigest()
 
     def _renewed(self, refresh_token: str, budget: Budget) -> TokenAnswer:
-        form = {"grant_type": "refresh_token", "client_id": self._client_id, "refresh_token": refresh_token}
-        with self._bounded("/api/auth/token", min(self._timeout_s, budget.left_s())):
-            answer = self._answer(self._client.build_request("POST", "/api/auth/token", data=form))
+        if self._renewal is None:
+            raise SourceUnavailable("the token has expired, and the server renews none: have another one written")
+        path, client_id = self._renewal
+        form = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": refresh_token}
+        with self._bounded(path, min(self._timeout_s, budget.left_s())):
+            request = self._client.build_request("POST", path, data=form)
+            answer = self._answer(request, self._client, self._timeout_s)
         if answer.status != 200:
             said = answer.words() if answer.status in (400, 401, 403) else f"status {answer.status}"
             raise SourceUnavailable(f"the token has expired, and the server does not refresh it: {said}: log in again")
@@ -188,20 +228,22 @@ class Http:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SourceUnavailable("the server's answer to a refresh makes no sense") from None
 
-    def _answer(self, request: httpx.Request) -> HttpAnswer:
-        with contextlib.closing(self._sent(request)) as response:
-            return self._read(response)
+    def _answer(
+        self, request: httpx.Request, client: httpx.Client, seconds: float, most_bytes: int = MOST_ANSWER_BYTES
+    ) -> HttpAnswer:
+        with contextlib.closing(self._sent(request, client, seconds)) as response:
+            return self._read(response, most_bytes)
 
-    def _sent(self, request: httpx.Request) -> httpx.Response:
-        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout_s)
-        return self._client.send(request, stream=True)
+    def _sent(self, request: httpx.Request, client: httpx.Client, seconds: float) -> httpx.Response:
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+        return client.send(request, stream=True)
 
-    def _read(self, response: httpx.Response) -> HttpAnswer:
+    def _read(self, response: httpx.Response, most_bytes: int = MOST_ANSWER_BYTES) -> HttpAnswer:
         body = bytearray()
         for block in response.iter_bytes(_BLOCK):
             body += block
-            if len(body) > MOST_ANSWER_BYTES:
-                raise SourceUnavailable(f"an answer of more than {MOST_ANSWER_BYTES >> 20} MiB")
+            if len(body) > most_bytes:
+                raise SourceUnavailable(f"an answer of more than {most_bytes >> 20} MiB")
         return HttpAnswer(response.status_code, bytes(body), response.headers.get("Date", "")[:40], time.monotonic())
 
     @contextlib.contextmanager
@@ -238,7 +280,8 @@ def _refusal(answer: HttpAnswer, asked: str) -> SourceError:
     return SourceUnavailable(words)
 
 
-def _demand_address(url: str) -> None:
+def demand_address(url: str, setting: str) -> None:
+    """Raise ConfigError that names ``setting`` for what is no address, or one where what is sent can be read."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -251,11 +294,11 @@ def _demand_address(url: str) -> None:
         or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL))
     ):
         said = shown(url.rpartition("@")[2])
-        raise ConfigError(f"source.url = '{said}': must be https://HOST, or http://127.0.0.1:PORT on this machine")
+        raise ConfigError(f"{setting} = '{said}': must be https://HOST, or http://127.0.0.1:PORT on this machine")
 
 
-def _certificates(ca_file: str) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:  # ssl.SSLError is one
-        raise SourceRefused(f"source.ca_file = {ca_file!r}: {error.strerror or error}") from error
+def _client(transport: httpx.BaseTransport, url: str, headers: Mapping[str, str]) -> httpx.Client:
+    known = {"User-Agent": "volunteer-cloud", "Accept": "application/json"}
+    return httpx.Client(
+        base_url=url, transport=transport, follow_redirects=False, trust_env=False, headers={**known, **headers}
+    )
