@@ -2,9 +2,9 @@
 docs/howto/panda-transcript.txt and compared.
 
 What it does not prove: that a token is signed (it believes what one says), brokerage, shares, resource limits, and
-whatever PanDA's daemons do. Of these it plays the one that looks at reports, when jobs are asked for next; a job that
-was given back comes again under its number as another try, where PanDA's JEDI makes a job with another number. Jobs are
-found by their queue, type, memory and disk alone. It has a storage and programs, which PanDA has elsewhere.
+whatever PanDA's daemons do. Of these it may play the one that looks at reports, when jobs are asked for next; a job
+that was given back comes again under its number as another try, where PanDA's JEDI makes a job with another number.
+Jobs are found by their queue, type, memory and disk alone. It has a storage and programs, which PanDA has elsewhere.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ LABELS = {"": ("managed", "test", "prod_test", "install"), "user": ("user", "pan
 class PandaStandIn:
     """It stands on a free port of loopback."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, first: int = 1) -> None:
-        """With ``tls`` who shows a certificate needs no token; jobs are counted from ``first``."""
+    def __init__(self, tls: ssl.SSLContext | None = None, *, has_daemon: bool = False) -> None:
+        """With ``tls`` who shows a certificate needs no token; without its daemon no report is looked at."""
         self.issuer = Issuer()
         self.jobs: dict[int, StandInJob] = {}
         self.asked: Counter[str] = Counter()
@@ -71,7 +71,7 @@ class PandaStandIn:
         #: What is in every record and no business of a guest's.
         self.secrets: dict[str, Any] = {}
         self.lock = threading.RLock()
-        self._next = first
+        self._next, self._has_daemon = 1, has_daemon
         handler = type("Handler", (_Handler,), {"standin": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         if tls is not None:
@@ -128,7 +128,8 @@ class PandaStandIn:
         if "site_name" not in wanted:
             return failed("Argument error: missing a required argument: 'site_name'")
         with self.lock:
-            self.tend()
+            if self._has_daemon:
+                self.tend()
             found = [job for job in self.jobs.values() if job.status == "activated" and _fits(job, wanted)]
             found = sorted(found, key=lambda job: (-job.facts["currentPriority"], job.number))[
                 : wanted.get("n_jobs", 1)

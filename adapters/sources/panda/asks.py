@@ -29,7 +29,7 @@ class MachineSize(NamedTuple):
         return all(mine <= its for mine, its in zip(self, other, strict=True))
 
 
-class Ask(NamedTuple):
+class QueueAsk(NamedTuple):
     """A question for jobs: for machines of which size, of which type, and how many slots these have."""
 
     machine: MachineSize
@@ -42,12 +42,12 @@ class Ask(NamedTuple):
         memory, disk, cores = self.machine
         return Requirements(cpus=min(max(cores, 1), 256), memory_mib=min(memory, MAX_MIB), disk_mib=min(disk, MAX_MIB))
 
-    def is_within(self, other: Ask) -> bool:
+    def is_within(self, other: QueueAsk) -> bool:
         """Say whether whatever fits this would fit the other as well."""
         return self.resource_type == other.resource_type and self.machine.is_within(other.machine)
 
 
-def asks_for(offers: Sequence[Offer], resource_types: Mapping[str, int]) -> list[Ask]:
+def asks_for(offers: Sequence[Offer], resource_types: Mapping[str, int]) -> list[QueueAsk]:
     """Give the questions for these slots, the largest machines first, of each the types with the most cores first."""
     slots: defaultdict[MachineSize, int] = defaultdict(int)
     for machine, count in offers:
@@ -56,5 +56,5 @@ def asks_for(offers: Sequence[Offer], resource_types: Mapping[str, int]) -> list
     for size, count in sorted(slots.items(), reverse=True):
         types = [name for name, most in resource_types.items() if most <= size.cores] if resource_types else [""]
         types.sort(key=lambda name: -resource_types.get(name, 0))
-        found += [Ask(size, name, count) for name in types if count]
+        found += [QueueAsk(size, name, count) for name in types if count]
     return found

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from adapters.errors import SourceUnavailable
 from adapters.sources.http import Budget, Http, HttpAnswer
 from adapters.sources.panda.answers import PandaStatus, UpdateAnswer, data_of, jobs_of, statuses_of, updates_of
-from adapters.sources.panda.asks import MOST_JOBS, Ask
+from adapters.sources.panda.asks import MOST_JOBS, QueueAsk
 from adapters.sources.panda.record import PandaJob
 from adapters.sources.panda.settings import PandaSettings
 from adapters.sources.panda.states import MOST_NODE
@@ -47,7 +47,7 @@ class PandaClient:
         self._http.close()
         self._cache.close()
 
-    def acquire(self, ask: Ask, most: int, budget: Budget) -> list[PandaJob]:
+    def acquire(self, ask: QueueAsk, most: int, budget: Budget) -> list[PandaJob]:
         """Take jobs. Not idempotent: those of an answer that is lost stay ``sent`` until PanDA gives them up."""
         seconds = min(self._settings.timeout_s, budget.left_s())
         body = {

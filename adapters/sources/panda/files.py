@@ -33,7 +33,7 @@ class PandaFile(NamedTuple):
     endpoint: str
 
 
-class Place(NamedTuple):
+class InputPlace(NamedTuple):
     """Where a file is to be had, and what it must be; ``size`` -1 = not known."""
 
     url: str
@@ -91,12 +91,14 @@ def where_of(file: PandaFile, storage: Mapping[str, str]) -> str:
     return f"{prefix.rstrip('/')}/{scope}/{digest[:2]}/{digest[2:4]}/{quote(file.name)}#{facts}"
 
 
-def place_of(where: str) -> Place:
+def place_of(where: str) -> InputPlace:
     """Read what ``where_of`` has written, or the address of a program."""
     parts = urlsplit(where)
     facts = dict(parse_qsl(parts.fragment))
     size = facts.get("size", "")
-    return Place(parts._replace(fragment="").geturl(), facts.get("checksum", ""), int(size) if size.isdigit() else -1)
+    return InputPlace(
+        parts._replace(fragment="").geturl(), facts.get("checksum", ""), int(size) if size.isdigit() else -1
+    )
 
 
 def _beside(record: PandaRecord, key: str, count: int) -> list[str]:

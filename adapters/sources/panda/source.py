@@ -16,7 +16,7 @@ from adapters.errors import SourceError, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
 from adapters.sources.http import Budget
 from adapters.sources.panda.answers import PandaStatus
-from adapters.sources.panda.asks import MOST_JOBS, Ask, MachineSize, asks_for
+from adapters.sources.panda.asks import MOST_JOBS, MachineSize, QueueAsk, asks_for
 from adapters.sources.panda.beats import PandaBeats
 from adapters.sources.panda.client import PandaClient
 from adapters.sources.panda.settings import PandaSettings
@@ -102,8 +102,8 @@ class PandaSource:
         self._client.close()
 
     def _fill(self, found: list[Acquired], offers: Sequence[Offer], most: int, budget: Budget) -> None:
-        """Ask until the slots have jobs, or PanDA has none for them: what it gives is found at once."""
-        empty: list[Ask] = []
+        """QueueAsk until the slots have jobs, or PanDA has none for them: what it gives is found at once."""
+        empty: list[QueueAsk] = []
         slots = Counter[MachineSize]()
         for ask in asks_for(offers, self._settings.resource_types):
             while not any(ask.is_within(other) for other in empty):

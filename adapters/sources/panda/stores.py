@@ -16,7 +16,7 @@ from adapters.sources.contract import GridInput, GridJob
 from adapters.sources.http import Budget, Http, shown
 from adapters.sources.packing import pack
 from adapters.sources.panda.client import PandaClient
-from adapters.sources.panda.files import Place, place_of
+from adapters.sources.panda.files import InputPlace, place_of
 from adapters.sources.panda.reports import log_word
 
 #: Longest input that is fetched, bytes.
@@ -57,7 +57,7 @@ class Stores:
         return log_word(f"{self._cache_url}/cache/{name}", adler32, length)
 
 
-def _flaw(path: Path, place: Place) -> str:
+def _flaw(path: Path, place: InputPlace) -> str:
     """Say in what a file differs from what it must be; empty where it does not."""
     size = path.stat().st_size
     if place.size >= 0 and size != place.size:
