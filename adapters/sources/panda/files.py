@@ -86,7 +86,8 @@ def where_of(file: PandaFile, storage: Mapping[str, str]) -> str:
         )
         raise PandaJobError("ddmEndPointIn", words)
     digest = hashlib.md5(f"{file.scope}:{file.name}".encode(), usedforsecurity=False).hexdigest()
-    scope = file.scope.replace(".", "/")
+    is_someones = file.scope.startswith(("user", "group"))
+    scope = file.scope.replace(".", "/") if is_someones else file.scope
     facts = f"checksum={file.checksum}&size={file.size}"
     return f"{prefix.rstrip('/')}/{scope}/{digest[:2]}/{digest[2:4]}/{quote(file.name)}#{facts}"
 
