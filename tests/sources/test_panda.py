@@ -331,11 +331,33 @@ def test_an_input_is_held_to_size_and_checksum_and_no_token_goes_to_the_storage(
     assert set(storage.tokens) == {""}
 
 
+def test_a_job_that_is_made_ready_is_said_to_be_and_one_that_is_killed_meanwhile_is_not(
+    grid: PandaStandIn, front: Front, source: GridSource, tmp_path: Path
+) -> None:
+    grid.store(SCOPE, "a.dat", b"data")
+    for _ in range(2):
+        grid.submit(job(), [file("input", "a.dat")])
+    one, killed = source.acquire([OFFER], 2)
+    assert one.work is not None
+
+    for _ in range(3):
+        source.stage_in(one.job, one.work.inputs[0], tmp_path / "target")
+    grid.kill(int(killed.job.id))
+    with pytest.raises(SourceRefused, match="tobekilled"):
+        source.stage_in(killed.job, one.work.inputs[0], tmp_path / "target")
+
+    assert grid.status(int(one.job.id)) == ("starting", 0)
+    assert front.asked[UPDATE] == 2
+    front.says(503)
+    source.stage_in(GridJob(id="99"), one.work.inputs[0], tmp_path / "target")
+
+
 def test_a_storage_that_sends_a_page_or_sends_us_elsewhere_gives_no_input(
     grid: PandaStandIn, make: Make, tmp_path: Path
 ) -> None:
     storage = Front(grid.url)
     source = make()
+    one = take(grid, source)
     wanted = GridInput(name="a.dat", where=f"{storage.url}/a.dat#checksum=&size=-1")
     for status, kind in (
         (302, SourceUnavailable),
@@ -345,7 +367,7 @@ def test_a_storage_that_sends_a_page_or_sends_us_elsewhere_gives_no_input(
     ):
         storage.says(status, "<html>", Location="http://127.0.0.1:1/x")
         with pytest.raises(kind, match=r"a\.dat"):
-            source.stage_in(GridJob(id="1"), wanted, tmp_path / "target")
+            source.stage_in(one, wanted, tmp_path / "target")
     storage.close()
 
 

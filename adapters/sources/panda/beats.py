@@ -18,6 +18,7 @@ from adapters.sources.panda.answers import UpdateAnswer
 from adapters.sources.panda.client import PandaClient
 from adapters.sources.panda.states import ALREADY, STOPS, WHILE, commands_of, progress
 from adapters.sources.panda.work import is_named
+from schemas.ledger import JobState
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ log = logging.getLogger(__name__)
 BURST = 200
 #: Jobs of which it is remembered what was said.
 MOST_REMEMBERED = 100_000
+
+#: How often it is said that a job is alive whose inputs are on their way, seconds: one that PanDA has handed out and
+#: does not hear of in half an hour has failed there.
+KEEP_S = 60.0
 
 #: A job by its name and try.
 _Key = tuple[str, int]
@@ -85,6 +90,23 @@ class PandaBeats:
         with self._lock:
             stops = {_key(one.job): self._stops.get(_key(one.job)) for one in running} | gone
         return [Stop(*key, why) for key, why in stops.items() if why]
+
+    def keep(self, job: GridJob, budget: Budget) -> str:
+        """Say that a job that is made ready is alive, where that was not said lately; gives why it is not to go on.
+
+        Where PanDA cannot be told, it goes on: a while is nothing to PanDA.
+        """
+        with self._lock:
+            status, at_s = self._told.get(_key(job), ("", 0.0))
+            if status and self._clock_s() - at_s < KEEP_S:
+                return self._stops.get(_key(job), "")
+        one = GridProgress(job=job, state=JobState.SUBMITTED)
+        try:
+            stops = self.beat([one], budget)
+        except SourceError as error:
+            log.warning("PanDA could not be told that a job is made ready", extra={"job": job.id, "why": str(error)})
+            return ""
+        return stops[0].why if stops else ""
 
     def _chosen(self, running: Sequence[GridProgress]) -> list[GridProgress]:
         """Choose whom to tell of: no one that is to be stopped, news first, then the longest ago."""

@@ -31,6 +31,8 @@ class PandaSettings(PluginSettings, frozen=True, kw_only=True, tag="panda"):
     ca_file: str = ""
     #: How long one answer may take, seconds.
     timeout_s: Annotated[float, Meta(ge=1, le=30)] = 25.0
+    #: How long one input may take, seconds.
+    input_s: Annotated[float, Meta(ge=1, le=7200)] = 900.0
     #: The queue's resource types that are taken, with the most cores that their jobs ask for, as in
     #: ``{SCORE = 1, MCORE = 8}``. A machine is given jobs of those that it has the cores for; without, of any.
     resource_types: dict[str, Annotated[int, Meta(ge=1, le=256)]] = {}

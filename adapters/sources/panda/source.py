@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from adapters.errors import SourceError, SourceUnavailable
+from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
 from adapters.sources.http import Budget
 from adapters.sources.panda.answers import PandaStatus
@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 
 #: The time that a call of the port has, seconds. No answer takes longer than what is left of it.
 CALL_S = 30.0
-#: One that moves files has this.
+#: One that stores a log has this.
 MOVE_S = 50.0
+#: With less than this left no more jobs are asked for: what comes too late is lost.
+LEAST_ASK_S = 5.0
 
 
 class PandaSource:
@@ -61,8 +63,11 @@ class PandaSource:
         return found
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
-        """Fetch an input, or a program, and hold it to what PanDA knows of it."""
-        self._stores.fetch(wanted, target, Budget(MOVE_S))
+        """Fetch an input, or a program, and hold it to what PanDA knows of it; PanDA hears now and then that the job is
+        made ready. Raises SourceRefused for one that PanDA wants stopped."""
+        if why := self._beats.keep(job, Budget(CALL_S)):
+            raise SourceRefused(why)
+        self._stores.fetch(wanted, target, Budget(self._settings.input_s))
 
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """Say how jobs are, and hear which are to be stopped: those that were killed there, that have ended there, that
@@ -106,7 +111,7 @@ class PandaSource:
         empty: list[QueueAsk] = []
         slots = Counter[MachineSize]()
         for ask in asks_for(offers, self._settings.resource_types):
-            while not any(ask.is_within(other) for other in empty):
+            while budget.left_s() > LEAST_ASK_S and not any(ask.is_within(other) for other in empty):
                 wanted = min(ask.slots - slots[ask.machine], most - len(found), MOST_JOBS)
                 if wanted <= 0:
                     break
