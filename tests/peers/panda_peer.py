@@ -94,6 +94,14 @@ class PandaPeer:
         said = self._ask("GET", "/api/v1/pilot/get_job_status", self.pilot(), PRODUCTION, params={"job_ids": job})
         return str(said["data"][0]["status"]), int(said["data"][0]["attempt_number"])
 
+    def tend(self) -> None:
+        answer = self._client.post("/grid/tend")
+        assert answer.status_code == 200, self._said()
+
+    def give_up(self, job: int) -> None:
+        answer = self._client.post("/grid/give-up", json=job)
+        assert answer.status_code == 200, self._said()
+
     def cached(self, name: str) -> bytes:
         return (self.directory / "cache" / name).read_bytes()
 

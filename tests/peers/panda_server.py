@@ -23,6 +23,8 @@ VO, CLIENT = "voluntary", "volunteer-cloud"
 CONFIGURATION, KEYS = "/.well-known/openid-configuration", "/keys"
 #: Where jobs are submitted: PanDA's own way goes through a client and daemons.
 SUBMIT = "/grid/submit"
+#: Where PanDA's daemons are set to work: the one for reports, and the one for jobs that nobody speaks of.
+TEND, GIVE_UP = "/grid/tend", "/grid/give-up"
 
 
 def write_settings(directory: Path, database_port: int, port: int) -> None:
@@ -54,6 +56,7 @@ def write_settings(directory: Path, database_port: int, port: int) -> None:
         "record_statuschange": "True",
         "record_sandbox_info": "False",
         "useJEDI": "True",
+        "adder_plugins": f"{VO}:pandaserver.dataservice.adder_dummy_plugin:AdderDummyPlugin",
         "token_authType": "oidc",
         "auth_config": directory / "auth",
         "emailSMTPsrv": "127.0.0.1",
@@ -136,15 +139,38 @@ def submit(wanted: dict) -> int:
     return int(job.PandaID)
 
 
+def tend() -> int:
+    """Do what PanDA's daemon does with the reports of jobs, by its own code; gives how many there were."""
+    from pandaserver.brokerage.SiteMapper import SiteMapper
+    from pandaserver.dataservice.adder_gen import AdderGen
+    from pandaserver.server.panda import taskBuffer
+
+    reports = taskBuffer.listJobOutputReport(only_unlocked=False, time_limit=0, grace_period=0) or []
+    for number, status, attempt, *_ in reports:
+        AdderGen(taskBuffer, number, status, attempt, ignore_tmp_error=True, siteMapper=SiteMapper(taskBuffer)).run()
+    return len(reports)
+
+
+def give_up(number: int) -> int:
+    """Do what PanDA's daemon does with a job of which nobody has spoken for half an hour, now."""
+    from pandaserver.jobdispatcher.Watcher import Watcher
+    from pandaserver.server.panda import taskBuffer
+
+    Watcher(taskBuffer, number, single=True, sleepTime=0).run()
+    return number
+
+
 def with_users(application, issuer: str, key: dict):
     """Put before the server's application what others do: its users and daemons, and the identity provider."""
     pages = {CONFIGURATION: {"issuer": issuer, "jwks_uri": f"{issuer}{KEYS}"}, KEYS: {"keys": [key]}}
 
     def answer(environ, start_response):
         path = environ["SCRIPT_NAME"]
-        if path == SUBMIT:
-            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
-            page = submit(json.loads(body))
+        if path in (SUBMIT, GIVE_UP):
+            wanted = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            page = submit(wanted) if path == SUBMIT else give_up(wanted)
+        elif path == TEND:
+            page = tend()
         elif path in pages:
             page = pages[path]
         else:

@@ -25,6 +25,12 @@ class PandaGrid(Protocol):
     def status(self, job: int) -> tuple[str, int]:
         """Read how a job is, and its try, as a pilot does."""
 
+    def tend(self) -> None:
+        """Have PanDA's daemon look at the reports that there are."""
+
+    def give_up(self, job: int) -> None:
+        """Have PanDA's daemon give up a job of which nobody has spoken for half an hour."""
+
     def cached(self, name: str) -> bytes:
         """Read a file of the server's cache."""
 

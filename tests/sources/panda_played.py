@@ -42,7 +42,7 @@ class PandaPlayed:
     """See the module."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory, self.server = directory, PandaStandIn(has_daemon=True)
+        self.directory, self.server = directory, PandaStandIn(tries_again=True)
         self._sources: list[GridSource] = []
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """Plays a PanDA server on loopback, as it was seen to answer: panda-server 1.0.4, whose answers are kept in
 docs/howto/panda-transcript.txt and compared.
 
-What it does not prove: that a token is signed (it believes what one says), brokerage, shares, resource limits, and
-whatever PanDA's daemons do. Of these it may play the one that looks at reports, when jobs are asked for next; a job
-that was given back comes again under its number as another try, where PanDA's JEDI makes a job with another number.
-Jobs are found by their queue, type, memory and disk alone. It has a storage and programs, which PanDA has elsewhere.
+What it does not prove: that a token is signed (it believes what one says), brokerage, shares and resource limits. Jobs
+are found by their queue, label, type, memory and disk alone. A job that was given back comes again, where it is told to
+do so, under its number as another try; PanDA's JEDI makes a job with another number. It has a storage and programs,
+which PanDA has elsewhere.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ LABELS = {"": ("managed", "test", "prod_test", "install"), "user": ("user", "pan
 class PandaStandIn:
     """It stands on a free port of loopback."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, has_daemon: bool = False) -> None:
-        """With ``tls`` who shows a certificate needs no token; without its daemon no report is looked at."""
+    def __init__(self, tls: ssl.SSLContext | None = None, *, tries_again: bool = False) -> None:
+        """With ``tls`` who shows a certificate needs no token. Where it ``tries_again``, its daemon looks at reports
+        each time that jobs are asked for, and what was given back comes again."""
         self.issuer = Issuer()
         self.jobs: dict[int, StandInJob] = {}
         self.asked: Counter[str] = Counter()
@@ -71,7 +72,7 @@ class PandaStandIn:
         #: What is in every record and no business of a guest's.
         self.secrets: dict[str, Any] = {}
         self.lock = threading.RLock()
-        self._next, self._has_daemon = 1, has_daemon
+        self._next, self._tries_again = 1, tries_again
         handler = type("Handler", (_Handler,), {"standin": self})
         self._server = _Server(("127.0.0.1", 0), handler)
         if tls is not None:
@@ -115,10 +116,15 @@ class PandaStandIn:
         return self.issuer.user()
 
     def tend(self) -> None:
-        """Do what PanDA's daemon does with reports."""
         with self.lock:
             for job in self.jobs.values():
                 job.settle()
+                if self._tries_again:
+                    job.try_again()
+
+    def give_up(self, job: int) -> None:
+        with self.lock:
+            self.jobs[job].status = "failed"
 
     def acquire(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """Answer to an acquire."""
@@ -128,7 +134,7 @@ class PandaStandIn:
         if "site_name" not in wanted:
             return failed("Argument error: missing a required argument: 'site_name'")
         with self.lock:
-            if self._has_daemon:
+            if self._tries_again:
                 self.tend()
             found = [job for job in self.jobs.values() if job.status == "activated" and _fits(job, wanted)]
             found = sorted(found, key=lambda job: (-job.facts["currentPriority"], job.number))[
@@ -138,7 +144,14 @@ class PandaStandIn:
                 return failed("No jobs in PanDA")
             for job in found:
                 job.status = "sent"
-            return told({"StatusCode": 0, "jobs": [{**record(job), **self.secrets} for job in found]})
+            more = {"nSent": self._sent(wanted), **self.secrets}
+            return told({"StatusCode": 0, "jobs": [{**record(job), **more} for job in found]})
+
+    def _sent(self, wanted: Mapping[str, Any]) -> int:
+        """Count the jobs of production that are sent, as the server does where it is asked for these."""
+        sent = [job for job in self.jobs.values() if job.status == "sent"]
+        counted = sum(job.facts["prodSourceLabel"] in ("managed", "test") for job in sent)
+        return counted if wanted.get("prod_source_label") in (None, "managed") else 0
 
     def update(self, wanted: dict[str, Any]) -> dict[str, Any]:
         """Answer to an update of one job."""
@@ -201,7 +214,6 @@ def record(job: StandInJob) -> dict[str, Any]:
         **dict.fromkeys(("jobsetID", "reqID", "nucleus"), "NULL"),
         "ioIntensity": None,
         "ioIntensityUnit": None,
-        "nSent": 0,
         **job.more,
     }
 

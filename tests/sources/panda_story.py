@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ class PandaStory:
     """A source that speaks with a server through a front, and what users do beside it."""
 
     def __init__(self, grid: PandaGrid, front: Front, directory: Path) -> None:
-        self.grid, self.directory = grid, directory
+        self.grid, self.front, self.directory = grid, front, directory
         storage = {NO_ENDPOINT: "https://storage.example.org/rucio"}
         settings = settings_for(grid, directory, url=front.url, storage=storage, resource_types={"SCORE": 1})
         self.settings = settings
@@ -60,6 +59,12 @@ class PandaStory:
 
     def status(self, one: GridJob) -> str:
         return self.grid.status(int(one.id))[0]
+
+    def ends(self, one: GridJob) -> str:
+        """Have PanDA's daemon look at reports; gives how a job is then, that was holding."""
+        assert self.status(one) == "holding"
+        self.grid.tend()
+        return self.status(one)
 
     def a_job_goes_its_way(self) -> None:
         assert list(self.source.acquire([OFFER], 5)) == []
@@ -106,13 +111,14 @@ class PandaStory:
         assert self.finish(one, JobState.DONE, **told) == {}
         assert self.finish(one, JobState.DONE, **told) == {}
         assert self.finish(one, JobState.HELD, cause="too late") == {}
-        assert self.status(one) == "holding"
+        assert self.ends(one) == "finished"
+        assert self.finish(one, JobState.DONE, **told) == {}
 
     def jobs_fail(self) -> None:
         for exit_status, cause in ((3, "out of memory"), (-1, "no such program"), (0, "out.dat is not there")):
             one = self.take()
             assert self.finish(one, JobState.HELD, exit_status=exit_status, cause=cause) == {}
-            assert self.status(one) == "holding"
+            assert self.ends(one) == "failed"
 
     def a_running_job_is_killed(self) -> None:
         one = self.take()
@@ -121,7 +127,7 @@ class PandaStory:
         assert self.beat(one) == [one.id]
         assert self.beat(one) == [one.id]
         assert self.finish(one, JobState.CANCELLED, cause="stopped by its grid") == {}
-        assert self.status(one) == "holding"
+        assert self.ends(one) == "cancelled"
 
     def a_job_is_killed_before_it_runs(self) -> None:
         one = self.take()
@@ -141,7 +147,28 @@ class PandaStory:
         assert self.beat(gone) == [gone.id]
         assert self.finish(gone, JobState.DONE) == {gone.id: "it is not known at the grid"}
         self.source.release([one, gone], "no machine could take it")
-        assert self.status(one) == "holding"
+        assert self.ends(one) == "failed"
+
+    def a_production_job_is_given_back(self) -> None:
+        number = self.grid.submit(job(prodSourceLabel="managed"))
+        source = make_panda(msgspec.structs.replace(self.settings, label="managed"), "panda")
+        [given] = source.acquire([OFFER], 1)
+        source.release([given.job], "no machine could take it")
+        source.close()
+        assert (given.job.id, self.ends(given.job)) == (str(number), "closed")
+        assert self.beat(given.job) == [given.job.id]
+
+    def an_answer_is_lost(self) -> None:
+        number = self.grid.submit(job())
+        self.front.lost = {"POST /api/v1/pilot/acquire_jobs": 1}
+        with pytest.raises(SourceUnavailable):
+            self.source.acquire([OFFER], 1)
+        assert list(self.source.acquire([OFFER], 1)) == []
+        lost = GridJob(id=str(number))
+        assert self.status(lost) == "sent"
+        self.grid.give_up(number)
+        assert self.status(lost) == "failed"
+        assert self.beat(lost) == [lost.id]
 
     def a_token_expires(self) -> None:
         token_file(self.directory / "panda.token", self.grid.pilot(-10))
@@ -164,33 +191,31 @@ def play(grid: PandaGrid, directory: Path) -> str:
     front.exchanges = []
     story = PandaStory(grid, front, directory)
     said: list[str] = []
+    chapters = {
+        "A job goes its way": story.a_job_goes_its_way,
+        "Jobs fail": story.jobs_fail,
+        "A running job is killed by its owner": story.a_running_job_is_killed,
+        "A job is killed before it runs": story.a_job_is_killed_before_it_runs,
+        "A try that is not the last one; a job that is not known; a user's job is given back": story.a_try_is_over,
+        "A job of production is given back": story.a_production_job_is_given_back,
+        "The answer with a job is lost": story.an_answer_is_lost,
+        "A token expires, and is renewed": story.a_token_expires,
+        "A user is no pilot": story.a_user_is_no_pilot,
+    }
     try:
-        with _chapter(said, front, "A job goes its way"):
-            story.a_job_goes_its_way()
-        with _chapter(said, front, "Jobs fail"):
-            story.jobs_fail()
-        with _chapter(said, front, "A running job is killed by its owner"):
-            story.a_running_job_is_killed()
-        with _chapter(said, front, "A job is killed before it runs"):
-            story.a_job_is_killed_before_it_runs()
-        with _chapter(said, front, "A try that is not the last one; a job that is not known; one that is given back"):
-            story.a_try_is_over()
-        with _chapter(said, front, "A token expires, and is renewed"):
-            story.a_token_expires()
-        with _chapter(said, front, "A user is no pilot"):
-            story.a_user_is_no_pilot()
+        for title, tell in chapters.items():
+            tell()
+            said += [f"== {title}", *_lines_of(front)]
     finally:
         story.source.close()
         front.close()
     return "\n".join(said) + "\n"
 
 
-@contextmanager
-def _chapter(said: list[str], front: Front, title: str) -> Iterator[None]:
-    yield
+def _lines_of(front: Front) -> list[str]:
     exchanges, front.exchanges = front.exchanges or [], []
     numbers = {number: n for n, number in enumerate(dict.fromkeys(_numbers_of(exchanges)), start=1)}
-    said += [f"== {title}", *(line for one in exchanges for line in _lines(one, numbers, front.url))]
+    return [line for one in exchanges for line in _lines(one, numbers, front.url)]
 
 
 def _numbers_of(exchanges: list[Exchange]) -> Iterator[str]:

@@ -66,13 +66,18 @@ class StandInJob:
         """What PanDA's daemon makes of a report."""
         if self.status != "holding" or not self.finals:
             return
-        final = self.finals[-1]
-        if final.get("job_sub_status") == "pilot_closed":
+        is_given_back = self.finals[-1].get("job_sub_status") == "pilot_closed"
+        if is_given_back and self.facts["prodSourceLabel"] not in ("user", "panda"):
+            self.status = "closed"
+        else:
+            self.status = "cancelled" if self.command == "tobekilled" else self.finals[-1]["job_status"]
+
+    def try_again(self) -> None:
+        """Wait again if it was given back."""
+        if not self.is_active and self.finals and self.finals[-1].get("job_sub_status") == "pilot_closed":
+            self.finals.pop()
             self.status, self.command = "activated", "NULL"
             self.facts["attemptNr"] += 1
-            self.finals.pop()
-        else:
-            self.status = final["job_status"]
 
 
 def told(data: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 #: Longest answer with jobs, bytes: one that is too long has its jobs lost, so that it is far above what is expected.
 MOST_JOBS_BYTES = 64 << 20
 #: Updates of one question, and jobs whose status is asked for in one: they are in its address.
-MOST_UPDATES, MOST_ASKED = 100, 100
+MOST_UPDATES, MOST_ASKED = 50, 100
 #: What the server adds to the time that it is given for finding jobs, seconds.
 _NO_MORE_JOBS_S = 10
 #: What the server says of a file of the cache that is there.

@@ -125,14 +125,22 @@ class PandaSource:
         self, jobs: Sequence[GridJob], updates: Sequence[Mapping[str, object]], budget: Budget
     ) -> tuple[list[GridJob], dict[str, SourceError]]:
         """Send updates; gives the jobs of which PanDA says that they are not to go on, which may be because what was
-        said came too late; and what is wrong with others, by id. Raises SourceUnavailable and SourceRefused."""
-        doubtful, troubles = [], {}
-        for place, answer in self._client.update(updates, budget):
-            error = answer.error()
-            if error is not None:
-                troubles[jobs[place].id] = error
-            elif answer.data and commands_of(answer.data.command) & STOPS:
-                doubtful.append(jobs[place])
+        said came too late; and what is wrong with others, by id. Raises SourceError where it is so with all."""
+        doubtful: list[GridJob] = []
+        troubles: dict[str, SourceError] = {}
+        told = 0
+        try:
+            for place, answer in self._client.update(updates, budget):
+                told = place + 1
+                error = answer.error()
+                if error is not None:
+                    troubles[jobs[place].id] = error
+                elif answer.data and commands_of(answer.data.command) & STOPS:
+                    doubtful.append(jobs[place])
+        except SourceError as error:
+            if not told:
+                raise
+            troubles |= dict.fromkeys((job.id for job in jobs[told:]), error)
         return doubtful, troubles
 
     def _why_not(self, jobs: Sequence[GridJob], budget: Budget) -> dict[str, str]:
