@@ -16,8 +16,9 @@ import httpx
 
 from adapters.sources.certificates import Certificates
 
-#: Connections to one server at once, and how long one is kept that nobody uses, seconds: less than servers do.
-_MOST_CONNECTIONS, _KEPT_S = 16, 3.0
+#: Connections to one server at once. None is kept for the next question: where a server, or what stands before it,
+#: answers twice, the second answer would be taken for that of the next question.
+_MOST_CONNECTIONS, _KEPT_CONNECTIONS = 16, 0
 
 #: Until when this thread's question may take, by the monotonic clock, seconds.
 _until_s: ContextVar[float] = ContextVar("until_s")
@@ -87,7 +88,7 @@ class TimedTransport(httpx.HTTPTransport):
         self._pool = httpcore.ConnectionPool(
             ssl_context=certificates,
             max_connections=_MOST_CONNECTIONS,
-            keepalive_expiry=_KEPT_S,
+            max_keepalive_connections=_KEPT_CONNECTIONS,
             network_backend=_TimedBackend(),
         )
 

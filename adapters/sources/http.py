@@ -298,7 +298,7 @@ def demand_address(url: str, setting: str) -> None:
 
 
 def _client(transport: httpx.BaseTransport, url: str, headers: Mapping[str, str]) -> httpx.Client:
-    known = {"User-Agent": "volunteer-cloud", "Accept": "application/json"}
+    known = {"User-Agent": "volunteer-cloud", "Accept": "application/json", "Connection": "close"}
     return httpx.Client(
         base_url=url, transport=transport, follow_redirects=False, trust_env=False, headers={**known, **headers}
     )

@@ -170,7 +170,7 @@ class TokenFile:
             kept = msgspec.json.decode(text, type=_Kept) if text.startswith(b"{") else _Kept(text.decode("ascii"))
         except (msgspec.DecodeError, UnicodeDecodeError):
             # What was read is no part of the error: it may be half a token.
-            raise self._error("holds neither what `dirac login` writes nor a token") from None
+            raise self._error("holds neither a token nor what a login has written") from None
         if " " in kept.access_token:
             raise self._error("holds more than a token")
         if not _may_be_token(kept.access_token):

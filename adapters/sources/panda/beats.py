@@ -72,17 +72,21 @@ class PandaBeats:
 
     def beat(self, running: Sequence[GridProgress], budget: Budget) -> list[Stop]:
         """Say how jobs are; gives those that are not to go on. Raises SourceUnavailable and SourceRefused where no job
-        could be told of; orders that were heard before are given at the next call."""
+        could be told of."""
         latest = {one.job.id: one for one in sorted(running, key=lambda one: one.job.attempt)}
         with self._lock:
             gone = {_key(one.job): "a later attempt of it is here" for one in running if latest[one.job.id] is not one}
             gone |= {_key(one.job): "its name is none of PanDA's" for one in running if not is_named(one.job)}
             chosen = self._chosen([one for one in latest.values() if is_named(one.job)])
         updates = [progress(one.job, WHILE[one.state], one.started_ms) for one in chosen]
-        error, has_told = None, False
-        for place, answer in self._client.update(updates, budget):
-            trouble = self._hear(chosen[place], answer)
-            error, has_told = trouble or error, has_told or trouble is None
+        error: SourceError | None = None
+        has_told = False
+        try:
+            for place, answer in self._client.update(updates, budget):
+                trouble = self._hear(chosen[place], answer)
+                error, has_told = trouble or error, has_told or trouble is None
+        except SourceError as late:
+            error = late
         if error is not None:
             if not has_told:
                 raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import ssl
@@ -110,6 +111,30 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(token: TokenF
             asked(url, token)
 
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_an_answer_that_comes_twice_is_not_taken_for_that_of_the_next_question(
+    token: TokenFile, pause_s: float
+) -> None:
+    numbers = itertools.count(1)
+
+    def talk(one: socket.socket) -> None:
+        while True:
+            body = str(next(numbers)).encode()
+            said = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            one.sendall(said)
+            time.sleep(pause_s)
+            one.sendall(said)
+            if not one.recv(1 << 16):
+                return
+
+    with server(talk) as (url, _):
+        http = Http(url, Certificates(""), 2.0)
+        found = [http.ask(token, "GET", "/x", Budget(5)).body for _ in range(3)]
+        http.close()
+
+    assert found == [b"1", b"2", b"3"]
 
 
 def test_a_call_has_one_budget_for_all_its_questions(token: TokenFile) -> None:
