@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from adapters.sources.contract import GridEnding, GridProgress
+from adapters.sources.panda import make_panda
+from schemas.ledger import JobState
 from tests.contract.ledger_fixtures import Cluster, cluster
 from tests.peers.panda_peer import PandaPeer, demand_panda
+from tests.sources.panda_jobs import file, job
+from tests.sources.panda_played import settings_for, system_settings, unpacked
 from tests.sources.panda_standin import PandaStandIn
-from tests.sources.panda_story import TRANSCRIPT, play
+from tests.sources.panda_story import OFFER, TRANSCRIPT, play
+from tests.sources.test_dirac_system import KILL_S, processes
+from tests.system.running import running, until
 
 __all__ = ["cluster"]
 
@@ -47,3 +55,48 @@ def test_the_real_server_and_the_stand_in_say_the_same_in_the_same_story(
     TRANSCRIPT.write_text(HEAD + real)
     record_property("exchanges", sum(line.startswith("<") for line in real.splitlines()))
     assert played.splitlines() == real.splitlines()
+
+
+def test_jobs_of_a_real_server_run_in_guests_of_a_whole_system_and_a_kill_there_stops_one(
+    grid: PandaPeer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    with running("--hypervisor", "process", "--set", f"sources={{atlas = {system_settings(grid, tmp_path)}}}"):
+        number = grid.submit(job("/bin/sh", "-c 'seq 1 1000 | tee numbers.txt'"), [file("log", "log.tgz")])
+        until(lambda: grid.status(number)[0] == "holding", f"job {number} has ended", 90)
+        grid.tend()
+        assert grid.status(number) == ("finished", 0)
+        [log] = (grid.directory / "cache").glob(f"volunteer-cloud.{number}-1.*")
+        assert unpacked(log.read_bytes())["stdout"] == "".join(f"{n}\n" for n in range(1, 1001)).encode()
+
+        sleeper = grid.submit(job("/bin/sleep", "16180"), [file("log", "log.tgz")])
+        until(lambda: "sleep 16180" in processes(), "it runs", 60)
+        until(lambda: grid.status(sleeper)[0] == "running", "the grid knows that it runs", 60)
+        began = time.monotonic()
+        grid.kill(sleeper)
+        until(lambda: "sleep 16180" not in processes(), "its process is gone", KILL_S)
+        record_property("stopped after s", f"{time.monotonic() - began:.1f}")
+        until(lambda: grid.status(sleeper)[0] == "holding", "its end is told", 60)
+        grid.tend()
+        assert grid.status(sleeper) == ("cancelled", 0)
+
+
+def test_two_hundred_jobs_of_a_real_server_are_told_of_in_bulk(
+    grid: PandaPeer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    jobs = [grid.submit(job()) for _ in range(200)]
+    source = make_panda(settings_for(grid, tmp_path), "panda")
+    began = time.monotonic()
+
+    given = [one.job for one in source.acquire([OFFER._replace(slots=200)], 200)]
+    acquired_s = time.monotonic() - began
+    stops = source.beat([GridProgress(job=one, state=JobState.RUNNING) for one in given])
+    told_s = time.monotonic() - began - acquired_s
+    reasons = source.finish([GridEnding(job=one, state=JobState.DONE, exit_status=0) for one in given])
+    finished_s = time.monotonic() - began - acquired_s - told_s
+    source.close()
+
+    assert sorted(int(one.id) for one in given) == jobs
+    assert (list(stops), dict(reasons)) == ([], {})
+    assert {grid.status(number)[0] for number in jobs} == {"holding"}
+    for what, seconds in (("acquired", acquired_s), ("told", told_s), ("finished", finished_s)):
+        record_property(f"{what} a second", round(200 / seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ def settings_for(grid: PandaGrid, directory: Path, **changes: Any) -> PandaSetti
         resource_types={"SCORE": 1, "MCORE": 64},
     )
     return msgspec.structs.replace(usual, **changes)
+
+
+def system_settings(grid: PandaGrid, directory: Path, **storage: str) -> str:
+    """Give the settings of a source as `volcloud up` has them on its line."""
+    settings = settings_for(grid, directory)
+    table = {"kind": "panda", **{key: getattr(settings, key) for key in ("url", "queue", "label", "token", "origin")}}
+    words = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    places = ", ".join(f"{endpoint} = {json.dumps(url)}" for endpoint, url in storage.items())
+    return f"{{{', '.join([*words, f'storage = {{{places}}}'])}}}"
 
 
 class PandaPlayed:

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sources.panda_jobs import QUEUE, SCOPE, file, job
-from tests.sources.panda_played import token_file, unpacked
+from tests.sources.panda_jobs import SCOPE, file, job
+from tests.sources.panda_played import system_settings, unpacked
 from tests.sources.panda_standin import PandaStandIn
-from tests.sources.panda_tokens import PRODUCTION
 from tests.sources.test_dirac_system import KILL_S, processes
 from tests.system.running import System, running, until
 
@@ -27,18 +26,8 @@ def grid() -> Iterator[PandaStandIn]:
 
 @pytest.fixture(scope="module")
 def system(grid: PandaStandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    place = tmp_path_factory.mktemp("panda")
-    table = {
-        "kind": "panda",
-        "url": grid.url,
-        "queue": QUEUE,
-        "label": "user",
-        "token": token_file(place / "panda.token", grid.pilot()),
-        "origin": PRODUCTION,
-    }
-    written = ", ".join(f"{key} = {json.dumps(value)}" for key, value in table.items())
-    storage = f'storage = {{PANDA_UNDEFINED2 = "{grid.url}/storage"}}'
-    with running("--hypervisor", "process", "--set", f"sources={{atlas = {{{written}, {storage}}}}}") as up:
+    settings = system_settings(grid, tmp_path_factory.mktemp("panda"), PANDA_UNDEFINED2=f"{grid.url}/storage")
+    with running("--hypervisor", "process", "--set", f"sources={{atlas = {settings}}}") as up:
         yield up
 
 
