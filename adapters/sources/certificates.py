@@ -17,14 +17,17 @@ class Certificates:
     """The certificates of one server's connections. Its methods may be called from any thread."""
 
     def __init__(self, ca_file: str, certificate: str = "", key: str = "") -> None:
-        """``ca_file`` empty = the system's; ``certificate`` empty = we show none; ``key`` empty = it is in the same
-        file, as in a proxy."""
+        """``ca_file``, a file or a directory as OpenSSL has it, empty = the system's; ``certificate`` empty = we show
+        none; ``key`` empty = it is in the same file, as in a proxy."""
         self._ca_file = ca_file
         self._files = [Path(name) for name in (certificate, key or certificate) if name]
 
     def trusted(self) -> ssl.SSLContext:
         """Give what checks servers, and shows them nothing. Raises SourceRefused for certificates that are none."""
+        is_directory = bool(self._ca_file) and Path(self._ca_file).is_dir()
         try:
+            if is_directory:
+                return ssl.create_default_context(capath=self._ca_file)
             return ssl.create_default_context(cafile=self._ca_file or None)
         except OSError as error:  # ssl.SSLError is one
             raise SourceRefused(f"source.ca_file = {self._ca_file!r}: {error.strerror or error}") from error

@@ -1,7 +1,7 @@
 """Questions to a server by HTTP, each with a token, a bound in time and one in bytes; what goes wrong is said in words.
 
-A credential goes to the server's own address alone: no redirect is followed. The foreign library's errors are mapped
-here and nowhere else. Nothing is tried twice, but with another token where the server has refused the first.
+A credential goes to the server's own address alone: with one no redirect is followed. The foreign library's errors are
+mapped here and nowhere else. Nothing is tried twice, but with another token where the server has refused the first.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ _BLOCK = 1 << 18
 #: Answers that a person has to look at; all others that are no success may pass.
 _FOR_GOOD = frozenset({400, 403, 404, 405, 409, 413, 414, 415, 422})
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+#: Answers of a store that has a file on another machine, and how often one is sent on.
+_ELSEWHERE, _MOST_STEPS = frozenset({301, 302, 303, 307, 308}), 5
 
 
 class Budget:
@@ -198,10 +200,7 @@ class Http:
         which says ``where``; there may be a part of the file then."""
         digest, size = hashlib.sha256(), 0
         with self._bounded(where, budget.left_s()), target.open("xb") as file:
-            request = self._others.build_request("GET", url, headers={"Accept-Encoding": "identity"})
-            with contextlib.closing(self._sent(request, self._others, self._timeout_s)) as response:
-                if response.status_code != 200:
-                    raise _refusal(self._read(response), where)
+            with contextlib.closing(self._found(url, where)) as response:
                 for block in response.iter_raw(_BLOCK):
                     size += len(block)
                     if size > most_bytes:
@@ -211,6 +210,20 @@ class Http:
             file.flush()
             os.fsync(file.fileno())
         return digest.hexdigest()
+
+    def _found(self, url: str, where: str) -> httpx.Response:
+        """Follow a file to where its store has it: many send whoever asks to another of their machines."""
+        for _ in range(_MOST_STEPS):
+            request = self._others.build_request("GET", url, headers={"Accept-Encoding": "identity"})
+            response = self._sent(request, self._others, self._timeout_s)
+            if response.status_code == 200:
+                return response
+            with contextlib.closing(response):
+                next_url = str(request.url.join(response.headers.get("Location", "")))
+                if response.status_code not in _ELSEWHERE or not _is_address(next_url):
+                    raise _refusal(self._read(response), where)
+            url = next_url
+        raise SourceUnavailable(f"{where}: sent elsewhere more than {_MOST_STEPS} times")
 
     def _renewed(self, refresh_token: str, budget: Budget) -> TokenAnswer:
         if self._renewal is None:
@@ -282,19 +295,19 @@ def _refusal(answer: HttpAnswer, asked: str) -> SourceError:
 
 def demand_address(url: str, setting: str) -> None:
     """Raise ConfigError that names ``setting`` for what is no address, or one where what is sent can be read."""
+    if not _is_address(url) or urlsplit(url).query:
+        said = shown(url.rpartition("@")[2])
+        raise ConfigError(f"{setting} = '{said}': must be https://HOST, or http://127.0.0.1:PORT on this machine")
+
+
+def _is_address(url: str) -> bool:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        host, parts = "", urlsplit("")
-    if (
-        not host
-        or parts.username
-        or parts.query
-        or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL))
-    ):
-        said = shown(url.rpartition("@")[2])
-        raise ConfigError(f"{setting} = '{said}': must be https://HOST, or http://127.0.0.1:PORT on this machine")
+        return False
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)
+    return bool(host) and not parts.username and is_safe
 
 
 def _client(transport: httpx.BaseTransport, url: str, headers: Mapping[str, str]) -> httpx.Client:

@@ -371,6 +371,24 @@ def test_a_storage_that_sends_a_page_or_sends_us_elsewhere_gives_no_input(
     storage.close()
 
 
+def test_a_storage_that_has_a_file_on_another_machine_is_followed_there_but_not_in_the_clear(
+    grid: PandaStandIn, make: Make, tmp_path: Path
+) -> None:
+    grid.files["/storage/there"] = b"data"
+    storage, source = Front(grid.url), make()
+    one = take(grid, source)
+    wanted = GridInput(name="a.dat", where=f"{storage.url}/a.dat#checksum=&size=4")
+
+    storage.says(307, Location=f"{grid.url}/storage/there")
+    source.stage_in(one, wanted, tmp_path / "target")
+    assert (tmp_path / "target").read_bytes() == b"data"
+    for elsewhere in ("http://storage.example.org/x", "ftp://x/y", "https://user@storage.example.org/x", ""):
+        storage.says(307, Location=elsewhere)
+        with pytest.raises(SourceUnavailable, match=r"a\.dat"):
+            source.stage_in(one, wanted, tmp_path / "target")
+    storage.close()
+
+
 def test_a_log_that_is_too_long_is_refused(grid: PandaStandIn, source: GridSource, tmp_path: Path) -> None:
     with (tmp_path / "big").open("wb") as big:
         big.truncate(300 << 20)

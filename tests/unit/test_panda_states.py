@@ -24,6 +24,7 @@ from adapters.sources.panda.answers import (
 )
 from adapters.sources.panda.asks import asks_for
 from adapters.sources.panda.beats import BURST, PandaBeats, UpdateBudget
+from adapters.sources.panda.client import portions_of
 from adapters.sources.panda.states import ENDED, MOST_DIAG, WHILE, commands_of, given_back, progress, told_of
 from schemas.jobs import Machine
 from schemas.ledger import AT_WORK, SETTLED, JobState
@@ -292,6 +293,16 @@ def test_a_job_of_which_cannot_be_told_stops_no_other(caplog: pytest.LogCaptureF
     assert "could not be told" in caplog.text
     with pytest.raises(SourceUnavailable, match="Database error"):
         beats.beat(running(1), Budget(5))
+
+
+def test_updates_go_in_portions_that_are_neither_many_nor_long() -> None:
+    small = [{"job_id": n} for n in range(120)]
+    large: list[dict[str, Any]] = [{"job_id": n, "job_output_report": "x" * (3 << 20)} for n in range(3)]
+
+    assert [len(portion) for portion in portions_of(small)] == [50, 50, 20]
+    assert [len(portion) for portion in portions_of([*large, *small[:5]])] == [1, 1, 6]
+    assert [one for portion in portions_of([*small, *large]) for one in portion] == [*small, *large]
+    assert list(portions_of([])) == []
 
 
 def test_updates_are_so_many_a_second() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from adapters.errors import SourceUnavailable
 from adapters.sources.http import Budget, Http, HttpAnswer
@@ -20,14 +20,14 @@ from adapters.sources.panda.settings import PandaSettings
 from adapters.sources.panda.states import MOST_NODE
 from adapters.sources.tokens import TokenFile
 
-T = TypeVar("T")
-
 log = logging.getLogger(__name__)
 
 #: Longest answer with jobs, bytes: one that is too long has its jobs lost, so that it is far above what is expected.
 MOST_JOBS_BYTES = 64 << 20
-#: Updates of one question, and jobs whose status is asked for in one: they are in its address.
-MOST_UPDATES, MOST_ASKED = 50, 100
+#: Updates of one question, and what their reports of outputs may have together, characters.
+MOST_UPDATES, MOST_REPORT_BYTES = 50, 4 << 20
+#: Jobs whose status is asked for in one question: they are in its address.
+MOST_ASKED = 100
 #: What the server adds to the time that it is given for finding jobs, seconds.
 _NO_MORE_JOBS_S = 10
 #: What the server says of a file of the cache that is there.
@@ -69,10 +69,12 @@ class PandaClient:
     def update(self, updates: Sequence[Mapping[str, Any]], budget: Budget) -> Iterator[tuple[int, UpdateAnswer]]:
         """Tell of jobs, a portion at a time; gives what is said of each, by its place."""
         whose = {"site_name": self._settings.queue, "node": self._node}
-        for begin in range(0, len(updates), MOST_UPDATES):
-            portion = [{**one, **whose} for one in updates[begin : begin + MOST_UPDATES]]
-            answer = self._ask("update_jobs_bulk", budget, {"job_list": portion})
+        begin = 0
+        for portion in portions_of(updates):
+            job_list = [{**one, **whose} for one in portion]
+            answer = self._ask("update_jobs_bulk", budget, {"job_list": job_list})
             yield from enumerate(updates_of(answer, len(portion)), begin)
+            begin += len(portion)
 
     def look(self, jobs: Sequence[int], budget: Budget) -> dict[int, PandaStatus]:
         """Read how jobs are; one that is not known there is left out."""
@@ -95,3 +97,18 @@ class PandaClient:
 
     def _ask(self, method: str, budget: Budget, body: Mapping[str, Any], **more: Any) -> HttpAnswer:
         return self._http.ask(self._token, "POST", f"/api/v1/pilot/{method}", budget, body, **more)
+
+
+def portions_of(updates: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    """Take updates apart, in their order, into questions that are neither too many nor too long."""
+    portion: list[Mapping[str, Any]] = []
+    size = 0
+    for one in updates:
+        length = len(one.get("job_output_report", ""))
+        if portion and (len(portion) == MOST_UPDATES or size + length > MOST_REPORT_BYTES):
+            yield portion
+            portion, size = [], 0
+        portion.append(one)
+        size += length
+    if portion:
+        yield portion

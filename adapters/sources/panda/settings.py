@@ -27,7 +27,8 @@ class PandaSettings(PluginSettings, frozen=True, kw_only=True, tag="panda"):
     #: File of a certificate or proxy in the place of a token, and of its key if that is in another; renewed likewise.
     certificate: str = ""
     key: str = ""
-    #: File of certificates that the server's is checked against; empty = the system's.
+    #: File of certificates that the server's is checked against, or a directory of them by their hashes, as grids have
+    #: it; empty = the system's.
     ca_file: str = ""
     #: How long one answer may take, seconds.
     timeout_s: Annotated[float, Meta(ge=1, le=30)] = 25.0

@@ -107,7 +107,7 @@ class PandaSource:
         self._client.close()
 
     def _fill(self, found: list[Acquired], offers: Sequence[Offer], most: int, budget: Budget) -> None:
-        """QueueAsk until the slots have jobs, or PanDA has none for them: what it gives is found at once."""
+        """Ask until the slots have jobs, or PanDA has none for them: what it gives is found at once."""
         empty: list[QueueAsk] = []
         slots = Counter[MachineSize]()
         for ask in asks_for(offers, self._settings.resource_types):
