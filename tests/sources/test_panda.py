@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import ssl
+import subprocess
 import threading
 import time
 import zlib
@@ -445,6 +448,29 @@ def test_a_certificate_is_shown_and_read_again_when_it_is_renewed(tmp_path: Path
     finally:
         source.close()
         server.grid.close()
+
+
+def test_authorities_may_be_a_directory_as_grids_have_it(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl, which names a certificate by its hash")
+    server = Certified(tmp_path)
+    ask = [openssl, "x509", "-noout", "-hash", "-in", str(tmp_path / "ca.pem")]
+    name = subprocess.run(ask, capture_output=True, check=True, text=True, timeout=30).stdout.strip()
+    (tmp_path / "certificates").mkdir()
+    (tmp_path / "ca.pem").rename(tmp_path / "certificates" / f"{name}.0")
+    proxy = str(server.proxy(server.ca))
+    usual = PandaSettings(url=server.grid.url, queue=QUEUE, label="user", certificate=proxy)
+
+    found = []
+    for ca_file in (str(tmp_path / "certificates"), ""):
+        source = make_panda(msgspec.structs.replace(usual, ca_file=ca_file), "panda")
+        with contextlib.suppress(SourceUnavailable):
+            found.append((ca_file != "", list(source.acquire([OFFER], 1))))
+        source.close()
+    server.grid.close()
+
+    assert found == [(True, [])]
 
 
 def test_a_key_that_everybody_may_read_is_refused(grid: PandaStandIn, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class PandaSource:
         """PanDA's own daemon registers what the report of the final status names."""
 
     def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
-        """Set final statuses; gives why one is not set. Raises SourceUnavailable where PanDA could not do one."""
+        """Set final statuses; gives why one is not set. Raises SourceUnavailable where PanDA could be told of none."""
         budget, jobs = Budget(CALL_S), [one.job for one in endings]
         reasons = {job.id: "its name is none of PanDA's" for job in jobs if not is_named(job)}
         told = [one for one in endings if is_named(one.job)]
