@@ -26,7 +26,7 @@ from adapters.sources.deadlines import RenewedTransport, TimedTransport, ending_
 from adapters.sources.tokens import TokenAnswer, TokenFile
 from broker.errors import ConfigError
 from broker.masking import mask
-from schemas.codec import clip
+from schemas.codec import UNREADABLE, clip
 from schemas.plain_text import plain
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class HttpAnswer(Struct, frozen=True):
         """Read the body. Raises SourceUnavailable for what makes no sense."""
         try:
             return msgspec.json.decode(self.body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             words = f"{plain(str(error))}: {_head(self.body)}"
             raise SourceUnavailable(f"the server's answer makes no sense: {words}") from None
 
@@ -89,7 +89,7 @@ class HttpAnswer(Struct, frozen=True):
         """Give what a refusal says, in a person's words."""
         try:
             detail = msgspec.json.decode(self.body, type=_Refusal).detail
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             return _head(self.body)
         return shown(detail if isinstance(detail, str) else msgspec.json.encode(detail).decode())
 
@@ -238,7 +238,7 @@ class Http:
             raise SourceUnavailable(f"the token has expired, and the server does not refresh it: {said}: log in again")
         try:
             return msgspec.json.decode(answer.body, type=TokenAnswer)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             raise SourceUnavailable("the server's answer to a refresh makes no sense") from None
 
     def _answer(

@@ -159,6 +159,9 @@ NO_ANSWERS = [
     ({"success": True, "message": "", "data": "jobs"}, SourceUnavailable),
     (b"StatusCode=60&errorDialog=role", SourceRefused),
     (b"StatusCode=x", SourceUnavailable),
+    (b'{"success": true, "data": ' + b"[" * 100_000, SourceUnavailable),
+    (b'{"success": true, "data": {"jobs": [{"x": ' + b"[" * 100_000, SourceUnavailable),
+    ({"success": True, "data": {"jobs": [{}] * 1001}}, SourceUnavailable),
 ]
 
 

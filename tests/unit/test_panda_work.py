@@ -169,7 +169,17 @@ def test_what_no_machine_has_is_a_flaw_that_says_which_setting_helps() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"{", b"[]", b"null", b'{"PandaID": "x"}', b'{"PandaID": 0}', b'{"PandaID": -3}', b"{}"]
+    "raw",
+    [
+        b'{"PandaID": 5, "x": ' + b"[" * 100_000,
+        b"{",
+        b"[]",
+        b"null",
+        b'{"PandaID": "x"}',
+        b'{"PandaID": 0}',
+        b'{"PandaID": -3}',
+        b"{}",
+    ],
 )
 def test_a_job_that_cannot_be_named_is_none(raw: bytes) -> None:
     assert read_job(raw) is None

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, field
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.http import HttpAnswer, shown
 from adapters.sources.panda.record import PandaId, PandaJob, read_job, read_query
+from schemas.codec import UNREADABLE
 
 #: What a server says that has no job for us.
 NO_JOBS = "No jobs in PanDA"
@@ -33,7 +34,8 @@ _FOR_GOOD = (
 )
 #: How the page of a refused token begins, which is a 403 as any other.
 _REFUSED_TOKEN = b"ERROR : Token authentication failed"
-_MOST_COMMAND = 10_000
+#: Longest command, characters, and the most jobs of one answer: no more are ever asked for.
+_MOST_COMMAND, _MOST_JOBS = 10_000, 1000
 
 _Text = Annotated[str, Meta(max_length=100_000)]
 
@@ -76,7 +78,7 @@ class _Answer(Struct, frozen=True):
 
 class _Jobs(Struct, frozen=True):
     code: int = field(name="StatusCode", default=0)
-    jobs: list[msgspec.Raw] = []
+    jobs: Annotated[list[msgspec.Raw], Meta(max_length=_MOST_JOBS)] = []
 
 
 def failure(message: str, code: int = _DONE) -> SourceError:
@@ -110,7 +112,7 @@ def jobs_of(answer: HttpAnswer) -> tuple[list[PandaJob], int]:
         raise failure(said.message)
     try:
         data = msgspec.json.decode(said.data, type=_Jobs)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SourceUnavailable(f"PanDA: an answer with no list of jobs: {shown(str(error))}") from None
     if data.code == _NO_JOBS:
         return [], 0
@@ -123,7 +125,7 @@ def updates_of(answer: HttpAnswer, count: int) -> list[UpdateAnswer]:
     """Give the answers to so many updates, in their order. Raises SourceError."""
     try:
         found = msgspec.json.decode(data_of(answer), type=list[UpdateAnswer])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SourceUnavailable(f"PanDA: an answer to updates that makes no sense: {shown(str(error))}") from None
     if len(found) != count:
         raise SourceUnavailable(f"PanDA: {len(found)} answers to {count} updates")
@@ -134,7 +136,7 @@ def statuses_of(answer: HttpAnswer) -> dict[int, PandaStatus]:
     """Give how jobs are, by number; those that are not known are left out. Raises SourceError."""
     try:
         found = msgspec.json.decode(data_of(answer), type=list[PandaStatus])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise SourceUnavailable(f"PanDA: statuses that make no sense: {shown(str(error))}") from None
     return {one.job: one for one in found if one.status != "not found"}
 

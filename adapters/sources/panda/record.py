@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from adapters.errors import PandaJobError
-from schemas.codec import clip
+from schemas.codec import UNREADABLE, clip
 from schemas.plain_text import plain
 
 #: A job's number at PanDA.
@@ -111,11 +111,11 @@ def read_job(raw: bytes) -> PandaJob | None:
     """Read a job of an answer, in JSON; None: it cannot even be named. Never raises."""
     try:
         named = msgspec.json.decode(raw, type=_Name)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     try:
         record: PandaRecord | PandaJobError = msgspec.json.decode(raw, type=PandaRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         record = PandaJobError("", f"the description cannot be read: {plain(clip(str(error), 200))}")
     return _named(named.panda_id, named.attempt_nr, record)
 
@@ -132,7 +132,7 @@ def read_query(text: str) -> PandaJob | None:
 
 def _named(panda_id: Value, attempt_nr: Value, record: PandaRecord | PandaJobError) -> PandaJob | None:
     try:
-        number, attempt = int(str(panda_id)), int(str(attempt_nr or 0).replace("NULL", "0"))
+        number, attempt = int(str(panda_id)), int(0 if attempt_nr in (None, *_NOTHING) else str(attempt_nr))
     except ValueError:
         return None
     if not 1 <= number < 1 << 63:

@@ -24,8 +24,9 @@ class PandaSettings(PluginSettings, frozen=True, kw_only=True, tag="panda"):
     token: str = ""
     #: VO and role of the token, as PanDA has it: ``VO.production``.
     origin: Annotated[str, Meta(max_length=200, pattern=r"^[\x21-\x7e]*$")] = ""
-    #: File of a certificate or proxy in the place of a token, and of its key if that is in another; renewed likewise.
+    #: File of a certificate or proxy in the place of a token, which something else renews.
     certificate: str = ""
+    #: File of its key, if that is in another.
     key: str = ""
     #: File of certificates that the server's is checked against, or a directory of them by their hashes, as grids have
     #: it; empty = the system's.
