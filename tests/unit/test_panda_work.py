@@ -126,7 +126,7 @@ FLAWS: dict[str, tuple[dict[str, Any], str]] = {
     "an output that leads out": ({"outFiles": "../x"}, "outFiles: '../x'"),
     "an output as a stream": ({"outFiles": "stdout"}, "outFiles: 'stdout'"),
     "a log that leads out": ({"logFile": "../log"}, "logFile: '../log'"),
-    "a name twice": ({"inFiles": "a.dat,a.dat"}, "inFiles: the same name twice"),
+    "a name twice": ({"inFiles": "a.dat,a.dat"}, "inFiles: 'a.dat': is there twice"),
     "a name that is empty": ({"inFiles": "a.dat,NULL"}, "inFiles: ''"),
     "10,000 files": ({"inFiles": ",".join(f"f{n}" for n in range(10_000))}, "inFiles: 10000 files: at most 2000"),
     "20,000 outputs": ({"outFiles": ",".join(f"f{n}" for n in range(20_000))}, "outFiles: 20000 files"),

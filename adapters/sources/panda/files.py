@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -46,8 +47,8 @@ def read_inputs(record: PandaRecord) -> list[PandaFile]:
     names = record.items("in_files")
     if len(names) > MAX_INPUTS:
         raise PandaJobError("inFiles", f"{len(names)} files: at most {MAX_INPUTS} are taken: put them into archives")
-    if len(set(names)) != len(names):
-        raise PandaJobError("inFiles", "the same name twice: which of them is meant?")
+    if twice := next((name for name, count in Counter(names).items() if count > 1), ""):
+        raise PandaJobError("inFiles", f"{quoted(twice)}: is there twice: which of them is meant?")
     for name in names:
         _demand_name("inFiles", name)
     scopes, checksums, sizes, endpoints = (

@@ -93,7 +93,8 @@ def read_work(job: PandaJob, record: PandaRecord, sites: Sites) -> GridWork:
     files = read_inputs(record)
     inputs = [*program, *(GridInput(name=file.name, where=where_of(file, sites.storage)) for file in files)]
     if len(inputs) > MAX_INPUTS or len({one.name for one in inputs}) != len(inputs):
-        raise PandaJobError("inFiles", f"more than {MAX_INPUTS} files, or one is called as the program is")
+        words = f"more than {MAX_INPUTS} files with the program, or one is called as that is: rename it"
+        raise PandaJobError("inFiles", f"{quoted(executable)}: {words}")
     cores = int(record.number("cores", 1, 256) or 1)
     work = {
         "executable": executable,
