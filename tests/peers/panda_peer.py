@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import trustme
 
 from tests.contract.ledger_fixtures import POSTGRESQL, Cluster
 from tests.sources.panda_tokens import PRODUCTION, USER, Issuer
@@ -60,12 +61,16 @@ class PandaPeer:
     def __init__(self, directory: Path, cluster: Cluster) -> None:
         self.directory, self.issuer = directory, Issuer()
         _make_tables(cluster)
-        port = _free_port()
+        port, tls_port = _free_port(), _free_port()
         self.url = self.issuer.url = f"http://127.0.0.1:{port}"
+        #: Where whoever has a certificate of this authority needs no token.
+        self.certified_url, self.authority = f"https://127.0.0.1:{tls_port}", trustme.CA()
+        self.authority.cert_pem.write_to_path(directory / "ca.pem")
+        self.authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(directory / "server.pem")
         program = Path(__file__).with_name("panda_server.py")
         with (directory / "server.log").open("wb") as log:
             self._server = subprocess.Popen(
-                [str(PLACE / "bin" / "python"), str(program), str(directory), str(cluster.port), str(port)],
+                [PLACE / "bin" / "python", program, directory, str(cluster.port), str(port), str(tls_port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

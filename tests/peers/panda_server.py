@@ -1,9 +1,10 @@
 """A real PanDA server on loopback: a program for the virtual environment of deploy/peers/panda.sh.
 
-It is given a directory, which it fills, the port of a PostgreSQL with PanDA's tables, and one for itself; the key that
-tokens are checked with is on its standard input. It serves the server's WSGI application, and what an identity
-provider publishes: the server checks tokens as it does in production. It ends when whoever started it is gone. Nothing
-of the project is imported here.
+It is given a directory, which it fills, the port of a PostgreSQL with PanDA's tables, one for itself, and one for TLS;
+the key that tokens are checked with is on its standard input, and certificates are in the directory. It serves the
+server's WSGI application, and what an identity provider publishes: the server checks tokens as it does in production.
+For who shows a certificate it says what Apache would, and that the role is that of production. It ends when whoever
+started it is gone. Nothing of the project is imported here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import ctypes
 import json
 import os
 import signal
+import ssl
 import sys
+import threading
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, cast
@@ -95,6 +98,11 @@ class Handler(WSGIRequestHandler):
         environ = super().get_environ()
         environ["SCRIPT_NAME"], environ["PATH_INFO"] = environ["PATH_INFO"], ""
         environ["CONTENT_LENGTH"] = environ.get("CONTENT_LENGTH") or "0"
+        if isinstance(self.connection, ssl.SSLSocket):
+            shown = cast(Any, self.connection.getpeercert())
+            names = {key: value for part in shown["subject"] for key, value in part}
+            environ["SSL_CLIENT_S_DN"] = f"/O={names['organizationName']}/CN={names['organizationalUnitName']}"
+            environ["GRST_CRED_0"] = f"VOMS 0 0 0 /{VO}/Role=production"
         return environ
 
     def handle(self) -> None:
@@ -181,7 +189,18 @@ def with_users(application, issuer: str, key: dict):
     return answer
 
 
-def main(directory: Path, database_port: int, port: int) -> None:
+def serve_certified(application, directory: Path, port: int) -> None:
+    """Serve by TLS whoever has a certificate of the directory's authority, in a thread."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(directory / "ca.pem"))
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(directory / "server.pem")
+    server = Server(("127.0.0.1", port), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.set_app(application)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def main(directory: Path, database_port: int, port: int, tls_port: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     key = json.loads(sys.stdin.readline())
     write_settings(directory, database_port, port)
@@ -201,9 +220,10 @@ def main(directory: Path, database_port: int, port: int) -> None:
     server = Server(("127.0.0.1", port), Handler)
     from pandaserver.server.panda import application
 
+    serve_certified(application, directory, tls_port)
     server.set_app(with_users(application, address, key))
     server.serve_forever()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

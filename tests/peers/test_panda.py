@@ -80,6 +80,27 @@ def test_jobs_of_a_real_server_run_in_guests_of_a_whole_system_and_a_kill_there_
         assert grid.status(sleeper) == ("cancelled", 0)
 
 
+def test_a_certificate_is_enough_for_the_real_server(grid: PandaPeer, tmp_path: Path) -> None:
+    proxy = tmp_path / "proxy.pem"
+    names = {"organization_name": "Grid", "organization_unit_name": "Pilot"}
+    leaf = grid.authority.issue_cert("pilot@example.org", **names)
+    proxy.touch(0o600)
+    proxy.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
+    number = grid.submit(job())
+    ca_file = str(grid.directory / "ca.pem")
+    source = make_panda(
+        settings_for(grid, tmp_path, url=grid.certified_url, token="", certificate=str(proxy), ca_file=ca_file), "panda"
+    )
+
+    [given] = source.acquire([OFFER], 1)
+    stops = source.beat([GridProgress(job=given.job, state=JobState.RUNNING)])
+    reasons = source.finish([GridEnding(job=given.job, state=JobState.DONE, exit_status=0)])
+    source.close()
+
+    assert (given.job.id, list(stops), dict(reasons)) == (str(number), [], {})
+    assert grid.status(number) == ("holding", 0)
+
+
 def test_two_hundred_jobs_of_a_real_server_are_told_of_in_bulk(
     grid: PandaPeer, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
