@@ -82,8 +82,7 @@ def test_jobs_of_a_real_server_run_in_guests_of_a_whole_system_and_a_kill_there_
 
 def test_a_certificate_is_enough_for_the_real_server(grid: PandaPeer, tmp_path: Path) -> None:
     proxy = tmp_path / "proxy.pem"
-    names = {"organization_name": "Grid", "organization_unit_name": "Pilot"}
-    leaf = grid.authority.issue_cert("pilot@example.org", **names)
+    leaf = grid.authority.issue_cert("pilot@example.org", organization_name="Grid", organization_unit_name="Pilot")
     proxy.touch(0o600)
     proxy.write_bytes(leaf.private_key_and_cert_chain_pem.bytes())
     number = grid.submit(job())
