@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import httpx
 import pytest
 import trustme
 
+from broker.ports import free_ports
 from tests.contract.ledger_fixtures import POSTGRESQL, Cluster
 from tests.sources.panda_tokens import PRODUCTION, USER, Issuer
 
@@ -61,7 +61,7 @@ class PandaPeer:
     def __init__(self, directory: Path, cluster: Cluster) -> None:
         self.directory, self.issuer = directory, Issuer()
         _make_tables(cluster)
-        port, tls_port = _free_port(), _free_port()
+        port, tls_port = free_ports("127.0.0.1", (0, 0))
         self.url = self.issuer.url = f"http://127.0.0.1:{port}"
         #: Where whoever has a certificate of this authority needs no token.
         self.certified_url, self.authority = f"https://127.0.0.1:{tls_port}", trustme.CA()
@@ -152,9 +152,3 @@ def _make_tables(cluster: Cluster) -> None:
 def _psql(cluster: Cluster, database: str, *words: str) -> None:
     where = ["-h", "127.0.0.1", "-p", str(cluster.port), "-U", "ledger", "-d", database]
     subprocess.run([POSTGRESQL / "psql", "-Xq", *where, *words], check=True, capture_output=True, timeout=120)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
