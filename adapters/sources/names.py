@@ -1,12 +1,21 @@
-"""Names of files in a job's directory, as a grid's users write them. Pure."""
+"""Names of files in a job's directory, and other words, as a grid's users write them. Pure."""
 
 from __future__ import annotations
 
 import re
 
+from schemas.codec import clip
 from schemas.description import FILE_NAME_PATTERN, MAX_NAME_BYTES
+from schemas.plain_text import plain
 
+#: Of a stranger's words, characters that an error quotes.
+MOST_QUOTED = 60
 _NAME = re.compile(FILE_NAME_PATTERN)
+
+
+def quoted(text: str) -> str:
+    """Give a stranger's words as an error quotes them."""
+    return f"'{plain(clip(text, MOST_QUOTED))}'"
 
 
 def flaw_of_name(name: str) -> str:

@@ -18,8 +18,8 @@ from msgspec import Struct
 
 from adapters.errors import JdlError
 from adapters.sources.contract import GridInput, GridWork
-from adapters.sources.dirac.jdl import Jdl, quoted
-from adapters.sources.names import flaw_of_name
+from adapters.sources.dirac.jdl import Jdl
+from adapters.sources.names import flaw_of_name, quoted
 from schemas.amounts import read_mib
 from schemas.description import (
     MAX_FEATURES,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from adapters.errors import PandaJobError
-from adapters.sources.names import flaw_of_name
-from adapters.sources.panda.record import PandaRecord, quoted, wire_name
+from adapters.sources.names import flaw_of_name, quoted
+from adapters.sources.panda.record import PandaRecord, wire_name
 from schemas.description import MAX_INPUTS, MAX_OUTPUTS, STREAMS
 
 #: Names of files of a description may take this much, bytes: a completion has one message.

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from adapters.errors import PandaJobError
+from adapters.sources.names import quoted
 from schemas.codec import UNREADABLE, clip
 from schemas.plain_text import plain
 
@@ -22,8 +23,6 @@ PandaId = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 MOST_ATTEMPTS = 999_999
 #: Fields of a query string; a record has some 80.
 _MOST_FIELDS = 1000
-#: What is shown of a value, characters.
-_QUOTED = 60
 _NOTHING = ("", "NULL", "None")
 
 Value = str | int | float | bool | None
@@ -95,11 +94,6 @@ class PandaJob(Struct, frozen=True):
 def wire_name(name: str) -> str:
     """Give PanDA's name of a field."""
     return next((one.encode_name for one in msgspec.structs.fields(PandaRecord) if one.name == name), name)
-
-
-def quoted(text: str) -> str:
-    """Give a stranger's words as an error quotes them."""
-    return f"'{plain(clip(text, _QUOTED))}'"
 
 
 class _Name(Struct):

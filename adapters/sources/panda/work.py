@@ -17,9 +17,9 @@ from msgspec import Struct
 
 from adapters.errors import PandaJobError
 from adapters.sources.contract import Acquired, GridInput, GridJob, GridWork
-from adapters.sources.names import flaw_of_name
+from adapters.sources.names import flaw_of_name, quoted
 from adapters.sources.panda.files import read_inputs, read_outputs, where_of
-from adapters.sources.panda.record import PandaJob, PandaRecord, quoted, wire_name
+from adapters.sources.panda.record import PandaJob, PandaRecord, wire_name
 from schemas.description import MAX_ARGUMENTS, MAX_INPUTS, MAX_MIB, MAX_WORD, Requirements
 from schemas.wanted import explain
 
