@@ -14,7 +14,8 @@ AdapterError
 ├── SourceError              a grid did not do what it was asked
 │   ├── SourceUnavailable    it is away, slow, or makes no sense: the same again later
 │   └── SourceRefused        it will never have it so: a person looks at the words
-│       └── JdlError         a description is not to be read, or asks for what cannot be: its line and key
+│       ├── JdlError         a description is not to be read, or asks for what cannot be: its line and key
+│       └── PandaJobError    a record of PanDA is not to be read, or asks for what cannot be: its field
 ├── GridStoreError           a grid's store did not do it; nothing under the file's name was changed
 │   ├── GridStoreUnavailable it is away, slow, or makes no sense: the same again later
 │   │   └── GridStoreFull    it has no room, or our quota is used up: again later, and a person may free some
@@ -117,6 +118,15 @@ class JdlError(SourceRefused):
         where = [*([f"line {line}"] if line else []), *([plain(field[:80])] if field else [])]
         super().__init__(f"{', '.join(where)}: {reason}" if where else reason)
         self.line, self.field, self.reason = line, field, reason
+
+
+class PandaJobError(SourceRefused):
+    """A job's record cannot be read, or asks for what is not to be had."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        """``field`` is PanDA's name of it, empty where it is of none."""
+        super().__init__(f"{plain(field[:80])}: {reason}" if field else reason)
+        self.field, self.reason = field, reason
 
 
 class GridStoreError(AdapterError):

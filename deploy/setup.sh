@@ -149,6 +149,9 @@ demo | test | peers | bench)
         deploy/peers/rucio.sh
         deploy/peers/diracx.sh
     fi
+    if [ "$part" = peers ]; then
+        deploy/peers/panda.sh
+    fi
     ;;
 *) fail "no such part: $part" ;;
 esac

@@ -25,6 +25,7 @@ from adapters.grid_stores.xrootd import XrootdSettings
 from adapters.metrics import BUCKETS, Metrics
 from adapters.sources.config import SourceAdapterConfig
 from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.panda.settings import PandaSettings
 from adapters.sources.spool import SpoolSettings
 from broker.keys.config import KeysConfig
 from docs import python_client, xmlrpc_calls
@@ -56,7 +57,7 @@ from volcloud.later import commands_of
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
 GRID_STORES = {"xrootd": XrootdSettings, "local": LocalGridSettings}
 #: Settings of sources of jobs.
-SOURCES: dict[str, type[msgspec.Struct]] = {"dirac": DiracSettings, "spool": SpoolSettings}
+SOURCES: dict[str, type[msgspec.Struct]] = {"dirac": DiracSettings, "panda": PandaSettings, "spool": SpoolSettings}
 #: What stands in the table of what drivers do.
 OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"

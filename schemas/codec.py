@@ -40,6 +40,8 @@ CONTENT_TYPE = "application/x-msgpack"
 #: Messages of one bundle, and bytes that a bundle does not grow beyond by another message.
 MOST_IN_BUNDLE = 64
 BUNDLE_BYTES = 64 * 1024
+#: What is raised for bytes of a stranger that are none of the kind that was asked for, or too deep.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 #: Longest text that an error or an answer quotes, characters: a sender's own words must not fill the answer to it.
 MAX_TEXT = 1000
 
@@ -114,7 +116,7 @@ def decode(body: bytes) -> Message:
         raise DecodeError(f"{len(body)} bytes are over the limit of {MAX_BODY_BYTES} bytes a message")
     try:
         return _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DecodeError(f"not a message: {advise(clip(_explained(str(error), body)))}") from error
 
 
@@ -124,7 +126,7 @@ def unknown(body: bytes) -> Label | None:
         return None
     try:
         label = _reader_of_labels.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return label if label.op not in MESSAGES else None
 
@@ -133,7 +135,7 @@ def _explained(reason: str, body: bytes) -> str:
     """Say what is wrong with a field in words, where the body says at least which message it would be."""
     try:
         kind = MESSAGES.get(_label_decoder.decode(body).op)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return reason
     return explain(reason, kind) if kind is not None else reason
 
@@ -151,7 +153,7 @@ def unbundle(body: bytes) -> list[bytes]:
         return [body]
     try:
         return [bytes(part) for part in _unbundler.decode(body)]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return [body]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from adapters.sources.spool import SpoolSource
 from schemas.description import Requirements
 from schemas.jobs import Machine
 from schemas.ledger import JobState
+from tests.sources.panda_played import PandaPlayed
 
 MACHINE = Machine(cpus=2, memory_mib=2048, disk_mib=8192, platform="linux/x86_64")
 OFFER = Offer(MACHINE, 10)
@@ -107,10 +109,12 @@ class Spooled:
         return (self.directory / "out" / name_of(job) / name).read_bytes()
 
 
-@pytest.fixture(params=[InMemory, Spooled], ids=["memory", "spool"])
-def grid(request: pytest.FixtureRequest, tmp_path: Path) -> Grid:
+@pytest.fixture(params=[InMemory, Spooled, PandaPlayed], ids=["memory", "spool", "panda"])
+def grid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Grid]:
     made: Grid = request.param(tmp_path)
-    return made
+    yield made
+    if isinstance(made, PandaPlayed):
+        made.close()
 
 
 TRUE = GridWork(executable="/bin/true")

@@ -7,12 +7,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import httpx
 
 #: Gives status, headers and body instead of the server's; None = as the server says.
 Answerer = Callable[[str, str], tuple[int, dict[str, str], bytes] | None]
+
+
+class Exchange(NamedTuple):
+    """A question and what was answered."""
+
+    method: str
+    path: str
+    asked: bytes
+    status: int
+    answered: bytes
 
 
 class Front:
@@ -26,6 +36,8 @@ class Front:
         #: Questions that are put to the server, and whose answer is lost, by how many of them come.
         self.lost: dict[str, int] = {}
         self.delay_s = 0.0
+        #: All that was said, where somebody wants to read it.
+        self.exchanges: list[Exchange] | None = None
         kept = httpx.Limits(keepalive_expiry=2)
         client = httpx.Client(base_url=behind, timeout=60, trust_env=False, limits=kept)
         handler = type("Handler", (_Handler,), {"front": self, "client": client})
@@ -82,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.front.lost[f"{self.command} {path}"] = left - 1
             if left == 1:
                 said = 502, {}, b"Bad Gateway"
+        if self.front.exchanges is not None:
+            self.front.exchanges.append(Exchange(self.command, self.path, body, said[0], said[2]))
         try:
             self._say(*said)
         except OSError:  # who asked has given up

@@ -13,9 +13,9 @@ from adapters.errors import SourceUnavailable
 from adapters.sources.contract import Acquired, Offer
 from adapters.sources.dirac.classic import ClassicMatcher, MatcherProgram
 from adapters.sources.dirac.client import DiracRow
-from adapters.sources.dirac.http import Budget
 from adapters.sources.dirac.jobs import kept_of
 from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.http import Budget
 from schemas.jobs import Machine
 
 FAKE = str(Path(__file__).parents[1] / "sources" / "fake_matcher.py")

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 def make_dirac(settings: DiracSettings, name: str) -> GridSource:
     """Make a source; no server is asked for anything yet. Raises ConfigError and SourceRefused."""
+    from adapters.sources.certificates import Certificates
     from adapters.sources.dirac.client import DiracClient
-    from adapters.sources.dirac.http import Http
     from adapters.sources.dirac.sandboxes import Sandboxes
     from adapters.sources.dirac.source import DiracSource
-    from adapters.sources.dirac.tokens import TokenFile
+    from adapters.sources.http import Http, TokenRenewal
+    from adapters.sources.tokens import TokenFile
 
     for key in ("operator_credential", "pilot_credential"):
         if not getattr(settings, key):
             raise ConfigError(f"source.{key} is missing: must be the path of a file that `dirac login` has written")
-    http = Http(settings.url, settings.client_id, settings.ca_file, settings.timeout_s)
+    renewal = TokenRenewal("/api/auth/token", settings.client_id)
+    http = Http(settings.url, Certificates(settings.ca_file), settings.timeout_s, renewal)
     operator = TokenFile(Path(settings.operator_credential), "source.operator_credential")
     pilot = TokenFile(Path(settings.pilot_credential), "source.pilot_credential")
     client = DiracClient(http, operator, pilot)

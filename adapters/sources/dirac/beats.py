@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from adapters.sources.contract import GridJob, GridProgress, Stop
 from adapters.sources.dirac.client import DiracClient, DiracRow
-from adapters.sources.dirac.http import Budget
 from adapters.sources.dirac.jobs import attempt_of, kept_of, why_not_ours
 from adapters.sources.dirac.states import WHILE, Told, way
+from adapters.sources.http import Budget
 
 #: A job that is at work is said to be alive no more often than this; one that waits, this often. Seconds.
 BEAT_S, WAITS_S = 2.0, 600.0

@@ -30,9 +30,9 @@ from msgspec import Meta, Struct
 from adapters.errors import SourceUnavailable
 from adapters.sources.contract import Acquired, Offer
 from adapters.sources.dirac.client import DiracId, DiracRow
-from adapters.sources.dirac.http import Budget, shown
 from adapters.sources.dirac.jobs import Kept, given, understood
 from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.http import Budget, shown
 
 #: How long the program may take for an answer, seconds; and how long one may be, bytes.
 ANSWER_S, MOST_ANSWER_BYTES = 30.0, 16 << 20

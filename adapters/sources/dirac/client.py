@@ -16,9 +16,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.sources.dirac.grid_clock import GridClock
-from adapters.sources.dirac.http import Budget, Http
 from adapters.sources.dirac.states import MOST_APPLICATION, MOST_MINOR, Told
-from adapters.sources.dirac.tokens import TokenFile
+from adapters.sources.http import Budget, Http
+from adapters.sources.tokens import TokenFile
 from schemas.codec import clip
 from schemas.plain_text import plain
 

@@ -13,15 +13,12 @@ from typing import NoReturn
 from msgspec import Struct
 
 from adapters.errors import JdlError
-from schemas.codec import clip
-from schemas.plain_text import plain
+from adapters.sources.names import MOST_QUOTED, quoted
 
 #: A description that is longer is none, bytes; the longest that were seen have some 100 KiB.
 MOST_BYTES = 4 << 20
 #: Keys of one description, members of one list, and values within values.
 MOST_KEYS, MOST_MEMBERS, MOST_DEEP = 1000, 20_000, 8
-#: Of a stranger's words, characters that an error quotes.
-_QUOTED = 60
 
 _BETWEEN = re.compile(r"(?:\s++|//[^\n]*+|#[^\n]*+|/\*(?s:.*?)\*/|;)*+")
 _KEY = re.compile(r"([A-Za-z_][\w.-]*+)\s*+=(?!=)")
@@ -86,11 +83,6 @@ class Jdl(Struct, frozen=True):
         if number != number or number in (float("inf"), float("-inf")):
             raise JdlError(self.line(key), key, f"{quoted(text)}: must be a number")
         return number
-
-
-def quoted(text: str) -> str:
-    """Give a stranger's words as an error quotes them."""
-    return f"'{plain(clip(text, _QUOTED))}'"
 
 
 def read_jdl(text: str) -> Jdl:
@@ -233,7 +225,7 @@ class _Reader:
         return True
 
     def _rest(self) -> str:
-        return quoted(self._text[self._at : self._at + 2 * _QUOTED].split("\n")[0])
+        return quoted(self._text[self._at : self._at + 2 * MOST_QUOTED].split("\n")[0])
 
     def _line_now(self) -> int:
         self._line += self._text.count("\n", self._counted_to, self._at)

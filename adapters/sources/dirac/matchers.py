@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Protocol
 from adapters.errors import JdlError
 from adapters.sources.contract import Acquired, Offer
 from adapters.sources.dirac.client import DiracClient, DiracRow
-from adapters.sources.dirac.http import Budget
 from adapters.sources.dirac.jobs import Kept, attempt_of, given, understood
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import WHILE, way
 from adapters.sources.dirac.work import JdlWork, fits_platform
+from adapters.sources.http import Budget
 from schemas.jobs import Machine
 from schemas.ledger import JobState
 

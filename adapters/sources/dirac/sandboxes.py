@@ -1,16 +1,13 @@
 """Sandboxes: archives in which files come and go. They are packed and unpacked here: a guest needs ``tar`` alone.
 
-Which archive comes is checked by the digest in its name. What is packed is the same bytes each time, so that its name
-is too: no times, no owners, one order.
+Which archive comes is checked by the digest in its name.
 """
 
 from __future__ import annotations
 
 import bz2
 import contextlib
-import hashlib
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,8 +16,9 @@ from typing import BinaryIO
 
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.dirac.client import DiracClient
-from adapters.sources.dirac.http import Budget, Http
 from adapters.sources.dirac.work import SANDBOX
+from adapters.sources.http import Budget, Http
+from adapters.sources.packing import pack
 
 #: Longest sandbox that DiracX takes, and what one may have in it when it is unpacked, or is to have, bytes.
 MOST_BYTES, MOST_UNPACKED_BYTES, MOST_PACKED_BYTES = 100 << 20, 2 << 30, 256 << 20
@@ -58,7 +56,7 @@ class Sandboxes:
         if size > MOST_PACKED_BYTES:
             raise SourceRefused(f"outputs of {size >> 20} MiB: a sandbox may have {MOST_PACKED_BYTES >> 20} MiB")
         with tempfile.TemporaryFile() as archive:
-            sha256, length = _pack(files, archive, budget)
+            sha256, length = pack(files, archive, budget)
             if length > MOST_BYTES:
                 raise SourceRefused(f"an output sandbox of {length >> 20} MiB: it may have {MOST_BYTES >> 20} MiB")
             place = self._client.sandbox_place(sha256, length, ENDING, budget)
@@ -73,24 +71,6 @@ class Sandboxes:
             if pfn.rpartition("|")[2] not in self._client.output_sandboxes(job, budget):
                 raise
         return pfn
-
-
-def _pack(files: Mapping[str, Path], archive: BinaryIO, budget: Budget) -> tuple[str, int]:
-    """Write an archive; gives its SHA-256 and length, and leaves it at its beginning."""
-    with tarfile.open(fileobj=archive, mode="w:bz2", format=tarfile.GNU_FORMAT) as packed:
-        for name, path in sorted(files.items()):
-            budget.left_s()
-            facts = tarfile.TarInfo(name)
-            facts.size, facts.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                packed.addfile(facts, file)
-    length = archive.tell()
-    archive.seek(0)
-    digest = hashlib.sha256()
-    while block := archive.read(_BLOCK):
-        digest.update(block)
-    archive.seek(0)
-    return digest.hexdigest(), length
 
 
 def _unpack(packed: Path, ending: str, target: Path, budget: Budget) -> None:

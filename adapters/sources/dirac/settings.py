@@ -22,7 +22,8 @@ class DiracSettings(PluginSettings, frozen=True, kw_only=True, tag="dirac"):
     pilot_credential: str = ""
     #: Client by which tokens are refreshed, as the server's own ``dirac login`` is called.
     client_id: str = "myDIRACClientID"
-    #: File of certificates that the server's is checked against; empty = the system's.
+    #: File of certificates that the server's is checked against, or a directory of them by their hashes, as grids have
+    #: it; empty = the system's.
     ca_file: str = ""
     #: How long one answer may take, seconds.
     timeout_s: Annotated[float, Meta(ge=1, le=30)] = 15.0

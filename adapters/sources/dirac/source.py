@@ -16,11 +16,11 @@ from adapters.errors import SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
 from adapters.sources.dirac.beats import DiracBeats, not_ours
 from adapters.sources.dirac.client import MOST_AT_ONCE, DiracClient, DiracRow
-from adapters.sources.dirac.http import Budget
 from adapters.sources.dirac.jobs import kept_of
 from adapters.sources.dirac.matchers import Matcher
 from adapters.sources.dirac.sandboxes import Sandboxes
 from adapters.sources.dirac.states import FINAL, Told, told_of, way
+from adapters.sources.http import Budget
 
 T = TypeVar("T")
 

@@ -18,14 +18,13 @@ from msgspec import Struct
 
 from adapters.errors import JdlError
 from adapters.sources.contract import GridInput, GridWork
-from adapters.sources.dirac.jdl import Jdl, quoted
+from adapters.sources.dirac.jdl import Jdl
+from adapters.sources.names import flaw_of_name, quoted
 from schemas.amounts import read_mib
 from schemas.description import (
-    FILE_NAME_PATTERN,
     MAX_FEATURES,
     MAX_INPUTS,
     MAX_MIB,
-    MAX_NAME_BYTES,
     MAX_OUTPUTS,
     MAX_VARIABLES,
     STREAMS,
@@ -48,7 +47,6 @@ SANDBOX = re.compile(
 )
 #: Tags that DIRAC makes of the number of processors.
 _COUNTED = re.compile(r"(?:multi|single)processor|\d+processors|wholenode", re.IGNORECASE)
-_NAME = re.compile(FILE_NAME_PATTERN)
 
 #: Unpacks the sandboxes beside the job, and becomes its program: one of them, or one of the machine.
 UNPACK = (
@@ -214,11 +212,8 @@ def _stream(jdl: Jdl, key: str, usual: str) -> str:
 def _demand_name(jdl: Jdl, key: str, name: str) -> None:
     if name.upper().startswith("LFN:"):
         _fail(jdl, key, f"{quoted(name)}: goes to a catalogue, which is not to be had on volunteers' machines")
-    steps = name.split("/")
-    if len(name) > 200 or not _NAME.match(name) or any(len(step.encode()) > MAX_NAME_BYTES for step in steps):
-        _fail(jdl, key, f"{quoted(name)}: must be the name of a file below the job's directory, 200 characters at most")
-    if "." in steps or ".." in steps:
-        _fail(jdl, key, f"{quoted(name)}: must stay below the job's directory")
+    if flaw := flaw_of_name(name):
+        _fail(jdl, key, f"{quoted(name)}: {flaw}")
 
 
 def _requirements(jdl: Jdl) -> Requirements:

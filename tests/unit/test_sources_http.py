@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import ssl
@@ -17,11 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.sources.certificates import Certificates
 from adapters.sources.contract import GridJob, GridProgress, Offer
 from adapters.sources.dirac import make_dirac
-from adapters.sources.dirac.http import Budget, Http, HttpAnswer
 from adapters.sources.dirac.settings import DiracSettings
-from adapters.sources.dirac.tokens import TokenFile
+from adapters.sources.http import Budget, Http, HttpAnswer
+from adapters.sources.tokens import TokenFile
 from schemas.jobs import Machine
 from schemas.ledger import JobState
 
@@ -83,7 +85,7 @@ def token(tmp_path: Path) -> TokenFile:
 
 
 def asked(url: str, token: TokenFile, budget_s: float = 10.0) -> HttpAnswer:
-    http = Http(url, "client", "", 1.0)
+    http = Http(url, Certificates(""), 1.0)
     try:
         return http.ask(token, "GET", "/x", Budget(budget_s))
     finally:
@@ -109,6 +111,30 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(token: TokenF
             asked(url, token)
 
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_an_answer_that_comes_twice_is_not_taken_for_that_of_the_next_question(
+    token: TokenFile, pause_s: float
+) -> None:
+    numbers = itertools.count(1)
+
+    def talk(one: socket.socket) -> None:
+        while True:
+            body = str(next(numbers)).encode()
+            said = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            one.sendall(said)
+            time.sleep(pause_s)
+            one.sendall(said)
+            if not one.recv(1 << 16):
+                return
+
+    with server(talk) as (url, _):
+        http = Http(url, Certificates(""), 2.0)
+        found = [http.ask(token, "GET", "/x", Budget(5)).body for _ in range(3)]
+        http.close()
+
+    assert found == [b"1", b"2", b"3"]
 
 
 def test_a_call_has_one_budget_for_all_its_questions(token: TokenFile) -> None:
@@ -173,7 +199,7 @@ def test_a_server_is_spoken_to_by_tls_if_its_certificate_is_good_and_in_time(tok
         (drips(b"H"), str(tmp_path / "ca.pem"), "within 1 s"),
     ):
         with server(talk(talk_on), hears=False) as (url, _):
-            http = Http(url.replace("http:", "https:"), "client", ca_file, 1.0)
+            http = Http(url.replace("http:", "https:"), Certificates(ca_file), 1.0)
             if not words:
                 assert http.ask(token, "GET", "/x", Budget(5)).decoded(dict[str, int]) == {"a": 1}
             else:
@@ -184,7 +210,7 @@ def test_a_server_is_spoken_to_by_tls_if_its_certificate_is_good_and_in_time(tok
 
 def test_a_file_is_fetched_with_no_token(token: TokenFile, tmp_path: Path) -> None:
     with server(says(b"body")) as (url, heard):
-        http = Http("https://diracx.example.org", "client", "", 1.0)
+        http = Http("https://diracx.example.org", Certificates(""), 1.0)
         http.download(f"{url}/file?signature=x", tmp_path / "file", 100, Budget(5))
         http.close()
 
@@ -194,7 +220,7 @@ def test_a_file_is_fetched_with_no_token(token: TokenFile, tmp_path: Path) -> No
 
 def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with server(says(b"b" * 1000)) as (url, _):
-        http = Http("https://diracx.example.org", "client", "", 1.0)
+        http = Http("https://diracx.example.org", Certificates(""), 1.0)
         with pytest.raises(SourceRefused, match="more than"):
             http.download(url, tmp_path / "file", 100, Budget(5))
         http.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -13,8 +14,11 @@ from typing import Any
 import httpcore
 import httpx
 
-#: Connections to one server at once, and how long one is kept that nobody uses, seconds: less than servers do.
-_MOST_CONNECTIONS, _KEPT_S = 16, 3.0
+from adapters.sources.certificates import Certificates
+
+#: Connections to one server at once. None is kept for the next question: where a server, or what stands before it,
+#: answers twice, the second answer would be taken for that of the next question.
+_MOST_CONNECTIONS, _KEPT_CONNECTIONS = 16, 0
 
 #: Until when this thread's question may take, by the monotonic clock, seconds.
 _until_s: ContextVar[float] = ContextVar("until_s")
@@ -84,6 +88,37 @@ class TimedTransport(httpx.HTTPTransport):
         self._pool = httpcore.ConnectionPool(
             ssl_context=certificates,
             max_connections=_MOST_CONNECTIONS,
-            keepalive_expiry=_KEPT_S,
+            max_keepalive_connections=_KEPT_CONNECTIONS,
             network_backend=_TimedBackend(),
         )
+
+
+class RenewedTransport(httpx.BaseTransport):
+    """A timed transport that shows the server our certificate as it is in its file now."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        """Raises SourceRefused and SourceUnavailable."""
+        self._certificates, self._lock = certificates, threading.Lock()
+        self._mark, context = certificates.current()
+        #: The one in use, last; and the one before it, whose questions may not have been answered.
+        self._transports = [TimedTransport(context)]
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """As the library has it. Raises SourceUnavailable for a certificate that cannot be read any more."""
+        return self._now().handle_request(request)
+
+    def close(self) -> None:
+        """Drop connections. Idempotent."""
+        with self._lock:
+            for transport in self._transports:
+                transport.close()
+
+    def _now(self) -> TimedTransport:
+        with self._lock:
+            if self._certificates.is_changed(self._mark):
+                self._mark, context = self._certificates.current()
+                self._transports.append(TimedTransport(context))
+                for old in self._transports[:-2]:
+                    old.close()
+                self._transports = self._transports[-2:]
+            return self._transports[-1]

@@ -76,25 +76,28 @@ class TokenFile:
     def __repr__(self) -> str:
         return f"TokenFile({self.what!r}, {str(self.path)!r})"
 
-    def bearer(self, renew: Renew) -> str:
-        """Give a token that lasts, refreshed where that is due. Raises SourceUnavailable that names the file."""
+    def bearer(self, renew: Renew | None) -> str:
+        """Give a token that lasts, refreshed where that is due and can be. Raises SourceUnavailable that names the
+        file."""
         with self._lock:
             kept = self._current()
             if kept.expires_on and kept.expires_on - self._clock_s() < SPARE_S:
-                if kept.refresh_token:
+                if kept.refresh_token and renew is not None:
                     kept = self._renewed(renew)
                 elif kept.expires_on <= self._clock_s():
                     raise self._error(f"expired {self._ago(kept.expires_on)}; whatever renews it has not done so")
             return kept.access_token
 
-    def after_refusal(self, refused: str, renew: Renew) -> str:
+    def after_refusal(self, refused: str, renew: Renew | None) -> str:
         """Give another token than one that the server has refused. Raises SourceUnavailable where there is none."""
         with self._lock:
             kept = self._current()
             if kept.access_token != refused:
                 return kept.access_token
-            if not kept.refresh_token:
-                raise self._error("is refused by the server, and has no refresh token: log in again")
+            if not kept.refresh_token or renew is None:
+                raise self._error(
+                    "is refused by the server, and nothing renews it here: log in again, or have it written"
+                )
             return self._renewed(renew).access_token
 
     def _current(self) -> _Kept:
@@ -167,7 +170,7 @@ class TokenFile:
             kept = msgspec.json.decode(text, type=_Kept) if text.startswith(b"{") else _Kept(text.decode("ascii"))
         except (msgspec.DecodeError, UnicodeDecodeError):
             # What was read is no part of the error: it may be half a token.
-            raise self._error("holds neither what `dirac login` writes nor a token") from None
+            raise self._error("holds neither a token nor what a login has written") from None
         if " " in kept.access_token:
             raise self._error("holds more than a token")
         if not _may_be_token(kept.access_token):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import SourceUnavailable
-from adapters.sources.dirac import tokens
-from adapters.sources.dirac.tokens import TokenAnswer, TokenFile
+from adapters.sources import tokens
+from adapters.sources.tokens import TokenAnswer, TokenFile
 
 NOW_S = 1_000_000.0
 
@@ -131,11 +131,11 @@ def test_a_refusal_is_answered_with_another_token_or_in_words(tmp_path: Path) ->
     ("text", "words"),
     [
         ("", "holds no token"),
-        ("{", "dirac login"),
-        ('{"access_token": 3}', "dirac login"),
-        ('{"token": "secret"}', "dirac login"),
+        ("{", "what a login has written"),
+        ('{"access_token": 3}', "what a login has written"),
+        ('{"token": "secret"}', "what a login has written"),
         ("secret and more", "more than a token"),
-        ("secr\u00e9t", "dirac login"),
+        ("secr\u00e9t", "what a login has written"),
         ("x" * 100_000, "bytes"),
         (jwt(NOW_S - 600), "expired 10 min ago"),
     ],
