@@ -39,7 +39,8 @@ class Beating:
         return self._every_s
 
     async def _tell(self, jobs: Sequence[OpenJob]) -> None:
-        named = {(grid.id, grid.attempt): (one, grid) for one in jobs for grid in [read_grid_job(one.source_data)]}
+        read = ((one, read_grid_job(one.source_data)) for one in jobs)
+        named = {(grid.id, grid.attempt): (one, grid) for one, grid in read if grid is not None}
         told = [GridProgress(job=grid, state=one.state, started_ms=one.started_ms) for one, grid in named.values()]
         for stop in await self._lane.call(self._source.beat, told):
             found = named.get((stop.id, stop.attempt))
@@ -60,10 +61,10 @@ class Beating:
             log.info("gone before it was stopped", extra={"job": job})
 
 
-def read_grid_job(source_data: bytes) -> GridJob:
+def read_grid_job(source_data: bytes) -> GridJob | None:
     """Read what was kept with a submission. What cannot be read names no job of any grid."""
     try:
         return msgspec.msgpack.decode(source_data, type=GridJob)
     except msgspec.DecodeError as error:
         log.error("what was kept of a grid's job cannot be read", extra={"why": str(error)})
-        return GridJob(id="?")
+        return None

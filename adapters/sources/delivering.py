@@ -58,6 +58,8 @@ MOST_DIFFERED = 5
 BLOCK = 1 << 20
 
 
+#: Why an end is told to nobody whose grid's job is not known.
+UNREADABLE = "what was kept of its grid's job cannot be read"
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
 Step = Callable[[JobEnded, GridEnding], Delivered]
 
@@ -126,7 +128,10 @@ class Delivering:
         by_job = {one.job: one for one in ended if one.state in SETTLED}
         if len(by_job) < len(due):
             self._at_work.doubt()  # of jobs that have left much some are read the next time
-        return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
+        made = {one.key: _delivery(one, by_job[one.job]) for one in due if one.job in by_job}
+        if unreadable := {key: UNREADABLE for key, delivery in made.items() if delivery is None}:
+            await self._at_work.write(partial(_note, unreadable, True))
+        return [delivery for delivery in made.values() if delivery is not None]
 
     async def _prepare(self, one: EndDelivery) -> None:
         """Do the steps that are left before the final status, or note why one could not be done."""
@@ -263,10 +268,14 @@ def _apart(ready: Sequence[EndDelivery]) -> list[list[EndDelivery]]:
     return [list(call.values()) for call in calls]
 
 
-def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
+def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery | None:
+    """Give what is left to be done; None where it cannot be read whose end that is."""
+    job = read_grid_job(due.source_data)
+    if job is None:
+        return None
     kept = msgspec.msgpack.decode(due.kept, type=Delivered) if due.kept else Delivered(outputs=_left(ended))
     ending = GridEnding(
-        job=read_grid_job(due.source_data),
+        job=job,
         state=ended.state,
         exit_status=ended.exit_status,
         cause=ended.cause,

@@ -17,8 +17,8 @@ from tests.sources.panda_jobs import file, job
 from tests.sources.panda_played import settings_for, system_settings, unpacked
 from tests.sources.panda_standin import PandaStandIn
 from tests.sources.panda_story import OFFER, TRANSCRIPT, play
-from tests.sources.test_dirac_system import KILL_S, processes
-from tests.system.running import running, until
+from tests.sources.test_dirac_system import KILL_S
+from tests.system.running import commands, running, until
 
 __all__ = ["cluster"]
 
@@ -67,11 +67,11 @@ def test_jobs_of_a_real_server_run_in_guests_of_a_whole_system_and_a_kill_there_
         assert unpacked(log.read_bytes())["stdout"] == "".join(f"{n}\n" for n in range(1, 1001)).encode()
 
         sleeper = grid.submit(job("/bin/sleep", "16180"), [file("log", "log.tgz")])
-        until(lambda: "sleep 16180" in processes(), "it runs", 60)
+        until(lambda: "sleep 16180" in commands(), "it runs", 60)
         until(lambda: grid.status(sleeper)[0] == "running", "the grid knows that it runs", 60)
         began = time.monotonic()
         grid.kill(sleeper)
-        until(lambda: "sleep 16180" not in processes(), "its process is gone", KILL_S)
+        until(lambda: "sleep 16180" not in commands(), "its process is gone", KILL_S)
         record_property("stopped after s", f"{time.monotonic() - began:.1f}")
         until(lambda: settled(grid, sleeper) == "cancelled", "its end is told", 60)
 

@@ -11,8 +11,8 @@ import pytest
 from tests.sources.panda_jobs import SCOPE, file, job
 from tests.sources.panda_played import system_settings, unpacked
 from tests.sources.panda_standin import PandaStandIn
-from tests.sources.test_dirac_system import KILL_S, processes
-from tests.system.running import System, running, until
+from tests.sources.test_dirac_system import KILL_S
+from tests.system.running import System, commands, running, until
 
 NUMBERS = "".join(f"{n}\n" for n in range(1, 1001)).encode()
 
@@ -61,11 +61,11 @@ def test_a_job_is_acquired_runs_in_a_guest_and_its_log_and_status_are_at_the_gri
 
 def test_a_job_that_its_user_kills_stops_in_its_guest_and_never_runs_again(grid: PandaStandIn, system: System) -> None:
     number = grid.submit(job("/bin/sleep", "27182"))
-    until(lambda: "sleep 27182" in processes(), "it runs", 60)
+    until(lambda: "sleep 27182" in commands(), "it runs", 60)
     until(lambda: grid.status(number)[0] == "running", "the grid knows that it runs", 60)
 
     grid.kill(number)
-    until(lambda: "sleep 27182" not in processes(), "its process is gone", KILL_S)
+    until(lambda: "sleep 27182" not in commands(), "its process is gone", KILL_S)
 
     with system.client() as cloud:
         name = f"adapter-source-atlas/{number}-1.1"
@@ -75,7 +75,7 @@ def test_a_job_that_its_user_kills_stops_in_its_guest_and_never_runs_again(grid:
     assert (final["job_status"], final["pilot_error_code"]) == ("failed", 1144)
     later = grid.submit(job("/bin/true"))
     until(lambda: grid.jobs[later].finals, "a later job has ended", 60)
-    assert "sleep 27182" not in processes()
+    assert "sleep 27182" not in commands()
 
 
 def test_a_job_that_fails_says_by_its_codes_how(grid: PandaStandIn, system: System) -> None:

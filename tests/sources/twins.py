@@ -35,7 +35,7 @@ SYSTEM = ("--hypervisor", "process", "--vms", "4", "--lease-s", "60")
 BETWEEN_S, RECOVERY_S = (2.0, 6.0), 300.0
 ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
-PORTION = 50
+PORTION = 20
 
 
 def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: int) -> list[str]:

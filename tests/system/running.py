@@ -130,6 +130,17 @@ def running(*options: str, patience_s: float = 120.0) -> Iterator[System]:
         assert left == [], f"left behind: {left}"
 
 
+def commands() -> str:
+    """Give the command lines of all processes of this machine."""
+    found = []
+    for path in Path("/proc").iterdir():
+        try:
+            found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError, PermissionError):
+            continue
+    return "\n".join(found)
+
+
 def processes_of(directory: Path) -> list[str]:
     """List the command lines of the processes that have to do with a data directory."""
     return [words for _, words in _commands_of(directory)]

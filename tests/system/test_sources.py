@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.running import System, open_to_all, running, until
+from tests.system.running import System, commands, open_to_all, running, until
 from volcloud.errors import NoSuchSource
 
 
@@ -95,7 +95,7 @@ def test_a_kill_stops_a_job_that_runs(system: System, spool: Spool) -> None:
     spool.write("taken/endless.kill", b"")
 
     assert spool.final("endless")["state"] == "cancelled"
-    until(lambda: "sleep 10000" not in processes(), "its process is gone")
+    until(lambda: "sleep 10000" not in commands(), "its process is gone")
 
 
 def test_an_adapter_that_is_killed_again_and_again_does_each_job_once(system: System, spool: Spool) -> None:
@@ -134,11 +134,3 @@ def test_people_see_how_a_source_is(system: System) -> None:
 
     assert (row.source, row.kind, row.trouble, again.source) == ("lyon", "spool", "", "lyon")
     assert row.given_ms > 0
-
-
-def processes() -> str:
-    return "\n".join(
-        (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        for path in Path("/proc").iterdir()
-        if path.name.isdigit() and (path / "cmdline").exists()
-    )

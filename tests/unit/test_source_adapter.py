@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from adapters.catalogues.memory import MemoryCatalogue
 from adapters.errors import GridStoreRefused, LedgerUnavailable, SourceUnavailable
@@ -337,6 +337,21 @@ async def test_whoever_is_killed_before_or_after_a_step_the_next_one_delivers_ea
     assert (known.url, known.size, known.adler32) == (output.url, 3, output.adler32)
     assert rig.grid.jobs[name].outputs == {"stdout": b"hi\n"}
     assert len(rig.assigned("vm-1")) == 1
+
+
+async def test_a_job_of_which_what_was_kept_is_damaged_is_told_to_nobody_and_is_no_other_jobs_trouble(rig: Rig) -> None:
+    for _ in range(2):
+        rig.grid.submit(GridWork(executable="/bin/true"))
+    damage = update(tables.submissions).where(tables.submissions.c.id == "1-1").values(source_data=b"\xc1")
+    async with rig.adapter():
+        jobs = [await rig.start(vm) for vm in ("vm-1", "vm-2")]
+        rig.desk.write(lambda tx: tx.execute(damage).rowcount)
+        for job in jobs:
+            rig.leave(job)
+        await until(lambda: rig.grid.jobs["2"].finals and rig.seen().held)
+
+    assert not rig.grid.jobs["1"].finals
+    assert "what was kept of its grid's job cannot be read" in rig.desk.show("1-1", OWNER).cause
 
 
 async def test_a_word_that_did_not_come_to_the_ledger_keeps_nothing_waiting(
