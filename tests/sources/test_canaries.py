@@ -22,6 +22,9 @@ from broker.keys.config import KeysConfig, read_administrator
 from broker.peer import ANYBODY
 from schemas.endpoints import Endpoint
 from tests.sources.diracx_peer import DiracxPeer, demand_diracx
+from tests.sources.panda_jobs import job
+from tests.sources.panda_played import system_settings
+from tests.sources.panda_standin import PandaStandIn
 from tests.sources.recorder import Recorder
 from tests.system.running import System, open_to_all, running, until
 
@@ -34,6 +37,8 @@ PLANTED = {
     "proxy": "canary-proxy-pem-1828",
     "blob": "canary-blob-4590",
     "directory": "canary-directory-4523",
+    "PanDA's secret": "canary-panda-secret-5360",
+    "PanDA's proxy": "canary-panda-proxy-2874",
 }
 #: What any presigned URL of the grid's store has in it, whatever its signature.
 PRESIGNED = b"X-Amz-"
@@ -69,8 +74,10 @@ def _forms(secret: bytes) -> Iterator[bytes]:
 class Planted:
     """A system with sources, two VMs that reach its broker by way of a recorder, and what was planted."""
 
-    def __init__(self, system: System, grid: DiracxPeer, spool: Path, secrets: Mapping[str, str | bytes]) -> None:
-        self.system, self.grid, self.spool, self.secrets = system, grid, spool, secrets
+    def __init__(
+        self, system: System, grid: DiracxPeer, panda: PandaStandIn, spool: Path, secrets: Mapping[str, str | bytes]
+    ) -> None:
+        self.system, self.grid, self.panda, self.spool, self.secrets = system, grid, panda, spool, secrets
         layout = system.layout
         credential = next(layout.credentials.glob("host-*.json"))
         address = read_address(credential)
@@ -161,6 +168,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
         secrets |= {f"{name}'s {kind}": tokens[kind].rpartition(".")[2] for kind in ("access_token", "refresh_token")}
     dirac = {"kind": "dirac", "url": grid.url, "site": SITE}
     dirac |= {f"{name}_credential": str(path) for name, path in files.items()}
+    panda = PandaStandIn()
+    secret, proxy = PLANTED["PanDA's secret"], PLANTED["PanDA's proxy"]
+    pem = f"-----BEGIN CERTIFICATE-----\n{proxy}"
+    panda.secrets = {"pilotSecrets": secret, "secrets": secret, "prodDBlockTokens": secret, "userProxy": pem}
+    atlas = system_settings(panda, place)
+    for path in place.glob("*.token"):
+        secrets[f"PanDA's {path.name}"] = path.read_text().rpartition(".")[2].strip()
     with open_to_all() as directory:
         spool = directory / "spool"
         sources = {"biomed": dirac, "lyon": {"kind": "spool", "directory": str(spool)}}
@@ -168,10 +182,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
             f"{name} = {{{', '.join(f'{key} = {json.dumps(value)}' for key, value in table.items())}}}"
             for name, table in sources.items()
         )
-        with running("--hypervisor", "process", "--vms", "0", "--set", f"sources={{{tables}}}") as system:
-            made = Planted(system, grid, spool, secrets)
+        with running(
+            "--hypervisor", "process", "--vms", "0", "--set", f"sources={{{tables}, atlas = {atlas}}}"
+        ) as system:
+            made = Planted(system, grid, panda, spool, secrets)
             yield made
             made.recorder.close()
+    panda.close()
     grid.close()
 
 
@@ -191,12 +208,15 @@ def test_no_secret_of_a_grid_is_anywhere_that_is_not_the_centres_own(planted: Pl
     inputs.mkdir()
     (inputs / "hello.sh").write_text("#!/bin/sh\necho hello\n")
     (inputs / "hello.sh").chmod(0o755)
-    job = {"executable": "hello.sh", "inputs": [f"{inputs.name}/hello.sh"]}
-    (spool / "job.part").write_text(json.dumps(job))
+    described = {"executable": "hello.sh", "inputs": [f"{inputs.name}/hello.sh"]}
+    (spool / "job.part").write_text(json.dumps(described))
     (spool / "job.part").rename(spool / "new/job.json")
+
+    number = planted.panda.submit(job("/bin/echo", "hello"))
 
     until(lambda: {grid.status(good), grid.status(bad)} <= {"Done", "Failed"}, "both have ended", 120)
     until((spool / "done/job.json").exists, "the spool's job has ended")
+    until(lambda: planted.panda.jobs[number].finals, "PanDA's job has ended")
     places = planted.places()
 
     assert (grid.status(good), grid.status(bad)) == ("Done", "Failed")
