@@ -14,6 +14,13 @@ from adapters.errors import LedgerError
 from adapters.ledger.connections import mapped
 from adapters.ledger.migrations import versions
 
+#: What adapters of an older release leave out of newer tables while they go on beside this one. Idempotent.
+_COMPLETE = text(
+    "INSERT INTO kinds (owner, shape) SELECT DISTINCT owner, shape FROM submissions "
+    "WHERE shape IN (SELECT number FROM shapes) AND NOT EXISTS "
+    "(SELECT 1 FROM kinds WHERE kinds.owner = submissions.owner AND kinds.shape = submissions.shape) "
+    "ON CONFLICT (owner, shape) DO NOTHING"
+)
 #: Advisory lock under which PostgreSQL migrates; SQLite has its write lock.
 MIGRATION_LOCK = 0x766F6C636C6F7565
 
@@ -24,7 +31,10 @@ def revisions() -> list[str]:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the database to the newest revision in one transaction; idempotent, and safe in several processes."""
+    """Bring the database to the newest revision in one transaction; idempotent, and safe in several processes.
+
+    Adapters of the release before may go on meanwhile and afterwards; what they leave out is made good each time.
+    """
 
     with mapped(), engine.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -34,6 +44,7 @@ def migrate(engine: Engine) -> None:
             current = connection.scalar(text("SELECT version_num FROM alembic_version"))
         known = revisions()
         if current == known[-1]:
+            connection.execute(_COMPLETE)
             return
         if current not in {None, *known}:
             raise LedgerError(f"the ledger is at revision {current}, which this release does not know: upgrade it")
