@@ -12,15 +12,13 @@ from pathlib import Path
 
 from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.grid_stores.adler32 import adler32_of, adler32_of_file, blocks_of
-from adapters.sources.contract import GridInput, GridJob
+from adapters.sources.contract import MOST_INPUT_BYTES, GridInput, GridJob
 from adapters.sources.http import Budget, Http, shown
 from adapters.sources.packing import pack
 from adapters.sources.panda.client import PandaClient
 from adapters.sources.panda.files import InputPlace, place_of
 from adapters.sources.panda.reports import log_word
 
-#: Longest input that is fetched, bytes.
-MOST_INPUT_BYTES = 16 << 30
 #: What an archive of outputs may have in it, and the longest that PanDA's cache takes, bytes.
 MOST_PACKED_BYTES, MOST_LOG_BYTES = 256 << 20, 100 << 20
 #: PanDA's cache takes more of a file that is called so, and writes it into no table.
