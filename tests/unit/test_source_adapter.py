@@ -339,6 +339,34 @@ async def test_whoever_is_killed_before_or_after_a_step_the_next_one_delivers_ea
     assert len(rig.assigned("vm-1")) == 1
 
 
+async def test_a_grid_that_is_down_for_an_hour_loses_nothing_says_so_and_holds_up_no_other(rig: Rig) -> None:
+    down: list[SourceUnavailable] = []
+    other = MemoryGrid()
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    async with rig.adapter(Failing(MemorySource(rig.grid), lambda method, when: down[0] if down else None)):
+        job = await rig.start()
+        down.append(SourceUnavailable("nobody answers"))
+        rig.leave(job)
+        async with rig.adapter(MemorySource(other), name="oslo"):
+            began_ms = rig.desk.now_ms
+            for number in range(3):
+                other.submit(GridWork(executable="/bin/true"))
+                rig.leave(await rig.start(f"vm-{2 + number}"))
+                await until(lambda number=number: len(other.ended()) == number + 1)
+            await rig.until(lambda: rig.desk.now_ms - began_ms > 3_600_000)
+        await until(lambda: rig.seen().trouble, 30)
+        why, told = rig.desk.show("1-1", OWNER).cause, rig.seen()
+        before = final_states(rig.grid)
+        down.clear()
+        await rig.until(rig.grid.ended)
+
+    assert "done here; telling lyon failed" in why
+    assert "nobody answers; again in" in why
+    assert ("nobody answers" in told.trouble, told.owed, told.held) == (True, 1, 0)
+    assert told.trouble_ms > 0
+    assert (before, final_states(rig.grid)) == ({}, {JobState.DONE: 1})
+
+
 async def test_a_job_of_which_what_was_kept_is_damaged_is_told_to_nobody_and_is_no_other_jobs_trouble(rig: Rig) -> None:
     for _ in range(2):
         rig.grid.submit(GridWork(executable="/bin/true"))
