@@ -7,8 +7,8 @@ between, and never runs the job again.
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +17,7 @@ from zlib import adler32
 
 import msgspec
 
-from adapters.catalogues.contract import Catalogue, Replica
+from adapters.catalogues.contract import Catalogue
 from adapters.errors import AdapterError, CatalogueRefused, CopyDiffers, GridStoreRefused, NotInGridStore, SourceRefused
 from adapters.grid_stores.contract import GridStore
 from adapters.grid_stores.names import copy_name
@@ -25,10 +25,12 @@ from adapters.ledger import deliveries, endings
 from adapters.ledger.deliveries import DueDelivery, Key
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.at_work import AtWork
-from adapters.sources.beating import read_grid_job
-from adapters.sources.contract import GridEnding, GridOutput, GridSource
+from adapters.sources.at_work import MOST_TAKEN, AtWork
+from adapters.sources.contract import GridEnding, GridSource
+from adapters.sources.end_delivery import Delivered, EndDelivery, kept_of_ending, read_delivery, with_step
+from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
+from adapters.sources.registering import Registering
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
 from schemas.ledger import SETTLED, JobState
@@ -36,18 +38,8 @@ from schemas.sites import JobEnded
 
 log = logging.getLogger(__name__)
 
-#: How often ends are looked for, seconds; deliveries at work at once; and the most that is read of what a job has left.
+#: How often ends are looked for, seconds; calls to the grid at once; and the most that is read of what a job has left.
 LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
-
-
-class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the steps of a delivery have given; ``differed``: how often the store had something else than was sent."""
-
-    sandbox: str = ""
-    outputs: list[GridOutput] = []
-    differed: int = 0
-
-
 #: What the same asked again will not change: a person looks.
 FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 #: The steps, in their order; the final status comes after all of them.
@@ -56,20 +48,8 @@ STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register
 MOST_DIFFERED = 5
 #: Bytes that are read at a time for a checksum.
 BLOCK = 1 << 20
-
-
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
 Step = Callable[[JobEnded, GridEnding], Delivered]
-
-
-class EndDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a job, and how far its delivery is."""
-
-    key: Key
-    ended: JobEnded
-    step: str
-    ending: GridEnding
-    differed: int = 0
 
 
 class Delivering:
@@ -88,9 +68,12 @@ class Delivering:
     ) -> None:
         """Without a grid's store outputs go into the sandbox alone."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
-        self._directory, self._lane = directory, lane
-        self._grid_store, self._catalogue = grid_store, catalogue
-        self._at_work = AtWork("deliver", AT_ONCE, writer, deliveries.renew)
+        self._directory, self._lane, self._empty = directory, lane, directory / "empty"
+        self._empty.touch()
+        self._grid_store = grid_store
+        self._at_work = AtWork("deliver", writer, deliveries.renew)
+        self._stepped = Gathering(self._write_steps, MOST_TAKEN)
+        self._registering = Registering(catalogue, lane)
         #: Those of which the final status alone is left.
         self._ready: list[EndDelivery] = []
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
@@ -117,7 +100,7 @@ class Delivering:
         numbers = [one.key.job for one in due]
         ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
         by_job = {one.job: one for one in ended if one.state in SETTLED}
-        return [_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
+        return [read_delivery(one, by_job[one.job]) for one in due if one.job in by_job]
 
     async def _prepare(self, one: EndDelivery) -> None:
         """Do the steps that are left before the final status, or note why one could not be done."""
@@ -134,18 +117,24 @@ class Delivering:
         while step := self._next(one.step):
             try:
                 kept = await self._lane.call(self.steps[step], one.ended, one.ending)
+                if step == REGISTER:
+                    # What begins with this step has failed at it, maybe by its own fault.
+                    await self._registering.register(one, alone=self._next(one.begun_after) == REGISTER)
             except CopyDiffers as error:
                 if one.differed >= MOST_DIFFERED:
                     raise GridStoreRefused(f"{one.differed + 1} times in turn: {error}") from error
                 again = msgspec.structs.replace(one, step=STAGE_OUT, differed=one.differed + 1)
-                await self._writer.write(partial(_stepped, again))
+                await self._stepped.add(again)
                 raise
             except (AdapterError, OSError) as error:
                 error.add_note(step)
                 raise
-            one = _with(one, step, kept)
-            await self._writer.write(partial(_stepped, one))
+            one = with_step(one, step, kept)
+            await self._stepped.add(one)
         return one
+
+    async def _write_steps(self, done: Sequence[EndDelivery]) -> None:
+        await self._writer.write(partial(_stepped, done))
 
     def _failed_step(self, error: Exception, one: EndDelivery) -> str:
         return next(iter(getattr(error, "__notes__", ())), "") or self._next(one.step) or "report"
@@ -178,7 +167,7 @@ class Delivering:
 
     def _upload(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if self._grid_store is None or ended.state is not JobState.DONE:
-            return _kept(ending)
+            return kept_of_ending(ending)
         sent = []
         with self._at_hand() as directory:
             for one in ending.outputs:
@@ -190,7 +179,7 @@ class Delivering:
     def _verify(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         """Compare what the grid's store says that it has with what was sent."""
         if self._grid_store is None or ended.state is not JobState.DONE:
-            return _kept(ending)
+            return kept_of_ending(ending)
         for one in ending.outputs:
             try:
                 there = self._grid_store.stat(copy_name(ended.job, ended.attempt, one.name))
@@ -199,41 +188,33 @@ class Delivering:
             if (there.size, there.adler32) != (one.size, one.adler32):
                 text = f"{one.url} has {there.size} bytes, adler32 {there.adler32}; sent were {one.size}, {one.adler32}"
                 raise CopyDiffers(text)
-        return _kept(ending)
+        return kept_of_ending(ending)
 
     def _register(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.DONE:
             self._source.register(ending)
-            if self._catalogue is not None:
-                self._put_into(self._catalogue, ended, ending)
-        return _kept(ending)
-
-    def _put_into(self, catalogue: Catalogue, ended: JobEnded, ending: GridEnding) -> None:
-        copies = [
-            Replica(name=copy_name(ended.job, ended.attempt, one.name), size=one.size, adler32=one.adler32, url=one.url)
-            for one in ending.outputs
-            if one.url
-        ]
-        refused = catalogue.register(copies) if copies else {}
-        if refused:
-            name, why = next(iter(refused.items()))
-            raise CatalogueRefused(f"{len(refused)} of {len(copies)} files are not registered, as {name}: {why}")
+        return kept_of_ending(ending)
 
     @contextmanager
     def _at_hand(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
-            yield Path(directory)
+        """Give the name of a directory, which ``local`` makes when it is needed; most outputs are here already."""
+        directory = self._directory / f"out-{secrets.token_hex(8)}"
+        try:
+            yield directory
+        finally:
+            if directory.exists():
+                shutil.rmtree(directory, ignore_errors=True)
 
     def local(self, ended: JobEnded, directory: Path, name: str) -> Path:
         """Give an output's path on this machine; one that has to be copied goes into the directory."""
         file = OutputFile(job=ended.job, attempt=ended.attempt, name=name)
-        target = directory / f"{len(list(directory.iterdir()))}"
         if next((one.size for one in ended.outputs if one.name == name), 0) == 0:
-            target.touch()  # what is empty is in no store
-            return target
+            return self._empty  # what is empty is in no store
         there = self._store.local(file)
         if there is not None:
             return there
+        directory.mkdir(exist_ok=True)
+        target = directory / f"{len(list(directory.iterdir()))}"
         try:
             self._store.copy(file, target)
         except BaseException:
@@ -254,29 +235,6 @@ def _apart(ready: Sequence[EndDelivery]) -> list[list[EndDelivery]]:
     return [list(call.values()) for call in calls]
 
 
-def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery:
-    kept = msgspec.msgpack.decode(due.kept, type=Delivered) if due.kept else Delivered(outputs=_left(ended))
-    ending = GridEnding(
-        job=read_grid_job(due.source_data),
-        state=ended.state,
-        exit_status=ended.exit_status,
-        cause=ended.cause,
-        started_ms=ended.started_ms,
-        ended_ms=ended.ended_ms,
-        outputs=kept.outputs,
-        sandbox=kept.sandbox,
-    )
-    return EndDelivery(key=due.key, ended=ended, step=due.step, ending=ending, differed=kept.differed)
-
-
-def _left(ended: JobEnded) -> list[GridOutput]:
-    return [GridOutput(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
-
-
-def _kept(ending: GridEnding) -> Delivered:
-    return Delivered(sandbox=ending.sandbox, outputs=ending.outputs)
-
-
 def _adler32(path: Path) -> str:
     checksum = 1
     with path.open("rb") as file:
@@ -285,14 +243,10 @@ def _adler32(path: Path) -> str:
     return f"{checksum:08x}"
 
 
-def _with(one: EndDelivery, step: str, kept: Delivered) -> EndDelivery:
-    ending = msgspec.structs.replace(one.ending, sandbox=kept.sandbox, outputs=kept.outputs)
-    return msgspec.structs.replace(one, step=step, ending=ending)
-
-
-def _stepped(one: EndDelivery, tx: Tx) -> None:
-    kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
-    deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
+def _stepped(done: Sequence[EndDelivery], tx: Tx) -> None:
+    for one in done:
+        kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
+        deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
 
 
 def _note(words: Mapping[Key, str], is_final: bool, tx: Tx) -> None:
