@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,7 @@ from adapters.sources.contract import GridEnding, GridSource
 from adapters.sources.end_delivery import Delivered, EndDelivery, kept_of_ending, read_delivery, with_step
 from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
+from adapters.sources.pace import LookPauses
 from adapters.sources.registering import Registering
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
@@ -40,6 +42,8 @@ log = logging.getLogger(__name__)
 
 #: How often ends are looked for, seconds; calls to the grid at once; and the most that is read of what a job has left.
 LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
+#: And how soon after something was there, or jobs have come.
+SOON_S = 0.05
 #: What the same asked again will not change: a person looks.
 FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 #: The steps, in their order; the final status comes after all of them.
@@ -65,12 +69,15 @@ class Delivering:
         lane: Lane,
         grid_store: GridStore | None = None,
         catalogue: Catalogue | None = None,
+        on_ends: Callable[[Sequence[float]], None] = lambda _: None,
     ) -> None:
-        """Without a grid's store outputs go into the sandbox alone."""
+        """Without a grid's store outputs go into the sandbox alone. ``on_ends`` hears for how long jobs ran, s."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
         self._directory, self._lane, self._empty = directory, lane, directory / "empty"
         self._empty.touch()
         self._grid_store = grid_store
+        self._on_ends = on_ends
+        self._looks, self._look_at_s = LookPauses(SOON_S), 0.0
         self._at_work = AtWork("deliver", writer, deliveries.renew)
         self._stepped = Gathering(self._write_steps, MOST_TAKEN)
         self._registering = Registering(catalogue, lane)
@@ -82,19 +89,42 @@ class Delivering:
     async def turn(self) -> float:
         """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
         await self._at_work.renew()
-        due: list[DueDelivery] = []
-        if self._at_work.has_room:
-            due = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
-        for one in await self._read(due):
-            self._at_work.begin(one.key, partial(self._prepare, one))
+        if self._at_work.has_room and time.monotonic() >= self._look_at_s:
+            await self._begin(await self._due())
         ready, self._ready = self._ready, []
         for some in _apart(ready):
             await self._finish(some)
-        return 0.0 if self._ready or len(due) == deliveries.PORTION else LOOK_S
+        if self._ready:
+            return 0.0
+        return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
+
+    def look_soon(self) -> None:
+        """Look soon: jobs have come that may end at once."""
+        self._looks.soon()
+        self._look_at_s = min(self._look_at_s, time.monotonic() + SOON_S)
+        self._lane.wake()
 
     async def close(self) -> None:
         """End what is at work. Idempotent."""
         await self._at_work.close()
+
+    async def _due(self) -> list[DueDelivery]:
+        """Take a portion of what is due, and say when is looked for more."""
+        due: list[DueDelivery] = []
+        if await self._writer.read(lambda tx: deliveries.is_any_due(tx, self._name)):
+            due = await self._writer.write(lambda tx: deliveries.take(tx, self._name))
+            self._looks.soon()
+        is_more = len(due) == deliveries.PORTION
+        self._look_at_s = time.monotonic() + (0.0 if is_more else self._looks.pause_s(LOOK_S))
+        return due
+
+    async def _begin(self, due: Sequence[DueDelivery]) -> None:
+        ends = await self._read(due) if due else []
+        for one in ends:
+            self._at_work.begin(one.key, partial(self._prepare, one))
+        ran_s = [(one.ended.ended_ms - one.ended.started_ms) / 1000 for one in ends if one.ended.started_ms]
+        if ran_s:
+            self._on_ends(ran_s)
 
     async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -48,10 +48,18 @@ class GridStageIn:
     """See the module; ``turn`` is the lane's."""
 
     def __init__(
-        self, name: str, source: GridSource, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+        self,
+        name: str,
+        source: GridSource,
+        writer: LedgerWriter,
+        store: Store,
+        directory: Path,
+        lane: Lane,
+        on_submitted: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_submitted`` hears that there are jobs of the grid's here that may run."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
-        self._directory, self._lane = directory, lane
+        self._directory, self._lane, self._on_submitted = directory, lane, on_submitted
         self._at_work = AtWork("stage-in", writer, acquisitions.renew)
         self._submitted = Gathering(self._submit, MOST_TOGETHER)
 
@@ -112,6 +120,7 @@ class GridStageIn:
 
     async def _submit(self, brought: Sequence[Brought]) -> None:
         await self._writer.write(lambda tx: submit(tx, brought))
+        self._on_submitted()
 
     def _fetch(self, job: GridJob, wanted: GridInput) -> Input:
         """Fetch a file of the grid into the store; in a thread."""

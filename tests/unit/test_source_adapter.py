@@ -22,7 +22,7 @@ from adapters.catalogues.memory import MemoryCatalogue
 from adapters.errors import CatalogueUnavailable, GridStoreRefused, SourceUnavailable
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
-from adapters.ledger import sources, tables
+from adapters.ledger import requests, sources, tables
 from adapters.ledger.acquisitions import owner_of
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
@@ -167,6 +167,37 @@ async def test_no_more_is_asked_for_than_there_are_free_slots(rig: Rig) -> None:
         await until(lambda: rig.grid.calls["beat"] > 5)
 
     assert [job.state for job in rig.grid.jobs.values()] == ["taken"] * 2 + ["waiting"] * 8
+
+
+def ask_ahead(rig: Rig, vm: str, lanes: int) -> None:
+    """Have a slot that is at work ask for so many jobs ahead."""
+    asked = msgspec.structs.replace(rig.desk.request(), slot=1, more=list(range(2, lanes + 1)), ahead=1)
+    rig.desk.write(lambda tx: requests.ask(tx, vm, asked))
+
+
+async def test_what_slots_take_ahead_is_asked_for_only_while_the_sources_own_jobs_are_short(rig: Rig) -> None:
+    for _ in range(20):
+        rig.grid.submit(GridWork(executable="/bin/true"))
+    async with rig.adapter():
+        first = await rig.start()
+        ask_ahead(rig, "vm-1", 3)
+        await until(lambda: rig.grid.calls["beat"] > 5)
+        before = len(rig.assigned("vm-1"))
+        rig.desk.pass_s(0.1)
+        rig.leave(first)
+        await until(lambda: len(rig.assigned("vm-1")) == 4)
+        second = rig.assigned("vm-1")[1]
+        rig.desk.beat(second)
+        rig.desk.pass_s(3600)
+        rig.leave(second)
+        await until(lambda: len(rig.grid.ended()) == 2)
+        ask_ahead(rig, "vm-1", 3)
+        beats = rig.grid.calls["beat"]
+        await until(lambda: rig.grid.calls["beat"] > beats + 5)
+
+    assert before == 1
+    assert len(rig.assigned("vm-1")) == 4
+    assert sum(job.state == "waiting" for job in rig.grid.jobs.values()) == 16
 
 
 async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_once_for_more_after_it_gave_some(
