@@ -20,7 +20,7 @@ help:
 	@echo "make test   every check: ruff, mypy, pytest"
 	@echo "make long   what takes minutes: chaos, floods, big files"
 	@echo "make peers  programs of others that speak with ours"
-	@echo "make bench  ours beside its peers: rpc, jobs, transfer, tree, exec, vm, link, boinc; and how the ledger grows"
+	@echo "make bench  ours beside its peers: rpc, jobs, transfer, tree, exec, vm, link, boinc, grids; and how the ledger grows"
 	@echo "make lint   ruff and mypy alone"
 	@echo "make setup  Debian packages and .venv for the demo, and nothing else"
 	@echo "make clean  remove what the targets made in this directory"

@@ -16,7 +16,7 @@ from benchmarks.figures import Figure, header, render
 from benchmarks.machine import describe
 
 #: What meets its peers on a broker, and what needs none.
-ON_BROKER = ("rpc", "jobs", "executor", "transfer", "tree", "exec", "vm", "road")
+ON_BROKER = ("rpc", "jobs", "executor", "transfer", "tree", "exec", "vm", "road", "grids")
 ALONE = ("ledger", "link", "stage_in", "boinc")
 NAMES = (*ON_BROKER, *ALONE)
 RUNS, QUICK_RUNS = 5, 1

@@ -145,7 +145,7 @@ install)
 demo | test | peers | bench)
     need_packages
     need_venv
-    if [ "$part" = test ] || [ "$part" = peers ]; then
+    if [ "$part" != demo ]; then
         deploy/peers/rucio.sh
         deploy/peers/diracx.sh
     fi

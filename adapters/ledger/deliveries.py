@@ -76,6 +76,11 @@ _DUE = (
     .limit(PORTION)
     .with_for_update(skip_locked=True)
 )
+_IS_ANY = (
+    select(_table.c.job)
+    .where(tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
+    .limit(1)
+)
 _CLAIM = (
     update(_table)
     .where(_IS_KEY)
@@ -153,6 +158,11 @@ def _insert(is_sqlite: bool) -> Insert:
     anew: dict[str, Any] = {name: statement.excluded[name] for name in columns[3:]}
     anew |= {"step": "", "kept": None, "taken_by": "", "claim": _table.c.claim + 1}
     return statement.on_conflict_do_update(index_elements=["job", "what"], set_=anew)
+
+
+def is_any_due(tx: Tx, source: str) -> bool:
+    """Say whether something is due to a source."""
+    return tx.execute(_IS_ANY, {"of_source": source, "now_ms": tx.lease_now_ms}).first() is not None
 
 
 def take(tx: Tx, source: str) -> list[DueDelivery]:

@@ -27,14 +27,16 @@ FRESH_MS = 60_000
 #: Classes of free slots that a grid is told of.
 MOST_OFFERS = 20
 
-_FREE = (
+_WITH_AHEAD = (
     select(_requests.c.offer, func.count())
-    .where(tables.IS_READY, _requests.c.ahead == 0)
+    .where(tables.IS_READY)
     .group_by(_requests.c.offer)
     .order_by(func.count().desc(), _requests.c.offer)
     .limit(MOST_OFFERS)
 )
-_ANY = select(_requests.c.vm).where(tables.IS_READY, _requests.c.ahead == 0).limit(1)
+_FREE = _WITH_AHEAD.where(_requests.c.ahead == 0)
+_ANY_WITH_AHEAD = select(_requests.c.vm).where(tables.IS_READY).limit(1)
+_ANY = _ANY_WITH_AHEAD.where(_requests.c.ahead == 0)
 _OTHERS = select(_sources).where(_sources.c.source != bindparam("of_source"))
 
 
@@ -48,15 +50,18 @@ class FreeSlots(NamedTuple):
     slots: int
 
 
-def is_any(tx: Tx) -> bool:
-    """Say whether some slot is free."""
-    return tx.execute(_ANY).first() is not None
+def is_any(tx: Tx, *, ahead: bool = False) -> bool:
+    """Say whether some slot is free, or with ``ahead``, whether one would take a job ahead."""
+    return tx.execute(_ANY_WITH_AHEAD if ahead else _ANY).first() is not None
 
 
-def claim(tx: Tx, source: str, most: int) -> list[FreeSlots]:
-    """Say for which slots a source is to be asked, ``most`` at a time, and count them as had until ``settle``."""
+def claim(tx: Tx, source: str, most: int, *, ahead: bool = False) -> list[FreeSlots]:
+    """Say for which slots a source is to be asked, ``most`` at a time, and count them as had until ``settle``.
+
+    With ``ahead`` what slots ask for ahead counts as well: its jobs are short, and would else wait for the way here.
+    """
     tx.serialise_matching()
-    free = [(offer, int(count)) for offer, count in tx.execute(_FREE)]
+    free = [(offer, int(count)) for offer, count in tx.execute(_WITH_AHEAD if ahead else _FREE)]
     share = min(most, _part(tx, source, sum(count for _, count in free)))
     told = _first(free, share)
     if share:

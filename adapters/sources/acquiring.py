@@ -1,4 +1,7 @@
-"""Asking a grid for jobs: no more than there are free slots for which nothing waits here, and seldom if it has none."""
+"""Asking a grid for jobs: no more than there are free slots for which nothing waits here, and seldom if it has none.
+
+While its jobs are short, what slots take ahead counts as free too: they ask for it only where their jobs were short.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, GridSource, Offer
 from adapters.sources.lane import Lane
+from adapters.sources.pace import LookPauses, RecentJobs
 from broker.backoff import backoff
 from broker.daemon.tasks import wholly
 
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 
 #: How often free slots are looked for, seconds; and the first pause after a grid has said that it has nothing.
 LOOK_S, FIRST_PAUSE_S = 1.0, 2.0
+#: And the first pause while its jobs are short: as many as may be in one call.
+SOON_S = 0.1
 #: Longest description of what a job asks for, bytes.
 MOST_WORK_BYTES = 1 << 20
 #: Bounds of the wait before what was given is written down again, seconds.
@@ -49,23 +55,40 @@ class Acquiring:
         """``on_given`` hears that jobs were written down."""
         self._name, self._source, self._writer, self._lane = name, source, writer, lane
         self._most, self._longest_s, self._on_given = most, longest_pause_s, on_given
+        self._recent, self._looks, self._gave = RecentJobs(), LookPauses(SOON_S), False
         self._pauses = self._new_pauses()
+
+    def learn(self, ran_s: Sequence[float]) -> None:
+        """Note for how long jobs ran that have ended, seconds. Were they short, their slots are asked for soon."""
+        was_short = self._recent.are_short
+        for one in ran_s:
+            self._recent.learn(one)
+        self._looks.soon()
+        if self._recent.are_short and not was_short and self._gave:
+            self._lane.wake()
 
     async def turn(self) -> float:
         """Ask once, if there is anybody to ask for."""
-        if not await self._writer.read(demand.is_any):
-            return LOOK_S
-        free: list[FreeSlots] = await self._writer.write(lambda tx: demand.claim(tx, self._name, self._most))
+        ahead = self._recent.are_short
+        if not await self._writer.read(partial(demand.is_any, ahead=ahead)):
+            return self._look_s()
+        claim = partial(demand.claim, source=self._name, most=self._most, ahead=ahead)
+        free: list[FreeSlots] = await self._writer.write(claim)
         if not free:
-            return LOOK_S
+            return self._look_s()
         # Whoever ends us meanwhile waits: what the grid gives is ours, and nobody else knows of it.
         return await wholly(self._fetch(free))
 
+    def _look_s(self) -> float:
+        return self._looks.pause_s(LOOK_S) if self._recent.are_short and self._gave else LOOK_S
+
     async def _fetch(self, free: Sequence[FreeSlots]) -> float:
+        self._gave = False
         given = await self._ask(free)
-        pause_s = LOOK_S if given else next(self._pauses)
         if given:
-            self._pauses = self._new_pauses()
+            self._gave, self._pauses = True, self._new_pauses()
+            self._looks.soon()
+        pause_s = self._look_s() if given else next(self._pauses)
         await self._write_down(given, sum(one.slots for one in free), pause_s)
         self._on_given()
         return pause_s

@@ -69,9 +69,10 @@ class SourceAdapter:
         acquire, stage = self._lane("acquire"), self._lane("stage-in", AT_ONCE)
         beat, deliver = self._lane("beat"), self._lane("deliver", AT_ONCE)
         most, longest_s = config.most_at_once, config.longest_pause_s
-        acquiring = Acquiring(self._name, source, self._writer, acquire, most, longest_s, stage.wake)
-        delivering = Delivering(self._name, source, self._writer, store, directory, deliver, grid_store, catalogue)
-        staging = GridStageIn(self._name, source, self._writer, store, directory, stage)
+        parts = (self._name, source, self._writer)
+        acquiring = Acquiring(*parts, acquire, most, longest_s, stage.wake)
+        delivering = Delivering(*parts, store, directory, deliver, grid_store, catalogue, acquiring.learn)
+        staging = GridStageIn(*parts, store, directory, stage, delivering.look_soon)
         self._ending = [staging.close, delivering.close]
         self._closing = [one.close for one in (source, grid_store, catalogue) if one is not None]
         self._lanes = [

@@ -6,7 +6,6 @@ what this lane is at, and has the rest due at once.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -28,9 +27,9 @@ MOST_TAKEN, RENEW_S = 200, 60.0
 class AtWork(Generic[K]):
     """See the module. Belongs to one loop."""
 
-    def __init__(self, owner: str, at_once: int, writer: LedgerWriter, renew: Renew[K]) -> None:
+    def __init__(self, owner: str, writer: LedgerWriter, renew: Renew[K]) -> None:
         """``renew`` tells the ledger what is still at work, by its keys."""
-        self._tasks, self._places = OwnedTasks(owner), asyncio.Semaphore(at_once)
+        self._tasks = OwnedTasks(owner)
         self._writer, self._renew = writer, renew
         self._keys: set[K] = set()
         self._renewed_s = time.monotonic()
@@ -43,7 +42,7 @@ class AtWork(Generic[K]):
         return len(self._keys) < MOST_TAKEN
 
     def begin(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
-        """Do a piece of work in its turn; it deals with its own failures."""
+        """Do a piece of work: it takes its turns with others where it calls the grid, and deals with its failures."""
         self._keys.add(key)
         self._tasks.spawn(self._do(key, work))
 
@@ -75,8 +74,7 @@ class AtWork(Generic[K]):
 
     async def _do(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            async with self._places:
-                await work()
+            await work()
         finally:
             self._keys.discard(key)
 

@@ -7,8 +7,9 @@ between, and never runs the job again.
 from __future__ import annotations
 
 import logging
+import secrets
 import shutil
-import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ from zlib import adler32
 
 import msgspec
 
-from adapters.catalogues.contract import Catalogue, Replica
+from adapters.catalogues.contract import Catalogue
 from adapters.errors import AdapterError, CatalogueRefused, CopyDiffers, GridStoreRefused, NotInGridStore, SourceRefused
 from adapters.grid_stores.contract import GridStore
 from adapters.grid_stores.names import copy_name
@@ -25,10 +26,13 @@ from adapters.ledger import deliveries, endings
 from adapters.ledger.deliveries import DueDelivery, Key
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.at_work import AtWork
-from adapters.sources.beating import read_grid_job
-from adapters.sources.contract import GridEnding, GridOutput, GridSource
+from adapters.sources.at_work import MOST_TAKEN, AtWork
+from adapters.sources.contract import GridEnding, GridSource
+from adapters.sources.end_delivery import Delivered, EndDelivery, kept_of_ending, read_delivery, with_step
+from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
+from adapters.sources.pace import LookPauses
+from adapters.sources.registering import Registering
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
 from schemas.ledger import SETTLED, JobState
@@ -36,18 +40,10 @@ from schemas.sites import JobEnded
 
 log = logging.getLogger(__name__)
 
-#: How often ends are looked for, seconds; deliveries at work at once; and the most that is read of what a job has left.
+#: How often ends are looked for, seconds; calls to the grid at once; and the most that is read of what a job has left.
 LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
-
-
-class Delivered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the steps of a delivery have given; ``differed``: how often the store had something else than was sent."""
-
-    sandbox: str = ""
-    outputs: list[GridOutput] = []
-    differed: int = 0
-
-
+#: And how soon after something was there, or jobs have come.
+SOON_S = 0.05
 #: What the same asked again will not change: a person looks.
 FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 #: The steps, in their order; the final status comes after all of them.
@@ -56,22 +52,10 @@ STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register
 MOST_DIFFERED = 5
 #: Bytes that are read at a time for a checksum.
 BLOCK = 1 << 20
-
-
 #: Why an end is told to nobody whose grid's job is not known.
 UNREADABLE = "what was kept of its grid's job cannot be read"
 #: A step: does its work for an ending, in a thread, and gives what is to be kept. Raises AdapterError.
 Step = Callable[[JobEnded, GridEnding], Delivered]
-
-
-class EndDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a job, and how far its delivery is."""
-
-    key: Key
-    ended: JobEnded
-    step: str
-    ending: GridEnding
-    differed: int = 0
 
 
 class Delivering:
@@ -87,12 +71,18 @@ class Delivering:
         lane: Lane,
         grid_store: GridStore | None = None,
         catalogue: Catalogue | None = None,
+        on_ends: Callable[[Sequence[float]], None] = lambda _: None,
     ) -> None:
-        """Without a grid's store outputs go into the sandbox alone."""
+        """Without a grid's store outputs go into the sandbox alone. ``on_ends`` hears for how long jobs ran, s."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
-        self._directory, self._lane = directory, lane
-        self._grid_store, self._catalogue = grid_store, catalogue
-        self._at_work = AtWork("deliver", AT_ONCE, writer, self._renew)
+        self._directory, self._lane, self._empty = directory, lane, directory / "empty"
+        self._empty.touch()
+        self._grid_store = grid_store
+        self._on_ends = on_ends
+        self._looks, self._look_at_s = LookPauses(SOON_S), 0.0
+        self._at_work = AtWork("deliver", writer, self._renew)
+        self._stepped = Gathering(self._write_steps, MOST_TAKEN)
+        self._registering = Registering(catalogue, lane)
         #: Those of which the final status alone is left.
         self._ready: list[EndDelivery] = []
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
@@ -101,15 +91,20 @@ class Delivering:
     async def turn(self) -> float:
         """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
         await self._at_work.renew(one.key for one in self._ready)
-        due: list[DueDelivery] = []
-        if self._at_work.has_room:
-            due = await self._at_work.write(lambda tx: deliveries.take(tx, self._name))
-        for one in await self._read(due):
-            self._at_work.begin(one.key, partial(self._prepare, one))
+        if self._at_work.has_room and time.monotonic() >= self._look_at_s:
+            await self._begin(await self._due())
         ready, self._ready = self._ready, []
         for some in _apart(ready):
             await self._finish(some)
-        return 0.0 if self._ready or len(due) == deliveries.PORTION else LOOK_S
+        if self._ready:
+            return 0.0
+        return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
+
+    def look_soon(self) -> None:
+        """Look soon: jobs have come that may end at once."""
+        self._looks.soon()
+        self._look_at_s = min(self._look_at_s, time.monotonic() + SOON_S)
+        self._lane.wake()
 
     async def close(self) -> None:
         """End what is at work. Idempotent."""
@@ -117,6 +112,24 @@ class Delivering:
 
     def _renew(self, tx: Tx, keys: Sequence[Key]) -> None:
         deliveries.renew(tx, self._name, keys)
+
+    async def _due(self) -> list[DueDelivery]:
+        """Take a portion of what is due, and say when is looked for more."""
+        due: list[DueDelivery] = []
+        if await self._writer.read(lambda tx: deliveries.is_any_due(tx, self._name)):
+            due = await self._at_work.write(lambda tx: deliveries.take(tx, self._name))
+            self._looks.soon()
+        is_more = len(due) == deliveries.PORTION
+        self._look_at_s = time.monotonic() + (0.0 if is_more else self._looks.pause_s(LOOK_S))
+        return due
+
+    async def _begin(self, due: Sequence[DueDelivery]) -> None:
+        ends = await self._read(due) if due else []
+        for one in ends:
+            self._at_work.begin(one.key, partial(self._prepare, one))
+        ran_s = [(one.ended.ended_ms - one.ended.started_ms) / 1000 for one in ends if one.ended.started_ms]
+        if ran_s:
+            self._on_ends(ran_s)
 
     async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]
@@ -128,7 +141,7 @@ class Delivering:
         by_job = {one.job: one for one in ended if one.state in SETTLED}
         if len(by_job) < len(due):
             self._at_work.doubt()  # of jobs that have left much some are read the next time
-        made = {one.key: _delivery(one, by_job[one.job]) for one in due if one.job in by_job}
+        made = {one.key: read_delivery(one, by_job[one.job]) for one in due if one.job in by_job}
         if unreadable := {key: UNREADABLE for key, delivery in made.items() if delivery is None}:
             await self._at_work.write(partial(_note, unreadable, True))
         return [delivery for delivery in made.values() if delivery is not None]
@@ -148,18 +161,24 @@ class Delivering:
         while step := self._next(one.step):
             try:
                 kept = await self._lane.call(self.steps[step], one.ended, one.ending)
+                if step == REGISTER:
+                    # What begins with this step has failed at it, maybe by its own fault.
+                    await self._registering.register(one, alone=self._next(one.begun_after) == REGISTER)
             except CopyDiffers as error:
                 if one.differed >= MOST_DIFFERED:
                     raise GridStoreRefused(f"{one.differed + 1} times in turn: {error}") from error
                 again = msgspec.structs.replace(one, step=STAGE_OUT, differed=one.differed + 1)
-                await self._at_work.write(partial(_stepped, again))
+                await self._stepped.add(again)
                 raise
             except (AdapterError, OSError) as error:
                 error.add_note(step)
                 raise
-            one = _with(one, step, kept)
-            await self._at_work.write(partial(_stepped, one))
+            one = with_step(one, step, kept)
+            await self._stepped.add(one)
         return one
+
+    async def _write_steps(self, done: Sequence[EndDelivery]) -> None:
+        await self._at_work.write(partial(_stepped, done))
 
     def _failed_step(self, error: Exception, one: EndDelivery) -> str:
         return next(iter(getattr(error, "__notes__", ())), "") or self._next(one.step) or "report"
@@ -192,7 +211,7 @@ class Delivering:
 
     def _upload(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if self._grid_store is None or ended.state is not JobState.DONE:
-            return _kept(ending)
+            return kept_of_ending(ending)
         sent = []
         with self._at_hand() as directory:
             for one in ending.outputs:
@@ -204,7 +223,7 @@ class Delivering:
     def _verify(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         """Compare what the grid's store says that it has with what was sent."""
         if self._grid_store is None or ended.state is not JobState.DONE:
-            return _kept(ending)
+            return kept_of_ending(ending)
         for one in ending.outputs:
             try:
                 there = self._grid_store.stat(copy_name(ended.job, ended.attempt, one.name))
@@ -213,41 +232,33 @@ class Delivering:
             if (there.size, there.adler32) != (one.size, one.adler32):
                 text = f"{one.url} has {there.size} bytes, adler32 {there.adler32}; sent were {one.size}, {one.adler32}"
                 raise CopyDiffers(text)
-        return _kept(ending)
+        return kept_of_ending(ending)
 
     def _register(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.DONE:
             self._source.register(ending)
-            if self._catalogue is not None:
-                self._put_into(self._catalogue, ended, ending)
-        return _kept(ending)
-
-    def _put_into(self, catalogue: Catalogue, ended: JobEnded, ending: GridEnding) -> None:
-        copies = [
-            Replica(name=copy_name(ended.job, ended.attempt, one.name), size=one.size, adler32=one.adler32, url=one.url)
-            for one in ending.outputs
-            if one.url
-        ]
-        refused = catalogue.register(copies) if copies else {}
-        if refused:
-            name, why = next(iter(refused.items()))
-            raise CatalogueRefused(f"{len(refused)} of {len(copies)} files are not registered, as {name}: {why}")
+        return kept_of_ending(ending)
 
     @contextmanager
     def _at_hand(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="out-", dir=self._directory) as directory:
-            yield Path(directory)
+        """Give the name of a directory, which ``local`` makes when it is needed; most outputs are here already."""
+        directory = self._directory / f"out-{secrets.token_hex(8)}"
+        try:
+            yield directory
+        finally:
+            if directory.exists():
+                shutil.rmtree(directory, ignore_errors=True)
 
     def local(self, ended: JobEnded, directory: Path, name: str) -> Path:
         """Give an output's path on this machine; one that has to be copied goes into the directory."""
         file = OutputFile(job=ended.job, attempt=ended.attempt, name=name)
-        target = directory / f"{len(list(directory.iterdir()))}"
         if next((one.size for one in ended.outputs if one.name == name), 0) == 0:
-            target.touch()  # what is empty is in no store
-            return target
+            return self._empty  # what is empty is in no store
         there = self._store.local(file)
         if there is not None:
             return there
+        directory.mkdir(exist_ok=True)
+        target = directory / f"{len(list(directory.iterdir()))}"
         try:
             self._store.copy(file, target)
         except BaseException:
@@ -268,33 +279,6 @@ def _apart(ready: Sequence[EndDelivery]) -> list[list[EndDelivery]]:
     return [list(call.values()) for call in calls]
 
 
-def _delivery(due: DueDelivery, ended: JobEnded) -> EndDelivery | None:
-    """Give what is left to be done; None where it cannot be read whose end that is."""
-    job = read_grid_job(due.source_data)
-    if job is None:
-        return None
-    kept = msgspec.msgpack.decode(due.kept, type=Delivered) if due.kept else Delivered(outputs=_left(ended))
-    ending = GridEnding(
-        job=job,
-        state=ended.state,
-        exit_status=ended.exit_status,
-        cause=ended.cause,
-        started_ms=ended.started_ms,
-        ended_ms=ended.ended_ms,
-        outputs=kept.outputs,
-        sandbox=kept.sandbox,
-    )
-    return EndDelivery(key=due.key, ended=ended, step=due.step, ending=ending, differed=kept.differed)
-
-
-def _left(ended: JobEnded) -> list[GridOutput]:
-    return [GridOutput(name=one.name, size=one.size, sha256=one.sha256) for one in ended.outputs]
-
-
-def _kept(ending: GridEnding) -> Delivered:
-    return Delivered(sandbox=ending.sandbox, outputs=ending.outputs)
-
-
 def _adler32(path: Path) -> str:
     checksum = 1
     with path.open("rb") as file:
@@ -303,14 +287,10 @@ def _adler32(path: Path) -> str:
     return f"{checksum:08x}"
 
 
-def _with(one: EndDelivery, step: str, kept: Delivered) -> EndDelivery:
-    ending = msgspec.structs.replace(one.ending, sandbox=kept.sandbox, outputs=kept.outputs)
-    return msgspec.structs.replace(one, step=step, ending=ending)
-
-
-def _stepped(one: EndDelivery, tx: Tx) -> None:
-    kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
-    deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
+def _stepped(done: Sequence[EndDelivery], tx: Tx) -> None:
+    for one in done:
+        kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
+        deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
 
 
 def _note(words: Mapping[Key, str], is_final: bool, tx: Tx) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.sources.at_work import AtWork
 from adapters.sources.contract import GridEnding, GridInput, GridJob, GridSource, GridWork
+from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
 from adapters.storage.contract import Store
 from schemas.description import Input, JobDescription, Output
@@ -33,21 +34,34 @@ from schemas.wanted import explain
 
 log = logging.getLogger(__name__)
 
-#: How often what was given is looked for, seconds, and how many jobs' inputs are fetched at once.
+#: How often what was given is looked for, seconds, and how many inputs are fetched at once.
 LOOK_S, AT_ONCE = 2.0, 4
+#: Jobs that are submitted in one transaction.
+MOST_TOGETHER = 50
 #: Bytes that are read at a time for a digest.
 BLOCK = 1 << 20
+#: What a grid has given, and the submission that it becomes.
+Brought = tuple[Acquisition, CheckedSubmission]
 
 
 class GridStageIn:
     """See the module; ``turn`` is the lane's."""
 
     def __init__(
-        self, name: str, source: GridSource, writer: LedgerWriter, store: Store, directory: Path, lane: Lane
+        self,
+        name: str,
+        source: GridSource,
+        writer: LedgerWriter,
+        store: Store,
+        directory: Path,
+        lane: Lane,
+        on_submitted: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_submitted`` hears that there are jobs of the grid's here that may run."""
         self._name, self._source, self._writer, self._store = name, source, writer, store
-        self._directory, self._lane = directory, lane
-        self._at_work = AtWork("stage-in", AT_ONCE, writer, self._renew)
+        self._directory, self._lane, self._on_submitted = directory, lane, on_submitted
+        self._at_work = AtWork("stage-in", writer, self._renew)
+        self._submitted = Gathering(self._submit, MOST_TOGETHER)
 
     async def turn(self) -> float:
         """Take a portion of what was given, and begin to see to each; one's failure, or its slowness, is its own."""
@@ -105,7 +119,11 @@ class GridStageIn:
         message = JobSubmit(job=described(one, work, inputs))
         origin = Origin(self._name, msgspec.msgpack.encode(grid_job(one)))
         checked = await asyncio.to_thread(submissions.check, message, self._store.has_input, origin)
-        await self._at_work.write(lambda tx: submit(tx, one, checked))
+        await self._submitted.add((one, checked), alone=one.tries > 1)
+
+    async def _submit(self, brought: Sequence[Brought]) -> None:
+        await self._at_work.write(lambda tx: submit(tx, brought))
+        self._on_submitted()
 
     def _fetch(self, job: GridJob, wanted: GridInput) -> Input:
         """Fetch a file of the grid into the store; in a thread."""
@@ -142,18 +160,22 @@ def described(one: Acquisition, work: GridWork, inputs: list[Input]) -> JobDescr
         raise SourceRefused(explain(str(error), JobDescription, msgspec.to_builtins(job))) from error
 
 
-def submit(tx: Tx, one: Acquisition, checked: CheckedSubmission) -> None:
-    """Make a job of ours of what a grid has given, or have it told why that cannot be."""
-    verdict = submissions.submit(tx, one.key.owner, checked)
-    if verdict.accepted:
-        tx.counts["given_submitted"] += 1
-        acquisitions.forget(tx, [one.key])
+def submit(tx: Tx, brought: Sequence[Brought]) -> None:
+    """Make jobs of ours of what a grid has given, or have it told why that cannot be."""
+    verdicts = submissions.submit_all(tx, [(one.key.owner, checked) for one, checked in brought])
+    accepted = []
+    for (one, checked), verdict in zip(brought, verdicts, strict=True):
+        if verdict.accepted:
+            accepted.append(one.key)
+        elif checked.reasons:
+            tx.counts["given_refused"] += 1
+            acquisitions.refuse(tx, one, "; ".join(verdict.reasons))
+        else:  # a limit of its owner's: not now
+            acquisitions.again(tx, one, "; ".join(verdict.reasons), spends_patience=False)
+    tx.counts["given_submitted"] += len(accepted)
+    acquisitions.forget(tx, accepted)
+    if accepted:
         assignments.match(tx)
-    elif checked.reasons:
-        tx.counts["given_refused"] += 1
-        acquisitions.refuse(tx, one, "; ".join(verdict.reasons))
-    else:  # a limit of its owner's: not now
-        acquisitions.again(tx, one, "; ".join(verdict.reasons), spends_patience=False)
 
 
 def _digest(path: Path) -> Sha256:

@@ -50,6 +50,25 @@ def rows(desk: Desk) -> list[tuple[str, int, str]]:
     return [tuple(row) for row in desk.ledger.read(lambda tx: tx.execute(statement).all())]
 
 
+def is_any_due(desk: Desk, source: str = "dirac") -> bool:
+    return desk.ledger.read(lambda tx: deliveries.is_any_due(tx, source))
+
+
+def test_whether_something_is_due_is_known_without_taking_it(desk: Desk) -> None:
+    bring(desk)
+    before = is_any_due(desk)
+    end(desk)
+    ended = is_any_due(desk), is_any_due(desk, "panda")
+    (one,) = take(desk)
+    taken = is_any_due(desk)
+    desk.pass_s(CLAIM_MS / 1000)
+    again = is_any_due(desk)
+    (one,) = take(desk)
+    desk.write(lambda tx: deliveries.done(tx, [one.key]))
+
+    assert (before, ended, taken, again, is_any_due(desk)) == (False, (True, False), False, True, False)
+
+
 def test_an_edge_is_given_the_end_of_a_job_and_what_it_kept_with_it(desk: Desk) -> None:
     bring(desk)
     before = take(desk)

@@ -33,6 +33,8 @@ class Front:
         self.tokens: list[str] = []
         self.answerer: Answerer = lambda method, path: None
         self.after: Callable[[str, str], None] = lambda method, path: None
+        #: Hears each question: method, path with its query, body.
+        self.heard: Callable[[str, str, bytes], None] = lambda method, target, body: None
         #: Questions that are put to the server, and whose answer is lost, by how many of them come.
         self.lost: dict[str, int] = {}
         self.delay_s = 0.0
@@ -83,6 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.front.asked[f"{self.command} {path}"] += 1
         self.front.tokens.append(self.headers.get("Authorization", ""))
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.front.heard(self.command, self.path, body)
         time.sleep(self.front.delay_s)
         said = self.front.answerer(self.command, path)
         if said is None:

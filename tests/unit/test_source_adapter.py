@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -17,10 +17,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select, update
 
+from adapters.catalogues.contract import Replica
 from adapters.catalogues.memory import MemoryCatalogue
-from adapters.errors import GridStoreRefused, LedgerUnavailable, SourceUnavailable
+from adapters.errors import CatalogueUnavailable, GridStoreRefused, LedgerUnavailable, SourceUnavailable
 from adapters.grid_stores.memory import MemoryGridStore
-from adapters.ledger import deliveries, sources, tables
+from adapters.grid_stores.names import copy_name
+from adapters.ledger import deliveries, requests, sources, tables
 from adapters.ledger.acquisitions import owner_of
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -166,6 +168,37 @@ async def test_no_more_is_asked_for_than_there_are_free_slots(rig: Rig) -> None:
         await until(lambda: rig.grid.calls["beat"] > 5)
 
     assert [job.state for job in rig.grid.jobs.values()] == ["taken"] * 2 + ["waiting"] * 8
+
+
+def ask_ahead(rig: Rig, vm: str, lanes: int) -> None:
+    """Have a slot that is at work ask for so many jobs ahead."""
+    asked = msgspec.structs.replace(rig.desk.request(), slot=1, more=list(range(2, lanes + 1)), ahead=1)
+    rig.desk.write(lambda tx: requests.ask(tx, vm, asked))
+
+
+async def test_what_slots_take_ahead_is_asked_for_only_while_the_sources_own_jobs_are_short(rig: Rig) -> None:
+    for _ in range(20):
+        rig.grid.submit(GridWork(executable="/bin/true"))
+    async with rig.adapter():
+        first = await rig.start()
+        ask_ahead(rig, "vm-1", 3)
+        await until(lambda: rig.grid.calls["beat"] > 5)
+        before = len(rig.assigned("vm-1"))
+        rig.desk.pass_s(0.1)
+        rig.leave(first)
+        await until(lambda: len(rig.assigned("vm-1")) == 4)
+        second = rig.assigned("vm-1")[1]
+        rig.desk.beat(second)
+        rig.desk.pass_s(3600)
+        rig.leave(second)
+        await until(lambda: len(rig.grid.ended()) == 2)
+        ask_ahead(rig, "vm-1", 3)
+        beats = rig.grid.calls["beat"]
+        await until(lambda: rig.grid.calls["beat"] > beats + 5)
+
+    assert before == 1
+    assert len(rig.assigned("vm-1")) == 4
+    assert sum(job.state == "waiting" for job in rig.grid.jobs.values()) == 16
 
 
 async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_once_for_more_after_it_gave_some(
@@ -439,3 +472,63 @@ async def test_what_a_store_refuses_for_good_is_held_and_beaten_for_and_goes_on_
     assert final_states(rig.grid) == {JobState.DONE: 1}
     assert why.cause == "done here; telling lyon was given up: upload: root://se: read-only"
     assert "volcloud source retry" in why.next_step
+
+
+class SlowCatalogue(MemoryCatalogue):
+    """Its first call takes until so many jobs have come to it; if it is to, each fails that has several files."""
+
+    def __init__(self, rig: Rig, jobs: int, *, fails: bool = False) -> None:
+        super().__init__()
+        self.rig, self.jobs, self.fails = rig, jobs, fails
+        #: The names of each call.
+        self.asked: list[list[str]] = []
+
+    def register(self, copies: Sequence[Replica]) -> Mapping[str, str]:
+        self.asked.append([copy.name for copy in copies])
+        if len(self.asked) == 1:
+            for _ in range(500):
+                if sum(job.registered for job in self.rig.grid.jobs.values()) == self.jobs:
+                    break
+                threading.Event().wait(0.02)
+            threading.Event().wait(0.2)
+        if len(copies) > 1 and self.fails:
+            raise CatalogueUnavailable("https://rucio: 500; we try again")
+        return super().register(copies)
+
+
+async def ended_together(rig: Rig, jobs: int) -> list[JobAssign]:
+    """Have so many jobs run, and end."""
+    for _ in range(jobs):
+        rig.grid.submit(GridWork(executable="/bin/true"))
+    assigned = [await rig.start(f"vm-{number}") for number in range(jobs)]
+    for one in assigned:
+        rig.leave(one)
+    return assigned
+
+
+async def test_what_several_jobs_have_left_is_registered_together_and_what_is_refused_holds_up_no_other(
+    rig: Rig,
+) -> None:
+    catalogue = SlowCatalogue(rig, 8)
+    catalogue.disliked = {copy_name(f"{OWNER}/6-1.1", 1, "stdout"): "it does not like that name"}
+    async with rig.adapter(grid_store=MemoryGridStore(), catalogue=catalogue):
+        await ended_together(rig, 8)
+        await until(lambda: len(rig.grid.ended()) == 7 and rig.seen().held, 30)
+
+    assert max(map(len, catalogue.asked)) > 1
+    assert sum(map(len, catalogue.asked)) == 8
+    assert final_states(rig.grid) == {JobState.DONE: 7}
+    assert rig.grid.jobs["6"].finals == []
+    assert "it does not like that name" in rig.desk.show("6-1", OWNER).cause
+
+
+async def test_what_could_not_be_registered_together_is_registered_one_by_one(rig: Rig) -> None:
+    catalogue = SlowCatalogue(rig, 5, fails=True)
+    async with rig.adapter(grid_store=MemoryGridStore(), catalogue=catalogue):
+        await ended_together(rig, 5)
+        await rig.until(lambda: len(rig.grid.ended()) == 5)
+
+    assert max(map(len, catalogue.asked)) > 1
+    assert set(catalogue.calls) == {1}
+    assert len(catalogue.known) == 5
+    assert final_states(rig.grid) == {JobState.DONE: 5}
