@@ -1,4 +1,4 @@
-"""Two hundred jobs of a real DiracX for two adapters, while adapters, ledger and grid are killed."""
+"""Jobs of a real DiracX for two adapters, while adapters, ledger and grid are killed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ __all__ = ["cluster"]
 pytestmark = pytest.mark.long
 
 
-def test_each_of_200_jobs_is_done_once_by_two_adapters(
-    cluster: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("jobs", [20, 200])
+def test_each_job_is_done_once_by_two_adapters(
+    jobs: int, cluster: Cluster, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     demand_diracx()
     grid, seed = DiracxPeer(tmp_path_factory.mktemp("diracx")), seed_of_this_run()
     try:
-        faults = twins(grid, cluster, tmp_path, seed, 200)
+        faults = twins(grid, cluster, tmp_path, seed, jobs)
     finally:
         grid.close()
 
