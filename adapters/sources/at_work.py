@@ -6,12 +6,12 @@ what this lane is at, and has the rest due at once.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from adapters.errors import AdapterError
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from broker.daemon.tasks import OwnedTasks
@@ -33,7 +33,7 @@ class AtWork(Generic[K]):
         self._writer, self._renew = writer, renew
         self._keys: set[K] = set()
         self._renewed_s = time.monotonic()
-        #: A word about what was taken may not have come to the ledger.
+        #: What the ledger has as taken by this adapter may be more than what is at work.
         self._is_doubtful = False
 
     @property
@@ -47,26 +47,33 @@ class AtWork(Generic[K]):
         self._tasks.spawn(self._do(key, work))
 
     async def renew(self, others: Iterable[K] = ()) -> None:
-        """Tell the ledger what is at work, when it is time; ``others`` are what the lane has beside.
+        """Tell the ledger what is at work, when it is time or in doubt; ``others`` are what the lane has beside.
 
-        Nothing may be taken meanwhile. Raises LedgerError.
+        Nothing may be taken meanwhile. What comes into doubt meanwhile is told the next time. Raises LedgerError.
         """
-        keys = self._keys | set(others)
-        if self._is_doubtful or (keys and time.monotonic() - self._renewed_s > RENEW_S):
-            await self._writer.write(partial(_renewing, self._renew, sorted(keys, key=str)))
-            self._renewed_s, self._is_doubtful = time.monotonic(), False
+        if not self._is_doubtful and time.monotonic() - self._renewed_s < RENEW_S:
+            return
+        keys = sorted(self._keys | set(others), key=str)
+        self._renewed_s, self._is_doubtful = time.monotonic(), False
+        await self.write(partial(_renewing, self._renew, keys))
 
     def doubt(self) -> None:
         """Have the ledger told with the next ``renew``: something was taken, and is not at work."""
         self._is_doubtful = True
 
-    async def write(self, work: Callable[[Tx], Any]) -> Any:
-        """Write the ledger about what is taken, or is done; where that fails it is told later what is at work."""
+    @contextlib.contextmanager
+    def doubting(self) -> Iterator[None]:
+        """Doubt after whatever goes wrong within."""
         try:
-            return await self._writer.write(work)
-        except AdapterError:
+            yield
+        except BaseException:
             self.doubt()
             raise
+
+    async def write(self, work: Callable[[Tx], Any]) -> Any:
+        """Write the ledger about what is taken, or is done; where that fails it is told later what is at work."""
+        with self.doubting():
+            return await self._writer.write(work)
 
     async def close(self) -> None:
         """End what is at work; whoever takes it up goes on. Idempotent."""
@@ -74,7 +81,8 @@ class AtWork(Generic[K]):
 
     async def _do(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()
+            with self.doubting():
+                await work()
         finally:
             self._keys.discard(key)
 

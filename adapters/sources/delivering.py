@@ -91,11 +91,12 @@ class Delivering:
     async def turn(self) -> float:
         """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
         await self._at_work.renew(one.key for one in self._ready)
-        if self._at_work.has_room and time.monotonic() >= self._look_at_s:
-            await self._begin(await self._due())
-        ready, self._ready = self._ready, []
-        for some in _apart(ready):
-            await self._finish(some)
+        with self._at_work.doubting():
+            if self._at_work.has_room and time.monotonic() >= self._look_at_s:
+                await self._begin(await self._due())
+            ready, self._ready = self._ready, []
+            for some in _apart(ready):
+                await self._finish(some)
         if self._ready:
             return 0.0
         return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
@@ -133,11 +134,7 @@ class Delivering:
 
     async def _read(self, due: Sequence[DueDelivery]) -> list[EndDelivery]:
         numbers = [one.key.job for one in due]
-        try:
-            ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
-        except AdapterError:
-            self._at_work.doubt()
-            raise
+        ended = await self._writer.read(lambda tx: endings.of_jobs(tx, numbers, MOST_BYTES))
         by_job = {one.job: one for one in ended if one.state in SETTLED}
         if len(by_job) < len(due):
             self._at_work.doubt()  # of jobs that have left much some are read the next time

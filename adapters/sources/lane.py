@@ -60,6 +60,8 @@ class Lane:
         self._waits: Iterator[float] = backoff(FIRST_S, LONGEST_S)
         self._woken = asyncio.Event()
         self._said = ""
+        #: When the calls that are under way began, each by its future.
+        self._calls: dict[object, float] = {}
 
     async def run(self, turn: Callable[[], Awaitable[float]]) -> None:
         """Take turns until cancelled; a turn says how long to wait for the next one, seconds."""
@@ -83,12 +85,13 @@ class Lane:
     async def call(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call the grid in a thread; a call that does not come back is told. Raises AdapterError and OSError alone."""
         async with self._places:
-            began_s = time.monotonic()
             coming = _in_thread(partial(work, *arguments), f"source {self.name}")
+            self._calls[coming] = time.monotonic()
             try:
                 while not (await asyncio.wait({coming}, timeout=SILENT_S))[0]:
-                    self._troubles.note(self.name, f"no answer for {time.monotonic() - began_s:.0f} s")
+                    self._troubles.note(self.name, self._silence())
             finally:
+                del self._calls[coming]
                 coming.cancel()  # where we are ended: what it gives then is nobody's
         try:
             return coming.result()
@@ -106,9 +109,15 @@ class Lane:
         except Exception as error:
             log.exception("a turn with the source failed", extra={"lane": self.name})
             return self._failed(f"{type(error).__name__}: {error}")
-        self._troubles.note(self.name, self._said)
+        self._troubles.note(self.name, self._said or self._silence())
         self._waits = backoff(FIRST_S, LONGEST_S)
         return pause_s
+
+    def _silence(self) -> str:
+        """Say for how long the oldest call has had no answer, where that is long; it is trouble, whatever else goes."""
+        silent_s = time.monotonic() - min(self._calls.values(), default=time.monotonic())
+        times = int(silent_s / SILENT_S)  # in steps: what changes is logged
+        return f"no answer for {times * SILENT_S:g} s" if times else ""
 
     def _failed(self, words: str) -> float:
         self._troubles.note(self.name, words)
