@@ -2,7 +2,8 @@
 
 Whatever could be paired has been, so a free slot that is left has no job here. Nobody hoards: what a source has been
 asked for, and what was given and is not submitted yet, counts as had. What is left is shared by weight among the
-sources that may have something: one that has just said that it has nothing costs the others nothing.
+sources that may have something: one that has just said that it has nothing costs the others nothing, and one that takes
+long to answer costs them little: what it may yet give waits for the next slots.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ _requests, _sources = tables.requests, tables.sources
 
 #: How long a claim counts that nobody takes back, ms: whoever asks a grid has its answer by then.
 CLAIM_MS = 120_000
+#: For how long other sources leave alone what one is being asked for, ms: most answer by then.
+REGARD_MS = 2_000
 #: A source whose adapter was not heard of for so long is not waited for, ms.
 FRESH_MS = 60_000
 #: Classes of free slots that a grid is told of.
@@ -86,7 +89,8 @@ def _live(tx: Tx, source: str) -> int:
 
 def _part(tx: Tx, source: str, free: int) -> int:
     others = list(tx.execute(_OTHERS, {"of_source": source}))
-    claimed = sum(row.claimed for row in others if row.claimed_until_ms > tx.lease_now_ms) + _live(tx, source)
+    regarded_ms = tx.lease_now_ms + CLAIM_MS - REGARD_MS
+    claimed = sum(row.claimed for row in others if row.claimed_until_ms > regarded_ms) + _live(tx, source)
     left = free - claimed - acquisitions.count(tx, source)
     fresh_ms = tx.now_ms - FRESH_MS
     hungry = [source, *(row.source for row in others if row.next_ms <= tx.now_ms and row.seen_ms > fresh_ms)]

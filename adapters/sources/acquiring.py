@@ -19,7 +19,7 @@ from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
 from adapters.ledger.demand import FreeSlots
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
-from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, GridSource, Offer
+from adapters.sources.contract import MOST_DATA_BYTES, MOST_ID, Acquired, GridJob, GridSource, GridWork, Offer
 from adapters.sources.lane import Lane
 from adapters.sources.pace import LookPauses, RecentJobs
 from broker.backoff import backoff
@@ -147,11 +147,17 @@ def _row(name: str, given: Acquired) -> Acquisition:
     key = AcquisitionKey(name, job.id[:MOST_ID], job.attempt)
     work = b"" if given.work is None else msgspec.msgpack.encode(given.work)
     flaw = given.flaw or ("" if given.work else "its source could not say what is to be done")
-    if len(work) > MOST_WORK_BYTES:
-        flaw = f"what it asks for has {len(work)} bytes: at most {MOST_WORK_BYTES} go into a job"
+    if given.work is not None and len(work) > MOST_WORK_BYTES:
+        flaw = _too_long(given.work)
     if len(job.data) > MOST_DATA_BYTES:
         flaw = f"its source keeps {len(job.data)} bytes with it: at most {MOST_DATA_BYTES} are kept"
     return Acquisition(key=key, data=job.data[:MOST_DATA_BYTES], work=b"" if flaw else work, flaw=flaw)
+
+
+def _too_long(work: GridWork) -> str:
+    sizes = {name: len(msgspec.msgpack.encode(value)) for name, value in msgspec.structs.asdict(work).items()}
+    largest = max(sizes, key=lambda name: sizes[name])
+    return f"its {largest} has {sizes[largest]} bytes: at most {MOST_WORK_BYTES} go into a job in all; send a file"
 
 
 def _settle_nothing(name: str, asked: int, tx: Tx) -> None:

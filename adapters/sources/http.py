@@ -227,7 +227,7 @@ class Http:
 
     def _renewed(self, refresh_token: str, budget: Budget) -> TokenAnswer:
         if self._renewal is None:
-            raise SourceUnavailable("the token has expired, and the server renews none: have another one written")
+            raise SourceUnavailable("this server renews none: have another one written")
         path, client_id = self._renewal
         form = {"grant_type": "refresh_token", "client_id": client_id, "refresh_token": refresh_token}
         with self._bounded(path, min(self._timeout_s, budget.left_s())):
@@ -235,7 +235,7 @@ class Http:
             answer = self._answer(request, self._client, self._timeout_s)
         if answer.status != 200:
             said = answer.words() if answer.status in (400, 401, 403) else f"status {answer.status}"
-            raise SourceUnavailable(f"the token has expired, and the server does not refresh it: {said}: log in again")
+            raise SourceUnavailable(f"the server does not do so: {said}: log in again")
         try:
             return msgspec.json.decode(answer.body, type=TokenAnswer)
         except UNREADABLE:

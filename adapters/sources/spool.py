@@ -2,7 +2,8 @@
 
 ``new/NAME.json`` is a job: ``executable``, ``arguments``, ``environment``, ``inputs`` (names of files in ``files/``),
 ``outputs``, ``requirements``, ``priority``, ``wall_time_s``. It is written elsewhere and renamed into place. What is
-taken is in ``taken/``, with ``NAME.status`` beside it; a file ``taken/NAME.kill`` stops it. In the end there is
+taken is in ``taken/``, with ``NAME.status`` beside it; a file ``taken/NAME.kill`` stops it, as does taking its file
+away. In the end there is
 ``done/NAME.json`` with state, exit status and cause, once, and ``out/NAME/`` with what it left. A rename is what makes
 a job somebody's, so any number of adapters may share the directory, also over a network file system.
 """
@@ -91,7 +92,7 @@ class SpoolSource:
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
         """As the contract: the oldest names first."""
         with _told(self._directory):
-            names = sorted(path.stem for path in (self._directory / NEW).glob("*.json"))
+            names = sorted(name.removesuffix(".json") for name in self._listed(NEW) if name.endswith(".json"))
             again = chain(self._lost(), self._acquired(names, offers))
             return list(islice(again, most))
 
@@ -106,15 +107,18 @@ class SpoolSource:
             _copy(there, file, f"input {wanted.name}: {files}/{wanted.where}")
 
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
-        """As the contract."""
+        """As the contract: one is stopped by a file beside it, or by taking its own file away."""
         stops = []
         with _told(self._directory / TAKEN):
+            there = frozenset(self._listed(TAKEN)) if running else frozenset()
             for one in running:
                 job = self._taken(one.job)
-                told = {"state": str(one.state), "started_ms": one.started_ms}
-                if os.path.lexists(job.with_suffix(".kill")):
-                    stops.append(Stop(one.job.id, one.job.attempt, f"{job.with_suffix('.kill').name} is there"))
-                self._tell(job, told)
+                kill = job.with_suffix(".kill").name
+                if job.name not in there:
+                    stops.append(Stop(one.job.id, one.job.attempt, f"{TAKEN}/{job.name} is not there any more"))
+                elif kill in there:
+                    stops.append(Stop(one.job.id, one.job.attempt, f"{kill} is there"))
+                self._tell(job, {"state": str(one.state), "started_ms": one.started_ms})
         return stops
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
@@ -156,6 +160,10 @@ class SpoolSource:
 
     def close(self) -> None:
         """As the contract: nothing is open."""
+
+    def _listed(self, name: str) -> list[str]:
+        """List a directory; where it is away, as one on another machine may be, that is an error and not nothing."""
+        return [path.name for path in (self._directory / name).iterdir()]
 
     def _tell(self, job: Path, told: dict[str, Any]) -> None:
         """Write a job's status down, if it is another than it was; what stands in its way is its own trouble."""

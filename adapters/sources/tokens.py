@@ -120,7 +120,10 @@ class TokenFile:
             before, kept = self._kept, self._read(file)
             if before is not None and kept.access_token != before.access_token:
                 return kept
-            answer = renew(kept.refresh_token)
+            try:
+                answer = renew(kept.refresh_token)
+            except SourceUnavailable as error:
+                raise self._error(f"is to be refreshed: {error}") from error
             if not _may_be_token(answer.access_token):
                 raise self._error("was to be refreshed, and the server's answer holds no token")
             fresh = _Kept(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from adapters.errors import SourceRefused
+from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources import spool
 from adapters.sources.contract import (
     MOST_INPUT_BYTES,
@@ -315,7 +315,24 @@ def test_a_spool_that_is_gone_for_a_while_stops_no_job(tmp_path: Path) -> None:
     job = one(source).job
     grid.directory.rename(tmp_path / "away")
 
+    for call in (lambda: source.beat([progress(job)]), lambda: source.acquire([OFFER], 1)):
+        with pytest.raises(SourceUnavailable, match="No such file or directory"):
+            call()
+    (tmp_path / "away").rename(grid.directory)
     assert list(source.beat([progress(job)])) == []
+
+
+def test_a_job_of_a_spool_whose_file_is_taken_away_is_stopped(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    for _ in range(2):
+        grid.submit(TRUE)
+    jobs = [one.job for one in source.acquire([OFFER], 2)]
+    (grid.directory / f"taken/{name_of(jobs[0])}.json").unlink()
+
+    stops = source.beat([progress(job) for job in jobs])
+
+    assert [(stop.id, stop.why) for stop in stops] == [(jobs[0].id, "taken/job-1.json is not there any more")]
 
 
 def test_what_was_taken_and_of_which_nobody_speaks_is_given_again_under_the_same_name(

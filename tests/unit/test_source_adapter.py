@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from hashlib import sha256
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from adapters.catalogues.contract import Replica
 from adapters.catalogues.memory import MemoryCatalogue
@@ -23,102 +20,25 @@ from adapters.errors import CatalogueUnavailable, GridStoreRefused, LedgerUnavai
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, requests, sources, tables
-from adapters.ledger.acquisitions import owner_of
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, delivering, lane, staging
-from adapters.sources.adapter import SourceAdapter
-from adapters.sources.config import SourceAdapterConfig
-from adapters.sources.contract import GridInput, GridSource, GridWork
+from adapters.sources import acquiring, lane
+from adapters.sources.contract import GridInput, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
-from adapters.storage.store import FsspecStore
 from broker.memory import MemoryCarrier
-from schemas.codec import decode, unbundle
 from schemas.description import Requirements
-from schemas.files import OutputFile
-from schemas.grids import SourceList, SourceRetry, SourceRow
-from schemas.jobs import JobAssign, OutputEntry
+from schemas.grids import SourceRetry
+from schemas.jobs import JobAssign
 from schemas.ledger import JobState
 from tests.broker.polling import until
-from tests.contract.ledger_fixtures import Desk, fresh_sqlite
-
-OWNER = owner_of("lyon")
-
-
-class Rig:
-    """A grid, a ledger, a store, and adapters between them."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.grid = directory, MemoryGrid()
-        self.desk = Desk(fresh_sqlite(directory))
-        self.store = FsspecStore(f"file://{directory}/store")
-        self.wires: list[MemoryCarrier] = []
-
-    @asynccontextmanager
-    async def adapter(
-        self, source: Any = None, grid_store: Any = None, catalogue: Any = None, **settings: Any
-    ) -> AsyncIterator[SourceAdapter]:
-        """Run an adapter for as long as the context lasts; ``source`` is the grid's unless said."""
-        fields = {"credential": "", "ledger": "", "store": "", "name": "lyon", "source": {"kind": "memory"}}
-        quick = {"staging": str(self.directory / "staging"), "beat_every_s": 0.05, "longest_pause_s": 2.0}
-        config = SourceAdapterConfig(**{**fields, **quick, **settings})  # type: ignore[arg-type]
-        wire = MemoryCarrier("adapter-source-lyon")
-        self.wires.append(wire)
-        metrics = Metrics(wire.user, CollectorRegistry())
-        port: GridSource = source or MemorySource(self.grid)
-        parts = (port, config, grid_store, catalogue)
-        adapter = SourceAdapter(wire, self.desk.ledger, self.store, metrics, *parts)
-        running = asyncio.create_task(adapter.run())
-        try:
-            yield adapter
-        finally:
-            running.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await running
-
-    async def start(self, vm: str = "vm-1") -> JobAssign:
-        """Have a VM ask until it has a job."""
-        before = len(self.assigned(vm))
-        self.desk.ask(vm)
-        await until(lambda: len(self.assigned(vm)) > before)
-        return self.assigned(vm)[-1]
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait, while the ledger's clock goes on."""
-
-        def look() -> object:
-            self.desk.pass_s(60)
-            return condition()
-
-        await until(look, 30)
-
-    def assigned(self, vm: str) -> list[JobAssign]:
-        """Give what a VM was assigned, by the desk's transactions or an adapter's."""
-        sent = [decode(one) for wire in self.wires for _, _, body in wire.sent for one in unbundle(body)]
-        made = [*self.desk.assigned(), *(one for one in sent if isinstance(one, JobAssign))]
-        return [one for one in made if one.target == vm]
-
-    def leave(self, job: JobAssign, content: bytes = b"hi\n", name: str = "stdout", **more: Any) -> None:
-        """Have its guest end a job with an output."""
-        self.store.put_bytes(content, OutputFile(job=job.job, attempt=job.attempt, name=name))
-        entry = OutputEntry(name=name, size=len(content), sha256=sha256(content).hexdigest())
-        self.desk.complete(job, outputs=[entry], **{"exit_status": 0, **more})
-
-    def seen(self) -> SourceRow:
-        page = self.desk.ledger.read(lambda tx: sources.listed(tx, SourceList()))
-        return page.sources[0]
-
-    def count(self, table: Any) -> int:
-        return int(self.desk.ledger.read(lambda tx: tx.execute(select(func.count()).select_from(table)).scalar_one()))
+from tests.sources.rig import OWNER, Rig, hasten
 
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
-    for module in (acquiring, staging, delivering):
-        monkeypatch.setattr(module, "LOOK_S", 0.05)
-    monkeypatch.setattr(lane, "FIRST_S", 0.05)
+    hasten(monkeypatch)
     return Rig(tmp_path)
 
 

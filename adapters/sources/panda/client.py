@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from math import ceil
 from typing import Any, BinaryIO
 
 from adapters.errors import SourceUnavailable
@@ -28,7 +29,7 @@ MOST_JOBS_BYTES = 64 << 20
 MOST_UPDATES, MOST_REPORT_BYTES = 50, 4 << 20
 #: Jobs whose status is asked for in one question: they are in its address.
 MOST_ASKED = 100
-#: What the server adds to the time that it is given for finding jobs, seconds.
+#: What the server adds to the time that it is given for finding jobs, seconds; it takes the sum whole.
 _NO_MORE_JOBS_S = 10
 #: What the server says of a file of the cache that is there.
 _IS_THERE = "cannot overwrite"
@@ -56,7 +57,7 @@ class PandaClient:
             "node": self._node,
             "memory": ask.machine.memory_mib,
             "disk_space": ask.machine.disk_mib,
-            "timeout": int(seconds / 2) + _NO_MORE_JOBS_S,
+            "timeout": ceil(seconds / 2) + _NO_MORE_JOBS_S,
             **({"prod_source_label": self._settings.label} if self._settings.label else {}),
             **({"resource_type": ask.resource_type} if ask.resource_type else {}),
         }
