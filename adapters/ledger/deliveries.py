@@ -7,6 +7,9 @@ growing waits; after ``MOST_TRIES`` of a step it is held, with its last error, f
 deleted for its age or for room; whoever deletes a job deletes what was to be told of it. A job that was held may be
 released until it has been told: then it has not ended, nothing is told until it ends again, and then all of it, from
 the first step.
+
+Of some grids what they were told may be undone by a word from before that comes late: then it is looked once more,
+later, whether it stands (``affirm``). To all others the job's source has been told by then.
 """
 
 from __future__ import annotations
@@ -29,8 +32,8 @@ from schemas.ledger import SETTLED
 
 _table, _jobs, _submissions = tables.deliveries, tables.jobs, tables.submissions
 
-#: What there is to tell.
-ENDED = "ended"
+#: What there is to tell; and what has been told, and is to be looked at once more.
+ENDED, AFFIRM = "ended", "affirm"
 #: Deliveries that are taken at once.
 PORTION = 100
 #: How long whoever has taken some has for them, ms; then they are due again.
@@ -66,7 +69,8 @@ class DueDelivery(Struct, frozen=True, kw_only=True):
 
 
 #: Of a job: nothing waits to be told of it.
-IS_TOLD = ~select(_table.c.job).where(_table.c.job == _jobs.c.number, tables.IS_DUE).exists()
+_IS_UNTOLD = _table.c.what == ENDED
+IS_TOLD = ~select(_table.c.job).where(_table.c.job == _jobs.c.number, tables.IS_DUE, _IS_UNTOLD).exists()
 _IS_NAMED = (_table.c.job == bindparam("of_job")) & (_table.c.what == bindparam("of_what"))
 _IS_KEY = _IS_NAMED & (_table.c.claim == bindparam("of_claim"))
 _DUE = (
@@ -103,10 +107,22 @@ _BROUGHT = (
 )
 _UNTOLD = (
     select(_table.c.job, _table.c.taken_by)
-    .where(_table.c.job.in_(bindparam("numbers", expanding=True)))
+    .where(_table.c.job.in_(bindparam("numbers", expanding=True)), _IS_UNTOLD)
     .with_for_update()
 )
-_OWED = select(_table).where(_table.c.job == bindparam("of_job")).limit(1)
+_OWED = select(_table).where(_table.c.job == bindparam("of_job"), _IS_UNTOLD | (_table.c.error != "")).limit(1)
+_AFFIRM = (
+    update(_table)
+    .where(_IS_KEY)
+    .values(
+        what=AFFIRM,
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        tries=0,
+        error="",
+        taken_by="",
+        claim=_table.c.claim + 1,
+    )
+)
 _DONE = delete(_table).where(_IS_KEY)
 _STEP = (
     update(_table)
@@ -206,10 +222,11 @@ def owed(tx: Tx, job: int) -> tuple[str, bool]:
         return "", False
     if not row.error:
         return f"{row.source} is being told", False
+    doing = f"telling {row.source}" if row.what == ENDED else f"looking whether {row.source} still knows it"
     if row.state == "held":
-        return f"telling {row.source} was given up: {row.error}", True
+        return f"{doing} was given up: {row.error}", True
     wait_s = max(0, row.due_ms - tx.lease_now_ms) / 1000
-    return f"telling {row.source} failed, try {row.tries}: {row.error}; again in {wait_s:.0f} s", False
+    return f"{doing} failed, try {row.tries}: {row.error}; again in {wait_s:.0f} s", False
 
 
 def demand_untold(tx: Tx, numbers: Sequence[int]) -> None:
@@ -232,6 +249,12 @@ def stepped(tx: Tx, key: Key, step: str, kept: bytes) -> None:
 def done(tx: Tx, keys: Sequence[Key]) -> None:
     """Forget what has been told; unknown keys are no error."""
     tx.each(_DONE, [_named(key) for key in keys])
+
+
+def affirm(tx: Tx, keys: Sequence[Key], after_s: float) -> None:
+    """Have it looked later whether what has been told stands, after so many seconds; unknown keys are no error."""
+    until_ms = tx.lease_now_ms + int(after_s * 1000)
+    tx.each(_AFFIRM, [{**_named(key), "until_ms": until_ms} for key in keys])
 
 
 def hold(tx: Tx, errors: Mapping[Key, str]) -> None:

@@ -39,8 +39,11 @@ _OPEN_JOBS = (
 )
 _ALL = select(_sources).order_by(_sources.c.source)
 _GIVEN = select(_acquisitions.c.source, func.count()).group_by(_acquisitions.c.source)
-_OWED = select(_deliveries.c.source, _deliveries.c.state, func.count()).group_by(
-    _deliveries.c.source, _deliveries.c.state
+_IS_UNTOLD = _deliveries.c.what == deliveries.ENDED
+_OWED = (
+    select(_deliveries.c.source, _deliveries.c.state, func.count())
+    .where(_IS_UNTOLD | (_deliveries.c.state == "held"))
+    .group_by(_deliveries.c.source, _deliveries.c.state)
 )
 
 
@@ -49,7 +52,7 @@ _UNTOLD_JOBS = (
     .join_from(_deliveries, _jobs, _jobs.c.number == _deliveries.c.job)
     .join(_submissions, _submissions.c.number == _jobs.c.submission)
     .outerjoin(_attempts, (_attempts.c.job == _jobs.c.number) & (_attempts.c.attempt == _jobs.c.attempt))
-    .where(_deliveries.c.source == bindparam("of_source"), _jobs.c.number > bindparam("after"))
+    .where(_deliveries.c.source == bindparam("of_source"), _IS_UNTOLD, _jobs.c.number > bindparam("after"))
     .where(_jobs.c.state.in_(SETTLED))
     .order_by(_jobs.c.number)
     .limit(bindparam("most", type_=Integer))

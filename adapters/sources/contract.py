@@ -11,6 +11,7 @@ In the ledger there is, before the call of
 * ``stage_in``: the job as it was acquired, with no row among the jobs;
 * ``beat``: the job, which waits or is at work;
 * ``stage_out``, ``register``, ``finish``: the end of the job, and which of these steps have been done;
+* ``affirm``: the end of the job, and that it has been told;
 * ``release``: the job as it was acquired, or nothing of it any more.
 """
 
@@ -132,6 +133,11 @@ LocalFile = Callable[[str], Path]
 class GridSource(Protocol):
     """A grid, spoken to with its own credentials, which nobody else has."""
 
+    @property
+    def affirm_after_s(self) -> float:
+        """After how long it is looked whether a final status stands, seconds: what was said before it has come to the
+        grid by then, or never will. 0 = it is not looked: this grid lets nothing undo one."""
+
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
         """Take up to ``most`` jobs that these slots can do; none = the grid has nothing for them.
 
@@ -165,6 +171,11 @@ class GridSource(Protocol):
 
         A job whose status is final there, as this or as another, is left as it is. Idempotent.
         """
+
+    def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
+        """See that the final statuses of these jobs, which were set, stand, and set them again where what was said
+        before has undone them; gives why one was not set, by id. What became of a job since, as its user or the grid
+        wanted it, stays, and one that is not there any more is no error. Idempotent."""
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """Give back jobs that nobody has begun. A job that the grid does not know is no error. Idempotent."""

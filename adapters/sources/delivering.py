@@ -10,7 +10,7 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,11 @@ from zlib import adler32
 import msgspec
 
 from adapters.catalogues.contract import Catalogue
-from adapters.errors import AdapterError, CatalogueRefused, CopyDiffers, GridStoreRefused, NotInGridStore, SourceRefused
+from adapters.errors import AdapterError, CopyDiffers, GridStoreRefused, NotInGridStore
 from adapters.grid_stores.contract import GridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, endings
-from adapters.ledger.deliveries import DueDelivery, Key
+from adapters.ledger.deliveries import AFFIRM, DueDelivery, Key
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.sources.at_work import MOST_TAKEN, AtWork
@@ -33,6 +33,7 @@ from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
 from adapters.sources.pace import LookPauses
 from adapters.sources.registering import Registering
+from adapters.sources.reporting import FINAL, Reporting, note
 from adapters.storage.contract import Store
 from schemas.files import OutputFile
 from schemas.ledger import SETTLED, JobState
@@ -44,8 +45,6 @@ log = logging.getLogger(__name__)
 LOOK_S, AT_ONCE, MOST_BYTES = 1.0, 4, 16 << 20
 #: And how soon after something was there, or jobs have come.
 SOON_S = 0.05
-#: What the same asked again will not change: a person looks.
-FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
 #: The steps, in their order; the final status comes after all of them.
 STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register"
 #: How often what a store has may differ from what was sent, and it is sent again.
@@ -83,21 +82,18 @@ class Delivering:
         self._at_work = AtWork("deliver", writer, self._renew)
         self._stepped = Gathering(self._write_steps, MOST_TAKEN)
         self._registering = Registering(catalogue, lane)
-        #: Those of which the final status alone is left.
-        self._ready: list[EndDelivery] = []
+        self._reporting = Reporting(source, lane, self._at_work)
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
         self.steps: dict[str, Step] = {STAGE_OUT: self._stage_out, **copying, REGISTER: self._register}
 
     async def turn(self) -> float:
         """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
-        await self._at_work.renew(one.key for one in self._ready)
+        await self._at_work.renew(self._reporting.keys)
         with self._at_work.doubting():
             if self._at_work.has_room and time.monotonic() >= self._look_at_s:
                 await self._begin(await self._due())
-            ready, self._ready = self._ready, []
-            for some in _apart(ready):
-                await self._finish(some)
-        if self._ready:
+            await self._reporting.turn()
+        if self._reporting.keys:
             return 0.0
         return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
 
@@ -126,9 +122,12 @@ class Delivering:
 
     async def _begin(self, due: Sequence[DueDelivery]) -> None:
         ends = await self._read(due) if due else []
-        for one in ends:
+        told, untold = ([one for one in ends if (one.key.what == AFFIRM) is is_told] for is_told in (True, False))
+        for one in told:
+            self._reporting.add(one)
+        for one in untold:
             self._at_work.begin(one.key, partial(self._prepare, one))
-        ran_s = [(one.ended.ended_ms - one.ended.started_ms) / 1000 for one in ends if one.ended.started_ms]
+        ran_s = [(one.ended.ended_ms - one.ended.started_ms) / 1000 for one in untold if one.ended.started_ms]
         if ran_s:
             self._on_ends(ran_s)
 
@@ -140,18 +139,18 @@ class Delivering:
             self._at_work.doubt()  # of jobs that have left much some are read the next time
         made = {one.key: read_delivery(one, by_job[one.job]) for one in due if one.job in by_job}
         if unreadable := {key: UNREADABLE for key, delivery in made.items() if delivery is None}:
-            await self._at_work.write(partial(_note, unreadable, True))
+            await self._at_work.write(partial(note, unreadable, True))
         return [delivery for delivery in made.values() if delivery is not None]
 
     async def _prepare(self, one: EndDelivery) -> None:
         """Do the steps that are left before the final status, or note why one could not be done."""
         try:
             done = await self._go_through(one)
-            self._ready.append(done)
+            self._reporting.add(done)
         except (AdapterError, OSError) as error:
             words = f"{self._failed_step(error, one)}: {error}"
             self._lane.trouble(f"job {one.ending.job.id}: {words}")
-            await self._at_work.write(partial(_note, {one.key: words}, isinstance(error, FINAL)))
+            await self._at_work.write(partial(note, {one.key: words}, isinstance(error, FINAL)))
         self._lane.wake()
 
     async def _go_through(self, one: EndDelivery) -> EndDelivery:
@@ -184,20 +183,6 @@ class Delivering:
         names = list(self.steps)
         at = names.index(step) + 1 if step in names else 0
         return names[at] if at < len(names) else ""
-
-    async def _finish(self, ready: Sequence[EndDelivery]) -> None:
-        keys = {one.ending.job.id: one.key for one in ready}
-        try:
-            refused = await self._lane.call(self._source.finish, [one.ending for one in ready])
-        except (AdapterError, OSError) as error:
-            words = f"report: {error}"
-            self._lane.trouble(words)
-            await self._at_work.write(partial(_note, dict.fromkeys(keys.values(), words), isinstance(error, FINAL)))
-            return
-        failed = {keys[name]: f"report: {why}" for name, why in refused.items() if name in keys}
-        done = [key for name, key in keys.items() if name not in refused]
-        self._lane.trouble(f"{len(failed)} final statuses: {next(iter(failed.values()))}" if failed else "")
-        await self._at_work.write(partial(_settle, done, failed))
 
     def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.CANCELLED:
@@ -264,18 +249,6 @@ class Delivering:
         return target
 
 
-def _apart(ready: Sequence[EndDelivery]) -> list[list[EndDelivery]]:
-    """Put two tries of one job into different calls, each call having one word for a job."""
-    calls: list[dict[str, EndDelivery]] = []
-    for one in ready:
-        name = one.ending.job.id
-        call = next((call for call in calls if name not in call), None)
-        if call is None:
-            calls.append(call := {})
-        call[name] = one
-    return [list(call.values()) for call in calls]
-
-
 def _adler32(path: Path) -> str:
     checksum = 1
     with path.open("rb") as file:
@@ -288,15 +261,3 @@ def _stepped(done: Sequence[EndDelivery], tx: Tx) -> None:
     for one in done:
         kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
         deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))
-
-
-def _note(words: Mapping[Key, str], is_final: bool, tx: Tx) -> None:
-    tx.counts["told_held" if is_final else "told_failed"] += len(words)
-    (deliveries.hold if is_final else deliveries.failed)(tx, words)
-
-
-def _settle(done: Sequence[Key], failed: Mapping[Key, str], tx: Tx) -> None:
-    tx.counts["told_done"] += len(done)
-    tx.counts["told_failed"] += len(failed)
-    deliveries.done(tx, done)
-    deliveries.failed(tx, failed)

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tarfile
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
+from adapters.errors import SourceRefused
 from adapters.sources.http import Budget
 
+#: What may be packed into one, bytes.
+MOST_PACKED_BYTES = 256 << 20
 _BLOCK = 1 << 20
 
 
-def pack(files: Mapping[str, Path], archive: BinaryIO, budget: Budget) -> tuple[str, int]:
-    """Write an archive, tar by bzip2, with no times and no owners, in one order; gives its SHA-256 and length, and
-    leaves it at its beginning. Raises SourceUnavailable when the time is over."""
-    with tarfile.open(fileobj=archive, mode="w:bz2", format=tarfile.GNU_FORMAT) as packed:
+class Archive(NamedTuple):
+    """An open file at its beginning, its SHA-256 and its length, bytes."""
+
+    file: BinaryIO
+    sha256: str
+    length: int
+
+
+@contextlib.contextmanager
+def packed(files: Mapping[str, Path], most_bytes: int, what: str, budget: Budget) -> Iterator[Archive]:
+    """Pack files by their names, tar by bzip2, with no times and no owners, in one order, for as long as the context
+    lasts. Raises SourceRefused, which says ``what`` it was to be, for too much, and SourceUnavailable when the time is
+    over."""
+    size = sum(path.stat().st_size for path in files.values())
+    if size > MOST_PACKED_BYTES:
+        raise SourceRefused(f"outputs of {size >> 20} MiB: {what} may have {MOST_PACKED_BYTES >> 20} MiB in it")
+    with tempfile.TemporaryFile() as file:
+        _pack(files, file, budget)
+        length, sha256 = file.tell(), _digest(file)
+        if length > most_bytes:
+            raise SourceRefused(f"{what} of {length >> 20} MiB, packed: it may have {most_bytes >> 20} MiB")
+        file.seek(0)
+        yield Archive(file, sha256, length)
+
+
+def _pack(files: Mapping[str, Path], file: BinaryIO, budget: Budget) -> None:
+    with tarfile.open(fileobj=file, mode="w:bz2", format=tarfile.GNU_FORMAT) as archive:
         for name, path in sorted(files.items()):
             budget.left_s()
             facts = tarfile.TarInfo(name)
             facts.size, facts.mode = path.stat().st_size, 0o644
-            with path.open("rb") as file:
-                packed.addfile(facts, file)
-    length = archive.tell()
-    archive.seek(0)
+            with path.open("rb") as content:
+                archive.addfile(facts, content)
+
+
+def _digest(file: BinaryIO) -> str:
+    file.seek(0)
     digest = hashlib.sha256()
-    while block := archive.read(_BLOCK):
+    while block := file.read(_BLOCK):
         digest.update(block)
-    archive.seek(0)
-    return digest.hexdigest(), length
+    return digest.hexdigest()

@@ -80,6 +80,9 @@ class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
 class SpoolSource:
     """See the module."""
 
+    #: As the contract: what is in ``done/`` stays as it is.
+    affirm_after_s = 0.0
+
     def __init__(self, directory: Path) -> None:
         """Makes the directories that are missing. Raises SourceRefused."""
         self._directory = directory
@@ -149,6 +152,10 @@ class SpoolSource:
             except OSError as error:
                 refused[ending.job.id] = f"{error.filename}: {error.strerror}"
         return refused
+
+    def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
+        """As the contract."""
+        return {}
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """As the contract."""

@@ -9,13 +9,14 @@ from alembic import command
 from sqlalchemy import select, text
 
 from adapters.errors import AlreadyTold
-from adapters.ledger import claims, deletion, deliveries, retention, submissions, tables
+from adapters.ledger import claims, deletion, deliveries, retention, sources, submissions, tables
 from adapters.ledger.connections import connect
-from adapters.ledger.deliveries import CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
+from adapters.ledger.deliveries import AFFIRM, CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
 from adapters.ledger.migrations import migrate
 from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
 from schemas.description import JobDescription
+from schemas.grids import SourceList
 from schemas.jobs import Outcome
 from schemas.ledger import JobDelete, JobSubmit, JobVerdict
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, empty_url, url
@@ -122,6 +123,33 @@ def test_a_job_does_not_run_again_once_its_source_is_told_that_it_failed(desk: D
         desk.retry("one")
 
     assert desk.states() == {"held": 1}
+
+
+def test_what_was_told_is_looked_at_once_more_later_and_counts_as_told_meanwhile(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    bring(desk, attempts=1)
+    end(desk, Outcome.FAILED)
+    (told,) = take(desk)
+    desk.write(lambda tx: deliveries.stepped(tx, told.key, "stage-out", b"kept"))
+    desk.write(lambda tx: deliveries.affirm(tx, [told.key], 60))
+    at_once, (row,) = take(desk), desk.ledger.read(lambda tx: sources.listed(tx, SourceList())).sources
+    named = desk.ledger.read(lambda tx: sources.open_jobs(tx, "dirac"))
+    why = desk.show("one").cause
+    with pytest.raises(AlreadyTold, match="was told that it has failed"):
+        desk.retry("one")
+    desk.pass_s(60)
+    (later,) = take(desk)
+
+    assert (at_once, row.owed, row.held, named) == ([], 0, 0, [])
+    assert "dirac" not in why
+    assert (later.key.what, later.kept, later.tries) == (AFFIRM, b"kept", 1)
+    fail(desk, later, error="503")
+    assert "looking whether dirac still knows it failed, try 1: 503; again in" in desk.show("one").cause
+    desk.pass_s(LATER_S)
+    (again,) = take(desk)
+    desk.write(lambda tx: deliveries.done(tx, [again.key]))
+    desk.pass_s(LATER_S)
+    assert (take(desk), rows(desk)) == ([], [])
 
 
 def test_what_is_done_in_steps_goes_on_after_the_last_that_is_written_down(desk: Desk) -> None:

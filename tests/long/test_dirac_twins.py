@@ -13,7 +13,7 @@ from tests.system.chaos import seed_of_this_run
 
 __all__ = ["cluster"]
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 @pytest.mark.parametrize("jobs", [20, 200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import sqlite3
 import subprocess
 import tarfile
 import threading
@@ -134,6 +135,34 @@ def test_a_final_status_stays(grid: DiracxPeer, source: GridSource) -> None:
 
     row = grid.rows(int(taken.job.id))[int(taken.job.id)]
     assert (row["Status"], row["MinorStatus"]) == ("Done", "Execution Complete")
+
+
+def test_a_final_status_that_a_late_word_has_undone_is_set_again_and_what_is_others_stays(
+    grid: DiracxPeer, front: Front, source: GridSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = grid.submit(ECHO, ECHO, ECHO, ECHO)
+    taken = by_id(source.acquire(MANY, 4))
+    stands, undone, elsewhere, gone = names
+    endings = [ended(taken[name].job) for name in names]
+    assert source.finish(endings) == {}
+    # The server's own steps, between its reading of a status and its writing of the next one, let this come about.
+    with sqlite3.connect(grid.directory / "JobDB.db", timeout=60) as jobs:
+        jobs.execute("UPDATE Jobs SET Status = 'Running', MinorStatus = 'Application' WHERE JobID = ?", (undone,))
+        jobs.execute("UPDATE Jobs SET Status = 'Running', Site = 'LCG.Other.org' WHERE JobID = ?", (elsewhere,))
+        jobs.execute("DELETE FROM Jobs WHERE JobID = ?", (gone,))
+    before = front.asked.copy()
+
+    assert source.affirm(endings) == {}
+
+    status = {name: grid.status(name) for name in (stands, undone, elsewhere)}
+    assert status == {stands: "Done", undone: "Done", elsewhere: "Running"}
+    assert grid.rows(undone)[undone]["MinorStatus"] == "Execution Complete"
+    assert "were undone" in caplog.text
+    asked = front.asked - before
+    before = front.asked.copy()
+    assert source.affirm(endings[:1]) == {}
+    assert asked["PATCH /api/jobs/status"] == 1
+    assert front.asked - before == {"POST /api/jobs/search": 1}, "what stands costs one look for all"
 
 
 def test_a_job_that_failed_says_why(grid: DiracxPeer, source: GridSource) -> None:

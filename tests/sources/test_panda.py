@@ -397,7 +397,7 @@ def test_a_log_that_is_too_long_is_refused(grid: PandaStandIn, source: GridSourc
         big.truncate(300 << 20)
     output = GridOutput(name="big", size=300 << 20, sha256="")
 
-    with pytest.raises(SourceRefused, match="a log may have 256 MiB"):
+    with pytest.raises(SourceRefused, match="a log in PanDA's cache may have 256 MiB in it"):
         source.stage_out(
             GridEnding(job=GridJob(id="1"), state=JobState.DONE, outputs=[output]), lambda name: tmp_path / name
         )

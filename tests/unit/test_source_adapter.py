@@ -356,6 +356,27 @@ async def test_a_word_that_did_not_come_to_the_ledger_keeps_nothing_waiting(
     assert final_states(rig.grid) == {JobState.DONE: 1}
 
 
+async def test_a_final_status_that_was_undone_at_its_grid_is_set_again_once_it_is_looked_at(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemorySource, "affirm_after_s", 60.0)
+    names = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(2)]
+    async with rig.adapter():
+        for _ in names:
+            rig.leave(await rig.start())
+        await until(lambda: len(rig.grid.ended()) == 2)
+        await until(lambda: not rig.seen().owed)
+        told = rig.seen()
+        rig.grid.jobs[names[0]].state = "taken"
+        early = rig.grid.calls["affirm"]
+        await rig.until(lambda: not rig.count(tables.deliveries))
+
+    assert (told.owed, told.held, early) == (0, 0, 0)
+    assert [rig.grid.jobs[name].state for name in names] == ["done", "done"]
+    assert rig.grid.calls["affirm"] in (1, 2)
+    assert rig.grid.calls["finish"] <= 2
+
+
 async def test_what_a_grids_store_has_otherwise_than_it_was_sent_is_sent_again(rig: Rig) -> None:
     store = MemoryGridStore()
     rig.grid.submit(GridWork(executable="/bin/true"))

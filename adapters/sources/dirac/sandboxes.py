@@ -8,7 +8,6 @@ from __future__ import annotations
 import bz2
 import contextlib
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shutil import which
@@ -18,10 +17,10 @@ from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.dirac.client import DiracClient
 from adapters.sources.dirac.work import SANDBOX
 from adapters.sources.http import Budget, Http
-from adapters.sources.packing import pack
+from adapters.sources.packing import packed
 
-#: Longest sandbox that DiracX takes, and what one may have in it when it is unpacked, or is to have, bytes.
-MOST_BYTES, MOST_UNPACKED_BYTES, MOST_PACKED_BYTES = 100 << 20, 2 << 30, 256 << 20
+#: Longest sandbox that DiracX takes, and what one may have in it when it is unpacked, bytes.
+MOST_BYTES, MOST_UNPACKED_BYTES = 100 << 20, 2 << 30
 _BLOCK = 1 << 20
 #: What a digest in a name is of, and how the archive is packed.
 ENDING = "tar.bz2"
@@ -52,16 +51,10 @@ class Sandboxes:
 
     def store(self, job: int, files: Mapping[str, Path], budget: Budget) -> str:
         """Store files by their names as a job's output sandbox; gives its name. Idempotent. Raises SourceError."""
-        size = sum(path.stat().st_size for path in files.values())
-        if size > MOST_PACKED_BYTES:
-            raise SourceRefused(f"outputs of {size >> 20} MiB: a sandbox may have {MOST_PACKED_BYTES >> 20} MiB")
-        with tempfile.TemporaryFile() as archive:
-            sha256, length = pack(files, archive, budget)
-            if length > MOST_BYTES:
-                raise SourceRefused(f"an output sandbox of {length >> 20} MiB: it may have {MOST_BYTES >> 20} MiB")
-            place = self._client.sandbox_place(sha256, length, ENDING, budget)
+        with packed(files, MOST_BYTES, "an output sandbox", budget) as archive:
+            place = self._client.sandbox_place(archive.sha256, archive.length, ENDING, budget)
             if place.url is not None:
-                self._http.upload(place.url, place.fields, archive, budget)
+                self._http.upload(place.url, place.fields, archive.file, budget)
         return self._assigned(job, place.pfn, budget)
 
     def _assigned(self, job: int, pfn: str, budget: Budget) -> str:

@@ -6,6 +6,7 @@ says success of one that it does not set.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,18 +23,26 @@ from adapters.sources.dirac.sandboxes import Sandboxes
 from adapters.sources.dirac.states import FINAL, Told, told_of, way
 from adapters.sources.http import Budget
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 #: The time that a call of the port has, seconds. No answer takes longer than what is left of it.
 CALL_S = 30.0
 #: One that moves a sandbox has this.
 MOVE_S = 50.0
+#: After how long it is looked whether a final status stands: what was said before is done by then, or was cut off.
+AFFIRM_AFTER_S = 2 * CALL_S
 #: How long one waits before what was not done is asked for again: within a second the server may pass it over.
 _AGAIN_S = 1.1
 
 
 class DiracSource:
     """A grid of DIRAC."""
+
+    #: DiracX compares a status with the one before and then sets it, with no lock: one that was on its way from a beat,
+    #: of this adapter or another, undoes a final one. By then all calls are over that were begun before it was set.
+    affirm_after_s = AFFIRM_AFTER_S
 
     def __init__(
         self,
@@ -85,6 +94,21 @@ class DiracSource:
             self._beats.forget(jobs)
         return {str(job): why for job, why in reasons.items()}
 
+    def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
+        """Read final statuses again; one that a beat has undone is set. What was rescheduled since is left alone."""
+        budget = Budget(CALL_S)
+        reasons: dict[int, str] = {}
+        for portion in _portions(endings):
+            jobs = {int(one.job.id): one.job for one in portion}
+            rows = {job: row for job, row in self._client.look(list(jobs), budget).items() if row.status not in FINAL}
+            foreign = not_ours(self._client, self._site, jobs, rows, budget)
+            undone = {job: row for job, row in rows.items() if job not in foreign}
+            if undone:
+                log.warning("final statuses were undone at the grid, and are set again", extra={"jobs": sorted(undone)})
+            targets = {int(one.job.id): told_of(one) for one in portion}
+            reasons |= self._insisted(undone, targets, FINAL, budget)
+        return {str(job): why for job, why in reasons.items()}
+
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """Let jobs wait at the grid again, for the sites that they were for. Raises SourceUnavailable where one does
         not."""
@@ -119,10 +143,16 @@ class DiracSource:
         }
         foreign = {job: why for job, why in foreign.items() if job not in left}
         foreign |= {job: "it is not known at the grid" for job in jobs if job not in rows}
-        left = self._stepped(left, targets, ends, budget)
+        return foreign, self._insisted(left, targets, ends, budget)
+
+    def _insisted(
+        self, rows: Mapping[int, DiracRow], targets: Mapping[int, Told], ends: frozenset[str], budget: Budget
+    ) -> dict[int, str]:
+        """Have jobs take their steps, and once more where they did not; gives why some have not come to an end."""
+        left = self._stepped(rows, targets, ends, budget)
         if left and not self._is_closed.wait(min(_AGAIN_S, budget.left_s())):
             left = self._stepped(left, targets, ends, budget)
-        return foreign, {job: f"it stays {row.status} at the grid" for job, row in left.items()}
+        return {job: f"it stays {row.status} at the grid" for job, row in left.items()}
 
     def _stepped(
         self, rows: Mapping[int, DiracRow], targets: Mapping[int, Told], ends: frozenset[str], budget: Budget

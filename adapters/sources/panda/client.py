@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from math import ceil
 from typing import Any, BinaryIO
 
 from adapters.errors import SourceUnavailable
@@ -57,7 +56,7 @@ class PandaClient:
             "node": self._node,
             "memory": ask.machine.memory_mib,
             "disk_space": ask.machine.disk_mib,
-            "timeout": ceil(seconds / 2) + _NO_MORE_JOBS_S,
+            "timeout": max(1, int(seconds / 2)) + _NO_MORE_JOBS_S,
             **({"prod_source_label": self._settings.label} if self._settings.label else {}),
             **({"resource_type": ask.resource_type} if ask.resource_type else {}),
         }

@@ -37,6 +37,9 @@ LEAST_ASK_S = 5.0
 class PandaSource:
     """A queue of PanDA."""
 
+    #: As the contract: PanDA lets no word of a pilot's undo a final status.
+    affirm_after_s = 0.0
+
     def __init__(
         self,
         client: PandaClient,
@@ -92,6 +95,10 @@ class PandaSource:
         reasons |= {job: str(error) for job, error in troubles.items()} | self._why_not(doubtful, budget)
         self._beats.forget(job for job in jobs if job.id not in reasons)
         return reasons
+
+    def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
+        """There is nothing to be looked at again."""
+        return {}
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """Say that nobody has begun these jobs: PanDA makes others of them. Raises SourceUnavailable."""

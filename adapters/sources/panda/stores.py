@@ -6,21 +6,20 @@ No credential goes to a storage. What comes is held to the size and the checksum
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.errors import SourceUnavailable
 from adapters.grid_stores.adler32 import adler32_of, adler32_of_file, blocks_of
 from adapters.sources.contract import MOST_INPUT_BYTES, GridInput, GridJob
 from adapters.sources.http import Budget, Http, shown
-from adapters.sources.packing import pack
+from adapters.sources.packing import packed
 from adapters.sources.panda.client import PandaClient
 from adapters.sources.panda.files import InputPlace, place_of
 from adapters.sources.panda.reports import log_word
 
-#: What an archive of outputs may have in it, and the longest that PanDA's cache takes, bytes.
-MOST_PACKED_BYTES, MOST_LOG_BYTES = 256 << 20, 100 << 20
+#: The longest archive that PanDA's cache takes, bytes.
+MOST_LOG_BYTES = 100 << 20
 #: PanDA's cache takes more of a file that is called so, and writes it into no table.
 LOG_ENDING = "tar.bz2.out"
 
@@ -42,17 +41,11 @@ class Stores:
 
     def store_log(self, job: GridJob, files: Mapping[str, Path], budget: Budget) -> str:
         """Store files by their names as a job's log; gives where it is. Idempotent. Raises SourceError."""
-        size = sum(path.stat().st_size for path in files.values())
-        if size > MOST_PACKED_BYTES:
-            raise SourceRefused(f"outputs of {size >> 20} MiB: a log may have {MOST_PACKED_BYTES >> 20} MiB")
-        with tempfile.TemporaryFile() as archive:
-            sha256, length = pack(files, archive, budget)
-            if length > MOST_LOG_BYTES:
-                raise SourceRefused(f"a log of {length >> 20} MiB: PanDA's cache takes {MOST_LOG_BYTES >> 20} MiB")
-            adler32 = adler32_of(blocks_of(archive))
-            name = f"volunteer-cloud.{job.id}-{job.attempt}.{sha256[:16]}.{LOG_ENDING}"
-            self._client.upload(name, archive, budget)
-        return log_word(f"{self._cache_url}/cache/{name}", adler32, length)
+        with packed(files, MOST_LOG_BYTES, "a log in PanDA's cache", budget) as archive:
+            adler32 = adler32_of(blocks_of(archive.file))
+            name = f"volunteer-cloud.{job.id}-{job.attempt}.{archive.sha256[:16]}.{LOG_ENDING}"
+            self._client.upload(name, archive.file, budget)
+        return log_word(f"{self._cache_url}/cache/{name}", adler32, archive.length)
 
 
 def _flaw(path: Path, place: InputPlace) -> str:
