@@ -22,8 +22,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from tests.contract.ledger_fixtures import Cluster
-from tests.sources.diracx_peer import DiracxPeer
-from tests.system.chaos import insist
+from tests.sources.diracx_peer import DiracxPeer, demand_diracx
+from tests.system.chaos import insist, seed_of_this_run
 from tests.system.running import System, open_to_all, running, until
 from volcloud import Client
 
@@ -36,6 +36,19 @@ BETWEEN_S, RECOVERY_S = (2.0, 6.0), 240.0
 ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
 PORTION = 20
+
+
+def demand_each_done_once(cluster: Cluster, directory: Path, jobs: int) -> None:
+    """Have so many jobs of a DiracX of their own done under this run's monkey; fail with what went wrong."""
+    demand_diracx()
+    grid_directory, seed = directory / "diracx", seed_of_this_run()
+    grid_directory.mkdir()
+    grid = DiracxPeer(grid_directory)
+    try:
+        faults = twins(grid, cluster, directory, seed, jobs)
+    finally:
+        grid.close()
+    assert faults == [], "\n".join([f"CHAOS_SEED={seed} runs the same monkey again", *faults])
 
 
 def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: int) -> list[str]:
