@@ -123,6 +123,7 @@ _AFFIRM = (
         claim=_table.c.claim + 1,
     )
 )
+_AFFIRMED_BEFORE = delete(_table).where(_table.c.job == bindparam("of_job"), _table.c.what == AFFIRM)
 _DONE = delete(_table).where(_IS_KEY)
 _STEP = (
     update(_table)
@@ -252,7 +253,9 @@ def done(tx: Tx, keys: Sequence[Key]) -> None:
 
 
 def affirm(tx: Tx, keys: Sequence[Key], after_s: float) -> None:
-    """Have it looked later whether what has been told stands, after so many seconds; unknown keys are no error."""
+    """Have it looked later whether what has been told stands, after so many seconds; unknown keys are no error. Of a
+    job that has ended twice, as one that was lost and came back, it is the later word."""
+    tx.each(_AFFIRMED_BEFORE, [{"of_job": key.job} for key in keys])
     until_ms = tx.lease_now_ms + int(after_s * 1000)
     tx.each(_AFFIRM, [{**_named(key), "until_ms": until_ms} for key in keys])
 

@@ -152,6 +152,21 @@ def test_what_was_told_is_looked_at_once_more_later_and_counts_as_told_meanwhile
     assert (take(desk), rows(desk)) == ([], [])
 
 
+def test_a_job_that_ends_again_once_it_was_told_is_looked_at_for_its_later_word(desk: Desk) -> None:
+    bring(desk, attempts=1)
+    lost = desk.start()
+    desk.complete(lost, Outcome.FAILED)
+    for _ in range(2):
+        (due,) = take(desk)
+        desk.write(lambda tx, due=due: deliveries.affirm(tx, [due.key], 60))
+        desk.write(lambda tx, due=due: deliveries.put(tx, [due.key.job]))
+    (due,) = take(desk)
+    desk.write(lambda tx: deliveries.affirm(tx, [due.key], 60))
+    desk.pass_s(60)
+
+    assert [one.key.what for one in take(desk)] == [AFFIRM]
+
+
 def test_what_is_done_in_steps_goes_on_after_the_last_that_is_written_down(desk: Desk) -> None:
     bring(desk)
     end(desk)

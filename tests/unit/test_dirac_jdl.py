@@ -130,6 +130,9 @@ def test_one_of_many_jobs_has_its_own_parameter() -> None:
     asked = work_of('Executable = ls; Arguments = "%s %n %j"; Parameter = "seed7"; ParameterNumber = 4;', "99")
 
     assert asked.work.arguments == ["seed7", "4", "99"]
+    assert work_of('Executable = ls; Arguments = "%s"; Parameter = "%n%%j"; ParameterNumber = 4;').work.arguments == [
+        "%n%%j"
+    ]
     assert "taken apart" in flaw_of('Executable = ls; Arguments = "%s"; Parameters = 10;').reason
 
 
@@ -210,8 +213,12 @@ def test_a_flaw_is_told_with_line_key_and_reason(text: str, line: int, field: st
         "A = \n" * 400_000,
         "/*" * 1_000_000,
         "A = " + "[ " * 1_000_000,
+        f'Executable = x; Foo = "{"%n" * 2000}"; ParameterNumber = "{"%s" * 2000}"; Parameter = "{"x" * 2000}";',
+        f'Executable = x; Parameter = "{"x" * 2000}"; ' + "".join(f'F{n} = "{"%s" * 900}"; ' for n in range(900)),
+        "Foo = a" + "\n" * 1_000_000 + "1;",
+        "Foo = a" + " \n" * 1_000_000 + "1; B = a" + " " * 1_000_000 + "1;",
     ],
-    ids=range(13),
+    ids=range(17),
 )
 def test_what_is_too_much_is_refused_and_at_once(text: str) -> None:
     began = time.process_time()

@@ -26,7 +26,9 @@ _STRING = re.compile(r'"([^"\\]*+(?:\\(?s:.)[^"\\]*+)*+)"')
 _ESCAPED = re.compile(r'\\(["\\])')
 #: Where a value without quotes ends, or what in it is passed over: a string, an index.
 _STOP = re.compile(
-    r'"[^"\n]*+"|[\[\];]|(?<!\s)\s*?\n\s*+(?=[A-Za-z_][\w.-]*+\s*+=(?!=)|\]|\Z)|(?<=\S)\s++(?=[A-Za-z_]\w*+\s++=\s)'
+    r'"[^"\n]*+"|[\[\];]'
+    r"|(?<!\s)[^\S\n]*+\n\s*+(?=[A-Za-z_][\w.-]*+\s*+=(?!=)|\]|\Z)"
+    r"|(?<=\S)\s++(?=[A-Za-z_]\w*+\s++=\s)"
 )
 _MEMBER = re.compile(r"[^,{}\"\n]*+")
 _REMARK = re.compile(r"(?<!\S)(?://|#)[^\n]*+")

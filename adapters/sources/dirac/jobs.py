@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 from msgspec import Struct
 
@@ -13,6 +15,8 @@ from adapters.sources.dirac.states import FINAL, TAKEN
 from adapters.sources.dirac.work import USUAL_STDERR, USUAL_STDOUT, JdlWork, read_work
 from schemas.codec import clip
 from schemas.plain_text import plain
+
+log = logging.getLogger(__name__)
 
 #: How a line of a job's history ends that was asked for and not done.
 _NOT_DONE = "(SM)"
@@ -41,11 +45,14 @@ def attempt_of(row: DiracRow) -> int:
 
 
 def understood(jdl: str, job: int, cpu_factor: float) -> JdlWork | JdlError:
-    """Read a description; what is wrong with it is given, not raised."""
+    """Read a description; what is wrong with it is given, not raised, whatever that is: it is its owner's word."""
     try:
         return read_work(read_jdl(jdl), str(job), cpu_factor)
     except JdlError as flaw:
         return flaw
+    except Exception as error:
+        log.exception("a description that cannot be read", extra={"job": job})
+        return JdlError(0, "", f"it cannot be read here: {type(error).__name__}")
 
 
 def given(asked: JdlWork | JdlError, job: int, attempt: int, kept: Kept) -> Acquired:

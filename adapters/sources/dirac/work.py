@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from adapters.errors import JdlError
 from adapters.sources.contract import GridInput, GridWork
-from adapters.sources.dirac.jdl import Jdl
+from adapters.sources.dirac.jdl import MOST_BYTES, Jdl
 from adapters.sources.names import flaw_of_name, quoted
 from schemas.amounts import read_mib
 from schemas.description import (
@@ -47,6 +47,9 @@ SANDBOX = re.compile(
 )
 #: Tags that DIRAC makes of the number of processors.
 _COUNTED = re.compile(r"(?:multi|single)processor|\d+processors|wholenode", re.IGNORECASE)
+
+#: What DIRAC puts the job's number and its own parameter in the place of.
+_MARK = re.compile(r"%[jns]")
 
 #: Unpacks the sandboxes beside the job, and becomes its program: one of them, or one of the machine.
 UNPACK = (
@@ -121,11 +124,15 @@ def _with_number(jdl: Jdl, job: str) -> Jdl:
         _fail(jdl, "Parameters", "this is many jobs in one description, which the server has not taken apart")
     marks = {"%j": job, "%n": jdl.text("ParameterNumber"), "%s": jdl.text("Parameter")}
     present = {mark: word for mark, word in marks.items() if word}
+    size = 0
 
     def put(text: str) -> str:
-        for mark, word in present.items():
-            text = text.replace(mark, word) if mark in text else text
-        return text
+        """In one pass: what was put in is not looked at again."""
+        nonlocal size
+        size += len(text) + sum(text.count(mark) * len(word) for mark, word in present.items())
+        if size > MOST_BYTES:
+            _fail(jdl, "Parameter", f"put in wherever %s, %n and %j stand there would be more than {MOST_BYTES} bytes")
+        return _MARK.sub(lambda found: present.get(found[0], found[0]), text)
 
     values = {
         key: msgspec.structs.replace(value, members=tuple(map(put, value.members)))

@@ -7,6 +7,7 @@ raises PandaJobError with words for the job's owner.
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from adapters.sources.panda.files import read_inputs, read_outputs, where_of
 from adapters.sources.panda.record import PandaJob, PandaRecord, wire_name
 from schemas.description import MAX_ARGUMENTS, MAX_INPUTS, MAX_MIB, MAX_WORD, Requirements
 from schemas.wanted import explain
+
+log = logging.getLogger(__name__)
 
 #: What the arguments of a job may take together, bytes: they go into one message.
 MOST_ARGUMENT_BYTES = 256 << 10
@@ -65,6 +68,9 @@ def acquired(job: PandaJob, sites: Sites, room: Requirements | None = None) -> A
             _demand_room(work.requirements, room)
         except PandaJobError as error:
             work, flaw = None, error
+        except Exception as error:
+            log.exception("a record that cannot be read", extra={"job": job.id})
+            work, flaw = None, PandaJobError("", f"it cannot be read here: {type(error).__name__}")
     named = GridJob(id=str(job.id), attempt=job.attempt_nr + 1, data=msgspec.msgpack.encode(kept))
     return Acquired(job=named, work=work, flaw="" if flaw is None else str(flaw))
 
