@@ -15,13 +15,13 @@ NOTHING = "no match"
 
 
 def matched(client: Any, question: dict[str, Any]) -> list[dict[str, Any]]:
-    """Ask for one job after the other, until there is none."""
+    """Ask for one job after the other, until there is none, or no more: those that were given are ours."""
     described = {"Site": question["site"], "GridCE": question["site"], "PilotReference": "volunteer-cloud"}
     jobs = []
     for _ in range(question["most"]):
         answer = client.requestJob({**described, **question["resources"]})
         if not answer["OK"]:
-            if NOTHING in answer["Message"].lower():
+            if jobs or NOTHING in answer["Message"].lower():
                 break
             raise RuntimeError(answer["Message"])
         job = answer["Value"]

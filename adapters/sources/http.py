@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from msgspec import Struct
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.certificates import Certificates
 from adapters.sources.deadlines import RenewedTransport, TimedTransport, ending_within
+from adapters.sources.inflow import flowing_in
 from adapters.sources.tokens import TokenAnswer, TokenFile
 from broker.errors import ConfigError
 from broker.masking import mask
@@ -197,18 +197,17 @@ class Http:
         self, url: str, target: Path, most_bytes: int, budget: Budget, where: str = "the sandbox store"
     ) -> str:
         """Fetch into a new file from where the server has said, with no token; gives its SHA-256. Raises SourceError,
-        which says ``where``; there may be a part of the file then."""
+        which says ``where``, and NoStagingRoom; there may be a part of the file then."""
         digest, size = hashlib.sha256(), 0
-        with self._bounded(where, budget.left_s()), target.open("xb") as file:
-            with contextlib.closing(self._found(url, where)) as response:
+        with self._bounded(where, budget.left_s()), contextlib.closing(self._found(url, where)) as response:
+            expected = min(_length(response), most_bytes)
+            with flowing_in(target, where, expected) as flow:
                 for block in response.iter_raw(_BLOCK):
                     size += len(block)
                     if size > most_bytes:
                         raise SourceRefused(f"{where}: a file of more than {most_bytes >> 20} MiB")
                     digest.update(block)
-                    file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+                    flow.write(block)
         return digest.hexdigest()
 
     def _found(self, url: str, where: str) -> httpx.Response:
@@ -220,7 +219,9 @@ class Http:
                 return response
             with contextlib.closing(response):
                 next_url = str(request.url.join(response.headers.get("Location", "")))
-                if response.status_code not in _ELSEWHERE or not _is_address(next_url):
+                # To servers of this machine nobody else sends us.
+                may_follow = _is_address(next_url) and (not _is_here(next_url) or _is_here(url))
+                if response.status_code not in _ELSEWHERE or not may_follow:
                     raise _refusal(self._read(response), where)
             url = next_url
         raise SourceUnavailable(f"{where}: sent elsewhere more than {_MOST_STEPS} times")
@@ -308,6 +309,16 @@ def _is_address(url: str) -> bool:
         return False
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)
     return bool(host) and not parts.username and is_safe
+
+
+def _is_here(url: str) -> bool:
+    return (urlsplit(url).hostname or "") in _LOCAL
+
+
+def _length(response: httpx.Response) -> int:
+    """Say how long a server says that its answer is; 0 where it does not."""
+    said = response.headers.get("Content-Length", "")
+    return int(said) if said.isascii() and said.isdigit() and len(said) < 19 else 0
 
 
 def _client(transport: httpx.BaseTransport, url: str, headers: Mapping[str, str]) -> httpx.Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any, Protocol
 
 import pytest
 
-from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.sources import spool
+from adapters.errors import NoStagingRoom, SourceRefused, SourceUnavailable
+from adapters.sources import remembered, spool
 from adapters.sources.contract import (
     MOST_INPUT_BYTES,
     Acquired,
@@ -27,6 +28,8 @@ from adapters.sources.contract import (
 )
 from adapters.sources.memory import MemoryGrid, MemorySource
 from adapters.sources.spool import SpoolSource
+from broker import reserve
+from broker.reserve import DiskRoom
 from schemas.description import Requirements
 from schemas.jobs import Machine
 from schemas.ledger import JobState
@@ -361,7 +364,114 @@ def test_an_input_that_is_too_large_is_refused_and_not_copied(tmp_path: Path) ->
 
     with pytest.raises(SourceRefused, match=r"input a: .*files/huge: it has more than 16 GiB"):
         grid.source().stage_in(GridJob(id="j"), GridInput(name="a", where="huge"), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_an_input_for_which_there_is_no_room_here_is_our_trouble_and_fills_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Spooled(tmp_path)
+    with (grid.directory / "files/large").open("wb") as file:
+        file.truncate(1 << 30)
+    little = DiskRoom(size=100 << 30, free=reserve.RESERVE_BYTES + (100 << 20))
+    monkeypatch.setattr(reserve, "look", lambda place, kept=None: little)
+
+    with pytest.raises(NoStagingRoom, match=r"input a: .*files/large: no room for it here"):
+        grid.source().stage_in(GridJob(id="j"), GridInput(name="a", where="large"), tmp_path / "target")
     assert (tmp_path / "target").stat().st_size == 0
+
+
+def test_what_others_put_into_a_spool_is_no_other_jobs_trouble(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source, new, taken = grid.source(), grid.directory / "new", grid.directory / "taken"
+    for _ in range(2):
+        grid.submit(TRUE)
+    (new / f"{'a' * 248}.json").write_text("{}")
+    (new / "a.json").write_text('{"executable": "/bin/true"}')
+    (new / "a.refused").mkdir()
+    (new / "b.json").mkdir()
+    os.mkfifo(new / "c.json")
+    (new / "d.json").symlink_to("/etc/passwd")
+    for name in ("e", "f"):
+        (taken / f"{name}.json").symlink_to("nowhere")
+
+    given = source.acquire([OFFER], 5)
+
+    assert [name_of(job.job) for job in given] == ["job-1", "job-2"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what another user owns only root can make")
+def test_a_silent_job_of_another_user_is_given_again_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = Spooled(tmp_path)
+    monkeypatch.setattr(spool, "SILENT_S", 0.0)
+    monkeypatch.setattr(os, "utime", lambda *_, **__: pytest.fail("only its owner may set a file's times"))
+    grid.submit(TRUE)
+    lost = one(grid.source()).job
+    os.chown(grid.directory / f"taken/{name_of(lost)}.json", 65534, 65534)
+    grid.submit(TRUE)
+
+    given = grid.source().acquire([OFFER], 5)
+
+    assert [name_of(job.job) for job in given] == ["job-1", "job-2"]
+    assert given[0].job == lost
+
+
+def test_an_old_jobs_words_leave_the_new_job_of_its_name_alone(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source, name = grid.source(), "job-1"
+    grid.submit(TRUE)
+    old = one(source).job
+    source.finish([ending(old)])
+    (grid.directory / f"done/{name}.json").unlink()
+    (grid.directory / f"new/{name}.json").write_text('{"executable": "/bin/false"}')
+    new = one(source).job
+    waiting = grid.directory / f"new/{name}.json"
+
+    source.finish([ending(old)])
+    source.stage_out(ending(old), lambda name: tmp_path / name)
+    source.release([old], "nobody can do it")
+    stops = source.beat([progress(new), progress(old)])
+    waiting.write_text('{"executable": "/bin/sleep"}')
+    source.release([new], "nobody can do it")
+
+    assert not (grid.directory / f"done/{name}.json").exists()
+    assert not (grid.directory / f"out/{name}").exists()
+    assert [stop.id for stop in stops] == [old.id]
+    assert "sleep" in waiting.read_text(), "what waits under its name is not written over"
+    assert "false" in (grid.directory / f"taken/{name}.json").read_text()
+
+
+def test_a_file_of_before_1970_is_a_job_as_others_are(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    grid.submit(TRUE)
+    os.utime(grid.directory / "new/job-1.json", ns=(0, -5_000_000_000))
+    job = one(source).job
+
+    source.finish([ending(job)])
+
+    assert name_of(job) == "job-1"
+    assert grid.finals() == [("job-1", "done")]
+
+
+def test_of_however_many_jobs_a_status_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = Spooled(tmp_path)
+    source, written = grid.source(), list[Path]()
+    monkeypatch.setattr(remembered, "MOST", 10)
+    for _ in range(60):
+        grid.submit(TRUE)
+    gone = [job.job for job in source.acquire([OFFER._replace(slots=50)], 50)]
+    source.beat([progress(job) for job in gone])
+    source.finish([ending(job) for job in gone])
+    live = [job.job for job in source.acquire([OFFER], 10)]
+    monkeypatch.setattr(spool, "write", lambda path, told: written.append(path))
+
+    for _ in range(3):
+        source.beat([progress(job) for job in live])
+
+    assert len(written) == 10
 
 
 def test_what_stands_in_one_jobs_way_is_its_own_trouble(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ def answer(question: dict, manner: str) -> None:
     said = {"id": question["id"], "jobs": jobs[: question["most"]]}
     if manner == "error":
         said = {"id": question["id"], "error": "no match\x1b[2J"}
+    if manner == "midst":
+        said["error"] = "the matcher is away"
     if manner == "another":
         said["id"] += 1
     if manner == "flawed":

@@ -19,7 +19,7 @@ import pytest
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridJob, GridOutput, GridProgress, GridSource, Offer
-from adapters.sources.dirac import grid_clock, make_dirac
+from adapters.sources.dirac import grid_clock, make_dirac, matchers
 from adapters.sources.dirac.beats import BEAT_S
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import STEPS
@@ -364,6 +364,35 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_the_next_time(
     assert {row["Site"] for row in grid.rows(*jobs).values()} == {SITE}
     assert source.beat([GridProgress(job=one.job, state=JobState.RUNNING) for one in found]) == []
     assert source.acquire(MANY, 10) == []
+
+
+def test_what_was_taken_when_an_answer_was_lost_is_given_in_portions_where_fewer_are_asked_for(
+    grid: DiracxPeer, front: Front, source: GridSource
+) -> None:
+    jobs = grid.submit(*[ECHO] * 7)
+    front.lost = {"POST /api/jobs/search": 2}
+    with pytest.raises(SourceUnavailable):
+        source.acquire(MANY, 7)
+
+    portions = [by_id(source.acquire([OFFER], 3)).keys() for _ in range(3)]
+
+    assert [len(one) for one in portions] == [3, 3, 1]
+    assert set().union(*portions) == set(jobs)
+
+
+def test_jobs_behind_others_that_nobody_here_can_do_are_found_and_no_description_is_read_twice(
+    grid: DiracxPeer, front: Front, source: GridSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matchers, "MOST_LOOKED_AT", 2)
+    grid.submit(*[ECHO + "NumberOfProcessors = 200;"] * 9)
+    fit = grid.submit(*[ECHO] * 5)
+
+    first, second = (by_id(source.acquire([OFFER], most)).keys() for most in (2, 5))
+    asked = front.asked["POST /api/jobs/reschedule"]
+    nothing = source.acquire([OFFER], 5)
+
+    assert (len(first), first | second, nothing) == (2, set(fit), [])
+    assert front.asked["POST /api/jobs/reschedule"] == asked <= 8
 
 
 def test_several_threads_that_acquire_are_given_no_job_twice(grid: DiracxPeer, source: GridSource) -> None:

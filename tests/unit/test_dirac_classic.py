@@ -76,6 +76,19 @@ def test_it_is_told_what_the_machine_has() -> None:
     assert "MaxRAM" in " ".join(found.work.arguments)
 
 
+def test_what_the_matcher_gave_is_ours_whatever_comes_after_it() -> None:
+    def away(jobs: Sequence[int], budget: Budget) -> dict[int, DiracRow]:
+        raise SourceUnavailable("the token has expired")
+
+    settings = DiracSettings(matcher="classic", matcher_command=[sys.executable, FAKE, "midst"], site="CLOUD.V.org")
+    one = ClassicMatcher(away, settings)
+    found = one.acquire([Offer(MACHINE, 4), Offer(MACHINE, 4)], 8, Budget(20))
+    one.close()
+
+    assert [one.job.id for one in found] == ["40", "41", "42"]
+    assert kept_of(found[0].job).rescheduled == ""
+
+
 def test_a_flawed_description_is_given_with_its_flaw() -> None:
     one = matcher("flawed")
     [found] = acquire(one)

@@ -13,6 +13,7 @@ from adapters.sources.dirac.client import DiracClient, DiracRow
 from adapters.sources.dirac.jobs import attempt_of, kept_of, why_not_ours
 from adapters.sources.dirac.states import WHILE, Told, way
 from adapters.sources.http import Budget
+from adapters.sources.remembered import Remembered
 
 #: A job that is at work is said to be alive no more often than this; one that waits, this often. Seconds.
 BEAT_S, WAITS_S = 2.0, 600.0
@@ -26,12 +27,12 @@ class DiracBeats:
     def __init__(self, client: DiracClient, site: str, clock_s: Callable[[], float]) -> None:
         self._client, self._site, self._clock_s = client, site, clock_s
         #: When jobs were last said to be alive.
-        self._told_s: dict[int, float] = {}
+        self._told_s: Remembered[int, float] = Remembered()
 
     def forget(self, jobs: Iterable[int]) -> None:
         """Of these jobs nothing is said any more. Idempotent."""
         for job in jobs:
-            self._told_s.pop(job, None)
+            self._told_s.forget(job)
 
     def beat(self, running: Sequence[GridProgress], budget: Budget) -> list[Stop]:
         """Say how jobs are; gives those that are not to go on. Raises SourceUnavailable and SourceRefused."""
@@ -76,10 +77,10 @@ class DiracBeats:
         return {job: why for job, row in now.items() if (why := why_not_ours(row, self._site))}
 
     def _is_due(self, job: int, every_s: float) -> bool:
-        now_s = self._clock_s()
-        if now_s - self._told_s.get(job, now_s - every_s) < every_s:
+        now_s, told_s = self._clock_s(), self._told_s.get(job)
+        if told_s is not None and now_s - told_s < every_s:
             return False
-        self._told_s[job] = now_s
+        self._told_s.put(job, now_s)
         return True
 
 

@@ -8,6 +8,7 @@ answers with one, in order:
     {"id": 7, "jobs": [{"id": 1234, "attempt": 1, "jdl": "[ Executable = ... ]"}]}
     {"id": 7, "error": "the matcher is not there"}
 
+Jobs that it was given before an error are beside the error, or in an answer without one: they are DIRAC's no more.
 What it logs is its own business: its standard error is not read. ``examples/dirac_matcher.py`` is such a program for
 DIRAC 9. It has not been run against a classic matcher, which needs MySQL and certificates; a program that plays its
 part has been.
@@ -16,6 +17,7 @@ part has been.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import subprocess
@@ -27,12 +29,14 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from adapters.errors import SourceUnavailable
+from adapters.errors import SourceError, SourceUnavailable
 from adapters.sources.contract import Acquired, Offer
 from adapters.sources.dirac.client import DiracId, DiracRow
 from adapters.sources.dirac.jobs import Kept, given, understood
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.http import Budget, shown
+
+log = logging.getLogger(__name__)
 
 #: How long the program may take for an answer, seconds; and how long one may be, bytes.
 ANSWER_S, MOST_ANSWER_BYTES = 30.0, 16 << 20
@@ -72,14 +76,20 @@ class ClassicMatcher:
         self._program.close()
 
     def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
-        """Take the jobs that DIRAC has for these slots. Raises SourceUnavailable; it may have given some then, and
-        notices."""
+        """Take the jobs that DIRAC has for these slots. Raises SourceUnavailable where it has given none; what it has
+        given is ours, whatever comes after that."""
         found: dict[int, MatchedJob] = {}
-        for offer in offers:
-            if len(found) < most:
-                question = self._question(offer, min(offer.slots, most - len(found)))
-                found |= {job.id: job for job in self._program.ask(question, budget)}
-        rows = self._look(list(found), budget)
+        rows: Mapping[int, DiracRow] = {}
+        try:
+            for offer in offers:
+                if len(found) < most:
+                    question = self._question(offer, min(offer.slots, most - len(found)))
+                    found |= {job.id: job for job in self._program.ask(question, budget)}
+            rows = self._look(list(found), budget)
+        except SourceError as error:
+            if not found:
+                raise
+            log.warning("not all could be asked about what the matcher gave", extra={"why": str(error)})
         taken = []
         for job in found.values():
             rescheduled = rows[job.id].reschedule_time if job.id in rows else None
@@ -129,7 +139,7 @@ class MatcherProgram:
             except SourceUnavailable:
                 self._end()
                 raise
-            if answer.error:
+            if answer.error and not answer.jobs:
                 raise SourceUnavailable(f"the matcher: {shown(answer.error)}")
             return answer.jobs
 

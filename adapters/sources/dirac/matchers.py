@@ -24,10 +24,10 @@ from adapters.sources.http import Budget
 from schemas.jobs import Machine
 from schemas.ledger import JobState
 
-#: Jobs that are looked at in one go.
-MOST_LOOKED_AT = 100
-#: Descriptions that are remembered of jobs that wait.
-MOST_REMEMBERED = 5000
+#: Jobs that are looked at in one question, and how many are asked in one call while it has so much time left, seconds.
+MOST_LOOKED_AT, MOST_PAGES, LEAST_LOOK_S = 100, 10, 15.0
+#: Descriptions that are remembered of jobs that wait, and how long they may be together, characters.
+MOST_REMEMBERED, MOST_REMEMBERED_LENGTH = 100_000, 128 << 20
 #: Calls whose outcome is not known, of which the jobs are looked for.
 MOST_MARKS = 20
 
@@ -54,16 +54,39 @@ class _Candidate(NamedTuple):
         return given(self.asked, self.row.job, attempt_of(self.row), kept)
 
 
+class _Known:
+    """What jobs that wait ask for, by number and try; None = one with no description. The oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._of: OrderedDict[tuple[int, int], tuple[JdlWork | JdlError | None, int]] = OrderedDict()
+        self._length = 0
+
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        return key in self._of
+
+    def get(self, key: tuple[int, int]) -> JdlWork | JdlError | None:
+        return self._of.get(key, (None, 0))[0]
+
+    def put(self, key: tuple[int, int], asked: JdlWork | JdlError | None, length: int) -> None:
+        self._of[key] = asked, length
+        self._length += length
+        while len(self._of) > MOST_REMEMBERED or (self._length > MOST_REMEMBERED_LENGTH and len(self._of) > 1):
+            _, (_, gone) = self._of.popitem(last=False)
+            self._length -= gone
+
+
 class SearchMatcher:
     """Takes jobs that wait, by the operator's search. Calls of several threads go one after the other."""
 
     def __init__(self, client: DiracClient, settings: DiracSettings, name: str) -> None:
         self._client, self._settings, self._name = client, settings, name
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[int, int], JdlWork | JdlError | None] = OrderedDict()
+        self._known = _Known()
         #: Jobs that were to be marked, by the mark, until it has been seen which are.
         self._marked: OrderedDict[str, dict[int, _Candidate]] = OrderedDict()
-        self._page = 1
+        #: Jobs that are ours and have not been given yet.
+        self._ours: list[Acquired] = []
+        self._page = 2
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -75,47 +98,60 @@ class SearchMatcher:
             found = self._marked_before(most, budget)
             if found or not offers or most < 1:
                 return found
-            waiting = self._waiting(budget)
-            candidates = self._understood(waiting, budget)
-            chosen = self._chosen(candidates, offers, most)
-            self._page = 1 if chosen or len(waiting) < MOST_LOOKED_AT else self._page + 1
+            chosen = self._looked_through(offers, most, budget)
             return self._taken(chosen, budget) if chosen else []
 
     def _marked_before(self, most: int, budget: Budget) -> list[Acquired]:
-        """Give the jobs of earlier calls that ended before it was known whether they are ours."""
-        found: list[Acquired] = []
-        for mark, chosen in list(self._marked.items()):
-            if len(chosen) <= most - len(found):
-                found += self._seen(mark, budget)
-        return found
+        """Give the jobs of earlier calls that ended before it was known whether they are ours, as many as may be."""
+        for mark in list(self._marked):
+            self._ours += self._seen(mark, budget)
+        given, self._ours = self._ours[:most], self._ours[most:]
+        return given
 
-    def _waiting(self, budget: Budget) -> list[DiracRow]:
+    def _looked_through(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[_Candidate]:
+        """Choose what the slots can do: of the first that wait, and then where the last call has left off, since those
+        before may be for others alone. DiracX puts jobs whose descriptions are read behind the others: while some of a
+        page were not read it is looked at again."""
+        free, chosen, page = list(offers), list[_Candidate](), 1
+        for _ in range(MOST_PAGES):
+            waiting = self._waiting(page, budget)
+            before = {one.row.job for one in chosen}
+            is_known, found = self._understood([row for row in waiting if row.job not in before], budget)
+            chosen += self._chosen(found, free, most - len(chosen))
+            is_last = len(waiting) < MOST_LOOKED_AT
+            if page > 1 or is_last:
+                self._page = 2 if is_last else page
+            if is_last or len(chosen) >= most or budget.left_s() < LEAST_LOOK_S:
+                break
+            page = page if not is_known else max(page + 1, self._page) if page == 1 else page + 1
+        return chosen
+
+    def _waiting(self, page: int, budget: Budget) -> list[DiracRow]:
         sites = ["ANY", "Multiple", self._settings.site]
         wanted = {"Status": "Waiting", **self._settings.only}
         where: list[Mapping[str, Any]] = [
             {"parameter": "Site", "operator": "in", "values": sites},
             *({"parameter": key, "operator": "eq", "value": value} for key, value in wanted.items()),
         ]
-        return self._client.search(where, budget, self._page, MOST_LOOKED_AT)
+        return self._client.search(where, budget, page, MOST_LOOKED_AT)
 
-    def _understood(self, waiting: Sequence[DiracRow], budget: Budget) -> list[_Candidate]:
-        """Give jobs with what they ask for; the descriptions of those that have not been looked at are read."""
+    def _understood(self, waiting: Sequence[DiracRow], budget: Budget) -> tuple[bool, list[_Candidate]]:
+        """Give jobs with what they ask for; the descriptions of those that have not been looked at are read. Says also
+        whether all had been."""
         keys = {row.job: (row.job, attempt_of(row)) for row in waiting}
         unread = [job for job, key in keys.items() if key not in self._known]
         said = self._client.descriptions(unread, budget) if unread else {}
         for job in unread:
             # One that waits and has no description is not asked for it again.
             text = said[job].jdl if job in said and said[job].status == "Waiting" else None
-            self._known[keys[job]] = None if text is None else understood(text, job, self._settings.cpu_factor)
-        while len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
+            asked = None if text is None else understood(text, job, self._settings.cpu_factor)
+            self._known.put(keys[job], asked, len(text or ""))
         known = [(row, self._known.get(keys[row.job])) for row in waiting]
-        return [_Candidate(row, asked) for row, asked in known if asked is not None]
+        return not unread, [_Candidate(row, asked) for row, asked in known if asked is not None]
 
-    def _chosen(self, candidates: Sequence[_Candidate], offers: Sequence[Offer], most: int) -> list[_Candidate]:
-        """Choose what the slots can do, in the order of the jobs, each for the first that fits; and what is for this
-        site alone, and cannot be done."""
-        free = list(offers)
+    def _chosen(self, candidates: Sequence[_Candidate], free: list[Offer], most: int) -> list[_Candidate]:
+        """Choose what the slots that are free can do, in the order of the jobs, each for the first that fits; and what
+        is for this site alone, and cannot be done."""
         chosen: list[_Candidate] = []
         for one in candidates:
             if len(chosen) < most and self._finds_room(one, free):

@@ -17,6 +17,7 @@ from adapters.errors import SourceRefused, SourceUnavailable
 from adapters.sources.dirac.client import DiracClient
 from adapters.sources.dirac.work import SANDBOX
 from adapters.sources.http import Budget, Http
+from adapters.sources.inflow import flowing_in
 from adapters.sources.packing import packed
 
 #: Longest sandbox that DiracX takes, and what one may have in it when it is unpacked, bytes.
@@ -67,8 +68,9 @@ class Sandboxes:
 
 
 def _unpack(packed: Path, ending: str, target: Path, budget: Budget) -> None:
-    """Write the tar archive that is in a packed one. Raises SourceRefused for what is none, or too much."""
-    with target.open("xb") as file, _unpacked(packed, ending) as source:
+    """Write the tar archive that is in a packed one. Raises SourceRefused for what is none, or too much, and
+    NoStagingRoom."""
+    with flowing_in(target, "a sandbox, unpacked") as file, _unpacked(packed, ending) as source:
         size = 0
         while block := _next(source):
             size += len(block)

@@ -1,0 +1,132 @@
+"""Files of a spool, most of them strangers': job files, what is told beside them, and what is copied."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from adapters.errors import SourceRefused
+from adapters.ledger.events import readable
+from adapters.sources.contract import MOST_INPUT_BYTES, Acquired, GridInput, GridJob, GridWork
+from adapters.sources.inflow import Inflow
+from broker import durable
+from broker.durable import BLOCK_BYTES, sync_file_system
+from broker.trees.held import open_regular_below
+from schemas.description import Requirements
+
+#: Longest job file, bytes; and names that a job may have.
+MOST_JOB_BYTES = 4 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
+#: Mode of what is told: others read it.
+PUBLIC = 0o644
+
+
+class SpoolFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A job file: as ``GridWork``, with inputs by their names in ``files/``."""
+
+    executable: str
+    arguments: list[str] = []
+    environment: dict[str, str] = {}
+    inputs: list[str] = []
+    outputs: list[str] = []
+    requirements: Requirements = Requirements()
+    priority: int = 0
+    wall_time_s: float = 86400.0
+
+
+def listed(directory: Path) -> list[str]:
+    """List a directory; where it is away, as one on another machine may be, that is an error and not nothing."""
+    return [path.name for path in directory.iterdir()]
+
+
+def names_in(files: Sequence[str]) -> list[str]:
+    """Give the names of job files, in order: others are nobody's."""
+    names = (name.removesuffix(".json") for name in files if name.endswith(".json"))
+    return sorted(name for name in names if NAME.fullmatch(name))
+
+
+def status_of(taken: Path) -> Path:
+    """Name the file beside a job that was taken, in which is told how it is."""
+    return taken.with_suffix(".status")
+
+
+def write(path: Path, value: Any) -> None:
+    """Tell something, durably, whole or not at all. Raises OSError."""
+    durable.replace(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=PUBLIC)
+
+
+def sync_tree(directory: Path) -> None:
+    """Have on the disk all that is below a directory. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        sync_file_system(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy(there: BinaryIO, flow: Inflow, name: str) -> None:
+    """Copy a file that may grow meanwhile."""
+    left = MOST_INPUT_BYTES
+    while block := there.read(BLOCK_BYTES):
+        left -= len(block)
+        if left < 0:
+            raise SourceRefused(f"{name}: it has more than {MOST_INPUT_BYTES >> 30} GiB")
+        flow.write(block)
+
+
+def read_file(directory: Path, name: str) -> Acquired | None:
+    """Read a job file; one that makes no sense is a job with a flaw. None: another adapter has taken it."""
+    file_name = f"{name}.json"
+    try:
+        with os.fdopen(open_regular_below(directory, file_name), "rb") as file:
+            content, facts = file.read(MOST_JOB_BYTES + 1), os.fstat(file.fileno())
+    except OSError:
+        return None  # another adapter's by now, or no file
+    job = GridJob(id=f"{name}-{_unsigned(facts.st_mtime_ns):x}")
+    if len(content) > MOST_JOB_BYTES:
+        return Acquired(job=job, work=None, flaw=f"{file_name} has more than {MOST_JOB_BYTES} bytes")
+    try:
+        return Acquired(job=job, work=_work(msgspec.json.decode(content, type=SpoolFile)))
+    except Exception as error:  # noqa: BLE001  whatever it is: it is a stranger's file
+        return Acquired(job=job, work=None, flaw=readable(f"{file_name}: {error or type(error).__name__}"))
+
+
+def name_of(job: GridJob) -> str:
+    """Give the name of a job's file: its id says also when that was written, so that a name may be used again."""
+    return job.id.rpartition("-")[0] or job.id
+
+
+def ns_of(job: GridJob) -> int | None:
+    """Say when a job's file was written, as its id has it."""
+    try:
+        return int(job.id.rpartition("-")[2], 16)
+    except ValueError:
+        return None  # of a source that bore the name before
+
+
+def written_ns(path: Path) -> int | None:
+    """Say when a file was written; None where there is none."""
+    try:
+        return _unsigned(path.stat(follow_symlinks=False).st_mtime_ns)
+    except FileNotFoundError:
+        return None
+
+
+def _unsigned(ns: int) -> int:
+    """Of a file dated before 1970 as well a number without a sign."""
+    return ns % (1 << 64)
+
+
+def _work(asked: SpoolFile) -> GridWork:
+    """Take over what a job file asks for. Raises ValueError for what no job may ask."""
+    for name in asked.inputs:
+        if name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"inputs: {name!r} must be a path below files/, without ..")
+    inputs = [GridInput(name=name.rpartition("/")[2], where=name) for name in asked.inputs]
+    fields = {field: getattr(asked, field) for field in SpoolFile.__struct_fields__} | {"inputs": inputs}
+    return msgspec.convert(msgspec.to_builtins(fields), GridWork)
