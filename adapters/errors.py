@@ -13,7 +13,9 @@ AdapterError
 │   └── NoStagingRoom        others on their way have the room that it needs: it passes, who waits spends no patience
 ├── SourceError              a grid did not do what it was asked
 │   ├── SourceUnavailable    it is away, slow, or makes no sense: the same again later
+│   │   └── SourceDenied     it refuses us, by our rights or address: the same again, and a person looks at the words
 │   └── SourceRefused        it will never have it so: a person looks at the words
+│       ├── SandboxTooLarge  what a job has left is more than its grid takes: it has failed there
 │       ├── JdlError         a description is not to be read, or asks for what cannot be: its line and key
 │       └── PandaJobError    a record of PanDA is not to be read, or asks for what cannot be: its field
 ├── GridStoreError           a grid's store did not do it; nothing under the file's name was changed
@@ -106,8 +108,17 @@ class SourceUnavailable(SourceError):
     """The grid is away, slow, or answered what makes no sense; what it was asked may have been done."""
 
 
+class SourceDenied(SourceUnavailable):
+    """The grid refuses us, and not what was asked: our rights, our address or our settings are not right. A person has
+    to look; it is no fault of any job's, and the same is asked again."""
+
+
 class SourceRefused(SourceError):
     """The grid has understood, and refuses for good."""
+
+
+class SandboxTooLarge(SourceRefused):
+    """What a job has left is more than its grid takes as its sandbox."""
 
 
 class JdlError(SourceRefused):

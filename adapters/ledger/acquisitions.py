@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import BigInteger, Integer, bindparam, delete, func, select, tuple_, update
 
 from adapters.ledger import tables
 from adapters.ledger.events import readable
@@ -104,6 +104,17 @@ _AGAIN = (
         taken_by="",
     )
 )
+_BROUGHT = (
+    select(_table.c.source, _table.c.id, _table.c.attempt, _table.c.data)
+    .where(_table.c.source == bindparam("of_source"), _table.c.flaw == "")
+    .order_by(_table.c.due_ms)
+    .limit(bindparam("most", type_=Integer))
+)
+_STOP = (
+    update(_table)
+    .where(_IS_KEY, _table.c.flaw == "")
+    .values(due_ms=bindparam("until_ms", type_=BigInteger), flaw=bindparam("its_flaw"), tries=0, taken_by="")
+)
 _FORGET = delete(_table).where(_IS_KEY)
 _THERE = select(_submissions.c.id).where(
     _submissions.c.owner == bindparam("of_owner"), _submissions.c.id.in_(bindparam("ids", expanding=True))
@@ -142,6 +153,16 @@ def take(tx: Tx, source: str) -> list[Acquisition]:
     until_ms = tx.lease_now_ms + CLAIM_MS
     tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms, "by": tx.instance} for row in rows])
     return [_read(row) for row in rows]
+
+
+def brought(tx: Tx, source: str, most: int) -> list[tuple[AcquisitionKey, bytes]]:
+    """Name those of a source that are to become jobs of ours, with what it keeps with each."""
+    return [(_key(row), row.data) for row in tx.execute(_BROUGHT, {"of_source": source, "most": most})]
+
+
+def stop(tx: Tx, key: AcquisitionKey, why: str) -> None:
+    """Make no job of one, as its grid wants it stopped, which is told that it has ended; an unknown key is no error."""
+    tx.each(_STOP, [{**_named(key), "until_ms": tx.lease_now_ms, "its_flaw": readable(why)}])
 
 
 def renew(tx: Tx, source: str, keys: Collection[AcquisitionKey]) -> None:

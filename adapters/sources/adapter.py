@@ -67,11 +67,11 @@ class SourceAdapter:
         self._workplace = Workplace(Path(config.staging))
         directory = self._workplace.path
         acquire, stage = self._lane("acquire"), self._lane("stage-in", AT_ONCE)
-        beat, deliver = self._lane("beat"), self._lane("deliver", AT_ONCE)
+        beat, deliver, report = self._lane("beat"), self._lane("deliver", AT_ONCE), self._lane("report")
         most, longest_s = config.most_at_once, config.longest_pause_s
         parts = (self._name, source, self._writer)
         acquiring = Acquiring(*parts, acquire, most, longest_s, stage.wake)
-        delivering = Delivering(*parts, store, directory, deliver, grid_store, catalogue, acquiring.learn)
+        delivering = Delivering(*parts, store, directory, deliver, report, grid_store, catalogue, acquiring.learn)
         staging = GridStageIn(*parts, store, directory, stage, delivering.look_soon)
         self._ending = [staging.close, delivering.close]
         self._closing = [one.close for one in (source, grid_store, catalogue) if one is not None]
@@ -80,6 +80,7 @@ class SourceAdapter:
             (stage, staging.turn),
             (beat, Beating(self._name, source, self._writer, beat, config.beat_every_s).turn),
             (deliver, delivering.turn),
+            (report, delivering.reporting.turn),
         ]
 
     def _lane(self, name: str, threads: int = 1) -> Lane:

@@ -1,9 +1,10 @@
 """What an adapter asks of a grid, and tells it: the port of sources.
 
 Every method blocks, may be called from any thread, several at once, and returns or raises within the source's own time
-limit. SourceUnavailable: the grid is away, slow, or does not make sense; the same is asked again later. SourceRefused:
-the grid has understood and will never have it so; a person must look. Whatever else is raised is taken for the former,
-with a traceback in the log. What a grid's word decides is bounded here: texts are cut, and numbers are put into range.
+limit. SourceUnavailable: the grid is away, slow, or does not make sense; the same is asked again later. SourceDenied:
+it refuses us, and a person must look; the same is asked again. SourceRefused: the grid has understood and will never
+have it so, of this job. Whatever else is raised is taken for the first, with a traceback in the log. What a grid's word
+decides is bounded here: texts are cut, and numbers are put into range.
 
 In the ledger there is, before the call of
 
@@ -161,7 +162,8 @@ class GridSource(Protocol):
         """
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
-        """Store the job's sandbox at the grid, where it has such a thing; gives its name there. Idempotent."""
+        """Store the job's sandbox at the grid, where it has such a thing; gives its name there. Raises SandboxTooLarge
+        for outputs that it does not take. Idempotent."""
 
     def register(self, ending: GridEnding) -> None:
         """Have the grid's catalogue know the outputs, where the source has one of its own. Idempotent."""

@@ -19,7 +19,7 @@ from zlib import adler32
 import msgspec
 
 from adapters.catalogues.contract import Catalogue
-from adapters.errors import AdapterError, CopyDiffers, GridStoreRefused, NotInGridStore
+from adapters.errors import AdapterError, CopyDiffers, GridStoreRefused, NotInGridStore, SandboxTooLarge
 from adapters.grid_stores.contract import GridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, endings
@@ -28,13 +28,21 @@ from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.sources.at_work import MOST_TAKEN, AtWork
 from adapters.sources.contract import GridEnding, GridSource
-from adapters.sources.end_delivery import Delivered, EndDelivery, kept_of_ending, read_delivery, with_step
+from adapters.sources.end_delivery import (
+    Delivered,
+    EndDelivery,
+    for_sandbox,
+    kept_of_ending,
+    read_delivery,
+    with_step,
+)
 from adapters.sources.gathering import Gathering
 from adapters.sources.lane import Lane
 from adapters.sources.pace import LookPauses
 from adapters.sources.registering import Registering
 from adapters.sources.reporting import FINAL, Reporting, note
 from adapters.storage.contract import Store
+from schemas.description import STREAMS
 from schemas.files import OutputFile
 from schemas.ledger import SETTLED, JobState
 from schemas.sites import JobEnded
@@ -49,6 +57,8 @@ SOON_S = 0.05
 STAGE_OUT, UPLOAD, VERIFY, REGISTER = "stage-out", "upload", "verify", "register"
 #: How often what a store has may differ from what was sent, and it is sent again.
 MOST_DIFFERED = 5
+#: What of outputs that are in a grid's store goes into the job's sandbox as well, bytes.
+MOST_SANDBOX_BYTES = 64 << 20
 #: Bytes that are read at a time for a checksum.
 BLOCK = 1 << 20
 #: Why an end is told to nobody whose grid's job is not known.
@@ -68,6 +78,7 @@ class Delivering:
         store: Store,
         directory: Path,
         lane: Lane,
+        report: Lane,
         grid_store: GridStore | None = None,
         catalogue: Catalogue | None = None,
         on_ends: Callable[[Sequence[float]], None] = lambda _: None,
@@ -82,19 +93,17 @@ class Delivering:
         self._at_work = AtWork("deliver", writer, self._renew)
         self._stepped = Gathering(self._write_steps, MOST_TAKEN)
         self._registering = Registering(catalogue, lane)
-        self._reporting = Reporting(source, lane, self._at_work)
+        #: Has a lane of its own, ``report``.
+        self.reporting = Reporting(source, report, self._at_work)
         copying: dict[str, Step] = {} if grid_store is None else {UPLOAD: self._upload, VERIFY: self._verify}
         self.steps: dict[str, Step] = {STAGE_OUT: self._stage_out, **copying, REGISTER: self._register}
 
     async def turn(self) -> float:
-        """Take a portion of what is due, and begin to see to each; the final statuses that are due go in one call."""
-        await self._at_work.renew(self._reporting.keys)
+        """Take a portion of what is due, and begin to see to each; see ``reporting`` for what is left then."""
+        await self._at_work.renew(self.reporting.keys)
         with self._at_work.doubting():
             if self._at_work.has_room and time.monotonic() >= self._look_at_s:
                 await self._begin(await self._due())
-            await self._reporting.turn()
-        if self._reporting.keys:
-            return 0.0
         return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
 
     def look_soon(self) -> None:
@@ -124,7 +133,7 @@ class Delivering:
         ends = await self._read(due) if due else []
         told, untold = ([one for one in ends if (one.key.what == AFFIRM) is is_told] for is_told in (True, False))
         for one in told:
-            self._reporting.add(one)
+            self.reporting.add(one)
         for one in untold:
             self._at_work.begin(one.key, partial(self._prepare, one))
         ran_s = [(one.ended.ended_ms - one.ended.started_ms) / 1000 for one in untold if one.ended.started_ms]
@@ -146,7 +155,8 @@ class Delivering:
         """Do the steps that are left before the final status, or note why one could not be done."""
         try:
             done = await self._go_through(one)
-            self._reporting.add(done)
+            self._lane.trouble("")
+            self.reporting.add(done)
         except (AdapterError, OSError) as error:
             words = f"{self._failed_step(error, one)}: {error}"
             self._lane.trouble(f"job {one.ending.job.id}: {words}")
@@ -187,12 +197,22 @@ class Delivering:
     def _stage_out(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         if ended.state is JobState.CANCELLED:
             return Delivered()
+        is_copied = self._grid_store is not None and ended.state is JobState.DONE
+        packed = for_sandbox(ending.outputs, MOST_SANDBOX_BYTES) if is_copied else ending.outputs
         with self._at_hand() as directory:
             local = partial(self.local, ended, directory)
-            return Delivered(sandbox=self._source.stage_out(ending, local), outputs=ending.outputs)
+            try:
+                sandbox = self._source.stage_out(msgspec.structs.replace(ending, outputs=packed), local)
+            except SandboxTooLarge as error:
+                printed = [one for one in ending.outputs if one.name in STREAMS]
+                if len(printed) == len(packed):
+                    raise
+                sandbox = self._source.stage_out(msgspec.structs.replace(ending, outputs=printed), local)
+                return Delivered(sandbox=sandbox, outputs=printed, flaw=str(error))
+            return Delivered(sandbox=sandbox, outputs=ending.outputs)
 
     def _upload(self, ended: JobEnded, ending: GridEnding) -> Delivered:
-        if self._grid_store is None or ended.state is not JobState.DONE:
+        if self._grid_store is None or ending.state is not JobState.DONE:
             return kept_of_ending(ending)
         sent = []
         with self._at_hand() as directory:
@@ -204,7 +224,7 @@ class Delivering:
 
     def _verify(self, ended: JobEnded, ending: GridEnding) -> Delivered:
         """Compare what the grid's store says that it has with what was sent."""
-        if self._grid_store is None or ended.state is not JobState.DONE:
+        if self._grid_store is None or ending.state is not JobState.DONE:
             return kept_of_ending(ending)
         for one in ending.outputs:
             try:
@@ -217,7 +237,7 @@ class Delivering:
         return kept_of_ending(ending)
 
     def _register(self, ended: JobEnded, ending: GridEnding) -> Delivered:
-        if ended.state is JobState.DONE:
+        if ending.state is JobState.DONE:
             self._source.register(ending)
         return kept_of_ending(ending)
 
@@ -259,5 +279,5 @@ def _adler32(path: Path) -> str:
 
 def _stepped(done: Sequence[EndDelivery], tx: Tx) -> None:
     for one in done:
-        kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed)
+        kept = Delivered(sandbox=one.ending.sandbox, outputs=one.ending.outputs, differed=one.differed, flaw=one.flaw)
         deliveries.stepped(tx, one.key, one.step, msgspec.msgpack.encode(kept))

@@ -19,7 +19,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.certificates import Certificates
 from adapters.sources.deadlines import RenewedTransport, TimedTransport, ending_within
 from adapters.sources.inflow import flowing_in
@@ -36,8 +36,10 @@ MOST_ANSWER_BYTES = 16 << 20
 #: What of an answer's own words is shown, characters.
 MOST_WORDS = 300
 _BLOCK = 1 << 18
-#: Answers that a person has to look at; all others that are no success may pass.
-_FOR_GOOD = frozenset({400, 403, 404, 405, 409, 413, 414, 415, 422})
+#: Answers to a question with which a person has to do something; all others that are no success may pass.
+_OF_US = dict.fromkeys((400, 403, 404, 405, 409, 413, 414, 415, 422), SourceDenied)
+#: Answers of a store that say that there is no such file.
+_OF_A_FILE = dict.fromkeys((404, 410), SourceRefused)
 _LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 #: Answers of a store that has a file on another machine, and how often one is sent on.
 _ELSEWHERE, _MOST_STEPS = frozenset({301, 302, 303, 307, 308}), 5
@@ -152,7 +154,7 @@ class Http:
         success. ``file``, a name and what it holds, is sent as the form field of that name in the place of a body;
         ``within_s`` bounds this answer in the place of the settings.
 
-        Raises SourceUnavailable, also for a token that cannot be had, and SourceRefused.
+        Raises SourceUnavailable, also for a token that cannot be had, and SourceDenied.
         """
         headers = {"Content-Type": "application/json"} if body is not None else {}
         content = msgspec.json.encode(body) if body is not None else None
@@ -172,7 +174,7 @@ class Http:
         answer = asked("") if credential is None else self._asked_with(credential, asked, budget)
         if not 200 <= answer.status < 300 and answer.status not in also:
             whose = "" if credential is None else f", {credential.what}"
-            raise _refusal(answer, f"{method} {path}{whose}")
+            raise _refusal(answer, f"{method} {path}{whose}", _OF_US)
         return answer
 
     def _asked_with(self, credential: TokenFile, asked: Callable[[str], HttpAnswer], budget: Budget) -> HttpAnswer:
@@ -191,7 +193,7 @@ class Http:
             request = self._others.build_request("POST", url, data=dict(fields), files={"file": ("sandbox", file)})
             answer = self._answer(request, self._others, self._timeout_s)
         if not 200 <= answer.status < 300:
-            raise _refusal(answer, "the sandbox store")
+            raise _refusal(answer, "the sandbox store", {})
 
     def download(
         self, url: str, target: Path, most_bytes: int, budget: Budget, where: str = "the sandbox store"
@@ -222,7 +224,7 @@ class Http:
                 # To servers of this machine nobody else sends us.
                 may_follow = _is_address(next_url) and (not _is_here(next_url) or _is_here(url))
                 if response.status_code not in _ELSEWHERE or not may_follow:
-                    raise _refusal(self._read(response), where)
+                    raise _refusal(self._read(response), where, _OF_A_FILE)
             url = next_url
         raise SourceUnavailable(f"{where}: sent elsewhere more than {_MOST_STEPS} times")
 
@@ -285,13 +287,12 @@ def _head(body: bytes) -> str:
     return shown(" ".join(text.split())) if text else "nothing at all"
 
 
-def _refusal(answer: HttpAnswer, asked: str) -> SourceError:
+def _refusal(answer: HttpAnswer, asked: str, final: Mapping[int, type[SourceError]]) -> SourceError:
+    """Give what is to be raised for an answer that is none of success; ``final`` says what of some statuses."""
     words = f"{asked}: status {answer.status}: {answer.words()}"
-    if answer.status in _FOR_GOOD:
-        return SourceRefused(words)
     if 300 <= answer.status < 400:
         return SourceUnavailable(f"{asked}: the server sends us elsewhere, where no token goes: status {answer.status}")
-    return SourceUnavailable(words)
+    return final.get(answer.status, SourceUnavailable)(words)
 
 
 def demand_address(url: str, setting: str) -> None:

@@ -195,6 +195,8 @@ class Failing:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._source, name)
+        if not callable(method):
+            return method
 
         def call(*arguments: Any) -> Any:
             self._may_fail(name, "before")

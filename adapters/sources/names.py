@@ -24,3 +24,9 @@ def flaw_of_name(name: str) -> str:
     if len(name) > 200 or not _NAME.match(name) or any(len(step.encode()) > MAX_NAME_BYTES for step in steps):
         return "must be the name of a file below the job's directory, 200 characters at most"
     return "must stay below the job's directory" if "." in steps or ".." in steps else ""
+
+
+def is_number(name: str) -> bool:
+    """Say whether a job's name at its grid is a number, as grids give them: of a source that bore this one's name
+    before it may be any."""
+    return name.isascii() and name.isdigit() and len(name) < 19 and int(name) > 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from adapters.errors import SourceRefused
+from adapters.errors import SandboxTooLarge
 from adapters.sources.http import Budget
 
 #: What may be packed into one, bytes.
@@ -29,16 +29,15 @@ class Archive(NamedTuple):
 @contextlib.contextmanager
 def packed(files: Mapping[str, Path], most_bytes: int, what: str, budget: Budget) -> Iterator[Archive]:
     """Pack files by their names, tar by bzip2, with no times and no owners, in one order, for as long as the context
-    lasts. Raises SourceRefused, which says ``what`` it was to be, for too much, and SourceUnavailable when the time is
-    over."""
+    lasts. Raises SandboxTooLarge, which says ``what`` it was to be, and SourceUnavailable when the time is over."""
     size = sum(path.stat().st_size for path in files.values())
     if size > MOST_PACKED_BYTES:
-        raise SourceRefused(f"outputs of {size >> 20} MiB: {what} may have {MOST_PACKED_BYTES >> 20} MiB in it")
+        raise SandboxTooLarge(f"outputs of {size >> 20} MiB: {what} may have {MOST_PACKED_BYTES >> 20} MiB in it")
     with tempfile.TemporaryFile() as file:
         _pack(files, file, budget)
         length, sha256 = file.tell(), _digest(file)
         if length > most_bytes:
-            raise SourceRefused(f"{what} of {length >> 20} MiB, packed: it may have {most_bytes >> 20} MiB")
+            raise SandboxTooLarge(f"{what} of {length >> 20} MiB, packed: it may have {most_bytes >> 20} MiB")
         file.seek(0)
         yield Archive(file, sha256, length)
 

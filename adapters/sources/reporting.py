@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from adapters.errors import AdapterError, CatalogueRefused, GridStoreRefused, SourceRefused
+from adapters.errors import AdapterError, CatalogueRefused, GridStoreRefused
 from adapters.ledger import deliveries
 from adapters.ledger.deliveries import AFFIRM, ENDED, Key
 from adapters.ledger.transaction import Tx
@@ -15,34 +15,44 @@ from adapters.sources.contract import GridEnding, GridSource
 from adapters.sources.end_delivery import EndDelivery
 from adapters.sources.lane import Lane
 
-#: What the same asked again will not change: a person looks.
-FINAL = (SourceRefused, GridStoreRefused, CatalogueRefused)
+#: What the same asked again will not change: a person looks. A grid that refuses is asked again: it may be us whom it
+#: refuses, or one job among many.
+FINAL = (GridStoreRefused, CatalogueRefused)
+#: How often it looks whether there is something to say, seconds; it is woken for that.
+LOOK_S = 1.0
 #: Tells a grid of jobs, and gives why some were not told.
 Tell = Callable[[Sequence[GridEnding]], Mapping[str, str]]
 
 
 class Reporting:
-    """See the module. Belongs to one loop; what it has is not at work by itself, see ``keys``."""
+    """See the module; ``turn`` is that of a lane of its own: no upload holds up a final status. Belongs to one loop."""
 
     def __init__(self, source: GridSource, lane: Lane, at_work: AtWork[Key]) -> None:
         self._source, self._lane, self._at_work = source, lane, at_work
         self._ready: list[EndDelivery] = []
+        self._being_said: list[EndDelivery] = []
 
     @property
     def keys(self) -> list[Key]:
-        """Name what it has, and has not told."""
-        return [one.key for one in self._ready]
+        """Name what it has, and of which it is not written down that it was told."""
+        return [one.key for one in (*self._being_said, *self._ready)]
 
     def add(self, one: EndDelivery) -> None:
-        """Have the last word said with the next turn: of this job it is all that is left."""
+        """Have the last word said: of this job it is all that is left."""
         self._ready.append(one)
+        self._lane.wake()
 
-    async def turn(self) -> None:
+    async def turn(self) -> float:
         """Say all that there is to say. Raises LedgerError; what was not said is in doubt then."""
-        ready, self._ready = self._ready, []
-        for what, tell in ((ENDED, self._source.finish), (AFFIRM, self._source.affirm)):
-            for some in _apart([one for one in ready if one.key.what == what]):
-                await self._say(what, tell, some)
+        self._being_said, self._ready = self._ready, []
+        try:
+            with self._at_work.doubting():
+                for what, tell in ((ENDED, self._source.finish), (AFFIRM, self._source.affirm)):
+                    for some in _apart([one for one in self._being_said if one.key.what == what]):
+                        await self._say(what, tell, some)
+        finally:
+            self._being_said = []
+        return 0.0 if self._ready else LOOK_S
 
     async def _say(self, what: str, tell: Tell, ready: Sequence[EndDelivery]) -> None:
         keys = {one.ending.job.id: one.key for one in ready}
@@ -50,9 +60,9 @@ class Reporting:
         try:
             refused = await self._lane.call(tell, [one.ending for one in ready])
         except (AdapterError, OSError) as error:
-            words = f"{word}: {error}"
-            self._lane.trouble(words)
-            await self._at_work.write(partial(note, dict.fromkeys(keys.values(), words), isinstance(error, FINAL)))
+            self._lane.trouble(str(error))
+            words = dict.fromkeys(keys.values(), f"{word}: {error}")
+            await self._at_work.write(partial(note, words, False))
             return
         failed = {keys[name]: f"{word}: {why}" for name, why in refused.items() if name in keys}
         done = [key for name, key in keys.items() if name not in refused]

@@ -94,13 +94,16 @@ class GridStageIn:
         self._lane.trouble("")
 
     async def _refused(self, one: Acquisition, why: str) -> None:
-        """The grid refuses what this job needs; one that refuses to hear of a flaw has nothing to hear any more."""
+        """The grid refuses what this job needs, or to hear that it cannot be done: that is said again for long."""
         if not one.flaw:
             await self._at_work.write(lambda tx: acquisitions.refuse(tx, one, why))
             self._lane.wake()
-            return
-        log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
-        await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
+        elif one.tries < acquisitions.MOST_TRIES:
+            self._lane.trouble(f"job {one.key.id}: {why}")
+            await self._at_work.write(lambda tx: acquisitions.again(tx, one, why))
+        else:
+            log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
+            await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
 
     async def _tell_flaw(self, one: Acquisition) -> None:
         ending = GridEnding(job=grid_job(one), state=JobState.HELD, cause=one.flaw)

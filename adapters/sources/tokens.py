@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -22,6 +23,9 @@ import msgspec
 from msgspec import Struct
 
 from adapters.errors import SourceUnavailable
+from broker.durable import write_all
+
+log = logging.getLogger(__name__)
 
 #: A file that is longer holds no credential, bytes.
 MOST_BYTES = 64 << 10
@@ -106,12 +110,15 @@ class TokenFile:
             return self._read(file)
 
     def _read(self, file: BinaryIO) -> _Kept:
-        facts = os.fstat(file.fileno())
-        mark = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        mark = self._mark_of(file)
         if self._kept is None or mark != self._mark:
             file.seek(0)
             self._kept, self._mark = self._parsed(file.read(MOST_BYTES + 1)), mark
         return self._kept
+
+    def _mark_of(self, file: BinaryIO) -> tuple[int, ...]:
+        facts = os.fstat(file.fileno())
+        return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
     def _renewed(self, renew: Renew) -> _Kept:
         """Refresh under the file's lock, unless another process has just done so."""
@@ -131,9 +138,19 @@ class TokenFile:
                 answer.refresh_token or kept.refresh_token,
                 self._clock_s() + answer.expires_in,
             )
+            return self._kept_in(file, fresh)
+
+    def _kept_in(self, file: BinaryIO, fresh: _Kept) -> _Kept:
+        """Write a fresh token into the file. Where that fails it is used all the same, and written with the next one:
+        the one before is spent, and to show it again would end the login."""
+        try:
             _write_over(file, msgspec.json.encode({name: getattr(fresh, name) for name in fresh.__struct_fields__}))
-            self._mark = ()
-            return self._read(file)
+        except OSError as error:
+            log.error("a fresh token cannot be kept", extra={"file": str(self.path), "why": error.strerror})
+            self._kept, self._mark = fresh, self._mark_of(file)
+            return fresh
+        self._mark = ()
+        return self._read(file)
 
     def _take_lock(self, file: BinaryIO) -> None:
         """Lock the file against other programs that refresh it."""
@@ -194,11 +211,10 @@ def _may_be_token(text: str) -> bool:
 
 def _write_over(file: BinaryIO, body: bytes) -> None:
     """Write a file anew in place: others hold its lock by this very file."""
-    file.seek(0)
-    file.write(body)
-    file.truncate()
-    file.flush()
-    os.fsync(file.fileno())
+    descriptor = file.fileno()
+    write_all(descriptor, body, 0)
+    os.ftruncate(descriptor, len(body))
+    os.fsync(descriptor)
 
 
 def _expiry(token: str) -> float:

@@ -70,7 +70,7 @@ class DiracxPeer:
         self._wait_until_ready()
 
     def _new_client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def _started(self) -> subprocess.Popen[bytes]:
         with (self.directory / "server.log").open("ab") as log:

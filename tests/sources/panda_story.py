@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceUnavailable
 from adapters.sources.contract import GridEnding, GridJob, GridOutput, GridProgress, GridSource, Offer
 from adapters.sources.panda import make_panda
 from schemas.jobs import Machine
@@ -180,7 +180,7 @@ class PandaStory:
     def a_user_is_no_pilot(self) -> None:
         path = token_file(self.directory / "user.token", self.grid.user())
         source = make_panda(msgspec.structs.replace(self.settings, token=path, origin="voluntary"), "panda")
-        with pytest.raises(SourceRefused, match="role"):
+        with pytest.raises(SourceDenied, match="role"):
             source.beat([GridProgress(job=GridJob(id="1"), state=JobState.RUNNING)])
         source.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from adapters.ledger import sources
 from adapters.ledger.acquisitions import owner_of
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, delivering, lane, staging
+from adapters.sources import acquiring, delivering, lane, reporting, staging
 from adapters.sources.adapter import SourceAdapter
 from adapters.sources.config import SourceAdapterConfig
 from adapters.sources.contract import GridSource
@@ -75,11 +75,16 @@ class Rig:
         await until(lambda: len(self.assigned(vm)) > before)
         return self.assigned(vm)[-1]
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait, while the ledger's clock goes on."""
+    async def until(self, condition: Callable[[], object], every_s: float = 0.0, step_s: float = 60) -> None:
+        """Wait, while the ledger's clock goes on by a step at each look, or each so many seconds of ours: what an
+        adapter has taken is its own for minutes, and a call to a real grid takes a while."""
+        passed_s = -every_s
 
         def look() -> object:
-            self.desk.pass_s(60)
+            nonlocal passed_s
+            if time.monotonic() - passed_s >= every_s:
+                passed_s = time.monotonic()
+                self.desk.pass_s(step_s)
             return condition()
 
         await until(look, 30)
@@ -115,9 +120,15 @@ class Rig:
 
     def leave(self, job: JobAssign, content: bytes = b"hi\n", name: str = "stdout", **more: Any) -> None:
         """Have its guest end a job with an output."""
-        self.store.put_bytes(content, OutputFile(job=job.job, attempt=job.attempt, name=name))
-        entry = OutputEntry(name=name, size=len(content), sha256=sha256(content).hexdigest())
-        self.desk.complete(job, outputs=[entry], **{"exit_status": 0, **more})
+        self.leave_all(job, {name: content}, **more)
+
+    def leave_all(self, job: JobAssign, outputs: Mapping[str, bytes], **more: Any) -> None:
+        """Have its guest end a job with outputs, by their names."""
+        entries = []
+        for name, content in outputs.items():
+            self.store.put_bytes(content, OutputFile(job=job.job, attempt=job.attempt, name=name))
+            entries.append(OutputEntry(name=name, size=len(content), sha256=sha256(content).hexdigest()))
+        self.desk.complete(job, outputs=entries, **{"exit_status": 0, **more})
 
     def seen(self, name: str = "lyon") -> SourceRow:
         """Give what is listed of a source; blank while its adapter has not said anything."""
@@ -131,6 +142,6 @@ class Rig:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have adapters of this process look often, and wait little after a failure."""
-    for module in (acquiring, staging, delivering):
+    for module in (acquiring, staging, delivering, reporting):
         monkeypatch.setattr(module, "LOOK_S", 0.05)
     monkeypatch.setattr(lane, "FIRST_S", 0.05)

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridJob, GridOutput, GridProgress, GridSource, Offer
 from adapters.sources.dirac import grid_clock, make_dirac, matchers
 from adapters.sources.dirac.beats import BEAT_S
@@ -312,6 +312,22 @@ def test_a_job_that_is_not_there_any_more_is_stopped(grid: DiracxPeer, source: G
     source.release([unknown], "nobody wants it")
 
 
+def test_a_job_that_another_kind_of_source_has_left_is_no_other_jobs_trouble(
+    grid: DiracxPeer, source: GridSource
+) -> None:
+    strange = GridJob(id="count-12af")
+    [name] = grid.submit(ECHO)
+    [taken] = source.acquire([OFFER], 1)
+
+    stops = source.beat([GridProgress(job=job, state=JobState.RUNNING) for job in (strange, taken.job)])
+    told = source.finish([ended(strange), ended(taken.job)])
+
+    assert [stop.id for stop in stops] == [strange.id]
+    assert told == {strange.id: "its name is none of DIRAC's"}
+    assert source.affirm([ended(strange)]) == {}
+    assert grid.status(name) == "Done"
+
+
 def test_a_job_that_the_operator_may_not_see_any_more_is_not_stopped_for_that(
     grid: DiracxPeer, front: Front, source: GridSource
 ) -> None:
@@ -565,9 +581,9 @@ def test_another_sandbox_than_its_name_says_is_not_taken(
         (503, "<html>busy</html>", SourceUnavailable),
         (302, "", SourceUnavailable),
         (401, '{"detail": "Invalid JWT"}', SourceUnavailable),
-        (403, '{"detail": "Forbidden"}', SourceRefused),
-        (400, '{"detail": "Unrecognised parameters"}', SourceRefused),
-        (404, "<html>no such page</html>", SourceRefused),
+        (403, '{"detail": "Forbidden"}', SourceDenied),
+        (400, '{"detail": "Unrecognised parameters"}', SourceDenied),
+        (404, "<html>no such page</html>", SourceDenied),
     ],
 )
 def test_an_answer_that_is_none_is_said_in_words(
@@ -674,7 +690,7 @@ def test_a_bearer_token_that_something_else_renews_is_read_again(grid: DiracxPee
 def test_the_pilots_credential_does_not_search(grid: DiracxPeer, make: Make, tmp_path: Path) -> None:
     source = make(operator_credential=str(grid.credential(tmp_path / "p.json", "pilot", "pilots")))
 
-    with pytest.raises(SourceRefused, match="operator_credential"):
+    with pytest.raises(SourceDenied, match="operator_credential"):
         source.acquire([OFFER], 1)
 
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import trustme
 
-from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import GridEnding, GridInput, GridJob, GridOutput, GridProgress, GridSource, Offer
 from adapters.sources.panda import make_panda
 from adapters.sources.panda.settings import PandaSettings
@@ -94,14 +94,14 @@ def take(grid: PandaStandIn, source: GridSource, **more: Any) -> GridJob:
         (200, '{"success": false, "message": "Timed out", "data": null}', SourceUnavailable),
         (200, "{'success': True, 'message': '', 'data': None}", SourceUnavailable),
         (200, "", SourceUnavailable),
-        (200, '{"success": false, "message": "production or pilot role required"}', SourceRefused),
+        (200, '{"success": false, "message": "production or pilot role required"}', SourceDenied),
         (302, "", SourceUnavailable),
         (500, "division by zero", SourceUnavailable),
         (503, "<html>busy</html>", SourceUnavailable),
         (401, "no", SourceUnavailable),
         (403, "ERROR : Token authentication failed. Invalid token.", SourceUnavailable),
-        (403, "ERROR : Alice is banned", SourceRefused),
-        (404, "not found", SourceRefused),
+        (403, "ERROR : Alice is banned", SourceDenied),
+        (404, "not found", SourceDenied),
     ],
 )
 def test_an_answer_that_is_none_is_said_in_words(
@@ -364,7 +364,7 @@ def test_a_storage_that_sends_a_page_or_sends_us_elsewhere_gives_no_input(
     wanted = GridInput(name="a.dat", where=f"{storage.url}/a.dat#checksum=&size=-1")
     for status, kind in (
         (302, SourceUnavailable),
-        (403, SourceRefused),
+        (403, SourceUnavailable),
         (404, SourceRefused),
         (503, SourceUnavailable),
     ):

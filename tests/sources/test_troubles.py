@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from adapters.ledger import tables
-from adapters.sources import adapter, lane
+from adapters.sources import adapter, at_work, lane
 from adapters.sources.contract import Acquired, GridSource, GridWork, Offer
 from adapters.sources.delivering import AT_ONCE
 from adapters.sources.memory import MemoryGrid, MemorySource
@@ -31,7 +31,7 @@ KINDS: dict[str, type[Troubled]] = {"memory": InMemory, "spool": Spooled, "dirac
 WHOLE = [(kind, trouble) for kind, grid in KINDS.items() for trouble in grid.troubles]
 ONE_JOB = [(kind, flaw) for kind, grid in KINDS.items() for flaw in grid.flaws]
 #: Calls that an adapter may have under way: its lanes' places.
-MOST_CALLS = 1 + AT_ONCE + 1 + AT_ONCE
+MOST_CALLS = 1 + AT_ONCE + 1 + AT_ONCE + 1
 #: How long another source's job may take beside a grid in trouble, seconds; it is some tenths.
 PATIENCE_S = 15.0
 
@@ -57,6 +57,7 @@ async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
     monkeypatch.setattr(lane, "LONGEST_S", 0.5)
     monkeypatch.setattr(lane, "SILENT_S", 0.5)
     monkeypatch.setattr(adapter, "TELL_S", 0.1)
+    monkeypatch.setattr(at_work, "RENEW_S", 0.05)
     made = Rig(tmp_path)
     async with made.clock():
         yield made
@@ -110,7 +111,7 @@ def in_trouble(rig: Rig, source: str = "lyon") -> float | None:
 
 async def sees(rig: Rig, words: str) -> None:
     """Have an operator see what is wrong and since when, in the list and in the metric."""
-    lanes = {name: words.replace("acquire:", f"{name}:") for name in ("acquire", "beat", "deliver")}
+    lanes = {name: words.replace("acquire:", f"{name}:") for name in ("acquire", "beat", "deliver", "report")}
     await until(lambda: any(one in rig.seen().trouble for one in lanes.values()), 30)
     assert rig.seen().trouble_ms > 0
     await until(lambda: in_trouble(rig) == 1)
@@ -128,7 +129,7 @@ async def test_a_grid_that_is_in_trouble_from_the_start_is_asked_until_it_is_ove
     name = grid.submit()
     grid.begin(trouble)
     with bounded(grid) as calls:
-        async with rig.adapter(grid.source()), rig.adapter(MemorySource(other.grid), name="oslo"):
+        async with rig.adapter(grid.source(trouble)), rig.adapter(MemorySource(other.grid), name="oslo"):
             rig.desk.ask("vm-1")
             await sees(rig, grid.troubles[trouble])
             for _ in range(3):
@@ -138,7 +139,7 @@ async def test_a_grid_that_is_in_trouble_from_the_start_is_asked_until_it_is_ove
             grid.over()
             await until(lambda: rig.assigned_of("lyon"), 30)
             rig.leave(rig.assigned_of("lyon")[0])
-            await rig.until(lambda: grid.finals(name) and not rig.count(tables.deliveries))
+            await rig.until(lambda: grid.finals(name) and not rig.count(tables.deliveries), every_s=0.5)
             await sees_nothing_wrong(rig)
 
     assert grid.finals(name) == ["done"]
@@ -152,7 +153,7 @@ async def test_a_grid_that_is_in_trouble_for_an_hour_hears_of_the_end_of_its_job
     other = OtherSource(rig)
     name = grid.submit()
     with bounded(grid) as calls:
-        async with rig.adapter(grid.source()), rig.adapter(MemorySource(other.grid), name="oslo"):
+        async with rig.adapter(grid.source(trouble)), rig.adapter(MemorySource(other.grid), name="oslo"):
             job = await rig.start()
             rig.desk.beat(job)
             grid.begin(trouble)
@@ -162,11 +163,11 @@ async def test_a_grid_that_is_in_trouble_for_an_hour_hears_of_the_end_of_its_job
             for _ in range(3):
                 await other.does_a_job()
                 calls.append(calls_under_way())
-            await rig.until(lambda: rig.desk.now_ms - began_ms > 3_600_000)
+            await rig.until(lambda: rig.desk.now_ms - began_ms > 3_600_000, every_s=0.15, step_s=240)
             told = shown(rig, job).cause
             owed = rig.seen().owed
             grid.over()
-            await rig.until(lambda: grid.finals(name) and not rig.count(tables.deliveries))
+            await rig.until(lambda: grid.finals(name) and not rig.count(tables.deliveries), every_s=0.2, step_s=240)
             await sees_nothing_wrong(rig)
 
     assert told.startswith("done here; ")
@@ -186,7 +187,9 @@ async def test_a_job_that_nobody_can_do_is_told_with_the_reason_and_is_no_other_
         job = await rig.start()
         rig.leave(job)
         await other.does_a_job()
-        await rig.until(lambda: grid.finals(good) and grid.finals(bad) and not rig.count(tables.acquisitions))
+        await rig.until(
+            lambda: grid.finals(good) and grid.finals(bad) and not rig.count(tables.acquisitions), every_s=0.5
+        )
 
     assert (grid.finals(good), grid.finals(bad)) == (["done"], ["failed"])
     assert grid.flaws[flaw] in grid.reason(bad)
@@ -220,10 +223,10 @@ async def test_a_job_that_is_handed_out_again_and_again_runs_once(rig: Rig, grid
         seen = source.times
         await until(lambda: source.times > seen + 2, 30)
         rig.leave(job)
-        await rig.until(lambda: grid.finals(name))
+        await rig.until(lambda: grid.finals(name), every_s=0.5)
         seen = source.times
         await until(lambda: source.times > seen + 2, 30)
-        await rig.until(lambda: not rig.count(tables.acquisitions) and not rig.count(tables.deliveries))
+        await rig.until(lambda: not rig.count(tables.acquisitions) and not rig.count(tables.deliveries), every_s=0.5)
 
     assert len(rig.assigned_of("lyon")) == 1
     assert grid.finals(name) == ["done"]
@@ -243,7 +246,7 @@ async def test_a_job_that_its_grid_forgets_is_stopped_and_holds_up_nothing(rig: 
         await until(lambda: shown(rig, gone).job.state is JobState.CANCELLED, 30)
         rig.leave(stays)
         await other.does_a_job()
-        await rig.until(lambda: grid.finals(kept))
+        await rig.until(lambda: grid.finals(kept), every_s=0.5)
         told = shown(rig, gone).cause
 
     assert grid.finals(kept) == ["done"]
@@ -257,7 +260,7 @@ async def test_a_server_that_gives_each_answer_twice_is_understood(rig: Rig, gri
     async with rig.adapter(grid.source()):
         for _ in names:
             rig.leave(await rig.start())
-        await rig.until(lambda: all(grid.finals(name) for name in names))
+        await rig.until(lambda: all(grid.finals(name) for name in names), every_s=0.5)
         await sees_nothing_wrong(rig)
 
     assert [grid.finals(name) for name in names] == [["done"]] * 3

@@ -16,15 +16,22 @@ from sqlalchemy import update
 
 from adapters.catalogues.contract import Replica
 from adapters.catalogues.memory import MemoryCatalogue
-from adapters.errors import CatalogueUnavailable, GridStoreRefused, LedgerUnavailable, SourceUnavailable
+from adapters.errors import (
+    CatalogueUnavailable,
+    GridStoreRefused,
+    LedgerUnavailable,
+    SandboxTooLarge,
+    SourceRefused,
+    SourceUnavailable,
+)
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, requests, sources, tables
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, lane
-from adapters.sources.contract import GridInput, GridWork
+from adapters.sources import acquiring, delivering, lane
+from adapters.sources.contract import GridEnding, GridInput, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
 from broker.memory import MemoryCarrier
@@ -182,6 +189,24 @@ async def test_a_job_that_cannot_be_done_is_told_its_grid_with_the_reason(
     assert ending.state is JobState.HELD
     assert says in ending.cause
     assert rig.count(tables.jobs) == 0
+
+
+async def test_what_is_on_its_way_here_is_told_its_grid_as_alive_and_is_stopped_when_it_wants_that(rig: Rig) -> None:
+    work = GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="there")])
+    rig.desk.ask("vm-1")
+    name = rig.grid.submit(work, {"there": b"x"})
+    held = Stuck("stage_in", "before")
+    async with rig.adapter(Failing(MemorySource(rig.grid), held)):
+        await until(lambda: held.is_there and rig.grid.jobs[name].progress)
+        progress = rig.grid.jobs[name].progress
+        rig.grid.kill(name)
+        await until(rig.grid.ended)
+        held.over.set()
+        await rig.until(lambda: not rig.count(tables.acquisitions))
+
+    assert progress.state is JobState.SUBMITTED
+    assert [(one.state, one.cause) for one in rig.grid.jobs[name].finals] == [(JobState.HELD, "killed by its user")]
+    assert not rig.assigned("vm-1")
 
 
 async def test_a_payload_that_fails_is_told_as_failed(rig: Rig) -> None:
@@ -354,6 +379,74 @@ async def test_a_word_that_did_not_come_to_the_ledger_keeps_nothing_waiting(
         await until(lambda: lost and not rig.count(tables.deliveries))
 
     assert final_states(rig.grid) == {JobState.DONE: 1}
+
+
+class SmallSandboxes:
+    """A source whose grid takes small sandboxes, and notes what was to go into each."""
+
+    def __init__(self, source: MemorySource, most: int) -> None:
+        self._source, self._most, self.packed = source, most, list[list[str]]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def stage_out(self, ending: GridEnding, local: Callable[[str], Path]) -> str:
+        size = sum(one.size for one in ending.outputs)
+        if size > self._most:
+            raise SandboxTooLarge(f"outputs of {size} bytes: a sandbox may have {self._most}")
+        self.packed.append([one.name for one in ending.outputs])
+        return self._source.stage_out(ending, local)
+
+
+async def test_a_job_that_leaves_more_than_its_grid_takes_has_failed_there_with_the_reason(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true", outputs=["big"]))
+    source: Any = SmallSandboxes(MemorySource(rig.grid), 10)
+    catalogue = MemoryCatalogue()
+    async with rig.adapter(source, catalogue=catalogue):
+        job = await rig.start()
+        rig.leave_all(job, {"stdout": b"hi\n", "big": b"x" * 100})
+        await until(lambda: rig.grid.ended() and not rig.count(tables.deliveries))
+
+    (told,) = rig.grid.jobs["1"].finals
+    assert (told.state, told.cause) == (JobState.HELD, "outputs of 103 bytes: a sandbox may have 10")
+    assert rig.grid.jobs["1"].outputs == {"stdout": b"hi\n"}
+    assert rig.desk.show("1-1", OWNER).job.state is JobState.DONE
+
+
+async def test_what_goes_into_a_grids_store_need_not_fit_its_sandbox(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivering, "MOST_SANDBOX_BYTES", 10)
+    rig.grid.submit(GridWork(executable="/bin/true", outputs=["*"]))
+    source: Any = SmallSandboxes(MemorySource(rig.grid), 10)
+    store = MemoryGridStore()
+    async with rig.adapter(source, grid_store=store):
+        job = await rig.start()
+        rig.leave_all(job, {"stdout": b"hi\n", "big": b"x" * 100, "small": b"y"})
+        await until(lambda: rig.grid.ended() and not rig.count(tables.deliveries))
+
+    (told,) = rig.grid.jobs["1"].finals
+    assert told.state is JobState.DONE
+    assert [one.name for one in told.outputs if one.url] == ["stdout", "big", "small"]
+    assert source.packed == [["stdout", "small"]]
+
+
+async def test_a_grid_that_refuses_to_hear_of_a_flaw_hears_of_it_again(rig: Rig) -> None:
+    rig.desk.ask("vm-1")
+    rig.grid.submit(GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="nowhere")]))
+    faults = Faults("finish", "before", times=3, error=lambda: SourceRefused("404: the front end is new"))
+    async with rig.adapter(Failing(MemorySource(rig.grid), faults)):
+        await rig.until(rig.grid.ended)
+
+    assert final_states(rig.grid) == {JobState.HELD: 1}
+
+
+async def test_a_grid_that_refuses_us_for_a_while_is_told_later_and_nobody_has_to_look(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    faults = Faults("finish", "before", times=3, error=lambda: SourceRefused("413: too much in one question"))
+    async with rig.adapter(Failing(MemorySource(rig.grid), faults)):
+        rig.leave(await rig.start())
+        await rig.until(rig.grid.ended)
+
+    assert (faults.left, rig.seen().held) == (0, 0)
 
 
 async def test_a_final_status_that_was_undone_at_its_grid_is_set_again_once_it_is_looked_at(

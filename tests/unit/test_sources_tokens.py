@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -70,6 +72,31 @@ def test_a_token_that_is_about_to_expire_is_refreshed_and_written_back_in_place(
     }
     assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (number, 0o600)
     assert credential(path).bearer(never) == "new-after-again"
+
+
+def test_a_fresh_token_that_the_disk_does_not_take_is_used_and_the_spent_one_is_not_shown_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "c", login(expires_on=NOW_S + 5))
+    one, full, asked = credential(path), [OSError(errno.ENOSPC, "No space left on device")], list[str]()
+
+    def write(descriptor: int, data: bytes, offset: int) -> None:
+        if full:
+            raise full[0]
+        os.pwrite(descriptor, data, offset)
+
+    def renew(refresh: str) -> TokenAnswer:
+        asked.append(refresh)
+        return TokenAnswer(f"new-{len(asked)}", 10, f"again-{len(asked)}")
+
+    monkeypatch.setattr(tokens, "write_all", write)
+    first, second = one.bearer(renew), one.bearer(renew)
+    full.clear()
+    third = one.bearer(renew)
+
+    assert (first, second, third) == ("new-1", "new-2", "new-3")
+    assert asked == ["again", "again-1", "again-2"]
+    assert json.loads(path.read_text())["refresh_token"] == "again-3"
 
 
 @pytest.mark.parametrize("token", ["", "two words", "line\n", "\u00e9"])

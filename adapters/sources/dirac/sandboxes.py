@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import which
 from typing import BinaryIO
 
-from adapters.errors import SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceRefused, SourceUnavailable
 from adapters.sources.dirac.client import DiracClient
 from adapters.sources.dirac.work import SANDBOX
 from adapters.sources.http import Budget, Http
@@ -61,7 +61,7 @@ class Sandboxes:
     def _assigned(self, job: int, pfn: str, budget: Budget) -> str:
         try:
             self._client.assign_sandbox(job, pfn, budget)
-        except SourceRefused:
+        except (SourceDenied, SourceRefused):
             if pfn.rpartition("|")[2] not in self._client.output_sandboxes(job, budget):
                 raise
         return pfn

@@ -22,6 +22,7 @@ from adapters.sources.dirac.matchers import Matcher
 from adapters.sources.dirac.sandboxes import Sandboxes
 from adapters.sources.dirac.states import FINAL, Told, told_of, way
 from adapters.sources.http import Budget
+from adapters.sources.names import is_number
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ CALL_S = 30.0
 MOVE_S = 50.0
 #: After how long it is looked whether a final status stands: what was said before is done by then, or was cut off.
 AFFIRM_AFTER_S = 2 * CALL_S
+#: Why a job that another source of this name has left is not this one's.
+_STRANGE = "its name is none of DIRAC's"
 #: How long one waits before what was not done is asked for again: within a second the server may pass it over.
 _AGAIN_S = 1.1
 
@@ -70,7 +73,9 @@ class DiracSource:
         """Say how jobs are, and hear which are to be stopped: those that have ended there, that were rescheduled, that
         are at another site, and that are not there any more."""
         budget = Budget(CALL_S)
-        return [stop for portion in _portions(running) for stop in self._beats.beat(portion, budget)]
+        ours = [one for one in running if is_number(one.job.id)]
+        strange = [Stop(one.job.id, one.job.attempt, _STRANGE) for one in running if not is_number(one.job.id)]
+        return strange + [stop for portion in _portions(ours) for stop in self._beats.beat(portion, budget)]
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """Store what the job has left as its output sandbox, the streams under their names there."""
@@ -86,19 +91,20 @@ class DiracSource:
         """Set final statuses, and read them again; gives why one is not set."""
         budget = Budget(CALL_S)
         reasons: dict[int, str] = {}
-        for portion in _portions(endings):
+        for portion in _portions([one for one in endings if is_number(one.job.id)]):
             jobs = {int(one.job.id): one.job for one in portion}
             targets = {int(one.job.id): told_of(one) for one in portion}
             foreign, stuck = self._led(jobs, targets, FINAL, budget)
             reasons |= foreign | stuck
             self._beats.forget(jobs)
-        return {str(job): why for job, why in reasons.items()}
+        strange = {one.job.id: _STRANGE for one in endings if not is_number(one.job.id)}
+        return strange | {str(job): why for job, why in reasons.items()}
 
     def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """Read final statuses again; one that a beat has undone is set. What was rescheduled since is left alone."""
         budget = Budget(CALL_S)
         reasons: dict[int, str] = {}
-        for portion in _portions(endings):
+        for portion in _portions([one for one in endings if is_number(one.job.id)]):
             jobs = {int(one.job.id): one.job for one in portion}
             rows = {job: row for job, row in self._client.look(list(jobs), budget).items() if row.status not in FINAL}
             foreign = not_ours(self._client, self._site, jobs, rows, budget)
@@ -113,7 +119,7 @@ class DiracSource:
         """Let jobs wait at the grid again, for the sites that they were for. Raises SourceUnavailable where one does
         not."""
         budget = Budget(CALL_S)
-        for portion in _portions(jobs):
+        for portion in _portions([job for job in jobs if is_number(job.id)]):
             named = {int(job.id): job for job in portion}
             target = Told("Waiting", f"Given back: {why}")
             _, stuck = self._led(named, dict.fromkeys(named, target), FINAL | {"Waiting"}, budget)

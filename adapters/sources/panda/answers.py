@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct, field
 
-from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.http import HttpAnswer, shown
 from adapters.sources.panda.record import PandaId, PandaJob, read_job, read_query
 from schemas.codec import UNREADABLE
@@ -20,18 +20,11 @@ from schemas.codec import UNREADABLE
 NO_JOBS = "No jobs in PanDA"
 #: ``StatusCode`` of what was done, and of an old server that has no job.
 _DONE, _NO_JOBS = 0, 20
-#: ``StatusCode`` of what the same question will not change: an invalid status, roles, rights, keys.
-_FOR_GOOD_CODES = frozenset({50, 60, 70, 80})
-#: How messages begin, or what is in them, that the same question will not change.
-_FOR_GOOD = (
-    "SSL secure connection",
-    "pilot role",
-    "Argument error",
-    "Type error",
-    "Invalid job status",
-    "expecting ",
-    "Exceeded size limit",
-)
+#: ``StatusCode`` of what the same question will not change: an invalid status; and of roles, rights, keys.
+_FOR_GOOD_CODES, _OF_US_CODES = frozenset({50}), frozenset({60, 70, 80})
+#: How messages begin, or what is in them, that the same question will not change; and that refuse us.
+_FOR_GOOD = ("Argument error", "Type error", "Invalid job status", "expecting ", "Exceeded size limit")
+_OF_US = ("SSL secure connection", "pilot role")
 #: How the page of a refused token begins, which is a 403 as any other.
 _REFUSED_TOKEN = b"ERROR : Token authentication failed"
 #: Longest command, characters, and the most jobs of one answer: no more are ever asked for.
@@ -84,6 +77,8 @@ class _Jobs(Struct, frozen=True):
 def failure(message: str, code: int = _DONE) -> SourceError:
     """Give what is to be raised for what PanDA says."""
     words = f"PanDA: {shown(message) or 'no reason is said'}" + (f" (StatusCode {code})" if code else "")
+    if code in _OF_US_CODES or any(part in message[:1000] for part in _OF_US):
+        return SourceDenied(words)
     is_final = code in _FOR_GOOD_CODES or any(part in message[:1000] for part in _FOR_GOOD)
     return SourceRefused(words) if is_final else SourceUnavailable(words)
 

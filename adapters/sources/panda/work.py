@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from adapters.errors import PandaJobError
 from adapters.sources.contract import Acquired, GridInput, GridJob, GridWork
-from adapters.sources.names import flaw_of_name, quoted
+from adapters.sources.names import flaw_of_name, is_number, quoted
 from adapters.sources.panda.files import read_inputs, read_outputs, where_of
 from adapters.sources.panda.record import PandaJob, PandaRecord, wire_name
 from schemas.description import MAX_ARGUMENTS, MAX_INPUTS, MAX_MIB, MAX_WORD, Requirements
@@ -77,7 +77,7 @@ def acquired(job: PandaJob, sites: Sites, room: Requirements | None = None) -> A
 
 def is_named(job: GridJob) -> bool:
     """Say whether a job's name is one that PanDA may have given."""
-    return job.id.isascii() and job.id.isdigit() and len(job.id) < 19 and int(job.id) > 0
+    return is_number(job.id)
 
 
 def attempt_nr_of(job: GridJob) -> int:
