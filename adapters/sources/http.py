@@ -265,14 +265,18 @@ class Http:
     @contextlib.contextmanager
     def _bounded(self, what: str, seconds: float) -> Iterator[None]:
         """Have questions end in time, and their errors be ours."""
+        began_s = time.monotonic()
         try:
             with ending_within(seconds):
                 yield
-        except httpx.TimeoutException:
-            raise SourceUnavailable(f"{what}: no answer within {min(seconds, self._timeout_s):.3g} s") from None
+        except httpx.TimeoutException as error:
+            is_over = seconds > self._timeout_s and time.monotonic() - began_s >= seconds
+            limit_s = seconds if is_over else min(seconds, self._timeout_s)
+            late = "not over" if is_over else "no answer"
+            raise SourceUnavailable(f"{what}: {late} within {limit_s:.3g} s{_server_of(error)}") from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             words = mask(shown(str(error) or type(error).__name__))
-            raise SourceUnavailable(f"{what}: cannot be reached: {words}") from None
+            raise SourceUnavailable(f"{what}: cannot be reached{_server_of(error)}: {words}") from None
         except OSError as error:
             raise SourceUnavailable(f"{what}: {shown(str(error))}") from error
 
@@ -310,6 +314,14 @@ def _is_address(url: str) -> bool:
         return False
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)
     return bool(host) and not parts.username and is_safe
+
+
+def _server_of(error: Exception) -> str:
+    """Name the server that was asked, where that is known; of the address no more, which may be a key to a file."""
+    request = getattr(error, "_request", None)
+    if not isinstance(request, httpx.Request):
+        return ""
+    return f" at {shown(request.url.netloc.decode('ascii', 'replace'))}"
 
 
 def _is_here(url: str) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import trustme
 from hypothesis import HealthCheck, given, settings
@@ -166,7 +167,7 @@ def test_whatever_is_no_answer_is_said_to_be_unavailable(token: TokenFile, talk:
 
 
 def test_nobody_there_is_said(token: TokenFile) -> None:
-    with pytest.raises(SourceUnavailable, match="cannot be reached"):
+    with pytest.raises(SourceUnavailable, match=r"/x: cannot be reached at 127\.0\.0\.1:1: "):
         asked("http://127.0.0.1:1", token)
 
 
@@ -224,6 +225,30 @@ def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SourceRefused, match="more than"):
             http.download(url, tmp_path / "file", 100, Budget(5))
         http.close()
+
+
+def test_a_file_that_takes_too_long_in_all_says_which_limit_that_was(tmp_path: Path) -> None:
+    with server(drips(b"y", b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")) as (url, _):
+        http = Http("https://diracx.example.org", Certificates(""), 1.0)
+        with pytest.raises(SourceUnavailable, match=r"input a: not over within 1\.5 s"):
+            http.download(f"{url}/a?signature=secret", tmp_path / "file", 100_000_000, Budget(1.5), "input a")
+        http.close()
+
+
+def test_nobody_sends_us_to_servers_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.host)
+        return httpx.Response(302, headers={"Location": "http://127.0.0.1:15672/api/definitions"})
+
+    http = Http("https://diracx.example.org", Certificates(""), 1.0)
+    monkeypatch.setattr(http, "_others", httpx.Client(transport=httpx.MockTransport(answer)))
+    with pytest.raises(SourceUnavailable, match="sends us elsewhere"):
+        http.download("https://storage.example.org/file", tmp_path / "file", 100, Budget(5))
+    http.close()
+
+    assert asked == ["storage.example.org"]
 
 
 JSON = st.recursive(
