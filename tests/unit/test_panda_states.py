@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.errors import SourceError, SourceRefused, SourceUnavailable
+from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import GridEnding, GridJob, GridOutput, GridProgress, Offer
 from adapters.sources.http import Budget, HttpAnswer
 from adapters.sources.panda.answers import (
@@ -151,13 +151,13 @@ NO_ANSWERS = [
     (b"{'success': True, 'message': '', 'data': None}", SourceUnavailable),
     ({"success": False, "message": "Timed out", "data": None}, SourceUnavailable),
     ({"success": False, "message": "Database error", "data": None}, SourceUnavailable),
-    ({"success": False, "message": "SSL secure connection is required", "data": None}, SourceRefused),
-    ({"success": False, "message": "production or pilot role required", "data": None}, SourceRefused),
+    ({"success": False, "message": "SSL secure connection is required", "data": None}, SourceDenied),
+    ({"success": False, "message": "production or pilot role required", "data": None}, SourceDenied),
     ({"success": False, "message": "Argument error: what?", "data": None}, SourceRefused),
     ({"success": True, "message": "", "data": {"StatusCode": 10, "jobs": []}}, SourceUnavailable),
-    ({"success": True, "message": "", "data": {"StatusCode": 60}}, SourceRefused),
+    ({"success": True, "message": "", "data": {"StatusCode": 60}}, SourceDenied),
     ({"success": True, "message": "", "data": "jobs"}, SourceUnavailable),
-    (b"StatusCode=60&errorDialog=role", SourceRefused),
+    (b"StatusCode=60&errorDialog=role", SourceDenied),
     (b"StatusCode=x", SourceUnavailable),
     (b'{"success": true, "data": ' + b"[" * 100_000, SourceUnavailable),
     (b'{"success": true, "data": {"jobs": [{"x": ' + b"[" * 100_000, SourceUnavailable),
