@@ -722,8 +722,9 @@ def test_the_log_of_a_vm_is_followed_into_its_next_boot(cloud: System) -> None:
         assert following.stdout is not None
         first = json.loads(following.stdout.readline())
         cloud.ok("vm", "reset", "printer")
-        while (after := json.loads(following.stdout.readline()))["boot"] in ("", first["boot"]):
-            pass
+        lines = [json.loads(following.stdout.readline())]
+        while lines[-1]["boot"] in ("", first["boot"]):
+            lines.append(json.loads(following.stdout.readline()))
     finally:
         following.send_signal(signal.SIGINT)
         following.communicate(timeout=30)
@@ -731,8 +732,9 @@ def test_the_log_of_a_vm_is_followed_into_its_next_boot(cloud: System) -> None:
     cloud.ok("vm", "poweroff", "printer")
     cloud.ok("vm", "delete", "printer")
 
-    assert after["text"]
-    assert after["is_new_boot"]
+    assert lines[-1]["text"]
+    # The first line of a boot may be printed before the host knows by which name to call it.
+    assert any(line["is_new_boot"] for line in lines)
     assert following.returncode == 0
     assert text.count("\n") == 1
 

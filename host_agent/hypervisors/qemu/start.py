@@ -106,7 +106,10 @@ class QemuStart:
                 arguments = self._handing(vm, home, arguments, files, python, ports)
                 start = functools.partial(start, account=account, handed=files.descriptors)
             confined = [*arguments, *self._program.confinement]
-            process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
+            try:
+                process = await finished(asyncio.to_thread(start, home, confined, home, home / QEMU_LOG))
+            except ChildProcessError as error:
+                raise _ended_at_once(home) from error
         self._files.remember_process(vm, process)
         try:
             return await _reached(life, process, home)
@@ -124,11 +127,15 @@ class QemuStart:
         return handing(arguments, home, spec, relay, files)
 
 
+def _ended_at_once(home: Path) -> HypervisorError:
+    return HypervisorError(f"QEMU ended at once: {last_words(home)}")
+
+
 async def _reached(life: Life, process: ProcessIdentity, home: Path) -> QemuMachine:
     """Give a QEMU that takes commands. Raises HypervisorError with its words where it has ended, however soon."""
     try:
         machine = life.attach(process)
     except ProcessLookupError as error:
-        raise HypervisorError(f"QEMU ended at once: {last_words(home)}") from error
+        raise _ended_at_once(home) from error
     await machine.monitor.wait_connected(START_TIMEOUT_S)
     return machine
