@@ -149,6 +149,7 @@ async def test_an_agent_that_rejects_and_reports_without_end_has_its_share_and_n
     assert len(letters) <= 1 + LETTERS
 
 
-def test_what_agents_reject_has_an_exchange_of_its_own(declarer: Declarer) -> None:
+def test_there_is_an_exchange_for_what_agents_reject(declarer: Declarer) -> None:
+    """A passive declaration of one that is not there is refused."""
     with declarer.channel() as channel:
         channel.exchange_declare(REJECTED, "fanout", passive=True)

@@ -242,10 +242,14 @@ def test_one_that_was_given_back_is_given_again(grid: Grid) -> None:
 
 
 def test_closing_is_done_as_often_as_one_likes(grid: Grid) -> None:
-    source = grid.source()
+    """What is closed is its own: another source for that grid goes on."""
+    source, other = grid.source(), grid.source()
+    grid.submit(TRUE)
 
     source.close()
     source.close()
+
+    assert one(other).work is not None
 
 
 NONSENSE = {
