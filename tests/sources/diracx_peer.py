@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,15 @@ def demand_diracx() -> None:
         if os.environ.get("CI"):
             pytest.fail(words)
         pytest.skip(words)
+
+
+@pytest.fixture(scope="module", name="diracx")
+def diracx_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiracxPeer]:
+    """Give a module a DiracX of its own."""
+    demand_diracx()
+    peer = DiracxPeer(tmp_path_factory.mktemp("diracx"))
+    yield peer
+    peer.close()
 
 
 class DiracxPeer:

@@ -25,8 +25,10 @@ from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import STEPS
 from schemas.jobs import Machine
 from schemas.ledger import JobState
-from tests.sources.diracx_peer import PYTHON, DiracxPeer, demand_diracx
+from tests.sources.diracx_peer import PYTHON, DiracxPeer, demand_diracx, diracx_fixture
 from tests.sources.front import Front
+
+__all__ = ["diracx_fixture"]
 
 SITE = "CLOUD.Volunteer.org"
 OFFER = Offer(Machine(cpus=4, memory_mib=8000, disk_mib=10_000, platform="linux-x86_64", slots=4), 4)
@@ -37,11 +39,8 @@ Make = Callable[..., GridSource]
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiracxPeer]:
-    demand_diracx()
-    peer = DiracxPeer(tmp_path_factory.mktemp("diracx"))
-    yield peer
-    peer.close()
+def grid(diracx: DiracxPeer) -> DiracxPeer:
+    return diracx
 
 
 @pytest.fixture

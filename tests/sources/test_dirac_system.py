@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources.diracx_peer import DiracxPeer, demand_diracx
+from tests.sources.diracx_peer import DiracxPeer, diracx_fixture
 from tests.system.running import System, running, until
 from volcloud import Client
 from volcloud.centre.guest_image import cache_directory
 from volcloud.demo import material
 from volcloud.demo.place import example
+
+__all__ = ["diracx_fixture"]
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(400)]
 
@@ -26,11 +28,8 @@ KILL_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiracxPeer]:
-    demand_diracx()
-    peer = DiracxPeer(tmp_path_factory.mktemp("diracx"))
-    yield peer
-    peer.close()
+def grid(diracx: DiracxPeer) -> DiracxPeer:
+    return diracx
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,11 @@ from adapters.sources.memory import MemoryGrid, MemorySource
 from schemas.jobs import JobAssign
 from schemas.ledger import JobRecord, JobState
 from tests.broker.polling import until
-from tests.sources.diracx_peer import DiracxPeer, demand_diracx
+from tests.sources.diracx_peer import diracx_fixture
 from tests.sources.rig import OWNER, Rig, hasten
 from tests.sources.troubled import TWICE, Dirac, InMemory, Panda, Spooled, Troubled
+
+__all__ = ["diracx_fixture"]
 
 KINDS: dict[str, type[Troubled]] = {"memory": InMemory, "spool": Spooled, "dirac": Dirac, "panda": Panda}
 WHOLE = [(kind, trouble) for kind, grid in KINDS.items() for trouble in grid.troubles]
@@ -34,14 +36,6 @@ ONE_JOB = [(kind, flaw) for kind, grid in KINDS.items() for flaw in grid.flaws]
 MOST_CALLS = 1 + AT_ONCE + 1 + AT_ONCE + 1
 #: How long another source's job may take beside a grid in trouble, seconds; it is some tenths.
 PATIENCE_S = 15.0
-
-
-@pytest.fixture(scope="module")
-def diracx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiracxPeer]:
-    demand_diracx()
-    peer = DiracxPeer(tmp_path_factory.mktemp("diracx"))
-    yield peer
-    peer.close()
 
 
 @pytest.fixture
