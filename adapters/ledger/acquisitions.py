@@ -123,7 +123,8 @@ _THERE = select(_submissions.c.id).where(
 
 def put(tx: Tx, given: Sequence[Acquisition]) -> int:
     """Write down what a grid has given; says how much of it is new. What is known, as a job too, changes nothing."""
-    new = [one for one in given if one.key.job_id not in _submitted(tx, given)]
+    submitted = _submitted(tx, given)
+    new = [one for one in given if one.key.job_id not in submitted]
     statement = _insert(tx.is_sqlite)
     before = {source: count(tx, source) for source in {one.key.source for one in new}}
     tx.each(statement, [_row(tx, one) for one in new])

@@ -98,6 +98,8 @@ class SourceAdapter:
         finally:
             for end in self._ending:
                 await end()
+            for lane, _ in self._lanes:
+                lane.close()
             for close in self._closing:
                 await asyncio.to_thread(close)
             await asyncio.to_thread(self._workplace.close)

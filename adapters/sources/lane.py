@@ -7,15 +7,14 @@ or out of its mind costs its own lanes their time and nobody else anything.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from adapters.errors import AdapterError, SourceUnavailable
+from adapters.sources.kept_threads import KeptThreads
 from broker.backoff import backoff
 from schemas.codec import clip
 
@@ -56,7 +55,7 @@ class Lane:
 
     def __init__(self, name: str, troubles: Troubles, threads: int = 1) -> None:
         self.name, self._troubles = name, troubles
-        self._places = asyncio.Semaphore(threads)
+        self._places, self._threads = asyncio.Semaphore(threads), KeptThreads(f"source {name}")
         self._waits: Iterator[float] = backoff(FIRST_S, LONGEST_S)
         self._woken = asyncio.Event()
         self._said = ""
@@ -82,10 +81,14 @@ class Lane:
         """Have the next turn taken now."""
         self._woken.set()
 
+    def close(self) -> None:
+        """Let its threads end, of which a grid may keep one for ever. Idempotent."""
+        self._threads.close()
+
     async def call(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call the grid in a thread; a call that does not come back is told. Raises AdapterError and OSError alone."""
         async with self._places:
-            coming = _in_thread(partial(work, *arguments), f"source {self.name}")
+            coming = self._threads.call(partial(work, *arguments))
             self._calls[coming] = time.monotonic()
             try:
                 while not (await asyncio.wait({coming}, timeout=SILENT_S))[0]:
@@ -122,29 +125,3 @@ class Lane:
     def _failed(self, words: str) -> float:
         self._troubles.note(self.name, words)
         return next(self._waits)
-
-
-def _in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Do ``work`` in a thread of its own, for which no program waits at its end: a grid may never answer."""
-    loop = asyncio.get_running_loop()
-    coming: asyncio.Future[T] = loop.create_future()
-
-    def give(result: T | None, error: Exception | None) -> None:
-        if coming.cancelled():
-            return
-        if error is None:
-            coming.set_result(cast(T, result))
-        else:
-            coming.set_exception(error)
-
-    def do() -> None:
-        result, failure = None, None
-        try:
-            result = work()
-        except Exception as error:  # noqa: BLE001  whatever a source of somebody else's raises; the caller has it
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(give, result, failure)
-
-    threading.Thread(target=do, name=name, daemon=True).start()
-    return coming

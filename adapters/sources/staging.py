@@ -121,7 +121,8 @@ class GridStageIn:
         inputs = [await self._lane.call(self._fetch, grid_job(one), wanted) for wanted in work.inputs]
         message = JobSubmit(job=described(one, work, inputs))
         origin = Origin(self._name, msgspec.msgpack.encode(grid_job(one)))
-        checked = await asyncio.to_thread(submissions.check, message, self._store.has_input, origin)
+        check = partial(submissions.check, message, self._store.has_input, origin)
+        checked = await asyncio.to_thread(check) if inputs else check()
         await self._submitted.add((one, checked), alone=one.tries > 1)
 
     async def _submit(self, brought: Sequence[Brought]) -> None:
