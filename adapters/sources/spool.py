@@ -43,6 +43,8 @@ from adapters.sources.remembered import Remembered
 from adapters.sources.spool_files import (
     PUBLIC,
     copy,
+    date_anew,
+    keep_date,
     listed,
     name_of,
     names_in,
@@ -160,6 +162,7 @@ class SpoolSource:
                 taken = self._taken(one)
                 new = self._directory / NEW / taken.name
                 if written_ns(taken) == ns_of(one) is not None and not os.path.lexists(new):
+                    keep_date(taken, new)
                     taken.rename(new)
 
     def close(self) -> None:
@@ -226,11 +229,14 @@ class SpoolSource:
         job = read_file(new.parent, name)
         if job is None or (job.work and not _fits(job.work, offers)):
             return
+        taken = self._directory / TAKEN / new.name
         try:
-            new.rename(self._directory / TAKEN / new.name)
+            new.rename(taken)
         except FileNotFoundError:
             return  # another adapter's
-        found.append(job)
+        date_anew(taken, new)
+        if (job := read_file(taken.parent, name)) is not None:
+            found.append(job)
 
     def _is_taken(self, name: str) -> bool:
         """Whether a job of that name is not cleared away yet: then the new one waits, and is told why."""

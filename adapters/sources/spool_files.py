@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,8 +23,8 @@ from schemas.description import Requirements
 #: Longest job file, bytes; and names that a job may have.
 MOST_JOB_BYTES = 4 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-#: Mode of what is told: others read it.
-PUBLIC = 0o644
+#: Modes of what is told, which others read, and of what was another user's, who may have let few read it.
+PUBLIC, PRIVATE = 0o644, 0o600
 
 
 class SpoolFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,12 +98,12 @@ def read_file(directory: Path, name: str) -> Acquired | None:
 
 
 def name_of(job: GridJob) -> str:
-    """Give the name of a job's file: its id says also when that was written, so that a name may be used again."""
+    """Give the name of a job's file: its id says also when that was taken, so that a name may be used again."""
     return job.id.rpartition("-")[0] or job.id
 
 
 def ns_of(job: GridJob) -> int | None:
-    """Say when a job's file was written, as its id has it."""
+    """Say when a job's file was taken, as its id has it."""
     try:
         return int(job.id.rpartition("-")[2], 16)
     except ValueError:
@@ -110,11 +111,47 @@ def ns_of(job: GridJob) -> int | None:
 
 
 def written_ns(path: Path) -> int | None:
-    """Say when a file was written; None where there is none."""
+    """Say when a file was written, or dated; None where there is none."""
     try:
         return _unsigned(path.stat(follow_symlinks=False).st_mtime_ns)
     except FileNotFoundError:
         return None
+
+
+def keep_date(taken: Path, new: Path) -> None:
+    """Say beside where it will be that a job which is given back is the one that it was. Raises OSError."""
+    durable.replace(_kept(new), f"{written_ns(taken)}\n".encode(), mode=PUBLIC)
+
+
+def date_anew(taken: Path, new: Path) -> None:
+    """Have a job written now that was taken from ``new``, unless it was given back: whoever fed it may have kept the
+    time of one that was fed before, under the same name. What another user owns becomes ours. Raises OSError."""
+    kept = _kept(new)
+    if _read_line(kept) != str(written_ns(taken)):
+        _date(taken)
+    kept.unlink(missing_ok=True)
+
+
+def _kept(new: Path) -> Path:
+    return new.with_suffix(".kept")
+
+
+def _read_line(path: Path) -> str:
+    try:
+        with os.fdopen(open_regular_below(path.parent, path.name), "rb") as file:
+            return file.read(100).decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _date(path: Path) -> None:
+    now_ns = time.time_ns()
+    try:
+        os.utime(path, ns=(now_ns, now_ns), follow_symlinks=False)
+    except PermissionError:
+        with os.fdopen(open_regular_below(path.parent, path.name), "rb") as file:
+            content = file.read(MOST_JOB_BYTES + 1)
+        durable.replace(path, content, mode=PRIVATE)
 
 
 def _unsigned(ns: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -293,6 +296,11 @@ def test_who_may_write_into_a_spool_reads_nothing_else_by_it(tmp_path: Path) -> 
     assert not (tmp_path / "target").exists()
 
 
+def refuse_as_to_others(path: Path, *_: object, **__: object) -> None:
+    """Only its owner may set a file's times."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+
 def test_a_name_may_be_used_again_once_what_bore_it_is_taken_away(tmp_path: Path) -> None:
     grid = Spooled(tmp_path)
     source = grid.source()
@@ -313,6 +321,30 @@ def test_a_name_may_be_used_again_once_what_bore_it_is_taken_away(tmp_path: Path
     assert words == "done/job-1.json is there: take it away, or choose another name\n"
     assert (second.job.id != first.id, second.work and second.work.executable) == (True, "/bin/false")
     assert not told.exists()
+
+
+@pytest.mark.parametrize("is_another_users", [False, True])
+def test_a_job_that_is_fed_again_with_the_time_of_the_one_before_is_another_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_another_users: bool
+) -> None:
+    grid = Spooled(tmp_path)
+    source, kept = grid.source(), tmp_path / "job.json"
+    kept.write_text('{"executable": "/bin/true"}')
+    if is_another_users:
+        monkeypatch.setattr(os, "utime", refuse_as_to_others)
+    jobs, again = [], []
+    for _ in range(2):
+        shutil.copyfile(kept, grid.directory / "new/job-1.json")
+        subprocess.run(["touch", "-r", kept, grid.directory / "new/job-1.json"], check=True)
+        jobs.append(one(source).job)
+        with monkeypatch.context() as later:
+            later.setattr(spool, "SILENT_S", 0.0)
+            again.append(one(grid.source()).job)
+        source.finish([ending(jobs[-1])])
+        (grid.directory / "done/job-1.json").unlink()
+
+    assert len({job.id for job in jobs}) == 2
+    assert again == jobs, "what is given again is the same job"
 
 
 def test_a_spool_that_is_gone_for_a_while_stops_no_job(tmp_path: Path) -> None:
@@ -410,9 +442,9 @@ def test_a_silent_job_of_another_user_is_given_again_and_stops_nobody(
 ) -> None:
     grid = Spooled(tmp_path)
     monkeypatch.setattr(spool, "SILENT_S", 0.0)
-    monkeypatch.setattr(os, "utime", lambda *_, **__: pytest.fail("only its owner may set a file's times"))
     grid.submit(TRUE)
     lost = one(grid.source()).job
+    monkeypatch.setattr(os, "utime", refuse_as_to_others)
     os.chown(grid.directory / f"taken/{name_of(lost)}.json", 65534, 65534)
     grid.submit(TRUE)
 
