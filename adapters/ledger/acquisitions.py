@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -26,6 +26,9 @@ _table, _submissions = tables.acquisitions, tables.submissions
 
 #: Acquisitions that are taken at once, and for how long whoever has taken some has for them, ms.
 PORTION, CLAIM_MS = 50, 600_000
+#: One that was taken so often, and whoever had taken it was never heard of again, is taken alone: it may be what ends
+#: them. And how often until it is not begun any more.
+SUSPECT, MOST_LOST = 3, 10
 #: Bounds of the wait before the next try, seconds; and tries until one is given up: some two hours.
 FIRST_S, LONGEST_S = 5.0, 600.0
 MOST_TRIES = 20
@@ -61,6 +64,8 @@ class Acquisition(Struct, frozen=True, kw_only=True):
     flaw: str = ""
     #: This one included.
     tries: int = 0
+    #: How often whoever had taken it was not heard of again, since anything was said of it.
+    lost: int = 0
 
 
 def owner_of(source: str) -> str:
@@ -75,14 +80,19 @@ _COUNT = select(func.count()).select_from(_table).where(_table.c.source == bindp
 _DUE = (
     select(_table)
     .where(_table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
-    .order_by(_table.c.due_ms)
+    .order_by(_table.c.due_ms, _table.c.lost)
     .limit(PORTION)
     .with_for_update(skip_locked=True)
 )
 _CLAIM = (
     update(_table)
     .where(_IS_KEY)
-    .values(due_ms=bindparam("until_ms", type_=BigInteger), tries=_table.c.tries + 1, taken_by=bindparam("by"))
+    .values(
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        tries=_table.c.tries + 1,
+        lost=_table.c.lost + 1,
+        taken_by=bindparam("by"),
+    )
 )
 _RENEW = (
     update(_table)
@@ -101,6 +111,7 @@ _AGAIN = (
         error=bindparam("why"),
         flaw=bindparam("its_flaw"),
         tries=bindparam("so_often"),
+        lost=0,
         taken_by="",
     )
 )
@@ -113,7 +124,7 @@ _BROUGHT = (
 _STOP = (
     update(_table)
     .where(_IS_KEY, _table.c.flaw == "")
-    .values(due_ms=bindparam("until_ms", type_=BigInteger), flaw=bindparam("its_flaw"), tries=0, taken_by="")
+    .values(due_ms=bindparam("until_ms", type_=BigInteger), flaw=bindparam("its_flaw"), tries=0, lost=0, taken_by="")
 )
 _FORGET = delete(_table).where(_IS_KEY)
 _THERE = select(_submissions.c.id).where(
@@ -149,8 +160,12 @@ def count(tx: Tx, source: str) -> int:
 
 
 def take(tx: Tx, source: str) -> list[Acquisition]:
-    """Claim a portion of what is due, what has been due for longest first; see ``again``, ``refuse``, ``forget``."""
-    rows = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
+    """Claim a portion of what is due, what has been due for longest first; see ``again``, ``refuse``, ``forget``.
+
+    What may have ended those who had taken it comes alone: others' ends are not its.
+    """
+    due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
+    rows = list(takewhile(lambda row: row.lost < SUSPECT, due)) or due[:1]
     until_ms = tx.lease_now_ms + CLAIM_MS
     tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms, "by": tx.instance} for row in rows])
     return [_read(row) for row in rows]
@@ -214,7 +229,9 @@ def _key(row: Any) -> AcquisitionKey:
 
 
 def _read(row: Any) -> Acquisition:
-    return Acquisition(key=_key(row), data=row.data, work=row.work or b"", flaw=row.flaw, tries=row.tries + 1)
+    return Acquisition(
+        key=_key(row), data=row.data, work=row.work or b"", flaw=row.flaw, tries=row.tries + 1, lost=row.lost
+    )
 
 
 def _named(key: AcquisitionKey) -> dict[str, Any]:

@@ -81,6 +81,9 @@ class GridStageIn:
         acquisitions.renew(tx, self._name, keys)
 
     async def _see_to(self, one: Acquisition) -> None:
+        if one.lost >= acquisitions.MOST_LOST:
+            await self._give_up(one)
+            return
         try:
             await (self._tell_flaw(one) if one.flaw else self._bring(one))
         except SourceRefused as error:
@@ -102,8 +105,21 @@ class GridStageIn:
             self._lane.trouble(f"job {one.key.id}: {why}")
             await self._at_work.write(lambda tx: acquisitions.again(tx, one, why))
         else:
-            log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
-            await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
+            await self._drop(one, why)
+
+    async def _give_up(self, one: Acquisition) -> None:
+        """Whoever began it ended: have that told its grid, or where just that ends them, nothing."""
+        why = f"{one.lost} times this centre's program ended while it saw to the job"
+        if one.flaw:
+            await self._drop(one, why)
+        else:
+            log.error("a job of the grid is given up", extra={"job": one.key.id, "why": why})
+            await self._at_work.write(lambda tx: acquisitions.refuse(tx, one, why))
+            self._lane.wake()
+
+    async def _drop(self, one: Acquisition, why: str) -> None:
+        log.error("its grid does not hear that it cannot be done", extra={"job": one.key.id, "why": why})
+        await self._at_work.write(lambda tx: acquisitions.forget(tx, [one.key]))
 
     async def _tell_flaw(self, one: Acquisition) -> None:
         ending = GridEnding(job=grid_job(one), state=JobState.HELD, cause=one.flaw)

@@ -27,11 +27,12 @@ from adapters.errors import (
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, requests, sources, tables
+from adapters.ledger.acquisitions import MOST_LOST
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources import acquiring, delivering, lane
-from adapters.sources.contract import GridEnding, GridInput, GridWork
+from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
 from broker.memory import MemoryCarrier
@@ -207,6 +208,42 @@ async def test_what_is_on_its_way_here_is_told_its_grid_as_alive_and_is_stopped_
     assert progress.state is JobState.SUBMITTED
     assert [(one.state, one.cause) for one in rig.grid.jobs[name].finals] == [(JobState.HELD, "killed by its user")]
     assert not rig.assigned("vm-1")
+
+
+class Deadly(MemorySource):
+    """Lets nobody live who fetches the input of one job."""
+
+    def __init__(self, grid: MemoryGrid, job: str) -> None:
+        super().__init__(grid)
+        self.job, self.is_there, self.over = job, False, threading.Event()
+
+    def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
+        if job.id == self.job:
+            self.is_there = True
+            self.over.wait(60)
+        super().stage_in(job, wanted, target)
+
+
+async def test_a_job_that_ends_whatever_adapter_begins_it_is_given_up_and_others_are_done_before(rig: Rig) -> None:
+    work = GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="there")])
+    deadly, good = (rig.grid.submit(work, {"there": b"x"}) for _ in range(2))
+    for vm in ("vm-1", "vm-2"):
+        rig.desk.ask(vm)
+    adapters, done_after = [Deadly(rig.grid, deadly)], 0
+    while not rig.grid.jobs[deadly].finals:
+        async with rig.adapter(adapters[-1]):
+            await until(lambda: adapters[-1].is_there or (rig.grid.ended() and not rig.count(tables.acquisitions)))
+        adapters[-1].over.set()
+        done_after += not rig.count(tables.jobs)
+        adapters.append(Deadly(rig.grid, deadly))
+    ends = sum(one.is_there for one in adapters)
+
+    (told,) = rig.grid.jobs[deadly].finals
+    assert ends == MOST_LOST
+    assert (told.state, told.cause) == (JobState.HELD, "10 times this centre's program ended while it saw to the job")
+    assert rig.desk.job(f"{good}-1.1", OWNER).state is JobState.ASSIGNED
+    assert done_after < MOST_LOST
+    assert rig.count(tables.acquisitions) == 0
 
 
 async def test_a_payload_that_fails_is_told_as_failed(rig: Rig) -> None:

@@ -23,6 +23,8 @@ acquisitions = Table(
     Column("error", Text, nullable=False),
     #: The adapter that is at it; empty = none.
     Column("taken_by", Text, nullable=False, server_default=text("''")),
+    #: How often it was taken since anything was said of it.
+    Column("lost", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("source", "id", "attempt", name="pk_acquisitions"),
     Index("ix_acquisitions_due", "source", "due_ms"),
     sqlite_with_rowid=False,
