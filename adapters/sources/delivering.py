@@ -102,9 +102,9 @@ class Delivering:
         """Take a portion of what is due, and begin to see to each; see ``reporting`` for what is left then."""
         await self._at_work.renew(self.reporting.keys)
         with self._at_work.doubting():
-            if self._at_work.has_room and time.monotonic() >= self._look_at_s:
+            if self._has_room and time.monotonic() >= self._look_at_s:
                 await self._begin(await self._due())
-        return max(0.0, self._look_at_s - time.monotonic()) if self._at_work.has_room else LOOK_S
+        return max(0.0, self._look_at_s - time.monotonic()) if self._has_room else LOOK_S
 
     def look_soon(self) -> None:
         """Look soon: jobs have come that may end at once."""
@@ -115,6 +115,10 @@ class Delivering:
     async def close(self) -> None:
         """End what is at work. Idempotent."""
         await self._at_work.close()
+
+    @property
+    def _has_room(self) -> bool:
+        return self._at_work.has_room and self.reporting.has_room
 
     def _renew(self, tx: Tx, keys: Sequence[Key]) -> None:
         deliveries.renew(tx, self._name, keys)

@@ -20,6 +20,8 @@ from adapters.sources.lane import Lane
 FINAL = (GridStoreRefused, CatalogueRefused)
 #: How often it looks whether there is something to say, seconds; it is woken for that.
 LOOK_S = 1.0
+#: Jobs of which it keeps at once what is to be said; beyond them no more are taken.
+MOST_KEPT = 500
 #: Tells a grid of jobs, and gives why some were not told.
 Tell = Callable[[Sequence[GridEnding]], Mapping[str, str]]
 
@@ -36,6 +38,11 @@ class Reporting:
     def keys(self) -> list[Key]:
         """Name what it has, and of which it is not written down that it was told."""
         return [one.key for one in (*self._being_said, *self._ready)]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be taken of which it will have to say something."""
+        return len(self._being_said) + len(self._ready) < MOST_KEPT
 
     def add(self, one: EndDelivery) -> None:
         """Have the last word said: of this job it is all that is left."""

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
 from adapters.catalogues.contract import Replica
 from adapters.catalogues.memory import MemoryCatalogue
@@ -31,7 +31,7 @@ from adapters.ledger.acquisitions import MOST_LOST
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, delivering, lane
+from adapters.sources import acquiring, delivering, lane, reporting
 from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
@@ -505,6 +505,31 @@ async def test_a_final_status_that_was_undone_at_its_grid_is_set_again_once_it_i
     assert [rig.grid.jobs[name].state for name in names] == ["done", "done"]
     assert rig.grid.calls["affirm"] in (1, 2)
     assert rig.grid.calls["finish"] <= 2
+
+
+async def test_while_a_grid_hears_nothing_no_more_is_taken_of_what_it_is_to_be_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "MOST_KEPT", 3)
+    deaf = Stuck("finish", "before")
+    is_taken = select(func.count()).select_from(tables.deliveries).where(tables.deliveries.c.taken_by != "")
+
+    def taken() -> int:
+        return int(rig.desk.ledger.read(lambda tx: tx.execute(is_taken).scalar_one()))
+
+    for _ in range(6):
+        rig.grid.submit(GridWork(executable="/bin/true"))
+    async with rig.adapter(Failing(MemorySource(rig.grid), deaf)):
+        for nth in range(1, 7):
+            rig.leave(await rig.start())
+            await until(lambda nth=nth: taken() == min(nth, 3))  # type: ignore[misc]
+        beats = rig.grid.calls["beat"]
+        await until(lambda: rig.grid.calls["beat"] > beats + 5)
+        most = taken()
+        deaf.over.set()
+        await rig.until(lambda: len(rig.grid.ended()) == 6)
+
+    assert most == 3
 
 
 async def test_what_a_grids_store_has_otherwise_than_it_was_sent_is_sent_again(rig: Rig) -> None:
