@@ -6,6 +6,7 @@ AdapterError
 │   │   └── Contended        others held the rows or the lock for too long: do the same again
 │   ├── Conflict             a rule of the tables forbids it: a fault of the program, look at the chained error
 │   ├── NotFound             no such job: mend the name
+│   ├── SourceInUse          a source has an adapter, or something is left of it: see to that first
 │   ├── Ambiguous            the name fits jobs of several owners: name the owner
 │   └── AlreadyTold          its source knows how that job has ended: submit it there again
 ├── StoreError               the store is full, away, or refusing: the sender keeps the file and tries again
@@ -74,6 +75,12 @@ class Ambiguous(LedgerError):
     """Several owners have a submission of that id."""
 
     code = ErrorCode.CONFLICT
+
+
+class SourceInUse(LedgerError):
+    """A source that is to be forgotten has an adapter, or something of it is left."""
+
+    code = ErrorCode.ILLEGAL_STATE
 
 
 class AlreadyTold(LedgerError):

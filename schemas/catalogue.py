@@ -122,7 +122,7 @@ WAYS: dict[str, list[Way]] = {
     "output.read": [_up("site", "read", "vc.reads")],
     "reply.output": [_TO_SITE],
     **{op: [_CALL] for op in ("host.list", "registry.list", "host.show", "vm.show", "event.list")},
-    **{op: [_CALL] for op in ("owner.list", "owner.set", "source.list", "source.retry")},
+    **{op: [_CALL] for op in ("owner.list", "owner.set", "source.list", "source.retry", "source.delete")},
     **{f"reply.{what}": [_TO_CONSOLE, _TO_SITE] for what in ("jobs", "job", "jobs_changed")},
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("hosts", "registry")},
     **{f"reply.{what}": [_TO_CONSOLE] for what in ("host", "vm", "events", "owners", "sources")},

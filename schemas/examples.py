@@ -160,6 +160,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "owner.set": {"owner": "site-lyon", "share": 3},
     "reply.sources": {"sources": [SourceRow(source="lyon", kind="dirac", seen_ms=1764000000000, trouble="beat: 503")]},
     "source.retry": {"source": "lyon"},
+    "source.delete": {"source": "lyon", "give_up": True},
     "reply.owners": {"owners": [
         OwnerRow(owner="site-lyon", share=3, most_waiting=2_000_000, used_s=61.5, jobs={JobState.RUNNING: 7}),
     ]},

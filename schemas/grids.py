@@ -37,6 +37,16 @@ class Sources(Reply, frozen=True, kw_only=True, tag="reply.sources"):
     sources: list[SourceRow]
 
 
+class SourceDelete(Message, frozen=True, kw_only=True, tag="source.delete"):
+    """Forget a source that has no adapter any more. Answered by its row where more of it is left, or by none.
+
+    ``give_up``: what it would still be told is dropped, and what it has given and is no job yet; a portion each time.
+    """
+
+    source: SiteName
+    give_up: bool = False
+
+
 class SourceRetry(Message, frozen=True, kw_only=True, tag="source.retry"):
     """Have a source told again of all ends that wait for a person. Answered by its row."""
 

@@ -29,7 +29,7 @@ from schemas.codec import clip, op_of
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import DecodeError, ErrorCode
 from schemas.events import EventList, HostDetails, HostShow, VmShow
-from schemas.grids import SourceList, SourceRetry
+from schemas.grids import SourceDelete, SourceList, SourceRetry
 from schemas.ids import Kind
 from schemas.ledger import (
     HostList,
@@ -68,9 +68,10 @@ ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     OwnerSet: owners.put,
     SourceList: sources.listed,
     SourceRetry: sources.retry,
+    SourceDelete: sources.forget,
 }
 #: Those of them that change something, and are carried out in one transaction.
-CHANGES: frozenset[type[Message]] = frozenset({OwnerSet, SourceRetry})
+CHANGES: frozenset[type[Message]] = frozenset({OwnerSet, SourceRetry, SourceDelete})
 #: What carries out a portion of an order.
 ORDERS: dict[type[Message], Callable[..., Portion]] = {
     JobCancel: orders.cancel,

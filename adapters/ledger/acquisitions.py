@@ -219,6 +219,13 @@ def forget(tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
     tx.each(_FORGET, [_named(key) for key in keys])
 
 
+def drop(tx: Tx, source: str, most: int) -> int:
+    """Forget so many of a source, whose grid hears nothing of it; says how many they were."""
+    some = select(_table.c.id, _table.c.attempt).where(_table.c.source == source).limit(most)
+    is_one = tuple_(_table.c.id, _table.c.attempt).in_(some)
+    return tx.execute(delete(_table).where(_table.c.source == source, is_one)).rowcount
+
+
 def _row(tx: Tx, one: Acquisition) -> dict[str, Any]:
     rest = {"due_ms": tx.lease_now_ms, "tries": 0, "error": ""}
     return {**one.key._asdict(), "data": one.data, "work": one.work or None, "flaw": readable(one.flaw), **rest}

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, bindparam, delete, literal, select, update
+from sqlalchemy import BigInteger, bindparam, delete, literal, select, tuple_, update
 
 from adapters.errors import AlreadyTold
 from adapters.ledger import tables
@@ -264,6 +264,12 @@ def hold(tx: Tx, errors: Mapping[Key, str]) -> None:
     """Have a person look at what its source will never take so, see ``release``; unknown keys are no error."""
     rows = [{**_named(key), "to_state": "held", "until_ms": 0, "why": readable(why)} for key, why in errors.items()]
     tx.each(_AGAIN, rows)
+
+
+def drop(tx: Tx, source: str, most: int) -> int:
+    """Forget so many that a source would be told; says how many they were."""
+    some = select(_table.c.job, _table.c.what).where(_table.c.source == source).limit(most)
+    return tx.execute(delete(_table).where(tuple_(_table.c.job, _table.c.what).in_(some))).rowcount
 
 
 def release(tx: Tx, source: str) -> int:

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import Integer, bindparam, func, select
+from sqlalchemy import Integer, bindparam, delete, func, select
 
-from adapters.errors import NotFound
-from adapters.ledger import deliveries, tables
+from adapters.errors import NotFound, SourceInUse
+from adapters.ledger import acquisitions, deliveries, tables
 from adapters.ledger.acquisitions import owner_of
-from adapters.ledger.demand import upsert
+from adapters.ledger.demand import FRESH_MS, upsert
 from adapters.ledger.events import readable
 from adapters.ledger.transaction import Tx
-from schemas.grids import SourceList, SourceRetry, SourceRow, Sources
+from schemas.grids import SourceDelete, SourceList, SourceRetry, SourceRow, Sources
 from schemas.ids import JobRef
 from schemas.ledger import AT_WORK, SETTLED, JobState
 
@@ -121,12 +121,43 @@ def listed(tx: Tx, message: SourceList) -> Sources:
 
 def retry(tx: Tx, message: SourceRetry) -> Sources:
     """Have a source told again of all ends that are held, and give its row. Raises NotFound."""
-    found = [row for row in _rows(tx) if row.source == message.source]
-    if not found:
-        known = ", ".join(row.source for row in _rows(tx)) or "none"
-        raise NotFound(f"source = {message.source!r}: no source bears that name; known: {known}")
+    _row_of(tx, message.source)
     deliveries.release(tx, message.source)
-    return Sources(call=message.id, sources=[row for row in _rows(tx) if row.source == message.source])
+    return Sources(call=message.id, sources=[_row_of(tx, message.source)])
+
+
+def forget(tx: Tx, message: SourceDelete) -> Sources:
+    """Forget a source that has no adapter any more: its row, and with ``give_up`` a portion of what it would be told.
+    Gives its row where more is left. Raises NotFound, and SourceInUse, with what is left."""
+    row = _row_of(tx, message.source)
+    _demand_idle(tx, row)
+    left = row.acquired + row.owed + row.held
+    if left and not message.give_up:
+        words = f"{row.acquired} of its jobs are none here yet, {row.owed + row.held} ends it has not been told"
+        raise SourceInUse(f"source = {row.source!r}: {words}: run its adapter until it has, or give them up")
+    dropped = acquisitions.drop(tx, row.source, PORTION)
+    dropped += deliveries.drop(tx, row.source, PORTION - dropped)
+    if dropped == PORTION:
+        return Sources(call=message.id, sources=[_row_of(tx, row.source)])
+    tx.execute(delete(_sources).where(_sources.c.source == row.source))
+    return Sources(call=message.id, sources=[])
+
+
+def _demand_idle(tx: Tx, row: SourceRow) -> None:
+    silent_s = (tx.now_ms - row.seen_ms) / 1000
+    if silent_s < FRESH_MS / 1000:
+        words = f"its adapter was heard of {max(0.0, silent_s):.0f} s ago: stop it, and wait for a minute"
+        raise SourceInUse(f"source = {row.source!r}: {words}")
+    job = next(_open_jobs(tx, owner_of(row.source)), None)
+    if job is not None:
+        raise SourceInUse(f"source = {row.source!r}: jobs of it wait or run here, as {job.job}: cancel them")
+
+
+def _row_of(tx: Tx, source: str) -> SourceRow:
+    rows = {row.source: row for row in _rows(tx)}
+    if source not in rows:
+        raise NotFound(f"source = {source!r}: no source bears that name; known: {', '.join(rows) or 'none'}")
+    return rows[source]
 
 
 def _rows(tx: Tx) -> list[SourceRow]:

@@ -8,15 +8,16 @@ import pytest
 from alembic import command
 from sqlalchemy import select, text
 
-from adapters.errors import AlreadyTold
-from adapters.ledger import claims, deletion, deliveries, retention, sources, submissions, tables
+from adapters.errors import AlreadyTold, NotFound, SourceInUse
+from adapters.ledger import acquisitions, claims, deletion, deliveries, retention, sources, submissions, tables
+from adapters.ledger.acquisitions import Acquisition, AcquisitionKey, owner_of
 from adapters.ledger.connections import connect
 from adapters.ledger.deliveries import AFFIRM, CLAIM_MS, MOST_TRIES, PORTION, DueDelivery, Key
 from adapters.ledger.migrations import migrate
 from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
 from schemas.description import JobDescription
-from schemas.grids import SourceList
+from schemas.grids import SourceDelete, SourceList, SourceRow
 from schemas.jobs import Outcome
 from schemas.ledger import JobDelete, JobSubmit, JobVerdict
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, empty_url, url
@@ -357,3 +358,51 @@ def test_what_an_adapter_says_that_it_is_not_at_is_due_at_once_and_what_it_is_at
 
     assert [one.job for one in again] == [lost.job]
     assert again[0].key.claim == lost.key.claim + 1
+
+
+def forget(desk: Desk, *, give_up: bool = False) -> list[SourceRow]:
+    message = SourceDelete(source="dirac", give_up=give_up)
+    return desk.write(lambda tx: sources.forget(tx, message)).sources
+
+
+def listed(desk: Desk) -> list[str]:
+    return [row.source for row in desk.ledger.read(lambda tx: sources.listed(tx, SourceList())).sources]
+
+
+def test_a_source_is_forgotten_once_its_adapter_is_gone_and_nothing_of_it_is_left(desk: Desk) -> None:
+    for name in ("dirac", "lyon"):
+        desk.write(lambda tx, name=name: sources.seen(tx, name, "memory", ""))
+    with pytest.raises(SourceInUse, match="source = 'dirac': its adapter was heard of 0 s ago: stop it, and wait"):
+        forget(desk)
+    desk.pass_s(60)
+
+    assert (forget(desk), listed(desk)) == ([], ["lyon"])
+    with pytest.raises(NotFound, match="source = 'dirac': no source bears that name; known: lyon"):
+        forget(desk)
+
+
+def test_what_is_left_of_a_source_is_named_and_given_up_only_when_that_is_said(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PORTION", 2)
+    owner = owner_of("dirac")
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    given = [Acquisition(key=AcquisitionKey("dirac", str(n), 1), data=b"", work=b"work") for n in range(3)]
+    desk.write(lambda tx: acquisitions.put(tx, given))
+    message = JobSubmit(id=desk.id(), job=JobDescription(id="one", executable="run.sh"))
+    checked = submissions.check(message, lambda digest: True, DIRAC)
+    desk.write(lambda tx: submissions.submit(tx, owner, checked))
+    desk.pass_s(60)
+    for give_up in (False, True):
+        with pytest.raises(SourceInUse, match=f"jobs of it wait or run here, as {owner}/one.1: cancel them"):
+            forget(desk, give_up=give_up)
+    end(desk)
+    with pytest.raises(SourceInUse, match="3 of its jobs are none here yet, 1 ends it has not been told: run its"):
+        forget(desk)
+
+    left = []
+    while rest := forget(desk, give_up=True):
+        left.append((rest[0].acquired, rest[0].owed))
+
+    assert left == [(1, 1), (0, 0)]
+    assert (listed(desk), rows(desk), desk.job("one.1", owner).state) == ([], [], "done")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.running import System, commands, open_to_all, running, until
-from volcloud.errors import NoSuchSource
+from volcloud.errors import CommandFailed, NoSuchSource
 
 
 class Spool:
@@ -131,6 +131,10 @@ def test_people_see_how_a_source_is(system: System) -> None:
         with pytest.raises(NoSuchSource, match="known: lyon"):
             cloud.sources.retry("oslo")
         again = cloud.sources.retry("lyon")
+        with pytest.raises(NoSuchSource, match="known: lyon"):
+            cloud.sources.delete("oslo")
+        with pytest.raises(CommandFailed, match="source = 'lyon': its adapter was heard of"):
+            cloud.sources.delete("lyon", give_up=True)
 
     assert (row.source, row.kind, row.trouble, again.source) == ("lyon", "spool", "", "lyon")
     assert row.given_ms > 0

@@ -73,7 +73,7 @@ def test_every_command_of_the_specification_is_there() -> None:
     }
     wanted |= {("dead", verb) for verb in ("list", "show", "replay", "drop")}
     wanted |= {("site", verb) for verb in ("add", "list", "set", "delete")}
-    wanted |= {("source", verb) for verb in ("list", "retry")}
+    wanted |= {("source", verb) for verb in ("list", "retry", "delete")}
 
     wanted |= {("xmlrpc",)}
 

@@ -73,6 +73,8 @@ LOCAL = {("up",), ("down",), ("broker", "declare"), ("vm", "shell"), ("xmlrpc",)
 AS_PRINTED = {("job", "logs"), ("vm", "log")}
 #: These print what the person asked for, byte for byte, or nothing.
 BYTES = {("vm", "run"), ("vm", "attach"), ("vm", "kill")}
+#: Those that show nothing which others have said, and have no JSON.
+SHOW_NOTHING = {("vm", "push"), ("vm", "pull"), ("site", "delete"), ("source", "delete")}
 WALKED = [command for command in COMMANDS if command not in LOCAL]
 
 
@@ -193,7 +195,7 @@ def test_no_command_shows_hostile_words_as_anything_but_text(
 def test_every_command_shows_what_looks_like_markup(walk: Callable[..., Result], command: tuple[str, ...]) -> None:
     result = walk(command, MILD)
 
-    shows_nothing_of_others = command in {("vm", "push"), ("vm", "pull"), ("site", "delete")}
+    shows_nothing_of_others = command in SHOW_NOTHING
     counts_only = command in {("job", "cancel"), ("job", "retry"), ("job", "wait"), ("job", "delete")}
     assert shows_nothing_of_others or counts_only or MILD in re.sub(r"\s", "", result.output), result.output
 
@@ -210,7 +212,7 @@ def test_every_command_tells_a_hostile_error_as_text(walk: Callable[..., Result]
 
 @pytest.mark.parametrize(
     "command",
-    [c for c in WALKED if c not in {*BYTES, ("vm", "push"), ("vm", "pull"), ("site", "delete")}],
+    [c for c in WALKED if c not in {*BYTES, *SHOW_NOTHING}],
     ids=" ".join,
 )
 def test_json_says_the_same_and_holds_nothing_that_commands_a_terminal(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from broker.errors import RemoteError
 from schemas.errors import ErrorCode
-from schemas.grids import SourceList, SourceRetry, SourceRow, Sources
+from schemas.grids import SourceDelete, SourceList, SourceRetry, SourceRow, Sources
 from volcloud.client.blocking import Blocking, blocking
 from volcloud.client.session import ClientSession
 from volcloud.client.shown import Table, shown
-from volcloud.errors import NoSuchSource
+from volcloud.errors import CommandFailed, NoSuchSource
 
 
 class AsyncSources:
@@ -26,13 +26,27 @@ class AsyncSources:
 
     async def retry(self, source: str) -> SourceRow:
         """Have a source told again of all ends that wait for a person; give how it is then. Raises NoSuchSource."""
+        page = await self._ask(SourceRetry(source=source))
+        return shown(page.sources[0])
+
+    async def delete(self, source: str, *, give_up: bool = False) -> None:
+        """Forget a source that has no adapter any more, and no job here that waits or runs. With ``give_up`` its grid
+        is not told what it has not been told yet, nor of what it has given and is no job here; its jobs stay.
+
+        Raises NoSuchSource; CommandFailed where it has an adapter, or something is left of it.
+        """
+        while (await self._ask(SourceDelete(source=source, give_up=give_up))).sources:
+            pass  # a portion is gone, and there is more
+
+    async def _ask(self, message: SourceRetry | SourceDelete) -> Sources:
         try:
-            page = await self._session.centre.ask(SourceRetry(source=source), Sources)
+            return await self._session.centre.ask(message, Sources)
         except RemoteError as error:
             if error.code is ErrorCode.NOT_FOUND:
                 raise NoSuchSource(error.message, "`volcloud source list` shows them") from error
+            if error.code is ErrorCode.ILLEGAL_STATE:
+                raise CommandFailed(error.message, "`volcloud source list` shows what is left of it") from error
             raise
-        return shown(page.sources[0])
 
 
 class BlockingSources(Blocking[AsyncSources]):
@@ -40,3 +54,4 @@ class BlockingSources(Blocking[AsyncSources]):
 
     list = blocking(AsyncSources.list)
     retry = blocking(AsyncSources.retry)
+    delete = blocking(AsyncSources.delete)

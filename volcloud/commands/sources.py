@@ -44,3 +44,20 @@ def retry(invocation: Invocation, name: str) -> None:
     with invocation.client() as client:
         row = client.sources.retry(name)
     invocation.show(row, lambda one: render_sources([one]))
+
+
+@source.command("delete")
+@click.argument("name")
+@click.option("--give-up", is_flag=True, help="Its grid is not told any more what it has not been told yet.")
+@data_option
+@pass_invocation
+def delete(invocation: Invocation, name: str, give_up: bool) -> None:
+    """Forget the source NAME, whose adapter is not there any more. Its jobs stay where they are.
+
+    \b
+    Example:
+      volcloud source delete lyon
+    """
+    with invocation.client() as client:
+        client.sources.delete(name, give_up=give_up)
+    invocation.say(f"{name} is forgotten")
