@@ -45,7 +45,9 @@ from adapters.sources.spool_files import (
     copy,
     date_anew,
     keep_date,
+    kept_of,
     listed,
+    make_ours,
     name_of,
     names_in,
     ns_of,
@@ -157,16 +159,18 @@ class SpoolSource:
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """As the contract. One whose name is a new job's by now waits where it is, and is given again."""
-        with _mapped(self._directory / NEW):
-            for one in jobs:
-                taken = self._taken(one)
-                new = self._directory / NEW / taken.name
-                if written_ns(taken) == ns_of(one) is not None and not os.path.lexists(new):
-                    keep_date(taken, new)
-                    taken.rename(new)
+        for one in jobs:
+            self._does(self._taken(one).name, partial(self._give_back, one))
 
     def close(self) -> None:
         """As the contract: nothing is open."""
+
+    def _give_back(self, job: GridJob) -> None:
+        taken = self._taken(job)
+        new = self._directory / NEW / taken.name
+        if written_ns(taken) == ns_of(job) is not None and not os.path.lexists(new):
+            self._does(f"{new.name}, given back", partial(keep_date, taken, new))  # else it is another job then
+            taken.rename(new)
 
     def _said_of(self, one: GridProgress, there: frozenset[str]) -> str:
         """Write a job's status down, if it is another than it was; gives why the job is to be stopped."""
@@ -231,12 +235,15 @@ class SpoolSource:
             return
         taken = self._directory / TAKEN / new.name
         try:
+            is_dated = date_anew(new)
             new.rename(taken)
         except FileNotFoundError:
             return  # another adapter's
-        date_anew(taken, new)
+        if not is_dated:
+            self._does(taken.name, partial(make_ours, taken))
         if (job := read_file(taken.parent, name)) is not None:
             found.append(job)
+        kept_of(new).unlink(missing_ok=True)
 
     def _is_taken(self, name: str) -> bool:
         """Whether a job of that name is not cleared away yet: then the new one waits, and is told why."""

@@ -120,38 +120,40 @@ def written_ns(path: Path) -> int | None:
 
 def keep_date(taken: Path, new: Path) -> None:
     """Say beside where it will be that a job which is given back is the one that it was. Raises OSError."""
-    durable.replace(_kept(new), f"{written_ns(taken)}\n".encode(), mode=PUBLIC)
+    durable.replace(kept_of(new), f"{written_ns(taken)}\n".encode(), mode=PUBLIC)
 
 
-def date_anew(taken: Path, new: Path) -> None:
-    """Have a job written now that was taken from ``new``, unless it was given back: whoever fed it may have kept the
-    time of one that was fed before, under the same name. What another user owns becomes ours. Raises OSError."""
-    kept = _kept(new)
-    if _read_line(kept) != str(written_ns(taken)):
-        _date(taken)
-    kept.unlink(missing_ok=True)
-
-
-def _kept(new: Path) -> Path:
+def kept_of(new: Path) -> Path:
+    """Name the file beside a job that was given back which says so."""
     return new.with_suffix(".kept")
 
 
-def _read_line(path: Path) -> str:
-    try:
-        with os.fdopen(open_regular_below(path.parent, path.name), "rb") as file:
-            return file.read(100).decode(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _date(path: Path) -> None:
+def date_anew(new: Path) -> bool:
+    """Have a job written now that is about to be taken, unless it was given back: whoever fed it may have kept the time
+    of one that was fed before, under the same name. False: it is another user's, see ``make_ours``. Raises OSError."""
+    if _said_to_be(kept_of(new)) == str(written_ns(new)):
+        return True
     now_ns = time.time_ns()
     try:
-        os.utime(path, ns=(now_ns, now_ns), follow_symlinks=False)
+        os.utime(new, ns=(now_ns, now_ns), follow_symlinks=False)
     except PermissionError:
-        with os.fdopen(open_regular_below(path.parent, path.name), "rb") as file:
-            content = file.read(MOST_JOB_BYTES + 1)
-        durable.replace(path, content, mode=PRIVATE)
+        return False
+    return True
+
+
+def make_ours(taken: Path) -> None:
+    """Put a copy of ours, which is written now, in the place of a job that was taken. Raises OSError."""
+    with os.fdopen(open_regular_below(taken.parent, taken.name), "rb") as file:
+        content = file.read(MOST_JOB_BYTES + 1)
+    durable.replace(taken, content, mode=PRIVATE)
+
+
+def _said_to_be(kept: Path) -> str:
+    try:
+        with os.fdopen(open_regular_below(kept.parent, kept.name), "rb") as file:
+            return file.read(100).decode(errors="replace").strip()
+    except OSError:
+        return ""  # a stranger's
 
 
 def _unsigned(ns: int) -> int:

@@ -31,6 +31,7 @@ from adapters.sources.contract import (
 )
 from adapters.sources.memory import MemoryGrid, MemorySource
 from adapters.sources.spool import SpoolSource
+from adapters.sources.spool_files import read_file
 from broker import reserve
 from broker.reserve import DiskRoom
 from schemas.description import Requirements
@@ -345,6 +346,72 @@ def test_a_job_that_is_fed_again_with_the_time_of_the_one_before_is_another_job(
 
     assert len({job.id for job in jobs}) == 2
     assert again == jobs, "what is given again is the same job"
+
+
+def test_a_job_that_was_given_back_is_itself_once_and_what_is_fed_in_its_place_is_another(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source, new = grid.source(), grid.directory / "new/job-1.json"
+    grid.submit(TRUE)
+    job = one(source).job
+    source.release([job], "nobody can do it")
+    again = one(source).job
+    source.release([again], "nobody can do it")
+    new.unlink()
+    new.write_text('{"executable": "/bin/false"}')
+
+    other = one(source).job
+
+    assert again == job
+    assert other.id != job.id
+    assert list(new.parent.iterdir()) == []
+
+
+def test_what_stands_in_the_way_of_giving_one_back_is_no_others_trouble(tmp_path: Path) -> None:
+    grid = Spooled(tmp_path)
+    source = grid.source()
+    for _ in range(3):
+        grid.submit(TRUE)
+    jobs = [given.job for given in source.acquire([OFFER], 3)]
+    (grid.directory / "new/job-1.kept").mkdir()
+    (grid.directory / "taken/job-2.json").unlink()
+
+    source.release(jobs, "they could not be written down")
+
+    given = [name_of(given.job) for given in source.acquire([OFFER], 3)]
+    assert given == ["job-1", "job-3"]
+
+
+def test_a_job_whose_adapter_is_killed_while_it_takes_it_is_itself_and_no_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, kept, ids = Spooled(tmp_path), tmp_path / "job.json", set()
+    kept.write_text('{"executable": "/bin/true"}')
+    for _ in range(2):
+        new = grid.directory / "new/job-1.json"
+        shutil.copyfile(kept, new)
+        subprocess.run(["touch", "-r", kept, new], check=True)
+        with monkeypatch.context() as at_the_kill:
+            at_the_kill.setattr(spool, "read_file", ReadThenKilled())
+            with pytest.raises(KeyboardInterrupt):
+                grid.source().acquire([OFFER], 1)
+        with monkeypatch.context() as later:
+            later.setattr(spool, "SILENT_S", 0.0)
+            source = grid.source()
+            job = one(source).job
+        ids.add(job.id)
+        source.finish([ending(job)])
+        (grid.directory / "done/job-1.json").unlink()
+
+    assert len(ids) == 2
+
+
+class ReadThenKilled:
+    """Reads a job file in ``new``; who reads it in ``taken``, just after the rename, is killed."""
+
+    def __call__(self, directory: Path, name: str) -> Acquired | None:
+        if directory.name == "taken":
+            raise KeyboardInterrupt
+        return read_file(directory, name)
 
 
 def test_a_spool_that_is_gone_for_a_while_stops_no_job(tmp_path: Path) -> None:
