@@ -11,11 +11,11 @@ import re
 from collections.abc import Collection, Sequence
 from functools import cache
 from hashlib import sha256
-from itertools import islice, takewhile
+from itertools import islice
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, Integer, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import BigInteger, Integer, bindparam, case, delete, func, select, tuple_, update
 
 from adapters.ledger import tables
 from adapters.ledger.events import readable
@@ -26,9 +26,9 @@ _table, _submissions = tables.acquisitions, tables.submissions
 
 #: Acquisitions that are taken at once, and for how long whoever has taken some has for them, ms.
 PORTION, CLAIM_MS = 50, 600_000
-#: One that was taken so often, and whoever had taken it was never heard of again, is taken alone: it may be what ends
-#: them. And how often until it is not begun any more.
-SUSPECT, MOST_LOST = 3, 10
+#: How often an adapter may have ended that had one before it is taken alone: it may be what ends them. And how often
+#: until it is not begun any more.
+SUSPECT, MOST_LOST = 3, 20
 #: Bounds of the wait before the next try, seconds; and tries until one is given up: some two hours.
 FIRST_S, LONGEST_S = 5.0, 600.0
 MOST_TRIES = 20
@@ -64,7 +64,7 @@ class Acquisition(Struct, frozen=True, kw_only=True):
     flaw: str = ""
     #: This one included.
     tries: int = 0
-    #: How often whoever had taken it was not heard of again, since anything was said of it.
+    #: How often an adapter that had it has ended, by no order of anybody's, since anything was said of it.
     lost: int = 0
 
 
@@ -77,20 +77,21 @@ _IS_KEY = tuple_(_table.c.source, _table.c.id, _table.c.attempt) == tuple_(
     bindparam("of_source"), bindparam("of_id"), bindparam("of_attempt")
 )
 _COUNT = select(func.count()).select_from(_table).where(_table.c.source == bindparam("of_source"))
-_DUE = (
-    select(_table)
-    .where(_table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
-    .order_by(_table.c.due_ms, _table.c.lost)
-    .limit(PORTION)
-    .with_for_update(skip_locked=True)
-)
+_IS_DUE = (_table.c.source == bindparam("of_source")) & (_table.c.due_ms <= bindparam("now_ms"))
+_IS_SUSPECT = _table.c.lost >= SUSPECT
+_IN_ORDER = select(_table).order_by(_table.c.due_ms, _table.c.lost).with_for_update(skip_locked=True)
+_DUE = _IN_ORDER.where(_IS_DUE, ~_IS_SUSPECT).limit(PORTION)
+_SUSPECT = _IN_ORDER.where(_IS_DUE, _IS_SUSPECT).limit(1)
+_HAS_SUSPECT = select(_table.c.id).where(_IS_DUE, _IS_SUSPECT).limit(1)
+#: It is still somebody's whose time is up: who that was has ended.
+_LAPSED = case((_table.c.taken_by != "", 1), else_=0)
 _CLAIM = (
     update(_table)
     .where(_IS_KEY)
     .values(
         due_ms=bindparam("until_ms", type_=BigInteger),
         tries=_table.c.tries + 1,
-        lost=_table.c.lost + 1,
+        lost=_table.c.lost + _LAPSED,
         taken_by=bindparam("by"),
     )
 )
@@ -102,7 +103,16 @@ _RENEW = (
 _TAKEN = select(_table.c.id, _table.c.attempt).where(
     _table.c.source == bindparam("of_source"), _table.c.taken_by == bindparam("by")
 )
-_GIVE_BACK = update(_table).where(_IS_KEY).values(due_ms=bindparam("until_ms", type_=BigInteger), taken_by="")
+_GIVE_BACK = (
+    update(_table)
+    .where(_IS_KEY)
+    .values(
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        tries=_table.c.tries - bindparam("not_tried", type_=Integer),
+        lost=_table.c.lost + bindparam("once_more", type_=Integer),
+        taken_by="",
+    )
+)
 _AGAIN = (
     update(_table)
     .where(_IS_KEY)
@@ -159,16 +169,21 @@ def count(tx: Tx, source: str) -> int:
     return int(tx.execute(_COUNT, {"of_source": source}).scalar_one())
 
 
-def take(tx: Tx, source: str) -> list[Acquisition]:
+def take(tx: Tx, source: str, *, is_idle: bool = True) -> list[Acquisition]:
     """Claim a portion of what is due, what has been due for longest first; see ``again``, ``refuse``, ``forget``.
 
-    What may have ended those who had taken it comes alone: others' ends are not its.
+    What may have ended those who had it comes alone, and to an adapter that ``is_idle``: no other is to be at work.
     """
-    due = tx.execute(_DUE, {"of_source": source, "now_ms": tx.lease_now_ms}).all()
-    rows = list(takewhile(lambda row: row.lost < SUSPECT, due)) or due[:1]
+    due = {"of_source": source, "now_ms": tx.lease_now_ms}
+    rows = (tx.execute(_SUSPECT, due).all() if is_idle else []) or tx.execute(_DUE, due).all()
     until_ms = tx.lease_now_ms + CLAIM_MS
     tx.each(_CLAIM, [{**_named(_key(row)), "until_ms": until_ms, "by": tx.instance} for row in rows])
     return [_read(row) for row in rows]
+
+
+def has_suspect(tx: Tx, source: str) -> bool:
+    """Say whether one is due that is to be taken alone."""
+    return tx.execute(_HAS_SUSPECT, {"of_source": source, "now_ms": tx.lease_now_ms}).first() is not None
 
 
 def brought(tx: Tx, source: str, most: int) -> list[tuple[AcquisitionKey, bytes]]:
@@ -181,14 +196,15 @@ def stop(tx: Tx, key: AcquisitionKey, why: str) -> None:
     tx.each(_STOP, [{**_named(key), "until_ms": tx.lease_now_ms, "its_flaw": readable(why)}])
 
 
-def renew(tx: Tx, source: str, keys: Collection[AcquisitionKey]) -> None:
-    """Keep what this adapter has taken and is still at, and have due at once what else it has taken; unknown keys are
-    no error. An adapter that is started anew is at nothing."""
+def renew(tx: Tx, source: str, keys: Collection[AcquisitionKey], *, has_ended: bool = False) -> None:
+    """Keep what this adapter has taken and is still at, and have due at once what else it has taken, untried; unknown
+    keys are no error. One that is started anew is at nothing: of what it had when it ``has_ended`` that is counted."""
     rows = tx.execute(_TAKEN, {"of_source": source, "by": tx.instance}).all()
     taken = {AcquisitionKey(source, row.id, row.attempt) for row in rows}
     until_ms = tx.lease_now_ms + CLAIM_MS
     tx.each(_RENEW, [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in sorted(taken & set(keys))])
-    tx.each(_GIVE_BACK, [{**_named(key), "until_ms": tx.lease_now_ms} for key in sorted(taken - set(keys))])
+    back = {"until_ms": tx.lease_now_ms, "not_tried": int(not has_ended), "once_more": int(has_ended)}
+    tx.each(_GIVE_BACK, [{**_named(key), **back} for key in sorted(taken - set(keys))])
 
 
 def again(tx: Tx, one: Acquisition, error: str, *, spends_patience: bool = True) -> None:
@@ -219,11 +235,11 @@ def forget(tx: Tx, keys: Sequence[AcquisitionKey]) -> None:
     tx.each(_FORGET, [_named(key) for key in keys])
 
 
-def drop(tx: Tx, source: str, most: int) -> int:
-    """Forget so many of a source, whose grid hears nothing of it; says how many they were."""
+def drop(tx: Tx, source: str, most: int) -> None:
+    """Forget so many of a source, whose grid hears nothing of it."""
     some = select(_table.c.id, _table.c.attempt).where(_table.c.source == source).limit(most)
     is_one = tuple_(_table.c.id, _table.c.attempt).in_(some)
-    return tx.execute(delete(_table).where(_table.c.source == source, is_one)).rowcount
+    tx.execute(delete(_table).where(_table.c.source == source, is_one))
 
 
 def _row(tx: Tx, one: Acquisition) -> dict[str, Any]:
@@ -236,9 +252,9 @@ def _key(row: Any) -> AcquisitionKey:
 
 
 def _read(row: Any) -> Acquisition:
-    return Acquisition(
-        key=_key(row), data=row.data, work=row.work or b"", flaw=row.flaw, tries=row.tries + 1, lost=row.lost
-    )
+    lost = row.lost + (1 if row.taken_by else 0)
+    said = {"data": row.data, "work": row.work or b"", "flaw": row.flaw}
+    return Acquisition(key=_key(row), **said, tries=row.tries + 1, lost=lost)
 
 
 def _named(key: AcquisitionKey) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from msgspec import Struct
-from sqlalchemy import BigInteger, bindparam, delete, literal, select, tuple_, update
+from sqlalchemy import BigInteger, Integer, bindparam, delete, func, literal, select, tuple_, update
 
 from adapters.errors import AlreadyTold
 from adapters.ledger import tables
@@ -80,6 +80,7 @@ _DUE = (
     .limit(PORTION)
     .with_for_update(skip_locked=True)
 )
+_COUNT = select(func.count()).select_from(_table).where(_table.c.source == bindparam("of_source"))
 _IS_ANY = (
     select(_table.c.job)
     .where(tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.due_ms <= bindparam("now_ms"))
@@ -142,7 +143,13 @@ _TAKEN = select(_table.c.job, _table.c.what, _table.c.claim).where(
     tables.IS_DUE, _table.c.source == bindparam("of_source"), _table.c.taken_by == bindparam("by")
 )
 _GIVE_BACK = (
-    update(_table).where(_IS_KEY, tables.IS_DUE).values(due_ms=bindparam("until_ms", type_=BigInteger), taken_by="")
+    update(_table)
+    .where(_IS_KEY, tables.IS_DUE)
+    .values(
+        due_ms=bindparam("until_ms", type_=BigInteger),
+        tries=_table.c.tries - bindparam("not_tried", type_=Integer),
+        taken_by="",
+    )
 )
 _AGAIN = (
     update(_table)
@@ -206,14 +213,15 @@ def take(tx: Tx, source: str) -> list[DueDelivery]:
     ]
 
 
-def renew(tx: Tx, source: str, keys: Collection[Key]) -> None:
-    """Keep what this adapter has taken and is still at, and have due at once what else it has taken; unknown keys are
-    no error. An adapter that is started anew is at nothing."""
+def renew(tx: Tx, source: str, keys: Collection[Key], *, has_ended: bool = False) -> None:
+    """Keep what this adapter has taken and is still at, and have due at once what else it has taken, untried; unknown
+    keys are no error. One that is started anew is at nothing: what it had when it ``has_ended`` counts as tried."""
     taken = {Key(row.job, row.what, row.claim) for row in tx.execute(_TAKEN, {"of_source": source, "by": tx.instance})}
     until_ms = tx.lease_now_ms + CLAIM_MS
     kept = [{**_named(key), "until_ms": until_ms, "by": tx.instance} for key in sorted(taken & set(keys))]
     tx.each(_RENEW, kept)
-    tx.each(_GIVE_BACK, [{**_named(key), "until_ms": tx.lease_now_ms} for key in sorted(taken - set(keys))])
+    back = {"until_ms": tx.lease_now_ms, "not_tried": int(not has_ended)}
+    tx.each(_GIVE_BACK, [{**_named(key), **back} for key in sorted(taken - set(keys))])
 
 
 def owed(tx: Tx, job: int) -> tuple[str, bool]:
@@ -266,10 +274,15 @@ def hold(tx: Tx, errors: Mapping[Key, str]) -> None:
     tx.each(_AGAIN, rows)
 
 
-def drop(tx: Tx, source: str, most: int) -> int:
-    """Forget so many that a source would be told; says how many they were."""
+def count(tx: Tx, source: str) -> int:
+    """Count what a source is still to be told, and what is to be looked at once more."""
+    return int(tx.execute(_COUNT, {"of_source": source}).scalar_one())
+
+
+def drop(tx: Tx, source: str, most: int) -> None:
+    """Forget so many that a source would be told."""
     some = select(_table.c.job, _table.c.what).where(_table.c.source == source).limit(most)
-    return tx.execute(delete(_table).where(tuple_(_table.c.job, _table.c.what).in_(some))).rowcount
+    tx.execute(delete(_table).where(tuple_(_table.c.job, _table.c.what).in_(some)))
 
 
 def release(tx: Tx, source: str) -> int:

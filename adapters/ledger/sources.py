@@ -129,24 +129,26 @@ def retry(tx: Tx, message: SourceRetry) -> Sources:
 def forget(tx: Tx, message: SourceDelete) -> Sources:
     """Forget a source that has no adapter any more: its row, and with ``give_up`` a portion of what it would be told.
     Gives its row where more is left. Raises NotFound, and SourceInUse, with what is left."""
-    row = _row_of(tx, message.source)
-    _demand_idle(tx, row)
-    left = row.acquired + row.owed + row.held
-    if left and not message.give_up:
-        words = f"{row.acquired} of its jobs are none here yet, {row.owed + row.held} ends it has not been told"
-        raise SourceInUse(f"source = {row.source!r}: {words}: run its adapter until it has, or give them up")
-    dropped = acquisitions.drop(tx, row.source, PORTION)
-    dropped += deliveries.drop(tx, row.source, PORTION - dropped)
-    if dropped == PORTION:
-        return Sources(call=message.id, sources=[_row_of(tx, row.source)])
-    tx.execute(delete(_sources).where(_sources.c.source == row.source))
+    source = message.source
+    tx.execute(select(_sources.c.source).where(_sources.c.source == source).with_for_update())
+    _demand_idle(tx, _row_of(tx, source))
+    given, ends = acquisitions.count(tx, source), deliveries.count(tx, source)
+    if given + ends and not message.give_up:
+        words = f"{given} of its jobs are none here yet, {ends} ends are still to be told it, or affirmed"
+        raise SourceInUse(f"source = {source!r}: {words}: run its adapter until that is done, or give them up")
+    acquisitions.drop(tx, source, PORTION)
+    deliveries.drop(tx, source, PORTION)
+    if acquisitions.count(tx, source) + deliveries.count(tx, source):
+        return Sources(call=message.id, sources=[_row_of(tx, source)])
+    tx.execute(delete(_sources).where(_sources.c.source == source))
     return Sources(call=message.id, sources=[])
 
 
 def _demand_idle(tx: Tx, row: SourceRow) -> None:
-    silent_s = (tx.now_ms - row.seen_ms) / 1000
+    # A clock that was once ahead says nothing.
+    silent_s = abs(tx.now_ms - row.seen_ms) / 1000
     if silent_s < FRESH_MS / 1000:
-        words = f"its adapter was heard of {max(0.0, silent_s):.0f} s ago: stop it, and wait for a minute"
+        words = f"its adapter was heard of {silent_s:.0f} s ago: stop it, and wait for a minute"
         raise SourceInUse(f"source = {row.source!r}: {words}")
     job = next(_open_jobs(tx, owner_of(row.source)), None)
     if job is not None:

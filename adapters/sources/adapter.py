@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -41,8 +42,8 @@ from broker.connection import CENTRE_WAIT_MOST_S, Connection
 
 log = logging.getLogger(__name__)
 
-#: How often the ledger is told how the source is, seconds.
-TELL_S = 5.0
+#: How often the ledger is told how the source is, seconds; and how long what was taken is tried to be given back.
+TELL_S, GIVE_BACK_S = 5.0, 5.0
 
 
 class SourceAdapter:
@@ -98,6 +99,7 @@ class SourceAdapter:
         finally:
             for end in self._ending:
                 await end()
+            await self._give_back()
             for lane, _ in self._lanes:
                 lane.close()
             for close in self._closing:
@@ -109,17 +111,21 @@ class SourceAdapter:
     async def _take_back(self) -> None:
         """Go on at once with what we were at when we were ended. Waits for a ledger that takes no write."""
 
-        def work(tx: Tx) -> None:
-            acquisitions.renew(tx, self._name, ())
-            deliveries.renew(tx, self._name, ())
-
         for wait_s in backoff(0.2, 10.0):
             try:
-                await self._writer.write(work)
+                await self._writer.write(partial(_renew_nothing, self._name, True))
                 return
             except LedgerError as error:
                 log.error("ledger takes no write, waiting", extra={"why": str(error)})
                 await asyncio.sleep(wait_s)
+
+    async def _give_back(self) -> None:
+        """Have what we have taken, and are not at any more, taken by whoever comes: it is not what has ended us."""
+        try:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._writer.write(partial(_renew_nothing, self._name, False))
+        except (LedgerError, TimeoutError) as error:
+            log.warning("what was taken is not given back", extra={"why": str(error) or "the ledger is slow"})
 
     async def _tell(self) -> None:
         while True:
@@ -132,6 +138,11 @@ class SourceAdapter:
             except LedgerError as error:
                 log.error("the ledger is not told of the source", extra={"why": str(error)})
             await asyncio.sleep(TELL_S)
+
+
+def _renew_nothing(name: str, has_ended: bool, tx: Tx) -> None:
+    acquisitions.renew(tx, name, (), has_ended=has_ended)
+    deliveries.renew(tx, name, (), has_ended=has_ended)
 
 
 async def run(config: SourceAdapterConfig) -> None:

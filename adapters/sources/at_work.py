@@ -41,6 +41,15 @@ class AtWork(Generic[K]):
         """Whether more may be taken."""
         return len(self._keys) < MOST_TAKEN
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is at work."""
+        return not self._keys
+
+    def has(self, key: K | None) -> bool:
+        """Whether a piece is at work."""
+        return key in self._keys
+
     def begin(self, key: K, work: Callable[[], Awaitable[None]]) -> None:
         """Do a piece of work: it takes its turns with others where it calls the grid, and deals with its failures."""
         self._keys.add(key)

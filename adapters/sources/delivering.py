@@ -165,6 +165,11 @@ class Delivering:
             words = f"{self._failed_step(error, one)}: {error}"
             self._lane.trouble(f"job {one.ending.job.id}: {words}")
             await self._at_work.write(partial(note, {one.key: words}, isinstance(error, FINAL)))
+        except Exception as error:
+            log.exception("a fault of ours with a job's end", extra={"job": one.ended.job})
+            words = f"{self._failed_step(error, one)}: {type(error).__name__}: {error}"
+            self._lane.trouble(f"job {one.ending.job.id}: {words}")
+            await self._at_work.write(partial(note, {one.key: words}, False))
         self._lane.wake()
 
     async def _go_through(self, one: EndDelivery) -> EndDelivery:

@@ -49,8 +49,8 @@ class KeptThreads:
         result, failure = None, None
         try:
             result = work()
-        except Exception as error:  # noqa: BLE001  whatever it is, the caller has it
-            failure = error
+        except BaseException as error:  # noqa: BLE001  whatever it is, the caller has it
+            failure = _raisable(error)
         try:
             loop.call_soon_threadsafe(self._give, coming, result, failure)
         except RuntimeError:  # the loop is closed: nobody waits any more
@@ -69,6 +69,13 @@ class KeptThreads:
             coming.set_exception(failure)
 
 
+def _raisable(error: BaseException) -> Exception:
+    """Give what a future may raise: no end of a thread or an iterator, which are none of the caller's."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def _serve(wanted: SimpleQueue[Callable[[], bool] | None]) -> None:
     while (work := wanted.get()) is not None and work():
-        pass
+        del work  # and what it gave

@@ -88,7 +88,10 @@ class Lane:
     async def call(self, work: Callable[..., T], *arguments: Any) -> T:
         """Call the grid in a thread; a call that does not come back is told. Raises AdapterError and OSError alone."""
         async with self._places:
-            coming = self._threads.call(partial(work, *arguments))
+            try:
+                coming = self._threads.call(partial(work, *arguments))
+            except RuntimeError as error:
+                raise SourceUnavailable(f"no thread to ask it in: {error}") from error
             self._calls[coming] = time.monotonic()
             try:
                 while not (await asyncio.wait({coming}, timeout=SILENT_S))[0]:

@@ -38,6 +38,10 @@ log = logging.getLogger(__name__)
 LOOK_S, AT_ONCE = 2.0, 4
 #: Jobs that are submitted in one transaction.
 MOST_TOGETHER = 50
+#: Turns with something at work until one that is to be at work alone is made way for.
+MOST_TURNS = 20
+#: What asks for no more than this is checked at once, bytes.
+SHORT_BYTES = 4096
 #: Bytes that are read at a time for a digest.
 BLOCK = 1 << 20
 #: What a grid has given, and the submission that it becomes.
@@ -62,16 +66,28 @@ class GridStageIn:
         self._directory, self._lane, self._on_submitted = directory, lane, on_submitted
         self._at_work = AtWork("stage-in", writer, self._renew)
         self._submitted = Gathering(self._submit, MOST_TOGETHER)
+        #: What is to be at work alone, and was taken last; and turns since nothing was at work.
+        self._alone: AcquisitionKey | None = None
+        self._turns = 0
 
     async def turn(self) -> float:
         """Take a portion of what was given, and begin to see to each; one's failure, or its slowness, is its own."""
         await self._at_work.renew()
-        if not self._at_work.has_room:
+        if not self._at_work.has_room or self._at_work.has(self._alone) or await self._makes_way():
             return LOOK_S
-        taken: list[Acquisition] = await self._at_work.write(lambda tx: acquisitions.take(tx, self._name))
+        take = partial(acquisitions.take, source=self._name, is_idle=self._at_work.is_idle)
+        taken: list[Acquisition] = await self._at_work.write(take)
+        self._alone = next((one.key for one in taken if one.lost >= acquisitions.SUSPECT), None)
         for one in taken:
             self._at_work.begin(one.key, partial(self._see_to, one))
         return 0.0 if len(taken) == acquisitions.PORTION else LOOK_S
+
+    async def _makes_way(self) -> bool:
+        """Whether nothing more is begun until all is done that is at work: one waits that is to be at work alone."""
+        self._turns = 0 if self._at_work.is_idle else self._turns + 1
+        if self._turns < MOST_TURNS:
+            return False
+        return await self._writer.read(lambda tx: acquisitions.has_suspect(tx, self._name))
 
     async def close(self) -> None:
         """End what is at work. Idempotent."""
@@ -83,18 +99,27 @@ class GridStageIn:
     async def _see_to(self, one: Acquisition) -> None:
         if one.lost >= acquisitions.MOST_LOST:
             await self._give_up(one)
-            return
+        else:
+            await self._try(one)
+        if one.lost >= acquisitions.SUSPECT:
+            self._lane.wake()  # others may be at work again
+
+    async def _try(self, one: Acquisition) -> None:
         try:
             await (self._tell_flaw(one) if one.flaw else self._bring(one))
         except SourceRefused as error:
             await self._refused(one, str(error))
         except (AdapterError, OSError) as error:
-            why = str(error)
-            self._lane.trouble(f"job {one.key.id}: {why}")
-            is_grids = isinstance(error, SourceError)
-            await self._at_work.write(lambda tx: acquisitions.again(tx, one, why, spends_patience=is_grids))
-            return
-        self._lane.trouble("")
+            await self._again(one, str(error), spends_patience=isinstance(error, SourceError))
+        except Exception as error:
+            log.exception("a fault of ours with a job of the grid", extra={"job": one.key.id})
+            await self._again(one, f"{type(error).__name__}: {error}", spends_patience=False)
+        else:
+            self._lane.trouble("")
+
+    async def _again(self, one: Acquisition, why: str, *, spends_patience: bool = True) -> None:
+        self._lane.trouble(f"job {one.key.id}: {why}")
+        await self._at_work.write(lambda tx: acquisitions.again(tx, one, why, spends_patience=spends_patience))
 
     async def _refused(self, one: Acquisition, why: str) -> None:
         """The grid refuses what this job needs, or to hear that it cannot be done: that is said again for long."""
@@ -102,14 +127,13 @@ class GridStageIn:
             await self._at_work.write(lambda tx: acquisitions.refuse(tx, one, why))
             self._lane.wake()
         elif one.tries < acquisitions.MOST_TRIES:
-            self._lane.trouble(f"job {one.key.id}: {why}")
-            await self._at_work.write(lambda tx: acquisitions.again(tx, one, why))
+            await self._again(one, why)
         else:
             await self._drop(one, why)
 
     async def _give_up(self, one: Acquisition) -> None:
         """Whoever began it ended: have that told its grid, or where just that ends them, nothing."""
-        why = f"{one.lost} times this centre's program ended while it saw to the job"
+        why = f"{one.lost} times this centre's adapter ended while it saw to the job"
         if one.flaw:
             await self._drop(one, why)
         else:
@@ -138,7 +162,8 @@ class GridStageIn:
         message = JobSubmit(job=described(one, work, inputs))
         origin = Origin(self._name, msgspec.msgpack.encode(grid_job(one)))
         check = partial(submissions.check, message, self._store.has_input, origin)
-        checked = await asyncio.to_thread(check) if inputs else check()
+        is_short = not inputs and len(one.work) <= SHORT_BYTES
+        checked = check() if is_short else await asyncio.to_thread(check)
         await self._submitted.add((one, checked), alone=one.tries > 1)
 
     async def _submit(self, brought: Sequence[Brought]) -> None:

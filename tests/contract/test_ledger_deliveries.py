@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -16,8 +17,9 @@ from adapters.ledger.deliveries import AFFIRM, CLAIM_MS, MOST_TRIES, PORTION, Du
 from adapters.ledger.migrations import migrate
 from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
+from adapters.ledger.transaction import Tx
 from schemas.description import JobDescription
-from schemas.grids import SourceDelete, SourceList, SourceRow
+from schemas.grids import SourceDelete, SourceList, SourceRow, Sources
 from schemas.jobs import Outcome
 from schemas.ledger import JobDelete, JobSubmit, JobVerdict
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, empty_url, url
@@ -397,12 +399,73 @@ def test_what_is_left_of_a_source_is_named_and_given_up_only_when_that_is_said(
         with pytest.raises(SourceInUse, match=f"jobs of it wait or run here, as {owner}/one.1: cancel them"):
             forget(desk, give_up=give_up)
     end(desk)
-    with pytest.raises(SourceInUse, match="3 of its jobs are none here yet, 1 ends it has not been told: run its"):
+    with pytest.raises(SourceInUse, match="3 of its jobs are none here yet, 1 ends are still to be told it, or"):
         forget(desk)
 
     left = []
     while rest := forget(desk, give_up=True):
         left.append((rest[0].acquired, rest[0].owed))
 
-    assert left == [(1, 1), (0, 0)]
+    assert left == [(1, 0)]
     assert (listed(desk), rows(desk), desk.job("one.1", owner).state) == ([], [], "done")
+
+
+def test_what_is_only_to_be_looked_at_once_more_is_left_of_a_source_too(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    bring(desk)
+    end(desk)
+    (told,) = take(desk)
+    desk.write(lambda tx: deliveries.affirm(tx, [told.key], 3600))
+    desk.pass_s(60)
+
+    with pytest.raises(SourceInUse, match="1 ends are still to be told it, or affirmed: run its adapter until that is"):
+        forget(desk)
+
+
+def test_two_who_give_up_what_is_left_of_a_source_leave_nothing_of_it(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    given = [Acquisition(key=AcquisitionKey("dirac", str(n), 1), data=b"", work=b"work") for n in range(2500)]
+    desk.write(lambda tx: acquisitions.put(tx, given))
+    desk.pass_s(60)
+    message, in_midst, over = SourceDelete(source="dirac", give_up=True), threading.Event(), threading.Event()
+    answers: list[Sources] = []
+
+    def slowly(tx: Tx) -> Sources:
+        answer = sources.forget(tx, message)
+        in_midst.set()
+        over.wait(0.5)
+        return answer
+
+    first, second = (
+        threading.Thread(target=lambda work=work: answers.append(desk.ledger.write(work)), daemon=True)  # type: ignore[misc]
+        for work in (slowly, lambda tx: sources.forget(tx, message))
+    )
+    first.start()
+    assert in_midst.wait(30)
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+
+    assert [answer.sources[0].acquired for answer in answers] == [1500, 500]
+    assert (forget(desk, give_up=True), listed(desk)) == ([], [])
+
+
+def test_a_source_whose_clock_was_ahead_is_forgotten_as_others_are(desk: Desk) -> None:
+    desk.set_wall(3650)
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    desk.set_wall(0)
+
+    assert forget(desk) == []
+
+
+def test_an_adapter_that_was_stopped_in_order_has_not_tried(desk: Desk) -> None:
+    bring(desk)
+    end(desk)
+    tries = []
+    for has_ended in (False, True):
+        for _ in range(3):
+            (taken,) = take(desk)
+            tries.append(taken.tries)
+            desk.write(lambda tx, has_ended=has_ended: deliveries.renew(tx, "dirac", (), has_ended=has_ended))
+
+    assert tries == [1, 1, 1, 1, 2, 3]

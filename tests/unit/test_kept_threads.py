@@ -55,6 +55,31 @@ async def test_what_a_call_raises_is_raised_and_its_thread_is_kept(threads: Kept
     assert (await threads.call(lambda: 1), alive()) == (1, 1)
 
 
+@pytest.mark.parametrize("end", [StopIteration("over"), SystemExit(3), KeyboardInterrupt()])
+async def test_what_would_end_a_thread_or_an_iterator_is_raised_as_an_error(
+    threads: KeptThreads, end: BaseException
+) -> None:
+    def ends() -> None:
+        raise end
+
+    with pytest.raises(RuntimeError, match=type(end).__name__):
+        await threads.call(ends)
+
+    assert (await threads.call(lambda: 1), alive()) == (1, 1)
+
+
+async def test_what_a_call_gave_is_not_kept_by_its_thread(threads: KeptThreads) -> None:
+    gone: list[int] = []
+
+    class Large:
+        def __del__(self) -> None:
+            gone.append(1)
+
+    await threads.call(Large)
+
+    await until(lambda: gone)
+
+
 async def test_what_nobody_waits_for_any_more_is_dropped(threads: KeptThreads) -> None:
     over = threading.Event()
     given_up = threads.call(lambda: over.wait(60))

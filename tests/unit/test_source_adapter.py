@@ -27,11 +27,12 @@ from adapters.errors import (
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
 from adapters.ledger import deliveries, requests, sources, tables
-from adapters.ledger.acquisitions import MOST_LOST
+from adapters.ledger.acquisitions import MOST_LOST, SUSPECT
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources import acquiring, delivering, lane, reporting
+from adapters.sources.adapter import SourceAdapter
 from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
@@ -210,40 +211,98 @@ async def test_what_is_on_its_way_here_is_told_its_grid_as_alive_and_is_stopped_
     assert not rig.assigned("vm-1")
 
 
+async def ended_with_no_word(adapter: SourceAdapter) -> None:
+    """Be killed: what was taken stays taken."""
+
+
 class Deadly(MemorySource):
-    """Lets nobody live who fetches the input of one job."""
+    """Lets nobody live who fetches the input of one job; the others' take their time."""
 
     def __init__(self, grid: MemoryGrid, job: str) -> None:
         super().__init__(grid)
-        self.job, self.is_there, self.over = job, False, threading.Event()
+        self.job, self.is_there, self.over = job, threading.Event(), threading.Event()
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         if job.id == self.job:
-            self.is_there = True
+            self.is_there.set()
             self.over.wait(60)
+        self.is_there.wait(0.3)
         super().stage_in(job, wanted, target)
 
 
-async def test_a_job_that_ends_whatever_adapter_begins_it_is_given_up_and_others_are_done_before(rig: Rig) -> None:
+async def test_a_job_that_ends_whatever_adapter_begins_it_is_given_up_and_others_are_done_before(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SourceAdapter, "_give_back", ended_with_no_word)
     work = GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="there")])
     deadly, good = (rig.grid.submit(work, {"there": b"x"}) for _ in range(2))
     for vm in ("vm-1", "vm-2"):
         rig.desk.ask(vm)
-    adapters, done_after = [Deadly(rig.grid, deadly)], 0
+    adapters, without = [Deadly(rig.grid, deadly)], 0
     while not rig.grid.jobs[deadly].finals:
         async with rig.adapter(adapters[-1]):
-            await until(lambda: adapters[-1].is_there or (rig.grid.ended() and not rig.count(tables.acquisitions)))
+            await until(
+                lambda: adapters[-1].is_there.is_set() or (rig.grid.ended() and not rig.count(tables.acquisitions))
+            )
         adapters[-1].over.set()
-        done_after += not rig.count(tables.jobs)
+        without += not rig.count(tables.jobs)
         adapters.append(Deadly(rig.grid, deadly))
-    ends = sum(one.is_there for one in adapters)
 
     (told,) = rig.grid.jobs[deadly].finals
-    assert ends == MOST_LOST
-    assert (told.state, told.cause) == (JobState.HELD, "10 times this centre's program ended while it saw to the job")
+    assert sum(one.is_there.is_set() for one in adapters) == MOST_LOST
+    assert (told.state, told.cause) == (JobState.HELD, "20 times this centre's adapter ended while it saw to the job")
     assert rig.desk.job(f"{good}-1.1", OWNER).state is JobState.ASSIGNED
-    assert done_after < MOST_LOST
+    assert without <= SUSPECT + 1
     assert rig.count(tables.acquisitions) == 0
+
+
+async def test_what_is_under_way_when_an_adapter_is_stopped_in_order_however_often_is_done_in_the_end(rig: Rig) -> None:
+    work = GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="there")])
+    names = [rig.grid.submit(work, {"there": b"x"}) for _ in range(6)]
+    for number in range(6):
+        rig.desk.ask(f"vm-{number}")
+    for _ in range(MOST_LOST + 1):
+        held = Stuck("stage_in", "before")
+        async with rig.adapter(Failing(MemorySource(rig.grid), held)):
+            await until(lambda held=held: held.is_there or rig.count(tables.jobs) == len(names))  # type: ignore[misc]
+        held.over.set()
+    async with rig.adapter():
+        await until(lambda: rig.count(tables.jobs) == len(names))
+
+    assert rig.grid.ended() == []
+
+
+@pytest.mark.parametrize("step", ["stage_in", "stage_out"])
+async def test_a_fault_of_ours_or_no_thread_to_work_in_loses_no_job_and_is_told(rig: Rig, step: str) -> None:
+    work = GridWork(executable="run.sh", inputs=[GridInput(name="run.sh", where="there")])
+    name = rig.grid.submit(work, {"there": b"x"})
+    wrong = Faults(step, "before", times=3, error=lambda: ValueError("a fault of ours"))
+    lane_name, real, refusals = {"stage_in": "stage-in", "stage_out": "deliver"}[step], threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == f"source {lane_name}" and len(refusals) < 3:
+            refusals.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        async with rig.adapter(Failing(MemorySource(rig.grid), wrong)) as adapter:
+            rig.desk.ask("vm-1")
+            said: list[str] = []
+
+            def shows(what: object) -> object:
+                said.append(str(adapter._troubles))
+                return what
+
+            await rig.until(lambda: shows(rig.assigned("vm-1")))
+            rig.leave(rig.assigned("vm-1")[0])
+            await rig.until(lambda: shows(rig.grid.jobs[name].finals))
+
+    assert (wrong.left, len(refusals)) == (0, 3)
+    for words in ("no thread to ask it in: can't start new thread", "ValueError: a fault of ours"):
+        assert any(words in one for one in said)
+    assert [one.state for one in rig.grid.jobs[name].finals] == [JobState.DONE]
 
 
 async def test_a_payload_that_fails_is_told_as_failed(rig: Rig) -> None:

@@ -23,7 +23,7 @@ acquisitions = Table(
     Column("error", Text, nullable=False),
     #: The adapter that is at it; empty = none.
     Column("taken_by", Text, nullable=False, server_default=text("''")),
-    #: How often it was taken since anything was said of it.
+    #: How often an adapter that had it has ended since anything was said of it.
     Column("lost", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("source", "id", "attempt", name="pk_acquisitions"),
     Index("ix_acquisitions_due", "source", "due_ms"),
