@@ -169,12 +169,12 @@ def copy(source: Path, target: Path, *, mode: int = PRIVATE) -> None:
             os.close(descriptor)
 
 
-def is_zeros(data: bytes) -> bool:
+def is_zeros(data: bytes | memoryview) -> bool:
     """Say whether it is nothing but zeros: ``write_sparse`` takes no room for it."""
-    return not any(data[:_TELLING_BYTES]) and data.count(0) == len(data)
+    return not any(data[:_TELLING_BYTES]) and bytes(data).count(0) == len(data)
 
 
-def write_sparse(descriptor: int, data: bytes, offset: int) -> None:
+def write_sparse(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     """Write at the end of a file, ``offset``; nothing but zeros becomes a hole, which takes no room. Raises OSError."""
     if is_zeros(data):
         os.ftruncate(descriptor, offset + len(data))
