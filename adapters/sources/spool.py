@@ -10,6 +10,8 @@ file system.
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import logging
 import os
 import shutil
@@ -25,7 +27,6 @@ from typing import Annotated, Any
 import msgspec
 
 from adapters.errors import SourceRefused, SourceUnavailable
-from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
     MOST_INPUT_BYTES,
     Acquired,
@@ -33,7 +34,6 @@ from adapters.sources.contract import (
     GridInput,
     GridJob,
     GridProgress,
-    GridWork,
     LocalFile,
     Offer,
     Stop,
@@ -41,23 +41,19 @@ from adapters.sources.contract import (
 from adapters.sources.inflow import flowing_in
 from adapters.sources.remembered import Remembered
 from adapters.sources.spool_files import (
-    PUBLIC,
     copy,
-    date_anew,
     keep_date,
-    kept_of,
     listed,
-    make_ours,
     name_of,
     names_in,
     ns_of,
     read_file,
     status_of,
-    sync_tree,
     write,
     written_ns,
 )
-from broker import durable
+from adapters.sources.spool_inbox import SpoolInbox
+from adapters.sources.spool_tree import DONE, FILES, NEW, OUT, TAKEN, SpoolTree, let_in
 from broker.daemon.plugins import Plugin, PluginSettings
 from broker.durable import sync_directory
 from broker.trees.held import open_regular_below
@@ -66,7 +62,6 @@ log = logging.getLogger(__name__)
 
 #: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds.
 SILENT_S = 900.0
-NEW, FILES, TAKEN, OUT, DONE = "new", "files", "taken", "out", "done"
 
 
 class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
@@ -82,23 +77,24 @@ class SpoolSource:
     affirm_after_s = 0.0
 
     def __init__(self, directory: Path) -> None:
-        """Makes the directories that are missing. Raises SourceRefused."""
-        self._directory = directory
+        """Makes the directories that are missing; where that cannot be, the first call says why."""
+        self._directory, self._tree = directory, SpoolTree(directory)
         self._lock = threading.Lock()
         #: What was told of each job; what is wrong with each file; and when what was silent was given again, seconds.
         self._told: Remembered[str, dict[str, Any]] = Remembered()
         self._troubles: Remembered[str, str] = Remembered()
         self._again_s: Remembered[str, float] = Remembered()
-        with _mapped(directory, SourceRefused):
-            for name in (NEW, FILES, TAKEN, OUT, DONE):
-                (directory / name).mkdir(parents=True, exist_ok=True)
+        self._inbox = SpoolInbox(directory, self._does)
+        with contextlib.suppress(OSError):
+            self._tree.make()
 
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
         """As the contract: the first names first. What is wrong with one file is that file's trouble."""
         with _mapped(self._directory):
+            mark = self._tree.make()
             new, taken = listed(self._directory / NEW), listed(self._directory / TAKEN)
         with self._lock:
-            return list(islice(chain(self._lost(taken), self._acquired(new, offers)), most))
+            return list(islice(chain(self._lost(taken, mark), self._inbox.taken(new, offers, mark)), most))
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
@@ -118,16 +114,22 @@ class SpoolSource:
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """As the contract: one is stopped by a file beside it, or by taking its own file away."""
         with _mapped(self._directory / TAKEN):
+            mark = self._tree.mark() if running else b""
             there = frozenset(listed(self._directory / TAKEN)) if running else frozenset()
+        ours = [one for one in running if one.job.data in (mark, b"")]
         with self._lock:
-            found = ((one, self._said_of(one, there)) for one in running)
-            return [Stop(one.job.id, one.job.attempt, why) for one, why in found if why]
+            found = ((one, self._said_of(one, there)) for one in ours)
+            stops = [Stop(one.job.id, one.job.attempt, why) for one, why in found if why]
+        if not stops and len(ours) < len(running):
+            self._tree.demand_that_of(next(one.job for one in running if one not in ours))
+        return stops
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """As the contract: a directory that is there whole or not at all, durably."""
         name = name_of(ending.job)
         target, part = self._directory / OUT / name, self._directory / OUT / f".{name}.part"
         with _mapped(target):
+            self._tree.demand_that_of(ending.job)
             if not target.exists() and not self._is_others(ending.job):
                 shutil.rmtree(part, ignore_errors=True)
                 part.mkdir()
@@ -135,7 +137,7 @@ class SpoolSource:
                     place = part / one.name
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(local(one.name), place)
-                sync_tree(part)
+                let_in(part)
                 part.rename(target)
                 sync_directory(target.parent)
         return f"{OUT}/{name}"
@@ -148,7 +150,10 @@ class SpoolSource:
         refused = {}
         for ending in endings:
             try:
+                self._tree.demand_that_of(ending.job)
                 self._finish(ending)
+            except SourceUnavailable as error:
+                refused[ending.job.id] = str(error)
             except OSError as error:
                 refused[ending.job.id] = f"{error.filename}: {error.strerror}"
         return refused
@@ -168,6 +173,7 @@ class SpoolSource:
     def _give_back(self, job: GridJob) -> None:
         taken = self._taken(job)
         new = self._directory / NEW / taken.name
+        self._tree.demand_that_of(job)
         if written_ns(taken) == ns_of(job) is not None and not os.path.lexists(new):
             self._does(f"{new.name}, given back", partial(keep_date, taken, new))  # else it is another job then
             taken.rename(new)
@@ -188,21 +194,21 @@ class SpoolSource:
         """Do something with one file; what stands in its way is that file's trouble alone, and is logged once."""
         try:
             work()
-        except OSError as error:
-            words = f"{error.filename}: {error.strerror}"
+        except (OSError, SourceUnavailable) as error:
+            words = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
             if self._troubles.put(name, words):
                 log.warning("a job's file makes trouble", extra={"job": name, "why": words})
             return False
         self._troubles.forget(name)
         return True
 
-    def _lost(self, taken: Sequence[str]) -> Iterator[Acquired]:
+    def _lost(self, taken: Sequence[str], mark: bytes) -> Iterator[Acquired]:
         """Give again what was taken long ago, and of which no adapter speaks: it may never have been written down."""
         there = frozenset(taken)
         for name in names_in(taken):
             if status_of(Path(name)).name in there or not self._is_silent(name):
                 continue
-            if (found := read_file(self._directory / TAKEN, name)) is not None:
+            if (found := read_file(self._directory / TAKEN, name, mark)) is not None:
                 log.warning("given again: nobody speaks of it", extra={"job": name})
                 yield found
 
@@ -219,44 +225,6 @@ class SpoolSource:
             self._again_s.put(name, now_s)
         return is_silent
 
-    def _acquired(self, new: Sequence[str], offers: Sequence[Offer]) -> Iterator[Acquired]:
-        for name in names_in(new):
-            found: list[Acquired] = []
-            self._does(name, partial(self._take, name, offers, found))
-            yield from found
-
-    def _take(self, name: str, offers: Sequence[Offer], found: list[Acquired]) -> None:
-        """Take a job, if the slots can do it. Raises OSError where its file cannot be taken."""
-        new = self._directory / NEW / f"{name}.json"
-        if self._is_taken(name):
-            return
-        job = read_file(new.parent, name)
-        if job is None or (job.work and not _fits(job.work, offers)):
-            return
-        taken = self._directory / TAKEN / new.name
-        try:
-            is_dated = date_anew(new)
-            new.rename(taken)
-        except FileNotFoundError:
-            return  # another adapter's
-        if not is_dated:
-            self._does(taken.name, partial(make_ours, taken))
-        if (job := read_file(taken.parent, name)) is not None:
-            found.append(job)
-        kept_of(new).unlink(missing_ok=True)
-
-    def _is_taken(self, name: str) -> bool:
-        """Whether a job of that name is not cleared away yet: then the new one waits, and is told why."""
-        paths = (f"{TAKEN}/{name}.json", f"{DONE}/{name}.json", f"{OUT}/{name}")
-        there = [path for path in paths if os.path.lexists(self._directory / path)]
-        refused = self._directory / NEW / f"{name}.refused"
-        if there and not refused.exists():
-            words = f"{there[0]} is there: take it away, or choose another name\n"
-            durable.replace(refused, words.encode(), mode=PUBLIC)
-        if not there:
-            refused.unlink(missing_ok=True)
-        return bool(there)
-
     def _is_others(self, job: GridJob) -> bool:
         """Whether what was taken under a job's name is another job, put there once that one was cleared away."""
         its_ns = written_ns(self._taken(job))
@@ -270,17 +238,21 @@ class SpoolSource:
         if not final.exists():
             told = {"state": str(ending.state), "exit_status": ending.exit_status, "cause": ending.cause}
             outputs = [{"name": one.name, "size": one.size, "sha256": one.sha256} for one in ending.outputs]
-            write(final, told | {"outputs": outputs, "sandbox": ending.sandbox})
+            left = {"outputs": outputs, "missing": self._missing(ending), "sandbox": ending.sandbox}
+            write(final, told | left)
         taken = self._taken(ending.job)
         for path in (taken, status_of(taken), taken.with_suffix(".kill")):
             path.unlink(missing_ok=True)
 
+    def _missing(self, ending: GridEnding) -> list[str]:
+        """Name the outputs that a job was to leave, and has not."""
+        asked = read_file(self._directory / TAKEN, name_of(ending.job))
+        wanted = asked.work.outputs if asked is not None and asked.work else []
+        left = [one.name for one in ending.outputs]
+        return [name for name in wanted if name not in left and not fnmatch.filter(left, name)]
+
     def _taken(self, job: GridJob) -> Path:
         return self._directory / TAKEN / f"{name_of(job)}.json"
-
-
-def _fits(work: GridWork, offers: Sequence[Offer]) -> bool:
-    return any(not unmet(work.requirements, one.machine) for one in offers)
 
 
 @contextmanager

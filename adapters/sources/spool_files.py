@@ -15,16 +15,17 @@ from adapters.errors import SourceRefused
 from adapters.ledger.events import readable
 from adapters.sources.contract import MOST_INPUT_BYTES, Acquired, GridInput, GridJob, GridWork
 from adapters.sources.inflow import Inflow
+from adapters.sources.spool_tree import tell
 from broker import durable
-from broker.durable import BLOCK_BYTES, sync_file_system
+from broker.durable import BLOCK_BYTES
 from broker.trees.held import open_regular_below
 from schemas.description import Requirements
+from schemas.nearest import nearest
+from schemas.wanted import explain
 
-#: Longest job file, bytes; and names that a job may have.
-MOST_JOB_BYTES = 4 << 20
+#: Longest job file, and line beside one, bytes; and names that a job may have.
+MOST_JOB_BYTES, MOST_LINE_BYTES = 4 << 20, 4096
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
-#: Modes of what is told, which others read, and of what was another user's, who may have let few read it.
-PUBLIC, PRIVATE = 0o644, 0o600
 
 
 class SpoolFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,12 @@ def names_in(files: Sequence[str]) -> list[str]:
     return sorted(name for name in names if NAME.fullmatch(name))
 
 
+def strange_names_in(files: Sequence[str]) -> list[str]:
+    """Give the names of job files that none may have; hidden ones are on their way."""
+    names = (name.removesuffix(".json") for name in files if name.endswith(".json"))
+    return sorted(name for name in names if not NAME.fullmatch(name) and name[:1] not in ("", "."))
+
+
 def status_of(taken: Path) -> Path:
     """Name the file beside a job that was taken, in which is told how it is."""
     return taken.with_suffix(".status")
@@ -58,16 +65,7 @@ def status_of(taken: Path) -> Path:
 
 def write(path: Path, value: Any) -> None:
     """Tell something, durably, whole or not at all. Raises OSError."""
-    durable.replace(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n", mode=PUBLIC)
-
-
-def sync_tree(directory: Path) -> None:
-    """Have on the disk all that is below a directory. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        sync_file_system(descriptor)
-    finally:
-        os.close(descriptor)
+    tell(path, msgspec.json.format(msgspec.json.encode(value)) + b"\n")
 
 
 def copy(there: BinaryIO, flow: Inflow, name: str) -> None:
@@ -80,21 +78,37 @@ def copy(there: BinaryIO, flow: Inflow, name: str) -> None:
         flow.write(block)
 
 
-def read_file(directory: Path, name: str) -> Acquired | None:
-    """Read a job file; one that makes no sense is a job with a flaw. None: another adapter has taken it."""
+def read_file(directory: Path, name: str, mark: bytes = b"") -> Acquired | None:
+    """Read a job file of the spool with this mark; one that makes no sense is a job with a flaw. None: another adapter
+    has taken it."""
     file_name = f"{name}.json"
     try:
         with os.fdopen(open_regular_below(directory, file_name), "rb") as file:
             content, facts = file.read(MOST_JOB_BYTES + 1), os.fstat(file.fileno())
     except OSError:
         return None  # another adapter's by now, or no file
-    job = GridJob(id=f"{name}-{_unsigned(facts.st_mtime_ns):x}")
+    job = GridJob(id=f"{name}-{_unsigned(facts.st_mtime_ns):x}", data=mark)
     if len(content) > MOST_JOB_BYTES:
         return Acquired(job=job, work=None, flaw=f"{file_name} has more than {MOST_JOB_BYTES} bytes")
     try:
-        return Acquired(job=job, work=_work(msgspec.json.decode(content, type=SpoolFile)))
+        return Acquired(job=job, work=_work(_read(content)))
     except Exception as error:  # noqa: BLE001  whatever it is: it is a stranger's file
         return Acquired(job=job, work=None, flaw=readable(f"{file_name}: {error or type(error).__name__}"))
+
+
+def _read(content: bytes) -> SpoolFile:
+    """Raises ValueError, with the field, what it is and what it may be."""
+    told = msgspec.json.decode(content)
+    known = list(SpoolFile.__struct_fields__)
+    for key in told if isinstance(told, dict) else ():
+        if key not in known:
+            near = nearest(key, known)
+            advice = f"did you mean {near!r}?" if near else f"it has {', '.join(known)}"
+            raise ValueError(f"unknown key {key[:40]!r}: {advice}")
+    try:
+        return msgspec.convert(told, SpoolFile)
+    except msgspec.ValidationError as error:
+        raise ValueError(explain(str(error), SpoolFile, told)) from error
 
 
 def name_of(job: GridJob) -> str:
@@ -120,7 +134,7 @@ def written_ns(path: Path) -> int | None:
 
 def keep_date(taken: Path, new: Path) -> None:
     """Say beside where it will be that a job which is given back is the one that it was. Raises OSError."""
-    durable.replace(kept_of(new), f"{written_ns(taken)}\n".encode(), mode=PUBLIC)
+    tell(kept_of(new), f"{written_ns(taken)}\n".encode())
 
 
 def kept_of(new: Path) -> Path:
@@ -131,7 +145,7 @@ def kept_of(new: Path) -> Path:
 def date_anew(new: Path) -> bool:
     """Have a job written now that is about to be taken, unless it was given back: whoever fed it may have kept the time
     of one that was fed before, under the same name. False: it is another user's, see ``make_ours``. Raises OSError."""
-    if _said_to_be(kept_of(new)) == str(written_ns(new)):
+    if read_line(kept_of(new)) == str(written_ns(new)):
         return True
     now_ns = time.time_ns()
     try:
@@ -142,18 +156,20 @@ def date_anew(new: Path) -> bool:
 
 
 def make_ours(taken: Path) -> None:
-    """Put a copy of ours, which is written now, in the place of a job that was taken. Raises OSError."""
+    """Put a copy of ours, which is written now, in the place of a job that was taken; its owner may have let few read
+    it. Raises OSError."""
     with os.fdopen(open_regular_below(taken.parent, taken.name), "rb") as file:
         content = file.read(MOST_JOB_BYTES + 1)
-    durable.replace(taken, content, mode=PRIVATE)
+    durable.replace(taken, content)
 
 
-def _said_to_be(kept: Path) -> str:
+def read_line(path: Path) -> str:
+    """Read what is told in a file beside a job; of one that is not there, or is no file, nothing."""
     try:
-        with os.fdopen(open_regular_below(kept.parent, kept.name), "rb") as file:
-            return file.read(100).decode(errors="replace").strip()
+        with os.fdopen(open_regular_below(path.parent, path.name), "rb") as file:
+            return file.read(MOST_LINE_BYTES).decode(errors="replace").strip()
     except OSError:
-        return ""  # a stranger's
+        return ""
 
 
 def _unsigned(ns: int) -> int:

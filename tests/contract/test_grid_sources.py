@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 
 from adapters.errors import NoStagingRoom, SourceRefused, SourceUnavailable
-from adapters.sources import remembered, spool
+from adapters.sources import remembered, spool, spool_inbox
 from adapters.sources.contract import (
     MOST_INPUT_BYTES,
     Acquired,
@@ -391,7 +391,7 @@ def test_a_job_whose_adapter_is_killed_while_it_takes_it_is_itself_and_no_earlie
         shutil.copyfile(kept, new)
         subprocess.run(["touch", "-r", kept, new], check=True)
         with monkeypatch.context() as at_the_kill:
-            at_the_kill.setattr(spool, "read_file", ReadThenKilled())
+            at_the_kill.setattr(spool_inbox, "read_file", ReadThenKilled())
             with pytest.raises(KeyboardInterrupt):
                 grid.source().acquire([OFFER], 1)
         with monkeypatch.context() as later:
@@ -408,7 +408,7 @@ def test_a_job_whose_adapter_is_killed_while_it_takes_it_is_itself_and_no_earlie
 class ReadThenKilled:
     """Reads a job file in ``new``; who reads it in ``taken``, just after the rename, is killed."""
 
-    def __call__(self, directory: Path, name: str) -> Acquired | None:
+    def __call__(self, directory: Path, name: str, mark: bytes = b"") -> Acquired | None:
         if directory.name == "taken":
             raise KeyboardInterrupt
         return read_file(directory, name)
