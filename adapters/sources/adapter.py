@@ -149,7 +149,6 @@ async def run(config: SourceAdapterConfig) -> None:
     """Run an adapter with this configuration until cancelled."""
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
-    metrics.serve(config.metrics_port, config.metrics_address)
     source = await asyncio.to_thread(make_source, config.source, config.name)
     grid_store = await asyncio.to_thread(make_grid_store, config.grid_store) if config.grid_store else None
     catalogue = await asyncio.to_thread(make_catalogue, config.catalogue) if config.catalogue else None
@@ -160,6 +159,8 @@ async def run(config: SourceAdapterConfig) -> None:
     try:
         store = FsspecStore(config.store, ledger.served_s)
         adapter = SourceAdapter(connection, ledger, store, metrics, source, config, grid_store, catalogue)
+        # Last: who gets an answer takes the adapter for one that works.
+        metrics.serve(config.metrics_port, config.metrics_address)
         await adapter.run()
     finally:
         await asyncio.to_thread(ledger.close)
