@@ -21,8 +21,8 @@ _NAMED = re.compile(
     r"""(\w*(?:password|passwd|secret|token)\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s"',;&})\]]+)""", re.IGNORECASE
 )
 
-#: ``secret_file='/etc/x'``: a name that says that its value is a place, and a value that is one. A secret may begin with
-#: a stroke too, so that the value alone shows nothing.
+#: ``secret_file='/etc/x'``: a name that says that its value is a place, and a value that is one. A secret may begin
+#: with a stroke too, so that the value alone shows nothing.
 _FILE = re.compile(r"""\w*_(?:file|path|directory)["']?\s*[=:]\s*(["']?)/[\w./~@%+,-]*\1$""", re.IGNORECASE)
 
 #: Without one of these a text in ASCII, in small letters, names no secret. Looking is much cheaper than the patterns.

@@ -62,8 +62,8 @@ def _set_credential(variable: str, file: str, url: str, setting: str) -> None:
     there = os.environ.get(variable, "")
     if file and there and there != file:
         raise GridStoreRefused(
-            f"grid store {url}: the setting {setting} names the file {file!r}, and {variable} of this process is {there!r}"
-            " already; one process has one: say the same, or use a process for each"
+            f"grid store {url}: the setting {setting} names the file {file!r}, and {variable} of this process is"
+            f" {there!r} already; one process has one: say the same, or use a process for each"
         )
     if not (file or there):
         return
