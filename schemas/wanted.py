@@ -94,7 +94,8 @@ def _number(kind: inspect.IntType | inspect.FloatType, name: str) -> str:
         bounds = f" above {_figure(kind.gt)}" + (f", at most {_figure(most)}" if most is not None else "")
     else:
         bounds = f", {_figure(least)} or more" if least is not None else ""
-    unit, example = _UNITS.get(name.rpartition("_")[2] if "_" in name else "", ("", _figure(max(least or 0, 2))))
+    end = name.rpartition("_")[2] if "_" in name and "_per_" not in name else ""
+    unit, example = _UNITS.get(end, ("", _figure(max(least or 0, 2))))
     return f"{what}{f' of {unit}' if unit else ''}{bounds}, such as {example}"
 
 

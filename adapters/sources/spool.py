@@ -72,6 +72,7 @@ NEW, FILES, TAKEN, OUT, DONE = "new", "files", "taken", "out", "done"
 class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
     """Settings of a directory of jobs."""
 
+    #: The directory; what is missing of it is made. Say an absolute path.
     directory: Annotated[str, msgspec.Meta(min_length=1)] = "spool"
 
 

@@ -51,7 +51,7 @@ JARGON = re.compile(r"Expected|regex|`|\(\?!|\$\.|IntRange|range 1<=x")
         ({"outputs": [{"name": "a\x1bb"}]}, r"outputs[0].name = 'a\x1bb': must be the name of a file"),
         (
             {"environment": {"B": "b", "A": 1}},
-            "environment.A = 1: must be a text of at most 120,000 characters, in quotes",
+            "environment.A = 1: must be a text of at most 120,000 characters",
         ),
         ({"environment": {"A B": 1}}, "environment[...]: must be a text"),
         ({"environment": {"A": "a", "": "x"}}, "environment: '' must be a text"),
