@@ -2,7 +2,8 @@
 
 It knows what a secret looks like where people put them (a URL's password, a signature that makes of a URL a key,
 ``password=…``), not which secrets there are.
-It hides too much rather than too little.
+It hides too much rather than too little: of what is named like a secret it shows nothing but an absolute path, and that
+only where the name says that it is a file's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ _SIGNED = re.compile(r"(\w://[^\s?\"']*\?)(?=[^\s\"']*(?:signature|sig=|credenti
 _NAMED = re.compile(
     r"""(\w*(?:password|passwd|secret|token)\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s"',;&})\]]+)""", re.IGNORECASE
 )
+
+#: ``secret_file='/etc/x'``: a name that says that its value is a place, and a value that is one. A secret may begin
+#: with a stroke too, so that the value alone shows nothing.
+_FILE = re.compile(r"""\w*_(?:file|path|directory)["']?\s*[=:]\s*(["']?)/[\w./~@%+,-]*\1$""", re.IGNORECASE)
 
 #: Without one of these a text in ASCII, in small letters, names no secret. Looking is much cheaper than the patterns.
 _WORDS = ("passw", "secret", "token")
@@ -38,5 +43,7 @@ def _may_name(text: str) -> bool:
 
 
 def _masked(found: re.Match[str]) -> str:
+    if _FILE.fullmatch(found[0]):
+        return found[0]
     quote = found[2][0] if found[2][0] in "\"'" else ""
     return f"{found[1]}{quote}{MASK}{quote}"

@@ -25,6 +25,7 @@ from adapters.grid_stores.xrootd import XrootdSettings
 from adapters.metrics import BUCKETS, Metrics
 from adapters.sources.config import SourceAdapterConfig
 from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.memory import MemorySettings
 from adapters.sources.panda.settings import PandaSettings
 from adapters.sources.spool import SpoolSettings
 from broker.keys.config import KeysConfig
@@ -57,13 +58,18 @@ from volcloud.later import commands_of
 DRIVERS: dict[str, Driver[Any]] = {"qemu": qemu.driver, "process": process.driver, "fake": fake.driver}
 GRID_STORES = {"xrootd": XrootdSettings, "local": LocalGridSettings}
 #: Settings of sources of jobs.
-SOURCES: dict[str, type[msgspec.Struct]] = {"dirac": DiracSettings, "panda": PandaSettings, "spool": SpoolSettings}
+SOURCES: dict[str, type[msgspec.Struct]] = {
+    "dirac": DiracSettings,
+    "panda": PandaSettings,
+    "spool": SpoolSettings,
+    "memory": MemorySettings,
+}
 #: What stands in the table of what drivers do.
 OFFERED, NOT_OFFERED = "ok", "not offered"
 HERE = Path(__file__).parent / "reference"
 _NOTE = "<!-- Made by `python -m docs.generate`; edit the code, not this page. -->"
 #: Units by the end of a name.
-_UNITS = {"_s": "s", "_ms": "ms", "_mib": "MiB", "_bytes": "bytes"}
+_UNITS = {"_per_s": "1/s", "_s": "s", "_ms": "ms", "_mib": "MiB", "_bytes": "bytes"}
 #: The ports, by their names in a driver's capabilities.
 _PORTS = [f.name for f in msgspec.structs.fields(Capabilities) if f.name not in ("isolates", "needs_image", "notes")]
 #: Modules whose error classes carry a code of the wire.

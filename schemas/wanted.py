@@ -20,6 +20,8 @@ from schemas.plain_text import plain
 MOST_QUOTED = 60
 
 _PLACE = re.compile(r" - at `(key` in `)?\$(.*)`$")
+#: Names that stand in a path as they are.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]{1,60}")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 #: By the end of a field's name: its unit, and an example.
 _UNITS = {"mib": ("MiB", '2048 or "2GB"'), "s": ("seconds", '90 or "90 min"')}
@@ -39,7 +41,10 @@ def explain(reason: str, kind: Any, value: Any = msgspec.UNSET) -> str:
     if wanted is None:
         return reason
     if place[1]:
-        return f"{path}: a name in it must be {_key_words(wanted)}"
+        named = _guilty(kind, value, path)
+        return f"{path}: {'a name in it' if named is None else plain(repr(named))} must be {_key_words(wanted)}"
+    if (in_table := path.partition("[...]"))[1] and (named := _guilty(kind, value, in_table[0])) is not None:
+        path = f"{in_table[0]}.{named}{in_table[2]}" if _PLAIN.fullmatch(named) else path
     given = _given(value, path)
     said = f"{path} = {given}" if given else path
     needs_quotes = given and given[0] not in "'\"" and isinstance(_stripped(wanted), inspect.StrType)
@@ -89,7 +94,8 @@ def _number(kind: inspect.IntType | inspect.FloatType, name: str) -> str:
         bounds = f" above {_figure(kind.gt)}" + (f", at most {_figure(most)}" if most is not None else "")
     else:
         bounds = f", {_figure(least)} or more" if least is not None else ""
-    unit, example = _UNITS.get(name.rpartition("_")[2] if "_" in name else "", ("", _figure(max(least or 0, 2))))
+    end = name.rpartition("_")[2] if "_" in name and "_per_" not in name else ""
+    unit, example = _UNITS.get(end, ("", _figure(max(least or 0, 2))))
     return f"{what}{f' of {unit}' if unit else ''}{bounds}, such as {example}"
 
 
@@ -138,6 +144,20 @@ def _at(kind: inspect.Type, path: str) -> inspect.Type | None:
             return None
         kind = found[0]
     return kind
+
+
+def _guilty(kind: Any, value: Any, path: str) -> str | None:
+    """Find the first name in a struct's table, at a path of one step, that cannot be there with what it has."""
+    table = value.get(path) if isinstance(value, Mapping) else None
+    if not isinstance(table, Mapping) or not isinstance(kind, type) or not issubclass(kind, msgspec.Struct):
+        return None
+    types = [field.type for field in msgspec.structs.fields(kind) if field.encode_name == path]
+    for name, item in table.items() if types else ():
+        try:
+            msgspec.convert({name: item}, types[0])
+        except msgspec.ValidationError:
+            return name if isinstance(name, str) else None
+    return None
 
 
 def _steps(path: str) -> list[tuple[str, str]]:

@@ -62,12 +62,13 @@ def _set_credential(variable: str, file: str, url: str, setting: str) -> None:
     there = os.environ.get(variable, "")
     if file and there and there != file:
         raise GridStoreRefused(
-            f"grid store {url}: {setting} = {file!r}: {variable} of this process is {there!r} already; one process has"
-            " one: say the same, or use a process for each"
+            f"grid store {url}: the setting {setting} names the file {file!r}, and {variable} of this process is"
+            f" {there!r} already; one process has one: say the same, or use a process for each"
         )
     if not (file or there):
         return
-    _demand_readable(Path(file or there), f"grid store {url}: {setting if file else variable} = {file or there!r}")
+    named_by = f"the setting {setting}" if file else variable
+    _demand_readable(Path(file or there), f"grid store {url}: the file {file or there!r}, which {named_by} names,")
     os.environ[variable] = file or there
 
 
@@ -76,9 +77,9 @@ def _demand_readable(file: Path, where: str) -> None:
         with file.open("rb") as opened:
             is_empty = not opened.read(1)
     except OSError as error:
-        raise GridStoreRefused(f"{where}: it cannot be read: {error.strerror}; we cannot log in without") from error
+        raise GridStoreRefused(f"{where} cannot be read: {error.strerror}; we cannot log in without") from error
     if is_empty:
-        raise GridStoreRefused(f"{where}: it is empty; we cannot log in without")
+        raise GridStoreRefused(f"{where} is empty; we cannot log in without")
 
 
 plugin = Plugin(XrootdSettings, make_xrootd)

@@ -264,7 +264,6 @@ async def run(config: JobAdapterConfig) -> None:
     """Run an adapter with this configuration until cancelled."""
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
-    metrics.serve(config.metrics_port, config.metrics_address)
     policy = Policy(
         lease_s=config.lease_s,
         beat_s=config.beat_s,
@@ -279,6 +278,8 @@ async def run(config: JobAdapterConfig) -> None:
     try:
         store = FsspecStore(config.store, ledger.served_s)
         adapter = JobAdapter(connection, ledger, store, metrics, keep_of(config), config.retain_s)
+        # Last: who gets an answer takes the adapter for one that works.
+        metrics.serve(config.metrics_port, config.metrics_address)
         await adapter.run(config.sweep_s)
     finally:
         await asyncio.to_thread(ledger.close)

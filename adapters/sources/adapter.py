@@ -26,7 +26,7 @@ from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources.acquiring import Acquiring
 from adapters.sources.beating import Beating
-from adapters.sources.config import SourceAdapterConfig
+from adapters.sources.config import OF_A_SOURCE, SourceAdapterConfig
 from adapters.sources.contract import GridSource
 from adapters.sources.delivering import AT_ONCE, Delivering
 from adapters.sources.lane import Lane, Troubles
@@ -145,14 +145,21 @@ def _renew_nothing(name: str, has_ended: bool, tx: Tx) -> None:
     deliveries.renew(tx, name, (), has_ended=has_ended)
 
 
+def _made(config: SourceAdapterConfig) -> tuple[GridSource, GridStore | None, Catalogue | None]:
+    """Make what the tables of the settings name. Raises ConfigError, and AdapterError of the part's own kind."""
+    place = f"{config.written_in}." if config.written_in else ""
+    words = (config.written_in, OF_A_SOURCE) if place else ()
+    source = make_source(config.source, config.name, *words)
+    grid_store = make_grid_store(config.grid_store, f"{place}grid_store") if config.grid_store else None
+    catalogue = make_catalogue(config.catalogue, f"{place}catalogue") if config.catalogue else None
+    return source, grid_store, catalogue
+
+
 async def run(config: SourceAdapterConfig) -> None:
     """Run an adapter with this configuration until cancelled."""
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
-    metrics.serve(config.metrics_port, config.metrics_address)
-    source = await asyncio.to_thread(make_source, config.source, config.name)
-    grid_store = await asyncio.to_thread(make_grid_store, config.grid_store) if config.grid_store else None
-    catalogue = await asyncio.to_thread(make_catalogue, config.catalogue) if config.catalogue else None
+    source, grid_store, catalogue = await asyncio.to_thread(_made, config)
     policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
@@ -160,6 +167,8 @@ async def run(config: SourceAdapterConfig) -> None:
     try:
         store = FsspecStore(config.store, ledger.served_s)
         adapter = SourceAdapter(connection, ledger, store, metrics, source, config, grid_store, catalogue)
+        # Last: who gets an answer takes the adapter for one that works.
+        metrics.serve(config.metrics_port, config.metrics_address)
         await adapter.run()
     finally:
         await asyncio.to_thread(ledger.close)

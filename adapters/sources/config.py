@@ -9,6 +9,13 @@ from msgspec import Meta, Struct
 from adapters.config import Port, Seconds
 from schemas.ids import SiteName
 
+#: At most a day: what happens never is no pace.
+Pause = Annotated[float, Meta(gt=0, le=86400)]
+#: What of these settings a source's table in ``sources`` of ``volcloud up`` may say.
+PACES = ("most_at_once", "beat_every_s", "longest_pause_s")
+#: What such a table has beside what its kind has.
+OF_A_SOURCE = ("adapters", "grid_store", "catalogue", *PACES)
+
 
 class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     """Settings of ``source_adapter``: one source, whose credential no other process needs."""
@@ -32,15 +39,17 @@ class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     #: Jobs that are asked for at a time.
     most_at_once: Annotated[int, Meta(ge=1, le=1000)] = 100
     #: How often the grid hears how far jobs are, and says which are to be stopped.
-    beat_every_s: Seconds = 5.0
+    beat_every_s: Pause = 5.0
     #: How long a grid that has said that it has nothing is left alone at most.
-    longest_pause_s: Seconds = 150.0
+    longest_pause_s: Pause = 150.0
     #: How long an assignment that is made here lives without a beat.
     lease_s: Seconds = 90.0
     #: How often guests beat: one that has missed three is given nothing.
     beat_s: Seconds = 15.0
     #: As the job adapters have it: what is assigned here is kept for as long.
     staging_s: Seconds = 6 * 3600.0
+    #: Where people have written the tables of this source, if not here: errors name that place.
+    written_in: str = ""
     #: 0 = no metrics.
     metrics_port: Port = 0
     #: Address on which scrapes are answered.

@@ -184,7 +184,7 @@ class Http:
         if self._is_refused(answer):
             answer = asked(credential.after_refusal(token, renew))
         if self._is_refused(answer):
-            raise SourceUnavailable(f"{credential.what}: the server refuses {credential.path}: {answer.words()}")
+            raise SourceUnavailable(f"the server refuses {credential.path} ({credential.what}): {answer.words()}")
         return answer
 
     def upload(self, url: str, fields: Mapping[str, str], file: BinaryIO, budget: Budget) -> None:

@@ -215,7 +215,9 @@ class Failing:
 class MemorySettings(PluginSettings, frozen=True, kw_only=True, tag="memory"):
     """Settings of a grid in memory, to try an adapter with: so many jobs that do nothing wait in it."""
 
+    #: How many.
     jobs: int = 0
+    #: What each runs.
     executable: str = "/bin/true"
 
 

@@ -67,6 +67,7 @@ SILENT_S = 900.0
 class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
     """Settings of a directory of jobs."""
 
+    #: The directory; what is missing of it is made. Say an absolute path.
     directory: Annotated[str, msgspec.Meta(min_length=1)] = "spool"
 
 

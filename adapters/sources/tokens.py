@@ -201,7 +201,7 @@ class TokenFile:
         return f"{max(1, round((self._clock_s() - then_s) / 60))} min ago"
 
     def _error(self, words: str) -> SourceUnavailable:
-        return SourceUnavailable(f"{self.what}: the credential in {self.path} {words}")
+        return SourceUnavailable(f"the credential in {self.path}, of {self.what}, {words}")
 
 
 def _may_be_token(text: str) -> bool:

@@ -255,7 +255,6 @@ async def run(config: StorageAdapterConfig) -> None:
     """Run an adapter with this configuration until cancelled."""
     address = read_address(Path(config.credential))
     metrics = Metrics(address.user, CollectorRegistry())
-    metrics.serve(config.metrics_port, config.metrics_address)
     policy = Policy(lease_s=config.lease_s, beat_s=config.beat_s, staging_s=config.staging_s)
     ledger = Ledger(config.ledger, instance=address.user, policy=policy)
     await asyncio.to_thread(ledger.open)
@@ -263,6 +262,8 @@ async def run(config: StorageAdapterConfig) -> None:
     try:
         store = FsspecStore(config.store, ledger.served_s)
         adapter = StorageAdapter(connection, ledger, store, FsspecContents(store), config, metrics)
+        # Last: who gets an answer takes the adapter for one that works.
+        metrics.serve(config.metrics_port, config.metrics_address)
         await adapter.run(address.user)
     finally:
         await asyncio.to_thread(ledger.close)

@@ -7,7 +7,7 @@ open to more: the tag says which part, and only that one is imported.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -53,13 +53,14 @@ class Plugins(msgspec.Struct, frozen=True):
                 raise ConfigError(f"{self.noun} {name}: {count} that are installed bear this name: {where}")
         return {name: point for (name, _), point in found.items()}
 
-    def make(self, table: Mapping[str, Any], where: str, *given: Any) -> Any:
-        """Make the part that a table of settings names, set as it says; ``where`` is the table's place, for errors.
+    def make(self, table: Mapping[str, Any], where: str, *given: Any, beside: Sequence[str] = ()) -> Any:
+        """Make the part that a table of settings names, set as it says; ``where`` is the table's place, and ``beside``
+        what people may have written there that is taken out of it by now, for errors.
 
         Raises ConfigError that names field, value and what is allowed, and ``broken`` if it cannot be imported.
         """
         plugin = self._chosen(table, where)
-        self._refuse_unknown(table, plugin.settings, where)
+        self._refuse_unknown(table, plugin.settings, where, beside)
         try:
             settings = msgspec.convert(table, plugin.settings)
         except msgspec.ValidationError as error:
@@ -80,8 +81,11 @@ class Plugins(msgspec.Struct, frozen=True):
             raise self.broken(f"the {self.noun} {kind} cannot be imported: {type(error).__name__}: {error}") from error
         return plugin
 
-    def _refuse_unknown(self, table: Mapping[str, Any], settings: type[PluginSettings], where: str) -> None:
-        known = ["kind", *(field.encode_name for field in msgspec.structs.fields(settings))]
+    def _refuse_unknown(
+        self, table: Mapping[str, Any], settings: type[PluginSettings], where: str, beside: Sequence[str]
+    ) -> None:
+        own = [field.encode_name for field in msgspec.structs.fields(settings)]
+        known = ["kind", *own, *(key for key in beside if key not in own)]
         for key in table:
             if key not in known:
                 near = get_close_matches(key, known, n=1)

@@ -674,6 +674,21 @@ def test_a_process_that_will_not_come_up_is_named_with_the_end_of_its_log(empty:
     assert empty.processes() == []
 
 
+def test_a_source_whose_catalogue_is_set_wrong_keeps_the_system_from_coming_up_with_its_adapters_sentence(
+    empty: System, tmp_path: Path
+) -> None:
+    rucio = '{kind = "rucio", account = "a", username = "u", scope = "s", rse = "R", secret_file = "/nowhere/secret"}'
+    table = f'{{kind = "spool", directory = "{tmp_path}/spool", catalogue = {rucio}}}'
+
+    for _ in range(2):
+        done = empty.volcloud(*UP, "--set", f"sources={{lyon = {table}}}")
+
+        assert done.returncode == 3
+        assert "source_adapter-lyon does not come up" in done.stderr
+        assert done.stderr.count("secret_file = '/nowhere/secret': cannot be read") == 1
+        assert "INFO" not in done.stderr
+
+
 def _dead(cloud: System, sender: str) -> list[dict[str, str]]:
     return [one for one in json.loads(cloud.ok("dead", "list", "--json")) if one["sender"] == sender]
 

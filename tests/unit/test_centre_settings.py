@@ -130,6 +130,38 @@ def test_values_of_set_are_read_as_people_write_them() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ('sources={lyon = {kind = "spool"}, lyon = {}}', r"'lyon'.* \(at line 1, column 4\d\), counted from sources="),
+        ("sources={lyon = {kind = spool}}", r"^--set sources={lyon = {kind = spool}}: not TOML: .*line 1, column 25\)"),
+        ("sources=[", "not TOML"),
+    ],
+)
+def test_a_table_of_set_that_is_no_toml_is_refused_with_the_place(pair: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        read_changes((pair,))
+
+
+def test_a_secret_in_a_table_that_is_no_toml_is_masked() -> None:
+    with pytest.raises(BadInput) as told_off:
+        read_changes((f'sources={{a = {{token = "{SECRET}" x}}}}',))
+
+    assert SECRET not in told_off.value.message
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ({"oslo": {"kind": "spool"}, "lyon": "spool"}, "^sources.lyon = 'spool': must be a table of names and values"),
+        ({"oslo": {"kind": "spool"}, "Lyon": {}}, "^sources: 'Lyon' must be "),
+    ],
+)
+def test_a_source_that_cannot_be_is_named(path: Path, sources: dict[str, object], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        settle(path, {}, {"sources": sources}, nothing)
+
+
 @pytest.mark.parametrize(("key", "value"), [("vms", 65), ("memory_mib", 1), ("hypervisor", "xen"), ("lease_s", 0)])
 def test_a_value_out_of_its_range_is_named_and_not_kept(path: Path, key: str, value: object) -> None:
     with pytest.raises(BadInput, match=f"^{key} = "):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import os
 import re
 import subprocess
@@ -16,9 +17,9 @@ from adapters.config import JobAdapterConfig, StorageAdapterConfig
 from adapters.grid_stores.local import LocalGridSettings
 from adapters.grid_stores.xrootd import XrootdSettings
 from adapters.sources.config import SourceAdapterConfig
-from adapters.sources.dirac.settings import DiracSettings
+from adapters.sources.plugins import GROUP
 from broker.keys.config import KeysConfig
-from docs.generate import HERE, PAGES, _comments, _meaning
+from docs.generate import HERE, PAGES, SOURCES, _comments, _meaning, _unit
 from docs.words import CODES
 from host_agent.config import HostConfig, WantedVm
 from host_agent.hypervisors.process.settings import ProcessSettings
@@ -36,7 +37,7 @@ TEXTS = [
 ]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 DAEMONS = (HostConfig, WantedVm, QemuSettings, ProcessSettings, JobAdapterConfig, StorageAdapterConfig, KeysConfig)
-SETTINGS = (*DAEMONS, SourceAdapterConfig, LocalGridSettings, XrootdSettings, RucioSettings, DiracSettings)
+SETTINGS = (*DAEMONS, SourceAdapterConfig, LocalGridSettings, XrootdSettings, RucioSettings, *SOURCES.values())
 DESCRIBED = (*SETTINGS, JobDescription, Input, Output, Requirements)
 
 #: Words that another word of ours stands for, and lines where they mean something else.
@@ -85,6 +86,18 @@ def test_every_setting_has_a_meaning(kind: type[msgspec.Struct]) -> None:
     texts = _comments(kind)
 
     assert [name for name in kind.__struct_fields__ if not (texts.get(name) or _meaning(kind, name))] == []
+
+
+def test_every_kind_of_source_has_its_settings_on_the_page() -> None:
+    declared = configparser.ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    kinds = [line.partition("=")[0].strip() for line in declared["options.entry_points"][GROUP].splitlines() if line]
+
+    assert set(kinds) == set(SOURCES)
+
+
+def test_a_rate_is_no_time() -> None:
+    assert [_unit(name) for name in ("updates_per_s", "beat_s", "name")] == ["1/s", "s", ""]
 
 
 def test_every_error_code_has_a_meaning() -> None:

@@ -47,6 +47,13 @@ def test_a_line_says_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         f"GET 'http://s3.example/box?X-Amz-Expires=60&X-Amz-Signature={SECRET}' 200",
         f"https://blob.example/a/b?sv=2024&sig={SECRET}&se=1",
         f"root://se.example//a?authz=Bearer%20{SECRET}",
+        f"token = 'eyJ{SECRET}'",
+        f"token = '/9j/{SECRET}'",
+        f"secret='/{SECRET}'",
+        f"secret_file = '{SECRET}'",
+        f"secret_file = '/etc/x' password = '/{SECRET}'",
+        f"secret_file = '/etc/x {SECRET}'",
+        f"token_files = '/{SECRET}'",
     ],
 )
 def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
@@ -61,6 +68,20 @@ def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:
     "text", ["sqlite:////srv/ledger.db", "http://127.0.0.1:15672", "http://h/p?page=2", "no secret", "a@b"]
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
+    assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "secret_file = '/etc/volunteer-cloud/rucio-password': cannot be read: No such file or directory",
+        "secret_file=/etc/x",
+        '{"password_file": "/etc/x"}',
+        "BEARER_TOKEN_FILE='/run/token'",
+        "login_token_path = '/run/token'",
+    ],
+)
+def test_where_a_secret_is_kept_is_no_secret(text: str) -> None:
     assert mask(text) == text
 
 

@@ -49,8 +49,12 @@ JARGON = re.compile(r"Expected|regex|`|\(\?!|\$\.|IntRange|range 1<=x")
         ({"inputs": ["a"]}, "inputs[0] = 'a': must be a table with the keys name"),
         ({"inputs": [{"name": "a", "sha256": "zz"}]}, "inputs[0].sha256 = 'zz': must be 64 digits of a SHA-256"),
         ({"outputs": [{"name": "a\x1bb"}]}, r"outputs[0].name = 'a\x1bb': must be the name of a file"),
-        ({"environment": {"A": 1}}, "environment[...]: must be a text"),
-        ({"environment": {"": "x"}}, "environment: a name in it must be a text"),
+        (
+            {"environment": {"B": "b", "A": 1}},
+            "environment.A = 1: must be a text of at most 120,000 characters",
+        ),
+        ({"environment": {"A B": 1}}, "environment[...]: must be a text"),
+        ({"environment": {"A": "a", "": "x"}}, "environment: '' must be a text"),
         ({"outputs": [{"name": "a", "optional": "yes"}]}, "outputs[0].optional = 'yes': must be true or false"),
     ],
 )

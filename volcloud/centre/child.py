@@ -17,7 +17,8 @@ from pathlib import Path
 
 from broker.backoff import backoff
 from broker.errors import BrokerError
-from volcloud.centre.layout import Layout, tail
+from volcloud.centre.layout import Layout
+from volcloud.centre.log_words import LogMark
 from volcloud.centre.process_state import write_state
 from volcloud.errors import CentreFailed
 
@@ -43,6 +44,7 @@ class Child:
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._deaths = 0
+        self._mark = LogMark.of(self.log)
         self._is_asked = False
         self.restarts = 0
         #: Called before each start of it. What it raises of OSError and BrokerError is an end like any other.
@@ -97,7 +99,7 @@ class Child:
         self._deaths += 1
         if not self.is_settled and self._deaths >= MOST_DEATHS:
             raise CentreFailed(
-                f"{self.name} does not come up, it ended {self._deaths} times with {last_end}:\n{tail(self.log)}",
+                f"{self.name} does not come up, it ended {self._deaths} times with {last_end}:\n{self._mark.words()}",
                 f"see {self.log}",
             )
         self._say(f"{self.name} ended with {last_end}; starting it again")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from volcloud.centre.layout import tail
+from volcloud.centre.log_words import LogMark
 from volcloud.centre.main import Report
 from volcloud.centre.plan import Plan, write_plan
 from volcloud.centre.process_state import SUPERVISOR
@@ -27,6 +27,7 @@ def start_detached(plan: Plan, say: Say) -> int:
     layout.make()
     write_plan(plan)
     reading, writing = os.pipe()
+    mark = LogMark.of(layout.log(SUPERVISOR))
     with layout.log(SUPERVISOR).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "volcloud.centre.main", "--plan", str(layout.last), "--report", str(writing)],
@@ -40,14 +41,14 @@ def start_detached(plan: Plan, say: Say) -> int:
     os.close(writing)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _follow(plan, reading, say)
+        _follow(mark, reading, say)
     except BaseException:
         _end(process)
         raise
     return process.pid
 
 
-def _follow(plan: Plan, reading: int, say: Say) -> None:
+def _follow(mark: LogMark, reading: int, say: Say) -> None:
     for report in _reports(reading):
         if report.what == "ready":
             return
@@ -56,8 +57,7 @@ def _follow(plan: Plan, reading: int, say: Say) -> None:
             error.exit_status = report.exit_status
             raise error
         say(report.text)
-    log = plan.layout.log(SUPERVISOR)
-    raise CentreFailed(f"the supervisor ended without a word:\n{tail(log)}", f"see {log}")
+    raise CentreFailed(f"the supervisor ended without a word:\n{mark.words()}", f"see {mark.path}")
 
 
 def _reports(reading: int) -> Iterator[Report]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from adapters.config import JobAdapterConfig, StorageAdapterConfig
-from adapters.sources.config import SourceAdapterConfig
+from adapters.sources.config import PACES, SourceAdapterConfig
 from broker import durable
 from broker.keys.config import KeysConfig
 from broker.node import ADMINISTRATION, LOOPBACK
@@ -238,6 +238,7 @@ def _source_adapter(plan: Plan, names: Names, process: str) -> SourceAdapterConf
     name = source_processes(plan.sources)[process]
     table = source_table(plan.sources[name])
     grid_store, catalogue = table.pop("grid_store", None), table.pop("catalogue", None)
+    paces = {key: table.pop(key) for key in PACES if key in table}
     return SourceAdapterConfig(
         credential=str(plan.layout.credential(principal_of(process, names))),
         ledger=plan.ledger_url,
@@ -247,6 +248,8 @@ def _source_adapter(plan: Plan, names: Names, process: str) -> SourceAdapterConf
         source=table,
         grid_store=grid_store,
         catalogue=catalogue,
+        written_in=f"sources.{name}",
+        **paces,
         lease_s=plan.lease_s,
         beat_s=plan.beat_s,
         metrics_port=names.metrics[process],

@@ -20,7 +20,8 @@ from broker.daemon.config import read_config
 from broker.errors import ConfigError
 from broker.masking import mask
 from schemas.ids import SiteName
-from schemas.wanted import explain
+from schemas.plain_text import plain
+from schemas.wanted import MOST_QUOTED, explain
 from volcloud.centre.toml_text import render_value
 from volcloud.errors import BadInput
 
@@ -115,7 +116,7 @@ def read_changes(pairs: tuple[str, ...]) -> dict[str, Any]:
                 f"did you mean {near[0]}?" if near and sign else f"must be KEY=VALUE, KEY one of {', '.join(known)}"
             )
             raise BadInput(f"--set {pair}: {advice}", "`volcloud up --help` tells what each means")
-        found[key] = _value(value)
+        found[key] = _value(key, value)
     return found
 
 
@@ -185,11 +186,19 @@ def _render(settings: Settings) -> str:
     return _HEAD + "".join(f"\n# {TOLD[key]}\n{key} = {render_value(value)}\n" for key, value in fields.items())
 
 
-def _value(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
+    """Read a value; what is no TOML is a text, but for what begins as a table or a list does. Raises BadInput."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        return tomllib.loads(f"{key}={text}")[key]
+    except tomllib.TOMLDecodeError as error:
+        if not text.lstrip().startswith(("{", "[")):
+            return text
+        said = plain(f"--set {key}={text}")
+        shown = mask(said if len(said) <= MOST_QUOTED else f"{said[: MOST_QUOTED - 1]}…")
+        raise BadInput(
+            f"{shown}: not TOML: {error}, counted from {key}=",
+            'write a table as {name = "text", other = 5}, each name once and texts in quotes',
+        ) from error
 
 
 def _shown(value: Any) -> str:
