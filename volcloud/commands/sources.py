@@ -45,7 +45,7 @@ def retry(invocation: Invocation, name: str) -> None:
     with invocation.client() as client:
         row = client.sources.retry(name)
     invocation.show(row, lambda one: render_sources([one]))
-    invocation.say(_retried(row.source, row.retried))
+    invocation.say(_retried(name, row.retried))
 
 
 @source.command("delete")
