@@ -40,19 +40,30 @@ from __future__ import annotations
 from schemas.errors import ErrorCode
 from schemas.plain_text import plain
 
+SEE_NAMES = "`volcloud job list` shows the names"
+
 
 class AdapterError(Exception):
     """Base of every error of the centre."""
 
     code = ErrorCode.INTERNAL
+    #: The next step of a person who asked for what was not done; of one error it may be its own.
+    hint = "look into the adapter's log"
 
 
 class LedgerError(AdapterError):
     """The ledger did not do it."""
 
+    def __init__(self, message: str, hint: str = "") -> None:
+        """``hint`` is this one's next step, where it has its own."""
+        super().__init__(message)
+        self.hint = hint or self.hint
+
 
 class LedgerUnavailable(LedgerError):
     """The database cannot be used now; every function of the ledger may be called again with the same message."""
+
+    hint = "do the same again in a while; `volcloud status` tells how the centre is"
 
 
 class Contended(LedgerUnavailable):
@@ -69,12 +80,14 @@ class NotFound(LedgerError):
     """The ledger has no such job."""
 
     code = ErrorCode.NOT_FOUND
+    hint = SEE_NAMES
 
 
 class Ambiguous(LedgerError):
     """Several owners have a submission of that id."""
 
     code = ErrorCode.CONFLICT
+    hint = SEE_NAMES
 
 
 class SourceInUse(LedgerError):

@@ -2,11 +2,24 @@ import hashlib  # Feed a job as a grid site: python feed_kombu.py JOB-ID EXECUTA
 import json
 import sys
 
+from amqp.exceptions import AMQPError
 from kombu import Connection, Consumer, Queue, uuid
 
-site, (_, job_id, executable, *arguments) = json.load(sys.stdin), sys.argv
-me, job, asked, heard = site["user"], f"{site['user']}/{job_id}.1", set(), []
-url = "amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])
+
+def leave(status, why):
+    """End with a status, 2: what was given is wrong, 3: the broker cannot be used; and say why."""
+    print(why, file=sys.stderr)
+    sys.exit(status)
+
+
+if len(sys.argv) < 3:
+    leave(2, "usage: python feed_kombu.py JOB-ID EXECUTABLE [ARGUMENT ...] < LOGIN-FILE")
+try:
+    site, (_, job_id, executable, *arguments) = json.load(sys.stdin), sys.argv
+    me, job, asked, heard = site["user"], f"{site['user']}/{job_id}.1", set(), []
+    url = "amqp://{user}:{password}@{host}:{port}/{vhost}".format(**site, **site["endpoints"][0])
+except (ValueError, LookupError, TypeError):
+    leave(2, "standard input is no login: give the file that `volcloud site add` wrote, as < LOGIN-FILE")
 
 
 def say(kind, **message):
@@ -50,25 +63,29 @@ def take(message, delivery):
     delivery.ack()
 
 
-with Connection(url, transport_options={"confirm_publish": True}) as broker:
-    own = Queue(me.replace("-", ".", 1), no_declare=True)
-    Consumer(broker.default_channel, own, callbacks=[take], accept=["msgpack"]).consume()
-    wanted = {"id": job_id, "executable": executable, "arguments": arguments}
-    verdict = answer(say("submit", op="job.submit", job=wanted))
-    if not verdict["accepted"]:
-        sys.exit("; ".join(verdict["reasons"]))
-    print("accepted", job_id, flush=True)
+try:
+    with Connection(url, transport_options={"confirm_publish": True}) as broker:
+        broker.connect()
+        own = Queue(me.replace("-", ".", 1), no_declare=True)
+        Consumer(broker.default_channel, own, callbacks=[take], accept=["msgpack"]).consume()
+        wanted = {"id": job_id, "executable": executable, "arguments": arguments}
+        verdict = answer(say("submit", op="job.submit", job=wanted))
+        if not verdict["accepted"]:
+            sys.exit("; ".join(verdict["reasons"]))
+        print("accepted", job_id, flush=True)
 
-    say("ask", op="job.show", job=job)
-    end = hear(has_ended)
-    if end["op"] == "reply.job":
-        end = {**end.get("attempts", [{}])[-1], "state": end["job"]["state"]}
-    print(end["state"], end.get("exit_status", -1), flush=True)
+        say("ask", op="job.show", job=job)
+        end = hear(has_ended)
+        if end["op"] == "reply.job":
+            end = {**end.get("attempts", [{}])[-1], "state": end["job"]["state"]}
+        print(end["state"], end.get("exit_status", -1), flush=True)
 
-    stdout, part = b"", {"total": 1}
-    while len(stdout) < part["total"]:
-        part = answer(say("read", op="output.read", job=job, name="stdout", offset=len(stdout)))
-        stdout += part.get("data", b"")
-    if hashlib.sha256(stdout).hexdigest() != part["sha256"]:
-        sys.exit("stdout is not what was stored: read it again")
-    sys.stdout.buffer.write(stdout)
+        stdout, part = b"", {"total": 1}
+        while len(stdout) < part["total"]:
+            part = answer(say("read", op="output.read", job=job, name="stdout", offset=len(stdout)))
+            stdout += part.get("data", b"")
+        if hashlib.sha256(stdout).hexdigest() != part["sha256"]:
+            sys.exit("stdout is not what was stored: read it again")
+        sys.stdout.buffer.write(stdout)
+except (AMQPError, OSError) as error:
+    leave(3, f"the broker cannot be used with the login of {me}: {error}")

@@ -29,6 +29,8 @@ class SourceRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     acquired: int = 0
     owed: int = 0
     held: int = 0
+    #: In the answer to ``source.retry``: how much of it had failed and is tried again now.
+    retried: int = 0
 
 
 class Sources(Reply, frozen=True, kw_only=True, tag="reply.sources"):
@@ -48,6 +50,7 @@ class SourceDelete(Message, frozen=True, kw_only=True, tag="source.delete"):
 
 
 class SourceRetry(Message, frozen=True, kw_only=True, tag="source.retry"):
-    """Have a source told again of all ends that wait for a person. Answered by its row."""
+    """Have all of a source tried again at once that has failed: ends to be told, also those that wait for a person, and
+    jobs on their way here. Answered by its row."""
 
     source: SiteName

@@ -54,7 +54,6 @@ log = logging.getLogger(__name__)
 BRIEF_TEXT = 100
 #: Events of a job in such an answer: the last.
 BRIEF_EVENTS = 100
-SEE_NAMES = "`volcloud job list` shows the names"
 #: What a question is answered by.
 ANSWERS: dict[type[Message], Callable[..., Reply]] = {
     JobList: listing.list_jobs,
@@ -105,7 +104,7 @@ class Calls:
         try:
             return await answer_of_ledger(self._writer, message)
         except AdapterError as error:
-            return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
+            return Failed(call=message.id, code=error.code, message=str(error), hint=error.hint)
         except Exception as error:
             log.exception("question failed", extra={"op": op_of(message)})
             text = clip(f"{type(error).__name__}: {error}")
@@ -119,7 +118,7 @@ class Calls:
             try:
                 portion = await self._portion(sender, message)
             except AdapterError as error:
-                return Failed(call=message.id, code=error.code, message=str(error), hint=SEE_NAMES)
+                return Failed(call=message.id, code=error.code, message=str(error), hint=error.hint)
             changed, pending = changed + portion.changed, pending + portion.pending
         return JobsChanged(call=message.id, changed=changed, pending=pending, more=not portion.is_last)
 

@@ -219,6 +219,14 @@ def again(tx: Tx, one: Acquisition, error: str, *, spends_patience: bool = True)
     _change(tx, one, wait_s, error, flaw, 0 if is_over else one.tries)
 
 
+def release(tx: Tx, source: str) -> int:
+    """Have all of a source tried again at once that has failed and waits, as if for the first time; says how many.
+    What an adapter is at stays."""
+    is_waiting = (_table.c.error != "") & (_table.c.taken_by == "") & (_table.c.due_ms > tx.lease_now_ms)
+    statement = update(_table).where(_table.c.source == source, is_waiting)
+    return tx.execute(statement.values(due_ms=tx.lease_now_ms, tries=0)).rowcount
+
+
 def refuse(tx: Tx, one: Acquisition, flaw: str) -> None:
     """Have its source told that it cannot be done, and why."""
     _change(tx, one, 0.0, flaw, readable(flaw), 0)

@@ -224,6 +224,12 @@ def renew(tx: Tx, source: str, keys: Collection[Key], *, has_ended: bool = False
     tx.each(_GIVE_BACK, [{**_named(key), **back} for key in sorted(taken - set(keys))])
 
 
+def source_of(tx: Tx, job: int) -> str:
+    """Name the source that brought a job, empty = none did."""
+    row = tx.execute(_BROUGHT, {"numbers": [job]}).first()
+    return "" if row is None else str(row.source)
+
+
 def owed(tx: Tx, job: int) -> tuple[str, bool]:
     """Say what a job's source has not been told yet of its end, empty = nothing; and whether a person must look."""
     row = tx.execute(_OWED, {"of_job": job}).first()
@@ -245,9 +251,11 @@ def demand_untold(tx: Tx, numbers: Sequence[int]) -> None:
         untold = {row.job: row.taken_by for row in tx.execute(_UNTOLD, {"numbers": some})} if brought else {}
         for row in brought:
             if row.number not in untold:
-                raise AlreadyTold(f"job = {row.ref}: {row.source} was told that it has failed: submit it there again")
+                words = f"{row.source} was told that it has failed: submit it there again"
+                raise AlreadyTold(f"job = {row.ref}: {words}", f"submit it to {row.source} under a new name")
             if untold[row.number]:
-                raise AlreadyTold(f"job = {row.ref}: {row.source} is just being told that it has failed")
+                words, why = f"{row.source} is just being told that it has failed", f"`volcloud job why {row.ref}`"
+                raise AlreadyTold(f"job = {row.ref}: {words}", f"wait: {why} says whether it could be told")
 
 
 def stepped(tx: Tx, key: Key, step: str, kept: bytes) -> None:
@@ -286,8 +294,10 @@ def drop(tx: Tx, source: str, most: int) -> None:
 
 
 def release(tx: Tx, source: str) -> int:
-    """Have all tried again at once that is held of a source; says how many."""
-    statement = update(_table).where(_table.c.source == source, _table.c.state == "held")
+    """Have all tried again at once that is held of a source, or has failed and waits, as if for the first time; says
+    how many. What an adapter is at stays."""
+    waits = tables.IS_DUE & (_table.c.error != "") & (_table.c.taken_by == "") & (_table.c.due_ms > tx.lease_now_ms)
+    statement = update(_table).where(_table.c.source == source, (_table.c.state == "held") | waits)
     return tx.execute(statement.values(state="due", due_ms=tx.lease_now_ms, tries=0)).rowcount
 
 

@@ -41,9 +41,8 @@ _FREE = _WITH_AHEAD.where(_requests.c.ahead == 0)
 _ANY_WITH_AHEAD = select(_requests.c.vm).where(tables.IS_READY).limit(1)
 _ANY = _ANY_WITH_AHEAD.where(_requests.c.ahead == 0)
 _OTHERS = select(_sources).where(_sources.c.source != bindparam("of_source"))
-
-
 _OWN = select(_sources.c.claimed, _sources.c.claimed_until_ms).where(_sources.c.source == bindparam("of_source"))
+_SEEN = select(_sources.c.seen_ms).where(_sources.c.source == bindparam("of_source"))
 
 
 class FreeSlots(NamedTuple):
@@ -79,6 +78,22 @@ def settle(tx: Tx, source: str, *, asked: int, given: int, pause_s: float) -> No
     moments = {"asked_ms": tx.now_ms, "next_ms": tx.now_ms + int(pause_s * 1000)}
     moments |= {"given_ms": tx.now_ms} if given else {}
     _write(tx, source, claimed=max(0, _live(tx, source) - asked), **moments)
+
+
+def silent_s(tx: Tx, source: str) -> float:
+    """Say for how long no adapter of a source has been heard of, seconds; 0 where one is there, or it is not known."""
+    seen_ms = tx.execute(_SEEN, {"of_source": source}).scalar()
+    return 0.0 if seen_ms is None or is_heard_of(tx, seen_ms) else unheard_s(tx, seen_ms)
+
+
+def is_heard_of(tx: Tx, seen_ms: int) -> bool:
+    """Say whether an adapter that was heard of then is taken to be there still."""
+    return unheard_s(tx, seen_ms) < FRESH_MS / 1000
+
+
+def unheard_s(tx: Tx, seen_ms: int) -> float:
+    """Say for how long nothing was heard since then, seconds. A clock that was once ahead says nothing."""
+    return abs(tx.now_ms - seen_ms) / 1000
 
 
 def _live(tx: Tx, source: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, bindparam, select
 
-from adapters.ledger import assignments, classes, clock, deliveries, events, tables
+from adapters.ledger import assignments, classes, clock, deliveries, demand, events, tables
 from adapters.ledger.attempt_work import Work
 from adapters.ledger.matching import nearest
 from adapters.ledger.transaction import Tx
@@ -122,7 +122,8 @@ def _facts(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription, last
     seen_ms = clock.last_seen_ms(tx, clock.STORAGE)
     state = JobState(row.state)
     waits = state is JobState.SUBMITTED
-    owed, is_owed_held = deliveries.owed(tx, row.number) if state in SETTLED else ("", False)
+    source = deliveries.source_of(tx, row.number) if state in SETTLED else ""
+    owed, is_owed_held = deliveries.owed(tx, row.number) if source else ("", False)
     return Facts(
         job=row.ref,
         state=state,
@@ -136,8 +137,10 @@ def _facts(tx: Tx, row: Row[*tuple[Any, ...]], description: JobDescription, last
         lacking=_lacking(tx, description) if waits else [],
         # No longer than the job has been here: the machine's clock may have been set since.
         stage_in_s=min(tx.now_ms - (row.assigned_ms or tx.now_ms), tx.lease_now_ms - row.since_ms) / 1000,
+        source=source,
         owed=owed,
         is_owed_held=is_owed_held,
+        source_silent_s=demand.silent_s(tx, source) if owed else 0.0,
         storage_silent_s=(tx.lease_now_ms - seen_ms) / 1000 if seen_ms else None,
     )
 

@@ -26,7 +26,7 @@ def host(tx: Tx, message: HostShow) -> HostDetails:
     """Tell all about one host. Raises NotFound."""
     row = _host(tx, message.host)
     if row is None:
-        raise NotFound(f"host = {message.host!r}: no such host")
+        raise NotFound(f"host = {message.host!r}: no such host", "`volcloud host list` shows them")
     vms = list(tx.execute(_VMS_OF.limit(MOST_VMS), {"of_host": message.host}).scalars())
     told = history.latest(tx, message.host, MOST_EVENTS)
     return HostDetails(call=message.id, host=row, vms=registry.vm_rows(tx, vms), events=told)
@@ -36,7 +36,7 @@ def vm(tx: Tx, message: VmShow) -> VmDetails:
     """Tell all about one VM that its host has. Raises NotFound."""
     rows = registry.vm_rows(tx, list(tx.execute(_VM, {"of_vm": message.vm}).scalars()))
     if not rows:
-        raise NotFound(f"vm = {message.vm!r}: no such VM")
+        raise NotFound(f"vm = {message.vm!r}: no such VM", "`volcloud vm list` shows them")
     told = history.latest(tx, message.vm, MOST_EVENTS)
     return VmDetails(call=message.id, vm=rows[0], host=_host(tx, rows[0].host), events=told)
 

@@ -11,9 +11,9 @@ from msgspec import Struct
 from sqlalchemy import Integer, bindparam, delete, func, select
 
 from adapters.errors import NotFound, SourceInUse
-from adapters.ledger import acquisitions, deliveries, tables
+from adapters.ledger import acquisitions, deliveries, demand, remains, tables
 from adapters.ledger.acquisitions import owner_of
-from adapters.ledger.demand import FRESH_MS, upsert
+from adapters.ledger.demand import upsert
 from adapters.ledger.events import readable
 from adapters.ledger.transaction import Tx
 from schemas.grids import SourceDelete, SourceList, SourceRetry, SourceRow, Sources
@@ -120,10 +120,11 @@ def listed(tx: Tx, message: SourceList) -> Sources:
 
 
 def retry(tx: Tx, message: SourceRetry) -> Sources:
-    """Have a source told again of all ends that are held, and give its row. Raises NotFound."""
+    """Have all of a source tried again at once that has failed, and give its row. Raises NotFound."""
     _row_of(tx, message.source)
-    deliveries.release(tx, message.source)
-    return Sources(call=message.id, sources=[_row_of(tx, message.source)])
+    retried = deliveries.release(tx, message.source) + acquisitions.release(tx, message.source)
+    row = msgspec.structs.replace(_row_of(tx, message.source), retried=retried)
+    return Sources(call=message.id, sources=[row])
 
 
 def forget(tx: Tx, message: SourceDelete) -> Sources:
@@ -132,10 +133,8 @@ def forget(tx: Tx, message: SourceDelete) -> Sources:
     source = message.source
     tx.execute(select(_sources.c.source).where(_sources.c.source == source).with_for_update())
     _demand_idle(tx, _row_of(tx, source))
-    given, ends = acquisitions.count(tx, source), deliveries.count(tx, source)
-    if given + ends and not message.give_up:
-        words = f"{given} of its jobs are none here yet, {ends} ends are still to be told it, or affirmed"
-        raise SourceInUse(f"source = {source!r}: {words}: run its adapter until that is done, or give them up")
+    if not message.give_up:
+        remains.demand_none(tx, source)
     acquisitions.drop(tx, source, PORTION)
     deliveries.drop(tx, source, PORTION)
     if acquisitions.count(tx, source) + deliveries.count(tx, source):
@@ -145,20 +144,33 @@ def forget(tx: Tx, message: SourceDelete) -> Sources:
 
 
 def _demand_idle(tx: Tx, row: SourceRow) -> None:
-    # A clock that was once ahead says nothing.
-    silent_s = abs(tx.now_ms - row.seen_ms) / 1000
-    if silent_s < FRESH_MS / 1000:
-        words = f"its adapter was heard of {silent_s:.0f} s ago: stop it, and wait for a minute"
-        raise SourceInUse(f"source = {row.source!r}: {words}")
-    job = next(_open_jobs(tx, owner_of(row.source)), None)
-    if job is not None:
-        raise SourceInUse(f"source = {row.source!r}: jobs of it wait or run here, as {job.job}: cancel them")
+    if demand.is_heard_of(tx, row.seen_ms):
+        heard = f"its adapter was heard of {demand.unheard_s(tx, row.seen_ms):.0f} s ago"
+        words = f"{heard}: stop it, and wait for a minute"
+        then = f"take {row.source} out of `sources`, stop its adapter, and a minute later give the same command again"
+        raise SourceInUse(f"source = {row.source!r}: {words}", then)
+    jobs = [job.job for job in islice(_open_jobs(tx, owner_of(row.source)), remains.MOST_NAMED + 1)]
+    if jobs:
+        what = "jobs of it wait or run here" if len(jobs) > 1 else "a job of it waits or runs here"
+        words = f"{what}, {remains.named(jobs)}: cancel {'them' if len(jobs) > 1 else 'it'}"
+        each = f"`volcloud job cancel {jobs[0]}`" + (", and so on" if len(jobs) > 1 else "")
+        then = f"{each}; then `volcloud source delete {row.source} --give-up`"
+        raise SourceInUse(f"source = {row.source!r}: {words}", then)
+
+
+def _trouble(tx: Tx, row: Any) -> dict[str, Any]:
+    """Say what is wrong with a source: that its adapter is not heard of comes before what that said last."""
+    if demand.is_heard_of(tx, row.seen_ms):
+        return {"trouble": row.trouble, "trouble_ms": row.trouble_ms}
+    said = f"; it said last: {row.trouble}" if row.trouble else ""
+    return {"trouble": f"its adapter is not heard of any more{said}", "trouble_ms": row.seen_ms}
 
 
 def _row_of(tx: Tx, source: str) -> SourceRow:
     rows = {row.source: row for row in _rows(tx)}
     if source not in rows:
-        raise NotFound(f"source = {source!r}: no source bears that name; known: {', '.join(rows) or 'none'}")
+        words = f"no source bears that name; known: {', '.join(rows) or 'none'}"
+        raise NotFound(f"source = {source!r}: {words}", "`volcloud source list` shows them")
     return rows[source]
 
 
@@ -167,7 +179,8 @@ def _rows(tx: Tx) -> list[SourceRow]:
     owed = {(source, state): int(count) for source, state, count in tx.execute(_OWED)}
     return [
         SourceRow(
-            **{name: getattr(row, name) for name in SourceRow.__struct_fields__[:8]},
+            **{name: getattr(row, name) for name in SourceRow.__struct_fields__[:6]},
+            **_trouble(tx, row),
             acquired=given.get(row.source, 0),
             owed=owed.get((row.source, "due"), 0),
             held=owed.get((row.source, "held"), 0),

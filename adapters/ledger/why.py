@@ -38,10 +38,14 @@ class Facts(Struct, frozen=True, kw_only=True):
     lacking: list[str] | None = []
     #: For how long its inputs have been fetched, seconds.
     stage_in_s: float = 0.0
-    #: What its source has not been told of its end yet, in words; empty = nothing, or it has none.
+    #: The source that brought it, empty = none; and what that has not been told of its end yet, in words, empty =
+    #: it has been told.
+    source: str = ""
     owed: str = ""
     #: A person has to see to it.
     is_owed_held: bool = False
+    #: For how long no adapter of its source has been heard of, seconds; 0: one is there.
+    source_silent_s: float = 0.0
     #: For how long no storage adapter has been at work, seconds; None: none ever was.
     storage_silent_s: float | None = 0.0
 
@@ -58,7 +62,7 @@ def explain(facts: Facts) -> Why:
     """Say why a job is where it is, and what a person can do about it."""
     told = facts.reason or facts.event or "nothing has happened to it yet"
     if facts.owed:
-        return Why(f"{facts.state} here; {facts.owed}", [], _owed(facts))
+        return Why(f"{facts.state} here; {facts.owed}{_silence(facts)}", [], _owed(facts))
     match facts.state:
         case JobState.SUBMITTED:
             return _waiting(facts, told)
@@ -67,14 +71,36 @@ def explain(facts: Facts) -> Why:
         case JobState.DONE:
             return Why(told, [], f"fetch its output with `volcloud job fetch {facts.job}`")
         case JobState.CANCELLED:
-            return Why(told, [], "nothing: it has ended; submit it under a new id to have it run after all")
+            return Why(told, [], _once_more(facts))
     return Why(facts.trouble or told, [], _at_work(facts))
 
 
 def _owed(facts: Facts) -> str:
-    if facts.is_owed_held:
-        return "mend what it names, then `volcloud source retry` with the source's name"
-    return "wait: it is tried again by itself; `volcloud source list` tells how the source is"
+    retry = f"mend what it names, then `volcloud source retry {facts.source}`"
+    if _silence(facts):
+        start = f"start the adapter of {facts.source}" + (f", {retry}" if facts.is_owed_held else "")
+        return f"{start}; if it is gone for good, `volcloud source delete {facts.source} --give-up`"
+    return retry if facts.is_owed_held else "wait: it is tried again by itself; `volcloud source list` tells how it is"
+
+
+def _silence(facts: Facts) -> str:
+    if not facts.source_silent_s:
+        return ""
+    return f"; its adapter has not been heard of for {_span(facts.source_silent_s)}"
+
+
+def _span(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _once_more(facts: Facts) -> str:
+    """Say how one that was cancelled runs after all."""
+    if facts.source:
+        return f"nothing: it has ended, and {facts.source} was told so; submit it there again to have it run after all"
+    return "nothing: it has ended; submit it under a new id to have it run after all"
 
 
 def _waiting(facts: Facts, told: str) -> Why:
@@ -96,6 +122,9 @@ def _release(facts: Facts) -> str:
     else:
         mend = f"look at the hosts that `volcloud job show {job}` names"
     counted = _counted(facts.failures, "failure") if is_failed else _counted(facts.losses, "loss")
+    if facts.source:
+        again = f"then submit it to {facts.source} again, which was told that it has failed"
+        return f"held after {counted}: {mend}, {again}"
     return f"held after {counted}: {mend}, then `volcloud job retry {job}`"
 
 

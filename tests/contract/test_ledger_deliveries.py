@@ -19,7 +19,7 @@ from adapters.ledger.migrations.upgrading import config
 from adapters.ledger.submissions import MOST_SOURCE_BYTES, Origin
 from adapters.ledger.transaction import Tx
 from schemas.description import JobDescription
-from schemas.grids import SourceDelete, SourceList, SourceRow, Sources
+from schemas.grids import SourceDelete, SourceList, SourceRetry, SourceRow, Sources
 from schemas.jobs import Outcome
 from schemas.ledger import JobDelete, JobSubmit, JobVerdict
 from tests.contract.ledger_fixtures import SITE, Desk, cluster, desk, empty_url, url
@@ -396,11 +396,14 @@ def test_what_is_left_of_a_source_is_named_and_given_up_only_when_that_is_said(
     desk.write(lambda tx: submissions.submit(tx, owner, checked))
     desk.pass_s(60)
     for give_up in (False, True):
-        with pytest.raises(SourceInUse, match=f"jobs of it wait or run here, as {owner}/one.1: cancel them"):
+        with pytest.raises(SourceInUse, match=f"a job of it waits or runs here, {owner}/one.1: cancel it") as refused:
             forget(desk, give_up=give_up)
+        assert refused.value.hint.startswith(f"`volcloud job cancel {owner}/one.1`; then `volcloud source delete dirac")
     end(desk)
-    with pytest.raises(SourceInUse, match="3 of its jobs are none here yet, 1 ends are still to be told it, or"):
+    said = rf"jobs that it gave are none here yet \(0, 1 and 2\); 1 job has ended .* told so yet \({owner}/one.1\)$"
+    with pytest.raises(SourceInUse, match=f"source = 'dirac': 3 {said}") as refused:
         forget(desk)
+    assert "`volcloud source delete dirac --give-up`" in refused.value.hint
 
     left = []
     while rest := forget(desk, give_up=True):
@@ -418,8 +421,114 @@ def test_what_is_only_to_be_looked_at_once_more_is_left_of_a_source_too(desk: De
     desk.write(lambda tx: deliveries.affirm(tx, [told.key], 3600))
     desk.pass_s(60)
 
-    with pytest.raises(SourceInUse, match="1 ends are still to be told it, or affirmed: run its adapter until that is"):
+    with pytest.raises(SourceInUse, match=rf"'dirac': 1 end was told it and is .* once more \({SITE}/one.1\)$"):
         forget(desk)
+
+
+def test_of_many_that_are_left_of_a_source_some_are_named(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    given = [Acquisition(key=AcquisitionKey("dirac", f"{n}\n", 1), data=b"", work=b"work") for n in range(5)]
+    desk.write(lambda tx: acquisitions.put(tx, given))
+    desk.pass_s(60)
+
+    with pytest.raises(SourceInUse, match=r"5 jobs that it gave are none here yet \(as 0\\n, 1\\n, 2\\n\)$"):
+        forget(desk)
+
+
+def test_a_source_whose_adapter_is_silent_is_said_to_be_in_trouble_for_that(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    desk.write(lambda tx: sources.seen(tx, "lyon", "memory", "503"))
+    seen_ms = desk.ledger.read(lambda tx: tx.now_ms)
+
+    def troubles() -> list[tuple[str, int]]:
+        found = desk.ledger.read(lambda tx: sources.listed(tx, SourceList())).sources
+        return [(row.trouble, row.trouble_ms) for row in found]
+
+    desk.pass_s(59)
+    before = troubles()
+    desk.pass_s(1)
+
+    assert before == [("", 0), ("503", seen_ms)]
+    silent = "its adapter is not heard of any more"
+    assert troubles() == [(silent, seen_ms), (f"{silent}; it said last: 503", seen_ms)]
+
+
+def retried(desk: Desk) -> int:
+    return desk.write(lambda tx: sources.retry(tx, SourceRetry(source="dirac"))).sources[0].retried
+
+
+def test_whatever_of_a_source_has_failed_is_tried_again_at_once_and_what_an_adapter_is_at_is_left(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    for name in ("held", "failed", "taken"):
+        bring(desk, name)
+        end(desk)
+    held, failed, _ = take(desk)
+    desk.write(lambda tx: deliveries.hold(tx, {held.key: "no such place"}))
+    fail(desk, failed)
+    given = [Acquisition(key=AcquisitionKey("dirac", name, 1), data=b"", work=b"work") for name in ("failed", "taken")]
+    desk.write(lambda tx: acquisitions.put(tx, given))
+    first, _ = desk.write(lambda tx: acquisitions.take(tx, "dirac"))
+    desk.write(lambda tx: acquisitions.again(tx, first, "503"))
+
+    assert (retried(desk), retried(desk)) == (3, 0)
+
+    assert [(one.job, one.tries) for one in take(desk)] == [(held.job, 1), (failed.job, 1)]
+    fetched = desk.write(lambda tx: acquisitions.take(tx, "dirac"))
+    assert [(one.key, one.tries) for one in fetched] == [(first.key, 1)]
+
+
+def test_what_has_failed_and_was_taken_again_is_left_to_who_has_it(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    bring(desk)
+    end(desk)
+    fail(desk, *take(desk))
+    desk.write(lambda tx: acquisitions.put(tx, [Acquisition(key=AcquisitionKey("dirac", "a", 1), data=b"", work=b"")]))
+    (one,) = desk.write(lambda tx: acquisitions.take(tx, "dirac"))
+    desk.write(lambda tx: acquisitions.again(tx, one, "503"))
+    desk.pass_s(60)
+    assert len(take(desk)) == len(desk.write(lambda tx: acquisitions.take(tx, "dirac"))) == 1
+
+    assert (retried(desk), take(desk)) == (0, [])
+
+
+@pytest.mark.parametrize("ending", ["held", "cancelled"])
+def test_a_job_whose_source_was_told_is_to_be_submitted_there_again(desk: Desk, ending: str) -> None:
+    bring(desk, attempts=1)
+    if ending == "held":
+        end(desk, Outcome.FAILED)
+    else:
+        desk.cancel("one")
+    (told,) = take(desk)
+    before = desk.show("one").next_step
+    desk.write(lambda tx: deliveries.affirm(tx, [told.key], 3600))
+
+    step = desk.show("one").next_step
+
+    assert before.startswith("wait: it is tried again by itself")
+    assert ("job retry" in step, "new id" in step, "dirac" in step, "again" in step) == (False, False, True, True)
+    if ending == "held":
+        with pytest.raises(AlreadyTold) as refused:
+            desk.retry("one")
+        assert refused.value.hint == "submit it to dirac under a new name"
+
+
+def test_of_a_job_whose_source_has_no_adapter_any_more_that_is_said(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, "dirac", "memory", ""))
+    bring(desk)
+    end(desk)
+    while_there = desk.show("one")
+    desk.pass_s(300)
+    due = desk.show("one")
+    desk.write(lambda tx: deliveries.hold(tx, {one.key: "no such place" for one in deliveries.take(tx, "dirac")}))
+    held = desk.show("one")
+
+    gone = "if it is gone for good, `volcloud source delete dirac --give-up`"
+    assert (while_there.cause, while_there.next_step[:5]) == ("done here; dirac is being told", "wait:")
+    assert due.cause == "done here; dirac is being told; its adapter has not been heard of for 5 min"
+    assert due.next_step == f"start the adapter of dirac; {gone}"
+    assert held.next_step == (
+        f"start the adapter of dirac, mend what it names, then `volcloud source retry dirac`; {gone}"
+    )
 
 
 def test_two_who_give_up_what_is_left_of_a_source_leave_nothing_of_it(desk: Desk) -> None:

@@ -433,7 +433,9 @@ def test_a_site_feeds_a_job_with_nothing_of_ours(cloud: System, tmp_path: Path) 
     large = feed("k-3", "/bin/sh", "-c", "yes 0123456789abcde | head -c 600000")
     assert large.stdout == "accepted k-3\ndone 0\n" + ("0123456789abcde\n" * 37500)
     cloud.ok("site", "delete", "cern")
-    assert feed("k-4", "/bin/echo").returncode != 0
+    gone = feed("k-4", "/bin/echo")
+    assert (gone.returncode, gone.stderr.count("\n")) == (3, 1), gone.stderr
+    assert "the broker cannot be used with the login of site-cern: " in gone.stderr
 
 
 def site(cloud: System, name: str, directory: Path) -> SiteClient:

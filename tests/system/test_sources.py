@@ -133,8 +133,9 @@ def test_people_see_how_a_source_is(system: System) -> None:
         again = cloud.sources.retry("lyon")
         with pytest.raises(NoSuchSource, match="known: lyon"):
             cloud.sources.delete("oslo")
-        with pytest.raises(CommandFailed, match="source = 'lyon': its adapter was heard of"):
+        with pytest.raises(CommandFailed, match="source = 'lyon': its adapter was heard of") as refused:
             cloud.sources.delete("lyon", give_up=True)
+    assert refused.value.next_step.startswith("take lyon out of `sources`, stop its adapter")
 
     assert (row.source, row.kind, row.trouble, again.source) == ("lyon", "spool", "", "lyon")
     assert row.given_ms > 0

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -14,9 +18,11 @@ from broker.address import Address, write_address
 from broker.errors import CallTimeout, Disconnected, LoginRefused, RemoteError, Unroutable
 from schemas.endpoints import Endpoint
 from schemas.errors import ErrorCode
+from schemas.grids import SourceRow
 from volcloud.command_line import cli
 from volcloud.data_directory import credential_path, data_directory
 from volcloud.errors import BadInput, CommandFailed, Unreachable
+from volcloud.invocation import Invocation
 from volcloud.later import commands_of
 from volcloud.telling import judge
 
@@ -141,6 +147,67 @@ def test_without_a_data_directory_the_system_cannot_be_reached(tmp_path: Path, a
     assert result.exit_code == 3
     assert str(tmp_path / "nowhere") in result.stderr
     assert "Next:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("holder", "status"), [("site-lyon", 2), ("console-operator", 2), ("site-lyon2", 3), (None, 3)]
+)
+def test_the_login_of_a_site_goes_over_nobody_elses(tmp_path: Path, holder: str | None, status: int) -> None:
+    path = tmp_path / "lyon.json"
+    if holder is None:
+        path.touch()
+    else:
+        write_address(path, Address(endpoints=(Endpoint("127.0.0.1", 1),), user=holder, password="x"))
+    before = path.read_bytes()
+
+    result = volcloud("site", "add", "lyon2", "-o", str(path), "--data", str(tmp_path / "nowhere"))
+
+    assert (result.exit_code, path.read_bytes()) == (status, before)
+    is_refused = f"--output = '{path}': it holds the login of {holder}, and one of site-lyon2" in result.stderr
+    assert is_refused == (status == 2)
+    assert ("Next: name another file" in result.stderr) == is_refused
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (0, "nothing of lyon has failed and waits for its next try"),
+        (1, "1 thing that had failed is tried again now"),
+        (7, "7 things that had failed are tried again now"),
+    ],
+)
+def test_how_much_of_a_source_is_tried_again_is_said(monkeypatch: pytest.MonkeyPatch, count: int, said: str) -> None:
+    row = SourceRow(source="lyon", kind="spool", seen_ms=1, retried=count)
+    client = nullcontext(SimpleNamespace(sources=SimpleNamespace(retry=lambda name: row)))
+    monkeypatch.setattr(Invocation, "client", lambda _: client)
+
+    assert volcloud("source", "retry", "lyon").stdout.splitlines()[-1] == said
+    assert json.loads(volcloud("source", "retry", "lyon", "--json").stdout).get("retried", 0) == count
+
+
+FEED = Path(__file__).parents[2] / "examples" / "feed_kombu.py"
+NOWHERE = '{"user": "site-x", "password": "x", "vhost": "v", "endpoints": [{"host": "127.0.0.1", "port": 1}]}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "login", "status", "said"),
+    [
+        ([], NOWHERE, 2, "usage: python feed_kombu.py JOB-ID EXECUTABLE"),
+        (["j"], NOWHERE, 2, "usage: python feed_kombu.py JOB-ID EXECUTABLE"),
+        (["j", "/bin/true"], "", 2, "standard input is no login"),
+        (["j", "/bin/true"], "[]", 2, "standard input is no login"),
+        (["j", "/bin/true"], '{"user": "site-x", "endpoints": []}', 2, "standard input is no login"),
+        (["j", "/bin/true"], NOWHERE, 3, "the broker cannot be used with the login of site-x: "),
+    ],
+)
+def test_the_example_of_a_site_says_in_one_sentence_what_is_wrong(
+    arguments: list[str], login: str, status: int, said: str
+) -> None:
+    command = [sys.executable, str(FEED), *arguments]
+    done = subprocess.run(command, input=login, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1)
+    assert done.stderr.startswith(said)
 
 
 def test_vm_run_ends_with_125_when_we_failed_and_not_the_command(tmp_path: Path) -> None:

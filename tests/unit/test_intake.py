@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import func, select
 
 from adapters.batch import MOST_MESSAGES, MOST_ROWS, batch_size
-from adapters.errors import LedgerUnavailable, StoreError
+from adapters.errors import AlreadyTold, Conflict, LedgerError, LedgerUnavailable, NotFound, StoreError
 from adapters.intake import BatchHandler, Intake
 from adapters.job import calls as calls_module
 from adapters.job.adapter import JobAdapter, kinds
@@ -424,6 +424,31 @@ async def test_a_question_without_an_answer_is_refused_and_not_asked_again(
         assert isinstance(answer, Failed)
         assert said in answer.message
         assert post.acked == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "step"),
+    [
+        (NotFound("job = 'x': no such job"), "`volcloud job list` shows the names"),
+        (NotFound("vm = 'x': no such VM", "`volcloud vm list` shows them"), "`volcloud vm list` shows them"),
+        (AlreadyTold("job = x: lyon was told", "submit it to lyon under a new name"), "submit it to lyon under"),
+        (LedgerUnavailable("restarting"), "do the same again in a while"),
+        (Conflict("a rule"), "look into the adapter's log"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_whatever_is_refused_comes_with_the_next_step_of_its_kind(
+    wire: MemoryCarrier, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: LedgerError, step: str
+) -> None:
+    def refuse(tx: Tx, message: Message) -> JobVerdict:
+        raise error
+
+    monkeypatch.setitem(ANSWERS, RegistryList, refuse)
+
+    async with asked(wire, ledger, RegistryList()) as (_, answer):
+        assert isinstance(answer, Failed)
+        assert answer.message == str(error)
+        assert answer.hint.startswith(step)
 
 
 @pytest.mark.parametrize(

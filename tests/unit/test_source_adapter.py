@@ -428,7 +428,7 @@ async def test_a_grid_that_is_down_for_an_hour_loses_nothing_says_so_and_holds_u
                 rig.leave(await rig.start(f"vm-{2 + number}"))
                 await until(lambda number=number: len(other.ended()) == number + 1)
             await rig.until(lambda: rig.desk.now_ms - began_ms > 3_600_000)
-        await until(lambda: rig.seen().trouble, 30)
+        await until(lambda: "nobody answers" in rig.seen().trouble, 30)
         why, told = rig.desk.show("1-1", OWNER).cause, rig.seen()
         before = final_states(rig.grid)
         down.clear()

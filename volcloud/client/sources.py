@@ -25,7 +25,8 @@ class AsyncSources:
         return rows
 
     async def retry(self, source: str) -> SourceRow:
-        """Have a source told again of all ends that wait for a person; give how it is then. Raises NoSuchSource."""
+        """Have all of a source tried again at once that has failed: ends that it is to be told, also those that wait
+        for a person, and jobs on their way here. Gives how it is then, ``retried`` how many. Raises NoSuchSource."""
         page = await self._ask(SourceRetry(source=source))
         return shown(page.sources[0])
 
@@ -43,9 +44,9 @@ class AsyncSources:
             return await self._session.centre.ask(message, Sources)
         except RemoteError as error:
             if error.code is ErrorCode.NOT_FOUND:
-                raise NoSuchSource(error.message, "`volcloud source list` shows them") from error
+                raise NoSuchSource(error.message, error.hint) from error
             if error.code is ErrorCode.ILLEGAL_STATE:
-                raise CommandFailed(error.message, "`volcloud source list` shows what is left of it") from error
+                raise CommandFailed(error.message, error.hint) from error
             raise
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 import msgspec
 
-from broker.address import write_address
+from broker.address import read_address, write_address
 from volcloud.data_directory import console_address, credential_path
+from volcloud.errors import BadInput
 from volcloud.invocation import Invocation, data_option, json_option, pass_invocation
 from volcloud.rendering.sites import render_owners
 
@@ -43,12 +44,15 @@ def site() -> None:
 def add(invocation: Invocation, name: str, output: Path | None) -> None:
     """Make the site NAME, or find it; save its login in a file that only you can read.
 
-    The site publishes its jobs with it, and reads from its own queue, site.NAME, what becomes of them.
+    The site publishes its jobs with it, and reads from its own queue, site.NAME, what becomes of them. A file
+    that holds another's login is left as it is, and nothing is done.
 
     \b
     Example:
       volcloud site add cern -o cern.json
     """
+    if output is not None:
+        _demand_own(output, f"site-{name}")
     with invocation.client() as client:
         credential = client.sites.add(name)
     broker = console_address(invocation.directory)
@@ -57,6 +61,17 @@ def add(invocation: Invocation, name: str, output: Path | None) -> None:
     write_address(path, address)
     written = {"user": credential.user, "file": str(path.absolute())}
     invocation.show(written, lambda one: f"{one['user']}: {one['file']}")
+
+
+def _demand_own(path: Path, user: str) -> None:
+    """Raise BadInput where a file holds the login of somebody else; what holds none is none."""
+    try:
+        holder = read_address(path).user
+    except (FileNotFoundError, ValueError):
+        return
+    if holder != user:
+        text = f"--output = {str(path)!r}: it holds the login of {holder}, and one of {user} would replace it"
+        raise BadInput(text, f"name another file; or take this one away, if {holder} has its login elsewhere")
 
 
 @site.command("list")

@@ -35,7 +35,8 @@ def list_sources(invocation: Invocation) -> None:
 @json_option
 @pass_invocation
 def retry(invocation: Invocation, name: str) -> None:
-    """Tell the source NAME again of all ends of jobs that are held, once what kept them from it is mended.
+    """Try all of the source NAME again at once that has failed, once what stood in its way is mended: ends of jobs that
+    it is to be told, also those that are held, and jobs on their way here.
 
     \b
     Example:
@@ -44,6 +45,7 @@ def retry(invocation: Invocation, name: str) -> None:
     with invocation.client() as client:
         row = client.sources.retry(name)
     invocation.show(row, lambda one: render_sources([one]))
+    invocation.say(_retried(name, row.retried))
 
 
 @source.command("delete")
@@ -52,7 +54,8 @@ def retry(invocation: Invocation, name: str) -> None:
 @data_option
 @pass_invocation
 def delete(invocation: Invocation, name: str, give_up: bool) -> None:
-    """Forget the source NAME, whose adapter is not there any more. Its jobs stay where they are.
+    """Forget the source NAME, whose adapter is not there any more. Its jobs stay where they are, and so does what its
+    grid has, as the directory of a spool.
 
     \b
     Example:
@@ -61,3 +64,10 @@ def delete(invocation: Invocation, name: str, give_up: bool) -> None:
     with invocation.client() as client:
         client.sources.delete(name, give_up=give_up)
     invocation.say(f"{name} is forgotten")
+
+
+def _retried(name: str, count: int) -> str:
+    if not count:
+        return f"nothing of {name} has failed and waits for its next try"
+    what = "thing that had failed is" if count == 1 else "things that had failed are"
+    return f"{count} {what} tried again now"
