@@ -18,12 +18,17 @@ _IN_URL = re.compile(r"(\w://[^\s:@/]*:)[^\s]+(?=@)")
 _SIGNED = re.compile(r"(\w://[^\s?\"']*\?)(?=[^\s\"']*(?:signature|sig=|credential|authz=))[^\s\"']+", re.IGNORECASE)
 #: ``password=SECRET``, ``"password": "SECRET"``, ``login_password='SECRET'``.
 _NAMED = re.compile(
-    r"""(\w*(?:password|passwd|secret|token)\w*["']?\s*[=:]\s*)("[^"]*"|'[^']*'|[^\s"',;&})\]]+)""", re.IGNORECASE
+    r"""(\w*(?:password|passwd|secret|token)\w*\\*["']?\s*[=:]\s*)"""
+    # Within quotes of another text, within its own, within some that were cut off, and without any.
+    r"""(\\+"[^"]*"|\\+'[^']*'|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\*["'].*|[^\s"',;&})\]]+)""",
+    re.IGNORECASE,
 )
 
 #: ``secret_file='/etc/x'``: a name that says that its value is a place, and a value that is one. A secret may begin
 #: with a stroke too, so that the value alone shows nothing.
 _FILE = re.compile(r"""\w*_(?:file|path|directory)["']?\s*[=:]\s*(["']?)/[\w./~@%+,-]*\1$""", re.IGNORECASE)
+
+_QUOTE = re.compile(r"""\\*["']""")
 
 #: Without one of these a text in ASCII, in small letters, names no secret. Looking is much cheaper than the patterns.
 _WORDS = ("passw", "secret", "token")
@@ -45,5 +50,6 @@ def _may_name(text: str) -> bool:
 def _masked(found: re.Match[str]) -> str:
     if _FILE.fullmatch(found[0]):
         return found[0]
-    quote = found[2][0] if found[2][0] in "\"'" else ""
-    return f"{found[1]}{quote}{MASK}{quote}"
+    quote = _QUOTE.match(found[2])
+    sign = quote[0] if quote is not None else ""
+    return f"{found[1]}{sign}{MASK}{sign}"

@@ -69,7 +69,7 @@ class SourceAdapter:
         directory = self._workplace.path
         acquire, stage = self._lane("acquire"), self._lane("stage-in", AT_ONCE)
         beat, deliver, report = self._lane("beat"), self._lane("deliver", AT_ONCE), self._lane("report")
-        most, longest_s = config.most_at_once, config.longest_pause_s
+        most, longest_s = config.most_at_once, config.longest_pause_s or source.longest_pause_s
         parts = (self._name, source, self._writer)
         acquiring = Acquiring(*parts, acquire, most, longest_s, stage.wake)
         delivering = Delivering(*parts, store, directory, deliver, report, grid_store, catalogue, acquiring.learn)

@@ -40,8 +40,8 @@ class SourceAdapterConfig(Struct, frozen=True, kw_only=True):
     most_at_once: Annotated[int, Meta(ge=1, le=1000)] = 100
     #: How often the grid hears how far jobs are, and says which are to be stopped.
     beat_every_s: Pause = 5.0
-    #: How long a grid that has said that it has nothing is left alone at most.
-    longest_pause_s: Pause = 150.0
+    #: How long a grid that has said that it has nothing is left alone at most; where it is not said 150 s, a spool 5 s.
+    longest_pause_s: Pause | None = None
     #: How long an assignment that is made here lives without a beat.
     lease_s: Seconds = 90.0
     #: How often guests beat: one that has missed three is given nothing.

@@ -31,6 +31,8 @@ from schemas.ledger import JobState
 
 #: A job's name at its grid, and what its source keeps with it, bytes.
 MOST_ID, MOST_DATA_BYTES = 100, 32 << 10
+#: For how long a grid that has nothing is left alone at most: it is asked less than once a minute, seconds.
+GRID_PAUSE_S = 150.0
 #: Largest input of a grid's job, bytes.
 MOST_INPUT_BYTES = 16 << 30
 
@@ -133,6 +135,11 @@ LocalFile = Callable[[str], Path]
 
 class GridSource(Protocol):
     """A grid, spoken to with its own credentials, which nobody else has."""
+
+    @property
+    def longest_pause_s(self) -> float:
+        """For how long a source that has said that it has nothing is left alone at most, where nobody has set it,
+        seconds: a grid's questions are counted, and a directory's are not."""
 
     @property
     def affirm_after_s(self) -> float:

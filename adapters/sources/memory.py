@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from adapters.errors import SourceRefused
 from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
+    GRID_PAUSE_S,
     Acquired,
     GridEnding,
     GridInput,
@@ -87,6 +88,7 @@ class MemorySource:
 
     #: As the contract; of a grid in memory final statuses stand by themselves, unless somebody tries another one.
     affirm_after_s = 0.0
+    longest_pause_s = GRID_PAUSE_S
 
     def __init__(self, grid: MemoryGrid) -> None:
         self.grid = grid

@@ -76,6 +76,7 @@ class SpoolSource:
 
     #: As the contract: what is in ``done/`` stays as it is.
     affirm_after_s = 0.0
+    longest_pause_s = 5.0
 
     def __init__(self, directory: Path) -> None:
         """Makes the directories that are missing; where that cannot be, the first call says why."""

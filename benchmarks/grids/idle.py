@@ -65,7 +65,7 @@ async def _ask(source: GridSource, directory: Path) -> float:
     writer = LedgerWriter(wire, ledger, Metrics(wire.user, CollectorRegistry()))
     usual = SourceAdapterConfig(credential="", ledger="", store="", staging="", name=_NAME, source={})
     lane = Lane("acquire", Troubles())
-    asking = Acquiring(_NAME, source, writer, lane, usual.most_at_once, usual.longest_pause_s)
+    asking = Acquiring(_NAME, source, writer, lane, usual.most_at_once, source.longest_pause_s)
     beating = Beating(_NAME, source, writer, Lane("beat", Troubles()), usual.beat_every_s)
     try:
         waited_s = 0.0

@@ -54,6 +54,11 @@ def test_a_line_says_its_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
         f"secret_file = '/etc/x' password = '/{SECRET}'",
         f"secret_file = '/etc/x {SECRET}'",
         f"token_files = '/{SECRET}'",
+        f"Settings(password=\\'{SECRET} and more\\')",
+        f'{{\\"password\\": \\"{SECRET}\\"}}',
+        f'password="a\\"b{SECRET}"',
+        f"{{'password': 'a\\'{SECRET}'}}",
+        f"password='cut off {SECRET}",
     ],
 )
 def test_a_secret_is_masked_wherever_people_put_it(text: str) -> None:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from adapters.errors import SourceUnavailable
-from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
+from adapters.sources.contract import (
+    GRID_PAUSE_S,
+    Acquired,
+    GridEnding,
+    GridInput,
+    GridJob,
+    GridProgress,
+    LocalFile,
+    Offer,
+    Stop,
+)
 from adapters.sources.dirac.beats import DiracBeats, not_ours
 from adapters.sources.dirac.client import MOST_AT_ONCE, DiracClient, DiracRow
 from adapters.sources.dirac.jobs import kept_of
@@ -46,6 +56,7 @@ class DiracSource:
     #: DiracX compares a status with the one before and then sets it, with no lock: one that was on its way from a beat,
     #: of this adapter or another, undoes a final one. By then all calls are over that were begun before it was set.
     affirm_after_s = AFFIRM_AFTER_S
+    longest_pause_s = GRID_PAUSE_S
 
     def __init__(
         self,

@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from adapters.errors import SourceError, SourceRefused, SourceUnavailable
-from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridProgress, LocalFile, Offer, Stop
+from adapters.sources.contract import (
+    GRID_PAUSE_S,
+    Acquired,
+    GridEnding,
+    GridInput,
+    GridJob,
+    GridProgress,
+    LocalFile,
+    Offer,
+    Stop,
+)
 from adapters.sources.http import Budget
 from adapters.sources.panda.answers import PandaStatus
 from adapters.sources.panda.asks import MOST_JOBS, MachineSize, QueueAsk, asks_for
@@ -39,6 +49,7 @@ class PandaSource:
 
     #: As the contract: PanDA lets no word of a pilot's undo a final status.
     affirm_after_s = 0.0
+    longest_pause_s = GRID_PAUSE_S
 
     def __init__(
         self,
