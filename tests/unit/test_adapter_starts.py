@@ -62,7 +62,7 @@ async def test_an_adapter_whose_ledger_cannot_be_opened_answers_no_scrape(
 @pytest.mark.parametrize(
     "own",
     [
-        {"source": {"kind": "spool", "directory": "/dev/null/x"}},
+        {"source": {"kind": "spool", "directory": ""}},
         {"grid_store": {"kind": "xrootd", "proxy": "/nowhere"}},
         {"catalogue": {"kind": "rucio", "secret_file": "/nowhere"}},
     ],
