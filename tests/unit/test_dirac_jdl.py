@@ -254,6 +254,14 @@ def test_whatever_is_written_there_is_work_or_a_flaw(text: str) -> None:
     assert said
 
 
+def test_of_a_value_that_a_semicolon_has_ended_at_the_grid_it_is_said_what_ends_one() -> None:
+    flaw = flaw_of('Executable = "/bin/sh";\nArguments = "-c "echo a";\n')
+
+    assert "Arguments" in str(flaw)
+    assert "follows the end of its value" in str(flaw)
+    assert "DIRAC ends a value at a ; within quotes: send a script" in str(flaw)
+
+
 @given(st.dictionaries(st.from_regex(r"[A-Za-z]\w{0,8}", fullmatch=True), st.text(max_size=30), min_size=1))
 def test_what_is_written_with_quotes_is_read_as_it_was(values: dict[str, str]) -> None:
     escaped = {key: text.replace("\\", "\\\\").replace('"', '\\"') for key, text in values.items()}

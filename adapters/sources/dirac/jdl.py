@@ -199,7 +199,8 @@ class _Reader:
         self._at = _spaces_after(self._text, self._at)
         if _AFTER.match(self._text, self._at) or _KEY.match(self._text, self._at):
             return
-        self._fail(key, f'{self._rest()} follows the end of its value: a quote within quotes is written as \\"')
+        advice = 'a quote within quotes is written as \\", and DIRAC ends a value at a ; within quotes: send a script'
+        self._fail(key, f"{self._rest()} follows the end of its value: {advice}")
 
     def _bare(self) -> str:
         """Read a value without quotes: to ``;``, to a line that begins with a key, or to the record's end."""
