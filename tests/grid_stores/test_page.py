@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from tests.entry_points import write_entry_points
 from tests.grid_stores.xrootd_peer import xrootd_peer
@@ -60,4 +61,10 @@ def test_the_program_of_the_page_tries_a_server(tmp_path: Path) -> None:
 def test_the_settings_of_the_page_are_settings() -> None:
     blocks = [tomllib.loads(text) for text in re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)]
 
-    assert {table["kind"] for block in blocks for table in block.values()} == {"xrootd", "local", "rucio"}
+    assert {kind for block in blocks for kind in kinds(block)} == {"xrootd", "local", "rucio", "dirac"}
+
+
+def kinds(table: dict[str, Any]) -> list[str]:
+    """Give the kinds of a table and of all in it; one that holds none but a source's name is of none."""
+    inner = [one for one in table.values() if isinstance(one, dict)]
+    return [*([table["kind"]] if "kind" in table else []), *(kind for one in inner for kind in kinds(one))]
