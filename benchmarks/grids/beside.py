@@ -16,6 +16,7 @@ from sqlalchemy import delete, func, select
 
 from adapters.ledger import tables
 from adapters.ledger.acquisitions import owner_of
+from adapters.ledger.deliveries import ENDED
 from adapters.ledger.engine import Ledger
 from adapters.ledger.transaction import Tx
 from adapters.sources.config import SourceAdapterConfig
@@ -53,7 +54,8 @@ class Source:
         return any(tx.execute(statement.limit(1)).first() for statement in (asks, tells))
 
     def _is_told(self, tx: Tx, jobs: int) -> bool:
-        owed = tx.execute(select(_deliveries.c.error).where(_deliveries.c.source == self.name)).scalars().all()
+        is_untold = (_deliveries.c.source == self.name) & (_deliveries.c.what == ENDED)
+        owed = tx.execute(select(_deliveries.c.error).where(is_untold)).scalars().all()
         if errors := [error for error in owed if error]:
             raise RoleFailed(f"{len(errors)} of {len(owed)} are not told, as: {errors[0]}; see {self._log}")
         is_its = _jobs.c.owner == owner_of(self.name)

@@ -54,7 +54,7 @@ class DiracSource:
     """A grid of DIRAC."""
 
     #: DiracX compares a status with the one before and then sets it, with no lock: one that was on its way from a beat,
-    #: of this adapter or another, undoes a final one. By then all calls are over that were begun before it was set.
+    #: of another adapter, undoes a final one. By then all calls are over that were begun before it was set.
     affirm_after_s = AFFIRM_AFTER_S
     longest_pause_s = GRID_PAUSE_S
 
@@ -69,6 +69,8 @@ class DiracSource:
         self._client, self._matcher, self._sandboxes, self._site = client, matcher, sandboxes, site
         self._beats = DiracBeats(client, site, clock_s)
         self._is_closed = threading.Event()
+        #: Held while statuses are told: no beat of ours is on its way while a final one is set, which it would undo.
+        self._telling = threading.Lock()
 
     def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
         """Take jobs that wait and that these slots can do; what is for this site alone and cannot be done is among
@@ -83,10 +85,11 @@ class DiracSource:
     def beat(self, running: Sequence[GridProgress]) -> Sequence[Stop]:
         """Say how jobs are, and hear which are to be stopped: those that have ended there, that were rescheduled, that
         are at another site, and that are not there any more."""
-        budget = Budget(CALL_S)
         ours = [one for one in running if is_number(one.job.id)]
         strange = [Stop(one.job.id, one.job.attempt, _STRANGE) for one in running if not is_number(one.job.id)]
-        return strange + [stop for portion in _portions(ours) for stop in self._beats.beat(portion, budget)]
+        with self._telling:
+            budget = Budget(CALL_S)
+            return strange + [stop for portion in _portions(ours) for stop in self._beats.beat(portion, budget)]
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
         """Store what the job has left as its output sandbox, the streams under their names there."""
@@ -100,20 +103,24 @@ class DiracSource:
 
     def finish(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """Set final statuses, and read them again; gives why one is not set."""
-        budget = Budget(CALL_S)
         reasons: dict[int, str] = {}
-        for portion in _portions([one for one in endings if is_number(one.job.id)]):
-            jobs = {int(one.job.id): one.job for one in portion}
-            targets = {int(one.job.id): told_of(one) for one in portion}
-            foreign, stuck = self._led(jobs, targets, FINAL, budget)
-            reasons |= foreign | stuck
-            self._beats.forget(jobs)
+        with self._telling:
+            budget = Budget(CALL_S)
+            for portion in _portions([one for one in endings if is_number(one.job.id)]):
+                jobs = {int(one.job.id): one.job for one in portion}
+                targets = {int(one.job.id): told_of(one) for one in portion}
+                foreign, stuck = self._led(jobs, targets, FINAL, budget)
+                reasons |= foreign | stuck
+                self._beats.forget(jobs)
         strange = {one.job.id: _STRANGE for one in endings if not is_number(one.job.id)}
         return strange | {str(job): why for job, why in reasons.items()}
 
     def affirm(self, endings: Sequence[GridEnding]) -> Mapping[str, str]:
         """Read final statuses again; one that a beat has undone is set. What was rescheduled since is left alone."""
-        budget = Budget(CALL_S)
+        with self._telling:
+            return self._affirmed(endings, Budget(CALL_S))
+
+    def _affirmed(self, endings: Sequence[GridEnding], budget: Budget) -> Mapping[str, str]:
         reasons: dict[int, str] = {}
         for portion in _portions([one for one in endings if is_number(one.job.id)]):
             jobs = {int(one.job.id): one.job for one in portion}
