@@ -122,8 +122,9 @@ class SpoolSource:
         with self._lock:
             found = ((one, self._said_of(one, there)) for one in ours)
             stops = [Stop(one.job.id, one.job.attempt, why) for one, why in found if why]
-        if not stops and len(ours) < len(running):
-            self._tree.demand_that_of(next(one.job for one in running if one not in ours))
+        foreign = next((one.job for one in running if one.job.data not in (mark, b"")), None)
+        if not stops and foreign is not None:
+            self._tree.demand_that_of(foreign)
         return stops
 
     def stage_out(self, ending: GridEnding, local: LocalFile) -> str:
@@ -258,11 +259,11 @@ class SpoolSource:
 
 
 @contextmanager
-def _mapped(path: Path, kind: type[Exception] = SourceUnavailable) -> Iterator[None]:
+def _mapped(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise kind(f"{error.filename or path}: {error.strerror}") from error
+        raise SourceUnavailable(f"{error.filename or path}: {error.strerror}") from error
 
 
 def _make(settings: SpoolSettings, name: str) -> SpoolSource:
