@@ -30,7 +30,7 @@ class Certificates:
                 return ssl.create_default_context(capath=self._ca_file)
             return ssl.create_default_context(cafile=self._ca_file or None)
         except OSError as error:  # ssl.SSLError is one
-            raise SourceRefused(f"source.ca_file = {self._ca_file!r}: {error.strerror or error}") from error
+            raise SourceRefused(f"ca_file = {self._ca_file!r}: {error.strerror or error}") from error
 
     def is_changed(self, mark: Mark) -> bool:
         """Say whether our files are others than they were. One that is not there for a moment is no change."""
@@ -73,4 +73,4 @@ def _facts(path: Path) -> os.stat_result:
 
 
 def _error(path: Path, words: str) -> SourceUnavailable:
-    return SourceUnavailable(f"source.certificate: the certificate in {path} {words}")
+    return SourceUnavailable(f"certificate: the certificate in {path} {words}")

@@ -105,8 +105,10 @@ class TokenFile:
             return self._renewed(renew).access_token
 
     def _current(self) -> _Kept:
-        """Read the file if it has changed."""
+        """Read the file if it has changed, and not while another program writes it: that is done in place."""
         with self._opened(os.O_RDONLY) as file:
+            if self._is_changed(file):
+                self._take_lock(file, fcntl.LOCK_SH)
             return self._read(file)
 
     def _read(self, file: BinaryIO) -> _Kept:
@@ -116,6 +118,9 @@ class TokenFile:
             self._kept, self._mark = self._parsed(file.read(MOST_BYTES + 1)), mark
         return self._kept
 
+    def _is_changed(self, file: BinaryIO) -> bool:
+        return self._kept is None or self._mark_of(file) != self._mark
+
     def _mark_of(self, file: BinaryIO) -> tuple[int, ...]:
         facts = os.fstat(file.fileno())
         return facts.st_ino, facts.st_size, facts.st_mtime_ns
@@ -123,7 +128,7 @@ class TokenFile:
     def _renewed(self, renew: Renew) -> _Kept:
         """Refresh under the file's lock, unless another process has just done so."""
         with self._opened(os.O_RDWR) as file:
-            self._take_lock(file)
+            self._take_lock(file, fcntl.LOCK_EX)
             before, kept = self._kept, self._read(file)
             if before is not None and kept.access_token != before.access_token:
                 return kept
@@ -152,13 +157,18 @@ class TokenFile:
         self._mark = ()
         return self._read(file)
 
-    def _take_lock(self, file: BinaryIO) -> None:
-        """Lock the file against other programs that refresh it."""
+    def _take_lock(self, file: BinaryIO, kind: int) -> None:
+        """Lock the file against other programs that refresh it. To read (``LOCK_SH``) it does without where the file
+        system has no locks."""
         for _ in range(_LOCK_LOOKS):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._never.wait(LOCK_S / _LOCK_LOOKS)
+            except OSError as error:
+                if kind == fcntl.LOCK_SH:
+                    return
+                raise self._error(f"cannot be locked: {os.strerror(error.errno or 0)}") from None
             else:
                 return
         raise self._error(f"is held by another program for more than {LOCK_S:g} s")

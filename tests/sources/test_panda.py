@@ -304,7 +304,7 @@ def test_a_token_that_nothing_renews_is_said_with_its_file(
 ) -> None:
     source = make(token=token_file(tmp_path / "old.token", grid.pilot(-60)))
 
-    with pytest.raises(SourceUnavailable, match=r"old\.token, of source\.token, expired"):
+    with pytest.raises(SourceUnavailable, match=r"old\.token, of token, expired"):
         source.acquire([OFFER], 1)
     assert front.asked[ACQUIRE] == 0
     (tmp_path / "old.token").unlink()

@@ -255,7 +255,7 @@ class Fronted:
 class Dirac(Fronted):
     troubles: ClassVar[Mapping[str, str]] = Fronted.troubles | {
         ERROR_INSIDE: "the server's answer makes no sense",
-        EXPIRED: "of source.operator_credential, ",
+        EXPIRED: "of operator_credential, ",
     }
     flaws: ClassVar[Mapping[str, str]] = {
         MANY_FILES: "outputs: 10000",

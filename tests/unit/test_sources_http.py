@@ -82,7 +82,7 @@ def token(tmp_path: Path) -> TokenFile:
     path = tmp_path / "token"
     path.touch(0o600)
     path.write_text("a-secret-token")
-    return TokenFile(path, "source.operator_credential")
+    return TokenFile(path, "operator_credential")
 
 
 def asked(url: str, token: TokenFile, budget_s: float = 10.0) -> HttpAnswer:

@@ -35,7 +35,7 @@ def jwt(expiry: float) -> str:
 
 
 def credential(path: Path) -> TokenFile:
-    return TokenFile(path, "source.pilot_credential", lambda: NOW_S)
+    return TokenFile(path, "pilot_credential", lambda: NOW_S)
 
 
 def never(refresh: str) -> TokenAnswer:
@@ -132,6 +132,25 @@ def test_of_many_that_need_it_one_refreshes(tmp_path: Path) -> None:
     assert asked == ["again"]
 
 
+def test_a_file_that_another_program_writes_anew_is_not_read_until_it_is_whole(tmp_path: Path) -> None:
+    path, whole, found = written(tmp_path / "c", login()), login("fresh"), list[str]()
+    one = credential(path)
+    assert one.bearer(never) == "old"
+    reader = threading.Thread(target=lambda: found.append(one.bearer(never)), daemon=True)
+    with path.open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(whole[:30])
+        other.flush()
+        reader.start()
+        reader.join(0.3)
+        assert not found
+        other.write(whole[30:])
+        other.truncate()
+    reader.join(60)
+
+    assert found == ["fresh"]
+
+
 def test_a_lock_of_another_program_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "LOCK_S", 0.2)
     path = written(tmp_path / "c", login(expires_on=NOW_S))
@@ -174,7 +193,7 @@ def test_a_file_that_holds_none_is_told_without_what_it_holds(tmp_path: Path, te
         credential(path).bearer(never)
 
     assert str(path) in str(caught.value)
-    assert "source.pilot_credential" in str(caught.value)
+    assert ", of pilot_credential, " in str(caught.value)
     assert "secr" not in str(caught.value)
 
 

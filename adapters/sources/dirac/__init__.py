@@ -33,8 +33,8 @@ def make_dirac(settings: DiracSettings, name: str) -> GridSource:
             raise ConfigError(f"source.{key} is missing: must be the path of a file that `dirac login` has written")
     renewal = TokenRenewal("/api/auth/token", settings.client_id)
     http = Http(settings.url, Certificates(settings.ca_file), settings.timeout_s, renewal)
-    operator = TokenFile(Path(settings.operator_credential), "source.operator_credential")
-    pilot = TokenFile(Path(settings.pilot_credential), "source.pilot_credential")
+    operator = TokenFile(Path(settings.operator_credential), "operator_credential")
+    pilot = TokenFile(Path(settings.pilot_credential), "pilot_credential")
     client = DiracClient(http, operator, pilot)
     return DiracSource(client, _matcher(client, settings, name), Sandboxes(client, http), settings.site)
 

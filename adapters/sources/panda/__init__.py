@@ -34,7 +34,7 @@ def make_panda(settings: PandaSettings, name: str) -> GridSource:
     https = [
         Http(url, certificates, settings.timeout_s, is_refused=is_refused_token, headers=headers) for url in servers
     ]
-    token = TokenFile(Path(settings.token), "source.token") if settings.token else None
+    token = TokenFile(Path(settings.token), "token") if settings.token else None
     client = PandaClient(https[0], https[-1], token, settings, name)
     return PandaSource(client, Stores(client, https[0], servers[-1]), settings)
 
