@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 from typing import Any
 
 NEW_MOUNTS, NEW_IPC, NEW_PIDS = 0x00020000, 0x08000000, 0x20000000
@@ -21,14 +22,27 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def separate(setting: dict[str, Any]) -> list[str]:
-    """Leave the namespaces that the agent asks to leave: mounts first, without which none of the others is whole."""
+    """Leave the namespaces that the agent asks to leave: mounts first, without which none of the others is whole.
+
+    What is mounted from then on the machine does not see. In a chroot that cannot be had: there nothing is left.
+    """
     flags = {"mounts": NEW_MOUNTS, "ipc": NEW_IPC, "pids": NEW_PIDS}
     left = []
     for part in setting["apart"]:
-        if _libc.unshare(flags[part]):
+        if _libc.unshare(flags[part]) or (part == "mounts" and not _keeps_mounts()):
             break
         left.append(part)
     return left
+
+
+def _keeps_mounts() -> bool:
+    try:
+        _mount(None, "/", None, MS_REC | MS_SLAVE)
+    except OSError as error:
+        # The agent's log.
+        sys.stderr.write(f"payloads share the machine's mounts and processes: {error}; is this a chroot?\n")
+        return False
+    return True
 
 
 def become_first() -> None:
@@ -47,7 +61,6 @@ def end_with_outer() -> None:
 
 def arrange(setting: dict[str, Any], *, own_proc: bool) -> None:
     """Lay out what payloads see: scratch directories of their own, and of the agent's nothing but their slot's."""
-    _mount(None, "/", None, MS_REC | MS_SLAVE)
     kept = os.open(setting["keep"], os.O_PATH | os.O_DIRECTORY)
     scratch = [(os.open(source, os.O_PATH | os.O_DIRECTORY), target) for source, target in setting["scratch"]]
     for source, target in scratch:

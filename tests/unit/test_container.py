@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -365,3 +367,23 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+IN_A_CHROOT = """
+import json, os, sys
+from guest_agent import namespaces
+os.chroot(sys.argv[1])
+print(json.dumps(namespaces.separate({"apart": ["mounts", "ipc", "pids"]})))
+"""
+
+
+@as_root
+async def test_where_the_root_is_no_mount_nothing_is_left_and_it_is_said(tmp_path: Path) -> None:
+    done = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", IN_A_CHROOT, str(tmp_path), cwd=Path(__file__).parents[2], stdout=PIPE, stderr=PIPE
+    )
+    left, said = await done.communicate()
+
+    assert json.loads(left) == []
+    assert "payloads share the machine's mounts and processes: " in said.decode()
+    assert "is this a chroot?" in said.decode()
