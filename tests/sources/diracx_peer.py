@@ -27,6 +27,16 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".cache" / "diracx" / "bin" / "python"
 #: How long a server may take to be ready, seconds; on an idle machine it is 10.
 READY_S = 90.0
+#: DIRAC's own client unpacks with a word that Python knows from 3.11.4 on, and Debian 12 has 3.11.2.
+DOWNLOAD = """
+import asyncio, sys, tarfile
+from pathlib import Path
+from diracx.api.jobs import download_sandbox
+if not hasattr(tarfile, "data_filter"):
+    real = tarfile.TarFile.extractall
+    tarfile.TarFile.extractall = lambda self, path, filter: real(self, path)
+asyncio.run(download_sandbox(sys.argv[1], Path(sys.argv[2])))
+"""
 
 
 def demand_diracx() -> None:
@@ -173,9 +183,7 @@ class DiracxPeer:
         target.mkdir()
         credential = self.credential(self.directory / "download.json", "operator", "operators")
         env = {"DIRACX_URL": self.url, "DIRACX_CREDENTIALS_PATH": str(credential), "HOME": str(self.directory)}
-        program = "import asyncio, sys; from pathlib import Path; from diracx.api.jobs import download_sandbox;"
-        program += " asyncio.run(download_sandbox(sys.argv[1], Path(sys.argv[2])))"
-        command = [str(PYTHON), "-c", program, pfn, str(target)]
+        command = [str(PYTHON), "-c", DOWNLOAD, pfn, str(target)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
 
