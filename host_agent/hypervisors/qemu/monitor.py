@@ -29,7 +29,7 @@ T = TypeVar("T")
 #: An answer that takes longer means that QEMU hangs; 2 ms on an idle host.
 ANSWER_TIMEOUT_S = 10.0
 #: Between two tries to reach QEMU; the first come quickly since it is ready within 0.1 s.
-_RETRY_S = (0.02, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_RETRY_S = (*(0.005 for _ in range(20)), 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 #: A QEMU that floods us with events is read this slowly, after so many at once: a guest that lives makes a few.
 _EVENT_S, _MOST_AT_ONCE = 0.01, 100
