@@ -1,8 +1,9 @@
 """Runs a pytest and outlives it: what it started is gone afterwards, and so is its temporary tree, also after SIGKILL.
 
-Three processes, so that any one may be killed: the pytest that a person started waits (``hand_over``), the reaper
-(this file, run as a program) starts the one that tests, and that one dies with the reaper. Both that wait adopt orphans
-(PR_SET_CHILD_SUBREAPER), so that a daemon which has left its parent, its session and its environment is still theirs.
+Three processes, so that any one may be killed, and where there is no terminal a whole group of them: the pytest that a
+person started waits (``hand_over``), the reaper (this file, run as a program) starts the one that tests, and that one
+dies with the reaper. Both that wait adopt orphans (PR_SET_CHILD_SUBREAPER), so that a daemon which has left its parent,
+its session and its environment is still theirs.
 The tree of processes is read from /proc; nothing else on the machine is touched.
 """
 
@@ -44,7 +45,12 @@ def hand_over(arguments: list[str]) -> int:
     told = {COMMAND: json.dumps([sys.executable, "-m", "pytest", *arguments]), TREE: str(tree), "TMPDIR": str(tree)}
     _adopt_orphans()
     with _passing_signals_on() as children:
-        reaper = subprocess.Popen([sys.executable, "-S", "-E", __file__, str(os.getpid())], env=os.environ | told)
+        reaper = subprocess.Popen(
+            [sys.executable, "-S", "-E", __file__, str(os.getpid())],
+            env=os.environ | told,
+            # Who has no terminal, such as a runner of CI, may be killed with all of his group; the reaper is not then.
+            start_new_session=not os.isatty(0),
+        )
         children.append(reaper.pid)
         status = reaper.wait()
         _clean_up(tree, is_killed=status < 0)

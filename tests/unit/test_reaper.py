@@ -109,6 +109,17 @@ def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, runs: list[Run], vi
     until(lambda: not place.parent.exists())
 
 
+def test_a_run_whose_whole_group_is_killed_leaves_nothing(tmp_path: Path, runs: list[Run]) -> None:
+    run = Run(tmp_path, STRAY, start_new_session=True, stdin=subprocess.DEVNULL)
+    runs.append(run)
+    daemon, tests, above, place = run.places()
+
+    os.killpg(run.process.pid, signal.SIGKILL)
+
+    until(lambda: all(map(is_gone, (daemon, tests, above))))
+    until(lambda: not place.parent.exists())
+
+
 def test_a_run_that_ends_leaves_nothing_and_gives_its_status(tmp_path: Path, runs: list[Run]) -> None:
     run = Run(tmp_path, STRAY, takes_s=0)
     runs.append(run)
