@@ -60,8 +60,9 @@ from broker.trees.held import open_regular_below
 
 log = logging.getLogger(__name__)
 
-#: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds.
-SILENT_S = 900.0
+#: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds. Whoever has
+#: taken one has written it down within a minute, or gives it back, and says how it is a few seconds later.
+SILENT_S = 150.0
 
 
 class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):

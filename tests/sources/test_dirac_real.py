@@ -19,8 +19,9 @@ import pytest
 
 from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridJob, GridOutput, GridProgress, GridSource, Offer
-from adapters.sources.dirac import grid_clock, make_dirac, matchers
+from adapters.sources.dirac import grid_clock, make_dirac, matchers, orphans
 from adapters.sources.dirac.beats import BEAT_S
+from adapters.sources.dirac.jobs import kept_of
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import STEPS
 from schemas.jobs import Machine
@@ -369,6 +370,7 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_the_next_time(
     grid: DiracxPeer, front: Front, source: GridSource, lost: str
 ) -> None:
     jobs = grid.submit(*[ECHO] * 3)
+    assert source.acquire([], 10) == []  # has looked for what nobody has written down
     front.lost = {lost: 2 if lost == "POST /api/jobs/search" else 1}
     with pytest.raises(SourceUnavailable):
         source.acquire(MANY, 10)
@@ -385,6 +387,7 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_in_portions_where_fewer
     grid: DiracxPeer, front: Front, source: GridSource
 ) -> None:
     jobs = grid.submit(*[ECHO] * 7)
+    assert source.acquire([], 10) == []
     front.lost = {"POST /api/jobs/search": 2}
     with pytest.raises(SourceUnavailable):
         source.acquire(MANY, 7)
@@ -393,6 +396,28 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_in_portions_where_fewer
 
     assert [len(one) for one in portions] == [3, 3, 1]
     assert set().union(*portions) == set(jobs)
+
+
+def test_what_an_adapter_took_that_ended_before_it_was_written_down_waits_again_and_nothing_else(
+    grid: DiracxPeer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "ORPHANED_S", 3.0)
+    monkeypatch.setattr(orphans, "LOOK_S", 0.2)
+    [lost, known, other] = grid.submit(*[ECHO] * 3)
+    first, second = make("dirac"), make("dirac")
+    taken = [one for name in ("dirac", "dirac", "oslo") for one in make(name).acquire([OFFER], 1)]
+    assert [int(one.job.id) for one in taken] == [lost, known, other]
+
+    found: list[Acquired] = []
+    until_s = time.monotonic() + 60
+    while not found and time.monotonic() < until_s:
+        assert first.beat([GridProgress(job=taken[1].job, state=JobState.SUBMITTED)]) == []
+        found += second.acquire(MANY, 10)
+        time.sleep(0.1)
+
+    assert [(int(one.job.id), one.job.attempt) for one in found] == [(lost, 2)]
+    assert [grid.rows(job)[job]["Status"] for job in (lost, known, other)] == ["Matched"] * 3
+    assert [kept_of(one.job).site for one in found] == ["ANY"]
 
 
 def test_jobs_behind_others_that_nobody_here_can_do_are_found_and_no_description_is_read_twice(
@@ -654,7 +679,7 @@ def test_a_token_that_the_server_refuses_is_refreshed_once(front: Front, make: M
 
     assert source.acquire([OFFER], 1) == []
     assert front.asked["POST /api/auth/token"] == 1
-    assert front.asked["POST /api/jobs/search"] == 2
+    assert front.asked["POST /api/jobs/search"] == 3  # what is marked, refused and again, and what waits
 
 
 def test_a_refused_token_with_nothing_to_refresh_it_is_said_with_its_file(

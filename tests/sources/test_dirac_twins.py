@@ -12,6 +12,6 @@ from tests.sources.twins import demand_each_done_once
 __all__ = ["cluster"]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_each_of_twenty_jobs_is_done_once_by_two_adapters(cluster: Cluster, tmp_path: Path) -> None:
     demand_each_done_once(cluster, tmp_path, 20)

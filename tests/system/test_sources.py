@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.sources.spool import SILENT_S
 from tests.system.running import System, commands, open_to_all, running, until
 from volcloud.errors import CommandFailed, NoSuchSource
 
@@ -41,7 +42,7 @@ class Spool:
     def final(self, name: str) -> dict[str, object]:
         """Wait for a job's final status."""
         path = self.directory / "done" / f"{name}.json"
-        until(path.exists, f"{name} has ended")
+        until(path.exists, f"{name} has ended", SILENT_S + 60)
         told: dict[str, object] = json.loads(path.read_bytes())
         return told
 
@@ -98,6 +99,7 @@ def test_a_kill_stops_a_job_that_runs(system: System, spool: Spool) -> None:
     until(lambda: "sleep 10000" not in commands(), "its process is gone")
 
 
+@pytest.mark.timeout(900)
 def test_an_adapter_that_is_killed_again_and_again_does_each_job_once(system: System, spool: Spool) -> None:
     ran = spool.directory.parent / "ran"
     ran.mkdir()
@@ -108,7 +110,8 @@ def test_an_adapter_that_is_killed_again_and_again_does_each_job_once(system: Sy
     for _ in range(6):
         system.kill("source_adapter-lyon")
         before = spool.done()
-        until(lambda before=before: spool.done() > before or not spool.left(), "one more has ended")
+        # One that was taken and not yet written down when its adapter was killed is given again after a while.
+        until(lambda before=before: spool.done() > before or not spool.left(), "one more has ended", SILENT_S + 60)
 
     for number in range(24):
         assert spool.final(f"job-{number}")["state"] == "done"

@@ -7,7 +7,6 @@ settles, as both name the job alike. No job's description is read twice while it
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from adapters.errors import JdlError
 from adapters.sources.contract import Acquired, Offer
 from adapters.sources.dirac.client import DiracClient, DiracRow
 from adapters.sources.dirac.jobs import Kept, attempt_of, given, understood
+from adapters.sources.dirac.orphans import OrphanedJobs, TakenMark
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import WHILE, way
 from adapters.sources.dirac.work import JdlWork, fits_platform
@@ -82,7 +82,8 @@ class SearchMatcher:
         self._client, self._settings, self._name = client, settings, name
         self._lock = threading.Lock()
         self._known = _Known()
-        #: Jobs that were to be marked, by the mark, until it has been seen which are.
+        self._orphans = OrphanedJobs(client, settings.site, name)
+        #: Jobs that were to be marked, by the call, until it has been seen which are.
         self._marked: OrderedDict[str, dict[int, _Candidate]] = OrderedDict()
         #: Jobs that are ours and have not been given yet.
         self._ours: list[Acquired] = []
@@ -95,16 +96,21 @@ class SearchMatcher:
         """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused; what has been marked by then
         is given the next time."""
         with budget.holding(self._lock):
+            self._orphans.give_back(self._held(), budget)
             found = self._marked_before(most, budget)
             if found or not offers or most < 1:
                 return found
             chosen = self._looked_through(offers, most, budget)
             return self._taken(chosen, budget) if chosen else []
 
+    def _held(self) -> set[int]:
+        """Name the jobs that are ours or may be, and have not been given yet."""
+        return {int(one.job.id) for one in self._ours}.union(*self._marked.values())
+
     def _marked_before(self, most: int, budget: Budget) -> list[Acquired]:
         """Give the jobs of earlier calls that ended before it was known whether they are ours, as many as may be."""
-        for mark in list(self._marked):
-            self._ours += self._seen(mark, budget)
+        for call in list(self._marked):
+            self._ours += self._seen(call, budget)
         given, self._ours = self._ours[:most], self._ours[most:]
         return given
 
@@ -182,19 +188,31 @@ class SearchMatcher:
 
     def _taken(self, chosen: Sequence[_Candidate], budget: Budget) -> list[Acquired]:
         """Mark jobs as ours, and give those that bear our mark."""
-        mark = f"{self._name} {secrets.token_hex(4)}"
-        self._marked[mark] = {one.row.job: one for one in chosen}
+        call = TakenMark.new_call()
+        self._marked[call] = {one.row.job: one for one in chosen}
         if len(self._marked) > MOST_MARKS:
             self._marked.popitem(last=False)
-        told = WHILE[JobState.SUBMITTED]._replace(application=mark)
-        steps = [told._replace(status=step) for step in way("Waiting", "Matched")]
-        self._client.set_statuses({one.row.job: steps for one in chosen}, budget)
-        return self._seen(mark, budget)
+        told = WHILE[JobState.SUBMITTED]
+        steps = {
+            one.row.job: [
+                told._replace(status=step, application=self._mark(call, one)) for step in way("Waiting", "Matched")
+            ]
+            for one in chosen
+        }
+        self._client.set_statuses(steps, budget)
+        return self._seen(call, budget)
 
-    def _seen(self, mark: str, budget: Budget) -> list[Acquired]:
-        chosen = self._marked[mark]
+    def _mark(self, call: str, one: _Candidate) -> str:
+        return str(TakenMark(self._name, call, one.row.site or "ANY"))
+
+    def _seen(self, call: str, budget: Budget) -> list[Acquired]:
+        chosen = self._marked[call]
         seen = self._client.look(list(chosen), budget)
-        ours = {job: row for job, row in seen.items() if (row.status, row.application_status) == ("Matched", mark)}
+        ours = {
+            job: row
+            for job, row in seen.items()
+            if (row.status, row.application_status) == ("Matched", self._mark(call, chosen[job]))
+        }
         self._client.set_sites(dict.fromkeys(ours, self._settings.site), budget)
-        del self._marked[mark]
+        del self._marked[call]
         return [chosen[job].given(row) for job, row in ours.items()]
