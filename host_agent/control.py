@@ -235,11 +235,8 @@ class VmControl:
             raise IllegalVerb(f"{verb} has a command of its own")
         if row.check is not None:
             await row.check(self._hypervisor, order)
-        if not row.raises_generation:
-            await row.do(self._hypervisor, order)
-            return
-        async with self._seeding.coming(order.vm) as seed:
-            await row.do(self._hypervisor, order._replace(seed=seed))
+        seed = await self._seeding.next_seed(order.vm) if row.raises_generation else b""
+        await row.do(self._hypervisor, order._replace(seed=seed))
 
 
 async def _nothing(vm: str, is_new_generation: bool) -> None:

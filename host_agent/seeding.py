@@ -4,8 +4,7 @@ one-time login to the broker, or the road to its host and nothing else."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct, structs
 
@@ -97,17 +96,6 @@ class Seeding:
                 **structs.asdict(access),
             )
         )
-
-    @contextlib.asynccontextmanager
-    async def coming(self, vm: str) -> AsyncIterator[Awaitable[bytes]]:
-        """Have the next seed made, see ``next_seed``, while the block is at work, and no longer."""
-        seed = asyncio.ensure_future(self.next_seed(vm))
-        try:
-            yield seed
-        finally:
-            seed.cancel()
-            # Whoever waited for it has heard what it raised.
-            await asyncio.gather(seed, return_exceptions=True)
 
     def told_generation(self, vm: str) -> int:
         """Say which generation the guest was told last, 0 if none: a registry brought back from a copy may be older."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import msgspec
 
 from host_agent.errors import Unsupported
-from host_agent.hypervisors.coming_seed import ComingSeed, known
 from host_agent.hypervisors.contract import Capabilities, Hypervisor, Snapshots
 from host_agent.snapshots import check_free, check_there
 from host_agent.vm import Verb, Wish
@@ -53,7 +52,7 @@ class DriverOrder(NamedTuple):
     vm: str
     more: More = More()
     #: What the guest that comes up is to find; empty where none does.
-    seed: ComingSeed = b""
+    seed: bytes = b""
 
 
 #: Has a driver carry out a verb.
@@ -124,14 +123,6 @@ async def _check_there(driver: Hypervisor, order: DriverOrder) -> None:
     check_there(order.vm, order.more.snapshot, await snapshots_of(driver).list(order.vm))
 
 
-async def _reset(driver: Hypervisor, order: DriverOrder) -> None:
-    await driver.reset(order.vm, await known(order.seed))
-
-
-async def _restore_snapshot(driver: Hypervisor, order: DriverOrder) -> None:
-    await snapshots_of(driver).restore(order.vm, order.more.snapshot, await known(order.seed))
-
-
 _S = VmState
 _EVERY_STATE = frozenset(VmState) - {VmState.ABSENT}
 #: Without a process, and with nothing kept but the disk.
@@ -190,7 +181,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.RESET: Transition(
         message=VmReset,
-        do=_reset,
+        do=lambda driver, order: driver.reset(order.vm, order.seed),
         repeatable=False,
         legal_from=frozenset({_S.RUNNING, _S.PAUSED, _S.STUCK}),
         through=_S.STARTING,
@@ -250,7 +241,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     ),
     Verb.RESTORE_SNAPSHOT: Transition(
         message=VmRestoreSnapshot,
-        do=_restore_snapshot,
+        do=lambda driver, order: snapshots_of(driver).restore(order.vm, order.more.snapshot, order.seed),
         check=_check_there,
         port="snapshots",
         repeatable=False,

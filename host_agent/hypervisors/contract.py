@@ -15,7 +15,6 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from host_agent.hypervisors.coming_seed import ComingSeed
 from schemas.endpoints import Endpoint
 from schemas.inputs import Medium
 from schemas.looks import VmCounters
@@ -299,12 +298,10 @@ class Hypervisor(Protocol):
     async def create(self, spec: VmSpec) -> None:
         """Make a VM, powered off. After a failure nothing of it is left behind."""
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
-        """Boot from poweredoff or aborted, or go on from saved, with ``seed`` as the newest word to the guest. It does
-        not run before that is known; what can be done without is done meanwhile.
+    async def start(self, vm: str, seed: bytes) -> None:
+        """Boot from poweredoff or aborted, or go on from saved, with ``seed`` as the newest word to the guest.
 
         Post-condition: running. After a failure, and when cancelled: the state it had before, with no process left.
-        Raises what the seed raises.
         """
 
     async def stop(self, vm: str, timeout_s: float) -> None:

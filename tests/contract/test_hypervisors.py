@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.errors import CallTimeout
 from host_agent.errors import HypervisorError, StopTimedOut
 from host_agent.hypervisors.contract import Hypervisor
 from host_agent.verbs import can
@@ -186,24 +184,6 @@ async def test_a_saved_vm_has_no_process_and_starts_where_it_was(rig, state, eve
     await driver.start("vm-a", SEED)
     assert await driver.state("vm-a") is VmState.RUNNING
     assert rig.told == []
-
-
-@pytest.mark.parametrize("state", [VmState.POWEREDOFF, VmState.SAVED])
-async def test_a_seed_that_cannot_be_had_ends_the_start_and_the_vm_is_as_it_was(rig, state, eventually):
-    driver = await running(rig)
-    if state is VmState.SAVED:
-        needs(driver, Verb.SAVESTATE)
-    await bring_to(rig, driver, state, eventually)
-    seed = asyncio.get_running_loop().create_future()
-    seed.set_exception(CallTimeout("no answer of the key manager"))
-
-    with pytest.raises(CallTimeout, match="key manager"):
-        await driver.start("vm-a", seed)
-
-    assert await driver.state("vm-a") is state
-    assert rig.processes("vm-a") == set()
-    await driver.start("vm-a", SEED)
-    assert await driver.state("vm-a") is VmState.RUNNING
 
 
 async def test_poweroff_keeps_a_saved_state(rig):

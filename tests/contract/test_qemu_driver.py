@@ -20,11 +20,10 @@ from host_agent.hypervisors.detached import send_signal
 from host_agent.hypervisors.qemu import start
 from host_agent.hypervisors.qemu.command import OVERLAY
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
-from host_agent.hypervisors.qemu.memory import read_memory
 from host_agent.hypervisors.qemu.ports import settle
 from host_agent.hypervisors.qemu.program import KVM, TCG, QemuProgram
 from schemas.vms import VmState
-from tests.contract.conftest import seeds_of, snapshots_of
+from tests.contract.conftest import snapshots_of
 from tests.contract.test_hypervisors import SEED, running
 
 pytestmark = pytest.mark.qemu
@@ -50,28 +49,6 @@ async def test_a_qemu_that_cannot_start_leaves_the_vm_as_it_was(qemu_rig):
     assert await driver.state("vm-a") is VmState.POWEREDOFF
     assert qemu_rig.processes("vm-a") == set()
     assert qemu_rig.told == []
-
-
-async def test_a_saved_memory_is_loaded_while_its_seed_is_made_and_the_guest_stands_still(qemu_rig, monkeypatch):
-    driver = await running(qemu_rig)
-    await snapshots_of(driver).savestate("vm-a")
-    seed, loaded = asyncio.get_running_loop().create_future(), asyncio.Event()
-
-    async def read(machine):
-        await read_memory(machine)
-        loaded.set()
-
-    monkeypatch.setattr(start, "read_memory", read)
-    starting = asyncio.ensure_future(driver.start("vm-a", seed))
-    async with asyncio.timeout(60):
-        await loaded.wait()
-    kept, shown = seeds_of(driver).newest("vm-a"), await driver.state("vm-a")
-    seed.set_result(b"newer")
-    await starting
-
-    assert (kept, shown) == (SEED, VmState.RESTORING)
-    assert await driver.state("vm-a") is VmState.RUNNING
-    assert seeds_of(driver).newest("vm-a") == b"newer"
 
 
 async def test_a_saved_memory_that_is_damaged_stays_saved(qemu_rig):

@@ -13,7 +13,6 @@ from broker import durable
 from broker.errors import BrokerError
 from host_agent import keeper as keeper_module
 from host_agent.errors import HostError
-from host_agent.hypervisors.coming_seed import ComingSeed
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.hypervisors.fake.ports import FakeSnapshots
 from host_agent.vm import Verb, Wish
@@ -34,7 +33,7 @@ class Slow(FakeHypervisor):
         self.dice = dice
         self.capabilities = msgspec.structs.replace(self.capabilities, snapshots=SlowSnapshots(self))
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         await self.takes_a_while()
         await super().start(vm, seed)
 

@@ -14,7 +14,6 @@ from broker import durable
 from broker.errors import CallTimeout
 from host_agent import keeper as keeper_module
 from host_agent.errors import HostDiskFull, HypervisorError, IllegalVerb
-from host_agent.hypervisors.coming_seed import ComingSeed
 from host_agent.hypervisors.contract import VmFacts
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
 from host_agent.hypervisors.fake.ports import FakeSnapshots
@@ -83,7 +82,7 @@ class Breaks(FakeHypervisor):
 
     broken = True
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         await super().start(vm, seed)
         if self.broken:
             asyncio.get_running_loop().call_soon(self.crash, vm)
@@ -94,7 +93,7 @@ class Refuses(FakeHypervisor):
 
     error: Exception | None = HypervisorError("cannot allocate memory")
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         if self.error is not None:
             raise self.error
         await super().start(vm, seed)

@@ -12,7 +12,6 @@ from broker.errors import ConfigError
 from host_agent.config import HostConfig, Limits
 from host_agent.control import VmControl
 from host_agent.errors import HypervisorError, OverLimit
-from host_agent.hypervisors.coming_seed import ComingSeed
 from host_agent.hypervisors.contract import VmSpec
 from host_agent.hypervisors.fake.host import FakeHost
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor
@@ -132,7 +131,7 @@ class Slow(FakeHypervisor):
         await self.may_go_on.wait()
         await super().create(spec)
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         await self.may_go_on.wait()
         await super().start(vm, seed)
 
@@ -160,7 +159,7 @@ async def test_of_many_that_are_made_and_started_at_once_only_so_many_are_as_the
 class FailsToStart(FakeHypervisor):
     """A start fails."""
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         raise HypervisorError("no")
 
 

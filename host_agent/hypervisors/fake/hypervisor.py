@@ -6,7 +6,6 @@ It runs nothing. Tests use it in place of a hypervisor, and its variant at the e
 from __future__ import annotations
 
 from host_agent.errors import HypervisorError, StopTimedOut
-from host_agent.hypervisors.coming_seed import ComingSeed, known
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.fake.host import FakeHost, FakeVm
 from host_agent.hypervisors.fake.ports import FakeScreenshots, FakeSeeds, FakeSnapshots, FakeStatistics
@@ -72,10 +71,10 @@ class FakeHypervisor:
             raise HypervisorError(f"there is already a VM {spec.id}")
         self.host.vms[spec.id] = FakeVm(spec)
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         """Boot, or go on from saved: running on return, ``seed`` offered."""
         found = self.host.vm(vm)
-        found.seeds.append(await known(seed))
+        found.seeds.append(seed)
         found.state, found.pid = VmState.RUNNING, next(self.host.pids)
 
     async def stop(self, vm: str, timeout_s: float) -> None:

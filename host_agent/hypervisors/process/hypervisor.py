@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from host_agent.errors import HypervisorError, naming_disk
-from host_agent.hypervisors.coming_seed import ComingSeed, known
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.process.files import ProcessFiles
 from host_agent.hypervisors.process.inputs import ProcessInputs
@@ -100,9 +99,9 @@ class ProcessHypervisor:
         with naming_disk(f"cannot make {spec.id}"), self._files.making(spec) as home:
             self._files.make_state_directory(home)
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         """Start the guest agent."""
-        await self._vm(vm).start(await known(seed))
+        await self._vm(vm).start(seed)
 
     async def stop(self, vm: str, timeout_s: float) -> None:
         """Send SIGTERM to the guest agent, and end what it leaves behind."""

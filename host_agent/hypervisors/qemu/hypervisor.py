@@ -11,7 +11,6 @@ import functools
 from pathlib import Path
 
 from host_agent.errors import HypervisorError, naming_disk
-from host_agent.hypervisors.coming_seed import ComingSeed
 from host_agent.hypervisors.contract import Capabilities, StateListener, VmFacts, VmSpec
 from host_agent.hypervisors.qemu.accounts import VmAccounts
 from host_agent.hypervisors.qemu.command import DEVICES_NOW, OVERLAY
@@ -113,7 +112,7 @@ class QemuHypervisor:
             note_devices(home, DEVICES_NOW)
             await create_overlay(home / OVERLAY, spec.image.disk.resolve(), spec.disk_mib)
 
-    async def start(self, vm: str, seed: ComingSeed) -> None:
+    async def start(self, vm: str, seed: bytes) -> None:
         """Boot, or load the saved memory and go on."""
         await again_for_ports(lambda: self._vm(vm).start(seed))
 

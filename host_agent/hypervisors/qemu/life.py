@@ -64,11 +64,10 @@ class Life:
         """Whether there is, or was, a process."""
         return self._machine is not None
 
-    def attach(self, process: ProcessIdentity, *, has_seed: bool = True) -> QemuMachine:
-        """Begin to watch the process. Without a seed its guest hears none before one is pushed. Raises
-        ProcessLookupError if it has ended."""
+    def attach(self, process: ProcessIdentity) -> QemuMachine:
+        """Begin to watch the process. Raises ProcessLookupError if it has ended."""
         home, credential = self._files.path(self._vm), self._files.credential(self._vm)
-        self._machine = QemuMachine(home, process, self._on_event, self._end, credential, has_seed=has_seed)
+        self._machine = QemuMachine(home, process, self._on_event, self._end, credential)
         return self._machine
 
     async def close(self) -> None:

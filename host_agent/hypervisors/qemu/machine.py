@@ -72,16 +72,13 @@ class QemuMachine:
         on_event: EventListener,
         on_end: Callable[[], None],
         credential: Path | None = None,
-        *,
-        has_seed: bool = True,
     ) -> None:
         """Begin to watch and to connect; relays that cannot read the ``credential`` are told what is in it of the
-        broker. Where the guest's seed is yet to come, it hears none until it is pushed. Raises ProcessLookupError if
-        the process is already gone."""
+        broker. Raises ProcessLookupError if the process is already gone."""
         self.home = home
         self.watch = Watch(process, on_end)
         self.monitor = Monitor(home, self.watch, on_event)
-        self._seed_port = HostSeedPort(home, has_seed=has_seed)
+        self._seed_port = HostSeedPort(home)
         #: QEMU's word for its state when it was last asked.
         self.last_run_state = ""
         #: How far the memory is that it writes; None while it writes none.

@@ -19,17 +19,12 @@ _PAUSE_S = 0.1
 class HostSeedPort:
     """The host's end of one VM's port. ``run`` for as long as the process lives."""
 
-    def __init__(self, home: Path, *, has_seed: bool = True) -> None:
-        """Where there is no seed yet, that of another life is not told: the port is left alone until ``push``."""
+    def __init__(self, home: Path) -> None:
         self._home = home
-        self._is_due = asyncio.Event()
-        if has_seed:
-            self._is_due.set()
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self) -> NoReturn:
         """Keep the port connected, and answer the guest; until cancelled."""
-        await self._is_due.wait()
         while True:
             try:
                 with short_path(self._home / SEED_SOCKET) as path:
@@ -46,7 +41,6 @@ class HostSeedPort:
 
     def push(self) -> None:
         """Send the newest seed to the guest, if the port is connected; otherwise it goes out when it is."""
-        self._is_due.set()
         if self._writer is not None:
             self._writer.write(self._line())
 

@@ -13,7 +13,6 @@ import msgspec
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.advice import command
 from host_agent.errors import HypervisorError, PortTaken
-from host_agent.hypervisors.coming_seed import ComingSeed, known
 from host_agent.hypervisors.contract import GuestPorts
 from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
@@ -40,16 +39,12 @@ class QemuStart:
     def __init__(self, program: QemuProgram, files: QemuFiles, niceness: int) -> None:
         self._program, self._files, self._niceness = program, files, niceness
 
-    async def bring_up(self, vm: str, life: Life, seed: ComingSeed, snapshot: KeptSnapshot | None) -> VmState:
+    async def bring_up(self, vm: str, life: Life, snapshot: KeptSnapshot | None) -> VmState:
         """Go on from a snapshot, else from the saved memory, else boot; give the state that it is in."""
         await snapshot_jobs.clean(self._files.path(vm), None)
-        if snapshot is None and self._files.is_saved(vm):
-            await self._restore(vm, life, seed)
-            return VmState.RUNNING
-        self._files.write_seed(vm, await known(seed))
         if snapshot is not None:
             return await self._go_back(vm, life, snapshot)
-        await self._boot(vm, life)
+        await (self._restore if self._files.is_saved(vm) else self._boot)(vm, life)
         return VmState.RUNNING
 
     async def _boot(self, vm: str, life: Life) -> None:
@@ -60,21 +55,16 @@ class QemuStart:
         self._files.begin_boot(vm, command)
         await self._launch(vm, life, command.arguments)
 
-    async def _restore(self, vm: str, life: Life, seed: ComingSeed) -> None:
-        """Load the saved memory, meanwhile have the seed made, and go on from it; it is gone then."""
-        if self._files.read_seed(vm) is None:  # QEMU starts with one, whichever
-            self._files.write_seed(vm, await known(seed))
-        life.shown = VmState.RESTORING
+    async def _restore(self, vm: str, life: Life) -> None:
+        """Load the saved memory and go on from it; it is gone then."""
         try:
-            machine = await self._launch(vm, life, restoring(self._files.command_of_saved(vm)), has_seed=False)
+            machine = await self._launch(vm, life, restoring(self._files.command_of_saved(vm)))
             await read_memory(machine)
         except PortTaken:
             raise
         except HypervisorError as error:
             advice = f"{command(Verb.DISCARD, vm)} throws it away, and the VM then boots afresh"
             raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
-        self._files.write_seed(vm, await known(seed))
-        machine.push_seed()
         # Without the note an agent that is killed now would leave a VM paused that nobody paused.
         self._files.note_saving(vm, Saving(was_running=True))
         self._files.discard_memory(vm)
@@ -102,16 +92,16 @@ class QemuStart:
         self._files.forget_saving(vm)
         return snapshot.state
 
-    async def _launch(self, vm: str, life: Life, arguments: Sequence[str], *, has_seed: bool = True) -> QemuMachine:
+    async def _launch(self, vm: str, life: Life, arguments: Sequence[str]) -> QemuMachine:
         home, python = self._files.path(vm), await self._program.python()
         account = self._program.accounts.hand_over(home)
         relays.forget(home, account)
         ports = await asyncio.to_thread(settle, self._files.spec(vm).ports, self._files.ports(vm))
         self._files.note_ports(vm, ports)
-        with _telling_ports():
+        with _telling_ports(home):
             process = await self._spawn(vm, account, at_ports(arguments, ports), python, ports)
             self._files.remember_process(vm, process)
-            return await _reached(life, process, home, has_seed=has_seed)
+            return await _reached(life, process, home)
 
     async def _spawn(
         self, vm: str, account: VmAccount | None, arguments: list[str], python: str, ports: GuestPorts
@@ -140,24 +130,33 @@ class QemuStart:
 
 
 @contextlib.contextmanager
-def _telling_ports() -> Iterator[None]:
-    """Raise PortTaken where QEMU has ended for a port, however soon."""
+def _telling_ports(home: Path) -> Iterator[None]:
+    """Raise PortTaken where QEMU has ended for a port, however soon: what it has printed within says so."""
+    before = len(_printed(home))
     try:
         yield
     except HypervisorError as error:
-        if is_of_a_port(str(error)):
+        if is_of_a_port(_printed(home)[before:].decode(errors="replace")):
             raise PortTaken(str(error)) from error
         raise
+
+
+def _printed(home: Path) -> bytes:
+    """Give what QEMU has printed, which is bounded; nothing where that cannot be read."""
+    try:
+        return (home / QEMU_LOG).read_bytes()
+    except OSError:
+        return b""
 
 
 def _ended_at_once(home: Path) -> HypervisorError:
     return HypervisorError(f"QEMU ended at once: {last_words(home)}")
 
 
-async def _reached(life: Life, process: ProcessIdentity, home: Path, *, has_seed: bool) -> QemuMachine:
+async def _reached(life: Life, process: ProcessIdentity, home: Path) -> QemuMachine:
     """Give a QEMU that takes commands. Raises HypervisorError with its words where it has ended, however soon."""
     try:
-        machine = life.attach(process, has_seed=has_seed)
+        machine = life.attach(process)
     except ProcessLookupError as error:
         raise _ended_at_once(home) from error
     await machine.monitor.wait_connected(START_TIMEOUT_S)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
-from host_agent.hypervisors.coming_seed import ComingSeed
 from host_agent.hypervisors.contract import GuestPorts, VmFacts
 from host_agent.hypervisors.qemu.files import QemuFiles, Saving
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
@@ -74,10 +73,11 @@ class QemuVm:
         """Read them off the process. In a thread: a disk that hangs holds up this one only."""
         return await asyncio.to_thread(_facts_of, self._files, self.id, self._life)
 
-    async def start(self, seed: ComingSeed, snapshot: KeptSnapshot | None = None) -> None:
+    async def start(self, seed: bytes, snapshot: KeptSnapshot | None = None) -> None:
         """Boot, or load the saved memory and go on; with a ``snapshot``, from whatever state, go back to that."""
         self._files.spec(self.id)
         before = self._files.process(self.id)
+        self._files.write_seed(self.id, seed)
         if snapshot is not None:
             await self.poweroff()
         await self.strays.make_sure()
@@ -85,7 +85,7 @@ class QemuVm:
         life.news.begin()
         try:
             with naming_disk(f"cannot start {self.id}"):
-                state = await self._start.bring_up(self.id, life, seed, snapshot)
+                state = await self._start.bring_up(self.id, life, snapshot)
         except BaseException:
             await self._abandon(life, before)
             raise
