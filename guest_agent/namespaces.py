@@ -6,10 +6,11 @@ errors are OSError with the place in it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import os
 import signal
-import sys
 from typing import Any
 
 NEW_MOUNTS, NEW_IPC, NEW_PIDS = 0x00020000, 0x08000000, 0x20000000
@@ -39,8 +40,10 @@ def _keeps_mounts() -> bool:
     try:
         _mount(None, "/", None, MS_REC | MS_SLAVE)
     except OSError as error:
-        # The agent's log.
-        sys.stderr.write(f"payloads share the machine's mounts and processes: {error}; is this a chroot?\n")
+        if error.errno != errno.EINVAL:
+            raise
+        with contextlib.suppress(OSError):  # the agent's log, whose disk may be full
+            os.write(2, b"payloads share the machine's mounts and processes: the root is no mount; is this a chroot?\n")
         return False
     return True
 

@@ -107,9 +107,17 @@ class TokenFile:
     def _current(self) -> _Kept:
         """Read the file if it has changed, and not while another program writes it: that is done in place."""
         with self._opened(os.O_RDONLY) as file:
-            if self._is_changed(file):
-                self._take_lock(file, fcntl.LOCK_SH)
+            try:
+                if self._is_changed(file):
+                    self._take_lock(file, fcntl.LOCK_SH)
+            except SourceUnavailable:
+                if self._kept is None or not self._lasts(self._kept):
+                    raise
+                return self._kept
             return self._read(file)
+
+    def _lasts(self, kept: _Kept) -> bool:
+        return not kept.expires_on or kept.expires_on - self._clock_s() >= SPARE_S
 
     def _read(self, file: BinaryIO) -> _Kept:
         mark = self._mark_of(file)

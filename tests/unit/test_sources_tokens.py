@@ -151,6 +151,24 @@ def test_a_file_that_another_program_writes_anew_is_not_read_until_it_is_whole(t
     assert found == ["fresh"]
 
 
+def test_a_token_that_lasts_is_used_while_another_program_keeps_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "LOCK_S", 0.2)
+    path = written(tmp_path / "c", login())
+    one = credential(path)
+    assert one.bearer(never) == "old"
+    with path.open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(login("fresh"))
+        other.truncate()
+        other.flush()
+
+        assert one.bearer(never) == "old"
+
+    assert one.bearer(never) == "fresh"
+
+
 def test_a_lock_of_another_program_is_not_waited_for_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "LOCK_S", 0.2)
     path = written(tmp_path / "c", login(expires_on=NOW_S))
