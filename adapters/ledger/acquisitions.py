@@ -137,6 +137,9 @@ _STOP = (
     .values(due_ms=bindparam("until_ms", type_=BigInteger), flaw=bindparam("its_flaw"), tries=0, lost=0, taken_by="")
 )
 _FORGET = delete(_table).where(_IS_KEY)
+_NAMED = select(_table.c.source, _table.c.id, _table.c.attempt).where(
+    _table.c.source.in_(bindparam("sources", expanding=True)), _table.c.id.in_(bindparam("ids", expanding=True))
+)
 _THERE = select(_submissions.c.id).where(
     _submissions.c.owner == bindparam("of_owner"), _submissions.c.id.in_(bindparam("ids", expanding=True))
 )
@@ -144,7 +147,7 @@ _THERE = select(_submissions.c.id).where(
 
 def put(tx: Tx, given: Sequence[Acquisition]) -> int:
     """Write down what a grid has given; says how much of it is new. What is known, as a job too, changes nothing."""
-    submitted = _submitted(tx, given)
+    submitted = _submitted(tx, [one.key for one in given])
     new = [one for one in given if one.key.job_id not in submitted]
     statement = _insert(tx.is_sqlite)
     before = {source: count(tx, source) for source in {one.key.source for one in new}}
@@ -152,10 +155,22 @@ def put(tx: Tx, given: Sequence[Acquisition]) -> int:
     return sum(count(tx, source) - had for source, had in before.items())
 
 
-def _submitted(tx: Tx, given: Sequence[Acquisition]) -> set[str]:
-    owners = {one.key.owner for one in given}
+def unknown(tx: Tx, keys: Sequence[AcquisitionKey]) -> list[AcquisitionKey]:
+    """Name those of a source's that are not here, and never became a job of ours that still is."""
+    submitted = _submitted(tx, keys)
+    left = [key for key in keys if key.job_id not in submitted]
+    there = {
+        (row.source, row.id, row.attempt)
+        for some in portions(sorted({key.id for key in left}))
+        for row in tx.execute(_NAMED, {"sources": sorted({key.source for key in left}), "ids": some})
+    }
+    return [key for key in left if tuple(key) not in there]
+
+
+def _submitted(tx: Tx, keys: Sequence[AcquisitionKey]) -> set[str]:
+    owners = {key.owner for key in keys}
     assert len(owners) <= 1, "one source gives what one adapter writes down"
-    ids = sorted({one.key.job_id for one in given})
+    ids = sorted({key.job_id for key in keys})
     return {
         job_id
         for owner in owners

@@ -35,6 +35,8 @@ SOON_S = 0.1
 MOST_WORK_BYTES = 1 << 20
 #: Bounds of the wait before what was given is written down again, seconds.
 AGAIN_S, LONGEST_AGAIN_S = 0.2, 10.0
+#: How often it is asked which jobs nobody may have written down, seconds.
+ORPHANS_S = 15.0
 #: For how long what was given is tried to be written down, seconds; then it is given back.
 PATIENCE_S = 60.0
 
@@ -56,7 +58,7 @@ class Acquiring:
         self._name, self._source, self._writer, self._lane = name, source, writer, lane
         self._most, self._longest_s, self._on_given = most, longest_pause_s, on_given
         self._recent, self._looks, self._gave = RecentJobs(), LookPauses(SOON_S), False
-        self._pauses = self._new_pauses()
+        self._pauses, self._orphans_due_s = self._new_pauses(), 0.0
 
     def learn(self, ran_s: Sequence[float]) -> None:
         """Note for how long jobs ran that have ended, seconds. Were they short, their slots are asked for soon."""
@@ -69,6 +71,7 @@ class Acquiring:
 
     async def turn(self) -> float:
         """Ask once, if there is anybody to ask for."""
+        await self._give_back_orphans()
         ahead = self._recent.are_short
         if not await self._writer.read(partial(demand.is_any, ahead=ahead)):
             return self._look_s()
@@ -78,6 +81,21 @@ class Acquiring:
             return self._look_s()
         # Whoever ends us meanwhile waits: what the grid gives is ours, and nobody else knows of it.
         return await wholly(self._fetch(free))
+
+    async def _give_back_orphans(self) -> None:
+        """Give back what was taken and never written down; trouble with it keeps no job from being asked for."""
+        if time.monotonic() < self._orphans_due_s:
+            return
+        self._orphans_due_s = time.monotonic() + ORPHANS_S
+        try:
+            named = {_key(self._name, job): job for job in await self._lane.call(self._source.orphans)}
+            unknown = await self._writer.read(partial(acquisitions.unknown, keys=list(named))) if named else []
+        except AdapterError as error:
+            log.warning("not known which jobs nobody has written down", extra={"why": str(error)})
+            return
+        if unknown:
+            log.warning("nobody has written them down", extra={"jobs": [key.id for key in unknown][:20]})
+            await self._give_back([named[key] for key in unknown], "nobody had written it down")
 
     def _look_s(self) -> float:
         return self._looks.pause_s(LOOK_S) if self._recent.are_short and self._gave else LOOK_S
@@ -144,7 +162,7 @@ class Acquiring:
 
 def _row(name: str, given: Acquired) -> Acquisition:
     job = given.job
-    key = AcquisitionKey(name, job.id[:MOST_ID], job.attempt)
+    key = _key(name, job)
     work = b"" if given.work is None else msgspec.msgpack.encode(given.work)
     flaw = given.flaw or ("" if given.work else "its source could not say what is to be done")
     if given.work is not None and len(work) > MOST_WORK_BYTES:
@@ -152,6 +170,10 @@ def _row(name: str, given: Acquired) -> Acquisition:
     if len(job.data) > MOST_DATA_BYTES:
         flaw = f"its source keeps {len(job.data)} bytes with it: at most {MOST_DATA_BYTES} are kept"
     return Acquisition(key=key, data=job.data[:MOST_DATA_BYTES], work=b"" if flaw else work, flaw=flaw)
+
+
+def _key(name: str, job: GridJob) -> AcquisitionKey:
+    return AcquisitionKey(name, job.id[:MOST_ID], job.attempt)
 
 
 def _too_long(work: GridWork) -> str:

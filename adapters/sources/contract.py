@@ -150,8 +150,16 @@ class GridSource(Protocol):
         """Take up to ``most`` jobs that these slots can do; none = the grid has nothing for them.
 
         What is given is ours at the grid until it is finished or released. It may be given twice, to us or to another
-        adapter of this source: the ledger keeps it from being done twice. What is lost on the way to the ledger the
-        grid has to notice itself. Not idempotent.
+        adapter of this source: the ledger keeps it from being done twice. What is lost on the way to the ledger is for
+        ``orphans``, or for the grid itself to notice. Not idempotent.
+        """
+
+    def orphans(self) -> Sequence[GridJob]:
+        """Name jobs that were taken at the grid long ago and of which nothing has been said since: whoever took them
+        may have ended before they were written down. Those that the ledger does not have are released.
+
+        It is called often, and asks the grid no more than need be. A source whose grid sees to such jobs by itself
+        names none.
         """
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:

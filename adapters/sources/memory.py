@@ -102,6 +102,10 @@ class MemorySource:
                 job.state = TAKEN
             return [Acquired(job=_named(job), work=job.work) for job in waiting[:most]]
 
+    def orphans(self) -> Sequence[GridJob]:
+        """As the contract: none."""
+        return ()
+
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
         files = self._of(job).files

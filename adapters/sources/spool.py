@@ -60,9 +60,8 @@ from broker.trees.held import open_regular_below
 
 log = logging.getLogger(__name__)
 
-#: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds. Whoever has
-#: taken one has written it down within a minute, or gives it back, and says how it is a few seconds later.
-SILENT_S = 150.0
+#: After how long a job that was taken, and of which no adapter says how it is, is given again, seconds.
+SILENT_S = 900.0
 
 
 class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
@@ -70,6 +69,9 @@ class SpoolSettings(PluginSettings, frozen=True, kw_only=True, tag="spool"):
 
     #: The directory; what is missing of it is made. Say an absolute path.
     directory: Annotated[str, msgspec.Meta(min_length=1)] = "spool"
+    #: After how long a job that was taken, and of which no adapter says how it is, is given again: an adapter has ended
+    #: before it was written down. Where two centres share the directory one may not be away for as long.
+    silent_s: Annotated[float, msgspec.Meta(ge=10, le=86400)] = SILENT_S
 
 
 class SpoolSource:
@@ -79,9 +81,10 @@ class SpoolSource:
     affirm_after_s = 0.0
     longest_pause_s = 5.0
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, silent_s: float | None = None) -> None:
         """Makes the directories that are missing; where that cannot be, the first call says why."""
         self._directory, self._tree = directory, SpoolTree(directory)
+        self._silent_s = SILENT_S if silent_s is None else silent_s
         self._lock = threading.Lock()
         #: What was told of each job; what is wrong with each file; and when what was silent was given again, seconds.
         self._told: Remembered[str, dict[str, Any]] = Remembered()
@@ -98,6 +101,10 @@ class SpoolSource:
             new, taken = listed(self._directory / NEW), listed(self._directory / TAKEN)
         with self._lock:
             return list(islice(chain(self._lost(taken, mark), self._inbox.taken(new, offers, mark)), most))
+
+    def orphans(self) -> Sequence[GridJob]:
+        """As the contract: they are given again by ``acquire``."""
+        return ()
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
@@ -219,10 +226,10 @@ class SpoolSource:
     def _is_silent(self, name: str) -> bool:
         """Whether a job was taken long ago. Once it is given again it is not for as long."""
         now_s, again_s = time.monotonic(), self._again_s.get(name)
-        if again_s is not None and now_s - again_s < SILENT_S:
+        if again_s is not None and now_s - again_s < self._silent_s:
             return False
         try:
-            is_silent = (self._directory / TAKEN / f"{name}.json").stat().st_ctime <= time.time() - SILENT_S
+            is_silent = (self._directory / TAKEN / f"{name}.json").stat().st_ctime <= time.time() - self._silent_s
         except OSError:
             return False  # another adapter has ended it
         if is_silent:
@@ -268,7 +275,7 @@ def _mapped(path: Path) -> Iterator[None]:
 
 
 def _make(settings: SpoolSettings, name: str) -> SpoolSource:
-    return SpoolSource(Path(settings.directory))
+    return SpoolSource(Path(settings.directory), settings.silent_s)
 
 
 plugin = Plugin(SpoolSettings, _make)

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.sources.spool import SILENT_S
 from tests.system.running import System, commands, open_to_all, running, until
 from volcloud.errors import CommandFailed, NoSuchSource
+
+#: After how long a job is given again that an adapter took which was killed before it had written it down, seconds.
+SILENT_S = 20
 
 
 class Spool:
@@ -57,7 +59,7 @@ def spool() -> Iterator[Spool]:
 @pytest.fixture(scope="module")
 def system(spool: Spool) -> Iterator[System]:
     where = json.dumps(str(spool.directory))
-    sources = f'sources={{lyon = {{kind = "spool", directory = {where}}}}}'
+    sources = f'sources={{lyon = {{kind = "spool", directory = {where}, silent_s = {SILENT_S}}}}}'
     with running("--hypervisor", "process", "--set", sources) as up:
         yield up
 

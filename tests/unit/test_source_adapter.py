@@ -26,14 +26,14 @@ from adapters.errors import (
 )
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
-from adapters.ledger import deliveries, requests, sources, tables
-from adapters.ledger.acquisitions import MOST_LOST, SUSPECT
+from adapters.ledger import acquisitions, deliveries, requests, sources, tables
+from adapters.ledger.acquisitions import MOST_LOST, SUSPECT, Acquisition, AcquisitionKey
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
 from adapters.sources import acquiring, delivering, lane, reporting
 from adapters.sources.adapter import SourceAdapter
-from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork
+from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork, Offer
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
 from broker.memory import MemoryCarrier
@@ -42,6 +42,7 @@ from schemas.grids import SourceRetry
 from schemas.jobs import JobAssign
 from schemas.ledger import JobState
 from tests.broker.polling import until
+from tests.contract.ledger_fixtures import SMALL
 from tests.sources.rig import OWNER, Rig, hasten
 
 
@@ -151,6 +152,46 @@ async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_o
     assert pauses[0] <= 2.0
     assert after == acquiring.LOOK_S
     assert rig.seen().given_ms > 0
+
+
+class Abandoned(MemorySource):
+    """Names all that is taken at the grid as taken long ago."""
+
+    is_away = False
+
+    def orphans(self) -> Sequence[GridJob]:
+        if self.is_away:
+            raise SourceUnavailable("no answer")
+        return [GridJob(id=job.id, attempt=job.attempt) for job in self.grid.jobs.values() if job.state == "taken"]
+
+
+async def test_what_was_taken_and_nobody_has_written_down_is_given_back_and_nothing_else(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquiring, "ORPHANS_S", 0.0)
+    lost, brought, at_work = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(3)]
+    source = Abandoned(rig.grid)
+    async with rig.adapter():
+        source.acquire([Offer(SMALL, 9)], 2)
+        await rig.start()
+    key = AcquisitionKey("lyon", brought, 1)
+    rig.desk.write(lambda tx: acquisitions.put(tx, [Acquisition(key=key, data=b"")]))
+    hand = lane.Lane("acquire", lane.Troubles())
+    wire = MemoryCarrier("adapter-source-lyon")
+    writer = LedgerWriter(wire, rig.desk.ledger, Metrics(wire.user, CollectorRegistry()))
+    asking = acquiring.Acquiring("lyon", source, writer, hand, 100, 150.0)
+
+    await asking.turn()
+    states = {name: rig.grid.jobs[name].state for name in (lost, brought, at_work)}
+    source.is_away = True
+    rig.desk.pass_s(300)  # nobody asks any more for the slots of before
+    for number in range(2, 5):  # one is for what was brought
+        rig.desk.ask(f"vm-{number}")
+        await asking.turn()
+    await writer.close()
+
+    assert states == {lost: "waiting", brought: "taken", at_work: "taken"}
+    assert rig.grid.jobs[lost].state == "taken", "it was asked for all the same"
 
 
 async def test_what_the_grid_stops_is_stopped_and_told_as_such(rig: Rig) -> None:

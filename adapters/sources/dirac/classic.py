@@ -30,7 +30,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.errors import SourceError, SourceUnavailable
-from adapters.sources.contract import Acquired, Offer
+from adapters.sources.contract import Acquired, GridJob, Offer
 from adapters.sources.dirac.client import DiracId, DiracRow
 from adapters.sources.dirac.jobs import Kept, given, understood
 from adapters.sources.dirac.settings import DiracSettings
@@ -74,6 +74,10 @@ class ClassicMatcher:
     def close(self) -> None:
         """End the program. Idempotent."""
         self._program.close()
+
+    def orphans(self, budget: Budget) -> list[GridJob]:
+        """DIRAC's own agents see that nobody speaks of a job that was matched."""
+        return []
 
     def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
         """Take the jobs that DIRAC has for these slots. Raises SourceUnavailable where it has given none; what it has

@@ -58,9 +58,9 @@ def understood(jdl: str, job: int, cpu_factor: float) -> JdlWork | JdlError:
 def given(asked: JdlWork | JdlError, job: int, attempt: int, kept: Kept) -> Acquired:
     """Make of a description what the ledger is given."""
     if isinstance(asked, JdlError):
-        return Acquired(job=_named(job, attempt, kept), work=None, flaw=f"JDL: {asked}")
+        return Acquired(job=named(job, attempt, kept), work=None, flaw=f"JDL: {asked}")
     kept = msgspec.structs.replace(kept, stdout=asked.stdout, stderr=asked.stderr)
-    return Acquired(job=_named(job, attempt, kept), work=asked.work)
+    return Acquired(job=named(job, attempt, kept), work=asked.work)
 
 
 def kept_of(job: GridJob) -> Kept:
@@ -78,5 +78,6 @@ def why_not_ours(row: DiracRow, site: str) -> str:
     return "" if row.site == site else f"it is at another site: {plain(clip(row.site, 100))}"
 
 
-def _named(job: int, attempt: int, kept: Kept) -> GridJob:
+def named(job: int, attempt: int, kept: Kept) -> GridJob:
+    """Name a job and a try of it to the ledger."""
     return GridJob(id=str(job), attempt=min(attempt, 1_000_000), data=msgspec.msgpack.encode(kept))

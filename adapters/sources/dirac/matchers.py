@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from adapters.errors import JdlError
-from adapters.sources.contract import Acquired, Offer
+from adapters.sources.contract import Acquired, GridJob, Offer
 from adapters.sources.dirac.client import DiracClient, DiracRow
 from adapters.sources.dirac.jobs import Kept, attempt_of, given, understood
 from adapters.sources.dirac.orphans import OrphanedJobs, TakenMark
@@ -37,6 +37,9 @@ class Matcher(Protocol):
 
     def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
         """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused."""
+
+    def orphans(self, budget: Budget) -> list[GridJob]:
+        """Name jobs that were taken long ago and of which nothing was said since. Raises as ``acquire`` does."""
 
     def close(self) -> None:
         """End what it has started. Idempotent."""
@@ -96,16 +99,17 @@ class SearchMatcher:
         """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused; what has been marked by then
         is given the next time."""
         with budget.holding(self._lock):
-            self._orphans.give_back(self._held(), budget)
             found = self._marked_before(most, budget)
             if found or not offers or most < 1:
                 return found
             chosen = self._looked_through(offers, most, budget)
             return self._taken(chosen, budget) if chosen else []
 
-    def _held(self) -> set[int]:
-        """Name the jobs that are ours or may be, and have not been given yet."""
-        return {int(one.job.id) for one in self._ours}.union(*self._marked.values())
+    def orphans(self, budget: Budget) -> list[GridJob]:
+        """Name jobs that bear a mark of ours for long, but for those that have not been given yet."""
+        with budget.holding(self._lock):
+            held = {int(one.job.id) for one in self._ours}.union(*self._marked.values())
+            return self._orphans.find(held, budget)
 
     def _marked_before(self, most: int, budget: Budget) -> list[Acquired]:
         """Give the jobs of earlier calls that ended before it was known whether they are ours, as many as may be."""

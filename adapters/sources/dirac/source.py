@@ -78,6 +78,10 @@ class DiracSource:
         time."""
         return self._matcher.acquire(offers, most, Budget(CALL_S))
 
+    def orphans(self) -> Sequence[GridJob]:
+        """Name jobs that bear a mark of this source for longer than it can take to write them down; each seldom."""
+        return self._matcher.orphans(Budget(CALL_S))
+
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """Fetch a sandbox as a plain archive."""
         self._sandboxes.fetch(wanted.where, target, Budget(MOVE_S))

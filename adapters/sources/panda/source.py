@@ -76,6 +76,10 @@ class PandaSource:
             log.warning("PanDA gives no more jobs", extra={"why": str(error)})
         return found
 
+    def orphans(self) -> Sequence[GridJob]:
+        """PanDA fails jobs of which nobody speaks for half an hour, and has them tried again."""
+        return ()
+
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """Fetch an input, or a program, and hold it to what PanDA knows of it; PanDA hears now and then that the job is
         made ready. Raises SourceRefused for one that PanDA wants stopped."""
