@@ -67,6 +67,7 @@ class PlayedJobs:
         return JobPage.of(Jobs(call="c", jobs=rows[:limit], counts=counts))
 
     async def why(self, job: str) -> Any:
+        self._trouble("why")
         return SimpleNamespace(state="held", cause="exit status 3", waiting_for=[], next_step="")
 
     async def output(self, job: str, name: str, *, most_bytes: int) -> bytes:
@@ -237,6 +238,16 @@ async def test_a_job_that_failed_is_told_with_what_it_said(dispatch: Dispatch, j
     with pytest.raises(CallFailed, match=r"is held: exit status 3; it said:\noh.*no") as failed:
         result(batch, 1)
     assert "\x1b" not in str(failed.value)
+
+
+async def test_one_that_failed_and_is_gone_before_it_is_asked_why_says_so(dispatch: Dispatch, jobs: PlayedJobs) -> None:
+    jobs.states, jobs.troubles = {1: JobState.CANCELLED}, {"why": [NoSuchJob("no such job")]}
+    batch = batch_of(dispatch, 1)
+    dispatch.begin(batch)
+    await ended(batch, 1)
+
+    with pytest.raises(CallFailed, match="is cancelled, and not at the centre any more: somebody has deleted it"):
+        result(batch, 1)
 
 
 async def test_one_that_is_gone_at_the_centre_ends_its_call(dispatch: Dispatch, jobs: PlayedJobs) -> None:

@@ -74,7 +74,11 @@ class Homecoming:
         await asyncio.to_thread(chunk.end, text, trusted=self._terms.trust_guests)
 
     async def _why_failed(self, row: JobRow) -> CallFailed:
-        why = await self._centre.insist(partial(self._centre.jobs.why, row.job))
+        try:
+            why = await self._centre.insist(partial(self._centre.jobs.why, row.job))
+        except NoSuchJob:
+            text = f"job {row.job} is {row.state}, and not at the centre any more: somebody has deleted it"
+            return CallFailed(text, "call it again")
         text = f"job {row.job} is {row.state}: {plain(why.cause or row.reason)}"
         try:
             said = await self._centre.jobs.output(row.job, "stderr", most_bytes=self._terms.most_result_bytes)
