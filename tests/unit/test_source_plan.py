@@ -87,8 +87,8 @@ def test_what_a_sources_table_says_beside_its_kinds_settings_reaches_its_adapter
         ({"catalog": {}}, r"^sources\.lyon\.catalog: .* did you mean 'catalogue'\?"),
         (
             {"wrong": 2},
-            r"^sources\.lyon\.wrong: .*: it has kind, directory, adapters, grid_store, catalogue, most_at_once,"
-            " beat_every_s, longest_pause_s$",
+            r"^sources\.lyon\.wrong: .*: it has kind, directory, silent_s, adapters, grid_store, catalogue,"
+            " most_at_once, beat_every_s, longest_pause_s$",
         ),
         ({"directory": ""}, r"^sources\.lyon\.directory = '': must be"),
         ({"grid_store": {"kind": "local", "directry": "/"}}, r"^sources\.lyon\.grid_store\.directry: .* 'directory'\?"),
