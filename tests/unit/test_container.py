@@ -65,7 +65,8 @@ def processes_of(directory: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if str((process / "cwd").readlink()).startswith(f"{directory}/jobs/slot-0/work/"):
+            # Of one in mounts of its own the kernel gives the place from their root, which is above ours in a chroot.
+            if f"{directory}/jobs/slot-0/work/" in str((process / "cwd").readlink()):
                 found.append((process / "cmdline").read_text())
         except OSError:
             continue
