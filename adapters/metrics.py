@@ -58,7 +58,7 @@ STEPS = ("stage_in", "run", "validate", "stage_out")
 #: What goes after its time, or by an order.
 DELETED = ("jobs", "vms", "hosts", "events", "messages", "traces", "shapes", "offers", "outputs", "inputs")
 #: What becomes of what a grid gives, and of telling it how a job ended.
-GIVEN = ("submitted", "refused", "again")
+GIVEN = ("submitted", "refused", "again", "lost")
 TOLD = ("done", "failed", "held")
 #: What becomes of a guest's request for work beside an assignment.
 FATES = ("forgotten", "unblocked", "served", "on_its_way", "beyond")

@@ -157,14 +157,15 @@ def put(tx: Tx, given: Sequence[Acquisition]) -> int:
 
 def unknown(tx: Tx, keys: Sequence[AcquisitionKey]) -> list[AcquisitionKey]:
     """Name those of a source's that are not here, and never became a job of ours that still is."""
-    submitted = _submitted(tx, keys)
-    left = [key for key in keys if key.job_id not in submitted]
+    # In this order: what becomes a job between the two questions is in one answer at least.
     there = {
         (row.source, row.id, row.attempt)
-        for some in portions(sorted({key.id for key in left}))
-        for row in tx.execute(_NAMED, {"sources": sorted({key.source for key in left}), "ids": some})
+        for some in portions(sorted({key.id for key in keys}))
+        for row in tx.execute(_NAMED, {"sources": sorted({key.source for key in keys}), "ids": some})
     }
-    return [key for key in left if tuple(key) not in there]
+    left = [key for key in keys if tuple(key) not in there]
+    submitted = _submitted(tx, left)
+    return [key for key in left if key.job_id not in submitted]
 
 
 def _submitted(tx: Tx, keys: Sequence[AcquisitionKey]) -> set[str]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sqlalchemy import Integer, bindparam, delete, func, select
 
 from adapters.errors import NotFound, SourceInUse
-from adapters.ledger import acquisitions, deliveries, demand, remains, tables
+from adapters.ledger import acquisitions, deliveries, demand, remains, tables, takings
 from adapters.ledger.acquisitions import owner_of
 from adapters.ledger.demand import upsert
 from adapters.ledger.events import readable
@@ -135,6 +135,7 @@ def forget(tx: Tx, message: SourceDelete) -> Sources:
     _demand_idle(tx, _row_of(tx, source))
     if not message.give_up:
         remains.demand_none(tx, source)
+    takings.drop(tx, source)
     acquisitions.drop(tx, source, PORTION)
     deliveries.drop(tx, source, PORTION)
     if acquisitions.count(tx, source) + deliveries.count(tx, source):

@@ -8,7 +8,8 @@ decides is bounded here: texts are cut, and numbers are put into range.
 
 In the ledger there is, before the call of
 
-* ``acquire``: nothing of the jobs that it gives. They are written down before anything else is done;
+* ``acquire``: the taking, where it has a name, and nothing of the jobs that it gives. They are written down before
+  anything else is done;
 * ``stage_in``: the job as it was acquired, with no row among the jobs;
 * ``beat``: the job, which waits or is at work;
 * ``stage_out``, ``register``, ``finish``: the end of the job, and which of these steps have been done;
@@ -84,6 +85,8 @@ class Acquired(Struct, frozen=True, kw_only=True):
     job: GridJob
     work: GridWork | None
     flaw: str = ""
+    #: In which call it was taken, where that is an earlier one.
+    taking: str = ""
 
 
 class GridProgress(Struct, frozen=True, kw_only=True):
@@ -146,20 +149,24 @@ class GridSource(Protocol):
         """After how long it is looked whether a final status stands, seconds: what was said before it has come to the
         grid by then, or never will. 0 = it is not looked: this grid lets nothing undo one."""
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+    @property
+    def names_takings(self) -> bool:
+        """Whether a job that is taken bears the name of its taking at the grid, so that ``taken`` finds it."""
+
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
         """Take up to ``most`` jobs that these slots can do; none = the grid has nothing for them.
 
         What is given is ours at the grid until it is finished or released. It may be given twice, to us or to another
-        adapter of this source: the ledger keeps it from being done twice. What is lost on the way to the ledger is for
-        ``orphans``, or for the grid itself to notice. Not idempotent.
+        adapter of this source: the ledger keeps it from being done twice. ``taking`` names this call; empty = it has no
+        name. What an earlier one took that has failed may be given, and says so. What is lost on the way to the ledger
+        is found by ``taken``, or is for the grid itself to notice. Not idempotent.
         """
 
-    def orphans(self) -> Sequence[GridJob]:
-        """Name jobs that were taken at the grid long ago and of which nothing has been said since: whoever took them
-        may have ended before they were written down. Those that the ledger does not have are released.
+    def taken(self, takings: Sequence[str]) -> Sequence[GridJob]:
+        """Name the jobs that were taken in these calls, of this adapter or another, and are as they were left then.
 
-        It is called often, and asks the grid no more than need be. A source whose grid sees to such jobs by itself
-        names none.
+        Nothing of them will be written down any more; those that the ledger does not know are released. A source that
+        does not name its takings is not asked.
         """
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
@@ -195,7 +202,8 @@ class GridSource(Protocol):
         wanted it, stays, and one that is not there any more is no error. Idempotent."""
 
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
-        """Give back jobs that nobody has begun. A job that the grid does not know is no error. Idempotent."""
+        """Give back jobs that nobody has begun. No error is a job that the grid does not know; nor one that ``taken``
+        has named and that is somebody else's by now, which is left alone. Idempotent."""
 
     def close(self) -> None:
         """Drop connections. Idempotent."""

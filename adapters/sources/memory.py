@@ -51,6 +51,8 @@ class MemoryJob:
     finals: list[GridEnding] = field(default_factory=list)
     outputs: dict[str, bytes] = field(default_factory=dict)
     registered: int = 0
+    #: In which call it was taken, until anything was said of it.
+    taking: str = ""
     #: The last that was heard of it while it had not ended.
     progress: GridProgress | None = None
     stop: str = ""
@@ -89,22 +91,26 @@ class MemorySource:
     #: As the contract; of a grid in memory final statuses stand by themselves, unless somebody tries another one.
     affirm_after_s = 0.0
     longest_pause_s = GRID_PAUSE_S
+    names_takings = True
 
     def __init__(self, grid: MemoryGrid) -> None:
         self.grid = grid
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
         """As the contract."""
         with self.grid.lock:
             self.grid.calls["acquire"] += 1
             waiting = [job for job in self.grid.jobs.values() if job.state == WAITING and _fits(job.work, offers)]
             for job in waiting[:most]:
-                job.state = TAKEN
+                job.state, job.taking = TAKEN, taking
             return [Acquired(job=_named(job), work=job.work) for job in waiting[:most]]
 
-    def orphans(self) -> Sequence[GridJob]:
-        """As the contract: none."""
-        return ()
+    def taken(self, takings: Sequence[str]) -> Sequence[GridJob]:
+        """As the contract."""
+        with self.grid.lock:
+            self.grid.calls["taken"] += 1
+            jobs = self.grid.jobs.values()
+            return [_named(job) for job in jobs if job.state == TAKEN and job.taking in set(takings) - {""}]
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
@@ -123,7 +129,7 @@ class MemorySource:
                 if job is None or job.attempt != one.job.attempt:
                     stops.append(Stop(one.job.id, one.job.attempt, "the grid knows no such try"))
                     continue
-                job.progress = one
+                job.progress, job.taking = one, ""
                 if job.stop:
                     stops.append(Stop(job.id, job.attempt, job.stop))
             return stops

@@ -80,6 +80,8 @@ class SpoolSource:
     #: As the contract: what is in ``done/`` stays as it is.
     affirm_after_s = 0.0
     longest_pause_s = 5.0
+    #: What was taken and never written down is given again by ``acquire``.
+    names_takings = False
 
     def __init__(self, directory: Path, silent_s: float | None = None) -> None:
         """Makes the directories that are missing; where that cannot be, the first call says why."""
@@ -94,7 +96,7 @@ class SpoolSource:
         with contextlib.suppress(OSError):
             self._tree.make()
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
         """As the contract: the first names first. What is wrong with one file is that file's trouble."""
         with _mapped(self._directory):
             mark = self._tree.make()
@@ -102,8 +104,8 @@ class SpoolSource:
         with self._lock:
             return list(islice(chain(self._lost(taken, mark), self._inbox.taken(new, offers, mark)), most))
 
-    def orphans(self) -> Sequence[GridJob]:
-        """As the contract: they are given again by ``acquire``."""
+    def taken(self, takings: Sequence[str]) -> Sequence[GridJob]:
+        """As the contract: it is not asked."""
         return ()
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:

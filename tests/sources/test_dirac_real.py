@@ -19,7 +19,7 @@ import pytest
 
 from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
 from adapters.sources.contract import Acquired, GridEnding, GridJob, GridOutput, GridProgress, GridSource, Offer
-from adapters.sources.dirac import grid_clock, make_dirac, matchers, orphans
+from adapters.sources.dirac import grid_clock, make_dirac, matchers
 from adapters.sources.dirac.beats import BEAT_S
 from adapters.sources.dirac.jobs import kept_of
 from adapters.sources.dirac.settings import DiracSettings
@@ -382,44 +382,69 @@ def test_what_was_taken_when_an_answer_was_lost_is_given_the_next_time(
     assert source.acquire(MANY, 10) == []
 
 
-def test_what_was_taken_when_an_answer_was_lost_is_given_in_portions_where_fewer_are_asked_for(
+def test_of_what_was_taken_when_an_answer_was_lost_as_many_are_given_as_are_asked_for_and_the_others_wait(
     grid: DiracxPeer, front: Front, source: GridSource
 ) -> None:
     jobs = grid.submit(*[ECHO] * 7)
     front.lost = {"POST /api/jobs/search": 2}
     with pytest.raises(SourceUnavailable):
-        source.acquire(MANY, 7)
+        source.acquire(MANY, 7, "a1")
 
-    portions = [by_id(source.acquire([OFFER], 3)).keys() for _ in range(3)]
+    portions = [source.acquire([OFFER], 3, taking) for taking in ("b2", "c3", "d4")]
 
-    assert [len(one) for one in portions] == [3, 3, 1]
-    assert set().union(*portions) == set(jobs)
+    assert [[(one.taking, one.job.attempt) for one in given] for given in portions] == [
+        [("a1", 1)] * 3,
+        [("", 2)] * 3,
+        [("", 2)],
+    ]
+    assert set().union(*map(by_id, portions)) == set(jobs)
 
 
-def test_what_an_adapter_took_that_ended_before_it_was_written_down_is_named_and_nothing_else(
-    grid: DiracxPeer, make: Make, monkeypatch: pytest.MonkeyPatch
+def test_what_was_taken_in_a_call_is_named_while_nothing_is_said_of_it_and_waits_again_for_its_site(
+    grid: DiracxPeer, make: Make
 ) -> None:
-    monkeypatch.setattr(orphans, "ORPHANED_S", 3.0)
-    monkeypatch.setattr(orphans, "LOOK_S", 0.2)
-    [lost, known, other] = grid.submit(*[ECHO] * 3)
+    [lost, known, other, later] = grid.submit(ECHO, ECHO, ECHO, f'{ECHO} Site = "{SITE}";')
     first, second = make("dirac"), make("dirac")
-    taken = [one for name in ("dirac", "dirac", "oslo") for one in make(name).acquire([OFFER], 1)]
-    assert [int(one.job.id) for one in taken] == [lost, known, other]
+    taken = [
+        one
+        for name, taking in (("dirac", "a1"), ("dirac", "a1"), ("oslo", "a1"), ("dirac", "b2"))
+        for one in make(name).acquire([OFFER], 1, taking)
+    ]
+    assert [int(one.job.id) for one in taken] == [lost, known, other, later]
 
-    found: list[GridJob] = []
     until_s = time.monotonic() + 60
-    while not found and time.monotonic() < until_s:
+    while len(found := list(second.taken(["a1"]))) > 1 and time.monotonic() < until_s:
         assert first.beat([GridProgress(job=taken[1].job, state=JobState.SUBMITTED)]) == []
-        found += second.orphans()
-        time.sleep(0.1)
+    also = list(second.taken(["a1", "b2", "c3"]))
     assert [(job.id, job.attempt, kept_of(job).site) for job in found] == [(str(lost), 1, "ANY")]
-    assert second.orphans() == []
-    second.release(found, "nobody had written it down")
-    again = second.acquire(MANY, 10)
+    assert {job.id: kept_of(job).site for job in also} == {str(lost): "ANY", str(later): SITE}
+    second.release(also, "nobody had written it down")
+    waiting = grid.rows(lost, later)
+    again = second.acquire(MANY, 10, "d4")
 
-    assert [(int(one.job.id), one.job.attempt) for one in again] == [(lost, 2)]
-    assert [grid.rows(job)[job]["Status"] for job in (lost, known, other)] == ["Matched"] * 3
-    assert [kept_of(one.job).site for one in again] == ["ANY"]
+    assert [(row["Status"], row["Site"]) for row in waiting.values()] == [("Waiting", "ANY"), ("Waiting", SITE)]
+    assert {(int(one.job.id), one.job.attempt) for one in again} == {(lost, 2), (later, 2)}
+    assert list(second.taken(["a1", "b2"])) == []
+    second.release(also, "it is somebody else's by now")
+    assert [grid.rows(job)[job]["Status"] for job in (lost, known, other, later)] == ["Matched"] * 4
+
+
+@pytest.mark.parametrize(("lost", "is_found"), [("PATCH /api/jobs/metadata", True), ("PATCH /api/jobs/status", False)])
+def test_what_was_taken_and_whose_giving_back_is_cut_off_is_found_until_it_waits_for_the_sites_that_it_was_for(
+    grid: DiracxPeer, front: Front, source: GridSource, lost: str, is_found: bool
+) -> None:
+    [job] = grid.submit(ECHO)
+    [_] = source.acquire([OFFER], 1, "a1")
+    found = source.taken(["a1"])
+    front.lost = {lost: 1}
+    with pytest.raises(SourceUnavailable):
+        source.release(found, "nobody had written it down")
+
+    again = source.taken(["a1"])
+    source.release(again, "nobody had written it down")
+
+    assert [one.id for one in again] == [str(job)] * is_found
+    assert [(row["Status"], row["Site"]) for row in grid.rows(job).values()] == [("Waiting", "ANY")]
 
 
 def test_jobs_behind_others_that_nobody_here_can_do_are_found_and_no_description_is_read_twice(

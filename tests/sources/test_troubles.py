@@ -200,8 +200,8 @@ class GivenAgain:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
-        self._given += self._source.acquire(offers, most)
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
+        self._given += self._source.acquire(offers, most, taking)
         self.times += bool(self._given)
         return list(self._given)
 

@@ -21,7 +21,7 @@ from typing import Any
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from adapters.sources.dirac.orphans import LOOK_S, ORPHANED_S
+from adapters.ledger.takings import CLAIM_MS, LAPSED_MS
 from tests.contract.ledger_fixtures import Cluster
 from tests.sources.diracx_peer import DiracxPeer, demand_diracx
 from tests.system.chaos import insist, seed_of_this_run
@@ -34,7 +34,7 @@ OWNER = "adapter-source-biomed"
 SYSTEM = ("--hypervisor", "process", "--vms", "4", "--lease-s", "60")
 #: Between two faults, and how long all may take once the monkey rests, seconds: what was taken and not written down is
 #: given back, and found when the grid is asked again.
-BETWEEN_S, RECOVERY_S = (2.0, 6.0), 240.0 + ORPHANED_S + LOOK_S
+BETWEEN_S, RECOVERY_S = (2.0, 6.0), 240.0 + (LAPSED_MS + 2 * CLAIM_MS) / 1000
 ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
 PORTION = 20

@@ -40,7 +40,7 @@ def good() -> Iterator[ClassicMatcher]:
 
 
 def acquire(one: ClassicMatcher, most: int = 5, slots: int = 4) -> list[Acquired]:
-    return one.acquire([Offer(MACHINE, slots)], most, Budget(20))
+    return one.acquire([Offer(MACHINE, slots)], most, "", Budget(20))
 
 
 def test_the_matchers_jobs_are_given_as_it_names_them(good: ClassicMatcher) -> None:
@@ -82,7 +82,7 @@ def test_what_the_matcher_gave_is_ours_whatever_comes_after_it() -> None:
 
     settings = DiracSettings(matcher="classic", matcher_command=[sys.executable, FAKE, "midst"], site="CLOUD.V.org")
     one = ClassicMatcher(away, settings)
-    found = one.acquire([Offer(MACHINE, 4), Offer(MACHINE, 4)], 8, Budget(20))
+    found = one.acquire([Offer(MACHINE, 4), Offer(MACHINE, 4)], 8, "", Budget(20))
     one.close()
 
     assert [one.job.id for one in found] == ["40", "41", "42"]

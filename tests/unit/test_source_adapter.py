@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from adapters.errors import (
 )
 from adapters.grid_stores.memory import MemoryGridStore
 from adapters.grid_stores.names import copy_name
-from adapters.ledger import acquisitions, deliveries, requests, sources, tables
+from adapters.ledger import acquisitions, deliveries, requests, sources, tables, takings
 from adapters.ledger.acquisitions import MOST_LOST, SUSPECT, Acquisition, AcquisitionKey
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
@@ -154,44 +156,109 @@ async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_o
     assert rig.seen().given_ms > 0
 
 
-class Abandoned(MemorySource):
-    """Names all that is taken at the grid as taken long ago."""
-
-    is_away = False
-
-    def orphans(self) -> Sequence[GridJob]:
-        if self.is_away:
-            raise SourceUnavailable("no answer")
-        return [GridJob(id=job.id, attempt=job.attempt) for job in self.grid.jobs.values() if job.state == "taken"]
-
-
-async def test_what_was_taken_and_nobody_has_written_down_is_given_back_and_nothing_else(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(acquiring, "ORPHANS_S", 0.0)
-    lost, brought, at_work = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(3)]
-    source = Abandoned(rig.grid)
-    async with rig.adapter():
-        source.acquire([Offer(SMALL, 9)], 2)
-        await rig.start()
-    key = AcquisitionKey("lyon", brought, 1)
-    rig.desk.write(lambda tx: acquisitions.put(tx, [Acquisition(key=key, data=b"")]))
-    hand = lane.Lane("acquire", lane.Troubles())
+@asynccontextmanager
+async def asking_of(rig: Rig, source: Any) -> AsyncIterator[acquiring.Acquiring]:
+    """Give what asks a source for jobs, to be led step by step."""
     wire = MemoryCarrier("adapter-source-lyon")
-    writer = LedgerWriter(wire, rig.desk.ledger, Metrics(wire.user, CollectorRegistry()))
-    asking = acquiring.Acquiring("lyon", source, writer, hand, 100, 150.0)
+    rig.registries["lyon"] = CollectorRegistry()
+    writer = LedgerWriter(wire, rig.desk.ledger, Metrics(wire.user, rig.registries["lyon"]))
+    hand = lane.Lane("acquire", lane.Troubles())
+    try:
+        yield acquiring.Acquiring("lyon", source, writer, hand, 100, 150.0)
+    finally:
+        await writer.close()
+        hand.close()
 
-    await asking.turn()
-    states = {name: rig.grid.jobs[name].state for name in (lost, brought, at_work)}
-    source.is_away = True
-    rig.desk.pass_s(300)  # nobody asks any more for the slots of before
-    for number in range(2, 5):  # one is for what was brought
-        rig.desk.ask(f"vm-{number}")
-        await asking.turn()
-    await writer.close()
 
-    assert states == {lost: "waiting", brought: "taken", at_work: "taken"}
-    assert rig.grid.jobs[lost].state == "taken", "it was asked for all the same"
+def lost_of(rig: Rig) -> float:
+    """Say how many jobs were counted as lost."""
+    value = rig.registries["lyon"].get_sample_value(
+        "vc_source_jobs_total", {"adapter": "adapter-source-lyon", "fate": "lost"}
+    )
+    return value or 0.0
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acquiring, "LOST_S", 0.0)
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_what_was_taken_and_never_written_down_is_given_back_and_nothing_else(rig: Rig) -> None:
+    lost, known, brought, other = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(4)]
+    source = MemorySource(rig.grid)
+    killed = rig.desk.write(lambda tx: takings.begin(tx, "lyon"))
+    source.acquire([Offer(SMALL, 9)], 3, killed)
+    source.acquire([Offer(SMALL, 9)], 1, "of another centre")
+    for name in (known, brought):
+        rows = [Acquisition(key=AcquisitionKey("lyon", name, 1), data=b"", flaw="" if name == brought else "a flaw")]
+        rig.desk.write(lambda tx, rows=rows: acquisitions.put(tx, rows))
+
+    states = []
+    async with asking_of(rig, source) as asking:
+        for _ in range(2):
+            await asking.turn()
+            states.append([rig.grid.jobs[name].state for name in (lost, known, brought, other)])
+            rig.desk.pass_s(takings.LAPSED_MS / 1000)
+
+    assert states == [["taken"] * 4, ["waiting", "taken", "taken", "taken"]]
+    assert lost_of(rig) == 1
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_what_comes_too_late_to_be_written_down_is_given_back_by_whoever_sees_to_it(rig: Rig) -> None:
+    name = rig.grid.submit(GridWork(executable="/bin/true"))
+    rig.desk.ask("vm-1")
+    held = Held("acquire", "after")
+    async with (
+        asking_of(rig, Failing(MemorySource(rig.grid), held)) as slow,
+        asking_of(rig, MemorySource(rig.grid)) as another,
+    ):
+        turn = asyncio.create_task(slow.turn())
+        await until(lambda: held.is_there)
+        rig.desk.pass_s(takings.LAPSED_MS / 1000)
+        await another.turn()
+        given_back = rig.grid.jobs[name].state
+        rig.grid.jobs[name].state = "taken"  # by somebody else
+        held.over.set()
+        await turn
+
+    assert given_back == "waiting"
+    assert rig.count(tables.acquisitions) == 0
+    assert rig.grid.calls["release"] == 1
+    assert rig.grid.jobs[name].state == "taken"
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_a_grid_that_cannot_name_what_was_lost_is_told_as_trouble_and_asked_for_jobs_all_the_same(
+    rig: Rig,
+) -> None:
+    lost, wanted = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(2)]
+    killed = rig.desk.write(lambda tx: takings.begin(tx, "lyon"))
+    MemorySource(rig.grid).acquire([Offer(SMALL, 9)], 1, killed)
+    rig.desk.pass_s(takings.LAPSED_MS / 1000)
+    away = Faults("taken", "before", times=1, error=lambda: OSError(5, "Input/output error"))
+    async with rig.adapter(Failing(MemorySource(rig.grid), away)) as adapter:
+        job = await rig.start()
+        await until(lambda: "taken and never written down are not given back yet" in str(adapter._troubles))
+        await rig.until(lambda: not adapter._troubles._of and rig.grid.jobs[lost].state == "waiting")
+
+    assert job.job == f"{OWNER}/{wanted}-1.1"
+    assert lost_of(rig) == 1
+
+
+@pytest.mark.usefixtures("looks_often")
+async def test_takings_leave_nothing_behind(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    faults = Faults("acquire", "after", times=3)
+    async with rig.adapter(Failing(MemorySource(rig.grid), faults)):
+        rig.desk.ask("vm-1")
+        await until(lambda: not faults.left)
+        most = rig.count(tables.takings)
+        await rig.until(lambda: rig.assigned("vm-1"))
+        await rig.until(lambda: not rig.count(tables.takings))
+
+    assert most > 0
 
 
 async def test_what_the_grid_stops_is_stopped_and_told_as_such(rig: Rig) -> None:
@@ -405,7 +472,17 @@ class Stuck:
         if (method, when) == (self.method, self.when) and not self.is_there:
             self.is_there = True
             self.over.wait(60)
-            return SourceUnavailable("the adapter is gone")
+            return self._after()
+        return None
+
+    def _after(self) -> Exception | None:
+        return SourceUnavailable("the adapter is gone")
+
+
+class Held(Stuck):
+    """As that, and the call goes on then."""
+
+    def _after(self) -> Exception | None:
         return None
 
 

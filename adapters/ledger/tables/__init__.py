@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from adapters.ledger.tables.base import metadata
 from adapters.ledger.tables.files import identity, inputs, removals
-from adapters.ledger.tables.grids import acquisitions, sources
+from adapters.ledger.tables.grids import acquisitions, sources, takings
 from adapters.ledger.tables.happenings import happening_budgets, happening_numbers, happenings
 from adapters.ledger.tables.machines import (
     IS_ABSENT,
@@ -86,6 +86,7 @@ __all__ = [
     "shapes",
     "sources",
     "submissions",
+    "takings",
     "tallies",
     "vms",
 ]

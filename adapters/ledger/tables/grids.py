@@ -30,6 +30,20 @@ acquisitions = Table(
     sqlite_with_rowid=False,
 )
 
+#: Calls in which jobs are taken at a grid, until what they gave is written down; times are the lease clock's.
+takings = Table(
+    "takings",
+    metadata,
+    Column("source", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("began_ms", BigInteger, nullable=False),
+    #: Since when nothing that it gave is written down any more; and when it is seen to next.
+    Column("void_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "id", name="pk_takings"),
+    sqlite_with_rowid=False,
+)
+
 #: The sources that have had an adapter, each as it was last heard of. Times are for people.
 sources = Table(
     "sources",

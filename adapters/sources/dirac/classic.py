@@ -66,6 +66,9 @@ class MatcherAnswer(Struct, frozen=True):
 class ClassicMatcher:
     """Takes the jobs that DIRAC's matcher gives."""
 
+    #: DIRAC's own agents see that nobody speaks of a job that was matched.
+    names_takings = False
+
     def __init__(self, look: Look, settings: DiracSettings) -> None:
         """``look`` reads how jobs are at the grid."""
         self._look, self._settings = look, settings
@@ -75,11 +78,11 @@ class ClassicMatcher:
         """End the program. Idempotent."""
         self._program.close()
 
-    def orphans(self, budget: Budget) -> list[GridJob]:
-        """DIRAC's own agents see that nobody speaks of a job that was matched."""
+    def taken(self, takings: Sequence[str], budget: Budget) -> list[GridJob]:
+        """It is not asked."""
         return []
 
-    def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str, budget: Budget) -> list[Acquired]:
         """Take the jobs that DIRAC has for these slots. Raises SourceUnavailable where it has given none; what it has
         given is ours, whatever comes after that."""
         found: dict[int, MatchedJob] = {}

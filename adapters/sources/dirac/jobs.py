@@ -31,6 +31,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     site: str = "ANY"
     #: When it was rescheduled last at the time, in DIRAC's words; empty = not known.
     rescheduled: str = ""
+    #: What it bears at the grid if it is as it was taken, where it is to be given back only then.
+    mark: str = ""
 
 
 def attempt_of(row: DiracRow) -> int:

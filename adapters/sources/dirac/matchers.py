@@ -3,22 +3,28 @@
 It looks for jobs that wait, reads their descriptions, takes those that the slots can do, and marks them with a word of
 its own: of two that take one job at once, the later has it. Both may see themselves as the later, which the ledger
 settles, as both name the job alike. No job's description is read twice while it waits.
+
+What a call has taken that ended before it was known what is given by the next one; where that is not soon it is left to
+whoever sees to lost takings, by its mark.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from adapters.errors import JdlError
+import msgspec
+
+from adapters.errors import JdlError, SourceUnavailable
 from adapters.sources.contract import Acquired, GridJob, Offer
 from adapters.sources.dirac.client import DiracClient, DiracRow
 from adapters.sources.dirac.jobs import Kept, attempt_of, given, understood
-from adapters.sources.dirac.orphans import OrphanedJobs, TakenMark
 from adapters.sources.dirac.settings import DiracSettings
 from adapters.sources.dirac.states import WHILE, way
+from adapters.sources.dirac.taken import TakenMark, find_taken, let_go
 from adapters.sources.dirac.work import JdlWork, fits_platform
 from adapters.sources.http import Budget
 from schemas.jobs import Machine
@@ -28,18 +34,22 @@ from schemas.ledger import JobState
 MOST_LOOKED_AT, MOST_PAGES, LEAST_LOOK_S = 100, 10, 15.0
 #: Descriptions that are remembered of jobs that wait, and how long they may be together, characters.
 MOST_REMEMBERED, MOST_REMEMBERED_LENGTH = 100_000, 128 << 20
-#: Calls whose outcome is not known, of which the jobs are looked for.
-MOST_MARKS = 20
+#: Calls whose outcome is not known, of which the jobs are looked for; and for how long, seconds: then they are void.
+MOST_MARKS, SOON_S = 20, 60.0
 
 
 class Matcher(Protocol):
     """Finds jobs."""
 
-    def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
+    @property
+    def names_takings(self) -> bool:
+        """As of a source."""
+
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str, budget: Budget) -> list[Acquired]:
         """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused."""
 
-    def orphans(self, budget: Budget) -> list[GridJob]:
-        """Name jobs that were taken long ago and of which nothing was said since. Raises as ``acquire`` does."""
+    def taken(self, takings: Sequence[str], budget: Budget) -> list[GridJob]:
+        """Name jobs that were taken in these calls, and are as they were then. Raises as ``acquire`` does."""
 
     def close(self) -> None:
         """End what it has started. Idempotent."""
@@ -51,10 +61,22 @@ class _Candidate(NamedTuple):
     row: DiracRow
     asked: JdlWork | JdlError
 
+    @property
+    def site(self) -> str:
+        """For which site it is."""
+        return self.row.site or "ANY"
+
     def given(self, now: DiracRow) -> Acquired:
         """Give it as it is once it is ours."""
-        kept = Kept(site=self.row.site or "ANY", rescheduled=now.reschedule_time or "")
+        kept = Kept(site=self.site, rescheduled=now.reschedule_time or "")
         return given(self.asked, self.row.job, attempt_of(self.row), kept)
+
+
+class _Taking(NamedTuple):
+    """Jobs that were to be marked in a call, and when."""
+
+    of: Mapping[int, _Candidate]
+    since_s: float
 
 
 class _Known:
@@ -81,21 +103,22 @@ class _Known:
 class SearchMatcher:
     """Takes jobs that wait, by the operator's search. Calls of several threads go one after the other."""
 
-    def __init__(self, client: DiracClient, settings: DiracSettings, name: str) -> None:
-        self._client, self._settings, self._name = client, settings, name
+    names_takings = True
+
+    def __init__(
+        self, client: DiracClient, settings: DiracSettings, name: str, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client, self._settings, self._name, self._clock_s = client, settings, name, clock_s
         self._lock = threading.Lock()
         self._known = _Known()
-        self._orphans = OrphanedJobs(client, settings.site, name)
         #: Jobs that were to be marked, by the call, until it has been seen which are.
-        self._marked: OrderedDict[str, dict[int, _Candidate]] = OrderedDict()
-        #: Jobs that are ours and have not been given yet.
-        self._ours: list[Acquired] = []
+        self._marked: OrderedDict[str, _Taking] = OrderedDict()
         self._page = 2
 
     def close(self) -> None:
         """There is nothing to end."""
 
-    def acquire(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[Acquired]:
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str, budget: Budget) -> list[Acquired]:
         """Take jobs that these slots can do. Raises SourceUnavailable and SourceRefused; what has been marked by then
         is given the next time."""
         with budget.holding(self._lock):
@@ -103,20 +126,21 @@ class SearchMatcher:
             if found or not offers or most < 1:
                 return found
             chosen = self._looked_through(offers, most, budget)
-            return self._taken(chosen, budget) if chosen else []
+            return self._take(chosen, taking or TakenMark.new_taking(), budget) if chosen else []
 
-    def orphans(self, budget: Budget) -> list[GridJob]:
-        """Name jobs that bear a mark of ours for long, but for those that have not been given yet."""
-        with budget.holding(self._lock):
-            held = {int(one.job.id) for one in self._ours}.union(*self._marked.values())
-            return self._orphans.find(held, budget)
+    def taken(self, takings: Sequence[str], budget: Budget) -> list[GridJob]:
+        """Name jobs that bear the marks of these calls."""
+        return find_taken(self._client, self._name, takings, ("ANY", "Multiple", self._settings.site), budget)
 
     def _marked_before(self, most: int, budget: Budget) -> list[Acquired]:
-        """Give the jobs of earlier calls that ended before it was known whether they are ours, as many as may be."""
+        """Give the jobs of an earlier call that ended before it was known whether they are ours: as many as may be, for
+        the others wait again."""
         for call in list(self._marked):
-            self._ours += self._seen(call, budget)
-        given, self._ours = self._ours[:most], self._ours[most:]
-        return given
+            if self._clock_s() - self._marked[call].since_s > SOON_S:
+                del self._marked[call]
+            elif found := self._seen(call, most, budget):
+                return [msgspec.structs.replace(one, taking=call) for one in found]
+        return []
 
     def _looked_through(self, offers: Sequence[Offer], most: int, budget: Budget) -> list[_Candidate]:
         """Choose what the slots can do: of the first that wait, and then where the last call has left off, since those
@@ -190,10 +214,9 @@ class SearchMatcher:
             and fits_platform(asked.platforms, machine.platform, self._settings.platforms)
         )
 
-    def _taken(self, chosen: Sequence[_Candidate], budget: Budget) -> list[Acquired]:
+    def _take(self, chosen: Sequence[_Candidate], call: str, budget: Budget) -> list[Acquired]:
         """Mark jobs as ours, and give those that bear our mark."""
-        call = TakenMark.new_call()
-        self._marked[call] = {one.row.job: one for one in chosen}
+        self._marked[call] = _Taking({one.row.job: one for one in chosen}, self._clock_s())
         if len(self._marked) > MOST_MARKS:
             self._marked.popitem(last=False)
         told = WHILE[JobState.SUBMITTED]
@@ -204,19 +227,23 @@ class SearchMatcher:
             for one in chosen
         }
         self._client.set_statuses(steps, budget)
-        return self._seen(call, budget)
+        return self._seen(call, len(chosen), budget)
 
     def _mark(self, call: str, one: _Candidate) -> str:
-        return str(TakenMark(self._name, call, one.row.site or "ANY"))
+        return str(TakenMark(self._name, call, one.site))
 
-    def _seen(self, call: str, budget: Budget) -> list[Acquired]:
-        chosen = self._marked[call]
+    def _seen(self, call: str, most: int, budget: Budget) -> list[Acquired]:
+        """Give those of a call that bear its mark, which is over then; what is beyond ``most`` is let go."""
+        chosen = self._marked[call].of
         seen = self._client.look(list(chosen), budget)
-        ours = {
-            job: row
+        ours = [
+            job
             for job, row in seen.items()
             if (row.status, row.application_status) == ("Matched", self._mark(call, chosen[job]))
-        }
-        self._client.set_sites(dict.fromkeys(ours, self._settings.site), budget)
+        ]
+        beyond = {job: Kept(site=chosen[job].site, mark=self._mark(call, chosen[job])) for job in ours[most:]}
+        if beyond and (stuck := let_go(self._client, beyond, "Given back: no slot is free any more", budget)):
+            raise SourceUnavailable(f"{len(stuck)} jobs are not given back, such as {min(stuck)}")
+        self._client.set_sites(dict.fromkeys(ours[:most], self._settings.site), budget)
         del self._marked[call]
-        return [chosen[job].given(row) for job, row in ours.items()]
+        return [chosen[job].given(seen[job]) for job in ours[:most]]

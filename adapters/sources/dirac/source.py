@@ -27,10 +27,11 @@ from adapters.sources.contract import (
 )
 from adapters.sources.dirac.beats import DiracBeats, not_ours
 from adapters.sources.dirac.client import MOST_AT_ONCE, DiracClient, DiracRow
-from adapters.sources.dirac.jobs import kept_of
+from adapters.sources.dirac.jobs import Kept, kept_of
 from adapters.sources.dirac.matchers import Matcher
 from adapters.sources.dirac.sandboxes import Sandboxes
 from adapters.sources.dirac.states import FINAL, Told, told_of, way
+from adapters.sources.dirac.taken import let_go
 from adapters.sources.http import Budget
 from adapters.sources.names import is_number
 
@@ -72,15 +73,20 @@ class DiracSource:
         #: Held while statuses are told: no beat of ours is on its way while a final one is set, which it would undo.
         self._telling = threading.Lock()
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+    @property
+    def names_takings(self) -> bool:
+        """As the contract: by the marks of the jobs that wait for no matcher of DIRAC's."""
+        return self._matcher.names_takings
+
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
         """Take jobs that wait and that these slots can do; what is for this site alone and cannot be done is among
         them, with its flaw. Raises SourceUnavailable and SourceRefused; what has been taken by then is given the next
         time."""
-        return self._matcher.acquire(offers, most, Budget(CALL_S))
+        return self._matcher.acquire(offers, most, taking, Budget(CALL_S))
 
-    def orphans(self) -> Sequence[GridJob]:
-        """Name jobs that bear a mark of this source for longer than it can take to write them down; each seldom."""
-        return self._matcher.orphans(Budget(CALL_S))
+    def taken(self, takings: Sequence[str]) -> Sequence[GridJob]:
+        """Name jobs that bear the marks of these calls."""
+        return self._matcher.taken(takings, Budget(CALL_S))
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """Fetch a sandbox as a plain archive."""
@@ -140,16 +146,15 @@ class DiracSource:
     def release(self, jobs: Sequence[GridJob], why: str) -> None:
         """Let jobs wait at the grid again, for the sites that they were for. Raises SourceUnavailable where one does
         not."""
-        budget = Budget(CALL_S)
+        budget, words = Budget(CALL_S), f"Given back: {why}"
         for portion in _portions([job for job in jobs if is_number(job.id)]):
-            named = {int(job.id): job for job in portion}
-            target = Told("Waiting", f"Given back: {why}")
-            _, stuck = self._led(named, dict.fromkeys(named, target), FINAL | {"Waiting"}, budget)
-            self._give_back_sites(named, budget)
-            self._beats.forget(named)
+            kept = {int(job.id): kept_of(job) for job in portion}
+            marked = {job: one for job, one in kept.items() if one.mark}
+            stuck = self._let_go(marked, words, budget) if marked else {}
+            stuck |= self._given_back({int(job.id): job for job in portion if int(job.id) not in marked}, words, budget)
             if stuck:
-                job, words = next(iter(stuck.items()))
-                raise SourceUnavailable(f"{len(stuck)} jobs are not given back, such as {job}: {words}")
+                job, why_not = next(iter(stuck.items()))
+                raise SourceUnavailable(f"{len(stuck)} jobs are not given back, such as {job}: {why_not}")
 
     def close(self) -> None:
         """Drop connections, and end the matcher's program. Idempotent."""
@@ -193,6 +198,21 @@ class DiracSource:
         self._client.set_statuses({job: of_job for job, of_job in steps.items() if of_job}, budget)
         now = self._client.look(list(rows), budget)
         return {job: row for job, row in now.items() if row.status not in ends}
+
+    def _let_go(self, jobs: Mapping[int, Kept], words: str, budget: Budget) -> dict[int, str]:
+        """Have jobs wait that are as they were taken, and once more where they did not; gives why some do not."""
+        left = let_go(self._client, jobs, words, budget)
+        if left and not self._is_closed.wait(min(_AGAIN_S, budget.left_s())):
+            left = let_go(self._client, {job: jobs[job] for job in left}, words, budget)
+        return {job: f"it stays {status} at the grid" for job, status in left.items()}
+
+    def _given_back(self, jobs: Mapping[int, GridJob], words: str, budget: Budget) -> dict[int, str]:
+        """Have jobs wait that are ours, for the sites that they were for; gives why some do not."""
+        target = Told("Waiting", words)
+        _, stuck = self._led(jobs, dict.fromkeys(jobs, target), FINAL | {"Waiting"}, budget)
+        self._give_back_sites(jobs, budget)
+        self._beats.forget(jobs)
+        return stuck
 
     def _give_back_sites(self, jobs: Mapping[int, GridJob], budget: Budget) -> None:
         rows = self._client.look(list(jobs), budget)

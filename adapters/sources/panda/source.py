@@ -50,6 +50,8 @@ class PandaSource:
     #: As the contract: PanDA lets no word of a pilot's undo a final status.
     affirm_after_s = 0.0
     longest_pause_s = GRID_PAUSE_S
+    #: PanDA fails jobs of which nobody speaks for half an hour, and has them tried again.
+    names_takings = False
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class PandaSource:
         self._sites = Sites([*servers, *settings.programs_from], settings.storage)
         self._beats = PandaBeats(client, settings.updates_per_s, clock_s)
 
-    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
         """Take jobs that these slots can do; what cannot be done is among them, with its flaw. Raises SourceUnavailable
         and SourceRefused where none was given; the jobs of an answer that is lost PanDA has to give up itself."""
         found: list[Acquired] = []
@@ -76,8 +78,8 @@ class PandaSource:
             log.warning("PanDA gives no more jobs", extra={"why": str(error)})
         return found
 
-    def orphans(self) -> Sequence[GridJob]:
-        """PanDA fails jobs of which nobody speaks for half an hour, and has them tried again."""
+    def taken(self, takings: Sequence[str]) -> Sequence[GridJob]:
+        """It is not asked."""
         return ()
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
