@@ -140,27 +140,28 @@ KINDS = "tbBUuIiLlfdDsSxATFV"
 TAKEN_KINDS = KINDS.replace("U", "")
 _SIZES = {"t": 1, "b": 1, "B": 1, "U": 2, "u": 2, "s": 2, "I": 4, "i": 4, "D": 5, "L": 8, "l": 8}
 _TIMES = (0, 253402300800, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
+_PLAIN_TIMES = (0, 1_800_000_000, 253402300799)
 
 
 class Fuzz:
-    """Values of the given field types, drawn from a seed."""
+    """Values of the given field types, drawn from a seed; ``plain`` ones have no flaw."""
 
-    def __init__(self, seed: int, kinds: str = KINDS) -> None:
-        self._random = random.Random(seed)
+    def __init__(self, seed: int, kinds: str = KINDS, *, plain: bool = False) -> None:
+        self._random, self._plain = random.Random(seed), plain
         self._kinds, self._flat = kinds, kinds.replace("A", "").replace("F", "")
 
     def value(self, depth: int = 0) -> bytes:
         """A field value: its type's octet, then octets that fit it, or hostile ones."""
         draw = self._random
-        kind = draw.choice(self._kinds if depth < 4 else self._flat)
+        kind = draw.choice(self._kinds if depth < (2 if self._plain else 4) else self._flat)
         if kind in _SIZES:
             return kind.encode() + self._octets(_SIZES[kind])
         if kind in "fd":
             return struct.pack(f">c{kind}", kind.encode(), draw.choice([0.0, -1e30, 1e-30]))
         if kind == "T":
-            return timestamp(draw.choice(_TIMES))
+            return timestamp(draw.choice(_PLAIN_TIMES if self._plain else _TIMES))
         if kind in "Sx":
-            return kind.encode() + long(self._octets(draw.choice([0, 1, 40, 3000])))
+            return kind.encode() + long(self._octets(draw.choice([0, 1, 20] if self._plain else [0, 1, 40, 3000])))
         if kind == "A":
             return b"A" + long(b"".join(self.value(depth + 1) for _ in range(draw.randrange(5))))
         if kind == "F":
@@ -170,11 +171,13 @@ class Fuzz:
     def headers(self, depth: int = 0) -> bytes:
         """A table of a few values; now and then very deep, or very long."""
         draw = self._random
+        if self._plain:
+            return table(*((self._name(draw.randrange(12)), self.value(depth)) for _ in range(draw.randrange(5))))
         if depth == 0 and draw.random() < 0.05:
             return table(("deep", nested(draw.choice([50, 2000]), kind=draw.choice([b"A", b"F"]))))
         if depth == 0 and draw.random() < 0.02:
             return table(("long", b"A" + long(b"V" * 60_000)))
-        return table(*((self._octets(draw.randrange(12)), self.value(depth)) for _ in range(draw.randrange(5))))
+        return table(*((self._name(draw.randrange(12)), self.value(depth)) for _ in range(draw.randrange(5))))
 
     def properties(self, user: str) -> bytes:
         """Content properties that the broker takes from ``user``."""
@@ -182,7 +185,7 @@ class Fuzz:
         given = {"user_id": short(user), "headers": self.headers()}
         for name in ("content_type", "content_encoding", "correlation_id", "reply_to", "message_id", "type", "app_id"):
             if draw.random() < 0.3:
-                given[name] = short(self._octets(draw.choice([0, 8, 255])))
+                given[name] = short(self._name(draw.choice([0, 8, 255])))
         if draw.random() < 0.3:
             given["timestamp"] = self._octets(8)
         if draw.random() < 0.5:
@@ -190,6 +193,10 @@ class Fuzz:
         if draw.random() < 0.3:
             given["priority"] = self._octets(1)
         return properties(**given)
+
+    def _name(self, count: int) -> bytes:
+        octets = self._octets(count)
+        return bytes(octet & 0x7F for octet in octets) if self._plain else octets
 
     def _octets(self, count: int) -> bytes:
         return self._random.randbytes(count)

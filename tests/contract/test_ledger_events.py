@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import select, text
 
@@ -12,7 +14,7 @@ from adapters.ledger.transaction import Tx
 from schemas.events import Event, EventList, Events, HostShow, VmShow
 from schemas.jobs import JobBeat
 from schemas.vms import HostBye, HostInventory, VmActed, VmGone
-from tests.contract.ledger_fixtures import FACTS, Cluster, Desk, cluster, desk, status, url
+from tests.contract.ledger_fixtures import FACTS, Cluster, Desk, cluster, desk, fresh_sqlite, status, url
 
 __all__ = ["cluster", "desk", "url"]
 
@@ -349,10 +351,9 @@ def test_one_host_and_one_vm_are_shown_whole(desk: Desk) -> None:
             desk.ledger.read(work)
 
 
-def test_a_number_is_not_given_twice_after_a_power_cut(url: str) -> None:
+def test_a_number_is_not_given_twice_after_a_power_cut(tmp_path: Path) -> None:
     """What SQLite had not put on the disk is gone then, and a process begins anew: it leaves numbers out."""
-    if not url.startswith("sqlite"):
-        return
+    url = fresh_sqlite(tmp_path)
     first = Desk(url)
     first.report("host-1")
     shown = asked(first).last

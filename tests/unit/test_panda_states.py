@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.errors import SourceDenied, SourceError, SourceRefused, SourceUnavailable
@@ -201,7 +202,29 @@ def test_a_refused_token_is_told_from_other_refusals() -> None:
     assert not is_refused_token(answered(b"ERROR : Alice is banned", 403))
 
 
-@given(st.binary(max_size=200))
+#: The names that are looked for in answers, and one that is not.
+NAMES = (
+    "success", "message", "data", "StatusCode", "jobs", "command",
+    "job_id", "status", "attempt_number", "PandaID", "attemptNr", "x",
+)  # fmt: skip
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-1, 60), st.integers(), st.floats(), st.text(max_size=10)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(NAMES), inner)),
+    max_leaves=15,
+)
+JOBS = st.lists(st.one_of(JSON, st.dictionaries(st.sampled_from(("PandaID", "attemptNr")), JSON)), max_size=2)
+DATA = st.one_of(JSON, st.lists(JSON, max_size=2), st.fixed_dictionaries({"jobs": JOBS}))
+QUERIES = st.dictionaries(st.sampled_from(NAMES), st.one_of(st.text(max_size=10), st.integers(-1, 9))).map(urlencode)
+ANSWERS = st.one_of(
+    JSON.map(lambda value: json.dumps(value).encode()),
+    DATA.map(lambda data: json.dumps({"success": True, "message": "", "data": data}).encode()),
+    st.one_of(st.text(max_size=100), QUERIES).map(lambda text: f"StatusCode=0&{text}".encode()),
+    st.binary(max_size=200),
+)
+
+
+@settings(max_examples=400)
+@given(ANSWERS)
 def test_whatever_an_answer_is_it_is_read_or_refused(body: bytes) -> None:
     for read in (jobs_of, statuses_of, lambda answer: updates_of(answer, 1)):
         with contextlib.suppress(SourceError):

@@ -266,11 +266,13 @@ JSON = st.recursive(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(JSON.map(lambda value: json.dumps(value).encode()), st.binary(max_size=200)))
 def test_whatever_a_server_answers_the_source_knows_what_to_make_of_it(token: TokenFile, body: bytes) -> None:
-    with server(says(body)) as (url, _):
+    with server(says(body)) as (url, heard):
         file = str(token.path)
         source = make_dirac(DiracSettings(url=url, operator_credential=file, pilot_credential=file), "x")
         progress = GridProgress(job=GridJob(id="1"), state=JobState.RUNNING)
         for call in (lambda: source.acquire([Offer(MACHINE, 1)], 5), lambda: source.beat([progress])):
+            heard.clear()
             with contextlib.suppress(SourceError):
                 call()
+            assert heard, "it asked"
         source.close()
