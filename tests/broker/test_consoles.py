@@ -22,6 +22,9 @@ async def test_a_person_may_have_many_consoles(mint: Mint) -> None:
 
     await asyncio.gather(*(client.open() for client in clients))
 
+    sessions = [client._session for client in clients]
+    assert all(one.connection.is_up for one in sessions)
+    assert len({one.caller.suffix for one in sessions}) == len(clients), "each has a queue of its own"
     await asyncio.gather(*(client.close() for client in clients))
 
 

@@ -10,6 +10,8 @@ import pytest
 from adapters.catalogues.contract import Catalogue, Replica
 from adapters.catalogues.memory import MemoryCatalogue
 from adapters.catalogues.rucio import make_rucio
+from adapters.catalogues.rucio_catalogue import RucioCatalogue
+from adapters.catalogues.rucio_session import RucioSession
 from adapters.errors import CatalogueUnavailable
 from adapters.grid_stores.names import collection_name, copy_name
 from tests.grid_stores.xrootd_peer import XrootdPeer
@@ -70,8 +72,17 @@ def test_two_files_of_one_name_at_once_are_told_apart(catalogue: Catalogue, copi
 
 def test_what_lets_us_in_is_tried_out_and_may_be_closed_twice(catalogue: Catalogue) -> None:
     catalogue.try_out()
+    assert isinstance(catalogue, MemoryCatalogue) or _session(catalogue)._token
+
     catalogue.close()
     catalogue.close()
+
+    assert catalogue.is_closed if isinstance(catalogue, MemoryCatalogue) else _session(catalogue)._client.is_closed
+
+
+def _session(catalogue: Catalogue) -> RucioSession:
+    assert isinstance(catalogue, RucioCatalogue)
+    return catalogue._session
 
 
 def test_the_one_in_memory_can_be_in_trouble_or_dislike_a_name(copies: list[Replica]) -> None:

@@ -20,7 +20,9 @@ from host_agent.hypervisors.contract import Hypervisor, ImageFiles, Roads, SeedM
 from host_agent.hypervisors.detached import find_tree
 from host_agent.hypervisors.fake.host import FakeHost
 from host_agent.hypervisors.fake.hypervisor import FakeHypervisor, NeverStops
+from host_agent.hypervisors.process.files import INPUTS
 from host_agent.hypervisors.process.hypervisor import ProcessHypervisor
+from host_agent.hypervisors.qemu.command import INPUT_DRIVE
 from host_agent.hypervisors.qemu.hypervisor import QemuHypervisor
 from host_agent.images import ImageStore
 from schemas.vms import VmState
@@ -113,6 +115,10 @@ class Rig:
     async def guest_is_up(self, vm: str) -> None:
         """Wait until the guest's program has begun, where a test depends on it."""
 
+    async def shown(self, driver: Hypervisor, vm: str) -> bool:
+        """Say whether a VM is shown a file, by a driver that has a medium for inputs."""
+        raise NotImplementedError
+
     def processes(self, vm: str) -> set[int]:
         return find_tree(self.home(vm), None)
 
@@ -156,6 +162,9 @@ class ProcessRig(Rig):
         # The guest agent and its payload.
         await eventually(lambda: len(self.processes(vm)) == 2)
 
+    async def shown(self, driver: Hypervisor, vm: str) -> bool:
+        return any((self.home(vm) / "state" / INPUTS).glob("*"))
+
     def make(self) -> ProcessHypervisor:
         return ProcessHypervisor(self.directory, [sys.executable, "-c", GUEST])
 
@@ -173,6 +182,11 @@ class QemuRig(Rig):
 
     def home(self, vm: str) -> Path:
         return self.directory / "vms" / vm
+
+    async def shown(self, driver: Hypervisor, vm: str) -> bool:
+        assert isinstance(driver, QemuHypervisor)
+        drives = await driver._vm(vm).running().machine.monitor.execute("query-block")
+        return any("inserted" in one for one in drives if f"/{INPUT_DRIVE}/" in f"/{one.get('qdev')}/")
 
     def make(self) -> QemuHypervisor:
         return QemuHypervisor(self.directory, accelerator="tcg")

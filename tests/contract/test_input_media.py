@@ -35,10 +35,12 @@ async def test_a_file_is_shown_in_place_of_the_one_before_and_taken_away(rig: An
     medium = medium_of(driver)
 
     names = [await medium.insert(VM, some_file(rig, name)) for name in ("one", "two", "one")]
+    was_shown = await rig.shown(driver, VM)
     await medium.eject(VM)
     await medium.eject(VM)
 
     assert all(names)
+    assert (was_shown, await rig.shown(driver, VM)) == (True, False)
     assert medium.unit_bytes <= MAX_TAIL_BYTES
     assert await driver.state(VM) is VmState.RUNNING
 
@@ -50,8 +52,10 @@ async def test_a_file_that_is_shown_may_be_removed_by_its_host(rig: Any) -> None
 
     await medium.insert(VM, file)
     file.unlink()
+    was_shown = await rig.shown(driver, VM)
     await medium.eject(VM)
 
+    assert (was_shown, await rig.shown(driver, VM)) == (True, False)
     with pytest.raises(HypervisorError):
         await medium.insert(VM, file)
     assert await driver.state(VM) is VmState.RUNNING
@@ -64,7 +68,9 @@ async def test_the_next_agent_takes_away_what_the_last_one_has_shown(rig: Any) -
     await driver.close()
 
     following = await rig.open()
+    was_shown = await rig.shown(following, VM)
     await medium_of(following).eject(VM)
+    assert (was_shown, await rig.shown(following, VM)) == (True, False)
     await medium_of(following).insert(VM, some_file(rig, "two"))
 
 
@@ -81,6 +87,7 @@ async def test_a_vm_that_is_saved_while_it_is_shown_a_file_goes_on_without_it(ri
     await driver.start(VM, SEED)
 
     assert await driver.state(VM) is VmState.RUNNING
+    assert not await rig.shown(driver, VM)
     await medium.insert(VM, some_file(rig, "two"))
 
 

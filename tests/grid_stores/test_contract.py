@@ -171,9 +171,13 @@ def test_a_local_file_that_is_not_there_is_no_fault_of_the_store(place: Place, t
     assert place.names() == []
 
 
-def test_a_store_may_be_closed_twice(place: Place) -> None:
+def test_a_store_may_be_closed_twice_and_what_was_put_stays(place: Place, local: Path) -> None:
+    place.store.put(local, NAME)
+
     place.store.close()
     place.store.close()
+
+    assert place.look(NAME) == CONTENT
 
 
 @pytest.mark.slow

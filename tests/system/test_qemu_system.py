@@ -217,8 +217,9 @@ def test_a_vm_thrown_back_to_a_snapshot_under_a_job_goes_on_with_it_and_its_cloc
 
 
 def test_a_guests_clock_that_is_slow_is_set_by_the_centres(client: Client) -> None:
-    client.execs.run(VM, ["date", "-s", "@1000000000"])
+    slow = output_of(client, "python3", "-c", "import time; time.clock_settime(0, 1e9); print(time.time())")
 
+    assert float(slow) < 1e9 + 60
     until(lambda: abs(int(output_of(client, "date", "+%s")) - _now_ms() / 1000) < 10, "its clock is right", 60)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -62,12 +63,8 @@ def test_when_too_many_hang_no_other_is_begun_until_one_is_back() -> None:
 
 def test_many_that_do_not_hang_run_at_once() -> None:
     calls, together = BoundedCalls(most_hanging=1), threading.Barrier(5)
-    threads = [threading.Thread(target=calls.run, args=(lambda: together.wait(10), 20), daemon=True) for _ in range(5)]
 
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(5) as threads:
+        came = list(threads.map(lambda _: calls.run(lambda: together.wait(10), 20), range(5)))
 
-    assert not together.broken
-    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(came) == [0, 1, 2, 3, 4]

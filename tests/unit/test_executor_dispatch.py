@@ -275,8 +275,13 @@ async def test_what_is_cancelled_before_it_is_sent_is_not_waited_for(
         chunk.futures[0].cancel()
     async with asyncio.timeout(30):
         await dispatch.finish()
+    assert not dispatch._sending
 
-    assert "submit" not in jobs.said
+    jobs.troubles, jobs.states, jobs.outputs = {}, {1: JobState.DONE}, {1: "later"}
+    later = batch_of(dispatch, 1)
+    dispatch.begin(later)
+    await ended(later, 1)
+    assert (jobs.batch, jobs.said.count("submit")) == (later.id, 1)
 
 
 async def test_what_is_cancelled_while_it_goes_out_is_ended_once_the_centre_has_it(

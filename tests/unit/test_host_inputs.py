@@ -267,8 +267,11 @@ async def test_what_a_killed_host_agent_left_in_the_medium_goes_when_the_next_me
 
     async with met(tmp_path) as world:
         await world.guests.look(set())
+        await until(lambda: not len(world.inputs.guests._clearing))
         left.mkdir(exist_ok=True)
         (left / "of-another").write_bytes(b"x")
+        assert world.shown
+
         await world.guests.look({VM})
 
         await until(lambda: not world.shown)

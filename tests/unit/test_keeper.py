@@ -256,11 +256,13 @@ async def test_a_vm_that_the_host_took_down_with_it_is_started_by_the_next_agent
     vm = await first.wanted()
     await first.keeper.close()
     await first.control.poweroff_all()
+    assert await first.hypervisor.state(vm) is VmState.POWEREDOFF
 
     second = await Kept(tmp_path, first.hypervisor).open()
     second.keeper.keep_all()
 
     await second.until(vm, VmState.RUNNING)
+    assert second.verbs == [Verb.START]
 
 
 async def test_a_vm_whose_hypervisor_died_while_it_was_being_saved_is_started_again(tmp_path: Path) -> None:
@@ -285,10 +287,11 @@ async def test_a_poweroff_ends_the_waiting_for_the_next_start(tmp_path: Path, mo
     host = await Kept(tmp_path).open()
     vm = (await host.control.create(VmCreate(name="vm1", autostart=True), wish=Wish.RUNNING)).vm
     host.keeper.keep_all()
+    await eventually(lambda: vm in host.keeper._woken)
 
     host.keeper.forgive(vm)
     await host.control.act(Verb.POWEROFF, vm)
-    await host.keeper.close()
+    await eventually(lambda: not host.keeper.at_work)
 
     assert host.verbs == []
 

@@ -33,8 +33,10 @@ def test_a_guest_that_prints_for_ever_leaves_its_beginning_its_end_and_no_more_t
 
 
 def test_one_huge_print_keeps_the_bound_too(tmp_path: Path) -> None:
-    KeptLog(tmp_path / "console.log").write(b"x" * 10_000_000)
+    KeptLog(tmp_path / "console.log").write(b"began\n" + b"x" * 10_000_000 + b"\nlast words\n")
 
+    assert (tmp_path / "console.log").read_bytes().startswith(b"began\n")
+    assert (tmp_path / "console.log.tail").read_bytes().endswith(b"\nlast words\n")
     assert size_of(tmp_path) <= HEAD_BYTES + 2 * TAIL_BYTES
 
 

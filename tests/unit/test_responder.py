@@ -74,9 +74,11 @@ class Brittle(GroupCommit):
     """What writes to a disk that is full for one kind of record."""
 
     full_for = ""
+    refused = 0
 
     async def append(self, *records: list[object], within_s: float = 0.0) -> None:
         if any(self.full_for in ("all", record[0]) for record in records):
+            self.refused += 1
             raise OSError(errno.ENOSPC, "No space left on device")
         await super().append(*records, within_s=within_s)
 
@@ -210,6 +212,7 @@ async def test_an_answer_goes_out_although_the_disk_does_not_take_it(tmp_path: P
         await agent.take(VmStart(vm="vm-1", id="c1"))
 
         await until(lambda: any(isinstance(one, Done) for one in agent.wire.said))
+        assert agent.disk.refused == 1
 
 
 async def test_an_answer_that_is_too_long_is_a_failure_that_says_so(tmp_path: Path) -> None:
@@ -271,6 +274,13 @@ async def test_after_a_crash_a_deadline_is_judged_once_the_link_is_there_and_the
         agent.responder.recover()
         await asyncio.sleep(0.05)
         assert not (agent.journal.get("c1") or agent).ended  # type: ignore[union-attr]
+
+        agent.wire.mend()
+        agent.clock.learn(NOW_MS)
+        await until(lambda: bool(agent.wire.said))
+        (answer,) = agent.wire.said
+        assert isinstance(answer, Failed)
+        assert (answer.code, agent.ran) == (ErrorCode.DEADLINE, [])
 
 
 async def test_what_a_handler_keeps_for_what_may_not_go_on_is_asked(tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ from broker.errors import Forbidden
 from broker.inbound import receiver
 from broker.keys.service import Service
 from broker.memory import MemoryCarrier
+from broker.routes import DOWN, queue_of
 from schemas.codec import MESSAGES, encode
+from schemas.envelope import Failed
+from schemas.errors import ErrorCode
 from schemas.examples import example
 from schemas.jobs import JobCompletion, OutputEntry
 from tests.broker.polling import until
@@ -43,9 +46,7 @@ class Trouble:
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-    def wire(self) -> MemoryCarrier:
-        return CutWire("adapter-store-1") if self.name == "a cut link" else MemoryCarrier("adapter-store-1")
+        self.wire = CutWire("adapter-store-1") if name == "a cut link" else MemoryCarrier("adapter-store-1")
 
     def spoil(self, ledger: Ledger, store: FsspecStore, monkeypatch: pytest.MonkeyPatch) -> None:
         if self.name == "a ledger that breaks":
@@ -87,7 +88,7 @@ async def readers(
     trouble: Trouble, ledger: Ledger, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[dict[str, Handler]]:
     """Every handler of the two adapters, their ledgers at work behind them."""
-    wire, store = trouble.wire(), FsspecStore(f"file://{directory}/store")
+    wire, store = trouble.wire, FsspecStore(f"file://{directory}/store")
     config = StorageAdapterConfig(credential="c", ledger="", store="", staging=str(directory / "staging"))
     jobs = JobAdapter(wire, ledger, store, Metrics("job", CollectorRegistry()))
     files = StorageAdapter(wire, ledger, store, FsspecContents(store), config, Metrics("store", CollectorRegistry()))
@@ -156,17 +157,24 @@ async def test_every_message_from_everybody_is_settled_once_by_every_reader(
 async def test_a_completion_whose_output_the_store_does_not_take_is_settled_and_its_guest_told(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = encode(_carrying_completion())
+    completion = _carrying_completion()
+    body = encode(completion)
     deliveries = Deliveries()
     trouble = Trouble("a full store")
     async with readers(trouble, ledger, tmp_path, monkeypatch) as handlers:
         monkeypatch.setattr(StorageAdapter, "_store_awaited", _full)
         deliveries.hand("full", handlers["completions"], "vm-a", "completion", body)
         await until(lambda: deliveries.unsettled() == [], 20)
+        told = trouble.wire.sent_to(DOWN)
         monkeypatch.setattr(StorageAdapter, "_store_awaited", _broken)
         deliveries.hand("broken", handlers["completions"], "vm-a", "completion", body)
 
         await until(lambda: deliveries.unsettled() == [], 20)
+
+    assert [(key, type(one), getattr(one, "call", ""), getattr(one, "code", "")) for key, one in told] == [
+        (queue_of("vm-a"), Failed, completion.id, ErrorCode.STORE)
+    ]
+    assert deliveries.channels["full"].settled == ["acknowledged"]
 
 
 def _carrying_completion() -> JobCompletion:

@@ -118,6 +118,7 @@ def test_what_exceeds_the_window_is_not_taken() -> None:
     sender.on_window(window)
 
     assert not receiver.take(sender.render(0, bytes(65)))
+    assert receiver.take(sender.render(0, bytes(64)))
 
 
 def test_a_receiver_that_grants_a_whole_file_is_sent_a_window_of_it() -> None:
