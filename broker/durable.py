@@ -55,13 +55,27 @@ def replace(path: Path, body: bytes | memoryview, *, mode: int = PRIVATE) -> Non
     """
     with naming(path):
         make_directory(path.parent)
-        # In a directory that others may write to, a name that can be foretold is theirs before it is ours.
-        fresh = beside(path, secrets.token_hex(_TOKEN_DIGITS // 2))
-        with _new(fresh, mode) as descriptor:
+        with appearing(path, mode=mode) as descriptor:
             write_all(descriptor, body)
-            os.fsync(descriptor)
-            fresh.replace(path)
-        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def appearing(path: Path, *, mode: int = PRIVATE) -> Iterator[int]:
+    """Give a new file to write to, in a directory that is there. It has its name, durably, once the block has
+    succeeded, and is gone otherwise; of a killed writer ``remove_unfinished`` removes it, and of no other. Raises
+    OSError."""
+    fresh, descriptor = _new(path, mode)
+    try:
+        yield descriptor
+        os.fsync(descriptor)
+        fresh.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    sync_directory(path.parent)
 
 
 def beside(path: Path, ending: str) -> Path:
@@ -193,18 +207,16 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-@contextlib.contextmanager
-def _new(fresh: Path, mode: int) -> Iterator[int]:
-    """Have a new file that is locked for as long as the block lasts, and gone if that fails."""
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-    except BaseException:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
-    finally:
+def _new(path: Path, mode: int) -> tuple[Path, int]:
+    """Make a file beside a file, and lock it. One that was removed in between, as nobody's, is made anew."""
+    while True:
+        # In a directory that others may write to, a name that can be foretold is theirs before it is ours.
+        fresh = beside(path, secrets.token_hex(_TOKEN_DIGITS // 2))
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+        with contextlib.suppress(OSError):  # a file system without locks, where nobody removes one
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.lexists(fresh):
+            return fresh, descriptor
         os.close(descriptor)
 
 
@@ -218,7 +230,7 @@ def _remove_unheld(path: Path) -> bool:
         is_ours = stat.S_ISREG(os.fstat(descriptor).st_mode)
         if is_ours:
             path.unlink(missing_ok=True)
-    except BlockingIOError:
+    except OSError:  # it is held, or nobody can say whether it is
         return False
     finally:
         os.close(descriptor)

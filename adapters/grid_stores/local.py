@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -103,7 +102,7 @@ class LocalGridStore:
         durable.make_directory(path.parent)
         with contextlib.suppress(OSError):  # where there are no locks, what was left stays
             durable.remove_unfinished(path.parent, path.name)
-        with _appearing(path) as descriptor, local.open("rb") as source:
+        with durable.appearing(path, mode=_SHARED) as descriptor, local.open("rb") as source:
             for block in blocks_of(source):
                 durable.write_all(descriptor, block)
             if (found := os.fstat(descriptor).st_size) != size:
@@ -174,26 +173,6 @@ def _remove(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         return
-    durable.sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[int]:
-    """Give a new file to write to; it has its name, durably, once the block has succeeded, and is gone otherwise."""
-    fresh = durable.beside(path, secrets.token_hex(8))
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, _SHARED)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
-        os.fsync(descriptor)
-        fresh.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
-        raise
-    finally:
-        os.close(descriptor)
     durable.sync_directory(path.parent)
 
 

@@ -190,3 +190,36 @@ def test_a_writer_that_is_killed_leaves_what_the_next_start_removes(tmp_path: Pa
 
     assert len(durable.remove_unfinished(tmp_path)) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_taken_for_left_behind_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, removed = fcntl.flock, list[Path]()
+
+    def flock(descriptor: int, kind: int) -> None:
+        if not kind & fcntl.LOCK_NB and not removed:
+            removed.extend(durable.remove_unfinished(tmp_path, "file"))
+        real(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    durable.replace(tmp_path / "file", b"new")
+
+    assert len(removed) == 1
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
+
+
+def test_a_file_system_without_locks_is_written_to_and_nothing_is_removed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    (tmp_path / ".file.0123456789abcdef").touch()
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+    durable.replace(tmp_path / "file", b"new")
+
+    assert durable.remove_unfinished(tmp_path) == []
+    assert (tmp_path / "file").read_bytes() == b"new"
