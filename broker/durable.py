@@ -110,12 +110,17 @@ def sync_file(path: Path) -> None:
 def remove_large(path: Path) -> None:
     """Remove a file, durably, and wait for no more than that: what it held is given back in a thread, as that takes
     0.1 s a GiB. Succeeds when there is none. Raises OSError."""
+    unlink_large(path)
+    sync_directory(path.parent)
+
+
+def unlink_large(path: Path) -> None:
+    """As ``remove_large``, for a file that may be there again after a power cut."""
     held = -1
     with contextlib.suppress(OSError):  # then it takes its time
         held = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         path.unlink(missing_ok=True)
-        sync_directory(path.parent)
     finally:
         if held >= 0:
             _close_aside(held)

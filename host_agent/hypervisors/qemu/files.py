@@ -1,7 +1,7 @@
 """What the QEMU driver keeps of a VM on disk, beside its overlay: seed, command line, saved memory, what was under way.
 
-``memory`` exists exactly while the VM is saved: it appears by a rename when complete, and goes before the guest runs
-on, since then the disk no longer matches it. Knows files and no QEMU.
+``memory`` exists exactly while the VM is saved: it appears by a rename when complete, and has another name before the
+guest runs on, since then the disk no longer matches it. Knows files and no QEMU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from host_agent.hypervisors.qemu.command import (
     decode_seed,
     encode_seed,
 )
-from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN
+from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN, MEMORY_LOADED
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
@@ -146,13 +146,23 @@ class QemuFiles(VmDirectories):
         """Note that a VM begins to be saved, or to go on. Raises OSError."""
         write_record(self.path(vm) / _SAVING, saving)
 
+    def use_up_memory(self, vm: str) -> None:
+        """Make a saved memory one that is loaded, durably: it can be loaded no more, and whoever finds the VM then lets
+        it go on. Raises OSError."""
+        home = self.path(vm)
+        (home / MEMORY).rename(home / MEMORY_LOADED)
+        durable.sync_directory(home)
+
     def saving(self, vm: str) -> Saving | None:
-        """Say whether a VM was being saved, and what it was before."""
+        """Say whether a VM was being saved or restored, and what it was before."""
+        if (self.path(vm) / MEMORY_LOADED).exists():
+            return Saving(was_running=True)
         return read_record(self.path(vm) / _SAVING, Saving)
 
     def forget_saving(self, vm: str) -> None:
-        """It is saved, or as it was."""
+        """It is saved, or as it was, or goes on."""
         (self.path(vm) / _SAVING).unlink(missing_ok=True)
+        durable.unlink_large(self.path(vm) / MEMORY_LOADED)
 
     def state_at_rest(self, vm: str) -> VmState:
         """Say in what state a VM is that has no process."""

@@ -21,9 +21,10 @@ from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.monitor import last_words
 from schemas.vms import VmState
 
-#: The file's name in the VM's directory, and while it is being written.
+#: The file's name in the VM's directory; while it is being written; and once it is loaded, until the guest goes on.
 MEMORY = "memory"
 MEMORY_BEING_WRITTEN = "memory.tmp"
+MEMORY_LOADED = "memory.loaded"
 
 #: Writing or reading the memory of a large guest on a slow disk.
 MEMORY_TIMEOUT_S = 600.0

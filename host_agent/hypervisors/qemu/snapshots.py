@@ -43,6 +43,8 @@ class QemuSnapshots:
             await machine.quit()
             self._files.forget_process(vm)
             self._files.forget_saving(vm)
+        # A start comes soon, as a rule, and would wait for it.
+        await self._find(vm).strays.all_gone()
 
     async def discard(self, vm: str) -> None:
         """Remove the saved memory."""

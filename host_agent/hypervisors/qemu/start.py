@@ -65,9 +65,8 @@ class QemuStart:
         except HypervisorError as error:
             advice = f"{command(Verb.DISCARD, vm)} throws it away, and the VM then boots afresh"
             raise HypervisorError(f"its saved state does not load: {error}; {advice}") from error
-        # Without the note an agent that is killed now would leave a VM paused that nobody paused.
-        self._files.note_saving(vm, Saving(was_running=True))
-        self._files.discard_memory(vm)
+        # By this an agent that finds it paused knows that nobody paused it.
+        self._files.use_up_memory(vm)
         await machine.monitor.execute("cont")
         self._files.forget_saving(vm)
 

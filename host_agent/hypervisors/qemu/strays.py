@@ -53,6 +53,10 @@ class QemuStrays:
                 await self._kill()
             self._may_be = True
 
+    async def all_gone(self) -> None:
+        """Wait until those are killed that were to be soon. Trouble is logged."""
+        await self._kill_if_due()
+
     def may_come(self) -> None:
         """A program is about to run for the VM, beside its own process: it may leave some."""
         self._may_be = True
