@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SqliteConnection
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
@@ -20,11 +20,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from adapters.errors import Conflict, Contended, LedgerError, LedgerUnavailable
 from adapters.ledger.verdicts import Decision, of_sqlite, of_sqlstate
 
+if TYPE_CHECKING:
+    from psycopg import Connection as PostgresqlConnection
+
 #: How long a statement of SQLite waits for the write lock, ms.
 BUSY_TIMEOUT_MS = 10_000
 #: Beyond this SQLite's log is cut, bytes; and how long that waits for others, ms: writers wait meanwhile.
 MOST_LOG_BYTES = 64 << 20
 LOG_PATIENCE_MS = 200
+#: For how long PostgreSQL keeps a transaction whose program says nothing, and what that has locked, ms: it was stopped,
+#: or its machine is gone. And how long a connection may take to come about, seconds.
+IDLE_MS, CONNECT_S = 30_000, 10
 
 
 class Engines(NamedTuple):
@@ -91,15 +97,21 @@ def shorten_log(engine: Engine) -> None:
 
 
 def _postgresql(url: URL) -> Engines:
+    url = url if "connect_timeout" in url.query else url.update_query_dict({"connect_timeout": str(CONNECT_S)})
     settings: dict[str, Any] = {"isolation_level": "READ COMMITTED", "pool_use_lifo": True}
-    durable = create_engine(url, **settings)
-    light = create_engine(url, **settings)
+    engines = Engines(*(create_engine(url, **settings) for _ in range(3)))
+
+    def bound(connection: PostgresqlConnection[Any], _record: object) -> None:
+        connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+        connection.commit()
 
     def unhurried(connection: Connection) -> None:
         connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
 
-    event.listen(light, "begin", unhurried)
-    return Engines(durable, light, create_engine(url, **settings))
+    for engine in engines:
+        event.listen(engine, "connect", bound)
+    event.listen(engines.light, "begin", unhurried)
+    return engines
 
 
 @contextmanager

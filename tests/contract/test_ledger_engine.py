@@ -347,6 +347,41 @@ def test_a_postgresql_that_cannot_do_it_now_keeps_what_is_asked_of_it(
     ledger.close()
 
 
+def test_a_program_that_is_stopped_in_the_midst_of_a_transaction_holds_nobody_up_for_long(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "IDLE_MS", 300)
+    at = cluster.create("template1")
+    stopped, other = Ledger(at), Ledger(at)
+    for one in (stopped, other):
+        one.open()
+    holds, goes_on, errors = threading.Event(), threading.Event(), list[Exception]()
+
+    def stop(tx: Tx) -> None:
+        tx.serialise_matching()
+        holds.set()
+        goes_on.wait(60)
+        add_host(tx, "host-of-the-stopped")
+
+    def write() -> None:
+        try:
+            stopped.write(stop)
+        except LedgerUnavailable as error:
+            errors.append(error)
+
+    writing = threading.Thread(target=write, daemon=True)
+    writing.start()
+    assert holds.wait(20)
+    other.write(lambda tx: (tx.serialise_matching(), add_host(tx)))
+    goes_on.set()
+    writing.join(20)
+
+    assert len(errors) == 1
+    assert other.read(count_hosts) == 1
+    for one in (stopped, other):
+        one.close()
+
+
 def test_an_sqlite_file_that_is_damaged_keeps_what_is_asked_of_it(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"this is no database, and long enough to be read as one" * 100)
