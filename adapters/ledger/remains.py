@@ -14,11 +14,13 @@ from adapters.ledger.transaction import Tx
 from schemas.plain_text import plain
 
 _jobs, _acquisitions, _deliveries = tables.jobs, tables.acquisitions, tables.deliveries
+_takings = tables.takings
 
 #: Jobs that are named, and characters of a grid's name of one.
 MOST_NAMED, MOST_OF_A_NAME = 3, 80
 
 _GIVEN = select(_acquisitions.c.id).where(_acquisitions.c.source == bindparam("of_source")).order_by(_acquisitions.c.id)
+_TAKINGS = select(_takings.c.id).where(_takings.c.source == bindparam("of_source")).order_by(_takings.c.id)
 _ENDS = (
     select(_jobs.c.ref)
     .join_from(_deliveries, _jobs, _jobs.c.number == _deliveries.c.job)
@@ -27,6 +29,11 @@ _ENDS = (
 )
 #: What is left, and what is said of one job and of several.
 _LEFT: tuple[tuple[Select[Any], str, str], ...] = (
+    (
+        _TAKINGS,
+        "call may have taken jobs that are none here and wait there for nobody",
+        "calls may have taken jobs that are none here and wait there for nobody",
+    ),
     (_GIVEN, "job that it gave is none here yet", "jobs that it gave are none here yet"),
     (
         _ENDS.where(_deliveries.c.what == ENDED),

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, delete, insert, select, update
+from sqlalchemy import BigInteger, Select, bindparam, delete, insert, select, update
 
 from adapters.ledger import tables
-from adapters.ledger.transaction import Tx
+from adapters.ledger.transaction import Insert, Tx, insert_into, portions
 
 _table = tables.takings
 
@@ -24,7 +26,7 @@ LATE_MS = 120_000
 #: For how long whoever looks has that to itself; and how often it is looked, ms.
 CLAIM_MS = 60_000
 #: Void takings that are looked at together.
-PORTION = 20
+PORTION = 100
 
 _IS_SOURCES = _table.c.source == bindparam("of_source")
 _IS_OPEN = _table.c.void_ms == 0
@@ -33,8 +35,9 @@ _IS_DUE = _IS_SOURCES & ~_IS_OPEN & (_table.c.due_ms <= bindparam("now_ms", type
 _IS_NAMED = _IS_SOURCES & _table.c.id.in_(bindparam("ids", expanding=True))
 _ANY = select(_table.c.id).where(_IS_LAPSED | _IS_DUE).limit(1)
 _END = delete(_table).where(_IS_SOURCES, _IS_OPEN, _table.c.id == bindparam("of_id"))
-_VOID = update(_table).where(_IS_LAPSED).values(void_ms=bindparam("now_ms", type_=BigInteger))
-_DUE = select(_table.c.id).where(_IS_DUE).order_by(_table.c.due_ms, _table.c.id).limit(PORTION)
+_LAPSED = select(_table.c.id).where(_IS_LAPSED)
+_VOID = update(_table).where(_IS_NAMED, _IS_OPEN).values(void_ms=bindparam("now_ms", type_=BigInteger))
+_DUE = select(_table.c.id).where(_IS_DUE).order_by(_table.c.void_ms, _table.c.id).limit(PORTION)
 _CLAIM = update(_table).where(_IS_NAMED).values(due_ms=bindparam("until_ms", type_=BigInteger))
 _FORGET = delete(_table).where(_IS_NAMED, _table.c.void_ms <= bindparam("late_ms", type_=BigInteger))
 _DROP = delete(_table).where(_IS_SOURCES)
@@ -58,14 +61,27 @@ def is_any_due(tx: Tx, source: str) -> bool:
     return tx.execute(_ANY, _moments(tx, source)).first() is not None
 
 
+def make_void(tx: Tx, source: str, names: Collection[str]) -> None:
+    """Have these seen to, known or not: jobs came of them that are not written down."""
+    moments = {"began_ms": tx.lease_now_ms, "void_ms": tx.lease_now_ms, "due_ms": 0}
+    tx.each(_insert(tx.is_sqlite), [{"source": source, "id": name, **moments} for name in sorted(names)])
+
+
 def claim(tx: Tx, source: str) -> list[str]:
-    """Make void what has lapsed, and name a portion of what is void, for this adapter to see to; see ``seen_to``."""
-    tx.execute(_VOID, _moments(tx, source))
-    due = _DUE if tx.is_sqlite else _DUE.with_for_update(skip_locked=True)
-    names = list(tx.execute(due, _moments(tx, source)).scalars())
-    if names:
-        tx.execute(_CLAIM, {"of_source": source, "ids": names, "until_ms": tx.lease_now_ms + CLAIM_MS})
+    """Make void what has lapsed, and name a portion of what is void, for this adapter to see to; see ``seen_to`` and
+    ``give_up``."""
+    moments = _moments(tx, source)
+    # What another adapter ends just now is not waited for: it may have been stopped in the midst of that.
+    for some in portions(list(tx.execute(_unlocked(_LAPSED, tx), moments).scalars())):
+        tx.execute(_VOID, {**moments, "ids": some})
+    names = list(tx.execute(_unlocked(_DUE, tx), moments).scalars())
+    _have_due(tx, source, names, CLAIM_MS)
     return names
+
+
+def give_up(tx: Tx, source: str, names: Sequence[str]) -> None:
+    """Leave to whoever looks next what was claimed and could not be seen to."""
+    _have_due(tx, source, names, 0)
 
 
 def seen_to(tx: Tx, source: str, names: Sequence[str], given_back: int) -> None:
@@ -78,6 +94,22 @@ def seen_to(tx: Tx, source: str, names: Sequence[str], given_back: int) -> None:
 def drop(tx: Tx, source: str) -> None:
     """Forget all of a source."""
     tx.execute(_DROP, {"of_source": source})
+
+
+def _have_due(tx: Tx, source: str, names: Sequence[str], in_ms: int) -> None:
+    if names:
+        tx.execute(_CLAIM, {"of_source": source, "ids": list(names), "until_ms": tx.lease_now_ms + in_ms})
+
+
+def _unlocked(rows: Select[Any], tx: Tx) -> Select[Any]:
+    return rows if tx.is_sqlite else rows.with_for_update(skip_locked=True)
+
+
+@cache
+def _insert(is_sqlite: bool) -> Insert:
+    statement = insert_into(_table, is_sqlite)
+    void = {name: statement.excluded[name] for name in ("void_ms", "due_ms")}
+    return statement.on_conflict_do_update(index_elements=["source", "id"], set_=void)
 
 
 def _moments(tx: Tx, source: str) -> dict[str, str | int]:

@@ -27,9 +27,10 @@ from adapters.metrics import Metrics
 from adapters.sources.acquiring import Acquiring
 from adapters.sources.beating import Beating
 from adapters.sources.config import OF_A_SOURCE, SourceAdapterConfig
-from adapters.sources.contract import GridSource
+from adapters.sources.contract import GridSource, names_takings
 from adapters.sources.delivering import AT_ONCE, Delivering
 from adapters.sources.lane import Lane, Troubles
+from adapters.sources.lost_takings import LostTakings
 from adapters.sources.plugins import make_source
 from adapters.sources.staging import GridStageIn
 from adapters.sources.workplace import Workplace
@@ -83,6 +84,9 @@ class SourceAdapter:
             (deliver, delivering.turn),
             (report, delivering.reporting.turn),
         ]
+        if names_takings(source):
+            lost = self._lane("give-back")
+            self._lanes.append((lost, LostTakings(*parts, lost).turn))
 
     def _lane(self, name: str, threads: int = 1) -> Lane:
         return Lane(name, self._troubles, threads)

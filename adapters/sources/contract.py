@@ -207,3 +207,8 @@ class GridSource(Protocol):
 
     def close(self) -> None:
         """Drop connections. Idempotent."""
+
+
+def names_takings(source: GridSource) -> bool:
+    """Whether a source names its takings. One that was written for an earlier release does not say, and has none."""
+    return getattr(source, "names_takings", False)

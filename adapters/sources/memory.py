@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from adapters.errors import SourceRefused
 from adapters.ledger.matching import unmet
 from adapters.sources.contract import (
@@ -35,6 +37,8 @@ T = TypeVar("T")
 
 #: States of a job at this grid.
 WAITING, TAKEN = "waiting", "taken"
+#: Begins what is kept with a job that ``taken`` has named, before the taking's name.
+_MARK = b"taken in "
 
 
 @dataclass
@@ -110,7 +114,8 @@ class MemorySource:
         with self.grid.lock:
             self.grid.calls["taken"] += 1
             jobs = self.grid.jobs.values()
-            return [_named(job) for job in jobs if job.state == TAKEN and job.taking in set(takings) - {""}]
+            found = [job for job in jobs if job.state == TAKEN and job.taking in set(takings) - {""}]
+            return [msgspec.structs.replace(_named(job), data=_MARK + job.taking.encode()) for job in found]
 
     def stage_in(self, job: GridJob, wanted: GridInput, target: Path) -> None:
         """As the contract."""
@@ -175,7 +180,8 @@ class MemorySource:
             self.grid.calls["release"] += 1
             for one in jobs:
                 job = self.grid.jobs.get(one.id)
-                if job is not None and job.state == TAKEN:
+                is_as_named = not one.data.startswith(_MARK) or (job and one.data == _MARK + job.taking.encode())
+                if job is not None and job.state == TAKEN and is_as_named:
                     job.state = WAITING
 
     def close(self) -> None:

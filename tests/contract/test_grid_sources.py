@@ -193,6 +193,31 @@ def test_a_stop_is_said_until_the_job_is_not_named_any_more(grid: Grid) -> None:
     assert [stop.id for stop in source.beat([progress(jobs[1])])] == []
 
 
+def test_what_was_taken_in_a_call_is_named_and_given_back_while_nothing_is_said_of_it_and_nobody_else_has_it(
+    grid: Grid,
+) -> None:
+    for _ in range(3):
+        grid.submit(TRUE)
+    source, other = grid.source(), grid.source()
+    if not source.names_takings:
+        pytest.skip("its takings have no names")
+    lost, spoken_of = (given.job for given in source.acquire([OFFER], 2, "a1"))
+    [later] = (given.job for given in other.acquire([OFFER], 5, "b2"))
+    other.beat([progress(spoken_of)])
+
+    named = list(other.taken(["a1", "c3"]))
+    nothing = list(other.taken(["c3"])) + list(other.taken([]))
+    other.release(named, "nobody had written it down")
+    [again] = (given.job for given in source.acquire([OFFER], 5, "d4"))
+    other.release(named, "nobody had written it down")
+
+    assert [job.id for job in named] == [lost.id]
+    assert nothing == []
+    assert again.id == lost.id
+    assert list(source.acquire([OFFER], 5, "e5")) == []
+    assert [[job.id for job in source.taken([name])] for name in ("a1", "b2", "d4")] == [[], [later.id], [lost.id]]
+
+
 def test_a_job_that_its_grid_does_not_know_is_stopped(tmp_path: Path) -> None:
     stops = InMemory(tmp_path).source().beat([progress(GridJob(id="unheard-of"))])
 

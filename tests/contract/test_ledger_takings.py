@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from adapters.ledger import acquisitions, takings
+from adapters.errors import SourceInUse
+from adapters.ledger import acquisitions, sources, takings
 from adapters.ledger.acquisitions import Acquisition, AcquisitionKey
+from adapters.ledger.demand import FRESH_MS
 from adapters.ledger.takings import CLAIM_MS, LAPSED_MS, LATE_MS, PORTION
 from adapters.ledger.transaction import Tx
+from schemas.grids import SourceDelete
 from tests.contract.ledger_fixtures import Desk, cluster, desk, empty_url, url
 
 __all__ = ["cluster", "desk", "empty_url", "url"]
@@ -71,6 +74,36 @@ def test_those_of_a_grid_that_was_down_for_long_are_seen_to_in_portions_the_olde
     assert {name for one in portions for name in one} == set(names)
 
 
+def test_one_that_could_not_be_seen_to_is_due_at_once(desk: Desk) -> None:
+    name = begin(desk)
+    desk.pass_s(LAPSED_MS / 1000)
+    claimed = claim(desk)
+    desk.write(lambda tx: takings.give_up(tx, LYON, claimed))
+
+    assert (claimed, claim(desk)) == ([name], [name])
+
+
+def test_one_of_which_jobs_come_too_late_is_seen_to_whether_it_is_known_or_not(desk: Desk) -> None:
+    name = begin(desk)
+    desk.write(lambda tx: takings.make_void(tx, LYON, [name, "unheard-of"]))
+
+    assert sorted(claim(desk)) == sorted([name, "unheard-of"])
+    assert end(desk, name) == {name}
+
+
+def test_a_source_with_calls_that_came_to_nothing_is_not_forgotten_unless_it_is_given_up(desk: Desk) -> None:
+    desk.write(lambda tx: sources.seen(tx, LYON, "memory", ""))
+    name = begin(desk)
+    desk.pass_s(FRESH_MS / 1000)
+
+    with pytest.raises(SourceInUse, match=f"1 call may have taken jobs .*{name}"):
+        desk.write(lambda tx: sources.forget(tx, SourceDelete(source=LYON)))
+    desk.write(lambda tx: sources.forget(tx, SourceDelete(source=LYON, give_up=True)))
+
+    desk.pass_s(LAPSED_MS / 1000)
+    assert claim(desk) == []
+
+
 def test_of_one_that_is_made_void_while_it_ends_either_is_heeded(desk: Desk, url: str) -> None:
     if url.startswith("sqlite"):
         pytest.skip("SQLite lets nobody write at once")
@@ -88,6 +121,22 @@ def test_of_one_that_is_made_void_while_it_ends_either_is_heeded(desk: Desk, url
     ending.join(20)
 
     assert (claimed, found) == ([name], [{name}])
+
+
+def test_one_that_another_ends_just_now_is_not_waited_for(desk: Desk, url: str) -> None:
+    if url.startswith("sqlite"):
+        pytest.skip("SQLite lets nobody write at once")
+    name, found = begin(desk), list[list[str]]()
+    desk.pass_s(LAPSED_MS / 1000)
+    claiming = threading.Thread(target=lambda: found.append(claim(desk)), daemon=True)
+
+    def hold(tx: Tx) -> set[str]:
+        late = takings.end(tx, LYON, [name])
+        claiming.start()
+        claiming.join(20)
+        return late
+
+    assert (desk.write(hold), found) == (set(), [[]])
 
 
 def test_what_becomes_a_job_while_it_is_looked_for_is_known(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from adapters.ledger import sources
 from adapters.ledger.acquisitions import owner_of
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, delivering, lane, reporting, staging
+from adapters.sources import acquiring, delivering, lane, lost_takings, reporting, staging
 from adapters.sources.adapter import SourceAdapter
 from adapters.sources.config import SourceAdapterConfig
 from adapters.sources.contract import GridSource
@@ -142,6 +142,6 @@ class Rig:
 
 def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have adapters of this process look often, and wait little after a failure."""
-    for module in (acquiring, staging, delivering, reporting):
+    for module in (acquiring, lost_takings, staging, delivering, reporting):
         monkeypatch.setattr(module, "LOOK_S", 0.05)
     monkeypatch.setattr(lane, "FIRST_S", 0.05)

@@ -38,6 +38,8 @@ BETWEEN_S, RECOVERY_S = (2.0, 6.0), 240.0 + (LAPSED_MS + 2 * CLAIM_MS) / 1000
 ENDS = ("Done", "Failed", "Killed")
 #: Jobs that are submitted in one call.
 PORTION = 20
+#: Where there are so many jobs an adapter is stopped once, for longer than what it takes is its own, seconds.
+MANY_JOBS, STOPPED_S = 100, LAPSED_MS / 1000 + 15
 
 
 def demand_each_done_once(cluster: Cluster, directory: Path, jobs: int) -> None:
@@ -72,6 +74,8 @@ def twins(grid: DiracxPeer, cluster: Cluster, directory: Path, seed: int, jobs: 
     ):
         names = _submitted(grid, runs, jobs)
         monkey = _Monkey(system, grid, url, seed)
+        if jobs >= MANY_JOBS:
+            monkey.stop_for_long("source_adapter-biomed-2")
         deadline = time.monotonic() + jobs * 6.0 + 180
         while _ended(grid, names) < jobs * 0.8:
             assert time.monotonic() < deadline, f"most jobs have not ended under the monkey, seed {seed}"
@@ -151,6 +155,23 @@ class _Monkey:
         self.told: list[str] = []
         self._system, self._grid, self._url, self._random = system, grid, url, random.Random(seed)
         self._began = time.monotonic()
+        #: An adapter that is stopped, and until when, seconds.
+        self._stopped, self._until_s = 0, 0.0
+
+    def stop_for_long(self, name: str) -> None:
+        """Stop an adapter in the midst of what it does."""
+        time.sleep(self._random.uniform(*BETWEEN_S))
+        self._stopped, self._until_s = self._system.pid(name), time.monotonic() + STOPPED_S
+        self.told.append(f"{time.monotonic() - self._began:6.1f} s: {name} stopped")
+        os.kill(self._stopped, signal.SIGSTOP)
+
+    def rest(self) -> None:
+        """Do no more harm: what is stopped goes on."""
+        if self._stopped:
+            with contextlib.suppress(ProcessLookupError):  # it was killed meanwhile
+                os.kill(self._stopped, signal.SIGCONT)
+            self.told.append(f"{time.monotonic() - self._began:6.1f} s: it goes on")
+        self._stopped = 0
 
     def harm_or_wait(self, most: int) -> None:
         """Wait a little, and do harm once, but no more than ``most`` times in all."""
@@ -161,6 +182,10 @@ class _Monkey:
             "grid": self._kill_grid,
         }
         time.sleep(self._random.uniform(*BETWEEN_S))
+        if time.monotonic() > self._until_s:
+            self.rest()
+        elif self._stopped:
+            del harms["source_adapter-biomed-2"]
         if len(self.told) >= most:
             return
         victim = self._random.choice(sorted(harms))

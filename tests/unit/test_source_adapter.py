@@ -33,9 +33,9 @@ from adapters.ledger.acquisitions import MOST_LOST, SUSPECT, Acquisition, Acquis
 from adapters.ledger.transaction import Tx
 from adapters.ledger_writer import LedgerWriter
 from adapters.metrics import Metrics
-from adapters.sources import acquiring, delivering, lane, reporting
+from adapters.sources import acquiring, delivering, lane, lost_takings, reporting
 from adapters.sources.adapter import SourceAdapter
-from adapters.sources.contract import GridEnding, GridInput, GridJob, GridWork, Offer
+from adapters.sources.contract import Acquired, GridEnding, GridInput, GridJob, GridWork, Offer
 from adapters.sources.memory import Failing, MemoryGrid, MemorySource, final_states
 from adapters.sources.workplace import Workplace
 from broker.memory import MemoryCarrier
@@ -157,17 +157,21 @@ async def test_a_grid_that_has_nothing_is_asked_less_than_once_a_minute_and_at_o
 
 
 @asynccontextmanager
-async def asking_of(rig: Rig, source: Any) -> AsyncIterator[acquiring.Acquiring]:
-    """Give what asks a source for jobs, to be led step by step."""
+async def parts_of(rig: Rig, source: Any) -> AsyncIterator[tuple[acquiring.Acquiring, lost_takings.LostTakings]]:
+    """Give what asks a source for jobs, and what sees to lost ones, to be led step by step."""
     wire = MemoryCarrier("adapter-source-lyon")
     rig.registries["lyon"] = CollectorRegistry()
     writer = LedgerWriter(wire, rig.desk.ledger, Metrics(wire.user, rig.registries["lyon"]))
-    hand = lane.Lane("acquire", lane.Troubles())
+    hands = [lane.Lane(name, lane.Troubles()) for name in ("acquire", "give-back")]
     try:
-        yield acquiring.Acquiring("lyon", source, writer, hand, 100, 150.0)
+        yield (
+            acquiring.Acquiring("lyon", source, writer, hands[0], 100, 150.0),
+            lost_takings.LostTakings("lyon", source, writer, hands[1]),
+        )
     finally:
         await writer.close()
-        hand.close()
+        for hand in hands:
+            hand.close()
 
 
 def lost_of(rig: Rig) -> float:
@@ -178,26 +182,20 @@ def lost_of(rig: Rig) -> float:
     return value or 0.0
 
 
-@pytest.fixture
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(acquiring, "LOST_S", 0.0)
-
-
-@pytest.mark.usefixtures("looks_often")
 async def test_what_was_taken_and_never_written_down_is_given_back_and_nothing_else(rig: Rig) -> None:
     lost, known, brought, other = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(4)]
     source = MemorySource(rig.grid)
     killed = rig.desk.write(lambda tx: takings.begin(tx, "lyon"))
     source.acquire([Offer(SMALL, 9)], 3, killed)
     source.acquire([Offer(SMALL, 9)], 1, "of another centre")
-    for name in (known, brought):
-        rows = [Acquisition(key=AcquisitionKey("lyon", name, 1), data=b"", flaw="" if name == brought else "a flaw")]
+    for name, flaw in ((known, "a flaw"), (brought, "")):
+        rows = [Acquisition(key=AcquisitionKey("lyon", name, 1), data=b"", flaw=flaw)]
         rig.desk.write(lambda tx, rows=rows: acquisitions.put(tx, rows))
 
     states = []
-    async with asking_of(rig, source) as asking:
+    async with parts_of(rig, source) as (_, seeing):
         for _ in range(2):
-            await asking.turn()
+            await seeing.turn()
             states.append([rig.grid.jobs[name].state for name in (lost, known, brought, other)])
             rig.desk.pass_s(takings.LAPSED_MS / 1000)
 
@@ -205,49 +203,68 @@ async def test_what_was_taken_and_never_written_down_is_given_back_and_nothing_e
     assert lost_of(rig) == 1
 
 
-@pytest.mark.usefixtures("looks_often")
-async def test_what_comes_too_late_to_be_written_down_is_given_back_by_whoever_sees_to_it(rig: Rig) -> None:
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+@pytest.mark.parametrize("is_forgotten", [False, True])
+async def test_what_comes_too_late_to_be_written_down_is_given_back_unless_somebody_else_has_it(
+    rig: Rig, is_forgotten: bool, is_elsewhere: bool
+) -> None:
     name = rig.grid.submit(GridWork(executable="/bin/true"))
     rig.desk.ask("vm-1")
-    held = Held("acquire", "after")
+    held = Held("acquire", "before" if is_forgotten else "after")
     async with (
-        asking_of(rig, Failing(MemorySource(rig.grid), held)) as slow,
-        asking_of(rig, MemorySource(rig.grid)) as another,
+        parts_of(rig, Failing(MemorySource(rig.grid), held)) as (slow, _),
+        parts_of(rig, MemorySource(rig.grid)) as (_, another),
     ):
         turn = asyncio.create_task(slow.turn())
         await until(lambda: held.is_there)
-        rig.desk.pass_s(takings.LAPSED_MS / 1000)
-        await another.turn()
+        for passed_ms in (takings.LAPSED_MS, takings.LATE_MS)[: 1 + is_forgotten]:
+            rig.desk.pass_s(passed_ms / 1000)
+            await another.turn()
         given_back = rig.grid.jobs[name].state
-        rig.grid.jobs[name].state = "taken"  # by somebody else
+        if is_elsewhere:
+            rig.grid.jobs[name].state, rig.grid.jobs[name].taking = "taken", "of another centre"
         held.over.set()
         await turn
+        await another.turn()
 
     assert given_back == "waiting"
     assert rig.count(tables.acquisitions) == 0
-    assert rig.grid.calls["release"] == 1
-    assert rig.grid.jobs[name].state == "taken"
+    assert rig.grid.jobs[name].state == ("taken" if is_elsewhere else "waiting")
 
 
-@pytest.mark.usefixtures("looks_often")
-async def test_a_grid_that_cannot_name_what_was_lost_is_told_as_trouble_and_asked_for_jobs_all_the_same(
-    rig: Rig,
-) -> None:
-    lost, wanted = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(2)]
+async def test_a_grid_that_does_not_name_what_was_lost_is_in_trouble_for_as_long(rig: Rig) -> None:
+    lost = rig.grid.submit(GridWork(executable="/bin/true"))
     killed = rig.desk.write(lambda tx: takings.begin(tx, "lyon"))
     MemorySource(rig.grid).acquire([Offer(SMALL, 9)], 1, killed)
     rig.desk.pass_s(takings.LAPSED_MS / 1000)
-    away = Faults("taken", "before", times=1, error=lambda: OSError(5, "Input/output error"))
+    away = Faults("taken", "before", times=4, error=lambda: OSError(5, "Input/output error"))
+    said = list[tuple[int, str]]()
     async with rig.adapter(Failing(MemorySource(rig.grid), away)) as adapter:
-        job = await rig.start()
-        await until(lambda: "taken and never written down are not given back yet" in str(adapter._troubles))
-        await rig.until(lambda: not adapter._troubles._of and rig.grid.jobs[lost].state == "waiting")
 
-    assert job.job == f"{OWNER}/{wanted}-1.1"
+        def is_given_back() -> bool:
+            said.append((away.left, str(adapter._troubles)))
+            return rig.grid.jobs[lost].state == "waiting"
+
+        await until(is_given_back)
+        await until(lambda: not str(adapter._troubles))
+
+    while_away = [words for left, words in said if left in (1, 2)]
+    assert while_away
+    assert all("Input/output error" in words for words in while_away)
     assert lost_of(rig) == 1
 
 
-@pytest.mark.usefixtures("looks_often")
+async def test_what_was_lost_is_given_back_while_the_grid_fails_whenever_it_is_asked_for_jobs(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    rig.desk.ask("vm-1")
+    faults = Faults("acquire", "after", times=1_000_000)
+    async with rig.adapter(Failing(MemorySource(rig.grid), faults)):
+        await until(lambda: rig.grid.jobs["1"].state == "taken")
+        rig.desk.ask("vm-2")
+        await rig.until(lambda: lost_of(rig))
+    assert faults.left
+
+
 async def test_takings_leave_nothing_behind(rig: Rig) -> None:
     rig.grid.submit(GridWork(executable="/bin/true"))
     faults = Faults("acquire", "after", times=3)
@@ -259,6 +276,49 @@ async def test_takings_leave_nothing_behind(rig: Rig) -> None:
         await rig.until(lambda: not rig.count(tables.takings))
 
     assert most > 0
+
+
+class Generous(MemorySource):
+    """Gives one more than it is asked for."""
+
+    def acquire(self, offers: Sequence[Offer], most: int, taking: str = "") -> Sequence[Acquired]:
+        return super().acquire(offers, most + 1, taking)
+
+
+async def test_what_is_more_than_was_asked_for_waits_again_at_the_grid(rig: Rig) -> None:
+    names = [rig.grid.submit(GridWork(executable="/bin/true")) for _ in range(2)]
+    rig.desk.ask("vm-1")
+    async with parts_of(rig, Generous(rig.grid)) as (asking, seeing):
+        await asking.turn()
+        await seeing.turn()
+
+    assert [rig.grid.jobs[name].state for name in names] == ["taken", "waiting"]
+    assert rig.count(tables.acquisitions) == 1
+
+
+class OfBefore:
+    """A source that was written before takings had names."""
+
+    def __init__(self, source: MemorySource) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("names_takings", "taken"):
+            raise AttributeError(name)
+        return getattr(self._source, name)
+
+    def acquire(self, offers: Sequence[Offer], most: int) -> Sequence[Acquired]:
+        return self._source.acquire(offers, most)
+
+
+async def test_a_source_of_an_earlier_release_is_asked_as_before(rig: Rig) -> None:
+    rig.grid.submit(GridWork(executable="/bin/true"))
+    async with rig.adapter(OfBefore(MemorySource(rig.grid))):
+        job = await rig.start()
+        rig.leave(job)
+        await until(rig.grid.ended)
+
+    assert rig.count(tables.takings) == 0
 
 
 async def test_what_the_grid_stops_is_stopped_and_told_as_such(rig: Rig) -> None:
