@@ -17,6 +17,7 @@ import msgspec
 from broker.address import Address, read_address, write_address
 from broker.keys.cutting import Cutting
 from broker.keys.realm import Realm
+from broker.keys.spares import OnceLogin, SpareLogins
 from broker.keys.store import EnrolledVm, EnrolmentStore
 from broker.keys.subjects import Subjects
 from broker.keys.upkeep import Upkeep
@@ -66,7 +67,8 @@ class Registrar:
         self._realm, self._store, self._credentials, self._broker = realm, store, credentials, broker
         self._quotas = quotas or Quotas()
         self._subjects = Subjects()
-        self.upkeep = Upkeep(realm, store, self._subjects)
+        self.spares = SpareLogins(realm)
+        self.upkeep = Upkeep(realm, store, self._subjects, self.spares)
         self._takes: dict[type[Message], tuple[Kind, Callable[[str, Any, float], Reply | None]]] = {
             EnrolGrant: (Kind.HOST, self._grant),
             EnrolTrade: (Kind.ONCE, self._trade),
@@ -114,11 +116,14 @@ class Registrar:
         return _failed(message, ErrorCode.FORBIDDEN, text, "delete some, or raise the key manager's vms_of_host")
 
     def _hand_out(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> Reply:
+        spare = None
         if known is None or known.generation != message.generation or not known.once_user:
-            known = self._new_once(host, message, known)
+            spare = self.spares.take()
+            known = self._new_once(host, message, known, spare)
         elif known.disowned or known.silent_s:
             self._store.put(msgspec.structs.replace(known, disowned=False, silent_s=0.0))
-        self._realm.mint(parse_principal(known.once_user), known.once_password)
+        if spare is None:
+            self._realm.mint(parse_principal(known.once_user), known.once_password)
         log.info("one-time login", extra={"host": host, "vm": known.vm, "generation": known.generation})
         return EnrolGranted(
             call=message.id,
@@ -128,17 +133,18 @@ class Registrar:
             password=known.once_password,
         )
 
-    def _new_once(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> EnrolledVm:
-        if known is not None:
+    def _new_once(
+        self, host: str, message: EnrolGrant, known: EnrolledVm | None, spare: OnceLogin | None
+    ) -> EnrolledVm:
+        """Note that the VM has a one-time login: the spare, which is there, or one that is to be made."""
+        if known is not None and known.once_user:
             self.upkeep.drop_once(known)
+        user, password = spare or OnceLogin(unguessable(Kind.ONCE), new_password())
         record = EnrolledVm(
-            vm=message.vm,
-            host=host,
-            generation=message.generation,
-            once_user=unguessable(Kind.ONCE),
-            once_password=new_password(),
+            vm=message.vm, host=host, generation=message.generation, once_user=user, once_password=password
         )
         self._store.put(record)
+        self.spares.noted(user)
         return record
 
     def _trade(self, once: str, message: EnrolTrade, _: float) -> Reply:

@@ -41,7 +41,7 @@ from broker.principals import EVENTS, Principal, parse_principal
 from broker.routes import Route, reply
 from broker.turns import Turns
 from schemas.codec import clip
-from schemas.enrol import PrincipalCut
+from schemas.enrol import EnrolGranted, PrincipalCut
 from schemas.envelope import Failed, Message, Reply
 from schemas.errors import ErrorCode
 from schemas.ids import Kind, kind_of
@@ -60,6 +60,8 @@ MOST_OF_KIN = 256
 MOST_BODY_BYTES = 96 * 1024
 #: Principals that are served at once; each waits for the broker's management most of the time.
 THREADS = 8
+#: After how long one-time logins are made ahead in place of those that were given, seconds.
+FILL_AFTER_S = 2.0
 #: How long one message is tried while the broker's management, or our disk, fails, seconds.
 PATIENCE_S = 60.0
 #: How long an answer is offered to a queue that does not take it; whoever misses it asks again, seconds.
@@ -90,6 +92,9 @@ class Service:
         self._swept_at = self._reviewed_at = time.monotonic()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
         self._closing = OwnedTasks("key manager")
+        self._is_filling = False
+        # A broker that was away may come back without them.
+        connection.on_up.append(registrar.spares.forget)
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -133,10 +138,23 @@ class Service:
                 self._closing.spawn(self._close_all_of(message.principal))
             if answer is not None:
                 await self._answer(delivery, sender, message, answer)
+            if isinstance(answer, EnrolGranted) and not self._is_filling:
+                self._is_filling = True
+                self._closing.spawn(self._fill_spares())
         except Exception as error:
             log.exception("message failed", extra={"sender": sender})
             return await self._refuse(delivery, "failed", f"{type(error).__name__}: {clip(str(error))}")
         return delivery.ack()
+
+    async def _fill_spares(self) -> None:
+        """Make new one-time logins ahead, once the VM that has been given one has had time to start with it."""
+        try:
+            await asyncio.sleep(FILL_AFTER_S)
+            await self._in_thread(self._registrar.spares.fill)
+        except (BrokerError, OSError) as error:
+            log.warning("no one-time logins made ahead", extra={"why": str(error)})
+        finally:
+            self._is_filling = False
 
     async def _handle(self, sender: str, message: Message) -> Reply | None:
         """Ask the registrar, for a while also while the broker's management is away; what is refused is told."""

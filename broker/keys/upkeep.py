@@ -12,6 +12,7 @@ import msgspec
 
 from broker.keys import vouching
 from broker.keys.realm import Realm
+from broker.keys.spares import SpareLogins
 from broker.keys.store import EnrolledVm, EnrolmentStore
 from broker.keys.subjects import Subjects
 from broker.principals import Principal, parse_principal
@@ -23,8 +24,8 @@ log = logging.getLogger(__name__)
 class Upkeep:
     """See the module. Raises BrokerError where the broker fails: then do it again, nothing is half done for good."""
 
-    def __init__(self, realm: Realm, store: EnrolmentStore, subjects: Subjects) -> None:
-        self._realm, self._store, self._subjects = realm, store, subjects
+    def __init__(self, realm: Realm, store: EnrolmentStore, subjects: Subjects, spares: SpareLogins) -> None:
+        self._realm, self._store, self._subjects, self._spares = realm, store, subjects, spares
         #: Principals that had queues and no login when that was looked at last.
         self._ownerless: set[Principal] = set()
 
@@ -38,7 +39,9 @@ class Upkeep:
             if record.once_age_s > lifetime_s:
                 self._expire(record.vm, lifetime_s)
         found = self._realm.named(Kind.ONCE)  # first: what is minted after this was remembered before
-        known = {record.once_user for record in self._store.with_once()}
+        # In this order: a spare that is handed out between the two is in one of them at least.
+        known = self._spares.names()
+        known |= {record.once_user for record in self._store.with_once()}
         for principal in found:
             if principal.name not in known:
                 self._realm.unmint(principal)

@@ -16,6 +16,7 @@ from broker.errors import ManagementError
 from broker.keys import vouching
 from broker.keys.realm import FakeRealm
 from broker.keys.registrar import Quotas, Registrar
+from broker.keys.spares import MOST
 from broker.keys.store import EnrolledVm, EnrolmentStore, reading
 from broker.principals import Principal
 from schemas.codec import decode, encode
@@ -595,3 +596,88 @@ def test_the_vms_of_a_host_are_kin_and_its_one_time_logins_too(desk: Desk) -> No
     desk.ask("host-a", EnrolRevoke(vm=VM_A))
     assert desk.registrar.kin_of(VM_A) == VM_A
     assert desk.registrar.kin_of(granted.user) == granted.user
+
+
+def test_a_login_that_was_made_ahead_is_handed_out_at_once_and_another_when_there_is_none(desk: Desk) -> None:
+    desk.registrar.spares.fill()
+    ahead = desk.registrar.spares.names()
+    minted: list[str] = []
+    desk.realm.mint = lambda principal, password: minted.append(principal.name)  # type: ignore[method-assign]
+
+    given = [desk.grant(vm=vm) for vm in (VM_A, VM_B)]
+    again = desk.grant(vm=VM_A)
+    other = desk.grant(vm=f"{VM_A[:-1]}f")
+
+    assert {one.user for one in given} == ahead
+    assert [desk.realm.passwords[one.user] for one in given] == [one.password for one in given]
+    assert (again.user, again.password) == (given[0].user, given[0].password)
+    assert other.user not in ahead
+    assert minted == [again.user, other.user]
+    assert desk.registrar.spares.names() == set()
+
+
+def test_a_login_that_was_made_ahead_buys_a_credential_and_is_gone_then(desk: Desk) -> None:
+    desk.registrar.spares.fill()
+    granted = desk.grant()
+
+    credential = desk.trade(granted)
+    desk.ask(VM_A, EnrolConfirm(generation=1))
+
+    assert isinstance(credential, Credential)
+    assert granted.user not in desk.realm.passwords
+
+
+def test_logins_that_were_made_ahead_are_kept_from_being_swept_and_go_with_the_key_manager_that_made_them(
+    desk: Desk,
+) -> None:
+    desk.registrar.spares.fill()
+    ahead = desk.registrar.spares.names()
+    desk.registrar.upkeep.sweep(30.0, 600.0)
+    kept = {name for name in desk.realm.passwords if name.startswith("once-")}
+
+    desk.restart()
+    desk.registrar.upkeep.sweep(30.0, 600.0)
+
+    assert kept == ahead
+    assert len(ahead) == MOST
+    assert not [name for name in desk.realm.passwords if name.startswith("once-")]
+
+
+def test_logins_that_a_broker_may_have_lost_are_not_handed_out(desk: Desk) -> None:
+    desk.registrar.spares.fill()
+    ahead = desk.registrar.spares.names()
+    desk.realm.passwords.clear()
+    desk.registrar.spares.forget()
+
+    granted = desk.grant()
+
+    assert granted.user not in ahead
+    assert desk.realm.passwords[granted.user] == granted.password
+
+
+def test_one_that_cannot_be_made_ahead_is_nobodys(desk: Desk) -> None:
+    def fail(principal: Principal, password: str) -> None:
+        raise ManagementError("away")
+
+    desk.realm.mint = fail  # type: ignore[method-assign]
+
+    with pytest.raises(ManagementError):
+        desk.registrar.spares.fill()
+    assert desk.registrar.spares.names() == set()
+
+
+def test_of_logins_that_were_made_ahead_none_is_swept_while_it_is_handed_out(desk: Desk) -> None:
+    """The moment between its leaving the shelf and its being remembered."""
+    desk.registrar.spares.fill()
+    put, swept = desk.store.put, list[str]()
+
+    def put_after_a_sweep(record: EnrolledVm) -> None:
+        desk.registrar.upkeep.sweep(0.0, 600.0)
+        swept.append(record.once_user)
+        put(record)
+
+    desk.store.put = put_after_a_sweep  # type: ignore[method-assign]
+    granted = desk.grant()
+
+    assert swept == [granted.user]
+    assert granted.user in desk.realm.passwords

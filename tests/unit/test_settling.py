@@ -25,7 +25,9 @@ from broker.connection import Delivery
 from broker.delivery import Subscription
 from broker.errors import Forbidden
 from broker.inbound import receiver
+from broker.keys.realm import FakeRealm
 from broker.keys.service import Service
+from broker.keys.spares import SpareLogins
 from broker.memory import MemoryCarrier
 from broker.routes import DOWN, queue_of
 from schemas.codec import MESSAGES, encode
@@ -187,6 +189,7 @@ class BrokenRegistrar:
     """A registrar whose every answer fails, in a way that nobody foresaw."""
 
     upkeep = cutting = None
+    spares = SpareLogins(FakeRealm())
 
     def kin_of(self, sender: str) -> str:
         return sender
