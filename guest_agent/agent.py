@@ -193,12 +193,14 @@ class GuestAgent:
 
     async def _greet(self) -> None:
         try:
-            await asyncio.gather(
-                *(self._uplink.say("enrol", word) for word in self._centre.confirms),
-                self._uplink.say("request", AgentHello(machine=self._describe(), holding=self._loop.holding())),
-            )
+            hello = AgentHello(machine=self._describe(), holding=self._loop.holding())
+            await asyncio.gather(self._uplink.say("request", hello), self._confirm())
         except Unroutable as error:
             log.warning("greeting not delivered", extra={"why": str(error)})
+
+    async def _confirm(self) -> None:
+        if self._centre.confirms and await self.identity.is_kept():
+            await asyncio.gather(*(self._uplink.say("enrol", word) for word in self._centre.confirms))
 
     async def _watch_seed(self) -> None:
         """A newer seed comes while we live, after a restore: come back as the new generation."""

@@ -49,11 +49,24 @@ class Identity:
         self._source, self._whereabouts = source, whereabouts
         self._file = state / "credential.json"
         self._seed: Seed | None = None
-        self._closing = OwnedTasks("identity")
+        #: What was got last, and what writes it down.
+        self._fresh: KeptCredential | None = None
+        self._keeping: asyncio.Task[bool] | None = None
+        self._tasks = OwnedTasks("identity")
 
     async def close(self) -> None:
-        """Wait for the ends of connections that are of no use any more."""
-        await self._closing.finish()
+        """Wait for the ends of connections that are of no use any more, and until the credential is written down."""
+        await self._tasks.finish()
+
+    async def is_kept(self) -> bool:
+        """Wait until the credential is on the disk; False where it cannot be: it is not to be confirmed then, since
+        another agent here would have to get it once more."""
+        if self._keeping is None:
+            return True
+        await asyncio.wait([self._keeping])
+        if not (is_kept := self._keeping.result()) and self._fresh is not None:
+            self._keep(self._fresh)  # for the next time
+        return is_kept
 
     @property
     def seed(self) -> Seed:
@@ -121,9 +134,21 @@ class Identity:
                 raise
             log.warning("no newer credential, the kept one again", extra={"why": str(error)})
             return kept.address
-        fresh = KeptCredential(self.seed.vm, self.seed.generation, address)
-        await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(fresh))
+        # Whoever connects with it does not wait for the disk.
+        self._fresh = KeptCredential(self.seed.vm, self.seed.generation, address)
+        self._keep(self._fresh)
         return address
+
+    def _keep(self, credential: KeptCredential) -> None:
+        self._keeping = self._tasks.spawn(self._write(credential), name="keep")
+
+    async def _write(self, credential: KeptCredential) -> bool:
+        try:
+            await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(credential))
+        except OSError as error:
+            log.error("credential not written down", extra={"why": str(error)})
+            return False
+        return True
 
     async def _look_for_newer(self) -> None:
         try:
@@ -132,11 +157,16 @@ class Identity:
             log.warning("no seed to be had", extra={"why": str(error)})
 
     def _read(self) -> KeptCredential | None:
+        if self._fresh is not None and self._is_of_now(self._fresh):
+            return self._fresh
         try:
             kept = msgspec.json.decode(self._file.read_bytes(), type=KeptCredential)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
-        return kept if (kept.vm, kept.generation) == (self.seed.vm, self.seed.generation) else None
+        return kept if self._is_of_now(kept) else None
+
+    def _is_of_now(self, kept: KeptCredential) -> bool:
+        return (kept.vm, kept.generation) == (self.seed.vm, self.seed.generation)
 
     async def _trade(self, seed: Seed) -> Address:
         """Trade the one-time login for a credential. Raises NotEnrolled or a BrokerError; asked again it goes on."""
@@ -154,7 +184,7 @@ class Identity:
             credential = await _ask(connection, seed)
         finally:
             # The next connection does not wait for the end of this one.
-            self._closing.spawn(connection.close(), name="close")
+            self._tasks.spawn(connection.close(), name="close")
         return msgspec.structs.replace(login, user=credential.user, password=credential.password)
 
 

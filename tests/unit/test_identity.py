@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from broker import durable
 from broker.address import Address
 from broker.errors import BrokerError
 from guest_agent.identity import Identity, KeptCredential
@@ -80,6 +83,7 @@ async def test_a_refusal_with_a_newer_seed_at_hand_is_traded(tmp_path: Path) -> 
 
     assert (await identity.address(True)).password == "new"
     assert identity.generation == 2
+    assert await identity.is_kept()
     assert (await (await identity_of(tmp_path, 2)).address(False)).password == "new"
 
 
@@ -89,3 +93,38 @@ async def test_a_credential_of_an_older_generation_is_not_used(tmp_path: Path) -
 
     with pytest.raises(BrokerError, match="has been used"):
         await identity.address(False)
+
+
+async def test_a_credential_that_the_disk_does_not_take_is_used_and_is_written_down_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, full = durable.replace, [True]
+
+    def replace(path: Path, body: bytes) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, body)
+
+    monkeypatch.setattr(durable, "replace", replace)
+    identity = await identity_of(tmp_path)
+    identity.answer = address_of("mine")
+
+    used = [(await identity.address(False)).password for _ in range(2)]
+    before = await identity.is_kept()
+    full.clear()
+    while not await identity.is_kept():
+        assert not (tmp_path / "credential.json").exists()
+    identity.answer = None
+
+    assert (used, identity.trades, before) == (["mine", "mine"], 1, False)
+    assert (await (await identity_of(tmp_path)).address(False)).password == "mine"
+
+
+async def test_a_credential_of_before_is_not_used_once_there_is_a_newer_seed(tmp_path: Path) -> None:
+    identity = await identity_of(tmp_path)
+    identity.answer = address_of("mine")
+    assert (await identity.address(False)).password == "mine"
+    identity.answer = address_of("new")
+    identity.renew(encode_seed(seed_of(2)))
+
+    assert (await identity.address(False)).password == "new"
