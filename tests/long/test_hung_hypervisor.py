@@ -116,7 +116,7 @@ def test_a_stop_that_would_wait_for_an_hour_is_cut_short_by_a_poweroff(system: S
     said, _ = stop.communicate(timeout=30)
 
     assert took_s < POWEROFF_S
-    assert vm_of(client, HUNG).status.state is VmState.POWEREDOFF
+    until(lambda: vm_of(client, HUNG).status.state is VmState.POWEREDOFF, "the centre has heard of it", POWEROFF_S)
     assert stop.returncode == 1
     assert "stop was cut short by poweroff" in said
 

@@ -47,6 +47,7 @@ def test_a_broker_that_comes_back_on_another_port_is_told_to_everybody(place: Pl
     taken = taken_soon(before)
 
     until(lambda: "telling everybody" in place.log(), "the new port is told", 60)
+    until(lambda: "everybody knows port" in place.log(), "it is known", 60)
     place.runs_a_job("moved")
     taken.close()
 

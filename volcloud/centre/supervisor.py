@@ -139,6 +139,7 @@ class Supervisor:
             await self._wait_credentials()
         others = [child for name, child in self._children.items() if name != KEY_MANAGER]
         await asyncio.gather(*(child.restart() for child in others))
+        self._say(f"everybody knows port {now.amqp_port}")
 
     async def _know_vms(self) -> None:
         """Keep in mind which VMs there are: they are to be ended also when the directory that says so is gone. Those of
