@@ -34,7 +34,7 @@ def run(arena: Arena, *, runs: int, quick: bool) -> list[Figure]:
     return [
         _figure("vm start to agent ready", "start_s", ours, peers, margin=0.5),
         _figure("vm savestate", "savestate_s", ours, peers, most=1.3),
-        _figure("vm start from saved", "restore_s", ours, peers),
+        _figure("vm start from saved", "restore_s", ours, peers, most=1.3),
     ]
 
 

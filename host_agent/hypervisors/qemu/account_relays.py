@@ -7,8 +7,11 @@ So the VM's directory holds the relay as an archive, and of the credential what 
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import logging
+import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -59,8 +62,7 @@ def equip(home: Path, credential: Path) -> list[str]:
 
     A credential that cannot be read keeps no VM from starting: its relays find a broker once it can.
     """
-    durable.replace(home / PROGRAM, _archive(), mode=_READABLE)
-    (home / PROGRAM).chmod(_READABLE)
+    _show(home / PROGRAM, _archive())
     if trouble := _tell(home, credential):
         log.warning("relays_not_told vm=%s error=%s", home.name, trouble)
     return [SCRIPT, WHEREABOUTS]
@@ -126,6 +128,27 @@ async def _try(python: str, directory: Path, account: VmAccount) -> str:
     return "" if status == _NOTHING_TOLD else f"ends with {status}"
 
 
+def _show(path: Path, body: bytes) -> None:
+    """Have a file that every account can read hold this; one that does already is left as it is. Raises OSError."""
+    if not _shows(path, body):
+        durable.replace(path, body, mode=_READABLE)
+        path.chmod(_READABLE)
+
+
+def _shows(path: Path, body: bytes) -> bool:
+    """Whether a file is ours and as it should be. The VM's account may have put there what it likes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        is_ours = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == _READABLE
+        is_like_it = found.st_uid == os.geteuid() and found.st_size == len(body)
+        return is_ours and is_like_it and file.read(len(body)) == body
+
+
+@functools.cache
 def _archive() -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w") as archive:
@@ -143,8 +166,7 @@ def _tell(home: Path, credential: Path) -> str:
         # Of each endpoint what a relay needs, whatever else a credential may come to hold.
         endpoints = [{"host": one["host"], "port": one["port"]} for one in known.endpoints]
         body = msgspec.json.encode(_Whereabouts(endpoints, known.owner))
-        durable.replace(home / WHEREABOUTS, body, mode=_READABLE)
-        (home / WHEREABOUTS).chmod(_READABLE)
+        _show(home / WHEREABOUTS, body)
     except (OSError, msgspec.MsgspecError, KeyError) as error:
         return f"{credential}: {error}"
     return ""

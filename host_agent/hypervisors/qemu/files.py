@@ -26,7 +26,7 @@ from host_agent.hypervisors.qemu.command import (
     decode_seed,
     encode_seed,
 )
-from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN, MEMORY_LOADED
+from host_agent.hypervisors.qemu.memory import MEMORY, MEMORY_BEING_WRITTEN, MEMORY_LOADED, MEMORY_USED
 from schemas.vms import VmState
 
 log = logging.getLogger(__name__)
@@ -139,8 +139,13 @@ class QemuFiles(VmDirectories):
         durable.remove_large(self.path(vm) / MEMORY)
 
     def drop_half_written(self, vm: str) -> None:
-        """Remove a memory that was never complete. Raises OSError."""
+        """Remove a memory that was never complete, and one that is of no use any more. Raises OSError."""
         (self.path(vm) / MEMORY_BEING_WRITTEN).unlink(missing_ok=True)
+        self.drop_used(vm)
+
+    def drop_used(self, vm: str) -> None:
+        """Remove a memory from which a guest has gone on. Raises OSError."""
+        durable.unlink_large(self.path(vm) / MEMORY_USED)
 
     def note_saving(self, vm: str, saving: Saving) -> None:
         """Note that a VM begins to be saved, or to go on. Raises OSError."""
@@ -159,10 +164,17 @@ class QemuFiles(VmDirectories):
             return Saving(was_running=True)
         return read_record(self.path(vm) / _SAVING, Saving)
 
+    def goes_on(self, vm: str) -> None:
+        """A guest goes on from its memory, which is of no use any more: see ``drop_used``. What a disk is given back at
+        once holds up whoever writes to it."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path(vm) / MEMORY_LOADED).rename(self.path(vm) / MEMORY_USED)
+
     def forget_saving(self, vm: str) -> None:
-        """It is saved, or as it was, or goes on."""
+        """It is saved, or as it was."""
         (self.path(vm) / _SAVING).unlink(missing_ok=True)
-        durable.unlink_large(self.path(vm) / MEMORY_LOADED)
+        self.goes_on(vm)
+        self.drop_used(vm)
 
     def state_at_rest(self, vm: str) -> VmState:
         """Say in what state a VM is that has no process."""

@@ -21,10 +21,12 @@ from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.monitor import last_words
 from schemas.vms import VmState
 
-#: The file's name in the VM's directory; while it is being written; and once it is loaded, until the guest goes on.
+#: The file's name in the VM's directory; while it is being written; once it is loaded, until the guest goes on; and
+#: from then on.
 MEMORY = "memory"
 MEMORY_BEING_WRITTEN = "memory.tmp"
 MEMORY_LOADED = "memory.loaded"
+MEMORY_USED = "memory.used"
 
 #: Writing or reading the memory of a large guest on a slow disk.
 MEMORY_TIMEOUT_S = 600.0
@@ -163,4 +165,7 @@ async def _looks() -> AsyncIterator[None]:
     began = time.monotonic()
     while (elapsed_s := time.monotonic() - began) < MEMORY_TIMEOUT_S:
         yield
-        await asyncio.sleep(min(max(_LOOK_PART * elapsed_s, _LEAST_LOOK_S), _MOST_LOOK_S))
+        # A QEMU that is at it answers late, which is a pause too.
+        answered_s = time.monotonic() - began - elapsed_s
+        pause_s = min(max(_LOOK_PART * elapsed_s, _LEAST_LOOK_S), _MOST_LOOK_S)
+        await asyncio.sleep(max(0.0, pause_s - answered_s))

@@ -68,7 +68,8 @@ class QemuStart:
         # By this an agent that finds it paused knows that nobody paused it.
         self._files.use_up_memory(vm)
         await machine.monitor.execute("cont")
-        self._files.forget_saving(vm)
+        self._files.goes_on(vm)
+        life.clear_soon()
 
     async def _go_back(self, vm: str, life: Life, snapshot: KeptSnapshot) -> VmState:
         """Take on a snapshot's disk and memory; a saved memory is gone then."""
