@@ -199,8 +199,8 @@ class GuestAgent:
             log.warning("greeting not delivered", extra={"why": str(error)})
 
     async def _confirm(self) -> None:
-        if self._centre.confirms and await self.identity.is_kept():
-            await asyncio.gather(*(self._uplink.say("enrol", word) for word in self._centre.confirms))
+        await self.identity.kept()
+        await asyncio.gather(*(self._uplink.say("enrol", word) for word in self._centre.confirms))
 
     async def _watch_seed(self) -> None:
         """A newer seed comes while we live, after a restore: come back as the new generation."""

@@ -51,22 +51,21 @@ class Identity:
         self._seed: Seed | None = None
         #: What was got last, and what writes it down.
         self._fresh: KeptCredential | None = None
-        self._keeping: asyncio.Task[bool] | None = None
-        self._tasks = OwnedTasks("identity")
+        self._keeping: asyncio.Task[None] | None = None
+        self._closing, self._writers, self._writing = OwnedTasks("identity"), OwnedTasks("identity"), asyncio.Lock()
 
     async def close(self) -> None:
-        """Wait for the ends of connections that are of no use any more, and until the credential is written down."""
-        await self._tasks.finish()
+        """Wait for the ends of connections that are of no use any more. What a disk does not take is given up."""
+        await self._writers.cancel()
+        await self._closing.finish()
 
-    async def is_kept(self) -> bool:
-        """Wait until the credential is on the disk; False where it cannot be: it is not to be confirmed then, since
-        another agent here would have to get it once more."""
-        if self._keeping is None:
-            return True
-        await asyncio.wait([self._keeping])
-        if not (is_kept := self._keeping.result()) and self._fresh is not None:
-            self._keep(self._fresh)  # for the next time
-        return is_kept
+    async def kept(self) -> None:
+        """Wait until the newest credential is on the disk, for as long as it takes: before, it is not to be confirmed,
+        since another agent here would have to get it once more."""
+        while (keeping := self._keeping) is not None:
+            await asyncio.wait([keeping])
+            if keeping is self._keeping:
+                return
 
     @property
     def seed(self) -> Seed:
@@ -140,15 +139,20 @@ class Identity:
         return address
 
     def _keep(self, credential: KeptCredential) -> None:
-        self._keeping = self._tasks.spawn(self._write(credential), name="keep")
+        self._keeping = self._writers.spawn(self._write(credential), name="keep")
 
-    async def _write(self, credential: KeptCredential) -> bool:
-        try:
-            await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(credential))
-        except OSError as error:
-            log.error("credential not written down", extra={"why": str(error)})
-            return False
-        return True
+    async def _write(self, credential: KeptCredential) -> None:
+        """Write it down, again and again where the disk does not take it, unless there is a newer one."""
+        for wait_s in backoff(0.2, 10.0):
+            async with self._writing:
+                if credential is not self._fresh:
+                    return
+                try:
+                    await asyncio.to_thread(durable.replace, self._file, msgspec.json.encode(credential))
+                    return
+                except OSError as error:
+                    log.error("credential not written down yet", extra={"why": str(error)})
+            await asyncio.sleep(wait_s)
 
     async def _look_for_newer(self) -> None:
         try:
@@ -184,7 +188,7 @@ class Identity:
             credential = await _ask(connection, seed)
         finally:
             # The next connection does not wait for the end of this one.
-            self._tasks.spawn(connection.close(), name="close")
+            self._closing.spawn(connection.close(), name="close")
         return msgspec.structs.replace(login, user=credential.user, password=credential.password)
 
 
