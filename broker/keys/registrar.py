@@ -116,13 +116,12 @@ class Registrar:
         return _failed(message, ErrorCode.FORBIDDEN, text, "delete some, or raise the key manager's vms_of_host")
 
     def _hand_out(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> Reply:
-        spare = None
+        is_there = False
         if known is None or known.generation != message.generation or not known.once_user:
-            spare = self.spares.take()
-            known = self._new_once(host, message, known, spare)
+            known, is_there = self._new_once(host, message, known)
         elif known.disowned or known.silent_s:
             self._store.put(msgspec.structs.replace(known, disowned=False, silent_s=0.0))
-        if spare is None:
+        if not is_there:
             self._realm.mint(parse_principal(known.once_user), known.once_password)
         log.info("one-time login", extra={"host": host, "vm": known.vm, "generation": known.generation})
         return EnrolGranted(
@@ -133,19 +132,20 @@ class Registrar:
             password=known.once_password,
         )
 
-    def _new_once(
-        self, host: str, message: EnrolGrant, known: EnrolledVm | None, spare: OnceLogin | None
-    ) -> EnrolledVm:
-        """Note that the VM has a one-time login: the spare, which is there, or one that is to be made."""
+    def _new_once(self, host: str, message: EnrolGrant, known: EnrolledVm | None) -> tuple[EnrolledVm, bool]:
+        """Note that the VM has a one-time login, and say whether it is there: one that was made ahead is."""
         if known is not None and known.once_user:
             self.upkeep.drop_once(known)
+        spare = self.spares.take()
         user, password = spare or OnceLogin(unguessable(Kind.ONCE), new_password())
         record = EnrolledVm(
             vm=message.vm, host=host, generation=message.generation, once_user=user, once_password=password
         )
-        self._store.put(record)
-        self.spares.noted(user)
-        return record
+        try:
+            self._store.put(record)
+        finally:
+            self.spares.noted(user)  # where it was not, it is nobody's, and swept
+        return record, spare is not None
 
     def _trade(self, once: str, message: EnrolTrade, _: float) -> Reply:
         """Make the VM's own login, or give the one made before. What connected with an earlier one is dropped."""

@@ -32,6 +32,7 @@ class SpareLogins:
         self._ready: list[OnceLogin] = []
         #: Those that are being made, or handed out.
         self._between: set[str] = set()
+        self._forgotten = 0
 
     def names(self) -> set[str]:
         """Name those that are somebody's though no VM has one yet."""
@@ -60,13 +61,15 @@ class SpareLogins:
         """Give none of those any more that were made until now: the broker may have lost them."""
         with self._lock:
             self._ready.clear()
+            self._forgotten += 1
 
     def _make(self, login: OnceLogin) -> None:
         with self._lock:
             self._between.add(login.user)
+            forgotten = self._forgotten
         try:
             self._realm.mint(parse_principal(login.user), login.password)
             with self._lock:
-                self._ready.append(login)
+                self._ready += [login] if forgotten == self._forgotten else []
         finally:
             self.noted(login.user)

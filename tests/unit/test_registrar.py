@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from broker.address import Address, read_address
+from broker.delivery import Properties
 from broker.errors import ManagementError
-from broker.keys import vouching
+from broker.keys import service, vouching
 from broker.keys.realm import FakeRealm
 from broker.keys.registrar import Quotas, Registrar
 from broker.keys.spares import MOST
 from broker.keys.store import EnrolledVm, EnrolmentStore, reading
+from broker.memory import MemoryCarrier
 from broker.principals import Principal
 from schemas.codec import decode, encode
 from schemas.endpoints import Endpoint
@@ -37,6 +40,7 @@ from schemas.enrol import (
 from schemas.envelope import Done, Failed, Message, Ping
 from schemas.errors import DecodeError, ErrorCode
 from schemas.ids import Kind
+from tests.broker.polling import until
 
 VM_A, VM_B, VM_C, VM_D = (f"vm-{host}-{number:010x}" for number, host in enumerate("aabd", start=10))
 BROKER = Address(endpoints=(Endpoint("broker", 5672),), user="", password="")
@@ -681,3 +685,42 @@ def test_of_logins_that_were_made_ahead_none_is_swept_while_it_is_handed_out(des
 
     assert swept == [granted.user]
     assert granted.user in desk.realm.passwords
+
+
+@pytest.mark.parametrize("fails", ["unmint", "put"])
+def test_a_login_that_was_made_ahead_for_a_grant_that_fails_is_nobodys_and_swept(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    desk.grant(generation=1) if fails == "unmint" else desk.enrol(generation=1)
+    desk.registrar.spares.fill()
+
+    def fail(*_: object) -> None:
+        raise ManagementError("away") if fails == "unmint" else OSError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.realm if fails == "unmint" else desk.store, fails, fail)
+        for _ in range(3):
+            with pytest.raises((ManagementError, OSError)):
+                desk.grant(generation=2)
+    desk.registrar.upkeep.sweep(0.0, 600.0)
+    desk.registrar.spares.fill()
+
+    named = desk.registrar.spares.names() | {record.once_user for record in desk.store.with_once()}
+    assert {name for name in desk.realm.passwords if name.startswith("once-")} == named
+    assert len(named) == MOST + (fails == "unmint")
+
+
+async def test_logins_are_made_ahead_after_one_was_given_and_forgotten_when_the_link_is_new(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "FILL_AFTER_S", 0.0)
+    wire, spares = MemoryCarrier("keys"), desk.registrar.spares
+    keys = service.Service(wire, desk.registrar, cast(Any, None), lifetime_s=600.0, sweep_s=30.0)
+    message = EnrolGrant(vm=VM_A, generation=1)
+
+    await keys._take(cast(Any, SimpleNamespace(ack=lambda: None, properties=Properties())), "host-a", message)
+    await until(lambda: len(spares.names()) == MOST)
+    wire.cut()
+    wire.mend()
+
+    assert spares.names() == set()
