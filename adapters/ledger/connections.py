@@ -6,6 +6,7 @@ SQLite: WAL, BEGIN IMMEDIATE for whatever writes, a plain BEGIN for what reads. 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -31,6 +32,8 @@ LOG_PATIENCE_MS = 200
 #: For how long PostgreSQL keeps a transaction whose program says nothing, and what that has locked, ms: it was stopped,
 #: or its machine is gone. And how long a connection may take to come about, seconds.
 IDLE_MS, CONNECT_S = 30_000, 10
+_IDLE = "idle_in_transaction_session_timeout"
+_BOUND = f"SELECT set_config('{_IDLE}', %s, false) FROM pg_settings WHERE name = '{_IDLE}' AND setting = '0'"
 
 
 class Engines(NamedTuple):
@@ -97,12 +100,14 @@ def shorten_log(engine: Engine) -> None:
 
 
 def _postgresql(url: URL) -> Engines:
-    url = url if "connect_timeout" in url.query else url.update_query_dict({"connect_timeout": str(CONNECT_S)})
+    if not {"connect_timeout", "service"} & set(url.query) and "PGCONNECT_TIMEOUT" not in os.environ:
+        url = url.update_query_dict({"connect_timeout": str(CONNECT_S)})
     settings: dict[str, Any] = {"isolation_level": "READ COMMITTED", "pool_use_lifo": True}
     engines = Engines(*(create_engine(url, **settings) for _ in range(3)))
 
     def bound(connection: PostgresqlConnection[Any], _record: object) -> None:
-        connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+        # Whoever has set it, for the role or in the URL, has done so for a reason.
+        connection.execute(_BOUND, [str(IDLE_MS)])
         connection.commit()
 
     def unhurried(connection: Connection) -> None:
