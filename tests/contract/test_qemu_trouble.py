@@ -122,6 +122,33 @@ async def test_an_agent_killed_before_a_restored_guest_goes_on_leaves_one_that_t
     assert await second.state("vm-a") is VmState.SAVED
 
 
+async def test_a_restored_vm_that_is_paused_at_once_is_left_so_by_the_next_agent_and_its_memory_is_gone(qemu_rig):
+    first = await running(qemu_rig)
+    await snapshots_of(first).savestate("vm-a")
+    await first.start("vm-a", b"newer")
+    await first.pause("vm-a")
+    left = [path.name for path in (qemu_rig.directory / "vms/vm-a").glob("memory*")]
+    await first.close()
+
+    second = await qemu_rig.open()
+
+    await eventually(lambda: not list((qemu_rig.directory / "vms/vm-a").glob("memory*")))
+    assert left == ["memory.used"]
+    assert await second.state("vm-a") is VmState.PAUSED
+
+
+async def test_a_memory_that_was_used_is_gone_soon_and_before_another_is_written(qemu_rig):
+    driver = await running(qemu_rig)
+    await snapshots_of(driver).savestate("vm-a")
+    await driver.start("vm-a", b"newer")
+    await snapshots_of(driver).savestate("vm-a")
+    names = [path.name for path in (qemu_rig.directory / "vms/vm-a").glob("memory*")]
+    await driver.start("vm-a", b"newest")
+
+    await eventually(lambda: not list((qemu_rig.directory / "vms/vm-a").glob("memory*")))
+    assert names == ["memory"]
+
+
 async def test_a_qemu_killed_while_it_is_saved_is_news(qemu_rig):
     driver = await running(qemu_rig)
     pid = (await driver.facts("vm-a")).pid or 0

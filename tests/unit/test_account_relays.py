@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -101,3 +102,59 @@ async def test_a_vm_whose_relays_look_for_themselves_is_given_nothing(
         await eventually(lambda: len(looks) > 2)
 
     assert list(home.iterdir()) == []
+
+
+def put_link(path: Path) -> None:
+    secret = path.with_name("secret")
+    secret.write_bytes(path.read_bytes())
+    secret.chmod(0o600)
+    path.unlink()
+    path.symlink_to(secret)
+
+
+def put_fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o644)
+
+
+def put_other_content(path: Path) -> None:
+    path.write_bytes(path.read_bytes().swapcase())
+
+
+@pytest.mark.parametrize("put", [put_link, put_fifo, put_other_content, lambda path: path.chmod(0o600), Path.unlink])
+@pytest.mark.parametrize("name", [PROGRAM, WHEREABOUTS])
+def test_what_relays_are_shown_is_put_right_whatever_was_put_there(
+    tmp_path: Path, put: Callable[[Path], object], name: str
+) -> None:
+    credential = tmp_path / "credential"
+    say_where(credential, 5672)
+    equip(tmp_path, credential)
+    before = {one: (tmp_path / one).read_bytes() for one in (PROGRAM, WHEREABOUTS)}
+    put(tmp_path / name)
+
+    equip(tmp_path, credential)
+
+    assert {one: (tmp_path / one).read_bytes() for one in before} == before
+    assert not (tmp_path / name).is_symlink()
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "secret").exists() or (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_relays_are_shown_is_written_once_and_a_directory_in_its_place_costs_no_descriptors(
+    tmp_path: Path,
+) -> None:
+    credential = tmp_path / "credential"
+    say_where(credential, 5672)
+    equip(tmp_path, credential)
+    written = [(tmp_path / one).stat().st_ino for one in (PROGRAM, WHEREABOUTS)]
+    equip(tmp_path, credential)
+    again = [(tmp_path / one).stat().st_ino for one in (PROGRAM, WHEREABOUTS)]
+    (tmp_path / WHEREABOUTS).unlink()
+    (tmp_path / WHEREABOUTS).mkdir()
+    before = open_files()
+
+    for _ in range(5):
+        equip(tmp_path, credential)
+
+    assert again == written
+    assert open_files() <= before

@@ -141,11 +141,13 @@ def _shows(path: Path, body: bytes) -> bool:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         found = os.fstat(descriptor)
         is_ours = stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == _READABLE
         is_like_it = found.st_uid == os.geteuid() and found.st_size == len(body)
-        return is_ours and is_like_it and file.read(len(body)) == body
+        return is_ours and is_like_it and os.pread(descriptor, len(body), 0) == body
+    finally:
+        os.close(descriptor)
 
 
 @functools.cache

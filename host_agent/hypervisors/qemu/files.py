@@ -156,17 +156,22 @@ class QemuFiles(VmDirectories):
         it go on. Raises OSError."""
         home = self.path(vm)
         (home / MEMORY).rename(home / MEMORY_LOADED)
-        durable.sync_directory(home)
+        try:
+            durable.sync_directory(home)
+        except OSError:
+            (home / MEMORY_LOADED).rename(home / MEMORY)
+            raise
 
     def saving(self, vm: str) -> Saving | None:
         """Say whether a VM was being saved or restored, and what it was before."""
-        if (self.path(vm) / MEMORY_LOADED).exists():
+        noted = read_record(self.path(vm) / _SAVING, Saving)
+        if noted is None and (self.path(vm) / MEMORY_LOADED).exists():
             return Saving(was_running=True)
-        return read_record(self.path(vm) / _SAVING, Saving)
+        return noted
 
     def goes_on(self, vm: str) -> None:
-        """A guest goes on from its memory, which is of no use any more: see ``drop_used``. What a disk is given back at
-        once holds up whoever writes to it."""
+        """A guest goes on from its memory, or has, which is of no use any more: see ``drop_used``. What a disk is given
+        back at once holds up whoever writes to it. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             (self.path(vm) / MEMORY_LOADED).rename(self.path(vm) / MEMORY_USED)
 

@@ -32,6 +32,7 @@ class QemuSnapshots:
         life = self._find(vm).running()
         with naming_disk(f"cannot save {vm}"), life.verb() as machine:
             saving = Saving(was_running=await machine.state() is VmState.RUNNING)
+            self._make_room(vm)
             self._files.note_saving(vm, saving)
             try:
                 await machine.monitor.execute("stop")
@@ -59,6 +60,7 @@ class QemuSnapshots:
         life, records = self._find(vm).running(), self._records(vm)
         with naming_disk(f"cannot take snapshot {name} of {vm}"), life.verb(VmState.SAVING) as machine:
             snapshot = await self._begin(machine, vm, name)
+            self._make_room(vm)
             try:
                 with durable.naming(records.home):
                     reserve.demand(records.home, self._most_bytes(vm))
@@ -104,6 +106,11 @@ class QemuSnapshots:
         home, disk_bytes = self._files.path(vm), self._files.spec(vm).disk_mib << 20
         memories = sum(taken_bytes(path) for path in home.glob(f"{MEMORY}*"))
         return memories + max(0, taken_bytes(home / OVERLAY) - disk_bytes)
+
+    def _make_room(self, vm: str) -> None:
+        """Remove a memory from which the guest has just gone on: another is to be written."""
+        self._files.goes_on(vm)
+        self._files.drop_used(vm)
 
     async def _begin(self, machine: QemuMachine, vm: str, name: str) -> KeptSnapshot:
         return KeptSnapshot(

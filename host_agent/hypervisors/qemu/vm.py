@@ -109,6 +109,8 @@ class QemuVm:
         """Stop the virtual CPUs."""
         life = self.running()
         with life.verb() as machine:
+            # Whoever finds it paused from now on knows that it was meant.
+            self._files.goes_on(self.id)
             await machine.monitor.execute("stop")
             life.news.caused(VmState.PAUSED)
 
@@ -153,10 +155,11 @@ class QemuVm:
     async def _abandon(self, life: Life, before: ProcessIdentity | None) -> None:
         """Leave no process of a start that failed, and the state that was before."""
         await self.strays.kill()
-        self._files.forget_saving(self.id)
         if life.has_machine:
             await life.machine.kill()
         self._forget(life)
+        with contextlib.suppress(OSError):
+            self._files.forget_saving(self.id)
         if before is None:
             self._files.forget_process(self.id)
         else:
