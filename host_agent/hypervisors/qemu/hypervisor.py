@@ -80,7 +80,7 @@ class QemuHypervisor:
         """Let go of every VM; they run on."""
         self._listener = None
         vms, self._vms = self._vms, {}
-        await asyncio.gather(*(vm.close() for vm in vms.values()))
+        await asyncio.gather(self._start.close(), *(vm.close() for vm in vms.values()))
 
     async def list(self) -> list[str]:
         """Name the VMs in order of creation."""

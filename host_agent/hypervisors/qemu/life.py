@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,10 +25,6 @@ from host_agent.hypervisors.qemu.monitor import CONNECTED
 from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from schemas.vms import VmState
 
-log = logging.getLogger(__name__)
-
-#: After how long a memory is removed from which a guest has gone on, seconds.
-CLEAR_AFTER_S = 1.0
 #: QEMU's word for a guest that was stopped because a read or write of its disk failed.
 IO_ERROR = "io-error"
 #: Why a guest is stuck, by QEMU's word.
@@ -131,17 +126,6 @@ class Life:
         """Bring a machine that was found being saved back to what it was, as soon as it can be reached."""
         self.news.begin()
         self._tasks.spawn(self._go_back(was_running), name="go back from saving")
-
-    def clear_soon(self) -> None:
-        """Remove the memory from which the guest has gone on, once that has been told; the next agent does it else."""
-        self._tasks.spawn(self._clear(), name="clear")
-
-    async def _clear(self) -> None:
-        await asyncio.sleep(CLEAR_AFTER_S)
-        try:
-            self._files.drop_used(self._vm)
-        except OSError as error:
-            log.warning("memory_not_removed vm=%s error=%s", self._vm, error)
 
     def clean_snapshots(self) -> None:
         """Remove what an agent before us has left of snapshots, as soon as the machine can be reached."""

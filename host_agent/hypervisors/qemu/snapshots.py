@@ -11,10 +11,11 @@ from broker import durable, reserve
 from host_agent.errors import HypervisorError, naming_disk
 from host_agent.hypervisors.detached import finished
 from host_agent.hypervisors.qemu.command import OVERLAY
-from host_agent.hypervisors.qemu.files import QemuFiles, Saving, taken_bytes
+from host_agent.hypervisors.qemu.files import QemuFiles, taken_bytes
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords, new_tag
 from host_agent.hypervisors.qemu.machine import QemuMachine
 from host_agent.hypervisors.qemu.memory import MEMORY, give_up_writing, write_memory
+from host_agent.hypervisors.qemu.memory_files import Saving
 from host_agent.hypervisors.qemu.ports import again_for_ports
 from host_agent.hypervisors.qemu.snapshot_jobs import clean, clean_at_rest, clean_live, save
 from host_agent.hypervisors.qemu.vm import QemuVm

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from broker.daemon.process_identity import ProcessIdentity
+from broker.daemon.tasks import OwnedTasks
 from host_agent.advice import command
 from host_agent.errors import HypervisorError, PortTaken
 from host_agent.hypervisors.contract import GuestPorts
@@ -18,18 +20,24 @@ from host_agent.hypervisors.detached import finished, spawn
 from host_agent.hypervisors.qemu import account_relays, relays, snapshot_jobs
 from host_agent.hypervisors.qemu.accounts import for_kvm
 from host_agent.hypervisors.qemu.command import QEMU_LOG, build, restoring, uses_kvm
-from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.handed import HandedFiles, handing
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot
 from host_agent.hypervisors.qemu.life import Life
 from host_agent.hypervisors.qemu.machine import START_TIMEOUT_S, QemuMachine
 from host_agent.hypervisors.qemu.memory import read_memory
+from host_agent.hypervisors.qemu.memory_files import Saving
 from host_agent.hypervisors.qemu.monitor import last_words
 from host_agent.hypervisors.qemu.ports import at_ports, is_of_a_port, settle
 from host_agent.hypervisors.qemu.program import QemuProgram
 from host_agent.hypervisors.vm_account import VmAccount
 from host_agent.vm import Verb
 from schemas.vms import VmState
+
+log = logging.getLogger(__name__)
+
+#: After how long a memory is removed from which a guest has gone on, seconds.
+CLEAR_AFTER_S = 1.0
 
 
 class QemuStart:
@@ -38,6 +46,11 @@ class QemuStart:
 
     def __init__(self, program: QemuProgram, files: QemuFiles, niceness: int) -> None:
         self._program, self._files, self._niceness = program, files, niceness
+        self._clearing = OwnedTasks("used memories")
+
+    async def close(self) -> None:
+        """Leave what is to be removed to the next agent."""
+        await self._clearing.cancel()
 
     async def bring_up(self, vm: str, life: Life, snapshot: KeptSnapshot | None) -> VmState:
         """Go on from a snapshot, else from the saved memory, else boot; give the state that it is in."""
@@ -69,7 +82,15 @@ class QemuStart:
         self._files.use_up_memory(vm)
         await machine.monitor.execute("cont")
         self._files.goes_on(vm)
-        life.clear_soon()
+        self._clearing.spawn(self._clear(vm), name="clear")
+
+    async def _clear(self, vm: str) -> None:
+        """Remove the memory from which a guest has gone on, once that has been told; the next agent does it else."""
+        await asyncio.sleep(CLEAR_AFTER_S)
+        try:
+            self._files.drop_used(vm)
+        except OSError as error:
+            log.warning("memory_not_removed vm=%s error=%s", vm, error)
 
     async def _go_back(self, vm: str, life: Life, snapshot: KeptSnapshot) -> VmState:
         """Take on a snapshot's disk and memory; a saved memory is gone then."""

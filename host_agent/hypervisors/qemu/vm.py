@@ -11,9 +11,10 @@ from pathlib import Path
 from broker.daemon.process_identity import ProcessIdentity
 from host_agent.errors import HostDiskFull, HypervisorError, StopTimedOut, naming_disk
 from host_agent.hypervisors.contract import GuestPorts, VmFacts
-from host_agent.hypervisors.qemu.files import QemuFiles, Saving
+from host_agent.hypervisors.qemu.files import QemuFiles
 from host_agent.hypervisors.qemu.kept_snapshots import KeptSnapshot, SnapshotRecords
 from host_agent.hypervisors.qemu.life import IO_ERROR, Life
+from host_agent.hypervisors.qemu.memory_files import Saving
 from host_agent.hypervisors.qemu.snapshot_jobs import clean
 from host_agent.hypervisors.qemu.start import QemuStart
 from host_agent.hypervisors.qemu.strays import QemuStrays
