@@ -93,8 +93,6 @@ class Service:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="registrar")
         self._closing = OwnedTasks("key manager")
         self._is_filling = False
-        # A broker that was away may come back without them.
-        connection.on_up.append(registrar.spares.forget)
 
     async def run(self) -> None:
         """Serve until cancelled; what is unacknowledged then comes to the next one."""
@@ -103,6 +101,8 @@ class Service:
         await self._connection.consume("vc.enrol", self._on_delivery, prefetch=PREFETCH, gate=gate)
         await self._connection.consume("vc.cuts", self._on_delivery)
         await self._connection.consume(events, self._on_event, bind_to=(EVENTS, "connection.*"))
+        # A broker that was away may come back without them.
+        self._connection.on_up.append(self._registrar.spares.forget)
         try:
             while True:
                 await self._sweep()

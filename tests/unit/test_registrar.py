@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -715,12 +716,18 @@ async def test_logins_are_made_ahead_after_one_was_given_and_forgotten_when_the_
 ) -> None:
     monkeypatch.setattr(service, "FILL_AFTER_S", 0.0)
     wire, spares = MemoryCarrier("keys"), desk.registrar.spares
-    keys = service.Service(wire, desk.registrar, cast(Any, None), lifetime_s=600.0, sweep_s=30.0)
+    realm = cast(Any, SimpleNamespace(connections=list))
+    keys = service.Service(wire, desk.registrar, realm, lifetime_s=600.0, sweep_s=30.0)
     message = EnrolGrant(vm=VM_A, generation=1)
+    running = asyncio.create_task(keys.run())
+    await until(lambda: wire.on_up)
 
     await keys._take(cast(Any, SimpleNamespace(ack=lambda: None, properties=Properties())), "host-a", message)
     await until(lambda: len(spares.names()) == MOST)
     wire.cut()
     wire.mend()
+    left = spares.names()
+    running.cancel()
+    await asyncio.wait([running])
 
-    assert spares.names() == set()
+    assert left == set()
